@@ -1,0 +1,92 @@
+"""loralab: the workbench for low-rank adaptation.
+
+This page is the public API. Nothing happens at import: each name is loaded from its module when it is first used,
+so that `import loralab` (and the command line's `--help`) does not wait for torch.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from loralab.core.adapter import Adapter as Adapter
+    from loralab.core.attach import activate as activate
+    from loralab.core.attach import attach as attach
+    from loralab.core.attach import detach as detach
+    from loralab.core.attach import disabled as disabled
+    from loralab.core.attach import rows as rows
+    from loralab.core.combine import combine as combine
+    from loralab.core.merge import MergeReport as MergeReport
+    from loralab.core.merge import merge as merge
+    from loralab.core.merge import unmerge as unmerge
+    from loralab.errors import AdapterFileError as AdapterFileError
+    from loralab.errors import AdapterStateError as AdapterStateError
+    from loralab.errors import DataError as DataError
+    from loralab.errors import FingerprintError as FingerprintError
+    from loralab.errors import LoralabError as LoralabError
+    from loralab.errors import MissingDependencyError as MissingDependencyError
+    from loralab.errors import ModelLoadError as ModelLoadError
+    from loralab.errors import NotFoundError as NotFoundError
+    from loralab.errors import NumericsError as NumericsError
+    from loralab.errors import OutputError as OutputError
+    from loralab.errors import SpecError as SpecError
+    from loralab.errors import TargetError as TargetError
+    from loralab.errors import TrainingError as TrainingError
+    from loralab.errors import UnknownAdapterError as UnknownAdapterError
+    from loralab.evaluation.evaluate import evaluate as evaluate
+    from loralab.formats.adapter_folder import load as load
+    from loralab.formats.adapter_folder import save as save
+    from loralab.methods.lora import LoRA as LoRA
+    from loralab.training.config import TrainConfig as TrainConfig
+    from loralab.training.run import train as train
+
+_HOME = {
+    "Adapter": "core.adapter",
+    "LoRA": "methods.lora",
+    "MergeReport": "core.merge",
+    "TrainConfig": "training.config",
+    "activate": "core.attach",
+    "attach": "core.attach",
+    "combine": "core.combine",
+    "detach": "core.attach",
+    "disabled": "core.attach",
+    "evaluate": "evaluation.evaluate",
+    "load": "formats.adapter_folder",
+    "merge": "core.merge",
+    "rows": "core.attach",
+    "save": "formats.adapter_folder",
+    "train": "training.run",
+    "unmerge": "core.merge",
+} | dict.fromkeys(
+    (
+        "AdapterFileError",
+        "AdapterStateError",
+        "DataError",
+        "FingerprintError",
+        "LoralabError",
+        "MissingDependencyError",
+        "ModelLoadError",
+        "NotFoundError",
+        "NumericsError",
+        "OutputError",
+        "SpecError",
+        "TargetError",
+        "TrainingError",
+        "UnknownAdapterError",
+    ),
+    "errors",
+)
+
+__version__ = "0.1.0"
+__all__ = sorted(_HOME)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'loralab' has no attribute {name!r}")
+    value = getattr(import_module(f"loralab.{_HOME[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOME})

@@ -1,0 +1,197 @@
+"""One adapter is one object: its name, its specification, and its update at each path of the model."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from loralab.core.layer import AdaptedLayer, Routing, Rows
+from loralab.core.names import unwrapped
+from loralab.core.update import Update
+from loralab.errors import AdapterFileError, AdapterStateError, UnknownAdapterError
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a method wants done to a model: an update per module path, and what the user should be told."""
+
+    updates: Mapping[str, Update]
+    notes: tuple[str, ...] = ()
+
+
+@dataclass
+class Adapter:
+    """A named adapter on a model. Its parameters live in the model's adapted layers; this is the one handle to them."""
+
+    name: str
+    spec: object
+    updates: dict[str, Update]
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def matched(self) -> list[str]:
+        """Paths of the modules with low-rank updates, in the model's order."""
+        return [path for path, update in self.updates.items() if len(update.parts)]
+
+    @property
+    def silent_at_first_step(self) -> set[str]:
+        """Names of the parameters whose first gradient is rightly zero (with B = 0: every A)."""
+        return {
+            f"{path}.{local}"
+            for path, update in self.updates.items()
+            for local in update.silent_at_first_step()
+        }
+
+    def named_tensors(self) -> Iterator[tuple[str, Tensor]]:
+        """(`<module path>.<lora_A | q.lora_B | bias | …>`, tensor) of all that is stored."""
+        for path, update in self.updates.items():
+            for local, tensor in update.named_tensors():
+                yield f"{path}.{local}", tensor
+
+    def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """Exactly what trains, by the same names."""
+        for name, tensor in self.named_tensors():
+            if isinstance(tensor, nn.Parameter):
+                yield name, tensor
+
+    def parameters(self) -> Iterator[nn.Parameter]:
+        """Exactly what trains."""
+        for _, parameter in self.named_parameters():
+            yield parameter
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Detached tensors by name; they share memory with the adapter."""
+        return {name: tensor.detach() for name, tensor in self.named_tensors()}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Copy every tensor in, or raise AdapterFileError naming all that are missing, extra, misshapen or not finite."""
+        own = dict(self.named_tensors())
+        problems = [f"{name} is missing" for name in own if name not in state]
+        problems += [f"{name} belongs to no target" for name in state if name not in own]
+        for name in own.keys() & state.keys():
+            if own[name].shape != state[name].shape:
+                problems.append(f"{name} has shape {list(state[name].shape)}, not {list(own[name].shape)}")
+            elif not torch.isfinite(state[name]).all():
+                problems.append(f"{name} holds NaN or infinite values")
+        if problems:
+            raise AdapterFileError(
+                f"adapter '{self.name}' cannot take these tensors: " + "; ".join(sorted(problems))
+            )
+        with torch.no_grad():
+            for name, tensor in own.items():
+                tensor.copy_(state[name])
+
+
+@dataclass
+class AdapterSet:
+    """All adapters of one model: kept on the model itself, so that it is copied and freed with it."""
+
+    routing: Routing = field(default_factory=Routing)
+    adapters: dict[str, Adapter] = field(default_factory=dict)
+    layers: dict[str, AdaptedLayer] = field(default_factory=dict)
+    trained_before: list[nn.Parameter] = field(default_factory=list)
+    originals: list["Original"] = field(default_factory=list)
+    fused_parents: list["FusedParent"] = field(default_factory=list)
+
+    def route(self, active: str | None = None, rows: Rows | None = None, merged: str | None = None) -> None:
+        """Say which adapter speaks: the only place that changes the routing."""
+        self.routing.active, self.routing.rows, self.routing.merged = active, rows, merged
+        for parent in self.fused_parents:
+            parent.follow(self.routing.is_live)
+
+    def thaw(self, trainable: bool) -> None:
+        """Let the base's parameters require gradients as they did before the first adapter came, or freeze them."""
+        for parameter in self.trained_before:
+            parameter.requires_grad_(trainable)
+
+    def watch(self, module: nn.TransformerEncoderLayer) -> None:
+        """See to it that this layer does not pass its adapted submodules by."""
+        if all(parent.module is not module for parent in self.fused_parents):
+            self.fused_parents.append(FusedParent(module))
+
+    def adapter(self, name: str) -> Adapter:
+        """The adapter of this name, or UnknownAdapterError listing those there are."""
+        if name not in self.adapters:
+            there = ", ".join(repr(known) for known in self.adapters) or "none"
+            raise UnknownAdapterError(f"adapter {name!r} was asked for; on this model there is: {there}")
+        return self.adapters[name]
+
+    def refuse_merged(self, what: str) -> None:
+        """An error while an adapter is merged into the base."""
+        if self.routing.merged is not None:
+            raise AdapterStateError(
+                f"{what} was asked for while adapter '{self.routing.merged}' is merged into the base weights; "
+                "call unmerge(model) first"
+            )
+
+    def keep_merged(self) -> None:
+        """Make a merge final: the originals are forgotten."""
+        if self.routing.merged is None:
+            raise AdapterStateError(
+                "keep_merged was asked for, but nothing is merged; call merge(model) first"
+            )
+        self.originals = []
+        self.route()
+
+
+@dataclass
+class FusedParent:
+    """An nn.TransformerEncoderLayer around adapted modules.
+
+    In inference it reads its submodules' weights and runs one fused kernel, which would pass every update by; with
+    any hook on it, it calls its submodules. So it carries a hook that does nothing for as long as an adapter speaks.
+    """
+
+    module: nn.TransformerEncoderLayer
+    hook: RemovableHandle | None = None
+
+    def follow(self, live: bool) -> None:
+        """Carry the hook if and only if an adapter is live."""
+        if live and self.hook is None:
+            self.hook = self.module.register_forward_pre_hook(_nothing)
+        elif not live and self.hook is not None:
+            self.hook.remove()
+            self.hook = None
+
+
+def _nothing(module: nn.Module, args: object) -> None:
+    return None
+
+
+@dataclass
+class Original:
+    """A tensor that merging took out of a module, for putting back the very same object."""
+
+    owner: nn.Module
+    name: str
+    tensor: Tensor
+    merged: Tensor
+
+
+_ATTRIBUTE = "_loralab_adapters"
+
+
+def adapters_of(model: nn.Module) -> AdapterSet:
+    """The adapters on this model; raises AdapterStateError where there are none."""
+    found = unwrapped(model).__dict__.get(_ATTRIBUTE)
+    if not isinstance(found, AdapterSet):
+        raise AdapterStateError(
+            f"this {type(unwrapped(model)).__name__} has no adapters; attach or load one first"
+        )
+    return found
+
+
+def adapters_on(model: nn.Module) -> AdapterSet:
+    """The adapters on this model, an empty set where there are none yet (nothing is kept on the model by asking)."""
+    found = unwrapped(model).__dict__.get(_ATTRIBUTE)
+    return found if isinstance(found, AdapterSet) else AdapterSet()
+
+
+def keep_adapters(model: nn.Module, adapters: AdapterSet | None) -> None:
+    """Put the set on the model, or take it off."""
+    if adapters is None:
+        unwrapped(model).__dict__.pop(_ATTRIBUTE, None)
+    else:
+        unwrapped(model).__dict__[_ATTRIBUTE] = adapters

@@ -1,0 +1,196 @@
+"""Put adapters on a model, choose which one speaks, take them off again.
+
+Attaching replaces each adapted module by a layer that holds it (`layer.py`) and freezes the base. Nothing else
+about the model changes, and `detach` puts the very same modules back.
+"""
+
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Protocol
+
+from torch import Tensor, nn
+
+from loralab.core.adapter import Adapter, AdapterSet, Plan, adapters_of, adapters_on, keep_adapters
+from loralab.core.layer import AdaptedLayer, Rows
+from loralab.core.merge import originals_in_place
+from loralab.core.names import Slot, slots, unwrapped
+from loralab.core.update import Update
+from loralab.errors import AdapterStateError, SpecError, TargetError
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+
+
+class Method(Protocol):
+    """A way to adapt a model: a specification that can say what it does to one."""
+
+    def plan(self, model: nn.Module) -> Plan:
+        """The updates this method puts on `model`."""
+
+
+def attach(model: nn.Module, spec: Method, name: str = "default") -> Adapter:
+    """Put a fresh adapter on any nn.Module, freeze the base, make the adapter active and return it.
+
+    The model computes what it did before, bit for bit, until the adapter is trained. Raises TargetError if a target
+    names nothing, SpecError if the specification or the name cannot be, AdapterStateError if the name is taken or
+    an adapter is merged; the model is then as it was.
+    """
+    adapters = adapters_on(model)
+    _check_name(name, adapters)
+    adapters.refuse_merged(f"attaching adapter '{name}'")
+    plan = spec.plan(model)
+    places = _places(model, plan.updates)
+    _refuse_overlap(plan.updates, adapters)
+    if not adapters.adapters:
+        adapters.trained_before = [p for p in model.parameters() if p.requires_grad]
+    model.requires_grad_(False)
+    for path, update in plan.updates.items():
+        _put(adapters, name, path, update, places[path])
+    adapter = Adapter(name, spec, dict(plan.updates), list(plan.notes))
+    adapters.adapters[name] = adapter
+    adapters.route(active=name)
+    keep_adapters(model, adapters)
+    for known in adapters.adapters.values():
+        for parameter in known.parameters():
+            parameter.requires_grad_(True)
+    return adapter
+
+
+def detach(model: nn.Module, name: str | None = None, *, keep_merged: bool = False) -> None:
+    """Take one adapter, or all, off the model; with the last one the original modules are back, bit for bit.
+
+    A merged model must be unmerged first, or leave its merged weights in the plain modules with `keep_merged`.
+    """
+    adapters = adapters_of(model)
+    if keep_merged:
+        adapters.keep_merged()
+    adapters.refuse_merged("detaching")
+    for gone in [adapters.adapter(name).name] if name is not None else list(adapters.adapters):
+        for path in adapters.adapters.pop(gone).updates:
+            adapters.layers[path].drop(gone)
+        if adapters.routing.active == gone:
+            adapters.route()
+    for path in [path for path, layer in adapters.layers.items() if not len(layer.updates)]:
+        _remove(model, adapters.layers.pop(path))
+    if not adapters.adapters:
+        keep_adapters(model, None)
+        adapters.thaw(True)
+
+
+def activate(model: nn.Module, name: str | None) -> None:
+    """From now on this adapter speaks; None: the base alone."""
+    adapters = adapters_of(model)
+    adapters.refuse_merged("switching adapters")
+    adapters.route(active=None if name is None else adapters.adapter(name).name)
+
+
+@contextmanager
+def disabled(model: nn.Module) -> Iterator[None]:
+    """Within this block the model is its base, bit for bit, merged or not.
+
+    The base's parameters require gradients again as they did before, because torch chooses kernels by that (in
+    nn.MultiheadAttention, and in products with inputs that are not contiguous) and their last digits differ.
+    """
+    adapters = adapters_of(model)
+    before = adapters.routing.active, adapters.routing.rows, adapters.routing.merged
+    adapters.route()
+    try:
+        with originals_in_place(model):
+            adapters.thaw(True)
+            yield
+    finally:
+        adapters.thaw(False)
+        adapters.route(*before)
+
+
+@contextmanager
+def rows(model: nn.Module, names: Sequence[str | None]) -> Iterator[None]:
+    """Within this block sequence i of every batch is under the adapter names[i] (None: the base), also in training.
+
+    Each call of the model must have as many sequences as there are names, or it raises SpecError.
+    """
+    adapters = adapters_of(model)
+    adapters.refuse_merged("rows()")
+    for name in names:
+        if name is not None:
+            adapters.adapter(name)
+    if not names:
+        raise SpecError("rows() was given no names; give one per sequence of the batch")
+    before = adapters.routing.active, adapters.routing.rows
+    adapters.route(adapters.routing.active, Rows.of(names))
+    guard = unwrapped(model).register_forward_pre_hook(_batch_guard(len(names)), with_kwargs=True)
+    try:
+        yield
+    finally:
+        guard.remove()
+        adapters.route(*before)
+
+
+def _batch_guard(count: int) -> Any:
+    def check(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        first = next((value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)), None)
+        if first is not None and first.dim() and first.shape[0] != count:
+            raise SpecError(
+                f"rows() names {count} sequences, but the model was called with a batch of {first.shape[0]}; "
+                "give one name per sequence"
+            )
+
+    return check
+
+
+def _check_name(name: str, adapters: AdapterSet) -> None:
+    if not _NAME.fullmatch(name):
+        raise SpecError(
+            f"{name!r} was asked for as an adapter's name; use letters, digits, '.', '_' and '-', "
+            "beginning with a letter or digit"
+        )
+    if name in adapters.adapters:
+        raise AdapterStateError(
+            f"adapter {name!r} is on this model already; detach it first or choose another name"
+        )
+
+
+def _places(model: nn.Module, updates: dict[str, Update] | Any) -> dict[str, list[Slot]]:
+    """Path → every place where that module hangs (a shared module hangs in several)."""
+    found = list(slots(model))
+    by_path = {slot.path: slot.module for slot in found}
+    lost = [path for path in updates if path not in by_path]
+    if lost:
+        raise TargetError(
+            f"{', '.join(lost)} cannot be replaced: it is the model itself; adapt it inside another module"
+        )
+    return {path: [slot for slot in found if slot.module is by_path[path]] for path in updates}
+
+
+def _refuse_overlap(updates: Any, adapters: AdapterSet) -> None:
+    """A module saved in full and a module inside it cannot both be adapted."""
+    everything = [*updates, *adapters.layers]
+    inside = [(inner, outer) for outer in updates for inner in everything if inner.startswith(outer + ".")]
+    inside += [
+        (inner, outer) for outer in adapters.layers for inner in updates if inner.startswith(outer + ".")
+    ]
+    if inside:
+        inner, outer = inside[0]
+        raise SpecError(
+            f"{outer} is trained in full and {inner} inside it is adapted as well; choose one of the two"
+        )
+
+
+def _put(adapters: AdapterSet, name: str, path: str, update: Update, places: list[Slot]) -> None:
+    layer = adapters.layers.get(path)
+    if layer is None:
+        layer = AdaptedLayer(places[0].held, adapters.routing)
+        for place in places:
+            place.parent._modules[place.attribute] = layer
+            if isinstance(place.parent, nn.TransformerEncoderLayer):
+                adapters.watch(place.parent)
+        adapters.layers[path] = layer
+    update.train(layer.training)
+    layer.put(name, update)
+
+
+def _remove(model: nn.Module, layer: AdaptedLayer) -> None:
+    for parent in list(model.modules()):
+        for attribute, child in parent._modules.items():
+            if child is layer:
+                parent._modules[attribute] = layer.base

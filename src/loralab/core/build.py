@@ -1,0 +1,173 @@
+"""From a module and recipes to the update that adapts it: one builder per kind of module, in one table."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from loralab.core.factors import Factors, Recipe, check_rank
+from loralab.core.low_rank import ConvUpdate, EmbeddingUpdate, LinearUpdate
+from loralab.core.substitution import ATTENTION_PARTS, AttentionUpdate, ParameterUpdate, attention_shapes
+from loralab.core.update import WHOLE, Update, tensor_of
+from loralab.errors import SpecError, TargetError
+
+Layout = Mapping[str, Tensor]
+"""Part name → the output rows of a fused projection that belong to it."""
+
+
+@dataclass(frozen=True)
+class Site:
+    """One module to adapt: its path, itself, and a recipe for each of its parts (`weight` when it is one)."""
+
+    path: str
+    module: nn.Module
+    recipes: Mapping[str, Recipe]
+    layout: Layout | None = None
+
+    @property
+    def device(self) -> torch.device:
+        """Where the update's parameters belong: beside the module's own."""
+        return next(self.module.parameters()).device
+
+    def factors(self, part: str, out_features: int, in_features: int) -> Factors:
+        """Fresh factors A [R, I] and B [O, R] for one part."""
+        recipe = self.recipes[part]
+        check_rank(recipe, self.path if part == WHOLE else f"{self.path}[{part}]", out_features, in_features)
+        return Factors(recipe, (recipe.rank, in_features), (out_features, recipe.rank), self.device)
+
+    def refuse_dropout(self, why: str) -> None:
+        """An error if any part asks for dropout."""
+        if any(recipe.dropout for recipe in self.recipes.values()):
+            raise SpecError(
+                f"dropout was asked for {self.path}, but {why}; set dropout=0 or leave this target out"
+            )
+
+
+def build(site: Site) -> Update:
+    """The update that adapts this site; raises TargetError for a module that no builder knows."""
+    for matches, builder in _BUILDERS:
+        if matches(site.module):
+            return builder(site)
+    return _raw_parameters(site)
+
+
+def can_adapt(module: nn.Module) -> bool:
+    """Whether some builder adapts this module as a whole."""
+    return any(matches(module) for matches, _ in _BUILDERS)
+
+
+def is_linear(module: nn.Module) -> bool:
+    """A dense layer: nn.Linear, transformers' Conv1D, or what has the in_features and out_features of one."""
+    return _is_conv1d(module) or (
+        all(isinstance(getattr(module, name, None), int) for name in ("in_features", "out_features"))
+        and isinstance(getattr(module, "weight", None), Tensor)
+    )
+
+
+def linear_shape(module: nn.Module) -> tuple[int, int]:
+    """(O, I) of a dense layer, also where its weight is stored transposed or packed by quantisation."""
+    if _is_conv1d(module):
+        inputs, outputs = tensor_of(module, WHOLE).shape
+        return int(outputs), int(inputs)
+    return int(getattr(module, "out_features")), int(getattr(module, "in_features"))  # noqa: B009
+
+
+def _is_conv1d(module: nn.Module) -> bool:
+    return type(module).__name__ == "Conv1D" and hasattr(module, "nf")
+
+
+def _linear(site: Site) -> Update:
+    out_features, in_features = linear_shape(site.module)
+    transposed = _is_conv1d(site.module)
+    if WHOLE in site.recipes:
+        parts = {WHOLE: site.factors(WHOLE, out_features, in_features)}
+        return LinearUpdate(parts, out_features, stored_transposed=transposed)
+    layout = _layout(site, out_features, in_features)
+    rows = {part: layout[part].to(site.device) for part in site.recipes}
+    parts = {part: site.factors(part, len(rows[part]), in_features) for part in site.recipes}
+    return LinearUpdate(parts, out_features, rows, transposed)
+
+
+def _layout(site: Site, out_features: int, in_features: int) -> Layout:
+    """The site's own layout; a projection to three times its width, of a model nobody knows, is q, k, v in turn."""
+    layout = site.layout
+    if layout is None and out_features == 3 * in_features:
+        thirds = torch.arange(out_features).chunk(3)
+        layout = dict(zip(("q", "k", "v"), thirds, strict=True))
+    unknown = [part for part in site.recipes if layout is None or part not in layout]
+    if layout is None or unknown:
+        parts = f"has the parts {', '.join(layout)}" if layout else "is not known to be a fused projection"
+        raise TargetError(
+            f"{site.path}[{','.join(site.recipes)}] was asked for, but {site.path} {parts}; name the whole module, "
+            "or describe its rows with fused={...}"
+        )
+    return layout
+
+
+def _embedding(site: Site) -> Update:
+    _only_whole(site)
+    V, D = tensor_of(site.module, WHOLE).shape
+    if getattr(site.module, "max_norm", None) is not None:
+        raise TargetError(
+            f"{site.path} was asked for, but an embedding with max_norm rewrites its own weight as it runs"
+        )
+    recipe = site.recipes[WHOLE]
+    check_rank(recipe, site.path, V, D)
+    factors = Factors(recipe, (recipe.rank, V), (D, recipe.rank), site.device, starts_at_A=True)
+    return EmbeddingUpdate({WHOLE: factors})
+
+
+def _conv(site: Site) -> Update:
+    _only_whole(site)
+    W, recipe = tensor_of(site.module, WHOLE), site.recipes[WHOLE]
+    check_rank(recipe, site.path, W.shape[0], W[0].numel())
+    groups = int(getattr(site.module, "groups", 1))
+    A_shape = (groups * recipe.rank, *W.shape[1:])
+    B_shape = (W.shape[0], recipe.rank, *(1 for _ in W.shape[2:]))
+    return ConvUpdate({WHOLE: Factors(recipe, A_shape, B_shape, site.device)})
+
+
+def _attention(site: Site) -> Update:
+    site.refuse_dropout(
+        "nn.MultiheadAttention multiplies its weights itself, which leaves no path for dropout"
+    )
+    shapes = attention_shapes(site.module)
+    recipes = dict.fromkeys(ATTENTION_PARTS, site.recipes[WHOLE]) if WHOLE in site.recipes else site.recipes
+    expanded = Site(site.path, site.module, recipes)
+    unknown = [part for part in recipes if part not in shapes]
+    if unknown:
+        raise TargetError(
+            f"{site.path}[{','.join(unknown)}] was asked for; its parts are {', '.join(shapes)}"
+        )
+    return AttentionUpdate({part: expanded.factors(part, *shapes[part]) for part in recipes})
+
+
+def _raw_parameters(site: Site) -> Update:
+    site.refuse_dropout("a raw parameter has no input of its own to drop from")
+    transposed = bool(getattr(site.module, "is_transposed", False))
+    return ParameterUpdate({name: _raw_factors(site, name, transposed) for name in site.recipes}, transposed)
+
+
+def _raw_factors(site: Site, name: str, transposed: bool) -> Factors:
+    shape = tensor_of(site.module, name).shape
+    recipe, experts = site.recipes[name], shape[:-2]
+    O, I = (shape[-1], shape[-2]) if transposed and experts else (shape[-2], shape[-1])  # noqa: E741
+    check_rank(recipe, f"{site.path}.{name}", O, I)
+    return Factors(recipe, (*experts, recipe.rank, I), (*experts, O, recipe.rank), site.device)
+
+
+def _only_whole(site: Site) -> None:
+    if WHOLE not in site.recipes:
+        raise TargetError(
+            f"{site.path}[{','.join(site.recipes)}] was asked for, but {type(site.module).__name__} has no such parts; "
+            f"write {site.path}"
+        )
+
+
+_BUILDERS: list[tuple[Callable[[nn.Module], bool], Callable[[Site], Update]]] = [
+    (lambda module: isinstance(module, nn.MultiheadAttention), _attention),
+    (lambda module: isinstance(module, nn.Embedding), _embedding),
+    (lambda module: isinstance(module, (nn.Conv1d, nn.Conv2d, nn.Conv3d)), _conv),
+    (is_linear, _linear),
+]

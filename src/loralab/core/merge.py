@@ -1,0 +1,136 @@
+"""Fold the active adapter into the base weights, and take it out again bit for bit.
+
+A plan is made first: every merged tensor is computed (summed in float32 or wider, rounded once) and checked before
+anything on the model changes. Then tensors are *exchanged*, not overwritten: a merged module gets new tensors and
+the original objects are kept, so that unmerging is exact and a tensor shared with another module (tied embeddings)
+stays as it was there.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from loralab.core.adapter import AdapterSet, Original, adapters_of, adapters_on
+from loralab.core.names import unwrapped
+from loralab.core.update import tensor_of
+from loralab.errors import AdapterStateError, NumericsError
+
+
+@dataclass(frozen=True)
+class MergedTensor:
+    """One tensor of the plan: where it is, its merged value, and how far it moves."""
+
+    path: str
+    owner: nn.Module
+    name: str
+    merged: Tensor
+    change: float
+
+    @property
+    def full_name(self) -> str:
+        """The tensor's name in the model's own state dict."""
+        return f"{self.path}.{self.name}"
+
+
+@dataclass(frozen=True)
+class MergeReport:
+    """What a merge did: the adapter, and for each tensor it changed the Frobenius norm of the change."""
+
+    adapter: str
+    changes: dict[str, float]
+
+    @property
+    def tensors(self) -> int:
+        """How many tensors were exchanged."""
+        return len(self.changes)
+
+
+def plan_merge(model: nn.Module, name: str | None = None) -> list[MergedTensor]:
+    """The merged value of every tensor that the adapter (the active one by default) touches; changes nothing."""
+    adapters = adapters_of(model)
+    chosen = name if name is not None else adapters.routing.active
+    if chosen is None:
+        raise AdapterStateError("a merge was asked for, but no adapter is active; activate one or name it")
+    plan = [
+        MergedTensor(path, base, tensor_name, merged, _change(merged, tensor_of(base, tensor_name)))
+        for path, update in adapters.adapter(chosen).updates.items()
+        for base in [unwrapped(adapters.layers[path])]
+        for tensor_name, merged in update.merged(base).items()
+    ]
+    spoilt = [tensor.full_name for tensor in plan if not torch.isfinite(tensor.merged).all()]
+    if spoilt:
+        raise NumericsError(
+            f"adapter '{chosen}' would merge NaN or infinite values into: {', '.join(spoilt)}"
+        )
+    return plan
+
+
+def merge(model: nn.Module, name: str | None = None) -> MergeReport:
+    """Fold an adapter (the active one by default) into the base weights; nothing changes if anything is wrong.
+
+    Raises AdapterStateError if one is merged already or none is active, NumericsError naming the tensors if a
+    merged value is NaN or infinite.
+    """
+    adapters = adapters_of(model)
+    adapters.refuse_merged("another merge")
+    plan = plan_merge(model, name)
+    chosen = name if name is not None else adapters.routing.active
+    adapters.originals = [_exchange(tensor) for tensor in plan]
+    adapters.route(active=chosen, merged=chosen)
+    for parameter in adapters.adapter(str(chosen)).parameters():
+        parameter.requires_grad_(False)
+    return MergeReport(str(chosen), {tensor.full_name: tensor.change for tensor in plan})
+
+
+def unmerge(model: nn.Module) -> None:
+    """Put the original tensors back: the very same objects, so the base is what it was bit for bit."""
+    adapters = adapters_of(model)
+    if adapters.routing.merged is None:
+        raise AdapterStateError("unmerge was asked for, but nothing is merged into this model")
+    for parameter in adapters.adapter(adapters.routing.merged).parameters():
+        parameter.requires_grad_(True)
+    _restore(adapters)
+    adapters.originals = []
+    adapters.route(active=adapters.routing.active)
+
+
+@contextmanager
+def originals_in_place(model: nn.Module) -> Iterator[None]:
+    """Within this block a merged model holds its original tensors; does nothing to a model that is not merged."""
+    adapters = adapters_on(model)
+    _restore(adapters)
+    try:
+        yield
+    finally:
+        for original in adapters.originals:
+            _set(original.owner, original.name, original.merged)
+
+
+def _exchange(planned: MergedTensor) -> Original:
+    before = tensor_of(planned.owner, planned.name)
+    after: Tensor = planned.merged
+    if isinstance(before, nn.Parameter):
+        after = nn.Parameter(planned.merged, requires_grad=False)
+    _set(planned.owner, planned.name, after)
+    return Original(planned.owner, planned.name, before, after)
+
+
+def _restore(adapters: AdapterSet) -> None:
+    for original in adapters.originals:
+        _set(original.owner, original.name, original.tensor)
+
+
+def _set(owner: nn.Module, name: str, tensor: Tensor) -> None:
+    path, _, leaf = name.rpartition(".")
+    module = owner.get_submodule(path)
+    held = module._parameters if leaf in module._parameters else module._buffers
+    held[leaf] = tensor  # type: ignore[assignment]
+
+
+def _change(merged: Tensor, original: Tensor) -> float:
+    if not merged.is_floating_point():
+        return 0.0
+    return float(torch.linalg.vector_norm(merged.double() - original.double()))

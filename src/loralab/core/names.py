@@ -1,0 +1,69 @@
+"""The model's modules under their plain names, seen through wrappers.
+
+`torch.compile`, DDP, FSDP, activation checkpointing and our own adapted layers put a module between a parent
+and its child (`_orig_mod`, `module`, …). Everybody in this package names modules as the unwrapped model does,
+so that no wrapper's name ever reaches a pattern or a file.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from torch import nn
+
+from loralab.core.layer import AdaptedLayer
+
+_INSIDE = {
+    "OptimizedModule": "_orig_mod",
+    "DistributedDataParallel": "module",
+    "DataParallel": "module",
+    "FullyShardedDataParallel": "_fsdp_wrapped_module",
+    "CheckpointWrapper": "_checkpoint_wrapped_module",
+    "OffloadWrapper": "_checkpoint_wrapped_module",
+}
+
+
+@dataclass(frozen=True)
+class Slot:
+    """One place where a module hangs: `parent._modules[attribute]` is `held`, inside whose wrappers is `module`."""
+
+    path: str
+    module: nn.Module
+    held: nn.Module
+    parent: nn.Module
+    attribute: str
+
+
+def unwrapped(module: nn.Module) -> nn.Module:
+    """The module inside any number of compile, DDP, FSDP, checkpoint wrappers and adapted layers."""
+    while True:
+        if isinstance(module, AdaptedLayer):
+            module = module.base
+            continue
+        inside = _INSIDE.get(type(module).__name__)
+        inner = module._modules.get(inside) if inside else None
+        if inner is None:
+            return module
+        module = inner
+
+
+def slots(model: nn.Module) -> Iterator[Slot]:
+    """Every place below `model` in definition order; a module shared by several parents appears once per place."""
+    yield from _below(unwrapped(model), "")
+
+
+def _below(parent: nn.Module, prefix: str) -> Iterator[Slot]:
+    for attribute, held in parent._modules.items():
+        if held is None:
+            continue
+        module = unwrapped(held)
+        yield Slot(prefix + attribute, module, held, parent, attribute)
+        yield from _below(module, f"{prefix}{attribute}.")
+
+
+def modules_by_path(model: nn.Module) -> dict[str, nn.Module]:
+    """Plain path → unwrapped module, the first path of a shared module only."""
+    found: dict[int, str] = {}
+    for slot in slots(model):
+        found.setdefault(id(slot.module), slot.path)
+    by_path = {slot.path: slot.module for slot in slots(model)}
+    return {path: by_path[path] for path in found.values()}

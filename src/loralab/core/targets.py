@@ -1,0 +1,178 @@
+"""From patterns to modules: which of a model's modules and raw parameters a list of targets names.
+
+A pattern is a path or its ending at a dot (`q_proj`, `attention.self.query`), or a regular expression for the
+whole path. `c_attn[q,v]` names parts of a fused projection. Every pattern must match something.
+"""
+
+import difflib
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from torch import nn
+
+from loralab.core.build import can_adapt
+from loralab.core.names import Slot, slots
+from loralab.core.update import WHOLE
+from loralab.errors import SpecError, TargetError
+
+_PARTS = re.compile(r"(?P<path>.+)\[(?P<parts>[a-z_]+(?:,[a-z_]+)*)\]")
+_REGEX = re.compile(r"[\\^$*+?{}()|\[\]]")
+
+
+@dataclass(frozen=True)
+class Target:
+    """A module to adapt and which of its parts: (`weight`,), parts of a fused one, or names of raw parameters."""
+
+    path: str
+    module: nn.Module
+    parts: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Pattern:
+    """One target as it was written."""
+
+    text: str
+    path: str
+    parts: tuple[str, ...]
+
+    @staticmethod
+    def of(text: str) -> "Pattern":
+        """Take `c_attn[q,v]` apart; anything else names whole modules."""
+        found = _PARTS.fullmatch(text)
+        return (
+            Pattern(text, found["path"], tuple(found["parts"].split(",")))
+            if found
+            else Pattern(text, text, ())
+        )
+
+    def matches(self, path: str) -> bool:
+        """Whether the path is the pattern, ends in it at a dot, or is matched by it as a regular expression."""
+        return path == self.path or path.endswith("." + self.path) or self._matches_as_regex(path)
+
+    def _matches_as_regex(self, path: str) -> bool:
+        if not _REGEX.search(self.path):
+            return False
+        try:
+            return re.fullmatch(self.path, path) is not None
+        except re.error as problem:
+            raise SpecError(
+                f"the target {self.text!r} is no valid regular expression: {problem}"
+            ) from problem
+
+
+def split_patterns(targets: str | Sequence[str]) -> list[str]:
+    """`"q_proj,c_attn[q,v]"` → its patterns, split at commas outside brackets; a sequence is taken as it is."""
+    if not isinstance(targets, str):
+        return list(targets)
+    return [piece.strip() for piece in re.split(r",(?![^\[({]*[\])}])", targets) if piece.strip()]
+
+
+def find_targets(
+    model: nn.Module,
+    patterns: Iterable[str],
+    exclude: Iterable[str] = (),
+    layers: Sequence[int] | None = None,
+) -> list[Target]:
+    """Every target that the patterns name, in the model's order; raises TargetError naming what matched nothing."""
+    wanted = [Pattern.of(text) for text in patterns]
+    unwanted = [Pattern.of(text) for text in exclude]
+    places = _places(model)
+    _all_must_match([*wanted, *unwanted], places)
+    _layers_must_exist(layers, places)
+    kept: dict[str, Target] = {}
+    for place in places:
+        hits = [pattern for pattern in wanted if pattern.matches(place.name)]
+        if not hits or any(pattern.matches(place.name) for pattern in unwanted):
+            continue
+        if layers is None or layer_index(place.name) in layers:
+            target = place.target(hits)
+            kept[target.path] = _joined(kept.get(target.path), target)
+    if not kept:
+        raise TargetError("after `exclude` and `layers` no target is left; relax one of them")
+    return list(kept.values())
+
+
+def layer_index(path: str) -> int | None:
+    """The number of the block a path lies in: its first component that is a number."""
+    return next((int(piece) for piece in path.split(".") if piece.isdigit()), None)
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Something that a pattern can name: a module, a raw parameter of a module, or the output of an attention."""
+
+    name: str
+    path: str
+    module: nn.Module
+    part: str
+
+    def target(self, hits: Sequence[Pattern]) -> Target:
+        parts = tuple(dict.fromkeys(part for pattern in hits for part in pattern.parts))
+        if not parts or any(not pattern.parts for pattern in hits):
+            return Target(self.path, self.module, (self.part,))
+        return Target(self.path, self.module, parts)
+
+
+def _places(model: nn.Module) -> list[_Place]:
+    seen: set[int] = set()
+    found = []
+    for slot in slots(model):
+        if id(slot.module) not in seen:
+            seen.add(id(slot.module))
+            found.extend(_places_of(slot))
+    return found
+
+
+def _places_of(slot: Slot) -> list[_Place]:
+    if isinstance(slot.parent, nn.MultiheadAttention) and slot.attribute == "out_proj":
+        return [_Place(slot.path, slot.path.rpartition(".")[0], slot.parent, "out")]
+    if can_adapt(slot.module):
+        return [_Place(slot.path, slot.path, slot.module, WHOLE)]
+    raw = [
+        name
+        for name, parameter in slot.module._parameters.items()
+        if parameter is not None and parameter.dim() in (2, 3)
+    ]
+    return [_Place(f"{slot.path}.{name}", slot.path, slot.module, name) for name in raw]
+
+
+def _joined(first: Target | None, second: Target) -> Target:
+    if first is None:
+        return second
+    parts = tuple(dict.fromkeys([*first.parts, *second.parts]))
+    whole_attention = isinstance(first.module, nn.MultiheadAttention) and WHOLE in parts
+    return Target(first.path, first.module, (WHOLE,) if whole_attention else parts)
+
+
+def _all_must_match(patterns: Sequence[Pattern], places: Sequence[_Place]) -> None:
+    names = [place.name for place in places]
+    lost = [pattern for pattern in patterns if not any(pattern.matches(name) for name in names)]
+    if lost:
+        lines = [f"{pattern.text!r} matches no module{_near(pattern.path, names)}" for pattern in lost]
+        raise TargetError(
+            "; ".join(lines) + ". Names are module paths or their endings, or a regular expression"
+        )
+
+
+def _near(asked: str, names: Sequence[str]) -> str:
+    endings = sorted(
+        {name.rpartition(".")[2] for name in names if not name.rpartition(".")[2].isdigit()} | set(names)
+    )
+    close = difflib.get_close_matches(asked, endings, n=3, cutoff=0.5)
+    if close:
+        return f" (near: {', '.join(close)})"
+    kinds = sorted({name.rpartition(".")[2] for name in names if not name.rpartition(".")[2].isdigit()})
+    return (
+        f" (there are: {', '.join(kinds[:12])}{', …' if len(kinds) > 12 else ''})"
+        if kinds
+        else " (nothing can be adapted)"
+    )
+
+
+def _layers_must_exist(layers: Sequence[int] | None, places: Sequence[_Place]) -> None:
+    present = {layer_index(place.name) for place in places} - {None}
+    lost = [layer for layer in layers or () if layer not in present]
+    if lost:
+        raise TargetError(f"layers {lost} were asked for; the model has the layers {sorted(present)}")  # type: ignore[type-var]

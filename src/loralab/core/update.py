@@ -1,0 +1,202 @@
+"""What one adapter does at one module.
+
+An update is *defined* by substitution: the module computes as if some of its tensors were others, W + s·B·A for
+those with low-rank factors and a trained copy for those replaced in full. `Update.forward` does just that, so it
+is right for any module; the subclasses in `low_rank.py` compute the same function without ever forming B·A.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from loralab.core.factors import Factors
+from loralab.errors import AdapterStateError
+
+WHOLE = "weight"
+"""The name of the part that is a module's whole weight."""
+
+
+class Update(nn.Module):
+    """Factors by part of the module, and full replacements by tensor name."""
+
+    def __init__(self, parts: Mapping[str, Factors], replaced: Mapping[str, Tensor] | None = None) -> None:
+        super().__init__()
+        self.parts = nn.ModuleDict(dict(parts))
+        self.replaced = nn.Module()
+        for name, tensor in (replaced or {}).items():
+            self.replace(name, tensor)
+
+    # -- parameters and state ---------------------------------------------------------------------------------
+
+    def replace(self, name: str, tensor: Tensor) -> None:
+        """From now on the module's tensor `name` is a trained copy of `tensor`, in float32 (integers stay a buffer)."""
+        if tensor.is_floating_point():
+            copied = tensor.detach().to(wide(tensor), copy=True)
+            self.replaced.register_parameter(_key(name), nn.Parameter(copied))
+        else:
+            self.replaced.register_buffer(_key(name), tensor.detach().clone())
+
+    def factors_of(self, part: str) -> Factors:
+        """The factors of one part."""
+        factors = self.parts[part]
+        assert isinstance(factors, Factors)
+        return factors
+
+    def replacements(self) -> dict[str, Tensor]:
+        """Tensor name within the module → its trained copy."""
+        owned = {**self.replaced._parameters, **self.replaced._buffers}
+        return {_name(key): tensor for key, tensor in owned.items() if tensor is not None}
+
+    def named_tensors(self) -> Iterator[tuple[str, Tensor]]:
+        """(local name, tensor) of everything this update stores: `lora_A`, `q.lora_B`, `bias`, …"""
+        for part, factors in self.parts.items():
+            prefix = "" if part == WHOLE else f"{part}."
+            for name, parameter in factors.named_parameters():
+                yield prefix + name, parameter
+        yield from self.replacements().items()
+
+    def silent_at_first_step(self) -> set[str]:
+        """Local names of the tensors whose gradient is rightly zero in the very first backward pass."""
+        return {
+            ("" if part == WHOLE else f"{part}.") + self.factors_of(part).silent_at_first_step
+            for part in self.parts
+        }
+
+    # -- factors as matrices ----------------------------------------------------------------------------------
+
+    def matrices(self, part: str) -> tuple[Tensor, Tensor]:
+        """(A […, R, I], s·B […, O, R]) of one part, detached; leading dimensions are groups or experts."""
+        factors = self.factors_of(part)
+        return factors.lora_A.detach(), factors.scaled_B.detach()
+
+    def set_matrices(self, part: str, A: Tensor, B: Tensor) -> None:
+        """Let this part be B·A with scale 1, in the rank of A."""
+        self.parts[part] = Factors.of(A, B, rank=A.shape[-2], like=self.factors_of(part))
+
+    def adopt_parts(self, other: "Update") -> None:
+        """Take over the parts of another update of the same module that this one lacks."""
+        for part in other.parts:
+            if part not in self.parts:
+                self.parts[part] = other.factors_of(part)
+
+    # -- the function -----------------------------------------------------------------------------------------
+
+    def deltas(self, base: nn.Module) -> dict[str, Tensor]:
+        """Tensor name within the module → ΔW in that tensor's own layout, in `wide` of that tensor's dtype."""
+        return {}
+
+    def forward(self, base: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        """The module's output under this update, by substitution."""
+        return functional_call(base, self.substituted(base), args, kwargs)
+
+    def substituted(self, base: nn.Module) -> dict[str, Tensor]:
+        """The tensors the module computes with, in its own dtypes, differentiable in the update's parameters."""
+        return {
+            name: tensor.to(tensor_of(base, name).dtype)
+            for name, tensor in self._substituted_wide(base).items()
+        }
+
+    def merged(self, base: nn.Module) -> dict[str, Tensor]:
+        """The same tensors for good: W + ΔW summed in float32 or wider and rounded once to the module's dtype."""
+        with torch.no_grad():
+            return {
+                name: tensor.to(tensor_of(base, name).dtype, copy=True)
+                for name, tensor in self._substituted_wide(base).items()
+            }
+
+    def _substituted_wide(self, base: nn.Module) -> dict[str, Tensor]:
+        summed = {name: tensor_of(base, name).to(D.dtype) + D for name, D in self.deltas(base).items()}
+        return summed | self.replacements()
+
+    def call(self, base: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        """The base's own forward, with only the tensors replaced that this update replaces in full."""
+        replaced = self.replacements()
+        if not replaced:
+            return base(*args, **kwargs)
+        cast = {name: tensor.to(tensor_of(base, name).dtype) for name, tensor in replaced.items()}
+        return functional_call(base, cast, args, kwargs)
+
+    def dropout(self) -> float:
+        """The dropout probability on the low-rank path at this moment: 0 outside training."""
+        if not self.training or not self.parts:
+            return 0.0
+        return max(self.factors_of(part).recipe.dropout for part in self.parts)
+
+    # -- one adapter per sequence of the batch ----------------------------------------------------------------
+
+    def can_mix(self) -> bool:
+        """Whether `mixed` computes this update now; where it does not, the batch is split by adapter."""
+        return False
+
+    def mixed(
+        self, base: nn.Module, updates: Sequence["Update | None"], adapter_S: Tensor, x: Tensor
+    ) -> Tensor:
+        """The output for a whole batch whose sequence s is under `updates[adapter_S[s]]`, in one pass."""
+        raise AssertionError(f"{type(self).__name__} cannot mix")
+
+    def take_rows(
+        self, base: nn.Module, args: Any, kwargs: Any, index: Tensor, count: int
+    ) -> tuple[Any, Any]:
+        """The inputs of the sequences `index` alone, of a batch of `count` sequences."""
+        return select(args, index, count), select(kwargs, index, count)
+
+    def join_rows(self, base: nn.Module, outputs: Sequence[Any], order: Tensor) -> Any:
+        """One output from those of consecutive groups of sequences, brought into the given order."""
+        return join(outputs, order)
+
+
+def select(inputs: Any, sequences: Tensor, count: int, dimension: int = 0) -> Any:
+    """Keep some sequences of every tensor in a nest of tuples, lists and dicts.
+
+    A tensor whose size is a multiple of `count` holds each sequence's entries side by side, as models do that
+    flatten batch and positions; tensors of any other size are the same for the whole batch.
+    """
+    if isinstance(inputs, Tensor):
+        if inputs.dim() <= dimension or inputs.shape[dimension] % count or inputs.shape[dimension] == 0:
+            return inputs
+        split = inputs.unflatten(dimension, (count, -1)).index_select(dimension, sequences)
+        return split.flatten(dimension, dimension + 1)
+    if isinstance(inputs, dict):
+        return {key: select(value, sequences, count, dimension) for key, value in inputs.items()}
+    if isinstance(inputs, (tuple, list)):
+        return type(inputs)(select(value, sequences, count, dimension) for value in inputs)
+    return inputs
+
+
+def join(outputs: Sequence[Any], order: Tensor, dimension: int = 0) -> Any:
+    """Concatenate tensors, or nests of them, along the batch and reorder the sequences."""
+    first = outputs[0]
+    if isinstance(first, Tensor):
+        return select(torch.cat(list(outputs), dimension), order, len(order), dimension)
+    if isinstance(first, (tuple, list)):
+        return type(first)(join(group, order, dimension) for group in zip(*outputs, strict=True))
+    if first is None:
+        return None
+    raise AdapterStateError(
+        f"rows() met a module that returns {type(first).__name__}, which cannot be put together from parts; "
+        "run the adapters in separate batches"
+    )
+
+
+def tensor_of(base: nn.Module, name: str) -> Tensor:
+    """A parameter or buffer of the module by its dotted name."""
+    owner, _, leaf = name.rpartition(".")
+    tensor = getattr(base.get_submodule(owner), leaf)
+    assert isinstance(tensor, Tensor)
+    return tensor
+
+
+def wide(tensor: Tensor) -> torch.dtype:
+    """The dtype in which sums with this tensor are formed before they are rounded once: at least float32."""
+    return torch.promote_types(tensor.dtype, torch.float32)
+
+
+def _key(name: str) -> str:
+    return name.replace(".", ":")
+
+
+def _name(key: str) -> str:
+    return key.replace(":", ".")

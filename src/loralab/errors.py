@@ -1,0 +1,62 @@
+"""Every error that loralab raises on purpose.
+
+Each is a `LoralabError` and also the standard-library type that a caller would expect, so that both
+`except ll.LoralabError` and `except ValueError` do what they say. The command line turns any of them into
+`error: …` and exit status 2. A message says what was asked, what was found, and what to do.
+"""
+
+
+class LoralabError(Exception):
+    """The root: catch this to catch everything that loralab refuses."""
+
+
+class SpecError(LoralabError, ValueError):
+    """A specification or configuration holds a value that cannot be."""
+
+
+class TargetError(LoralabError, LookupError):
+    """A target names no module of the model, or one that cannot be adapted."""
+
+
+class AdapterStateError(LoralabError, RuntimeError):
+    """The model is in the wrong state for this: merged, already attached, or without such an adapter."""
+
+
+class AdapterFileError(LoralabError, ValueError):
+    """An adapter on disk cannot be used: missing, extra, misshapen or non-finite tensors, or a damaged file."""
+
+
+class FingerprintError(LoralabError, ValueError):
+    """The adapter was trained on another base model than the one it is loaded into."""
+
+
+class NumericsError(LoralabError, ArithmeticError):
+    """A number is NaN or infinite, or a verification found a difference beyond its tolerance."""
+
+
+class DataError(LoralabError, ValueError):
+    """A data file or its content cannot be used."""
+
+
+class ModelLoadError(LoralabError, ValueError):
+    """A model was found but cannot be loaded as asked."""
+
+
+class NotFoundError(LoralabError, FileNotFoundError):
+    """A model, data file, adapter or package resource does not exist."""
+
+
+class OutputError(LoralabError, OSError):
+    """An output cannot be written: it exists already, the disk is full, or the folder is not writable."""
+
+
+class MissingDependencyError(LoralabError, ImportError):
+    """An optional package or program is needed for this; the message names the command that installs it."""
+
+
+class TrainingError(LoralabError, RuntimeError):
+    """A training run cannot go on: no gradient where one is due, a loss that is not finite, a checkpoint that does not fit."""
+
+
+class UnknownAdapterError(LoralabError, LookupError):
+    """No adapter of this name is on the model."""

@@ -1,0 +1,34 @@
+"""Tied weights: one tensor that several modules share, and what adapting one of them means for the others."""
+
+from collections.abc import Mapping
+
+from torch import nn
+
+from loralab.core.names import modules_by_path
+from loralab.core.update import Update
+
+
+def tied_paths(model: nn.Module) -> dict[str, list[str]]:
+    """Module path → the other modules that hold the very same weight tensor."""
+    holders: dict[int, list[str]] = {}
+    for path, module in modules_by_path(model).items():
+        for parameter in module._parameters.values():
+            if parameter is not None:
+                holders.setdefault(id(parameter), []).append(path)
+    return {
+        path: [p for p in paths if p != path]
+        for paths in holders.values()
+        if len(paths) > 1
+        for path in paths
+    }
+
+
+def tie_notes(model: nn.Module, updates: Mapping[str, Update]) -> list[str]:
+    """What to tell the user about adapted modules whose weight is tied to another's."""
+    ties = tied_paths(model)
+    return [
+        f"{path} shares its weight with {', '.join(ties[path])}: the update applies to {path} alone, "
+        "and merging unties the two"
+        for path in updates
+        if path in ties
+    ]
