@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from loralab.core.adapter import Adapter as Adapter
+    from loralab.core.adapter import AdapterSet as AdapterSet
+    from loralab.core.adapter import adapters_of as adapters_of
     from loralab.core.attach import activate as activate
     from loralab.core.attach import attach as attach
     from loralab.core.attach import detach as detach
@@ -41,6 +43,8 @@ if TYPE_CHECKING:
 
 _HOME = {
     "Adapter": "core.adapter",
+    "AdapterSet": "core.adapter",
+    "adapters_of": "core.adapter",
     "LoRA": "methods.lora",
     "MergeReport": "core.merge",
     "TrainConfig": "training.config",

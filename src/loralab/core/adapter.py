@@ -38,11 +38,7 @@ class Adapter:
     @property
     def silent_at_first_step(self) -> set[str]:
         """Names of the parameters whose first gradient is rightly zero (with B = 0: every A)."""
-        return {
-            f"{path}.{local}"
-            for path, update in self.updates.items()
-            for local in update.silent_at_first_step()
-        }
+        return {f"{path}.{local}" for path, update in self.updates.items() for local in update.silent_at_first_step()}
 
     def named_tensors(self) -> Iterator[tuple[str, Tensor]]:
         """(`<module path>.<lora_A | q.lora_B | bias | …>`, tensor) of all that is stored."""
@@ -66,7 +62,7 @@ class Adapter:
         return {name: tensor.detach() for name, tensor in self.named_tensors()}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Copy every tensor in, or raise AdapterFileError naming all that are missing, extra, misshapen or not finite."""
+        """Copy every tensor in, or raise AdapterFileError naming all missing, extra, misshapen and non-finite ones."""
         own = dict(self.named_tensors())
         problems = [f"{name} is missing" for name in own if name not in state]
         problems += [f"{name} belongs to no target" for name in state if name not in own]
@@ -76,9 +72,7 @@ class Adapter:
             elif not torch.isfinite(state[name]).all():
                 problems.append(f"{name} holds NaN or infinite values")
         if problems:
-            raise AdapterFileError(
-                f"adapter '{self.name}' cannot take these tensors: " + "; ".join(sorted(problems))
-            )
+            raise AdapterFileError(f"adapter '{self.name}' cannot take these tensors: " + "; ".join(sorted(problems)))
         with torch.no_grad():
             for name, tensor in own.items():
                 tensor.copy_(state[name])
@@ -129,9 +123,7 @@ class AdapterSet:
     def keep_merged(self) -> None:
         """Make a merge final: the originals are forgotten."""
         if self.routing.merged is None:
-            raise AdapterStateError(
-                "keep_merged was asked for, but nothing is merged; call merge(model) first"
-            )
+            raise AdapterStateError("keep_merged was asked for, but nothing is merged; call merge(model) first")
         self.originals = []
         self.route()
 
@@ -177,9 +169,7 @@ def adapters_of(model: nn.Module) -> AdapterSet:
     """The adapters on this model; raises AdapterStateError where there are none."""
     found = unwrapped(model).__dict__.get(_ATTRIBUTE)
     if not isinstance(found, AdapterSet):
-        raise AdapterStateError(
-            f"this {type(unwrapped(model)).__name__} has no adapters; attach or load one first"
-        )
+        raise AdapterStateError(f"this {type(unwrapped(model)).__name__} has no adapters; attach or load one first")
     return found
 
 

@@ -145,9 +145,7 @@ def _check_name(name: str, adapters: AdapterSet) -> None:
             "beginning with a letter or digit"
         )
     if name in adapters.adapters:
-        raise AdapterStateError(
-            f"adapter {name!r} is on this model already; detach it first or choose another name"
-        )
+        raise AdapterStateError(f"adapter {name!r} is on this model already; detach it first or choose another name")
 
 
 def _places(model: nn.Module, updates: dict[str, Update] | Any) -> dict[str, list[Slot]]:
@@ -166,14 +164,10 @@ def _refuse_overlap(updates: Any, adapters: AdapterSet) -> None:
     """A module saved in full and a module inside it cannot both be adapted."""
     everything = [*updates, *adapters.layers]
     inside = [(inner, outer) for outer in updates for inner in everything if inner.startswith(outer + ".")]
-    inside += [
-        (inner, outer) for outer in adapters.layers for inner in updates if inner.startswith(outer + ".")
-    ]
+    inside += [(inner, outer) for outer in adapters.layers for inner in updates if inner.startswith(outer + ".")]
     if inside:
         inner, outer = inside[0]
-        raise SpecError(
-            f"{outer} is trained in full and {inner} inside it is adapted as well; choose one of the two"
-        )
+        raise SpecError(f"{outer} is trained in full and {inner} inside it is adapted as well; choose one of the two")
 
 
 def _put(adapters: AdapterSet, name: str, path: str, update: Update, places: list[Slot]) -> None:

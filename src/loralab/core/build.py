@@ -39,9 +39,7 @@ class Site:
     def refuse_dropout(self, why: str) -> None:
         """An error if any part asks for dropout."""
         if any(recipe.dropout for recipe in self.recipes.values()):
-            raise SpecError(
-                f"dropout was asked for {self.path}, but {why}; set dropout=0 or leave this target out"
-            )
+            raise SpecError(f"dropout was asked for {self.path}, but {why}; set dropout=0 or leave this target out")
 
 
 def build(site: Site) -> Update:
@@ -129,17 +127,13 @@ def _conv(site: Site) -> Update:
 
 
 def _attention(site: Site) -> Update:
-    site.refuse_dropout(
-        "nn.MultiheadAttention multiplies its weights itself, which leaves no path for dropout"
-    )
+    site.refuse_dropout("nn.MultiheadAttention multiplies its weights itself, which leaves no path for dropout")
     shapes = attention_shapes(site.module)
     recipes = dict.fromkeys(ATTENTION_PARTS, site.recipes[WHOLE]) if WHOLE in site.recipes else site.recipes
     expanded = Site(site.path, site.module, recipes)
     unknown = [part for part in recipes if part not in shapes]
     if unknown:
-        raise TargetError(
-            f"{site.path}[{','.join(unknown)}] was asked for; its parts are {', '.join(shapes)}"
-        )
+        raise TargetError(f"{site.path}[{','.join(unknown)}] was asked for; its parts are {', '.join(shapes)}")
     return AttentionUpdate({part: expanded.factors(part, *shapes[part]) for part in recipes})
 
 

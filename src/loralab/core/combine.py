@@ -41,18 +41,13 @@ def combine(model: nn.Module, weights: Mapping[str, float], name: str, rank: int
     """
     adapters = adapters_of(model)
     if not weights:
-        raise SpecError(
-            "combine() was given no adapters; give a weight for each, as {'sql': 0.7, 'chat': 0.3}"
-        )
+        raise SpecError("combine() was given no adapters; give a weight for each, as {'sql': 0.7, 'chat': 0.3}")
     if rank is not None and rank < 1:
-        raise SpecError(
-            f"combine() was asked for rank {rank}; give a rank of at least 1, or None for the exact sum"
-        )
+        raise SpecError(f"combine() was asked for rank {rank}; give a rank of at least 1, or None for the exact sum")
     chosen = {key: adapters.adapter(key) for key in weights}
     errors: dict[str, float] = {}
     updates = {
-        path: _combined(path, _weighted(path, chosen, weights), rank, errors)
-        for path in _paths(adapters, chosen)
+        path: _combined(path, _weighted(path, chosen, weights), rank, errors) for path in _paths(adapters, chosen)
     }
     spec = _Combined(Plan(updates), Combination(dict(weights), rank, errors))
     adapter = attach(model, spec, name)
@@ -75,12 +70,8 @@ def _paths(adapters: AdapterSet, chosen: Mapping[str, Adapter]) -> list[str]:
     return [path for path in adapters.layers if any(path in adapter.updates for adapter in chosen.values())]
 
 
-def _weighted(
-    path: str, chosen: Mapping[str, Adapter], weights: Mapping[str, float]
-) -> list[tuple[float, Update]]:
-    return [
-        (weight, chosen[key].updates[path]) for key, weight in weights.items() if path in chosen[key].updates
-    ]
+def _weighted(path: str, chosen: Mapping[str, Adapter], weights: Mapping[str, float]) -> list[tuple[float, Update]]:
+    return [(weight, chosen[key].updates[path]) for key, weight in weights.items() if path in chosen[key].updates]
 
 
 def _combined(
@@ -106,16 +97,12 @@ def _refuse_unlike(path: str, updates: Sequence[Update]) -> None:
             "have a sum: combine adapters without modules_to_save and bias"
         )
     shapes = {(type(update), WHOLE in update.parts) for update in updates}
-    inputs = {
-        update.matrices(part)[0].shape[-1] for update in updates for part in update.parts if part == WHOLE
-    }
+    inputs = {update.matrices(part)[0].shape[-1] for update in updates for part in update.parts if part == WHOLE}
     if len(shapes) > 1 or len(inputs) > 1:
         raise SpecError(f"combine() was asked for adapters whose updates of {path} are of different kinds")
 
 
-def _sum(
-    pairs: Sequence[tuple[float, tuple[Tensor, Tensor]]], rank: int | None
-) -> tuple[Tensor, Tensor, float]:
+def _sum(pairs: Sequence[tuple[float, tuple[Tensor, Tensor]]], rank: int | None) -> tuple[Tensor, Tensor, float]:
     """(A, B) of Σ w·B·A, and the relative error of their truncation to `rank`."""
     A = torch.cat([A for _, (A, _) in pairs], dim=-2)
     B = torch.cat([weight * B for weight, (_, B) in pairs], dim=-1)

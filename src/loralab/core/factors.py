@@ -80,7 +80,7 @@ class Factors(nn.Module):
                 return tensor.to(device=moved.device, dtype=torch.float32)
             return moved
 
-        super()._apply(at_least_float32, recurse)
+        super()._apply(at_least_float32, recurse)  # type: ignore[no-untyped-call]
         return self
 
 

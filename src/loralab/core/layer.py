@@ -117,9 +117,7 @@ class AdaptedLayer(nn.Module):
             return first.mixed(self.base, updates, adapter_S, args[0])
         return self._split(first, updates, adapter_S, args, kwargs)
 
-    def _split(
-        self, guide: Update, updates: list[Update | None], adapter_S: Tensor, args: Any, kwargs: Any
-    ) -> Any:
+    def _split(self, guide: Update, updates: list[Update | None], adapter_S: Tensor, args: Any, kwargs: Any) -> Any:
         """Run the module once per adapter on that adapter's sequences and put the outputs back in order."""
         groups = [(adapter_S == k).nonzero().flatten() for k in range(len(updates))]
         outputs = []

@@ -6,7 +6,7 @@ dimension linearly; with several parts it updates chosen output rows of a fused 
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -71,18 +71,20 @@ class LinearUpdate(Update):
         A, B = self.factors()
         dropout = self.dropout()
         if dropout == 0.0 and _is_plain(base, x):
-            W, bias = tensor_of(base, WHOLE), self.replacements().get("bias", base.bias)
-            bias = bias.to(W.dtype) if isinstance(bias, Tensor) else None
+            W, bias = tensor_of(base, WHOLE), self._bias(base)
             return adapted_linear(x, W.T if self.stored_transposed else W, bias, A, B)
         h: Tensor = self.call(base, *args, **kwargs)
         return h + low_rank(F.dropout(x, dropout), A, B).to(h.dtype)
 
+    def _bias(self, base: nn.Module) -> Tensor | None:
+        if "bias" in self.replacements():
+            return self.replacements()["bias"].to(tensor_of(base, WHOLE).dtype)
+        return None if base.bias is None else tensor_of(base, "bias")
+
     def can_mix(self) -> bool:
         return not self.replacements() and self.dropout() == 0.0
 
-    def mixed(
-        self, base: nn.Module, updates: Sequence[Update | None], adapter_S: Tensor, x: Tensor
-    ) -> Tensor:
+    def mixed(self, base: nn.Module, updates: Sequence[Update | None], adapter_S: Tensor, x: Tensor) -> Tensor:
         A_KRI, B_KOR = _stack([u.factors() if isinstance(u, LinearUpdate) else None for u in updates])
         h: Tensor = base(x)
         x_STI = x.reshape(len(adapter_S), -1, x.shape[-1])
@@ -113,9 +115,7 @@ class EmbeddingUpdate(Update):
     def can_mix(self) -> bool:
         return True
 
-    def mixed(
-        self, base: nn.Module, updates: Sequence[Update | None], adapter_S: Tensor, x: Tensor
-    ) -> Tensor:
+    def mixed(self, base: nn.Module, updates: Sequence[Update | None], adapter_S: Tensor, x: Tensor) -> Tensor:
         A_KRV, B_KDR = _stack([u.factors() if isinstance(u, EmbeddingUpdate) else None for u in updates])
         rank, vocabulary = A_KRV.shape[1:]
         tokens_ST = x.reshape(len(adapter_S), -1) + adapter_S[:, None] * vocabulary
@@ -141,9 +141,8 @@ class ConvUpdate(Update):
         W, whole = tensor_of(base, WHOLE), self.factors_of(WHOLE)
         if self.is_dense(base):
             raise AdapterStateError(
-                f"the weight of a convolution with {_groups(base)} groups was asked for under an update that mixes all of "
-                "its input channels, as PEFT trains it; that update cannot be written into a grouped weight: keep "
-                "the adapter live"
+                f"the weight of a convolution with {base.groups} groups was asked for under an update that mixes all "
+                "of its input channels, as PEFT trains it; a grouped weight cannot hold that: keep the adapter live"
             )
         return {WHOLE: delta(*_by_group(whole.lora_A, whole.scaled_B), wide(W)).reshape(W.shape)}
 
@@ -161,13 +160,12 @@ class ConvUpdate(Update):
         h: Tensor = self.call(base, *args, **kwargs)
         x = F.dropout(args[0], self.dropout()).to(h.dtype)
         A, B = self.factors_of(WHOLE).lora_A.to(h.dtype), self.factors_of(WHOLE).scaled_B.to(h.dtype)
-        convolve = _CONVOLUTIONS[A.dim()]
-        padding = base.padding
-        if base.padding_mode != "zeros":
-            x, padding = F.pad(x, base._reversed_padding_repeated_twice, mode=str(base.padding_mode)), 0  # type: ignore[arg-type]
-        groups = 1 if self.is_dense(base) else _groups(base)
-        u = convolve(x, A, None, base.stride, padding, base.dilation, groups)
-        return h + convolve(u, B, groups=_groups(base))
+        conv, convolve = cast(nn.Conv2d, base), _CONVOLUTIONS[A.dim()]  # the three classes have the same attributes
+        padding: Any = conv.padding
+        if conv.padding_mode != "zeros":
+            x, padding = F.pad(x, conv._reversed_padding_repeated_twice, mode=conv.padding_mode), 0
+        u = convolve(x, A, None, conv.stride, padding, conv.dilation, 1 if self.is_dense(base) else conv.groups)
+        return h + convolve(u, B, groups=conv.groups)
 
 
 _CONVOLUTIONS: dict[int, Callable[..., Tensor]] = {3: F.conv1d, 4: F.conv2d, 5: F.conv3d}
@@ -176,14 +174,8 @@ _CONVOLUTIONS: dict[int, Callable[..., Tensor]] = {3: F.conv1d, 4: F.conv2d, 5: 
 def _by_group(A: Tensor, B: Tensor) -> Pair:
     """A convolution's factors as matrices (A [G, R, I], B [G, O, R]), one pair per group."""
     rank = B.shape[1]
-    A_GRI = A.flatten(1).unflatten(0, (-1, rank))
-    return A_GRI, B.flatten(1).unflatten(0, (A_GRI.shape[0], -1))
-
-
-def _groups(base: nn.Module) -> int:
-    groups = base.groups
-    assert isinstance(groups, int)
-    return groups
+    groups = A.shape[0] // rank
+    return A.reshape(groups, rank, -1), B.reshape(groups, -1, rank)
 
 
 def _embedding_scale(base: nn.Module, like: Tensor) -> Tensor | float:
@@ -198,9 +190,7 @@ def _is_plain(base: nn.Module, x: Tensor) -> bool:
         (type(base) is nn.Linear or type(base).__name__ == "Conv1D")
         and type(base.weight) is nn.Parameter
         and base.weight.dtype == x.dtype
-        and not (
-            base._forward_hooks or base._forward_pre_hooks or base._backward_hooks or base._backward_pre_hooks
-        )
+        and not (base._forward_hooks or base._forward_pre_hooks or base._backward_hooks or base._backward_pre_hooks)
         and not torch.is_autocast_enabled(x.device.type)
     )
 

@@ -72,9 +72,7 @@ class _AdaptedLinear(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, W_OI: Tensor, bias_O: Tensor | None, A_RI: Tensor, B_OR: Tensor
-    ) -> Tensor:
+    def forward(ctx: Any, x: Tensor, W_OI: Tensor, bias_O: Tensor | None, A_RI: Tensor, B_OR: Tensor) -> Tensor:
         x_NI = x.reshape(-1, x.shape[-1])
         A, B = A_RI.to(x.dtype), B_OR.to(x.dtype)
         u_NR = x_NI @ A.T

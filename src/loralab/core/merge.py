@@ -62,9 +62,7 @@ def plan_merge(model: nn.Module, name: str | None = None) -> list[MergedTensor]:
     ]
     spoilt = [tensor.full_name for tensor in plan if not torch.isfinite(tensor.merged).all()]
     if spoilt:
-        raise NumericsError(
-            f"adapter '{chosen}' would merge NaN or infinite values into: {', '.join(spoilt)}"
-        )
+        raise NumericsError(f"adapter '{chosen}' would merge NaN or infinite values into: {', '.join(spoilt)}")
     return plan
 
 

@@ -18,7 +18,7 @@ ATTENTION_PARTS = ("q", "k", "v", "out")
 
 
 class ParameterUpdate(Update):
-    """ΔP of raw parameters, by parameter name: [O, I], or one matrix per expert, [E, O, I] ([E, I, O] if transposed)."""
+    """ΔP of raw parameters by name: [O, I], or one matrix per expert, [E, O, I] ([E, I, O] if transposed)."""
 
     def __init__(self, parts: Mapping[str, Factors], stored_transposed: bool = False) -> None:
         super().__init__(parts)
@@ -42,9 +42,7 @@ class AttentionUpdate(Update):
             found["out_proj.weight"] = self._delta("out", tensor_of(base, "out_proj.weight"))
         chosen = [part for part in ("q", "k", "v") if part in self.parts]
         if base.in_proj_weight is None:
-            return found | {
-                f"{p}_proj_weight": self._delta(p, tensor_of(base, f"{p}_proj_weight")) for p in chosen
-            }
+            return found | {f"{p}_proj_weight": self._delta(p, tensor_of(base, f"{p}_proj_weight")) for p in chosen}
         if chosen:
             thirds = tensor_of(base, "in_proj_weight").chunk(3)
             found["in_proj_weight"] = torch.cat(
@@ -58,9 +56,7 @@ class AttentionUpdate(Update):
         factors = self.factors_of(part)
         return delta(factors.lora_A, factors.scaled_B, wide(W))
 
-    def take_rows(
-        self, base: nn.Module, args: Any, kwargs: Any, index: Tensor, count: int
-    ) -> tuple[Any, Any]:
+    def take_rows(self, base: nn.Module, args: Any, kwargs: Any, index: Tensor, count: int) -> tuple[Any, Any]:
         names = ("query", "key", "value", "key_padding_mask", "need_weights", "attn_mask")
         given = dict(zip(names, args, strict=False)) | kwargs
         batch = 0 if base.batch_first else 1
@@ -68,9 +64,7 @@ class AttentionUpdate(Update):
             given[name] = select(given[name], index, count, batch)
         given["key_padding_mask"] = select(given.get("key_padding_mask"), index, count)
         mask = given.get("attn_mask")
-        if (
-            isinstance(mask, Tensor) and mask.dim() == 3
-        ):  # one mask per sequence and head, sequences outermost
+        if isinstance(mask, Tensor) and mask.dim() == 3:  # one mask per sequence and head, sequences outermost
             given["attn_mask"] = select(mask, index, count)
         return (), given
 

@@ -41,11 +41,7 @@ class Pattern:
     def of(text: str) -> "Pattern":
         """Take `c_attn[q,v]` apart; anything else names whole modules."""
         found = _PARTS.fullmatch(text)
-        return (
-            Pattern(text, found["path"], tuple(found["parts"].split(",")))
-            if found
-            else Pattern(text, text, ())
-        )
+        return Pattern(text, found["path"], tuple(found["parts"].split(","))) if found else Pattern(text, text, ())
 
     def matches(self, path: str) -> bool:
         """Whether the path is the pattern, ends in it at a dot, or is matched by it as a regular expression."""
@@ -57,9 +53,7 @@ class Pattern:
         try:
             return re.fullmatch(self.path, path) is not None
         except re.error as problem:
-            raise SpecError(
-                f"the target {self.text!r} is no valid regular expression: {problem}"
-            ) from problem
+            raise SpecError(f"the target {self.text!r} is no valid regular expression: {problem}") from problem
 
 
 def split_patterns(targets: str | Sequence[str]) -> list[str]:
@@ -151,15 +145,11 @@ def _all_must_match(patterns: Sequence[Pattern], places: Sequence[_Place]) -> No
     lost = [pattern for pattern in patterns if not any(pattern.matches(name) for name in names)]
     if lost:
         lines = [f"{pattern.text!r} matches no module{_near(pattern.path, names)}" for pattern in lost]
-        raise TargetError(
-            "; ".join(lines) + ". Names are module paths or their endings, or a regular expression"
-        )
+        raise TargetError("; ".join(lines) + ". Names are module paths or their endings, or a regular expression")
 
 
 def _near(asked: str, names: Sequence[str]) -> str:
-    endings = sorted(
-        {name.rpartition(".")[2] for name in names if not name.rpartition(".")[2].isdigit()} | set(names)
-    )
+    endings = sorted({name.rpartition(".")[2] for name in names if not name.rpartition(".")[2].isdigit()} | set(names))
     close = difflib.get_close_matches(asked, endings, n=3, cutoff=0.5)
     if close:
         return f" (near: {', '.join(close)})"

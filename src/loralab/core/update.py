@@ -61,8 +61,7 @@ class Update(nn.Module):
     def silent_at_first_step(self) -> set[str]:
         """Local names of the tensors whose gradient is rightly zero in the very first backward pass."""
         return {
-            ("" if part == WHOLE else f"{part}.") + self.factors_of(part).silent_at_first_step
-            for part in self.parts
+            ("" if part == WHOLE else f"{part}.") + self.factors_of(part).silent_at_first_step for part in self.parts
         }
 
     # -- factors as matrices ----------------------------------------------------------------------------------
@@ -94,10 +93,7 @@ class Update(nn.Module):
 
     def substituted(self, base: nn.Module) -> dict[str, Tensor]:
         """The tensors the module computes with, in its own dtypes, differentiable in the update's parameters."""
-        return {
-            name: tensor.to(tensor_of(base, name).dtype)
-            for name, tensor in self._substituted_wide(base).items()
-        }
+        return {name: tensor.to(tensor_of(base, name).dtype) for name, tensor in self._substituted_wide(base).items()}
 
     def merged(self, base: nn.Module) -> dict[str, Tensor]:
         """The same tensors for good: W + ΔW summed in float32 or wider and rounded once to the module's dtype."""
@@ -131,15 +127,11 @@ class Update(nn.Module):
         """Whether `mixed` computes this update now; where it does not, the batch is split by adapter."""
         return False
 
-    def mixed(
-        self, base: nn.Module, updates: Sequence["Update | None"], adapter_S: Tensor, x: Tensor
-    ) -> Tensor:
+    def mixed(self, base: nn.Module, updates: Sequence["Update | None"], adapter_S: Tensor, x: Tensor) -> Tensor:
         """The output for a whole batch whose sequence s is under `updates[adapter_S[s]]`, in one pass."""
         raise AssertionError(f"{type(self).__name__} cannot mix")
 
-    def take_rows(
-        self, base: nn.Module, args: Any, kwargs: Any, index: Tensor, count: int
-    ) -> tuple[Any, Any]:
+    def take_rows(self, base: nn.Module, args: Any, kwargs: Any, index: Tensor, count: int) -> tuple[Any, Any]:
         """The inputs of the sequences `index` alone, of a batch of `count` sequences."""
         return select(args, index, count), select(kwargs, index, count)
 
@@ -157,8 +149,8 @@ def select(inputs: Any, sequences: Tensor, count: int, dimension: int = 0) -> An
     if isinstance(inputs, Tensor):
         if inputs.dim() <= dimension or inputs.shape[dimension] % count or inputs.shape[dimension] == 0:
             return inputs
-        split = inputs.unflatten(dimension, (count, -1)).index_select(dimension, sequences)
-        return split.flatten(dimension, dimension + 1)
+        per_sequence = (*inputs.shape[:dimension], count, -1, *inputs.shape[dimension + 1 :])
+        return inputs.reshape(per_sequence).index_select(dimension, sequences).flatten(dimension, dimension + 1)
     if isinstance(inputs, dict):
         return {key: select(value, sequences, count, dimension) for key, value in inputs.items()}
     if isinstance(inputs, (tuple, list)):

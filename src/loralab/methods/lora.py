@@ -100,13 +100,9 @@ class LoRA:
         for pattern in patterns:
             expanded.extend(_expand(model, pattern, heads))
         targets = find_targets(model, dict.fromkeys(expanded), exclude, self.layers)
-        inside = [
-            t.path for t in targets if any(t.path == head or t.path.startswith(head + ".") for head in heads)
-        ]
+        inside = [t.path for t in targets if any(t.path == head or t.path.startswith(head + ".") for head in heads)]
         if inside and self.modules_to_save is not None:
-            raise SpecError(
-                f"{', '.join(inside)} was asked for both as a target and in modules_to_save; choose one"
-            )
+            raise SpecError(f"{', '.join(inside)} was asked for both as a target and in modules_to_save; choose one")
         return [target for target in targets if target.path not in inside]
 
     def _site(self, model: nn.Module, target: Target) -> Site:
@@ -142,9 +138,7 @@ def _expand(model: nn.Module, pattern: str, heads: Sequence[str]) -> list[str]:
         return [pattern]
     if pattern == ALL_LINEAR:
         return _all_linear(model, heads)
-    attentions = [
-        path for path, module in modules_by_path(model).items() if isinstance(module, nn.MultiheadAttention)
-    ]
+    attentions = [path for path, module in modules_by_path(model).items() if isinstance(module, nn.MultiheadAttention)]
     if family_of(model) is None and attentions and pattern != "mlp":
         part = {"attention": "", "o": "[out]"}.get(pattern, f"[{pattern}]")
         return [path + part for path in attentions]
@@ -204,15 +198,11 @@ def _part_paths(target: Target) -> list[str]:
 def _problems(spec: LoRA) -> list[str]:
     ranks = {"rank": spec.rank, **{f"rank_pattern[{key!r}]": rank for key, rank in spec.rank_pattern.items()}}
     found = [
-        f"{name} is {rank!r} and must be a whole number from 1"
-        for name, rank in ranks.items()
-        if not _is_count(rank)
+        f"{name} is {rank!r} and must be a whole number from 1" for name, rank in ranks.items() if not _is_count(rank)
     ]
     alphas = {"alpha": spec.alpha, **{f"alpha_pattern[{key!r}]": a for key, a in spec.alpha_pattern.items()}}
     found += [
-        f"{name} is {alpha!r} and must be a finite number"
-        for name, alpha in alphas.items()
-        if not _is_finite(alpha)
+        f"{name} is {alpha!r} and must be a finite number" for name, alpha in alphas.items() if not _is_finite(alpha)
     ]
     if not _is_finite(spec.dropout) or not 0 <= spec.dropout < 1:
         found.append(f"dropout is {spec.dropout!r} and must lie in [0, 1)")

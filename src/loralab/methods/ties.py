@@ -15,12 +15,7 @@ def tied_paths(model: nn.Module) -> dict[str, list[str]]:
         for parameter in module._parameters.values():
             if parameter is not None:
                 holders.setdefault(id(parameter), []).append(path)
-    return {
-        path: [p for p in paths if p != path]
-        for paths in holders.values()
-        if len(paths) > 1
-        for path in paths
-    }
+    return {path: [p for p in paths if p != path] for paths in holders.values() if len(paths) > 1 for path in paths}
 
 
 def tie_notes(model: nn.Module, updates: Mapping[str, Update]) -> list[str]:

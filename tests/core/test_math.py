@@ -1,0 +1,62 @@
+"""The pure functions against their definitions."""
+
+import pytest
+import torch
+
+from loralab.core.math import adapted_linear, delta, low_rank, low_rank_rows, scaling, truncated
+
+
+def test_scaling_is_alpha_over_rank_or_its_root() -> None:
+    assert scaling(16, 8) == 2.0
+    assert scaling(16, 4, rank_stabilized=True) == 8.0
+
+
+@pytest.mark.parametrize("with_bias", [True, False])
+def test_adapted_linear_has_the_gradients_of_its_definition(with_bias: bool) -> None:
+    x, A, B = (torch.randn(*shape, dtype=torch.float64, requires_grad=True) for shape in ((2, 3, 5), (2, 5), (4, 2)))
+    W = torch.randn(4, 5, dtype=torch.float64)
+    bias = torch.randn(4, dtype=torch.float64, requires_grad=True) if with_bias else None
+    expected = x @ W.T + x @ A.T @ B.T + (0 if bias is None else bias)
+    torch.testing.assert_close(adapted_linear(x, W, bias, A, B), expected)
+    assert torch.autograd.gradcheck(lambda x, A, B: adapted_linear(x, W, bias, A, B), (x, A, B))
+
+
+def test_adapted_linear_gives_a_trained_bias_its_gradient() -> None:
+    x, bias = torch.randn(6, 5), torch.randn(4, requires_grad=True)
+    adapted_linear(x, torch.randn(4, 5), bias, torch.randn(2, 5), torch.randn(4, 2)).sum().backward()
+    torch.testing.assert_close(bias.grad, torch.full((4,), 6.0))
+
+
+def test_adapted_linear_keeps_the_input_itself_and_no_copy_of_it() -> None:
+    x = torch.randn(6, 5, requires_grad=True)
+    kept: list[torch.Tensor] = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
+        adapted_linear(x, torch.randn(4, 5), None, torch.randn(2, 5), torch.randn(4, 2))
+    as_long_as_x = [tensor for tensor in kept if tensor.shape[0] == 6]
+    assert sorted(tuple(tensor.shape) for tensor in as_long_as_x) == [(6, 2), (6, 5)]
+    assert any(tensor.data_ptr() == x.data_ptr() for tensor in as_long_as_x)
+
+
+def test_adapted_linear_refuses_a_second_derivative() -> None:
+    x = torch.randn(2, 3, requires_grad=True)
+    h = adapted_linear(x, torch.randn(2, 3), None, torch.randn(1, 3), torch.randn(2, 1))
+    (grad,) = torch.autograd.grad(h.square().sum(), x, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        grad.sum().backward()
+
+
+def test_rows_apply_each_sequence_its_own_factors() -> None:
+    x, A, B = torch.randn(3, 4, 5), torch.randn(2, 2, 5), torch.randn(2, 6, 2)
+    mixed = low_rank_rows(x, A, B, torch.tensor([1, 0, 1]))
+    single = torch.stack([low_rank(x[s], A[k], B[k]) for s, k in enumerate((1, 0, 1))])
+    torch.testing.assert_close(mixed, single)
+
+
+def test_truncation_is_the_best_and_tells_its_error() -> None:
+    A, B = torch.randn(6, 9, dtype=torch.float64), torch.randn(7, 6, dtype=torch.float64)
+    D = delta(A, B, torch.float64)
+    A_small, B_small, error = truncated(A, B, 2)
+    S = torch.linalg.svdvals(D)
+    lost = torch.linalg.vector_norm(D - B_small @ A_small)
+    torch.testing.assert_close(lost, S[2:].norm())
+    assert error == pytest.approx(float(lost / D.norm()))
