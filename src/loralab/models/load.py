@@ -1,0 +1,215 @@
+"""A pretrained model and its tokenizer, loaded so that nothing is silently random, missing or left over.
+
+The only file that uses transformers' Auto classes. It knows nothing of adapters and tasks.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForSeq2SeqLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from loralab.errors import ModelLoadError, NotFoundError, SpecError
+from loralab.models.device import choose_device
+from loralab.models.family_table import FAMILY_BY_TYPE
+from loralab.models.fit import judge_fit
+from loralab.models.locate import choices, locate
+from loralab.models.precision import choose_dtype
+from loralab.models.quiet import quiet_transformers
+
+AUTO_CLASSES: dict[str, Any] = {
+    "causal-lm": AutoModelForCausalLM,
+    "sequence-classification": AutoModelForSequenceClassification,
+    "seq2seq-lm": AutoModelForSeq2SeqLM,
+}
+"""The kinds of model, and who knows the class for each architecture."""
+
+HEADED = ("sequence-classification",)
+"""Kinds whose head may be fresh: a task of one's own needs one. A language model's never may."""
+
+_TRANSFORMERS_ERRORS = (OSError, ValueError, RuntimeError, KeyError, ImportError, SafetensorError)
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model in evaluation mode on its device, with what its user should know about it."""
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    name: str
+    """As asked for: an embedded name, a folder, or a Hub id."""
+    dtype: torch.dtype
+    notes: tuple[str, ...]
+    """Sentences for the log: the precision and why, what was initialised, dropped or set."""
+    fresh: tuple[str, ...]
+    """Paths of the modules whose weights were not in the checkpoint, e.g. ("classifier",): to be trained in
+    full.
+    """
+
+
+def load_model(
+    name: str,
+    *,
+    kind: str = "causal-lm",
+    labels: Sequence[str] | None = None,
+    regression: bool = False,
+    dtype: str = "auto",
+    device: str = "auto",
+    seed: int = 0,
+) -> LoadedModel:
+    """The model `name` as `kind` (a key of `AUTO_CLASSES`).
+
+    A classifier has one output per label, or one in all for `regression`; where the checkpoint has no such
+    head, a fresh one is initialised from `seed`, in the model's dtype; the caller's random state is left
+    alone. Raises `NotFoundError`, `ModelLoadError`, or `SpecError` for a kind, dtype or device that is
+    none.
+    """
+    if kind not in AUTO_CLASSES:
+        raise SpecError(f"model kind {kind!r} is not known; choose {', '.join(AUTO_CLASSES)}")
+    place = choose_device(device)
+    precision, reason = choose_dtype(dtype, place)
+    source = locate(name)
+    with quiet_transformers():
+        config = _read_config(name, source, kind)
+        notes = [reason, *_set_labels(config, kind, labels, regression)]
+        tokenizer = _read_tokenizer(name, source)
+        notes += _set_padding(tokenizer, config)
+        model, report = _read_model(name, source, AUTO_CLASSES[kind], config, precision, seed)
+    fresh, remarks = judge_fit(name, model, kind in HEADED, report)
+    _check_vocabulary(name, model, tokenizer)
+    model.to(place)  # type: ignore[arg-type]  # transformers wraps `to` without its type
+    return LoadedModel(
+        model=model,
+        tokenizer=tokenizer,
+        name=name,
+        dtype=precision,
+        notes=(*notes, *remarks),
+        fresh=fresh,
+    )
+
+
+def _read_config(name: str, source: str, kind: str) -> PreTrainedConfig:
+    """The config, if there is a model of this kind for it and its weights are plain numbers."""
+    try:
+        config: PreTrainedConfig = AutoConfig.from_pretrained(source)
+    except OSError as error:
+        if not Path(source).is_dir():
+            raise NotFoundError(_not_on_hub(name, error)) from error
+        raise ModelLoadError(f"model {name!r}: its config.json cannot be used: {_first_line(error)}") from error
+    except (ValueError, KeyError) as error:
+        raise ModelLoadError(f"model {name!r}: its config.json cannot be used: {_first_line(error)}") from error
+    _check_kind(name, config, kind)
+    if getattr(config, "quantization_config", None):
+        raise ModelLoadError(f"model {name!r} is quantised; give the checkpoint with its full weights")
+    return config
+
+
+def _check_kind(name: str, config: PreTrainedConfig, kind: str) -> None:
+    fitting = [each for each, auto in AUTO_CLASSES.items() if type(config) in auto._model_mapping]
+    family = FAMILY_BY_TYPE.get(config.model_type)
+    if family is not None and family.architecture == "encoder" and not getattr(config, "is_decoder", False):
+        fitting = [each for each in fitting if each != "causal-lm"]
+    if kind not in fitting:
+        can = f"it can be loaded as {', '.join(fitting)}" if fitting else "it is none of the kinds supported"
+        raise ModelLoadError(f"model {name!r} (type {config.model_type!r}) cannot be loaded as {kind}; {can}")
+
+
+def _set_labels(config: PreTrainedConfig, kind: str, labels: Sequence[str] | None, regression: bool) -> list[str]:
+    """Give the config the task's outputs. What it says about the labels' order is returned."""
+    if kind not in HEADED:
+        if labels or regression:
+            raise SpecError(f"labels and regression are for {', '.join(HEADED)}, not for {kind}")
+        return []
+    if regression:
+        config.num_labels, config.problem_type = 1, "regression"
+        return []
+    config.problem_type = "single_label_classification"
+    if labels is None:
+        return [f"no labels were given: the checkpoint's {config.num_labels} outputs are kept"]
+    own = list(config.id2label.values()) if config.id2label else []
+    config.num_labels = len(labels)
+    config.id2label = dict(enumerate(labels))
+    config.label2id = {label: index for index, label in enumerate(labels)}
+    unnamed = all(label.startswith("LABEL_") for label in own)
+    if unnamed or len(own) != len(labels) or own == list(labels):
+        return []
+    return [f"the checkpoint calls its labels {', '.join(own)}; here they are {', '.join(labels)}, in that order"]
+
+
+def _read_tokenizer(name: str, source: str) -> PreTrainedTokenizerBase:
+    try:
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(source)
+    except _TRANSFORMERS_ERRORS as error:
+        raise ModelLoadError(f"model {name!r}: its tokenizer cannot be loaded: {_first_line(error)}") from error
+    return tokenizer
+
+
+def _set_padding(tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig) -> list[str]:
+    """A padding token for those that have none (GPT-2, Llama): the end of text, never looked at where it
+    pads.
+    """
+    notes = []
+    if tokenizer.pad_token is None:
+        if tokenizer.eos_token is None:
+            raise ModelLoadError("the tokenizer has neither a padding nor an end-of-text token; give it one of them")
+        tokenizer.pad_token = tokenizer.eos_token
+        notes = [f"the tokenizer has no padding token: {tokenizer.eos_token} pads"]
+    if getattr(config, "pad_token_id", None) is None:
+        config.pad_token_id = tokenizer.pad_token_id
+    return notes
+
+
+def _read_model(
+    name: str, source: str, auto_class: Any, config: PreTrainedConfig, dtype: torch.dtype, seed: int
+) -> tuple[PreTrainedModel, dict[str, Any]]:
+    """The model on the CPU, and transformers' report of which keys did not meet."""
+    try:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            model, report = auto_class.from_pretrained(
+                source,
+                config=config,
+                dtype=dtype,
+                use_safetensors=True,
+                ignore_mismatched_sizes=True,
+                output_loading_info=True,
+            )
+    except _TRANSFORMERS_ERRORS as error:
+        raise ModelLoadError(
+            f"model {name!r} cannot be loaded: {_first_line(error)}; the file may be cut short or hold another model"
+        ) from error
+    return model, report
+
+
+def _check_vocabulary(name: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    rows = int(model.get_input_embeddings().get_parameter("weight").shape[0])
+    if len(tokenizer) > rows:
+        raise ModelLoadError(
+            f"model {name!r}: the tokenizer has {len(tokenizer)} tokens, the model embeds {rows}; "
+            "they are not of one model"
+        )
+
+
+def _not_on_hub(name: str, error: OSError) -> str:
+    return (
+        f"model {name!r}: there is no such folder here, and it could not be had from the Hub "
+        f"({_first_line(error)}); {choices()}; without a network (or with HF_HUB_OFFLINE=1) only what was downloaded "
+        "before can be used"
+    )
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

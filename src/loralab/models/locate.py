@@ -1,0 +1,53 @@
+"""From what the user calls a model to where it is: an embedded name, a folder, or an id on the Hub.
+
+It opens no weights and knows nothing of model classes.
+"""
+
+import re
+from pathlib import Path
+
+from loralab.errors import ModelLoadError, NotFoundError
+from loralab.models.embedded import EMBEDDED, embedded_folder
+
+_HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w.-]+)?")
+_PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt")
+
+
+def locate(name: str) -> str:
+    """The folder, as text, or the Hub id that `name` stands for.
+
+    Raises `NotFoundError` if there is no such model, `ModelLoadError` if the folder does not hold one.
+    """
+    if name in EMBEDDED:
+        return str(embedded_folder(name))
+    path = Path(name).expanduser()
+    if path.is_dir():
+        _check_folder(path)
+        return str(path)
+    if path.exists():
+        raise ModelLoadError(f"model {name!r} is a file; give the Hugging Face folder that holds config.json")
+    if name.startswith((".", "~", "/")) or not _HUB_ID.fullmatch(name):
+        raise NotFoundError(f"model {name!r}: there is no such folder; {choices()}")
+    return name
+
+
+def choices() -> str:
+    """What a model may be called, for error messages."""
+    return f"give an embedded model ({', '.join(EMBEDDED)}), a local Hugging Face folder, or a Hub id"
+
+
+def _check_folder(path: Path) -> None:
+    """A Hugging Face folder has config.json, and its weights in safetensors."""
+    if (path / "adapter_config.json").is_file() and not (path / "config.json").is_file():
+        raise ModelLoadError(f"{path} holds an adapter, not a model; give its base as the model")
+    if not (path / "config.json").is_file():
+        raise ModelLoadError(f"{path} is not a Hugging Face model folder: it has no config.json; {choices()}")
+    if any(path.glob("*.safetensors")):
+        return
+    pickled = sorted(file.name for pattern in _PICKLED for file in path.glob(pattern))
+    if pickled:
+        raise ModelLoadError(
+            f"{path} has its weights in {pickled[0]}, a pickle, which can run code when opened; "
+            "load it where you trust it and write it again with save_pretrained, which writes safetensors"
+        )
+    raise ModelLoadError(f"{path} has no weights: no *.safetensors beside its config.json")

@@ -1,0 +1,55 @@
+"""From a model's name to where it is, and what is said when it is nowhere."""
+
+from pathlib import Path
+
+import pytest
+
+from loralab.errors import ModelLoadError, NotFoundError
+from loralab.models.locate import locate
+
+
+def test_a_folder_is_itself(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "model.safetensors").touch()
+    assert locate(str(tmp_path)) == str(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["gpt2", "FacebookAI/roberta-base"])
+def test_a_hub_id_is_itself(name: str) -> None:
+    assert locate(name) == name
+
+
+@pytest.mark.parametrize("name", ["./nothing", "/nowhere/at/all", "a/b/c", "with space"])
+def test_a_path_to_nothing_lists_the_embedded_models(name: str) -> None:
+    with pytest.raises(NotFoundError, match=r"no such folder; give an embedded model \(smollm2-135m, minilm-l6\)"):
+        locate(name)
+
+
+def test_a_folder_without_config(tmp_path: Path) -> None:
+    with pytest.raises(ModelLoadError, match=r"not a Hugging Face model folder: it has no config\.json"):
+        locate(str(tmp_path))
+
+
+def test_an_adapter_is_not_a_model(tmp_path: Path) -> None:
+    (tmp_path / "adapter_config.json").write_text("{}")
+    with pytest.raises(ModelLoadError, match="holds an adapter, not a model"):
+        locate(str(tmp_path))
+
+
+def test_a_folder_with_pickled_weights(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "pytorch_model.bin").touch()
+    with pytest.raises(ModelLoadError, match=r"pytorch_model\.bin, a pickle, .* save_pretrained"):
+        locate(str(tmp_path))
+
+
+def test_a_folder_without_weights(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(ModelLoadError, match=r"has no weights: no \*\.safetensors"):
+        locate(str(tmp_path))
+
+
+def test_a_file(tmp_path: Path) -> None:
+    (tmp_path / "model.gguf").touch()
+    with pytest.raises(ModelLoadError, match="is a file"):
+        locate(str(tmp_path / "model.gguf"))
