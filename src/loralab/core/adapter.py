@@ -29,6 +29,7 @@ class Adapter:
     spec: object
     updates: dict[str, Update]
     notes: list[str] = field(default_factory=list)
+    layers: dict[str, AdaptedLayer] = field(default_factory=dict)
 
     @property
     def matched(self) -> list[str]:

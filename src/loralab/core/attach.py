@@ -46,7 +46,8 @@ def attach(model: nn.Module, spec: Method, name: str = "default") -> Adapter:
     model.requires_grad_(False)
     for path, update in plan.updates.items():
         _put(adapters, name, path, update, places[path])
-    adapter = Adapter(name, spec, dict(plan.updates), list(plan.notes))
+    layers = {path: adapters.layers[path] for path in plan.updates}
+    adapter = Adapter(name, spec, dict(plan.updates), [*plan.notes, *_wrapper_notes(model)], layers)
     adapters.adapters[name] = adapter
     adapters.route(active=name)
     keep_adapters(model, adapters)
@@ -136,6 +137,15 @@ def _batch_guard(count: int) -> Any:
             )
 
     return check
+
+
+def _wrapper_notes(model: nn.Module) -> list[str]:
+    if type(model).__name__ != "DistributedDataParallel":
+        return []
+    return [
+        "attached inside DistributedDataParallel, which reduces only the gradients of parameters it has seen: "
+        "wrap the model again before training on several processes"
+    ]
 
 
 def _check_name(name: str, adapters: AdapterSet) -> None:
