@@ -1,0 +1,130 @@
+"""A model and a task -> scores: the loss, and the task's own metrics. It knows nothing of training and adapters."""
+
+import math
+from collections.abc import Sequence
+
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from loralab.errors import SpecError
+from loralab.evaluation.labels import predict_labels
+from loralab.evaluation.likelihood import mean_target_loss
+from loralab.evaluation.result import Evaluation as Evaluation
+from loralab.evaluation.result import Sample as Sample
+from loralab.generation.context import context_length
+from loralab.generation.generate import GenerationConfig, decode, generate_ids
+from loralab.generation.mode import evaluating
+from loralab.metrics.table import LABEL_METRICS, TEXT_METRICS
+from loralab.tasks.definition import Task
+from loralab.tasks.encoding import Encoding, encode_examples, encode_prompts
+from loralab.tasks.example import AnyExample, Conversation, Example, LabelledExample
+
+LARGEST_EXPONENT = 700.0
+"""Beyond this loss the perplexity is no float any more; it stays at e^700."""
+
+
+def evaluate(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    task: Task,
+    split: str,
+    *,
+    limit: int | None = None,
+    generate: bool = False,
+    generation: GenerationConfig | None = None,
+    batch_size: int = 16,
+    max_length: int = 512,
+) -> Evaluation:
+    """The scores of the model, as it is now, on a split or its first `limit` examples.
+
+    With `generate` a text is generated for every example and scored against its references. The model is in evaluation
+    mode meanwhile, and afterwards as before. Examples of more than `max_length` tokens, or than the model's
+    context, are cut as `encode_examples` says. Raises `SpecError` for arguments that do not fit the task or model.
+    """
+    if generate and task.kind != "generation":
+        raise SpecError(f"task {task.name} is a {task.kind}: there is no text to generate; leave out generate")
+    examples = task.examples(split, limit)
+    encoding = encode_examples(
+        task,
+        examples,
+        tokenizer,
+        min(max_length, context_length(model) or max_length),
+        encoder_decoder=bool(model.config.is_encoder_decoder),
+    )
+    pad_id = int(tokenizer.pad_token_id or 0)
+    samples: tuple[Sample, ...] = ()
+    with evaluating(model):
+        if task.kind == "generation":
+            loss = mean_target_loss(model, encoding.encoded, pad_id, batch_size)
+            metrics = {"perplexity": math.exp(min(loss, LARGEST_EXPONENT))}
+        else:
+            loss, metrics = _score_labels(model, task, examples, encoding, pad_id, batch_size)
+        if generate:
+            settings = generation or GenerationConfig(batch_size=batch_size)
+            samples = _generate_samples(model, tokenizer, examples, settings, max_length)
+            metrics |= _score_texts(task, samples)
+    return Evaluation(
+        task=task.name,
+        split=split,
+        examples=len(examples),
+        loss=loss,
+        metrics=metrics,
+        samples=samples,
+        truncated=encoding.truncated,
+        notes=encoding.notes,
+    )
+
+
+def _score_labels(
+    model: PreTrainedModel,
+    task: Task,
+    examples: Sequence[AnyExample],
+    encoding: Encoding,
+    pad_id: int,
+    batch_size: int,
+) -> tuple[float, dict[str, float]]:
+    outputs = 1 if task.kind == "regression" else len(task.labels)
+    if model.config.num_labels != outputs:
+        raise SpecError(
+            f"the model has {model.config.num_labels} outputs, task {task.name} needs {outputs}; "
+            "load it with the task's labels"
+        )
+    predictions, loss = predict_labels(model, encoding.encoded, pad_id, batch_size)
+    expected = [each.label for each in examples if isinstance(each, LabelledExample) and each.label is not None]
+    return loss, {name: LABEL_METRICS[name](predictions, expected) for name in task.metrics}
+
+
+def _generate_samples(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    examples: Sequence[AnyExample],
+    config: GenerationConfig,
+    max_length: int,
+) -> tuple[Sample, ...]:
+    encoder_decoder = bool(model.config.is_encoder_decoder)
+    context = context_length(model)
+    if context is not None and not encoder_decoder:
+        if config.max_new_tokens >= context:
+            raise SpecError(
+                f"{config.max_new_tokens} new tokens do not fit into the model's context of {context}; ask for fewer"
+            )
+        max_length = min(max_length, context - config.max_new_tokens)
+    prompts = encode_prompts(
+        examples, tokenizer, min(max_length, context or max_length), encoder_decoder=encoder_decoder
+    )
+    texts = decode(generate_ids(model, prompts, config, tokenizer), tokenizer)
+    return tuple(
+        Sample(prompt_of(example), text.strip(), example.answers())
+        for example, text in zip(examples, texts, strict=True)
+        if not isinstance(example, LabelledExample)
+    )
+
+
+def _score_texts(task: Task, samples: Sequence[Sample]) -> dict[str, float]:
+    predictions = [sample.prediction for sample in samples]
+    references = [sample.references for sample in samples]
+    return {name: TEXT_METRICS[name](predictions, references) for name in task.metrics}
+
+
+def prompt_of(example: Example | Conversation) -> str:
+    """What was asked, to show: the prompt, or the turn before the last."""
+    return example.prompt if isinstance(example, Example) else example.messages[-2].content

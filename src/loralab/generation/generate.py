@@ -1,0 +1,162 @@
+"""New text after prompts: in batches, greedy, sampled or by beam search, through transformers' `generate`.
+
+Prompts are padded on the left (on the right for an encoder), alike long ones together, and come back in their
+order. Of the model's own generation settings only its special tokens count: what is not asked for
+(a repetition penalty, a sampling temperature) is off. It knows nothing of tasks and adapters.
+
+Shapes: B prompts of a batch, T tokens, V vocabulary.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from transformers import GenerationConfig as TransformersConfig
+from transformers import (
+    LogitsProcessor,
+    LogitsProcessorList,
+    NoRepeatNGramLogitsProcessor,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from loralab.errors import SpecError
+from loralab.generation.config import GenerationConfig as GenerationConfig
+from loralab.generation.context import context_length
+from loralab.generation.mode import evaluating
+
+
+class NoRepeatInNewText(LogitsProcessor):
+    """Forbids a second occurrence of any n tokens among the new ones; the prompt's tokens are not counted."""
+
+    def __init__(self, size: int, prompt_width: int) -> None:
+        self._processor = NoRepeatNGramLogitsProcessor(size)
+        self._prompt_width = prompt_width
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        """`input_ids` [B, T] with the prompt; `scores` [B, V], returned with −∞ at the forbidden tokens."""
+        allowed: Tensor = self._processor(input_ids[:, self._prompt_width :], scores)
+        return allowed
+
+
+def generate(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[str],
+    config: GenerationConfig | None = None,
+) -> list[str]:
+    """What the model writes after each prompt, without the prompt and special tokens, ended by its end-of-text token.
+
+    Raises `SpecError` where a prompt and the new tokens do not fit into the model's context.
+    """
+    ids = [_prompt_ids(prompt, tokenizer, model.config.is_encoder_decoder) for prompt in prompts]
+    answers = generate_ids(model, ids, config or GenerationConfig(), tokenizer)
+    return decode(answers, tokenizer)
+
+
+def generate_ids(
+    model: PreTrainedModel,
+    prompts: Sequence[list[int]],
+    config: GenerationConfig,
+    tokenizer: PreTrainedTokenizerBase,
+) -> list[list[int]]:
+    """The same from token ids to token ids; the tokenizer only names the special tokens. Ends are cut off."""
+    _check_lengths(model, prompts, config.max_new_tokens)
+    ends = _end_ids(model, tokenizer)
+    order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
+    answers: list[list[int]] = [[] for _ in prompts]
+    devices = [model.device] if model.device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices), evaluating(model), torch.inference_mode():
+        torch.manual_seed(config.seed)
+        for start in range(0, len(order), config.batch_size):
+            batch = order[start : start + config.batch_size]
+            new = _generate_batch(model, [prompts[index] for index in batch], config, ends, _pad_id(tokenizer))
+            for index, ids in zip(batch, new, strict=True):
+                answers[index] = ids
+    return answers
+
+
+def decode(answers: Sequence[list[int]], tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    """Token ids as text, without special tokens and without tidying of spaces."""
+    return [str(tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)) for ids in answers]
+
+
+def _generate_batch(
+    model: PreTrainedModel, prompts: list[list[int]], config: GenerationConfig, ends: list[int], pad_id: int
+) -> list[list[int]]:
+    width = max(map(len, prompts))
+    left = not model.config.is_encoder_decoder
+    rows = [_pad(ids, width, pad_id, left) for ids in prompts]
+    mask = [_pad([1] * len(ids), width, 0, left) for ids in prompts]
+    prompt_width = width if left else 1  # a decoder of its own begins with one start token
+    processors = LogitsProcessorList()
+    if config.no_repeat_ngram:
+        processors.append(NoRepeatInNewText(config.no_repeat_ngram, prompt_width))
+    output = model.generate(  # type: ignore[operator]
+        input_ids=torch.tensor(rows, device=model.device),
+        attention_mask=torch.tensor(mask, device=model.device),
+        generation_config=_transformers_config(config, ends, pad_id),
+        logits_processor=processors,
+    )
+    return [_up_to_end(ids, ends) for ids in output[:, prompt_width:].tolist()]
+
+
+def _transformers_config(config: GenerationConfig, ends: list[int], pad_id: int) -> TransformersConfig:
+    settings: dict[str, object] = {
+        "max_new_tokens": config.max_new_tokens,
+        "num_beams": config.beams,
+        "do_sample": config.temperature > 0,
+        "eos_token_id": ends,
+        "pad_token_id": pad_id,
+        "repetition_penalty": 1.0,
+        "no_repeat_ngram_size": 0,
+        "min_length": 0,
+    }
+    if config.beams > 1:
+        settings |= {"length_penalty": config.length_penalty, "early_stopping": False}
+    if config.temperature > 0:
+        settings |= {"temperature": config.temperature, "top_p": config.top_p, "top_k": 0}
+    return TransformersConfig(**settings)  # type: ignore[no-untyped-call]
+
+
+def _prompt_ids(prompt: str, tokenizer: PreTrainedTokenizerBase, encoder: bool) -> list[int]:
+    """A prompt as training begins a text: without an end of text, which only an encoder's input has."""
+    ids: list[int] = tokenizer(prompt, verbose=False)["input_ids"]
+    if not encoder and ids and ids[-1] == tokenizer.eos_token_id:
+        ids = ids[:-1]
+    start = tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
+    return ids or [int(start)]
+
+
+def _check_lengths(model: PreTrainedModel, prompts: Sequence[list[int]], max_new_tokens: int) -> None:
+    context = context_length(model)
+    if context is None:
+        return
+    room = context if model.config.is_encoder_decoder else context - max_new_tokens
+    for number, ids in enumerate(prompts, start=1):
+        if len(ids) > room:
+            raise SpecError(
+                f"prompt {number} has {len(ids)} tokens and {max_new_tokens} new ones were asked for, but the model's "
+                f"context is {context} tokens; shorten the prompt or max_new_tokens"
+            )
+
+
+def _end_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """The tokenizer's end of text, and those of the model's generation settings (an end of turn)."""
+    own = model.generation_config.eos_token_id if model.generation_config is not None else None
+    found = own if isinstance(own, list) else [own]
+    return sorted({int(each) for each in (*found, tokenizer.eos_token_id) if each is not None})
+
+
+def _pad_id(tokenizer: PreTrainedTokenizerBase) -> int:
+    pad = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
+    return int(pad or 0)
+
+
+def _pad(row: list[int], width: int, value: int, left: bool) -> list[int]:
+    padding = [value] * (width - len(row))
+    return padding + row if left else row + padding
+
+
+def _up_to_end(ids: list[int], ends: list[int]) -> list[int]:
+    return next((ids[:place] for place, token in enumerate(ids) if token in ends), ids)

@@ -1,0 +1,38 @@
+"""ROUGE of generated texts, by Google's `rouge-score`: F1 on a 0–100 scale.
+
+Words are lower-cased runs of a–z and 0–9, without stemming: text in other scripts has no words and scores 0. ROUGE-L is
+that of the whole text as one sequence. With several references the best one counts; the score of many texts
+is the mean over them. It knows nothing of models.
+"""
+
+from collections.abc import Sequence
+
+from rouge_score.rouge_scorer import RougeScorer
+
+from loralab.metrics.pairing import check_pairs
+
+
+def rouge_1(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> float:
+    """F1 of single words, 0–100."""
+    return _mean_f1("rouge1", predictions, references)
+
+
+def rouge_2(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> float:
+    """F1 of pairs of neighbouring words, 0–100."""
+    return _mean_f1("rouge2", predictions, references)
+
+
+def rouge_l(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> float:
+    """F1 of the longest common subsequence of words, 0–100."""
+    return _mean_f1("rougeL", predictions, references)
+
+
+def _mean_f1(kind: str, predictions: Sequence[str], references: Sequence[Sequence[str]]) -> float:
+    """Raises `DataError` where predictions and references do not pair up, or a text has no reference."""
+    check_pairs(predictions, references)
+    scorer = RougeScorer([kind], use_stemmer=False)
+    best = [
+        max(float(scorer.score(reference, prediction)[kind].fmeasure) for reference in answers)
+        for prediction, answers in zip(predictions, references, strict=True)
+    ]
+    return 100.0 * sum(best) / len(best)

@@ -1,0 +1,1 @@
+"""Data sets as tasks: one reader per file, examples, their encoding as token ids, and batches."""

@@ -1,0 +1,104 @@
+"""The E2E NLG challenge: a restaurant's meaning representation -> a sentence about it.
+
+Read from the official release's CSV files (Novikova et al. 2017; Dušek et al. 2020). For training there is
+one example per row; for validation and test one per unique meaning representation, in the order of first
+appearance, with all its references: that is what the published scores are computed on. The loss of
+such an example is taken on its first reference.
+"""
+
+import csv
+from collections.abc import Iterable, Sequence
+from functools import cache, partial
+from pathlib import Path
+
+from loralab.errors import DataError, NotFoundError, SpecError
+from loralab.tasks.definition import TEXT_METRICS, Task
+from loralab.tasks.example import Example
+from loralab.tasks.hub import hub_rows
+
+FILES = {"train": "trainset.csv", "validation": "devset.csv", "test": "testset_w_refs.csv"}
+"""The official file of each split."""
+
+COLUMNS = ("mr", "ref")
+HUB = "tuetschek/e2e_nlg"
+CUE = " ->"
+"""Between the meaning representation and the text, which follows after a space."""
+
+Row = tuple[str, str]
+
+
+def open_e2e(data: str | None, labels: Sequence[str] | None = None) -> Task:
+    """The task, from a folder with the official CSV files, or from the Hub without one.
+
+    Raises `NotFoundError` for a folder that is not there or holds none of the files, `SpecError` for labels.
+    """
+    if labels is not None:
+        raise SpecError("task e2e generates text; it has no labels")
+    folder = None if data is None else _folder(Path(data))
+    names = [name for name in FILES if folder is None or (folder / FILES[name]).is_file()]
+    splits = {name: cache(partial(_read_split, folder, name)) for name in names}
+    return Task("e2e", "generation", splits, TEXT_METRICS)
+
+
+def read_rows(path: Path) -> list[Row]:
+    """(meaning representation, reference) of every row of one official CSV file.
+
+    Rows are records, not lines: two references of the training set contain a line break. Raises `DataError`
+    with the line for a wrong header, a row of another width, or an empty cell.
+    """
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            reader = csv.reader(file, strict=True)
+            header = tuple(next(reader, ()))
+            if header != COLUMNS:
+                raise DataError(
+                    f"{path}, line 1: the header is {','.join(header)!r}, expected 'mr,ref'; "
+                    "give the official E2E release's files"
+                )
+            return [_row(path, reader.line_num, cells) for cells in reader]
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise DataError(f"{path} is not a UTF-8 CSV file: {error}; download it again") from error
+
+
+def single_references(rows: Iterable[Row]) -> tuple[Example, ...]:
+    """One example per row."""
+    return tuple(_example(meaning, (reference,)) for meaning, reference in rows)
+
+
+def grouped_references(rows: Iterable[Row]) -> tuple[Example, ...]:
+    """One example per unique meaning representation, with its references in the order of the rows."""
+    references: dict[str, list[str]] = {}
+    for meaning, reference in rows:
+        references.setdefault(meaning, []).append(reference)
+    return tuple(_example(meaning, tuple(each)) for meaning, each in references.items())
+
+
+def _folder(folder: Path) -> Path:
+    if not folder.is_dir():
+        raise NotFoundError(f"task e2e: no folder {folder}; give the folder with {', '.join(FILES.values())} as --data")
+    if not any((folder / name).is_file() for name in FILES.values()):
+        raise NotFoundError(f"task e2e: {folder} holds none of {', '.join(FILES.values())}; give their folder")
+    return folder
+
+
+def _read_split(folder: Path | None, split: str) -> tuple[Example, ...]:
+    if folder is None:
+        rows = [
+            (str(row["meaning_representation"]), str(row["human_reference"])) for row in hub_rows("e2e", HUB, split)
+        ]
+    else:
+        rows = read_rows(folder / FILES[split])
+    return single_references(rows) if split == "train" else grouped_references(rows)
+
+
+def _row(path: Path, line: int, cells: list[str]) -> Row:
+    if len(cells) != len(COLUMNS) or not all(cell.strip() for cell in cells):
+        raise DataError(
+            f"{path}, line {line}: {len(cells)} cells {cells!r}, expected a meaning representation and a reference; "
+            "correct or remove the row"
+        )
+    return cells[0], cells[1]
+
+
+def _example(meaning: str, references: tuple[str, ...]) -> Example:
+    return Example(meaning + CUE, " " + references[0], references)

@@ -1,0 +1,187 @@
+"""Examples as token ids, with the target tokens marked.
+
+Prompt and target are tokenized apart and joined, so that a prompt gives the same tokens in training and in
+generation. A target ends with the end-of-text token. What is too long loses the LEFT end of its prompt,
+never a part of its target; only a target that is too long by itself is cut, at its end. All cuts are
+counted. It knows nothing of models beyond whether one has an encoder and a decoder.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from transformers import PreTrainedTokenizerBase
+
+from loralab.errors import DataError, SpecError
+from loralab.tasks.chat import conversation_segments, generation_prompt
+from loralab.tasks.definition import Task
+from loralab.tasks.example import AnyExample, Conversation, Example, LabelledExample
+from loralab.tasks.tokens import IGNORED, cut_left, fit, plain_ids, prompt_ids, target_ids, whole_ids
+
+SHORTEST = 8
+"""Below this `max_length` nothing of use fits."""
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """One example as token ids."""
+
+    input_ids: list[int]
+    labels: list[int] | int | float | None
+    """Per token the token itself where it is a target and `IGNORED` elsewhere; or the class or value; or None where
+    it is not known.
+    """
+    token_type_ids: list[int] | None = None
+    """Which text of a pair a token is of, for tokenizers that say."""
+    decoded: bool = False
+    """The labels are tokens of a decoder, beside the encoder's `input_ids` and not among them."""
+
+    @property
+    def targets(self) -> int:
+        """The number of tokens, or of labels, that the loss is taken on."""
+        if isinstance(self.labels, list):
+            return sum(label != IGNORED for label in self.labels)
+        return int(self.labels is not None)
+
+    @property
+    def tokens(self) -> int:
+        """All real tokens that a model runs over."""
+        return len(self.input_ids) + (self.targets if self.decoded else 0)
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """Examples as token ids, and what it took."""
+
+    encoded: list[Encoded]
+    truncated: int
+    """How many examples were cut to fit."""
+    notes: tuple[str, ...]
+    """Sentences for the log."""
+
+    @property
+    def lengths(self) -> list[int]:
+        """Tokens of each example, for `batching.epoch_batches`."""
+        return [each.tokens for each in self.encoded]
+
+
+def encode_examples(
+    task: Task,
+    examples: Sequence[AnyExample],
+    tokenizer: PreTrainedTokenizerBase,
+    max_length: int,
+    *,
+    encoder_decoder: bool = False,
+) -> Encoding:
+    """Every example, in order, in at most `max_length` tokens (an encoder-decoder: prompt and target each).
+
+    Raises `SpecError` for a `max_length` below `SHORTEST`, and `DataError` where the tokenizer cannot encode
+    the task: no end-of-text token, or a chat template that does not show where a turn begins.
+    """
+    if max_length < SHORTEST:
+        raise SpecError(f"max_length {max_length}: at least {SHORTEST} tokens are needed")
+    if task.kind == "generation" and tokenizer.eos_token_id is None:
+        raise DataError("the tokenizer has no end-of-text token; set its eos_token, or a model would never stop")
+    if not examples:
+        return Encoding([], 0, ())
+    kind = "decoded" if encoder_decoder and task.kind == "generation" else type(examples[0]).__name__
+    pairs = _ENCODERS[kind](examples, tokenizer, max_length)
+    truncated = sum(cut for _, cut in pairs)
+    where = " (prompts at their left end)" if task.kind == "generation" else ""
+    note = f"{truncated} of {len(pairs)} examples were longer than {max_length} tokens and were cut{where}"
+    return Encoding([encoded for encoded, _ in pairs], truncated, (note,) if truncated else ())
+
+
+def encode_prompts(
+    examples: Sequence[AnyExample],
+    tokenizer: PreTrainedTokenizerBase,
+    max_length: int,
+    *,
+    encoder_decoder: bool = False,
+) -> list[list[int]]:
+    """The ids to generate from: what stands before the (last) target in training, cut on the left."""
+    chats = [each for each in examples if isinstance(each, Conversation)]
+    if chats:
+        ids = plain_ids([generation_prompt(each, tokenizer) for each in chats], tokenizer)
+    else:
+        tokenize = whole_ids if encoder_decoder else prompt_ids
+        ids = tokenize([each.prompt for each in _written(examples)], tokenizer)
+    return [cut_left(each, max_length, tokenizer) for each in ids]
+
+
+Pairs = list[tuple[Encoded, bool]]
+"""Each example, and whether it was cut."""
+
+
+def _encode_written(examples: Sequence[AnyExample], tokenizer: PreTrainedTokenizerBase, max_length: int) -> Pairs:
+    written = _written(examples)
+    prompts = prompt_ids([each.prompt for each in written], tokenizer)
+    targets = target_ids([each.target for each in written], tokenizer)
+    return [
+        _join([(prompt, False), (target, True)], tokenizer, max_length)
+        for prompt, target in zip(prompts, targets, strict=True)
+    ]
+
+
+def _encode_conversations(examples: Sequence[AnyExample], tokenizer: PreTrainedTokenizerBase, max_length: int) -> Pairs:
+    pairs = []
+    for each in examples:
+        assert isinstance(each, Conversation)
+        segments = conversation_segments(each, tokenizer)
+        ids = plain_ids([segment.text for segment in segments], tokenizer)
+        parts = [(tokens, segment.target) for tokens, segment in zip(ids, segments, strict=True)]
+        pairs.append(_join(parts, tokenizer, max_length))
+    return pairs
+
+
+def _encode_decoded(examples: Sequence[AnyExample], tokenizer: PreTrainedTokenizerBase, max_length: int) -> Pairs:
+    """For an encoder-decoder: the prompt with the tokenizer's own ending, the target for the decoder."""
+    written = _written(examples)
+    prompts = whole_ids([each.prompt for each in written], tokenizer)
+    targets = target_ids([each.target.lstrip() for each in written], tokenizer)
+    return [
+        (
+            Encoded(cut_left(prompt, max_length, tokenizer), target[:max_length], decoded=True),
+            max(len(prompt), len(target)) > max_length,
+        )
+        for prompt, target in zip(prompts, targets, strict=True)
+    ]
+
+
+def _encode_labelled(examples: Sequence[AnyExample], tokenizer: PreTrainedTokenizerBase, max_length: int) -> Pairs:
+    """One text or a pair, as the tokenizer itself joins and cuts them (the longer text first)."""
+    pairs = []
+    for each in examples:
+        assert isinstance(each, LabelledExample)
+        whole = tokenizer(each.text_a, each.text_b, verbose=False)
+        cut = len(whole["input_ids"]) > max_length
+        if cut:
+            whole = tokenizer(
+                each.text_a, each.text_b, truncation="longest_first", max_length=max_length, verbose=False
+            )
+        pairs.append((Encoded(whole["input_ids"], each.label, whole.get("token_type_ids")), cut))
+    return pairs
+
+
+_ENCODERS: dict[str, Callable[[Sequence[AnyExample], PreTrainedTokenizerBase, int], Pairs]] = {
+    "Example": _encode_written,
+    "Conversation": _encode_conversations,
+    "LabelledExample": _encode_labelled,
+    "decoded": _encode_decoded,
+}
+
+
+def _join(
+    parts: Sequence[tuple[list[int], bool]], tokenizer: PreTrainedTokenizerBase, max_length: int
+) -> tuple[Encoded, bool]:
+    """Pieces of ids, of which some are targets, as one example."""
+    ids = [token for tokens, _ in parts for token in tokens]
+    labels = [token if target else IGNORED for tokens, target in parts for token in tokens]
+    ids, labels, cut = fit(ids, labels, max_length, ids[0] == tokenizer.bos_token_id)
+    return Encoded(ids, labels), cut
+
+
+def _written(examples: Sequence[AnyExample]) -> list[Example]:
+    written = [each for each in examples if isinstance(each, Example)]
+    if len(written) < len(examples):
+        raise DataError("this kind of model needs prompts and completions; the data hold conversations or labels")
+    return written

@@ -1,0 +1,1 @@
+"""Training: one run from a configuration to an adapter on disk, its loop, its checkpoints and its record."""

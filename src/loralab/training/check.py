@@ -1,0 +1,41 @@
+"""What must hold in a run that is worth going on with."""
+
+import math
+from collections.abc import Iterable
+
+from loralab.core.adapter import Adapter
+from loralab.errors import TrainingError
+from loralab.training.data import StepData
+
+
+def every_parameter_has_a_gradient(adapter: Adapter) -> None:
+    """After the first backward pass: raise TrainingError naming each trainable tensor without a gradient.
+
+    The method itself says whose first gradient is rightly zero (every A, while B is zero).
+    """
+    expected_silent = adapter.silent_at_first_step
+    silent = [
+        name
+        for name, parameter in adapter.named_parameters()
+        if parameter.grad is None or (name not in expected_silent and not parameter.grad.any())
+    ]
+    if silent:
+        raise TrainingError(
+            f"{len(silent)} of the adapter's tensors got no gradient in step 1 and would never train: "
+            f"{_first(silent)}. Their modules take no part in the loss; leave them out with exclude"
+        )
+
+
+def loss_is_finite(loss: float, step: int, data: StepData) -> None:
+    """Raise TrainingError naming the step and its examples if the loss is NaN or infinite."""
+    if not math.isfinite(loss):
+        examples = [index for chosen in data.indices for index in chosen]
+        raise TrainingError(
+            f"the loss of step {step} is {loss}; its batch holds the training examples {_first(examples, 16)} "
+            "(counted from 0). Lower lr, use clip, or look at these examples"
+        )
+
+
+def _first(items: Iterable[object], count: int = 5) -> str:
+    listed = list(items)
+    return ", ".join(map(str, listed[:count])) + (f" and {len(listed) - count} more" if len(listed) > count else "")

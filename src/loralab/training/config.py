@@ -1,0 +1,231 @@
+"""Everything that a training run can be told. It knows nothing of torch, so that `--help` is quick."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from math import isfinite
+from typing import Any, Literal
+
+from loralab.errors import SpecError
+
+Method = Literal["lora"]
+Schedule = Literal["linear", "cosine", "constant"]
+
+FREE_TO_CHANGE = ("resume", "overwrite", "save_every", "keep", "steps", "epochs")
+"""Fields in which a resumed run may differ from the one it goes on with: a run can be prolonged."""
+
+DEFAULT_EPOCHS = 3.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """One training run: a model, a task, how to adapt and how to optimise."""
+
+    model: str
+    """The base model: an embedded name (smollm2-135m, minilm-l6), a local folder, or a Hub id."""
+
+    task: str
+    """The task: docstrings, e2e, or jsonl."""
+
+    out: str
+    """Folder for the adapter, the run's record, its curves and its checkpoints."""
+
+    data: str | None = None
+    """The task's data: the official files, or your own JSONL."""
+
+    method: Method = "lora"
+    """How to adapt the model."""
+
+    rank: int = 8
+    """The rank r of each update."""
+
+    alpha: float = 16.0
+    """The numerator of the update's scale: alpha / rank."""
+
+    dropout: float = 0.0
+    """Dropout on the input of the low-rank path."""
+
+    targets: str | None = None
+    """Modules to adapt, separated by commas: names, a regex, attention, all-linear, q, k, v, o, or slices as
+    c_attn[q,v]. Without it the q and v of the model's family."""
+
+    exclude: str | None = None
+    """Modules to leave out of those that the targets name."""
+
+    layers: tuple[int, ...] | None = None
+    """Only the blocks with these numbers, counted from 0."""
+
+    rank_pattern: dict[str, int] | None = None
+    """Another rank for some modules, as ending=rank."""
+
+    alpha_pattern: dict[str, float] | None = None
+    """Another alpha for some modules, as ending=alpha."""
+
+    bias: Literal["none", "all", "lora_only"] = "none"
+    """Which biases train: none, all of the model, or those of the adapted modules."""
+
+    rank_stabilized: bool = False
+    """Scale by alpha / sqrt(rank) instead (rsLoRA)."""
+
+    modules_to_save: tuple[str, ...] | None = None
+    """Modules trained and saved in full; a fresh classification head is found by itself."""
+
+    init: Literal["kaiming", "gaussian", "orthogonal"] = "kaiming"
+    """How A starts; B starts at zero."""
+
+    steps: int | None = None
+    """Train for this many optimizer steps. Give steps or epochs; without either, 3 epochs."""
+
+    epochs: float | None = None
+    """Train for this many passes over the training data."""
+
+    batch_size: int = 16
+    """Examples in a batch."""
+
+    accumulate: int = 1
+    """Batches whose gradients make one step, weighted by their targets: the same as one batch of all of them."""
+
+    lr: float = 2e-4
+    """The learning rate at its highest."""
+
+    lora_plus_ratio: float = 1.0
+    """Learning rate of B divided by that of A (LoRA+); A and everything else have lr."""
+
+    schedule: Schedule = "linear"
+    """How the learning rate falls after the warmup."""
+
+    warmup: float = 0.06
+    """Steps in which the learning rate rises: a share of all steps if below 1, else a number of steps."""
+
+    weight_decay: float = 0.0
+    """Decoupled weight decay; biases are left out."""
+
+    beta1: float = 0.9
+    """AdamW's decay of the mean of the gradients."""
+
+    beta2: float = 0.999
+    """AdamW's decay of the mean of their squares."""
+
+    eps: float = 1e-8
+    """AdamW's term against division by zero."""
+
+    clip: float = 1.0
+    """The largest norm of the gradient; 0 leaves it as it is."""
+
+    label_smoothing: float = 0.0
+    """Share of the loss that is spread over all tokens or classes alike."""
+
+    gradient_checkpointing: bool = False
+    """Compute each block again in the backward pass: less memory, a third more time."""
+
+    max_length: int = 512
+    """Tokens of prompt and target together; a longer prompt loses its left end."""
+
+    limit: int | None = None
+    """Train on the first N examples only."""
+
+    eval_every: int = 0
+    """Measure on held-out data every N steps and keep the best adapter; 0 measures only at the end."""
+
+    eval_limit: int = 256
+    """Held-out examples to measure on; 0 measures on none."""
+
+    best_metric: str | None = None
+    """What tells the best adapter: loss, or a metric of the task. Without it the loss, for classes the task's first
+    metric."""
+
+    early_stop: int = 0
+    """Stop after this many evaluations in a row without a better one; 0 never stops early."""
+
+    seed: int = 0
+    """Seed of the adapter, of a fresh head, of dropout and of the order of the data."""
+
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Precision of the frozen base; auto is bfloat16 where the processor multiplies it natively. The adapter has
+    float32."""
+
+    device: str = "auto"
+    """Where to train: auto, cpu, cuda, or cuda:N."""
+
+    threads: int | None = None
+    """CPU threads; without it torch decides."""
+
+    save_every: int = 100
+    """Write a checkpoint every N steps, and one at the end; 0 writes none."""
+
+    keep: int = 2
+    """Checkpoints to keep, the newest."""
+
+    resume: bool = False
+    """Go on from the newest checkpoint in the output folder."""
+
+    overwrite: bool = False
+    """Replace the run that the output folder holds."""
+
+    def validate(self) -> None:
+        """Raise one SpecError that lists everything wrong with the values, or return."""
+        found = _not_numbers(self) or [message for wrong, message in _checks(self) if wrong]
+        if found:
+            raise SpecError("this training run cannot be: " + "; ".join(found))
+
+    def differences(self, before: Mapping[str, Any]) -> list[str]:
+        """How it differs from an earlier run's configuration, but for what a resumed run may change."""
+        return [
+            f"{field.name} was {before.get(field.name)!r} and is {getattr(self, field.name)!r}"
+            for field in fields(self)
+            if field.name not in FREE_TO_CHANGE and _plain(getattr(self, field.name)) != before.get(field.name)
+        ]
+
+
+def _not_numbers(config: TrainConfig) -> list[str]:
+    """What should be a finite number and is not, and what should be whole."""
+    amounts = {field.name: getattr(config, field.name) for field in fields(config) if "float" in str(field.type)}
+    counts = {field.name: getattr(config, field.name) for field in fields(config) if str(field.type).startswith("int")}
+    return [
+        *(f"{name} {value!r}: it must be a finite number" for name, value in amounts.items() if _is_no_number(value)),
+        *(f"{name} {value!r}: it must be a whole number" for name, value in counts.items() if not _is_whole(value)),
+    ]
+
+
+def _is_no_number(value: object) -> bool:
+    return not isinstance(value, (dict, int, float, type(None))) or (isinstance(value, float) and not isfinite(value))
+
+
+def _is_whole(value: object) -> bool:
+    return value is None or (isinstance(value, int) and not isinstance(value, bool))
+
+
+def _plain(value: object) -> object:
+    """A value as JSON gives it back."""
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _checks(c: TrainConfig) -> list[tuple[bool, str]]:
+    """(is it wrong, what to say) for every rule."""
+    at_least_one = ("rank", "batch_size", "accumulate", "keep", "steps", "threads", "limit")
+    not_negative = ("weight_decay", "clip", "eval_every", "eval_limit", "early_stop", "save_every", "warmup", "seed")
+    shares = ("dropout", "label_smoothing", "beta1", "beta2")
+    positive = ("alpha", "lr", "lora_plus_ratio", "eps", "epochs")
+    return [
+        *((_below(c, name, 1), f"{name} {getattr(c, name)}: at least 1 is needed") for name in at_least_one),
+        *((_below(c, name, 0), f"{name} {getattr(c, name)}: it cannot be negative") for name in not_negative),
+        *((not 0 <= getattr(c, name) < 1, f"{name} {getattr(c, name)}: it lies in [0, 1)") for name in shares),
+        *((_not_positive(c, name), f"{name} {getattr(c, name)}: it must be above 0") for name in positive),
+        (c.steps is not None and c.epochs is not None, f"steps {c.steps} and epochs {c.epochs}: give one of them"),
+        (
+            c.early_stop > 0 and c.eval_every < 1,
+            f"early_stop {c.early_stop}: give eval_every, or there is nothing to count",
+        ),
+        (c.eval_every > 0 and c.eval_limit < 1, f"eval_every {c.eval_every} needs an eval_limit above 0"),
+        (c.resume and c.overwrite, "resume and overwrite: give one of them"),
+        (not c.out, "out is empty: name a folder"),
+    ]
+
+
+def _below(config: TrainConfig, name: str, least: float) -> bool:
+    value = getattr(config, name)
+    return value is not None and value < least
+
+
+def _not_positive(config: TrainConfig, name: str) -> bool:
+    value = getattr(config, name)
+    return value is not None and not value > 0

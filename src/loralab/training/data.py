@@ -1,0 +1,46 @@
+"""Which batches a step sees: a pure function of the step, so that a resumed run only has to know its number."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+from loralab.tasks.batching import Batch, collate, epoch_batches
+from loralab.tasks.encoding import Encoded
+
+
+@dataclass(frozen=True)
+class StepData:
+    """The batches of one optimizer step, and the examples they hold (for naming them in an error)."""
+
+    batches: list[Batch]
+    indices: list[list[int]]
+
+    @property
+    def tokens(self) -> int:
+        """Real tokens, padding not counted."""
+        return sum(batch.tokens for batch in self.batches)
+
+    @property
+    def targets(self) -> int:
+        """Target tokens, or labels."""
+        return sum(batch.targets for batch in self.batches)
+
+
+class TrainingData:
+    """Encoded examples, cut into steps of `accumulate` batches each, anew for every epoch."""
+
+    def __init__(self, encoded: Sequence[Encoded], batch_size: int, accumulate: int, seed: int, pad_id: int) -> None:
+        self.encoded = encoded
+        self.accumulate = accumulate
+        self.pad_id = pad_id
+        lengths = [each.tokens for each in encoded]
+        self._epoch = lru_cache(maxsize=1)(lambda epoch: epoch_batches(lengths, batch_size, seed, epoch))
+        self.steps_per_epoch = math.ceil(len(self._epoch(0)) / accumulate)
+
+    def step(self, number: int) -> StepData:
+        """The data of step `number`, counted from 1 over all epochs."""
+        epoch, place = divmod(number - 1, self.steps_per_epoch)
+        indices = self._epoch(epoch)[place * self.accumulate : (place + 1) * self.accumulate]
+        batches = [collate([self.encoded[i] for i in chosen], self.pad_id) for chosen in indices]
+        return StepData(batches, indices)

@@ -1,0 +1,95 @@
+"""The training loop: batch, loss, backward, step, log.
+
+Knows nothing of files: what is to be recorded, evaluated and saved goes to the run's `Observer`.
+"""
+
+from dataclasses import dataclass
+from time import perf_counter
+from typing import Protocol
+
+import torch
+from torch.optim import AdamW
+from transformers import PreTrainedModel
+
+from loralab.core.adapter import Adapter
+from loralab.training.check import every_parameter_has_a_gradient, loss_is_finite
+from loralab.training.config import TrainConfig
+from loralab.training.data import StepData, TrainingData
+from loralab.training.loss import batch_loss
+from loralab.training.optimizer import set_rate
+from loralab.training.schedule import rate_factor, warmup_steps
+
+
+@dataclass(frozen=True)
+class StepRecord:
+    """What one step did."""
+
+    step: int
+    loss: float
+    """Nats per target token (or per label) over the whole step."""
+    learning_rate: float
+    gradient_norm: float
+    tokens: int
+    seconds: float
+
+
+@dataclass
+class Trainee:
+    """All that changes during training, and what it learns from."""
+
+    model: PreTrainedModel
+    adapter: Adapter
+    optimizer: AdamW
+    data: TrainingData
+    kind: str
+
+
+class Observer(Protocol):
+    """What happens after each step."""
+
+    def after_step(self, record: StepRecord) -> bool:
+        """Record, evaluate and save as due; False stops the run early."""
+
+
+def run_steps(trainee: Trainee, config: TrainConfig, first: int, last: int, observer: Observer) -> None:
+    """Train from step `first` to step `last`, of a run of `last` steps."""
+    warmup = warmup_steps(config.warmup, last)
+    trainee.model.train()
+    for step in range(first, last + 1):
+        started = perf_counter()
+        data = trainee.data.step(step)
+        rate = set_rate(trainee.optimizer, rate_factor(step, last, warmup, config.schedule))
+        loss = accumulate_gradients(trainee, data, config.label_smoothing)
+        loss_is_finite(loss, step, data)
+        if step == 1:
+            every_parameter_has_a_gradient(trainee.adapter)
+        norm = clip_gradients(trainee.adapter, config.clip)
+        trainee.optimizer.step()
+        trainee.optimizer.zero_grad(set_to_none=True)
+        record = StepRecord(step, loss, rate, norm, data.tokens, perf_counter() - started)
+        if not observer.after_step(record):
+            return
+
+
+def accumulate_gradients(trainee: Trainee, data: StepData, label_smoothing: float = 0.0) -> float:
+    """The gradient of the mean loss over all targets of the step, batch by batch; returns that loss.
+
+    Every batch's summed loss is divided by the step's number of targets, so the gradient is the one that a single batch
+    of all examples would give.
+    """
+    total = 0.0
+    for batch in data.batches:
+        here = batch.to(trainee.model.device)
+        loss = batch_loss(trainee.model, here, trainee.kind, label_smoothing) / data.targets
+        loss.backward()  # type: ignore[no-untyped-call]
+        total += float(loss.detach())
+    return total
+
+
+def clip_gradients(adapter: Adapter, largest: float) -> float:
+    """Scale all gradients so that their norm is at most `largest` (0: leave them); returns the norm before."""
+    gradients = [parameter.grad for parameter in adapter.parameters() if parameter.grad is not None]
+    norm = torch.nn.utils.get_total_norm(gradients)
+    if largest:
+        torch.nn.utils.clip_grads_with_norm_(list(adapter.parameters()), largest, norm)
+    return float(norm)

@@ -1,0 +1,150 @@
+"""What happens beside the steps: recording, evaluating, keeping the best, saving, stopping early."""
+
+from dataclasses import dataclass, field
+
+from loralab.evaluation.evaluate import Evaluation, evaluate
+from loralab.metrics.table import higher_is_better
+from loralab.training.checkpoint import Checkpoint, restore_best, save_best, save_checkpoint
+from loralab.training.config import TrainConfig
+from loralab.training.folder import RunFolder
+from loralab.training.journal import Journal
+from loralab.training.loop import StepRecord
+from loralab.training.prepare import Prepared
+from loralab.training.progress import RunProgress
+
+UNCOUNTED_STEPS = 3
+"""Steps at the start of a process that are left out of its speed: caches are cold."""
+
+
+@dataclass
+class Counts:
+    """What a run has to remember from step to step, also over an interruption."""
+
+    step: int = 0
+    tokens: int = 0
+    seconds: float = 0.0
+    first_loss: float | None = None
+    last_loss: float | None = None
+    best: float | None = None
+    best_step: int | None = None
+    since_best: int = 0
+    stopped_early: bool = False
+
+
+@dataclass
+class RunObserver:
+    """The observer of one run."""
+
+    config: TrainConfig
+    prepared: Prepared
+    folder: RunFolder
+    journal: Journal
+    progress: RunProgress
+    last: int
+    counts: Counts = field(default_factory=Counts)
+    measured_tokens: int = 0
+    measured_seconds: float = 0.0
+    steps_here: int = 0
+    latest: tuple[int, Evaluation] | None = None
+
+    def after_step(self, record: StepRecord) -> bool:
+        """Count and record the step; evaluate and save where due. False: stop early."""
+        self._count(record)
+        self.journal.write(
+            {
+                "step": record.step,
+                "split": "train",
+                "loss": record.loss,
+                "learning_rate": record.learning_rate,
+                "gradient_norm": record.gradient_norm,
+                "tokens": record.tokens,
+                "seconds": round(record.seconds, 4),
+            }
+        )
+        self.progress.step(record.step, record.loss, self.tokens_per_second)
+        if self._due(self.config.eval_every, record.step) and self.config.eval_limit:
+            self._judge(self.evaluate())
+        stop = self.config.early_stop > 0 and self.counts.since_best >= self.config.early_stop
+        self.counts.stopped_early = stop
+        if stop or record.step == self.last or self._due(self.config.save_every, record.step):
+            self.save()
+        return not stop
+
+    @property
+    def tokens_per_second(self) -> float:
+        """Real tokens a second in this process, its first steps left out (counted while there are no others)."""
+        if self.measured_seconds:
+            return self.measured_tokens / self.measured_seconds
+        return self.counts.tokens / self.counts.seconds if self.counts.seconds else 0.0
+
+    def evaluate(self) -> Evaluation | None:
+        """The scores of the adapter as it is now on the held-out split, recorded; None where the task has none."""
+        split = self.prepared.held_out
+        if split is None or (self.latest and self.latest[0] == self.counts.step):
+            return self.latest[1] if self.latest else None
+        result = evaluate(
+            self.prepared.loaded.model,
+            self.prepared.loaded.tokenizer,
+            self.prepared.task,
+            split,
+            limit=self.config.eval_limit,
+            batch_size=self.config.batch_size,
+            max_length=self.prepared.max_length,
+        )
+        self.journal.write({"step": self.counts.step, "split": split, "loss": result.loss, **result.metrics})
+        scores = "  ".join(f"{name} {value:.4g}" for name, value in result.metrics.items())
+        self.latest = self.counts.step, result
+        self.progress.say(f"step {self.counts.step}  {split} loss {result.loss:.4f}  {scores}")
+        return result
+
+    def save(self) -> None:
+        """Write a checkpoint of this moment."""
+        trainee = self.prepared.trainee
+        counts = vars(self.counts) | {"steps": self.last}
+        save_checkpoint(
+            self.folder.checkpoints, self.counts.step, trainee.adapter, trainee.optimizer, counts, self.config.keep
+        )
+
+    def resume(self, checkpoint: Checkpoint) -> None:
+        """Take up the counts of a checkpoint."""
+        self.counts = Counts(**{name: checkpoint.counts[name] for name in vars(Counts())})
+
+    def bring_back_best(self) -> None:
+        """At the end: the adapter becomes the best one seen, if any evaluation chose one."""
+        if self.counts.best_step is not None and self.counts.best_step != self.counts.step:
+            restore_best(self.folder.checkpoints, self.prepared.trainee.adapter)
+            self.latest = None
+            self.progress.say(f"the adapter of step {self.counts.best_step} was the best and is the one saved")
+
+    def _count(self, record: StepRecord) -> None:
+        counts = self.counts
+        counts.step, counts.last_loss = record.step, record.loss
+        counts.first_loss = record.loss if counts.first_loss is None else counts.first_loss
+        counts.tokens += record.tokens
+        counts.seconds += record.seconds
+        self.steps_here += 1
+        if self.steps_here > UNCOUNTED_STEPS:
+            self.measured_tokens += record.tokens
+            self.measured_seconds += record.seconds
+
+    def _judge(self, result: Evaluation | None) -> None:
+        if result is None:
+            return
+        name = self.metric
+        value = result.loss if name == "loss" else result.metrics[name]
+        sign = 1 if higher_is_better(name) else -1
+        if self.counts.best is None or sign * value > sign * self.counts.best:
+            self.counts.best, self.counts.best_step, self.counts.since_best = value, self.counts.step, 0
+            save_best(self.folder.checkpoints, self.prepared.trainee.adapter)
+        else:
+            self.counts.since_best += 1
+
+    @property
+    def metric(self) -> str:
+        """What the best adapter is best in."""
+        task = self.prepared.task
+        return self.config.best_metric or ("loss" if task.kind == "generation" else task.metrics[0])
+
+    @staticmethod
+    def _due(every: int, step: int) -> bool:
+        return every > 0 and step % every == 0

@@ -1,0 +1,125 @@
+"""From a configuration to everything a run works with: model, task, adapter, data, optimizer."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+
+from loralab.core.adapter import Adapter
+from loralab.core.attach import attach
+from loralab.errors import SpecError
+from loralab.generation.context import context_length
+from loralab.methods.heads import fresh_heads
+from loralab.methods.lora import LoRA
+from loralab.models.attention import short_sequence_attention
+from loralab.models.lean import lean_leaves
+from loralab.models.load import LoadedModel, load_model
+from loralab.models.precision import use_fast_float32
+from loralab.tasks.encoding import encode_examples
+from loralab.tasks.task import Task, open_task
+from loralab.training.config import TrainConfig
+from loralab.training.data import TrainingData
+from loralab.training.loop import Trainee
+from loralab.training.optimizer import make_optimizer
+
+_MODEL_KINDS = {"generation": "causal-lm"}
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A run that is ready to start."""
+
+    loaded: LoadedModel
+    task: Task
+    trainee: Trainee
+    max_length: int
+    notes: tuple[str, ...]
+
+    @property
+    def held_out(self) -> str | None:
+        """The split to evaluate on."""
+        return next((split for split in ("validation", "dev", "test") if split in self.task.splits), None)
+
+
+def prepare(config: TrainConfig, dtype: str) -> Prepared:
+    """Load the model in `dtype`, read the data, attach a fresh adapter; everything random comes from `config.seed`."""
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    task = open_task(config.task, config.data)
+    _check_best_metric(config, task)
+    loaded = load_model(
+        config.model,
+        kind=_MODEL_KINDS.get(task.kind, "sequence-classification"),
+        labels=task.labels or None,
+        regression=task.kind == "regression",
+        dtype=dtype,
+        device=config.device,
+        seed=config.seed,
+    )
+    notes = [*task.notes, *loaded.notes]
+    if loaded.model.device.type == "cpu" and loaded.dtype == torch.float32:
+        notes.append(use_fast_float32())
+    torch.manual_seed(config.seed)
+    adapter = attach(loaded.model, adaptation(config, loaded))
+    max_length = min(config.max_length, context_length(loaded.model) or config.max_length)
+    encoding = encode_examples(task, task.examples("train", config.limit), loaded.tokenizer, max_length)
+    if config.gradient_checkpointing:
+        loaded.model.activation_checkpointing_enable({"use_reentrant": False})
+    pad_id = int(loaded.tokenizer.pad_token_id or 0)
+    data = TrainingData(encoding.encoded, config.batch_size, config.accumulate, config.seed, pad_id)
+    trainee = Trainee(loaded.model, adapter, make_optimizer(adapter.named_parameters(), config), data, task.kind)
+    return Prepared(loaded, task, trainee, max_length, (*notes, *adapter.notes, *encoding.notes))
+
+
+def adaptation(config: TrainConfig, loaded: LoadedModel) -> LoRA:
+    """The LoRA that the flags describe; heads that the checkpoint did not hold are trained in full."""
+    heads = config.modules_to_save
+    if heads is None and loaded.fresh:
+        heads = tuple(dict.fromkeys([*fresh_heads(loaded.model), *loaded.fresh]))
+    return LoRA(
+        rank=config.rank,
+        alpha=config.alpha,
+        dropout=config.dropout,
+        targets=config.targets,
+        exclude=config.exclude or (),
+        layers=config.layers,
+        rank_pattern=config.rank_pattern or {},
+        alpha_pattern=config.alpha_pattern or {},
+        bias=config.bias,
+        modules_to_save=heads,
+        rank_stabilized=config.rank_stabilized,
+        init=config.init,
+    )
+
+
+def _check_best_metric(config: TrainConfig, task: Task) -> None:
+    known = ("loss", "perplexity") if task.kind == "generation" else ("loss", *task.metrics)
+    if config.best_metric is not None and config.best_metric not in known:
+        raise SpecError(
+            f"best_metric {config.best_metric!r} is not measured while training {task.name}; choose {', '.join(known)}"
+        )
+
+
+@contextmanager
+def made_fast(prepared: Prepared) -> Iterator[list[str]]:
+    """Within this block the model runs on the kernels that suit training here; yields what was chosen, as sentences."""
+    with short_sequence_attention(prepared.loaded.model) as attention, lean_leaves(prepared.loaded.model) as leaves:
+        yield [attention, f"{leaves} norms and gates keep less for the backward pass"]
+
+
+def parameter_counts(adapter: Adapter, model: torch.nn.Module) -> tuple[int, int, int]:
+    """(trained by the method, trained in full as a head, in the base): heads are counted apart, as in the paper."""
+    method = sum(
+        t.numel() for path in adapter.matched for p in adapter.updates[path].parts.values() for t in p.parameters()
+    )
+    trained = sum(parameter.numel() for parameter in adapter.parameters())
+    biases = sum(p.numel() for name, p in adapter.named_parameters() if _is_bias_of_the_base(adapter, name))
+    base = sum(parameter.numel() for parameter in model.parameters()) - trained
+    return method + biases, trained - method - biases, base
+
+
+def _is_bias_of_the_base(adapter: Adapter, name: str) -> bool:
+    """A bias trained by `bias=`, as opposed to one of a module trained in full."""
+    path, _, local = name.rpartition(".")
+    return local == "bias" and path in adapter.updates and set(adapter.updates[path].replacements()) == {"bias"}

@@ -1,0 +1,70 @@
+"""run.json: the configuration, the versions, the machine, and what came of it."""
+
+import json
+import os
+import platform
+import resource
+import sys
+from dataclasses import asdict
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import loralab
+from loralab.formats.atomic import write_json
+from loralab.training.config import TrainConfig
+
+_PACKAGES = ("torch", "transformers", "safetensors", "tokenizers", "numpy")
+
+
+def write_record(path: Path, config: TrainConfig, facts: dict[str, Any]) -> None:
+    """Write run.json whole: what was asked for, what it ran on, and the facts found so far."""
+    write_json(
+        path,
+        {
+            "format": 1,
+            "config": json.loads(json.dumps(asdict(config))),
+            "versions": {"loralab": loralab.__version__, "python": platform.python_version(), **_versions()},
+            "machine": machine(),
+            **facts,
+        },
+    )
+
+
+def machine() -> dict[str, Any]:
+    """The processor, its cores and memory; no host names and no paths."""
+    return {
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "accelerator": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+    }
+
+
+def peak_memory_bytes(device: torch.device) -> int:
+    """The most memory used so far: the device's allocations on CUDA, elsewhere the process's resident set."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for package in _PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def _processor() -> str:
+    if Path("/proc/cpuinfo").is_file():
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
