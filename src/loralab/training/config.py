@@ -176,10 +176,13 @@ class TrainConfig:
         ]
 
 
+_AMOUNTS, _COUNTS = (float, float | None), (int, int | None)
+
+
 def _not_numbers(config: TrainConfig) -> list[str]:
     """What should be a finite number and is not, and what should be whole."""
-    amounts = {field.name: getattr(config, field.name) for field in fields(config) if "float" in str(field.type)}
-    counts = {field.name: getattr(config, field.name) for field in fields(config) if str(field.type).startswith("int")}
+    amounts = {field.name: getattr(config, field.name) for field in fields(config) if field.type in _AMOUNTS}
+    counts = {field.name: getattr(config, field.name) for field in fields(config) if field.type in _COUNTS}
     return [
         *(f"{name} {value!r}: it must be a finite number" for name, value in amounts.items() if _is_no_number(value)),
         *(f"{name} {value!r}: it must be a whole number" for name, value in counts.items() if not _is_whole(value)),
@@ -187,7 +190,7 @@ def _not_numbers(config: TrainConfig) -> list[str]:
 
 
 def _is_no_number(value: object) -> bool:
-    return not isinstance(value, (dict, int, float, type(None))) or (isinstance(value, float) and not isfinite(value))
+    return not isinstance(value, (int, float, type(None))) or (isinstance(value, float) and not isfinite(value))
 
 
 def _is_whole(value: object) -> bool:

@@ -15,7 +15,7 @@ from loralab.core.adapter import Adapter
 from loralab.training.check import every_parameter_has_a_gradient, loss_is_finite
 from loralab.training.config import TrainConfig
 from loralab.training.data import StepData, TrainingData
-from loralab.training.loss import batch_loss
+from loralab.training.loss import batch_loss_sum
 from loralab.training.optimizer import set_rate
 from loralab.training.schedule import rate_factor, warmup_steps
 
@@ -80,7 +80,7 @@ def accumulate_gradients(trainee: Trainee, data: StepData, label_smoothing: floa
     total = 0.0
     for batch in data.batches:
         here = batch.to(trainee.model.device)
-        loss = batch_loss(trainee.model, here, trainee.kind, label_smoothing) / data.targets
+        loss = batch_loss_sum(trainee.model, here, trainee.kind, label_smoothing) / data.targets
         loss.backward()  # type: ignore[no-untyped-call]
         total += float(loss.detach())
     return total

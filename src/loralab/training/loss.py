@@ -1,8 +1,4 @@
-"""The loss of one batch, summed over its targets. It knows tasks only by their kind.
-
-NOTE TO THE LEAD: the helper TRAINING overwrote your first version of this file at 14:24:20 by mistake and rebuilt it
-from its callers. Put yours back if you have it; otherwise check this one and delete this note.
-"""
+"""The loss of one batch, summed over its targets. It knows tasks only by their kind."""
 
 from torch import Tensor
 from torch.nn import functional as F
