@@ -4,10 +4,10 @@ import copy
 
 import pytest
 import torch
-from toys import TOYS, give_effect, quiet
 from torch import nn
 
 import loralab as ll
+from toys import TOYS, give_effect, quiet
 
 
 def mlp() -> nn.Module:
@@ -66,7 +66,7 @@ def test_a_name_that_is_no_name_is_refused(name: str) -> None:
 def test_unknown_and_taken_names_are_errors() -> None:
     model = mlp()
     ll.attach(model, ll.LoRA(rank=2, targets="0"), name="a")
-    with pytest.raises(ll.UnknownAdapterError, match="'b' was asked for.*'a'"):
+    with pytest.raises(ll.UnknownAdapterError, match=r"'b' was asked for.*'a'"):
         ll.activate(model, "b")
     with pytest.raises(ll.AdapterStateError, match="already"):
         ll.attach(model, ll.LoRA(rank=2, targets="0"), name="a")
@@ -77,7 +77,7 @@ def test_unknown_and_taken_names_are_errors() -> None:
 def test_rows_must_be_as_many_as_the_batch() -> None:
     model = mlp()
     ll.attach(model, ll.LoRA(rank=2, targets="0"), name="a")
-    with ll.rows(model, ["a", None]), pytest.raises(ll.SpecError, match="2 sequences.*batch of 4"):
+    with ll.rows(model, ["a", None]), pytest.raises(ll.SpecError, match=r"2 sequences.*batch of 4"):
         model(torch.randn(4, 6))
     assert model(torch.randn(4, 6)).shape == (4, 3)
 

@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from toys import TOYS, give_effect, quiet
 
 import loralab as ll
+from toys import TOYS, give_effect, quiet
 
 KINDS = [kind for kind in TOYS if "attention" not in kind]
 
@@ -44,7 +44,10 @@ def test_a_combination_in_a_lower_rank_reports_its_error(kind: str) -> None:
     model, deltas = with_two(kind)
     mix = ll.combine(model, {"a": 1.0, "b": 1.0}, name="mix", rank=1)
     exact = {tensor: deltas["a"][tensor] + deltas["b"][tensor] for tensor in deltas["a"]}
-    lost = {tensor: (value - exact[tensor]).norm() / exact[tensor].norm() for tensor, value in deltas_of(model, "mix").items()}
+    lost = {
+        tensor: (value - exact[tensor]).norm() / exact[tensor].norm()
+        for tensor, value in deltas_of(model, "mix").items()
+    }
     assert mix.spec.largest_error > 1e-3
     assert max(lost.values()) <= mix.spec.largest_error + 1e-5
     assert ll.combine(model, {"a": 1.0, "b": 1.0}, name="whole", rank=3).spec.largest_error < 1e-6

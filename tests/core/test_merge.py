@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from toys import give_effect, quiet
 from torch import nn
 
 import loralab as ll
+from toys import give_effect, quiet
 
 
 def merged_mlp() -> tuple[nn.Module, torch.Tensor]:
@@ -32,7 +32,7 @@ def test_what_is_refused_while_merged() -> None:
         lambda: ll.detach(model),
         lambda: model.train()(x),
     ):
-        with pytest.raises(ll.AdapterStateError, match="'a'.*merged|merged.*'a'|'a' is merged"):
+        with pytest.raises(ll.AdapterStateError, match=r"'a'.*merged|merged.*'a'|'a' is merged"):
             refused()
     ll.unmerge(model)
     with pytest.raises(ll.AdapterStateError, match="nothing is merged"):

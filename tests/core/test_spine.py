@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from toys import TOYS, give_effect, quiet
 
 import loralab as ll
+from toys import TOYS, give_effect, quiet
 
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-5}
 every_kind = pytest.mark.parametrize("kind", TOYS)

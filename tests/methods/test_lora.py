@@ -2,14 +2,21 @@
 
 import pytest
 import torch
-from toys import give_effect
 from torch import nn
 from transformers import (
-    BertConfig, BertForSequenceClassification, BloomConfig, BloomForCausalLM, GPT2Config, GPT2LMHeadModel,
-    LlamaConfig, LlamaForCausalLM, LlamaForSequenceClassification,
+    BertConfig,
+    BertForSequenceClassification,
+    BloomConfig,
+    BloomForCausalLM,
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    LlamaForSequenceClassification,
 )  # fmt: skip
 
 import loralab as ll
+from toys import give_effect
 
 SMALL = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "vocab_size": 40}
 
@@ -45,7 +52,7 @@ def test_what_cannot_be_is_refused_at_once(wrong: dict[str, object], said: str) 
 
 
 def test_all_problems_are_listed_together() -> None:
-    with pytest.raises(ValueError, match="rank is 0.*dropout is 2"):
+    with pytest.raises(ValueError, match=r"rank is 0.*dropout is 2"):
         ll.LoRA(rank=0, dropout=2)
 
 
@@ -89,12 +96,14 @@ def test_aliases_reach_plain_attention_modules() -> None:
 
 
 def test_an_unknown_model_needs_targets() -> None:
-    with pytest.raises(ll.TargetError, match="targets|name"):
+    with pytest.raises(ll.TargetError, match=r"targets|name"):
         ll.attach(nn.Sequential(nn.Linear(4, 4)), ll.LoRA(rank=2))
 
 
 def test_patterns_set_rank_and_alpha_by_module() -> None:
-    spec = ll.LoRA(rank=2, alpha=4, targets="attention", rank_pattern={"v_proj": 5}, alpha_pattern={r"layers\.1\..*": 1})
+    spec = ll.LoRA(
+        rank=2, alpha=4, targets="attention", rank_pattern={"v_proj": 5}, alpha_pattern={r"layers\.1\..*": 1}
+    )
     adapter = ll.attach(llama(), spec)
     recipes = {path: update.parts["weight"].recipe for path, update in adapter.updates.items()}
     assert recipes["model.layers.0.self_attn.v_proj"].rank == 5

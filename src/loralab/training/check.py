@@ -26,14 +26,15 @@ def every_parameter_has_a_gradient(adapter: Adapter) -> None:
         )
 
 
-def loss_is_finite(loss: float, step: int, data: StepData) -> None:
-    """Raise TrainingError naming the step and its examples if the loss is NaN or infinite."""
-    if not math.isfinite(loss):
-        examples = [index for chosen in data.indices for index in chosen]
-        raise TrainingError(
-            f"the loss of step {step} is {loss}; its batch holds the training examples {_first(examples, 16)} "
-            "(counted from 0). Lower lr, use clip, or look at these examples"
-        )
+def step_is_finite(loss: float, gradient_norm: float, step: int, data: StepData) -> None:
+    """Raise TrainingError naming the step and its examples if the loss or the gradient is NaN or infinite."""
+    for name, value in (("loss", loss), ("norm of the gradient", gradient_norm)):
+        if not math.isfinite(value):
+            examples = [index for chosen in data.indices for index in chosen]
+            raise TrainingError(
+                f"the {name} of step {step} is {value}; its batch holds the training examples {_first(examples, 16)} "
+                "(counted from 0). Lower lr, use clip, or look at these examples"
+            )
 
 
 def _first(items: Iterable[object], count: int = 5) -> str:

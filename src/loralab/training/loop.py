@@ -12,7 +12,7 @@ from torch.optim import AdamW
 from transformers import PreTrainedModel
 
 from loralab.core.adapter import Adapter
-from loralab.training.check import every_parameter_has_a_gradient, loss_is_finite
+from loralab.training.check import every_parameter_has_a_gradient, step_is_finite
 from loralab.training.config import TrainConfig
 from loralab.training.data import StepData, TrainingData
 from loralab.training.loss import batch_loss_sum
@@ -60,10 +60,10 @@ def run_steps(trainee: Trainee, config: TrainConfig, first: int, last: int, obse
         data = trainee.data.step(step)
         rate = set_rate(trainee.optimizer, rate_factor(step, last, warmup, config.schedule))
         loss = accumulate_gradients(trainee, data, config.label_smoothing)
-        loss_is_finite(loss, step, data)
+        norm = clip_gradients(trainee.adapter, config.clip)
+        step_is_finite(loss, norm, step, data)
         if step == 1:
             every_parameter_has_a_gradient(trainee.adapter)
-        norm = clip_gradients(trainee.adapter, config.clip)
         trainee.optimizer.step()
         trainee.optimizer.zero_grad(set_to_none=True)
         record = StepRecord(step, loss, rate, norm, data.tokens, perf_counter() - started)

@@ -25,7 +25,8 @@ def draw_curves(entries: list[dict[str, Any]], path: Path, title: str) -> None:
         at, values = [e["step"] for e in held_out], [e["loss"] for e in held_out]
         loss.plot(at, values, "o-", color=HELD_OUT, markersize=5, label="held out")
     loss.set(title=title, ylabel="loss (nats per target)")
-    loss.legend(frameon=False)
+    if steps or held_out:
+        loss.legend(frameon=False)
     rate.set(xlabel="step", ylabel="learning rate")
     rate.ticklabel_format(axis="y", style="sci", scilimits=(0, 0))
     for axes in (loss, rate):
