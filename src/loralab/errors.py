@@ -55,7 +55,7 @@ class MissingDependencyError(LoralabError, ImportError):
 
 
 class TrainingError(LoralabError, RuntimeError):
-    """A training run cannot go on: no gradient where one is due, a loss that is not finite, a checkpoint that does not fit."""
+    """A training run cannot go on: no gradient where one is due, a loss that is not finite, an unfit checkpoint."""
 
 
 class UnknownAdapterError(LoralabError, LookupError):

@@ -106,7 +106,7 @@ def _transformers_config(config: GenerationConfig, ends: list[int], pad_id: int)
         "max_new_tokens": config.max_new_tokens,
         "num_beams": config.beams,
         "do_sample": config.temperature > 0,
-        "eos_token_id": ends,
+        "eos_token_id": ends or None,
         "pad_token_id": pad_id,
         "repetition_penalty": 1.0,
         "no_repeat_ngram_size": 0,

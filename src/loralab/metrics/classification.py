@@ -40,6 +40,8 @@ def f1(predictions: Values, references: Values) -> float:
 def matthews(predictions: Values, references: Values) -> float:
     """Matthews' correlation coefficient; 0.0 where either side is constant."""
     check_pairs(predictions, references)
+    if len(set(predictions)) < 2 or len(set(references)) < 2:
+        return 0.0
     return 100.0 * float(matthews_corrcoef(references, predictions))
 
 

@@ -53,8 +53,8 @@ def target_loss_sum(
 
     `input_ids` and `labels` are [B, T]; `labels[b, t]` is the token to predict at t, or `IGNORED`; causal models
     predict it from the tokens before t (transformers' convention: the shift is done here), encoder-decoders
-    from the encoder's input. `attention_mask` is [B, T] with ones at real tokens, or None if all are real. With smoothing ε
-    a token's loss is (1−ε)·(−log p) + ε·mean over the vocabulary of (−log p).
+    from the encoder's input. `attention_mask` is [B, T] with ones at real tokens, or None if all are real. With
+    smoothing ε a token's loss is (1−ε)·(−log p) + ε·mean over the vocabulary of (−log p).
     """
     if model.config.is_encoder_decoder:  # type: ignore[union-attr]
         logits = model(input_ids=input_ids, attention_mask=attention_mask, labels=labels).logits

@@ -3,8 +3,8 @@
     RMSNorm:   y = w·x·ρ, ρ = (mean x² + ε)^−½      keeps x and ρ (transformers' own keeps a float32 copy of x)
     SwiGLU:    y = silu(g)·u                        keeps g and u (transformers' own keeps silu(g) as well)
 
-Only modules that are recognised and found by a trial to compute the same are replaced, and only within `lean_leaves`. It
-knows nothing of LoRA: the projections around a SwiGLU are called as whatever they are.
+Only modules that are recognised and found by a trial to compute the same are replaced, and only within `lean_leaves`.
+It knows nothing of LoRA: the projections around a SwiGLU are called as whatever they are.
 
 Shapes: N rows (all leading dimensions), H width.
 """
@@ -91,12 +91,22 @@ def _lean_forward(module: nn.Module) -> tuple[Callable[[Tensor], Tensor] | None,
         weight, epsilon = module.get_parameter("weight"), getattr(module, "variance_epsilon", None)
         if epsilon is None or weight.requires_grad:
             return None, 0
-        return lambda x: rms_norm(x, weight, epsilon), len(weight)
+        return lambda x: _frozen_rms_norm(module, x, epsilon), len(weight)
     parts = dict(module.named_children())
     if set(parts) == {"gate_proj", "up_proj", "down_proj", "act_fn"} and _is_silu(parts["act_fn"]):
         width = getattr(getattr(parts["gate_proj"], "base", parts["gate_proj"]), "in_features", 0)
         return lambda x: parts["down_proj"](swiglu(parts["gate_proj"](x), parts["up_proj"](x))), width
     return None, 0
+
+
+def _frozen_rms_norm(module: nn.Module, x: Tensor, epsilon: float) -> Tensor:
+    """The lean function, or the module's own where its weight is one that trains at this moment."""
+    weight = module.weight
+    assert isinstance(weight, Tensor)
+    if weight.requires_grad:
+        own: Tensor = type(module).forward(module, x)
+        return own
+    return rms_norm(x, weight, epsilon)
 
 
 def _is_silu(activation: nn.Module) -> bool:

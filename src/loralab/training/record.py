@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-import loralab
+from loralab import __version__
 from loralab.formats.atomic import write_json
 from loralab.training.config import TrainConfig
 
@@ -26,7 +26,7 @@ def write_record(path: Path, config: TrainConfig, facts: dict[str, Any]) -> None
         {
             "format": 1,
             "config": json.loads(json.dumps(asdict(config))),
-            "versions": {"loralab": loralab.__version__, "python": platform.python_version(), **_versions()},
+            "versions": {"loralab": __version__, "python": platform.python_version(), **_versions()},
             "machine": machine(),
             **facts,
         },

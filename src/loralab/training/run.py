@@ -124,6 +124,8 @@ def _finish(config: TrainConfig, observer: RunObserver) -> TrainResult:
 
 def _facts(prepared: Prepared) -> dict[str, object]:
     return {
+        "kind": prepared.task.kind,
+        "labels": list(prepared.task.labels),
         "dtype": str(prepared.loaded.dtype).removeprefix("torch."),
         "matched": prepared.trainee.adapter.matched,
         "notes": list(prepared.notes),

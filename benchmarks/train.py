@@ -1,0 +1,253 @@
+"""Training speed and memory against PEFT + transformers' Trainer: the same model, data and LoRA, in the same run.
+
+    python -m benchmarks.train --data ../shared/data/e2e --rounds 3
+
+The workload: E2E, SmolLM2-135M, LoRA r=4 α=32 on q and v, batch 16. Every contender runs in a process of its own (so
+that its peak memory is its own), one after the other, round after round, so that whatever else the machine does hits
+all of them; what counts are the ratios within a round. Tokens are real tokens (prompt and target, no padding), counted
+alike for all; the first three steps are left out. `ours` is `loralab.training.run.train`, as a user runs it.
+"""
+
+import argparse
+import json
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+MODEL, RANK, ALPHA, TARGETS, BATCH, RATE = "smollm2-135m", 4, 32, "q_proj,v_proj", 16, 2e-4
+UNCOUNTED_STEPS = 3
+SPEED_BAR, MEMORY_BAR = 2.5, 0.65
+PEERS = {"peft-bf16": True, "peft-float32": False}
+"""Contender -> whether it is given the Trainer's `bf16=True`. The bar is set against the first."""
+
+Measured = dict[str, float]
+
+
+def run_ours(data: str, steps: int, limit: int, threads: int) -> Measured:
+    """Train with loralab as a user would."""
+    from loralab.training.config import TrainConfig
+    from loralab.training.run import train
+
+    with tempfile.TemporaryDirectory() as folder:
+        result = train(
+            TrainConfig(
+                model=MODEL,
+                task="e2e",
+                data=data,
+                out=f"{folder}/run",
+                rank=RANK,
+                alpha=ALPHA,
+                targets=TARGETS,
+                steps=steps,
+                batch_size=BATCH,
+                lr=RATE,
+                limit=limit,
+                eval_limit=0,
+                threads=threads,
+            )
+        )
+    return {
+        "tokens_per_second": result.tokens_per_second,
+        "peak_memory_bytes": result.peak_memory_bytes,
+        "tokens_per_step": result.tokens / result.steps,
+        "last_loss": float(result.last_loss or 0.0),
+    }
+
+
+def run_peft(data: str, steps: int, limit: int, threads: int, bf16: bool) -> Measured:
+    """Train with PEFT and transformers' Trainer, dynamic padding, on the very same token ids."""
+    import torch
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM, AutoTokenizer, Trainer, TrainingArguments
+
+    from loralab.models.embedded import embedded_folder
+    from loralab.tasks.encoding import encode_examples
+    from loralab.tasks.task import open_task
+
+    torch.set_num_threads(threads)
+    folder = embedded_folder(MODEL)
+    tokenizer, task = AutoTokenizer.from_pretrained(folder), open_task("e2e", data)
+    encoded = encode_examples(task, task.examples("train", limit), tokenizer, 512).encoded
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    model.config.use_cache = False
+    lora = LoraConfig(r=RANK, lora_alpha=ALPHA, target_modules=TARGETS.split(","), task_type="CAUSAL_LM")
+    pad_id, clock = int(tokenizer.pad_token_id or 0), StepClock()
+    with tempfile.TemporaryDirectory() as out:
+        arguments = TrainingArguments(
+            output_dir=out, per_device_train_batch_size=BATCH, max_steps=steps, learning_rate=RATE, bf16=bf16,
+            use_cpu=True, report_to=[], save_strategy="no", logging_strategy="no", disable_tqdm=True,
+            remove_unused_columns=False, dataloader_pin_memory=False, seed=0,
+        )  # fmt: skip
+        trainer = Trainer(
+            model=get_peft_model(model, lora),
+            args=arguments,
+            train_dataset=[{"input_ids": each.input_ids, "labels": each.labels} for each in encoded],
+            data_collator=lambda rows: clock.count(pad(rows, pad_id)),
+        )
+        trainer.add_callback(clock.callback())
+        found = trainer.train()
+    return clock.measured() | {
+        "peak_memory_bytes": float(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024),
+        "last_loss": float(found.training_loss),
+    }
+
+
+def pad(rows: Sequence[dict[str, list[int]]], pad_id: int) -> dict[str, Any]:
+    """A batch padded on the right to its longest row."""
+    import torch
+
+    width = max(len(row["input_ids"]) for row in rows)
+    fill = {"input_ids": pad_id, "labels": -100}
+    batch = {
+        name: torch.tensor([row[name] + [value] * (width - len(row[name])) for row in rows])
+        for name, value in fill.items()
+    }
+    lengths = torch.tensor([len(row["input_ids"]) for row in rows])
+    return batch | {"attention_mask": (torch.arange(width) < lengths[:, None]).long()}
+
+
+class StepClock:
+    """Real tokens and seconds of each of the Trainer's steps."""
+
+    def __init__(self) -> None:
+        self.tokens: list[int] = []
+        self.ends: list[float] = []
+
+    def count(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """Note a batch's real tokens as it is made (the loader is ahead of the steps, but in their order)."""
+        self.tokens.append(int(batch["attention_mask"].sum()))
+        return batch
+
+    def callback(self) -> Any:
+        """A Trainer callback that notes when each step ends."""
+        from transformers import TrainerCallback
+
+        ends = self.ends
+
+        class Ends(TrainerCallback):
+            def on_step_end(self, *_: Any, **__: Any) -> None:
+                ends.append(time.perf_counter())
+
+        return Ends()
+
+    def measured(self) -> Measured:
+        """Speed over the steps after the uncounted ones."""
+        tokens = self.tokens[UNCOUNTED_STEPS : len(self.ends)]
+        seconds = self.ends[-1] - self.ends[UNCOUNTED_STEPS - 1]
+        return {
+            "tokens_per_second": sum(tokens) / seconds,
+            "tokens_per_step": statistics.mean(self.tokens[: len(self.ends)]),
+        }
+
+
+def contender(name: str) -> Callable[[str, int, int, int], Measured]:
+    """The function that measures `name`."""
+    if name == "ours":
+        return run_ours
+    return lambda data, steps, limit, threads: run_peft(data, steps, limit, threads, PEERS[name])
+
+
+def measure(name: str, options: argparse.Namespace) -> Measured:
+    """Run one contender in a fresh process; its own lines go to stderr."""
+    command = [sys.executable, "-m", "benchmarks.train", "--contender", name, "--data", options.data]
+    command += ["--steps", str(options.steps), "--limit", str(options.limit), "--threads", str(options.threads)]
+    environment = os.environ | {"OMP_NUM_THREADS": str(options.threads), "TOKENIZERS_PARALLELISM": "false"}
+    done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
+    found: Measured = json.loads(done.stdout.splitlines()[-1])
+    peak = found["peak_memory_bytes"] / 1e6
+    print(f"{name}: {found['tokens_per_second']:.1f} tokens/s, {peak:.0f} MB", file=sys.stderr)
+    return found
+
+
+def compare(rounds: Sequence[dict[str, Measured]]) -> dict[str, Any]:
+    """Per peer the ratios of every round, as median and spread, and whether the bar is met."""
+    ratios: dict[str, Any] = {}
+    for peer in [name for name in rounds[0] if name != "ours"]:
+        speed, memory = (
+            [each["ours"][key] / each[peer][key] for each in rounds]
+            for key in ("tokens_per_second", "peak_memory_bytes")
+        )
+        ratios[peer] = {"speed": _spread(speed), "memory": _spread(memory)}
+    return ratios
+
+
+def _spread(values: Sequence[float]) -> dict[str, float]:
+    return {"median": statistics.median(values), "lowest": min(values), "highest": max(values)}
+
+
+def show(rounds: Sequence[dict[str, Measured]], ratios: dict[str, Any]) -> None:
+    """The table."""
+    print(f"{'':14}{'tokens/s':>10}{'peak MB':>10}{'tokens/step':>13}   ours against it: speed, memory (median, range)")
+    for name in rounds[0]:
+        middle = {key: statistics.median(each[name][key] for each in rounds) for key in rounds[0][name]}
+        against = "  ".join(
+            f"{r['median']:.2f}× ({r['lowest']:.2f}–{r['highest']:.2f})" for r in ratios.get(name, {}).values()
+        )
+        print(
+            f"{name:14}{middle['tokens_per_second']:10.0f}{middle['peak_memory_bytes'] / 1e6:10.0f}"
+            f"{middle['tokens_per_step']:13.0f}   {against}"
+        )
+
+
+def machine(threads: int) -> dict[str, Any]:
+    """What it was measured on, and the precision that loralab chose there."""
+    import torch
+
+    from loralab.models.precision import choose_dtype
+
+    dtype, reason = choose_dtype("auto", torch.device("cpu"))
+    return {
+        "processor": str(torch.cpu.get_capabilities().get("cpu_name", "unknown")),
+        "threads": threads,
+        "torch": torch.__version__,
+        "base": str(dtype).removeprefix("torch."),
+        "why": reason,
+        "load": os.getloadavg()[0],
+    }
+
+
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """The command line."""
+    here = Path(__file__).resolve().parent.parent
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", default=str(here.parent / "shared" / "data" / "e2e"), help="folder of the E2E CSVs")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=13, help=f"steps a run, the first {UNCOUNTED_STEPS} not counted")
+    parser.add_argument("--limit", type=int, default=4000, help="training examples")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--peers", nargs="+", choices=PEERS, default=list(PEERS))
+    parser.add_argument("--json", help="also write everything measured to this file")
+    parser.add_argument("--contender", choices=["ours", *PEERS], help=argparse.SUPPRESS)
+    return parser.parse_args(arguments)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure and report; 1 if the bar against the first peer is not met."""
+    options = parse(arguments)
+    if options.contender:
+        found = contender(options.contender)(options.data, options.steps, options.limit, options.threads)
+        print(json.dumps(found))
+        return 0
+    rounds = [{name: measure(name, options) for name in ("ours", *options.peers)} for _ in range(options.rounds)]
+    ratios, place = compare(rounds), machine(options.threads)
+    print(f"{place['processor']}, {place['threads']} threads, torch {place['torch']}; base in {place['why']}")
+    show(rounds, ratios)
+    if options.json:
+        content = {"machine": place, "rounds": rounds, "ratios": ratios}
+        Path(options.json).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    bar = ratios.get("peft-bf16")
+    met = bar is None or (bar["speed"]["median"] >= SPEED_BAR and bar["memory"]["median"] <= MEMORY_BAR)
+    if bar is not None:
+        print(f"bar against peft-bf16 (≥ {SPEED_BAR}× speed, ≤ {MEMORY_BAR}× memory): {'met' if met else 'NOT met'}")
+    return 0 if met else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,114 @@
+"""A model with an adapter on it, as the flags name them: shared by eval, generate, merge and inspect."""
+
+import json
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from loralab.errors import NotFoundError
+
+if TYPE_CHECKING:
+    from loralab.core.adapter import Adapter
+    from loralab.models.load import LoadedModel
+    from loralab.tasks.task import Task
+
+MODEL_KINDS = {"SEQ_CLS": "sequence-classification", "SEQ_2_SEQ_LM": "seq2seq-lm"}
+"""What adapter_config.json calls the task -> the kind of model; a language model where it says nothing."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoadingFlags:
+    """How to load a model and an adapter, whichever they are."""
+
+    alpha: float | None = None
+    """The alpha of a loralib checkpoint, which does not record it."""
+
+    allow_other_base: bool = False
+    """Load the adapter even if it was trained on another base model."""
+
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Precision of the base model; auto is bfloat16 where the processor multiplies it natively."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdaptedModel(LoadingFlags):
+    """A model, and an adapter if one is named."""
+
+    model: str
+    """The base model: an embedded name (smollm2-135m, minilm-l6), a local folder, or a Hub id."""
+
+    adapter: str | None = None
+    """The adapter to put on the model: its folder, or a loralib checkpoint. Without it the base model alone."""
+
+
+@dataclass(frozen=True)
+class Training:
+    """What an adapter's folder says about the model that it was trained on."""
+
+    kind: str
+    labels: tuple[str, ...] | None = None
+    regression: bool = False
+
+
+def load_adapted(config: AdaptedModel, training: Training) -> "LoadedModel":
+    """The model with its adapter, if one is named, active. Raises what `load_base` and `load_adapter` raise."""
+    loaded = load_base(config.model, config.dtype, training)
+    if config.adapter is not None:
+        load_adapter(config.adapter, config, loaded)
+    return loaded
+
+
+def load_base(model: str, dtype: str, training: Training) -> "LoadedModel":
+    """The base model, on the fast kernels; what is noteworthy goes to stderr. Raises what `load_model` raises."""
+    import torch
+
+    from loralab.models.load import load_model
+    from loralab.models.precision import use_fast_float32
+
+    loaded = load_model(model, kind=training.kind, labels=training.labels, regression=training.regression, dtype=dtype)
+    say(loaded.notes)
+    if loaded.model.device.type == "cpu" and loaded.dtype == torch.float32:
+        say([use_fast_float32()])
+    return loaded
+
+
+def load_adapter(adapter: str, flags: LoadingFlags, loaded: "LoadedModel") -> "Adapter":
+    """Put an adapter on the model, active; its notes go to stderr. Raises what `load` raises."""
+    from loralab.formats.adapter_folder import load
+
+    found = load(loaded.model, adapter, alpha=flags.alpha, allow_other_base=flags.allow_other_base)
+    say(found.notes)
+    return found
+
+
+def training_for(task: "Task") -> Training:
+    """The model that a task needs."""
+    if task.kind == "generation":
+        return Training("causal-lm")
+    return Training("sequence-classification", task.labels or None, task.kind == "regression")
+
+
+def training_of(adapter: str | None) -> Training:
+    """The model that an adapter was trained on: from its run.json, or else from its adapter_config.json.
+
+    A loralib checkpoint says nothing, and means a language model. Raises NotFoundError if there is no such adapter.
+    """
+    if adapter is None or Path(adapter).is_file():
+        return Training("causal-lm")
+    if not Path(adapter).is_dir():
+        raise NotFoundError(f"--adapter: no such folder: {adapter}")
+    kind = MODEL_KINDS.get(str(_read(Path(adapter) / "adapter_config.json").get("task_type")), "causal-lm")
+    run = _read(Path(adapter) / "run.json")
+    return Training(kind, tuple(run.get("labels", ())) or None, run.get("kind") == "regression")
+
+
+def say(notes: Iterable[str]) -> None:
+    """Print sentences on stderr."""
+    for note in notes:
+        print(note, file=sys.stderr)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    return dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else {}

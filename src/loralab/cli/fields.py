@@ -1,0 +1,110 @@
+"""The fields of a configuration dataclass as the command line sees them. Knows nothing of arguments or files.
+
+A field's documentation is the string under the field and is nowhere else; it is read from the source.
+"""
+
+import ast
+import dataclasses
+import inspect
+import textwrap
+import types
+from dataclasses import MISSING, dataclass
+from itertools import pairwise
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+
+@dataclass(frozen=True)
+class ConfigField:
+    """One field: `kinds` are the members of its type without None; `optional` says that None was there."""
+
+    name: str
+    kinds: tuple[Any, ...]
+    optional: bool
+    default: Any
+    documentation: str
+    positional: bool
+    group: str
+
+    @property
+    def required(self) -> bool:
+        return self.default is MISSING
+
+    @property
+    def label(self) -> str:
+        """How messages and help call the field: `--max-length`, or `ADAPTER` for a positional one."""
+        dashed = self.name.replace("_", "-")
+        return dashed.upper() if self.positional else f"--{dashed}"
+
+    @property
+    def is_switch(self) -> bool:
+        return self.kinds == (bool,)
+
+
+def config_fields(config: type[Any]) -> tuple[ConfigField, ...]:
+    """What `__init__` takes, in the order of the class, its bases' last. Raises TypeError if one is undocumented."""
+    hints = get_type_hints(config)
+    documentation = field_documentation(config)
+    undocumented = [field.name for field in dataclasses.fields(config) if field.name not in documentation]
+    if undocumented:
+        raise TypeError(f"{config.__name__}: no documentation string under {', '.join(undocumented)}")
+    return tuple(
+        ConfigField(
+            name=field.name,
+            kinds=tuple(kind for kind in members(hints[field.name]) if kind is not type(None)),
+            optional=type(None) in members(hints[field.name]),
+            default=field.default if field.default_factory is MISSING else field.default_factory(),
+            documentation=documentation[field.name],
+            positional=bool(field.metadata.get("positional", False)),
+            group=str(field.metadata.get("group", "flags")),
+        )
+        for field in _own_before_inherited(config)
+        if field.init
+    )
+
+
+def _own_before_inherited(config: type[Any]) -> list[dataclasses.Field[Any]]:
+    def place(field: dataclasses.Field[Any]) -> int:
+        return next(place for place, owner in enumerate(config.__mro__) if field.name in inspect.get_annotations(owner))
+
+    return sorted(dataclasses.fields(config), key=place)
+
+
+def members(kind: Any) -> tuple[Any, ...]:
+    """The alternatives of a union type, or the type alone."""
+    return get_args(kind) if get_origin(kind) in (Union, types.UnionType) else (kind,)
+
+
+def is_list(kind: Any) -> bool:
+    """Whether a type is written with commas on the command line."""
+    return get_origin(kind) in (tuple, list)
+
+
+def is_mapping(kind: Any) -> bool:
+    """Whether a type is written as `key=value,key=value` on the command line."""
+    return get_origin(kind) is dict or (inspect.isclass(kind) and issubclass(kind, dict))
+
+
+def choices(kind: Any) -> tuple[Any, ...]:
+    """The values of a `Literal`; nothing for other types."""
+    return get_args(kind) if get_origin(kind) is Literal else ()
+
+
+def field_documentation(config: type[Any]) -> dict[str, str]:
+    """Field name → the string under it, base classes included, with line breaks folded into spaces."""
+    found: dict[str, str] = {}
+    for owner in reversed(config.__mro__):
+        if dataclasses.is_dataclass(owner):
+            found |= _documentation_in(owner)
+    return found
+
+
+def _documentation_in(owner: type[Any]) -> dict[str, str]:
+    module = ast.parse(textwrap.dedent(inspect.getsource(owner)))
+    body = module.body[0].body if isinstance(module.body[0], ast.ClassDef) else []
+    found = {}
+    for statement, below in pairwise(body):
+        if not (isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name)):
+            continue
+        if isinstance(below, ast.Expr) and isinstance(below.value, ast.Constant):
+            found[statement.target.id] = " ".join(str(below.value.value).split())
+    return found

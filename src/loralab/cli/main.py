@@ -1,0 +1,114 @@
+"""The entry point: finds the verb, runs it, prints its answer, and turns what went wrong into an exit status.
+
+0 done, 1 our bug (traceback), 2 the user's input is wrong (`error: …`), 130 interrupted.
+"""
+
+import contextlib
+import importlib
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from loralab import __version__
+from loralab.cli.answer import as_json
+from loralab.cli.parser import help_page, parse_arguments
+from loralab.cli.settings import build_config, near_misses, read_toml
+from loralab.cli.verb import Verb
+from loralab.errors import LoralabError, SpecError
+
+VERBS = {
+    "train": "Train an adapter on a task and write it to a folder.",
+    "eval": "Measure a model, with or without an adapter, on a task.",
+    "generate": "Complete prompts with a model, with or without an adapter.",
+    "merge": "Fold an adapter into its base, write the model, reopen and compare.",
+    "convert": "Write an adapter in another format.",
+    "inspect": "Say what an adapter is, what it touches, and how much it does.",
+    "demo": "All of it in minutes with what is embedded: train, measure, merge.",
+}
+DONE, USER_ERROR, INTERRUPTED = 0, 2, 130
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run `loralab` with these arguments (those of the process by default) and return the exit status.
+
+    An exception that nobody expected is raised again after an apology: Python prints the traceback and exits
+    with 1.
+    """
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        return _dispatch(given)
+    except KeyboardInterrupt:
+        _complain("interrupted")
+        return INTERRUPTED
+    except (LoralabError, OSError) as error:
+        _complain(f"error: {_describe(error)}")
+        return USER_ERROR
+    except Exception:
+        _complain("loralab failed where it should not have: this is our bug, sorry. What follows helps to find it.")
+        raise
+
+
+def _dispatch(arguments: list[str]) -> int:
+    if not arguments:
+        raise SpecError(f"no verb was given; known verbs: {', '.join(VERBS)} (see loralab --help)")
+    name, rest = arguments[0], arguments[1:]
+    if name in ("-h", "--help"):
+        return _print(_front_page())
+    if name == "--version":
+        return _print(f"loralab {__version__}")
+    if name not in VERBS:
+        raise SpecError(f"unknown verb {name!r}{near_misses(name, VERBS)}; known verbs: {', '.join(VERBS)}")
+    return _run(name, rest)
+
+
+def _run(name: str, arguments: list[str]) -> int:
+    verb: Verb[Any] = importlib.import_module(f"loralab.cli.verbs.{name}").VERB
+    program = f"loralab {name}"
+    given = parse_arguments(program, verb.config, arguments)
+    if given.help:
+        return _print(help_page(program, VERBS[name], verb.example, verb.config).rstrip("\n"))
+    file = read_toml(Path(given.config_file)) if given.config_file else {}
+    config = build_config(verb.config, given.flags, file, given.config_file or "")
+    with contextlib.redirect_stdout(sys.stderr):  # whatever a library prints: stdout holds the answer alone
+        answer = verb.run(config)
+    if given.json:
+        return _print(as_json(answer))
+    return _write(lambda: verb.show(answer))
+
+
+def _front_page() -> str:
+    verbs = "\n".join(f"  {name.ljust(10)} {summary}" for name, summary in VERBS.items())
+    return (
+        "usage: loralab VERB [flags]\n\n"
+        "Low-rank adaptation of any PyTorch model: train, prove, merge and ship.\n\n"
+        f"verbs:\n{verbs}\n\n"
+        "`loralab VERB --help` shows the flags of a verb."
+    )
+
+
+def _print(text: str) -> int:
+    return _write(lambda: print(text))
+
+
+def _write(show: Callable[[], None]) -> int:
+    """Run what prints the answer. A reader such as `head` may close the pipe early: no failure."""
+    try:
+        show()
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return DONE
+
+
+def _complain(message: str) -> None:
+    with contextlib.suppress(BrokenPipeError):
+        print(message, file=sys.stderr, flush=True)
+
+
+def _describe(error: Exception) -> str:
+    """The message of an error; the operating system's own (a full disk, …) without their numbers."""
+    if isinstance(error, OSError) and not isinstance(error, LoralabError) and error.strerror:
+        return f"{error.strerror}: {error.filename}" if error.filename else error.strerror
+    return str(error)

@@ -1,0 +1,80 @@
+"""A verb's configuration: its defaults, then a TOML file, then the flags, which win. Knows nothing of verbs.
+
+Everything that is wrong is collected and said at once, in one SpecError.
+"""
+
+import tomllib
+from collections.abc import Iterable, Mapping
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, TypeVar
+
+from loralab.cli.fields import ConfigField, config_fields
+from loralab.cli.values import read_value
+from loralab.errors import NotFoundError, SpecError
+
+Config = TypeVar("Config")
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """The keys and values of a TOML file. Raises NotFoundError, or SpecError with the line that is wrong."""
+    if not path.is_file():
+        raise NotFoundError(f"--config: no such file: {path}")
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise SpecError(f"--config {path}: not a TOML file: {error}") from error
+
+
+def build_config(config: type[Config], flags: Mapping[str, Any], file: Mapping[str, Any], source: str) -> Config:
+    """The dataclass made of `flags` over `file` (which came from `source`) over the defaults.
+
+    The keys of `flags` are field names; those of `file` may be written with dashes or underscores. Raises
+    SpecError naming every unknown key, unreadable value and missing required field.
+    """
+    fields = {field.name: field for field in config_fields(config)}
+    in_file = {key.replace("-", "_"): value for key, value in file.items()}
+    problems = _unknown_keys(file, fields, source)
+    values: dict[str, Any] = {}
+    for name, field in fields.items():
+        if name in flags:
+            _read_into(values, problems, field, flags[name], field.label)
+        elif name in in_file:
+            _read_into(values, problems, field, in_file[name], f"{source}: {name}")
+        elif field.required:
+            problems.append(f"{field.label} is needed: {field.documentation}")
+    if problems:
+        raise SpecError(join_problems(problems))
+    return config(**values)
+
+
+def near_misses(name: str, known: Iterable[str]) -> str:
+    """` (did you mean X or Y?)`, or nothing when no known name resembles this one."""
+    close = get_close_matches(name, list(known), n=3, cutoff=0.7)
+    return f" (did you mean {' or '.join(close)}?)" if close else ""
+
+
+def join_problems(problems: list[str]) -> str:
+    """One problem as it is; several as a numbered list."""
+    if len(problems) == 1:
+        return problems[0]
+    return f"{len(problems)} problems:" + "".join(f"\n  {number}. {each}" for number, each in enumerate(problems, 1))
+
+
+def _unknown_keys(file: Mapping[str, Any], fields: Mapping[str, ConfigField], source: str) -> list[str]:
+    problems, seen = [], set[str]()
+    for key in file:
+        name = key.replace("-", "_")
+        if name not in fields:
+            problems.append(f"{source}: unknown key {key!r}{near_misses(name, fields)}")
+        elif name in seen:
+            problems.append(f"{source}: {name} is given twice, with a dash and with an underscore")
+        seen.add(name)
+    return problems
+
+
+def _read_into(values: dict[str, Any], problems: list[str], field: ConfigField, written: Any, label: str) -> None:
+    try:
+        values[field.name] = read_value(field, written)
+    except ValueError as error:
+        problems.append(f"{label}: {error}")

@@ -1,0 +1,22 @@
+"""What a verb of the command line is. Knows nothing of any particular verb."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+Answer = dict[str, Any]
+Config = TypeVar("Config")
+
+
+@dataclass(frozen=True)
+class Verb(Generic[Config]):
+    """A verb: `config` is a frozen dataclass, one field per flag; `run` does the work and returns the answer.
+
+    `run` imports what is heavy inside itself, so that `--help` never waits for torch; `show` prints it
+    for people, while `--json` prints the answer as it is.
+    """
+
+    config: type[Config]
+    run: Callable[[Config], Answer]
+    show: Callable[[Answer], None]
+    example: str

@@ -1,0 +1,120 @@
+"""`loralab demo`: the whole way in minutes, with what is embedded: train, measure before and after, merge, verify.
+
+It runs the other verbs as a user would, and prints each command before it does.
+"""
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from loralab.cli.adapted import say
+from loralab.cli.demo_page import show_demo
+from loralab.cli.verb import Answer, Verb
+from loralab.cli.verbs import eval as eval_verb
+from loralab.cli.verbs import merge as merge_verb
+from loralab.cli.verbs import train as train_verb
+from loralab.cli.verbs.eval import EvalConfig
+from loralab.cli.verbs.merge import MergeConfig
+from loralab.training.config import TrainConfig
+
+MODEL, TASK, TARGETS = "smollm2-135m", "docstrings", "q_proj,v_proj"
+
+
+@dataclass(frozen=True)
+class DemoConfig:
+    """Everything that `loralab demo` can be told."""
+
+    out: str | None = None
+    """Folder for the adapter and the merged model; without it a new one, out/demo-<time>."""
+
+    steps: int = 80
+    """Optimizer steps of the training."""
+
+    rank: int = 4
+    """Rank of the adapter."""
+
+    batch_size: int = 16
+    """Examples in a batch."""
+
+    lr: float = 1e-3
+    """The learning rate at its highest."""
+
+    limit: int = 64
+    """Held-out functions to measure and to write docstrings for, before and after."""
+
+    seed: int = 0
+    """Seed of the training."""
+
+
+def run(config: DemoConfig) -> Answer:
+    """Measure the base, train, measure the adapter, merge and compare; the answer has the figures of each."""
+    started = time.monotonic()
+    out = Path(config.out or time.strftime("out/demo-%Y%m%d-%H%M%S"))
+    adapter, merged = out / "adapter", out / "merged"
+    before = _evaluate(config, None)
+    say([f"\n$ loralab train --model {MODEL} --task {TASK} --targets {TARGETS} --rank {config.rank} --out {adapter} …"])
+    trained = train_verb.run(_training(config, adapter))
+    after = _evaluate(config, adapter)
+    say([f"\n$ loralab merge --model {MODEL} --adapter {adapter} --out {merged}"])
+    merge = merge_verb.run(MergeConfig(model=MODEL, adapter=str(adapter), out=str(merged)))
+    return {
+        "before": _scores(before),
+        "after": _scores(after),
+        "adapter_bytes": (adapter / "adapter_model.safetensors").stat().st_size,
+        "model_bytes": sum(file.stat().st_size for file in merged.glob("*.safetensors")),
+        "merge": merge,
+        "adapter": adapter,
+        "examples": before["examples"],
+        "trainable_params": trained["trainable_params"],
+        "total_params": trained["total_params"],
+        "samples": [_beside(*pair) for pair in zip(before["samples"], after["samples"], strict=True)],
+        "seconds": time.monotonic() - started,
+    }
+
+
+def _training(config: DemoConfig, adapter: Path) -> TrainConfig:
+    return TrainConfig(
+        model=MODEL,
+        task=TASK,
+        out=str(adapter),
+        targets=TARGETS,
+        rank=config.rank,
+        steps=config.steps,
+        batch_size=config.batch_size,
+        lr=config.lr,
+        seed=config.seed,
+        eval_limit=0,
+        save_every=0,
+    )
+
+
+def _evaluate(config: DemoConfig, adapter: Path | None) -> Answer:
+    named = f"--adapter {adapter} " if adapter else ""
+    say([f"\n$ loralab eval --model {MODEL} {named}--task {TASK} --limit {config.limit} --generate"])
+    return eval_verb.run(
+        EvalConfig(
+            model=MODEL,
+            task=TASK,
+            adapter=str(adapter) if adapter else None,
+            limit=config.limit,
+            generate=True,
+            max_new_tokens=32,
+        )
+    )
+
+
+def _scores(evaluation: Answer) -> dict[str, float]:
+    return {"loss": evaluation["loss"], **evaluation["metrics"]}
+
+
+def _beside(before: dict[str, Any], after: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "prompt": before["prompt"],
+        "reference": before["references"][0],
+        "before": before["prediction"],
+        "after": after["prediction"],
+    }
+
+
+VERB = Verb(DemoConfig, run, show_demo, example="loralab demo --steps 20 --limit 16")

@@ -1,0 +1,58 @@
+"""`loralab generate`: prompts completed by a model, with or without an adapter."""
+
+import sys
+from dataclasses import dataclass
+
+from loralab.cli.adapted import AdaptedModel, load_adapted, training_of
+from loralab.cli.verb import Answer, Verb
+from loralab.errors import DataError
+from loralab.generation.config import GenerationConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenerateConfig(AdaptedModel, GenerationConfig):
+    """Everything that `loralab generate` can be told."""
+
+    prompt: str | None = None
+    """The text to complete. Without it, every line of stdin is a prompt."""
+
+
+def run(config: GenerateConfig) -> Answer:
+    """Read the prompts, then load the model and complete them all."""
+    prompts = [config.prompt] if config.prompt is not None else prompts_from_stdin()
+    training = training_of(config.adapter)
+
+    from loralab.generation.generate import generate
+
+    loaded = load_adapted(config, training)
+    return {"completions": generate(loaded.model, loaded.tokenizer, prompts, config)}
+
+
+def prompts_from_stdin() -> list[str]:
+    """The lines of stdin. Raises DataError where there is none, or an empty one: it could not be completed."""
+    if sys.stdin.isatty():
+        raise DataError("no prompt was given: write --prompt TEXT, or pipe in one prompt a line")
+    prompts = [line.rstrip("\r\n") for line in sys.stdin]
+    empty = [str(number) for number, prompt in enumerate(prompts, start=1) if not prompt.strip()]
+    if empty or not prompts:
+        where = f"line {', '.join(empty)} is empty" if empty else "stdin is empty"
+        raise DataError(f"a prompt was expected on every line of stdin, but {where}; or give --prompt TEXT")
+    return prompts
+
+
+def show(answer: Answer) -> None:
+    """One completion as it is; several one a line, their own line breaks written as \\n."""
+    completions: list[str] = answer["completions"]
+    if len(completions) == 1:
+        print(completions[0])
+        return
+    for completion in completions:
+        print(completion.replace("\n", "\\n"))
+
+
+VERB = Verb(
+    GenerateConfig,
+    run,
+    show,
+    example='loralab generate --model smollm2-135m --prompt "The capital of France is"',
+)

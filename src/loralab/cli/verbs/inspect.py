@@ -1,0 +1,44 @@
+"""`loralab inspect`: what an adapter on disk is, what it touches, and whether it does anything."""
+
+from dataclasses import dataclass, field
+
+from loralab.cli.adapted import LoadingFlags, load_base, say, training_of
+from loralab.cli.answer import show_answer
+from loralab.cli.verb import Answer, Verb
+
+
+@dataclass(frozen=True, kw_only=True)
+class InspectConfig(LoadingFlags):
+    """Everything that `loralab inspect` can be told."""
+
+    adapter: str = field(metadata={"positional": True})
+    """The adapter to look at: its folder, or a loralib checkpoint."""
+
+    model: str | None = None
+    """The base model, to load the adapter onto it and measure by how much it moves the logits."""
+
+
+def run(config: InspectConfig) -> Answer:
+    """Read the files; with a model also try them on it."""
+    from loralab.formats.inspect import inspect
+
+    training = training_of(config.adapter)
+    model = load_base(config.model, config.dtype, training).model if config.model else None
+    found = inspect(config.adapter, model, alpha=config.alpha, allow_other_base=config.allow_other_base).to_json()
+    if model is None:
+        del found["probe_logit_change"]
+    say(found["notes"])
+    return found
+
+
+def show(answer: Answer) -> None:
+    """What it is in a few lines; of the norms the largest and the smallest."""
+    norms = answer["delta_norms"] or {}
+    ends = sorted(norms, key=norms.__getitem__)
+    summary = {f"norm {path}": norms[path] for path in dict.fromkeys([*ends[-1:], *ends[:1]])}
+    brief = {"targets": f"{len(answer['targets'])} modules", "dead_tensors": len(answer["dead_tensors"])}
+    hidden = ("delta_norms", "notes")
+    show_answer({key: value for key, value in (answer | brief).items() if key not in hidden} | summary)
+
+
+VERB = Verb(InspectConfig, run, show, example="loralab inspect out/docstrings --model smollm2-135m")

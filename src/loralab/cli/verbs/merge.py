@@ -1,0 +1,64 @@
+"""`loralab merge`: an adapter folded into its base, as a model folder of its own that is reopened and compared."""
+
+from dataclasses import asdict, dataclass
+from typing import Literal
+
+from loralab.cli.adapted import LoadingFlags, load_adapter, load_base, say, training_of
+from loralab.cli.answer import show_answer
+from loralab.cli.verb import Answer, Verb
+
+FIGURES = ("max_abs_logit_error", "mean_kl", "argmax_agreement", "tolerance", "adapter_effect")
+"""What comparing logits gives; null in the answer where only tensors were compared."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MergeConfig(LoadingFlags):
+    """Everything that `loralab merge` can be told."""
+
+    model: str
+    """The base model: an embedded name (smollm2-135m, minilm-l6), a local folder, or a Hub id."""
+
+    adapter: str
+    """The adapter to merge: its folder, or a loralib checkpoint."""
+
+    out: str
+    """Folder to write; transformers loads it without loralab."""
+
+    verify: Literal["logits", "tensors"] = "logits"
+    """How to prove the written files: by the logits of the reopened model, which needs its memory once more, or only
+    tensor by tensor."""
+
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Precision in which both are compared; auto is float32 if that fits into memory, else the files' own. What is
+    written has the dtype of the base's files in any case."""
+
+
+def run(config: MergeConfig) -> Answer:
+    """Load the model and the adapter, write the merged folder, reopen it and compare."""
+    from loralab.formats.merged import write_merged
+    from loralab.formats.proof_precision import choose_proof_dtype
+
+    training = training_of(config.adapter)
+    dtype, reason = choose_proof_dtype(config.model, config.dtype)
+    say([reason])
+    loaded = load_base(config.model, dtype, training)
+    adapter = load_adapter(config.adapter, config, loaded)
+    merged = write_merged(
+        loaded.model,
+        adapter,
+        config.out,
+        source=config.model,
+        tokenizer=loaded.tokenizer,
+        verify=config.verify,
+    )
+    say(merged.notes)
+    figures = asdict(merged.verification) if merged.verification is not None else dict.fromkeys(FIGURES)
+    return {"out": merged.out, "tensors": merged.tensors, **figures}
+
+
+VERB = Verb(
+    MergeConfig,
+    run,
+    show_answer,
+    example="loralab merge --model smollm2-135m --adapter out/docstrings --out out/merged",
+)

@@ -1,0 +1,268 @@
+"""Save an adapter to a folder and load it into a model: PEFT's layout, with loralab.json beside it.
+
+    adapter_config.json          PEFT's: rank, alpha, targets
+    adapter_model.safetensors    PEFT's: the tensors
+    loralab.json                 ours: the exact structure, the specification, the base's fingerprint
+
+Loading either puts the whole adapter on the model or raises and leaves the model as it was.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from loralab.core.adapter import Adapter, Plan, adapters_on
+from loralab.core.attach import attach
+from loralab.core.names import modules_by_path, unwrapped
+from loralab.core.update import Update
+from loralab.errors import AdapterFileError, AdapterStateError, NotFoundError, NumericsError, OutputError, SpecError
+from loralab.formats.atomic import json_text, whole_file
+from loralab.formats.fingerprint import Fingerprint, fingerprint
+from loralab.formats.loralib import read_loralib
+from loralab.formats.own_layout import from_own, own_config, own_tensors
+from loralab.formats.peft_config import CONFIG_NAME, OWN_TYPE, PeftConfig, parse_config, read_json
+from loralab.formats.peft_reading import from_peft
+from loralab.formats.peft_writing import base_name, reasons_against_peft, to_peft
+from loralab.formats.sidecar import (
+    OWN_LAYOUT,
+    PEFT_LAYOUT,
+    SIDECAR_NAME,
+    Sidecar,
+    file_sha256,
+    method_to_json,
+    read_sidecar,
+)
+from loralab.formats.structure import adapted_tensors, describe
+from loralab.formats.tensor_checks import is_finite, listed
+from loralab.formats.tensor_reading import read_tensors
+from loralab.formats.tensor_writing import write_tensors
+from loralab.methods.lora import LoRA
+from loralab.methods.ties import tie_notes
+
+TENSORS_NAME = "adapter_model.safetensors"
+OLD_TENSORS_NAME = "adapter_model.bin"
+_MODEL_FILES = ("config.json", "model.safetensors", "model.safetensors.index.json", "pytorch_model.bin")
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """An adapter as it was read: a method whose plan is made already."""
+
+    updates: Mapping[str, Update]
+    spec: object
+    notes: Sequence[str]
+
+    def plan(self, model: nn.Module) -> Plan:
+        """The plan that was read."""
+        return Plan(self.updates, tuple(self.notes))
+
+
+# -- saving ---------------------------------------------------------------------------------------------------
+
+
+def save(adapter: Adapter, path: str | Path, *, model: nn.Module | None = None, overwrite: bool = False) -> Path:
+    """Write the adapter into the folder `path` and return it; each file is written whole and moved into place.
+
+    With `model`, the base's name and task are recorded for PEFT too. An adapter that loralab saved there before is
+    replaced; other files of the folder stay. Raises OutputError for a folder that holds a model or another program's
+    adapter (unless `overwrite`) and where writing fails, NumericsError for NaN, AdapterStateError for empty tensors
+    or a merged model.
+    """
+    folder = Path(path)
+    bases = {where: unwrapped(layer) for where, layer in adapter.layers.items()}
+    _refuse_unsound(adapter)
+    _refuse_foreign(folder, overwrite)
+    reasons = reasons_against_peft(adapter.updates, bases)
+    if reasons:
+        config, tensors = own_config(reasons, base_name(model)), own_tensors(adapter.updates)
+    else:
+        packed = to_peft(adapter.updates, bases, _dropout(adapter), model)
+        config, tensors = packed.config.to_json(), packed.tensors
+    sidecar = Sidecar(
+        OWN_LAYOUT if reasons else PEFT_LAYOUT,
+        method_to_json(adapter.spec),
+        {where: describe(update, bases[where]) for where, update in adapter.updates.items()},
+        _fingerprint(adapter.updates, bases, model),
+        "",
+        adapter.notes,
+    )
+    _write(folder, config, tensors, sidecar)
+    if overwrite:
+        (folder / OLD_TENSORS_NAME).unlink(missing_ok=True)
+    return folder
+
+
+def _write(folder: Path, config: Mapping[str, Any], tensors: Mapping[str, Tensor], sidecar: Sidecar) -> None:
+    """All three files are whole before the first is moved into place; the configuration is moved last."""
+    with ExitStack() as moves:
+        config_file, sidecar_file, tensors_file = (
+            moves.enter_context(whole_file(folder / name)) for name in (CONFIG_NAME, SIDECAR_NAME, TENSORS_NAME)
+        )
+        write_tensors(tensors_file, tensors)
+        content = sidecar.to_json() | {"tensors_sha256": file_sha256(tensors_file)}
+        sidecar_file.write_text(json_text(content), encoding="utf-8")
+        config_file.write_text(json_text(config, sort_keys=True), encoding="utf-8")
+
+
+def _refuse_unsound(adapter: Adapter) -> None:
+    """What would be written must be whole and finite, and the base must be the base."""
+    if any(layer.routing.merged is not None for layer in adapter.layers.values()):
+        raise AdapterStateError(
+            f"saving adapter '{adapter.name}' was asked for while an adapter is merged into the base weights, whose "
+            "fingerprint would be wrong; call unmerge(model) first"
+        )
+    empty = [name for name, tensor in adapter.named_tensors() if tensor.numel() == 0]
+    if empty:
+        raise AdapterStateError(
+            f"adapter '{adapter.name}' has empty tensors: {listed(empty)}; "
+            "sharded weights must be gathered before saving"
+        )
+    spoilt = [name for name, tensor in adapter.named_tensors() if not is_finite(tensor)]
+    if spoilt:
+        raise NumericsError(f"adapter '{adapter.name}' holds NaN or infinite values: {listed(spoilt)}; it is not saved")
+
+
+def _refuse_foreign(folder: Path, overwrite: bool) -> None:
+    if folder.exists() and not folder.is_dir():
+        raise OutputError(f"{folder} was asked for as an adapter's folder, but it is a file; name another place")
+    if overwrite or not folder.exists():
+        return
+    model_files = [name for name in _MODEL_FILES if (folder / name).exists()]
+    if model_files:
+        raise OutputError(
+            f"{folder} holds a model ({', '.join(model_files)}); an adapter beside it would be applied "
+            "whenever the model is loaded. Name another folder, or pass overwrite=True"
+        )
+    theirs = [name for name in (CONFIG_NAME, TENSORS_NAME, OLD_TENSORS_NAME) if (folder / name).exists()]
+    if theirs and not (folder / SIDECAR_NAME).exists():
+        raise OutputError(
+            f"{folder} holds an adapter that loralab did not write ({', '.join(theirs)}); name another folder, "
+            "or pass overwrite=True to replace it"
+        )
+
+
+def _fingerprint(updates: Mapping[str, Update], bases: Mapping[str, nn.Module], model: nn.Module | None) -> Fingerprint:
+    adapted = ((path, bases[path], adapted_tensors(update, bases[path])) for path, update in updates.items())
+    return fingerprint(adapted, None if model is None else unwrapped(model))
+
+
+def _dropout(adapter: Adapter) -> float:
+    return max(
+        (update.factors_of(part).recipe.dropout for update in adapter.updates.values() for part in update.parts),
+        default=0.0,
+    )
+
+
+# -- loading --------------------------------------------------------------------------------------------------
+
+
+def load(
+    model: nn.Module,
+    path: str | Path,
+    name: str | None = None,
+    *,
+    alpha: float | None = None,
+    rank_stabilized: bool = False,
+    allow_other_base: bool = False,
+) -> Adapter:
+    """Read an adapter from disk, put it on the model, make it active and return it.
+
+    `path` is a PEFT folder, or a loralib checkpoint, which does not record its `alpha`. Strict: AdapterFileError
+    lists every tensor that is missing, extra, misshapen or not finite and every setting that is not supported;
+    FingerprintError if the adapter was trained on another base (unless `allow_other_base`); the model is then as it
+    was. `name` defaults to the folder's or file's name.
+    """
+    source = Path(path)
+    adapters_on(model).refuse_merged("loading an adapter")
+    if source.is_dir():
+        _refuse_alpha(source, alpha, rank_stabilized)
+        loaded = _read_folder(model, source, allow_other_base)
+    else:
+        loaded = Loaded(*read_loralib(model, read_tensors(source), alpha, rank_stabilized))
+    adapter = attach(model, loaded, name if name is not None else name_for(source))
+    adapter.spec = loaded.spec
+    return adapter
+
+
+def name_for(path: Path) -> str:
+    """An adapter's name from its folder or file: what may not be in a name becomes '-'."""
+    stem = path.resolve().name if path.is_dir() else path.stem
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", stem).lstrip("._-") or "default"
+
+
+def tensors_path(folder: Path) -> Path:
+    """The file with the tensors of a PEFT folder; NotFoundError if there is none."""
+    for name in (TENSORS_NAME, OLD_TENSORS_NAME):
+        if (folder / name).exists():
+            return folder / name
+    raise NotFoundError(f"{folder} was asked for as an adapter, but there is no {TENSORS_NAME} in it")
+
+
+def config_content(folder: Path) -> dict[str, Any]:
+    """The content of a folder's adapter_config.json; NotFoundError says where adapters are instead."""
+    if not (folder / CONFIG_NAME).exists():
+        inside = sorted(found.parent.name for found in folder.glob(f"*/{CONFIG_NAME}"))
+        hint = f"; there are adapters in its folders {', '.join(inside)}" if inside else ""
+        raise NotFoundError(f"{folder} was asked for as an adapter, but there is no {CONFIG_NAME} in it{hint}")
+    return read_json(folder / CONFIG_NAME)
+
+
+def _read_folder(model: nn.Module, folder: Path, allow_other_base: bool) -> Loaded:
+    content, file, sidecar = config_content(folder), tensors_path(folder), read_sidecar(folder)
+    if sidecar is not None:
+        sidecar.check_belongs(file)
+    tensors = read_tensors(file).tensors
+    if content.get("peft_type") == OWN_TYPE:
+        updates, spec, notes = _read_own(model, folder, tensors, sidecar)
+    else:
+        config = parse_config(content, str(folder / CONFIG_NAME))
+        updates, notes = from_peft(model, config, tensors, sidecar)
+        spec = (sidecar.spec() if sidecar else None) or _spec_of(config)
+    if sidecar is None:
+        notes.append("the folder has no loralab.json: whether the base model is the right one could not be checked")
+    elif not allow_other_base:
+        by_path = modules_by_path(model)
+        sidecar.fingerprint.check(_fingerprint(updates, by_path, model))
+    said = sidecar.notes if sidecar else ()
+    return Loaded(updates, spec, list(dict.fromkeys([*said, *notes, *tie_notes(model, updates)])))
+
+
+def _read_own(
+    model: nn.Module, folder: Path, tensors: Mapping[str, Tensor], sidecar: Sidecar | None
+) -> tuple[dict[str, Update], object, list[str]]:
+    if sidecar is None:
+        raise AdapterFileError(f"{folder} is an adapter that only loralab can read, but its {SIDECAR_NAME} is missing")
+    return from_own(model, tensors, sidecar.modules), sidecar.spec(), []
+
+
+def _refuse_alpha(folder: Path, alpha: float | None, rank_stabilized: bool) -> None:
+    if alpha is not None or rank_stabilized:
+        raise SpecError(
+            f"alpha or rank_stabilized was given for {folder}, whose {CONFIG_NAME} says its own; leave them out"
+        )
+
+
+def _spec_of(config: PeftConfig) -> LoRA:
+    """The specification that comes nearest to a PEFT configuration."""
+    targets = [config.targets] if isinstance(config.targets, str) else list(config.targets or ())
+    try:
+        return LoRA(
+            rank=config.rank,
+            alpha=config.alpha,
+            dropout=config.dropout,
+            targets=[*targets, *config.target_parameters],
+            exclude=[config.exclude] if isinstance(config.exclude, str) else list(config.exclude),
+            layers=config.layers,
+            rank_pattern=config.rank_pattern,
+            alpha_pattern=config.alpha_pattern,
+            bias=config.bias,
+            modules_to_save=config.modules_to_save,
+            rank_stabilized=config.rank_stabilized,
+        )
+    except SpecError as problem:
+        raise AdapterFileError(f"{CONFIG_NAME} cannot be: {problem}") from problem

@@ -1,0 +1,136 @@
+"""Files and folders written whole and moved into place: a reader sees the old one or the new one, never half of one.
+
+Everything goes first into a temporary sibling (same disk, so that the move is one rename), is flushed to the disk,
+and only then takes the name it is meant for. Knows nothing of what is written.
+"""
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from loralab.errors import OutputError
+
+_PREFIX = ".loralab-"
+"""How temporary siblings begin; what a killed process leaves behind is recognised by it and never read."""
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """Give a temporary path to write to; on success it becomes `path`, on any failure it is removed.
+
+    Raises OutputError if the disk is full or the place is not writable; what was at `path` is then as it was.
+    """
+    temporary = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = _sibling_file(path)
+        yield temporary
+        flush_file(temporary)
+        temporary.replace(path)
+        _flush_folder(path.parent)
+    except OSError as problem:
+        raise _cannot_write(path, problem) from problem
+    finally:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def whole_folder(path: Path) -> Iterator[Path]:
+    """Give a temporary folder to fill; on success it becomes `path`, on any failure it is removed.
+
+    `path` must not exist yet or be an empty folder (OutputError otherwise). Raises OutputError if the disk is full
+    or the place is not writable.
+    """
+    temporary = None
+    try:
+        refuse_occupied(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{path.name}-", dir=path.parent))
+        temporary.chmod(0o777 & ~_umask())
+        yield temporary
+        _flush_tree(temporary)
+        temporary.replace(path)
+        _flush_folder(path.parent)
+    except OSError as problem:
+        raise _cannot_write(path, problem) from problem
+    finally:
+        if temporary is not None:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a UTF-8 text file whole."""
+    with whole_file(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write JSON whole, with sorted keys."""
+    write_text(path, json_text(content, sort_keys=True))
+
+
+def json_text(content: Any, sort_keys: bool = False) -> str:
+    """JSON with two spaces of indent and a last line end, and never NaN or infinity (ValueError)."""
+    return json.dumps(content, indent=2, sort_keys=sort_keys, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def refuse_occupied(path: Path) -> None:
+    """OutputError if something is at `path` that a new folder would overwrite."""
+    if path.is_dir() and not any(path.iterdir()):
+        return
+    if path.exists() or path.is_symlink():
+        raise OutputError(
+            f"{path} was asked for as a new folder, but it exists already; name another place or remove it"
+        )
+
+
+def flush_file(path: Path) -> None:
+    """Wait until the file is on the disk."""
+    with path.open("rb") as stream:
+        os.fsync(stream.fileno())
+
+
+def _flush_tree(folder: Path) -> None:
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            flush_file(Path(parent, name))
+        _flush_folder(Path(parent))
+
+
+def _flush_folder(folder: Path) -> None:
+    """Wait until a rename in this folder is on the disk, where the system can say so."""
+    if os.name == "nt":
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _sibling_file(path: Path) -> Path:
+    descriptor, name = tempfile.mkstemp(prefix=f"{_PREFIX}{path.name}-", dir=path.parent)
+    os.close(descriptor)
+    os.chmod(name, 0o666 & ~_umask())
+    return Path(name)
+
+
+def _umask() -> int:
+    current = os.umask(0)
+    os.umask(current)
+    return current
+
+
+def _cannot_write(path: Path, problem: OSError) -> OutputError:
+    if isinstance(problem, OutputError):
+        return problem
+    reason = problem.strerror or str(problem)
+    return OutputError(
+        f"{path} was to be written, but: {reason}; nothing there was changed. Free space or choose another place"
+    )

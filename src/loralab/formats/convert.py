@@ -1,0 +1,190 @@
+"""From one form of adapter file to another, without a model: PEFT folders and loralib checkpoints."""
+
+import re
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from loralab.errors import AdapterFileError, OutputError, SpecError
+from loralab.formats.adapter_folder import TENSORS_NAME, config_content, tensors_path
+from loralab.formats.atomic import json_text, whole_file, whole_folder
+from loralab.formats.loralib import ALPHA_KEY, ENABLED, Checkpoint
+from loralab.formats.peft_config import CONFIG_NAME, OWN_TYPE, PeftConfig, parse_config
+from loralab.formats.peft_layout import EMBEDDING_A, EMBEDDING_B, A, B
+from loralab.formats.peft_pairs import FilePair, file_pairs, plain_path
+from loralab.formats.peft_reading import plain_names
+from loralab.formats.peft_writing import PREFIX
+from loralab.formats.sidecar import SIDECAR_NAME, Sidecar, file_sha256, read_sidecar
+from loralab.formats.structure import ModuleRecord
+from loralab.formats.tensor_reading import SAFETENSORS, read_tensors
+from loralab.formats.tensor_writing import write_tensors
+
+FORMATS = ("peft", "loralib")
+_EMBEDDINGS = ("embed_tokens", "embeddings", "embedding", "emb", "wte", "wpe", "word_embeddings", "shared")
+"""Last names of modules that are taken for embeddings: a loralib checkpoint does not tell them from linear layers."""
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """What was written: where, how many tensors, and whether nothing was lost or rounded."""
+
+    dst: str
+    tensors: int
+    lossless: bool
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON."""
+        return asdict(self)
+
+
+def convert(src: str | Path, dst: str | Path, to: str = "peft", alpha: float | None = None) -> Conversion:
+    """Write the adapter at `src` to `dst` as a PEFT folder or as a checkpoint with loralib's names, in safetensors.
+
+    A loralib checkpoint does not record its alpha, which must be given then. Raises AdapterFileError for what the
+    other format has no place for, SpecError for a missing alpha, OutputError if there is something at `dst`.
+    """
+    source, target = Path(src), Path(dst)
+    if to not in FORMATS:
+        raise SpecError(f"a conversion to {to!r} was asked for; choose one of {', '.join(FORMATS)}")
+    if source.is_dir():
+        if alpha is not None:
+            raise SpecError(f"alpha was given for {source}, whose {CONFIG_NAME} says its own; leave it out")
+        return _copy_folder(source, target) if to == "peft" else _folder_to_loralib(source, target)
+    file = read_tensors(source)
+    checkpoint = Checkpoint.of(file)
+    recorded = file.metadata.get(ALPHA_KEY)
+    if alpha is None and recorded is None:
+        raise SpecError(f"{source} is a loralib checkpoint, which does not record alpha; give it, as --alpha 16")
+    known = float(alpha if alpha is not None else recorded or 0.0)
+    if to == "loralib":
+        return _write_loralib(target, checkpoint, known, lossless=True)
+    return _loralib_to_folder(checkpoint, known, target)
+
+
+# -- to a PEFT folder -----------------------------------------------------------------------------------------
+
+
+def _copy_folder(source: Path, target: Path) -> Conversion:
+    content, tensors, sidecar = config_content(source), read_tensors(tensors_path(source)).tensors, read_sidecar(source)
+    if content.get("peft_type") != OWN_TYPE:
+        parse_config(content, str(source / CONFIG_NAME))
+    return _write_folder(target, content, tensors, sidecar)
+
+
+def _write_folder(
+    target: Path, content: Mapping[str, Any], tensors: Mapping[str, Tensor], sidecar: Sidecar | None = None
+) -> Conversion:
+    with whole_folder(target) as folder:
+        write_tensors(folder / TENSORS_NAME, tensors)
+        (folder / CONFIG_NAME).write_text(json_text(content, sort_keys=True), encoding="utf-8")
+        if sidecar is not None:
+            told = sidecar.to_json() | {"tensors_sha256": file_sha256(folder / TENSORS_NAME)}
+            (folder / SIDECAR_NAME).write_text(json_text(told), encoding="utf-8")
+    return Conversion(str(target), len(tensors), lossless=True)
+
+
+def _loralib_to_folder(checkpoint: Checkpoint, alpha: float, target: Path) -> Conversion:
+    tensors: dict[str, Tensor] = {}
+    ranks: dict[str, int] = {}
+    alphas: dict[str, float] = {}
+    for path, (A_values, B_values) in checkpoint.pairs.items():
+        names = (EMBEDDING_A, EMBEDDING_B) if path.rpartition(".")[2] in _EMBEDDINGS else (A, B)
+        count = len(A_values) // B_values.shape[-1]
+        spread = B_values if count == 1 else _spread(path, count, B_values)
+        tensors |= dict(zip((f"{PREFIX}{path}.{name}" for name in names), (A_values, spread), strict=True))
+        ranks[path], alphas[path] = len(A_values), alpha * count
+    heads = [path for path in _owners(checkpoint.others) if path not in ranks]
+    for name, tensor in checkpoint.others.items():
+        path, _, leaf = name.rpartition(".")
+        tensors[f"{PREFIX}{path}.{leaf}" if path in heads else f"{PREFIX}{path}.base_layer.{leaf}"] = tensor
+    rank, usual = Counter(zip(ranks.values(), alphas.values(), strict=True)).most_common(1)[0][0]
+    config = PeftConfig(
+        rank=rank,
+        alpha=usual,
+        bias="lora_only" if len(heads) < len(_owners(checkpoint.others)) else "none",
+        targets=tuple(ranks),
+        rank_pattern={f"^{re.escape(path)}": each for path, each in ranks.items() if each != rank},
+        alpha_pattern={f"^{re.escape(path)}": each for path, each in alphas.items() if each != usual},
+        modules_to_save=tuple(heads),
+    )
+    return _write_folder(target, config.to_json(), tensors)
+
+
+def _owners(others: Mapping[str, Tensor]) -> list[str]:
+    return list(dict.fromkeys(name.rpartition(".")[0] for name in others))
+
+
+def _spread(path: str, count: int, B_values: Tensor) -> Tensor:
+    """loralib's stacked B [n·O/3, R] → [O, n·R], each part in its own rows and columns."""
+    if count not in ENABLED:
+        raise AdapterFileError(
+            f"{path} has {count} enabled parts of a fused projection; which ones is known for "
+            f"{' and '.join(map(str, ENABLED))} only"
+        )
+    third, rank = len(B_values) // count, B_values.shape[-1]
+    spread = B_values.new_zeros(3 * third, count * rank)
+    for number, (part, values) in enumerate(zip(ENABLED[count], B_values.chunk(count), strict=True)):
+        row = "qkv".index(part) * third
+        spread[row : row + third, number * rank : (number + 1) * rank] = values
+    return spread
+
+
+# -- to loralib -----------------------------------------------------------------------------------------------
+
+
+def _folder_to_loralib(source: Path, target: Path) -> Conversion:
+    content, sidecar = config_content(source), read_sidecar(source)
+    config = parse_config(content, str(source / CONFIG_NAME))
+    pairs, others = file_pairs(config, plain_names(read_tensors(tensors_path(source)).tensors)[0], sidecar)
+    foreign = [f"{pair.name} ({pair.kind})" for pair in pairs if pair.kind not in ("linear", "embedding")]
+    if foreign:
+        raise AdapterFileError(f"loralib has no place for: {', '.join(foreign)}; keep the PEFT folder")
+    entries = {pair.name: _loralib_entry(pair, sidecar) for pair in pairs}
+    alpha = Counter(alpha for _, _, alpha in entries.values()).most_common(1)[0][0]
+    checkpoint = Checkpoint(
+        {name: (A_values, B_values * (own / alpha)) for name, (A_values, B_values, own) in entries.items()},
+        {plain_path(name): tensor for name, tensor in others.items()},
+    )
+    return _write_loralib(target, checkpoint, alpha, all(own == alpha for _, _, own in entries.values()))
+
+
+def _loralib_entry(pair: FilePair, sidecar: Sidecar | None) -> tuple[Tensor, Tensor, float]:
+    """(A, B, alpha) as loralib has them; parts that are thirds of a fused projection as its MergedLinear."""
+    record = None if sidecar is None else sidecar.modules.get(pair.name)
+    B_stacked = None if record is None else _stacked(record, pair.B)
+    if record is None or B_stacked is None:
+        return pair.A, pair.B, pair.recipe.scale * pair.recipe.rank
+    recipe = next(iter(record.parts.values())).recipe
+    return pair.A, B_stacked, recipe.scale * recipe.rank
+
+
+def _stacked(record: ModuleRecord, B_spread: Tensor) -> Tensor | None:
+    """[O, n·R] → loralib's [n·O/3, R], or None where loralib cannot say which rows they are."""
+    third = len(B_spread) // 3
+    recipes = {each.recipe for each in record.parts.values()}
+    is_merged = tuple(record.parts) == ENABLED.get(len(record.parts)) and len(recipes) == 1
+    expected = {
+        part: [["qkv".index(part) * third, ("qkv".index(part) + 1) * third]] for part in record.parts if part in "qkv"
+    }
+    if not is_merged or any(each.rows != expected[part] for part, each in record.parts.items()):
+        return None
+    columns = B_spread.chunk(len(record.parts), dim=1)
+    return torch.cat([values[rows[0][0] : rows[0][1]] for values, rows in zip(columns, expected.values(), strict=True)])
+
+
+def _write_loralib(target: Path, checkpoint: Checkpoint, alpha: float, lossless: bool) -> Conversion:
+    if target.suffix != SAFETENSORS:
+        raise SpecError(f"{target} was asked for; loralib's names are written to a file called *{SAFETENSORS}")
+    if target.exists():
+        raise OutputError(f"{target} exists already; name another file or remove it")
+    tensors = dict(checkpoint.others)
+    for path, (A_values, B_values) in checkpoint.pairs.items():
+        tensors |= {f"{path}.lora_A": A_values, f"{path}.lora_B": B_values}
+    with whole_file(target) as temporary:
+        write_tensors(temporary, tensors, {ALPHA_KEY: repr(alpha)})
+    return Conversion(str(target), len(tensors), lossless)

@@ -1,0 +1,129 @@
+"""What the base model was that an adapter was trained on: classes, shapes and a content hash of the adapted weights.
+
+The hash is of the values rounded to bfloat16, so that one checkpoint gives one hash whether it is loaded in bfloat16
+or in float32. Loaded in float16 its values are rounded otherwise; then a sketch of nine numbers per tensor (the
+Euclidean norm and eight strided sums) is compared with a tolerance instead.
+"""
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from loralab.core.update import tensor_of
+from loralab.errors import FingerprintError
+
+STRIDE = 8
+TOLERANCE = 2.0**-9
+"""How far sketches may differ, relative to the norm: float16 rounds each value to 2⁻¹¹ of itself."""
+
+
+@dataclass(frozen=True)
+class TensorPrint:
+    """One tensor of the base: its shape, dtype, hash and sketch."""
+
+    shape: tuple[int, ...]
+    dtype: str
+    sha256: str
+    sketch: tuple[float, ...]
+
+    @staticmethod
+    def of(tensor: Tensor) -> "TensorPrint":
+        """The print of a tensor; one that is quantised has its raw values hashed and no sketch."""
+        values = tensor.detach().cpu().contiguous()
+        dtype = str(values.dtype).removeprefix("torch.")
+        if not values.is_floating_point():
+            return TensorPrint(tuple(values.shape), dtype, _hash(values), ())
+        return TensorPrint(tuple(values.shape), dtype, _hash(values.to(torch.bfloat16)), _sketch(values))
+
+    def difference(self, found: "TensorPrint") -> str | None:
+        """What sets another tensor apart from this one, or None if they are the same weights."""
+        if self.shape != found.shape:
+            return f"has shape {list(found.shape)}, was {list(self.shape)}"
+        if self.sha256 == found.sha256 or self._is_close(found):
+            return None
+        return "holds other values"
+
+    def _is_close(self, found: "TensorPrint") -> bool:
+        if self.dtype == found.dtype or "float16" not in (self.dtype, found.dtype) or not self.sketch:
+            return False
+        bound = TOLERANCE * self.sketch[0]
+        return all(abs(a - b) <= bound for a, b in zip(self.sketch, found.sketch, strict=True))
+
+
+@dataclass(frozen=True)
+class Fingerprint:
+    """The base model as the adapter sees it: prints of the adapted tensors by name, and the classes that hold them."""
+
+    tensors: Mapping[str, TensorPrint]
+    classes: Mapping[str, str]
+    model_class: str | None = None
+    model_type: str | None = None
+
+    @property
+    def digest(self) -> str:
+        """One short word for all the adapted weights."""
+        lines = [f"{name} {each.sha256}" for name, each in sorted(self.tensors.items())]
+        return "sha256:" + hashlib.sha256("\n".join(lines).encode()).hexdigest()[:32]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON, with the digest."""
+        return asdict(self) | {"digest": self.digest}
+
+    @staticmethod
+    def from_json(content: Mapping[str, Any]) -> "Fingerprint":
+        """The inverse of `to_json`; raises KeyError or TypeError for another shape of content."""
+        tensors = {
+            name: TensorPrint(tuple(each["shape"]), each["dtype"], each["sha256"], tuple(each["sketch"]))
+            for name, each in content["tensors"].items()
+        }
+        return Fingerprint(tensors, content["classes"], content.get("model_class"), content.get("model_type"))
+
+    def check(self, found: "Fingerprint") -> None:
+        """FingerprintError naming all modules in which the base differs from the one this was taken of."""
+        differing = [
+            f"{path} is {found.classes.get(path)}, was {kind}"
+            for path, kind in self.classes.items()
+            if found.classes.get(path) != kind
+        ]
+        for name, each in self.tensors.items():
+            there = found.tensors.get(name)
+            difference = "is missing" if there is None else each.difference(there)
+            if difference:
+                differing.append(f"{name} {difference}")
+        if differing:
+            shown = "; ".join(differing[:8]) + (f"; and {len(differing) - 8} more" if len(differing) > 8 else "")
+            raise FingerprintError(
+                f"the adapter was trained on another base model ({self._model()}) than this one ({found._model()}): "
+                f"{shown}. Load it into the base it belongs to, or pass allow_other_base=True if you mean it"
+            )
+
+    def _model(self) -> str:
+        return f"{self.model_class or 'class not recorded'}, {self.digest}"
+
+
+def fingerprint(adapted: Iterable[tuple[str, nn.Module, Iterable[str]]], model: nn.Module | None) -> Fingerprint:
+    """The fingerprint of (path, module, names of its adapted tensors), and of the model's class where it is known."""
+    tensors: dict[str, TensorPrint] = {}
+    classes: dict[str, str] = {}
+    for path, module, names in adapted:
+        chosen = {f"{path}.{name}": TensorPrint.of(tensor_of(module, name)) for name in names}
+        if chosen:
+            tensors |= chosen
+            classes[path] = type(module).__name__
+    config = getattr(model, "config", None)
+    kind = None if model is None else type(model).__name__
+    return Fingerprint(tensors, classes, kind, getattr(config, "model_type", None))
+
+
+def _hash(values: Tensor) -> str:
+    return hashlib.sha256(values.reshape(-1).view(torch.uint8).numpy().data).hexdigest()[:32]
+
+
+def _sketch(values: Tensor) -> tuple[float, ...]:
+    flat = values.reshape(-1)
+    sums = (float(flat[start::STRIDE].sum(dtype=torch.float64)) for start in range(STRIDE))
+    return (float(torch.linalg.vector_norm(flat, dtype=torch.float64)), *sums)

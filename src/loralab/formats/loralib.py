@@ -1,0 +1,181 @@
+"""Checkpoints of the paper's own library, loralib: read for a model, and their names written.
+
+`<module>.lora_A` and `<module>.lora_B`, and beside them any tensors of the model that were trained in full. A fused
+projection (loralib's MergedLinear) stores the A of its n enabled parts stacked, [n·R, I], and their B likewise,
+[n·O/3, R]. The file records neither alpha nor which parts are enabled: two of three are taken to be q and v, the
+paper's choice for GPT-2. Convolutions are stored as loralib's own product of matrices and are not read.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from torch import Tensor, nn
+
+from loralab.core.build import is_linear, linear_shape
+from loralab.core.factors import Recipe
+from loralab.core.names import modules_by_path
+from loralab.core.update import WHOLE, Update, tensor_of
+from loralab.errors import AdapterFileError, SpecError
+from loralab.formats.peft_layout import fill
+from loralab.formats.structure import ModuleRecord, PartRecord, adapted_tensors, has_tensor, kind_of, rows_of, runs_of
+from loralab.formats.tensor_checks import is_finite, listed
+from loralab.formats.tensor_reading import TensorFile
+from loralab.methods.lora import LoRA
+from loralab.methods.ties import tie_notes
+from loralab.models.families import fused_layout
+
+A, B = "lora_A", "lora_B"
+ALPHA_KEY = "lora_alpha"
+"""Metadata under which a checkpoint that we wrote records the alpha that loralib's format has no place for."""
+
+ENABLED = {2: ("q", "v"), 3: ("q", "k", "v")}
+"""How many parts of a fused projection are enabled → which."""
+
+
+@dataclass
+class Checkpoint:
+    """A loralib state dict taken apart: factor pairs by module path, and other tensors by name."""
+
+    pairs: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
+    others: dict[str, Tensor] = field(default_factory=dict)
+
+    @staticmethod
+    def of(file: TensorFile) -> "Checkpoint":
+        """Take a file's tensors apart; AdapterFileError where a factor lacks the other or something is not finite."""
+        tensors = {name.removeprefix("module."): tensor for name, tensor in file.tensors.items()}
+        problems = [f"{name} holds NaN or infinite values" for name, each in tensors.items() if not is_finite(each)]
+        paths = dict.fromkeys(name.rpartition(".")[0] for name in tensors if name.rpartition(".")[2] in (A, B))
+        lost = [f"{path}.{key}" for path in paths for key in (A, B) if f"{path}.{key}" not in tensors]
+        problems += [f"{name} is missing" for name in lost]
+        if not paths:
+            peft = any(".lora_A." in name for name in tensors)
+            problems.append(
+                "it is PEFT's file: load the folder that holds it"
+                if peft
+                else "it has no names ending in lora_A, lora_B"
+            )
+        if problems:
+            raise AdapterFileError(f"{file.path} cannot be read as a loralib checkpoint: {listed(problems)}")
+        pairs = {path: (tensors.pop(f"{path}.{A}"), tensors.pop(f"{path}.{B}")) for path in paths}
+        return Checkpoint(pairs, tensors)
+
+
+def read_loralib(
+    model: nn.Module, file: TensorFile, alpha: float | None, rank_stabilized: bool
+) -> tuple[dict[str, Update], LoRA, list[str]]:
+    """(updates by path, the specification, notes); AdapterFileError listing all that does not fit the model."""
+    checkpoint = Checkpoint.of(file)
+    alpha = _alpha(file, alpha)
+    by_path = modules_by_path(model)
+    notes: list[str] = []
+    problems: list[str] = []
+    updates: dict[str, Update] = {}
+    for path, (A_values, B_values) in checkpoint.pairs.items():
+        if path not in by_path:
+            problems.append(f"{path}.lora_A belongs to no module of the model")
+            continue
+        recipe = Recipe(B_values.shape[-1], alpha, rank_stabilized=rank_stabilized)
+        record = _record(model, path, by_path[path], recipe, (A_values, B_values))
+        if record is None:
+            problems.append(_misfit(path, by_path[path], A_values, B_values))
+            continue
+        updates[path] = record.build(path, by_path[path])
+        _fill(updates[path], A_values, B_values)
+        if WHOLE not in record.parts:
+            notes.append(
+                f"{path}: the file has {len(record.parts)} of its parts, taken to be {', '.join(record.parts)}"
+            )
+    heads = _add_others(by_path, updates, checkpoint.others, problems)
+    if problems:
+        raise AdapterFileError(f"{file.path} does not fit this model: {listed(sorted(problems))}")
+    ordered = {path: updates[path] for path in by_path if path in updates}
+    notes.append("a loralib checkpoint records no base model: whether this one is right could not be checked")
+    return ordered, _spec(ordered, heads, alpha, rank_stabilized), notes + tie_notes(model, ordered)
+
+
+def _alpha(file: TensorFile, given: float | None) -> float:
+    recorded = file.metadata.get(ALPHA_KEY)
+    if given is not None:
+        return float(given)
+    if recorded is None:
+        raise SpecError(
+            f"{file.path} is a loralib checkpoint, which does not record alpha; pass the alpha it was trained with, "
+            "as load(model, path, alpha=16)"
+        )
+    return float(recorded)
+
+
+def _record(
+    model: nn.Module, path: str, module: nn.Module, recipe: Recipe, pair: tuple[Tensor, Tensor]
+) -> ModuleRecord | None:
+    """The structure that a pair of this shape has at this module, or None if it does not fit."""
+    R, kind = recipe.rank, kind_of(module, {WHOLE: None})
+    shapes = tuple(pair[0].shape), tuple(pair[1].shape)
+    whole = ModuleRecord(kind, {WHOLE: PartRecord(recipe)})
+    if kind == "embedding":
+        V, D = tensor_of(module, WHOLE).shape
+        return whole if shapes == ((R, V), (D, R)) else None
+    if not is_linear(module):
+        return None
+    O, I = linear_shape(module)  # noqa: E741
+    if shapes == ((R, I), (O, R)):
+        return whole
+    count, rest = divmod(shapes[0][0], R)
+    parts = ENABLED.get(count)
+    if rest or parts is None or shapes != ((count * R, I), (count * (O // 3), R)) or O % 3:
+        return None
+    layout = fused_layout(model, path, O) or dict(zip("qkv", rows_of([[0, O]]).chunk(3), strict=True))
+    return ModuleRecord("linear", {part: PartRecord(recipe, runs_of(layout[part].tolist())) for part in parts})
+
+
+def _fill(update: Update, A_values: Tensor, B_values: Tensor) -> None:
+    count = len(update.parts)
+    for part, A_part, B_part in zip(update.parts, A_values.chunk(count), B_values.chunk(count), strict=True):
+        fill(update.factors_of(part), A_part, B_part)
+
+
+def _misfit(path: str, module: nn.Module, A_values: Tensor, B_values: Tensor) -> str:
+    return (
+        f"{path} is {module}, and lora_A {list(A_values.shape)} with lora_B {list(B_values.shape)} fits neither it nor "
+        "two or three thirds of it"
+    )
+
+
+def _add_others(
+    by_path: Mapping[str, nn.Module], updates: dict[str, Update], others: Mapping[str, Tensor], problems: list[str]
+) -> list[str]:
+    """Let the file's other tensors replace the model's own; returns the modules that are not adapted otherwise."""
+    for name, tensor in others.items():
+        path, _, leaf = name.rpartition(".")
+        if path not in by_path or not has_tensor(by_path[path], leaf):
+            problems.append(f"{name} belongs to nothing in the model")
+            continue
+        own = tensor_of(by_path[path], leaf)
+        if own.shape != tensor.shape:
+            problems.append(f"{name} has shape {list(tensor.shape)}, not {list(own.shape)}")
+        elif path in updates and leaf in adapted_tensors(updates[path], by_path[path]):
+            problems.append(f"{name} is in the file in full beside its own low-rank update")
+        else:
+            updates.setdefault(path, Update({})).replace(leaf, tensor.to(own.device))
+    return [path for path, update in updates.items() if not len(update.parts)]
+
+
+def _spec(updates: Mapping[str, Update], heads: list[str], alpha: float, rank_stabilized: bool) -> LoRA:
+    ranks = {path: update.factors_of(part).recipe.rank for path, update in updates.items() for part in update.parts}
+    targets = [
+        path if WHOLE in update.parts else f"{path}[{','.join(update.parts)}]"
+        for path, update in updates.items()
+        if len(update.parts)
+    ]
+    usual = max(ranks.values(), key=list(ranks.values()).count)
+    return LoRA(
+        rank=usual,
+        alpha=alpha,
+        targets=targets,
+        rank_pattern={path: rank for path, rank in ranks.items() if rank != usual},
+        bias="lora_only"
+        if any("bias" in each.replacements() for each in updates.values() if len(each.parts))
+        else "none",
+        modules_to_save=heads,
+        rank_stabilized=rank_stabilized,
+    )

@@ -1,0 +1,96 @@
+"""The weights of a merged model under the names and in the layout that its files have, each computed when asked for.
+
+Two ways to the same end. From the base's own files: each tensor is read from there and changed if the adapter changes
+it, so that no two tensors need be in memory. From the live model's tensors: for a model without files, or one whose
+files are not what the model holds.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from loralab.formats.merge_from_files import FilesDiffer, Recipes
+from loralab.formats.merge_layout import Merging, main_dtype
+from loralab.formats.tensor_file import TensorFolder, TensorKind, in_shards
+
+SHARD_BYTES = 5 * 10**9
+"""The size of the files that are written from memory."""
+
+
+@dataclass(frozen=True)
+class MergedWeights:
+    """All tensors of the merged files."""
+
+    kinds: Mapping[str, TensorKind]
+    file_of: Mapping[str, str]
+    read: Callable[[str], Tensor]
+    """One of them, computed now. Raises NumericsError where rounding it overflows."""
+    changed: int
+    """How many tensors of the model the adapter changes."""
+    largest_change: float
+    unties: bool
+    """Whether tensors that the model shares are written apart, because the adapter changes one of them."""
+    notes: tuple[str, ...] = ()
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype that most of the weights have."""
+        return main_dtype(self.kinds)
+
+
+def merged_weights(model: PreTrainedModel, adapter: str, base: TensorFolder | None) -> MergedWeights:
+    """The weights of `model` with its adapter merged, from the files of `base` where there are such; nothing changes.
+
+    The notes say it if those files could not be used. Raises NumericsError for NaN or infinity in the adapter,
+    ModelLoadError for damaged files.
+    """
+    merging = Merging.of(model, adapter)
+    if base is None:
+        return _from_memory(merging, ())
+    try:
+        return _from_files(merging, base)
+    except FilesDiffer as finding:
+        return _from_memory(merging, (f"{finding}; the model was written from memory, in the precision it has there",))
+
+
+def _from_files(merging: Merging, base: TensorFolder) -> MergedWeights:
+    recipes = Recipes.of(merging, base)
+    return MergedWeights(
+        recipes.kinds,
+        recipes.file_of,
+        recipes.read,
+        len(merging.changes.places),
+        merging.changes.largest,
+        merging.unties,
+    )
+
+
+def _from_memory(merging: Merging, notes: tuple[str, ...]) -> MergedWeights:
+    tensors = merging.in_files({name: _in_memory(merging, name) for name in _names_to_save(merging)})
+    kinds = {key: TensorKind.of(tensor) for key, tensor in tensors.items()}
+    return MergedWeights(
+        kinds,
+        in_shards(kinds, SHARD_BYTES),
+        tensors.__getitem__,
+        len(merging.changes.places),
+        merging.changes.largest,
+        merging.unties,
+        notes,
+    )
+
+
+def _names_to_save(merging: Merging) -> list[str]:
+    """All names but those that transformers ties to another one by itself."""
+    tied: Mapping[str, str] = {} if merging.unties else merging.model.all_tied_weights_keys
+    return [name for name in merging.held if tied.get(name) not in merging.sharing[name]]
+
+
+def _in_memory(merging: Merging, name: str) -> Tensor:
+    tensor = merging.held[name].tensor.detach()
+    changed = merging.changed.get(name)
+    if changed is None:
+        return tensor
+    return merging.with_change(tensor, changed, merging.changes.tensor(changed))

@@ -1,0 +1,109 @@
+"""The factor pairs of a PEFT adapter as they lie in its file, taken apart by their names without any model."""
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from itertools import takewhile
+
+import torch
+from torch import Tensor
+
+from loralab.core.factors import Recipe
+from loralab.errors import AdapterFileError
+from loralab.formats.peft_config import PeftConfig
+from loralab.formats.peft_layout import EMBEDDING_A, EMBEDDING_B, A, B
+from loralab.formats.sidecar import Sidecar
+
+WRAPPED = "base_layer"
+OUTPUT = f".{WRAPPED}.out_proj"
+
+
+@dataclass(frozen=True)
+class FilePair:
+    """One A and B of the file, for the module or raw parameter `name`; `kind` is how they multiply."""
+
+    name: str
+    kind: str
+    keys: tuple[str, str]
+    A: Tensor
+    B: Tensor
+    recipe: Recipe
+
+    @property
+    def is_dead(self) -> bool:
+        """Whether the update is zero because A or B is."""
+        return not bool(self.A.any()) or not bool(self.B.any())
+
+    def delta_norm(self) -> float:
+        """‖ΔW‖_F, from the Gram matrices of the thin factors: ‖B·A‖² = Σ (A·Aᵀ) ∘ (Bᵀ·B)."""
+        A_GRI, B_GOR = self._matrices()
+        squared = ((A_GRI @ A_GRI.mT) * (B_GOR.mT @ B_GOR)).sum()
+        return abs(self.recipe.scale) * math.sqrt(max(float(squared), 0.0))
+
+    def _matrices(self) -> tuple[Tensor, Tensor]:
+        """(A [G, R, I], B [G, O, R]) in float64; G groups of a convolution or experts."""
+        A_double, B_double = self.A.double(), self.B.double()
+        if self.kind == "parameters":
+            return A_double, B_double
+        if self.kind == "experts":
+            E = len(A_double) // self.recipe.rank
+            return torch.unflatten(A_double, 0, (E, -1)), torch.unflatten(B_double, 1, (-1, E)).permute(2, 0, 1)
+        A_RI, B_OR = A_double.flatten(1), B_double.flatten(1)
+        groups = len(A_RI) // B_OR.shape[1]
+        return torch.unflatten(A_RI, 0, (groups, -1)), torch.unflatten(B_OR, 0, (groups, -1))
+
+
+def file_pairs(
+    config: PeftConfig, tensors: Mapping[str, Tensor], sidecar: Sidecar | None
+) -> tuple[list[FilePair], dict[str, Tensor]]:
+    """(factor pairs, the other tensors) of a file whose names are plain; AdapterFileError where a factor is missing."""
+    pairs, others = [], dict(tensors)
+    for key in tensors:
+        for end_A, end_B in ((f".{A}", f".{B}"), (f".{EMBEDDING_A}", f".{EMBEDDING_B}")):
+            if key.endswith(end_A):
+                stem = key.removesuffix(end_A)
+                if stem + end_B not in tensors:
+                    raise AdapterFileError(f"{stem + end_B} is missing beside {key}; get the file again")
+                values = others.pop(key), others.pop(stem + end_B)
+                pairs.append(_pair(config, sidecar, stem, (key, stem + end_B), values))
+    return pairs, others
+
+
+def _pair(
+    config: PeftConfig, sidecar: Sidecar | None, stem: str, keys: tuple[str, str], values: tuple[Tensor, Tensor]
+) -> FilePair:
+    output = stem.endswith(OUTPUT)
+    path = plain_path(stem.removesuffix(OUTPUT) if output else stem)
+    name = path if output else _parameter_name(config, sidecar, path, stem) or path
+    recipe = config.recipe(name)
+    kind = "linear" if values[0].dim() == 2 else "conv"
+    if keys[0].endswith(EMBEDDING_A):
+        kind = "embedding"
+    elif output:
+        kind = "attention output"
+    elif name != path and len(values[0]) != recipe.rank:
+        kind = "experts"
+    return FilePair(f"{path}.out_proj" if output else name, kind, keys, *values, recipe)
+
+
+def plain_path(keyed: str) -> str:
+    """A module's path from its key: without `base_layer`."""
+    return ".".join(piece for piece in keyed.split(".") if piece != WRAPPED)
+
+
+def _parameter_name(config: PeftConfig, sidecar: Sidecar | None, path: str, stem: str) -> str | None:
+    """`<path>.<parameter>` where the pair belongs to a raw parameter: the outermost wrapper is the last parameter's."""
+    names = list(_parameters_of(config, sidecar, path))
+    depth = sum(1 for _ in takewhile(lambda piece: piece == WRAPPED, reversed(stem.split("."))))
+    return f"{path}.{names[-1 - depth]}" if depth < len(names) else None
+
+
+def _parameters_of(config: PeftConfig, sidecar: Sidecar | None, path: str) -> Iterator[str]:
+    if sidecar is not None:
+        record = sidecar.modules.get(path)
+        yield from record.parts if record is not None and record.kind == "parameters" else ()
+        return
+    for name in config.target_parameters:
+        module, _, parameter = name.rpartition(".")
+        if not module or path == module or path.endswith("." + module):
+            yield parameter

@@ -1,0 +1,315 @@
+"""From PEFT's configuration and tensors to updates for a model. The inverse is `peft_writing.py`.
+
+Strict both ways: every tensor of the file lands in an update, and every factor of every update is filled from the
+file, or an AdapterFileError lists all that is wrong. Nothing of the model is changed here.
+"""
+
+import math
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from loralab.core.names import modules_by_path, unwrapped
+from loralab.core.update import WHOLE, Update, tensor_of
+from loralab.errors import AdapterFileError
+from loralab.formats.peft_config import PeftConfig
+from loralab.formats.peft_layout import BIASES, OUTPUT_TWICE, A, entry_shapes, is_blocked, pack, unpack
+from loralab.formats.peft_targets import (
+    PeftTarget,
+    find_peft_targets,
+    key_prefix,
+    parameter_prefix,
+    saved_modules,
+    tensor_key,
+    unmatched_names,
+    wrap_depths,
+)
+from loralab.formats.sidecar import Sidecar
+from loralab.formats.structure import ModuleRecord, PartRecord, has_tensor, kind_of
+from loralab.formats.tensor_checks import refuse_unfit
+
+PREFIX = "base_model.model."
+_WRAPPERS = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
+_ATTENTION = ("q", "k", "v", "out")
+LAST_WITH_OUTPUT_TWICE = (0, 21, 2)
+"""The last PEFT that is known to add the update of an attention's output twice; later ones are taken to add it once."""
+
+
+@dataclass
+class Reading:
+    """One adapter being read: what is expected, what was found, and what the user should be told."""
+
+    model: nn.Module
+    config: PeftConfig
+    tensors: dict[str, Tensor]
+    sidecar: Sidecar | None
+    notes: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Plot:
+    """Where every tensor goes: entries of low-rank targets, and tensors that replace a module's own."""
+
+    targets: list[PeftTarget]
+    replaced: dict[str, list[str]]
+    depths: Mapping[str, int]
+
+    def stem(self, target: PeftTarget) -> str:
+        """What the keys of a target's tensors begin with."""
+        return f"{key_prefix(target.path, self.depths)}.{target.local}"
+
+
+def from_peft(
+    model: nn.Module, config: PeftConfig, tensors: Mapping[str, Tensor], sidecar: Sidecar | None
+) -> tuple[dict[str, Update], list[str]]:
+    """The updates by path, filled, and notes; AdapterFileError listing all problems."""
+    plain, wrapped = plain_names(tensors, unwrapped(model)._modules)
+    reading = Reading(model, config, plain, sidecar)
+    if wrapped:
+        reading.notes.append("its keys had the names of a compile, DDP or FSDP wrapper in them, which were left out")
+    plot = _plot(reading)
+    if sidecar is None:
+        _leave_out_copies(reading, plot)
+        reading.notes += unmatched_names(model, config)
+    refuse_unfit(reading.tensors, _expected(reading, plot))
+    return _filled(reading, plot), reading.notes
+
+
+# -- names ----------------------------------------------------------------------------------------------------
+
+
+def plain_names(tensors: Mapping[str, Tensor], children: Collection[str] = ()) -> tuple[dict[str, Tensor], bool]:
+    """The tensors without PEFT's prefix and compile's, DDP's and FSDP's names; whether it had any of these.
+
+    `children` are the names of the model's own children, one of which may be called `module`.
+    """
+    plain = {".".join(piece for piece in key.split(".") if piece not in _WRAPPERS): tensors[key] for key in tensors}
+    wrapped = plain.keys() != tensors.keys()
+    for prefix, is_wrapper in (("module." + PREFIX, True), (PREFIX, False), ("module.", True)):
+        if prefix == "module." and "module" in children:
+            continue
+        if plain and all(key.startswith(prefix) for key in plain):
+            plain, wrapped = {key.removeprefix(prefix): each for key, each in plain.items()}, wrapped or is_wrapper
+    if len(plain) != len(tensors):
+        raise AdapterFileError("after taking wrappers' names out of the keys, some of them are the same")
+    return plain, wrapped
+
+
+# -- what is expected -------------------------------------------------------------------------------------------
+
+
+def _plot(reading: Reading) -> Plot:
+    if reading.sidecar is not None:
+        return _plot_of_sidecar(reading.model, reading.sidecar)
+    targets = find_peft_targets(reading.model, reading.config)
+    depths = wrap_depths(targets)
+    by_path = modules_by_path(reading.model)
+    heads = [*saved_modules(reading.model, reading.config), *_saved_embeddings(reading, depths)]
+    replaced = {path: list(by_path[path].state_dict()) for path in dict.fromkeys(heads)}
+    for path, name in _biases(reading, depths, list(replaced)):
+        replaced.setdefault(path, []).append(name)
+    return Plot(targets, replaced, depths)
+
+
+def _plot_of_sidecar(model: nn.Module, sidecar: Sidecar) -> Plot:
+    by_path = modules_by_path(model)
+    lost = [path for path in sidecar.modules if path not in by_path]
+    if lost:
+        raise AdapterFileError(f"the adapter does not fit this model, which has no {', '.join(lost)}")
+    targets = []
+    for path, record in sidecar.modules.items():
+        module, parts = by_path[path], list(record.parts)
+        if record.kind == "parameters":
+            targets += [PeftTarget(path, module, name, parameter_prefix(module, parts, name)) for name in parts]
+        elif parts:
+            targets.append(PeftTarget(path, module))
+    replaced = {path: _stored(record, by_path[path]) for path, record in sidecar.modules.items() if record.replaced}
+    return Plot(targets, replaced, wrap_depths(targets))
+
+
+def _stored(record: ModuleRecord, module: nn.Module) -> list[str]:
+    stored = module.state_dict()
+    return [name for name in record.replaced if name in stored or (record.parts and has_tensor(module, name))]
+
+
+def _biases(reading: Reading, depths: Mapping[str, int], heads: list[str]) -> Iterable[tuple[str, str]]:
+    """(module path, tensor name) of the biases that PEFT trains; an attention's output bias is the attention's own."""
+    by_path = modules_by_path(reading.model)
+    for path, module in by_path.items():
+        if any(path == head or path.startswith(head + ".") for head in heads):
+            continue
+        parent, _, leaf = path.rpartition(".")
+        of_attention = leaf == "out_proj" and isinstance(by_path.get(parent), nn.MultiheadAttention)
+        owner, name = (parent, "out_proj.bias") if of_attention else (path, "bias")
+        wanted = reading.config.bias == "all" or (reading.config.bias == "lora_only" and owner in depths)
+        if wanted and module._parameters.get("bias") is not None:
+            yield owner, name
+
+
+def _expected(reading: Reading, plot: Plot) -> dict[str, tuple[int, ...]]:
+    """Key → shape of every tensor that the file must hold."""
+    expected: dict[str, tuple[int, ...]] = {}
+    by_path = modules_by_path(reading.model)
+    for target in plot.targets:
+        rank = reading.config.recipe(target.name).rank
+        groups = getattr(target.module, "groups", 1)
+        if isinstance(groups, int) and rank % groups:
+            raise AdapterFileError(f"rank {rank} of {target.path} does not divide by its {groups} groups")
+        shapes = entry_shapes(target.module, target.parameter, rank)
+        expected |= {plot.stem(target) + key: shape for key, shape in shapes.items()}
+    for path, names in plot.replaced.items():
+        for name in names:
+            expected[tensor_key(path, name, plot.depths)] = tuple(tensor_of(by_path[path], name).shape)
+    return expected
+
+
+# -- tensors that PEFT writes though they are not the adapter's ----------------------------------------------------
+
+
+def _leave_out_copies(reading: Reading, plot: Plot) -> None:
+    """Drop copies of the base's own tensors, and doubles of a saved module's, that PEFT puts beside them."""
+    heads = [path for path in plot.replaced if path not in plot.depths]
+    doubles = [
+        key
+        for key in reading.tensors
+        for head in heads
+        if key.startswith((f"{head}.original_module.", f"{head}.modules_to_save."))
+    ]
+    for key in doubles:
+        del reading.tensors[key]
+    for path, base in _embeddings(reading.model).items():
+        key = f"{key_prefix(path, plot.depths)}.base_layer.weight"
+        if path in plot.depths and key in reading.tensors:
+            _refuse_other_base(path, reading.tensors.pop(key), base)
+
+
+def _saved_embeddings(reading: Reading, depths: Mapping[str, int]) -> list[str]:
+    """Embeddings that PEFT saved in full because they were resized; equal copies of the base's are left out."""
+    found = []
+    for path, base in _embeddings(reading.model).items():
+        values = reading.tensors.get(f"{path}.weight")
+        if path in depths or values is None or path in saved_modules(reading.model, reading.config):
+            continue
+        if _is_copy(values, base):
+            for name in base.state_dict():
+                reading.tensors.pop(f"{path}.{name}", None)
+        else:
+            reading.notes.append(f"the file holds {path} in full: it replaces the base model's own")
+            found.append(path)
+    return found
+
+
+def _embeddings(model: nn.Module) -> dict[str, nn.Module]:
+    """The input and output embeddings that the model itself names, by path."""
+    inner = unwrapped(model)
+    found: dict[str, nn.Module] = {}
+    for getter in ("get_input_embeddings", "get_output_embeddings"):
+        try:
+            module = getattr(inner, getter)()
+        except (AttributeError, NotImplementedError):
+            continue
+        if isinstance(module, nn.Module):
+            found |= {path: each for path, each in modules_by_path(model).items() if each is unwrapped(module)}
+    return found
+
+
+def _refuse_other_base(path: str, values: Tensor, base: nn.Module) -> None:
+    if not _is_copy(values, base):
+        raise AdapterFileError(
+            f"the file holds a copy of the base's {path}.weight, {list(values.shape)}, that is not this model's own: "
+            "it was resized or trained. Resize or load the model so that they are the same"
+        )
+
+
+def _is_copy(values: Tensor, base: nn.Module) -> bool:
+    weight = tensor_of(base, WHOLE).detach().cpu()
+    return values.shape == weight.shape and torch.equal(values.to(weight.dtype), weight)
+
+
+# -- filling ----------------------------------------------------------------------------------------------------
+
+
+def _filled(reading: Reading, plot: Plot) -> dict[str, Update]:
+    by_path = modules_by_path(reading.model)
+    touched = {*plot.depths, *plot.replaced}
+    order = by_path if reading.sidecar is None else reading.sidecar.modules
+    updates = {path: _record(reading, plot, path).build(path, by_path[path]) for path in order if path in touched}
+    _scales_must_agree(reading, plot, updates)
+    for target in plot.targets:
+        rank = reading.config.recipe(target.name).rank
+        stem = plot.stem(target)
+        tensors = {key: reading.tensors[stem + key] for key in entry_shapes(target.module, target.parameter, rank)}
+        unpack(updates[target.path], target.module, target.parameter, rank, tensors, _output_applied(reading))
+    for path, names in plot.replaced.items():
+        for name in names:
+            value = reading.tensors[tensor_key(path, name, plot.depths)]
+            updates[path].replace(name, value.to(tensor_of(by_path[path], name).device))
+        if path not in plot.depths and not set(names) <= BIASES:
+            _add_unstored(updates[path], by_path[path], names)
+    return updates
+
+
+def _output_applied(reading: Reading) -> float:
+    """How often the writer adds the update of an attention's output: what we write follows the PEFT of its time."""
+    version = reading.config.peft_version
+    return 1.0 if reading.sidecar is None and version is not None and version > LAST_WITH_OUTPUT_TWICE else OUTPUT_TWICE
+
+
+def _add_unstored(update: Update, module: nn.Module, stored: list[str]) -> None:
+    """Buffers that a module does not save belong to a module trained in full all the same."""
+    for name, buffer in module.named_buffers():
+        if name not in stored:
+            update.replace(name, buffer)
+
+
+def _record(reading: Reading, plot: Plot, path: str) -> ModuleRecord:
+    """The structure of the update at `path`: as loralab recorded it, or as PEFT trains it."""
+    if reading.sidecar is not None:
+        return reading.sidecar.modules[path]
+    targets = [target for target in plot.targets if target.path == path]
+    if not targets:
+        return ModuleRecord("replacement")
+    if targets[0].parameter is not None:
+        parts = {str(each.parameter): PartRecord(reading.config.recipe(each.name)) for each in targets}
+        return ModuleRecord("parameters", parts)
+    module, recipe = targets[0].module, reading.config.recipe(path)
+    kind = kind_of(module, {WHOLE: None})
+    if kind == "attention":
+        reading.notes.append(
+            f"{path}: PEFT trains one A for q, k and v; here each has its own copy of it, and they may part in training"
+        )
+        return ModuleRecord(kind, {part: PartRecord(recipe) for part in _ATTENTION})
+    if kind == "conv":
+        return _conv_record(reading, plot, targets[0])
+    return ModuleRecord(kind, {WHOLE: PartRecord(recipe)})
+
+
+def _conv_record(reading: Reading, plot: Plot, target: PeftTarget) -> ModuleRecord:
+    """A grouped convolution: one rank-R pair per group if A is made of blocks, PEFT's dense A otherwise."""
+    recipe, groups = reading.config.recipe(target.path), int(getattr(target.module, "groups", 1))
+    rank = recipe.rank // groups
+    alpha = recipe.scale * (math.sqrt(rank) if recipe.rank_stabilized else rank)
+    part = PartRecord(type(recipe)(rank, alpha, recipe.dropout, recipe.rank_stabilized))
+    dense = groups > 1 and not is_blocked(reading.tensors[plot.stem(target) + A], groups)
+    return ModuleRecord("conv", {WHOLE: part}, dense=dense)
+
+
+def _scales_must_agree(reading: Reading, plot: Plot, updates: Mapping[str, Update]) -> None:
+    """What loralab.json and adapter_config.json say about ranks and alphas must be the same."""
+    if reading.sidecar is None:
+        return
+    problems = []
+    for path in plot.depths:
+        base = modules_by_path(reading.model)[path]
+        for each in pack(updates[path], base, reading.config.rank_stabilized):
+            name = path if each.parameter is None else f"{path}.{each.parameter}"
+            said = reading.config.recipe(name)
+            if each.rank != said.rank or not math.isclose(each.recipe.scale, said.scale, rel_tol=1e-6):
+                problems.append(f"{name} (rank {said.rank}, scale {said.scale:g}; {each.rank}, {each.recipe.scale:g})")
+    if problems:
+        raise AdapterFileError(
+            f"adapter_config.json and loralab.json disagree about {'; '.join(problems)}: one of them was edited. "
+            "Restore it, or remove loralab.json to follow adapter_config.json"
+        )

@@ -1,0 +1,172 @@
+"""From an adapter's updates to PEFT's configuration and tensors. The inverse is `peft_reading.py`.
+
+What PEFT can express is written so that PEFT computes the same function; `why_not_peft` says what it cannot.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from torch import Tensor, nn
+
+from loralab.core.factors import Recipe
+from loralab.core.names import modules_by_path, unwrapped
+from loralab.core.substitution import ParameterUpdate
+from loralab.core.update import Update
+from loralab.formats.peft_config import PeftConfig
+from loralab.formats.peft_layout import BIASES, Packed, pack, why_not_peft
+from loralab.formats.peft_targets import key_prefix, parameter_prefix, tensor_key
+
+PREFIX = "base_model.model."
+_TASKS = {
+    "ForCausalLM": "CAUSAL_LM",
+    "LMHeadModel": "CAUSAL_LM",
+    "ForSequenceClassification": "SEQ_CLS",
+    "ForTokenClassification": "TOKEN_CLS",
+    "ForQuestionAnswering": "QUESTION_ANS",
+    "ForConditionalGeneration": "SEQ_2_SEQ_LM",
+}
+_HEADS_PEFT_SAVES = {
+    "SEQ_CLS": ("classifier", "score"),
+    "TOKEN_CLS": ("classifier", "score"),
+    "QUESTION_ANS": ("qa_outputs",),
+}
+
+
+@dataclass
+class PeftAdapter:
+    """What goes into a PEFT folder."""
+
+    config: PeftConfig
+    tensors: dict[str, Tensor] = field(default_factory=dict)
+
+
+def reasons_against_peft(updates: Mapping[str, Update], bases: Mapping[str, nn.Module]) -> list[str]:
+    """For every update that PEFT cannot express: its path and why."""
+    found = []
+    for path, update in updates.items():
+        why = why_not_peft(update, bases[path])
+        if why:
+            found.append(f"{path}: {why}")
+    if not any(len(update.parts) for update in updates.values()):
+        found.append("PEFT's LoRA needs a low-rank update, and this adapter has none")
+    return found
+
+
+def is_saved_in_full(update: Update) -> bool:
+    """Whether the update is a module trained in full rather than a low-rank update or a bias."""
+    return not len(update.parts) and not set(update.replacements()) <= BIASES
+
+
+def to_peft(
+    updates: Mapping[str, Update], bases: Mapping[str, nn.Module], dropout: float, model: nn.Module | None
+) -> PeftAdapter:
+    """PEFT's configuration and tensors. Without the model, what only it knows (its name, its task) stays unset."""
+    recipes = [update.factors_of(part).recipe for update in updates.values() for part in update.parts]
+    rank_stabilized = all(recipe.rank_stabilized for recipe in recipes)
+    entries = {
+        path: pack(update, bases[path], rank_stabilized) for path, update in updates.items() if len(update.parts)
+    }
+    heads = [path for path, update in updates.items() if is_saved_in_full(update)]
+    depths = {path: len(packed) for path, packed in entries.items()}
+    adapter = PeftAdapter(_config(updates, bases, entries, heads, dropout, model))
+    for path, packed in entries.items():
+        parameters = [each.parameter for each in packed if each.parameter is not None]
+        for each in packed:
+            local = "" if each.parameter is None else parameter_prefix(bases[path], parameters, each.parameter)
+            stem = f"{PREFIX}{key_prefix(path, depths)}.{local}"
+            adapter.tensors |= {stem + key: tensor for key, tensor in each.tensors.items()}
+    for path, update in updates.items():
+        stored = bases[path].state_dict().keys() if path in heads else None
+        for name, tensor in update.replacements().items():
+            if stored is None or name in stored:
+                adapter.tensors[PREFIX + tensor_key(path, name, depths)] = tensor.detach()
+    return adapter
+
+
+def _config(
+    updates: Mapping[str, Update],
+    bases: Mapping[str, nn.Module],
+    entries: Mapping[str, Sequence[Packed]],
+    heads: Sequence[str],
+    dropout: float,
+    model: nn.Module | None,
+) -> PeftConfig:
+    named = {
+        path if each.parameter is None else f"{path}.{each.parameter}": each
+        for path, packed in entries.items()
+        for each in packed
+    }
+    usual_rank, usual_alpha = _usual(each.recipe for each in named.values())
+    modules = [path for path in entries if not isinstance(updates[path], ParameterUpdate)]
+    there = list(modules_by_path(model)) if model is not None else None
+    targets: str | tuple[str, ...] = shortest_names(modules, there) if there is not None else tuple(modules)
+    return PeftConfig(
+        rank=usual_rank,
+        alpha=usual_alpha,
+        dropout=0.0 if len(modules) < len(entries) else dropout,
+        rank_stabilized=next(iter(named.values())).rank_stabilized,
+        bias=_bias(updates),
+        targets=targets,
+        rank_pattern={_anchored(name): each.rank for name, each in named.items() if each.rank != usual_rank},
+        alpha_pattern={_anchored(name): each.alpha for name, each in named.items() if each.alpha != usual_alpha},
+        modules_to_save=tuple(heads),
+        target_parameters=tuple(name for name, each in named.items() if each.parameter is not None),
+        base_model=base_name(model),
+        task_type=_task(model, heads),
+        fan_in_fan_out=not all(hasattr(bases[path], "out_features") for path in modules)
+        and any(hasattr(bases[path], "nf") for path in modules),
+    )
+
+
+def shortest_names(paths: Sequence[str], there: Sequence[str]) -> str | tuple[str, ...]:
+    """The target_modules that name exactly `paths` among the module paths `there`: last components where they do.
+
+    A path that is also the ending of another module's path needs a regular expression instead of a list.
+    """
+    chosen = set(paths)
+    names = []
+    for path in paths:
+        leaf = path.rpartition(".")[2]
+        alike = [other for other in there if other == leaf or other.endswith("." + leaf)]
+        names.append(leaf if chosen.issuperset(alike) and not leaf.isdigit() else path)
+    names = list(dict.fromkeys(names))
+    matched = {other for other in there for name in names if other == name or other.endswith("." + name)}
+    return tuple(names) if matched <= chosen else "|".join(re.escape(path) for path in paths)
+
+
+def _usual(recipes: Iterable[Recipe]) -> tuple[int, float]:
+    return Counter((recipe.rank, recipe.alpha) for recipe in recipes).most_common(1)[0][0]
+
+
+def _anchored(name: str) -> str:
+    return "^" + re.escape(name)
+
+
+def _bias(updates: Mapping[str, Update]) -> str:
+    trained = [
+        update for update in updates.values() if BIASES & set(update.replacements()) and not is_saved_in_full(update)
+    ]
+    if not trained:
+        return "none"
+    return "lora_only" if all(len(update.parts) for update in trained) else "all"
+
+
+def base_name(model: nn.Module | None) -> str | None:
+    """The name or folder that a transformers model was loaded from."""
+    inner = None if model is None else unwrapped(model)
+    name = getattr(inner, "name_or_path", None) or getattr(getattr(inner, "config", None), "_name_or_path", None)
+    return str(name) if name else None
+
+
+def _task(model: nn.Module | None, heads: Sequence[str]) -> str | None:
+    """PEFT's task type, left out where PEFT would expect a head in the file that this adapter does not save."""
+    if model is None:
+        return None
+    inner = unwrapped(model)
+    task = next((task for ending, task in _TASKS.items() if type(inner).__name__.endswith(ending)), None)
+    expected = [
+        path for path in modules_by_path(model) for name in _HEADS_PEFT_SAVES.get(task or "", ()) if path.endswith(name)
+    ]
+    return task if set(expected) <= set(heads) else None

@@ -1,0 +1,112 @@
+"""loralab.json: what an adapter folder says beyond PEFT's own two files, which it leaves undisturbed.
+
+The specification, the exact structure of every update (so that parts of a fused projection come back as parts), the
+base's fingerprint, and the hash of the tensor file that it belongs to. Knows nothing of tensors.
+"""
+
+import dataclasses
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from loralab.errors import AdapterFileError, SpecError
+from loralab.formats.fingerprint import Fingerprint
+from loralab.formats.peft_config import read_json
+from loralab.formats.structure import ModuleRecord
+from loralab.methods.lora import LoRA
+
+SIDECAR_NAME = "loralab.json"
+VERSION = 1
+PEFT_LAYOUT, OWN_LAYOUT = "peft", "own"
+_METHODS: dict[str, type[Any]] = {"LoRA": LoRA}
+
+
+@dataclass(frozen=True)
+class Sidecar:
+    """The content of loralab.json."""
+
+    layout: str
+    method: Mapping[str, Any]
+    modules: Mapping[str, ModuleRecord]
+    fingerprint: Fingerprint
+    tensors_sha256: str
+    notes: Sequence[str] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON."""
+        return {
+            "format": VERSION,
+            "layout": self.layout,
+            "method": dict(self.method),
+            "modules": {path: record.to_json() for path, record in self.modules.items()},
+            "fingerprint": self.fingerprint.to_json(),
+            "tensors_sha256": self.tensors_sha256,
+            "notes": list(self.notes),
+        }
+
+    def spec(self) -> object | None:
+        """The method's specification, or None if it is of a kind that cannot be made anew (a combination)."""
+        fields = dict(self.method)
+        method = _METHODS.get(fields.pop("type", ""))
+        if method is None:
+            return None
+        try:
+            made: object = method(**fields)
+        except (SpecError, TypeError) as problem:
+            raise AdapterFileError(f"the specification in {SIDECAR_NAME} cannot be: {problem}") from problem
+        return made
+
+    def check_belongs(self, tensors: Path) -> None:
+        """AdapterFileError unless this file was written together with that tensor file."""
+        if file_sha256(tensors) != self.tensors_sha256:
+            raise AdapterFileError(
+                f"{tensors.name} in {tensors.parent} is not the file that {SIDECAR_NAME} was written with: a save was "
+                f"interrupted, or a file was replaced. Save the adapter again, or remove {SIDECAR_NAME} to load "
+                "what is there as a plain PEFT adapter"
+            )
+
+
+def read_sidecar(folder: Path) -> Sidecar | None:
+    """The folder's loralab.json, None where there is none; AdapterFileError if it is damaged or of a later version."""
+    path = folder / SIDECAR_NAME
+    if not path.exists():
+        return None
+    content = read_json(path)
+    if content.get("format") != VERSION:
+        raise AdapterFileError(
+            f"{path} has format {content.get('format')!r}, and this loralab reads {VERSION}; upgrade loralab"
+        )
+    try:
+        modules = {name: ModuleRecord.from_json(record) for name, record in content["modules"].items()}
+        return Sidecar(
+            content["layout"],
+            content["method"],
+            modules,
+            Fingerprint.from_json(content["fingerprint"]),
+            content["tensors_sha256"],
+            content.get("notes", []),
+        )
+    except (KeyError, TypeError, AttributeError) as problem:
+        raise AdapterFileError(f"{path} is damaged ({problem!r}); save the adapter again") from problem
+
+
+def method_to_json(spec: object) -> dict[str, Any]:
+    """A specification (any frozen dataclass) as JSON, with its type."""
+    fields = _plain(dataclasses.asdict(spec)) if dataclasses.is_dataclass(spec) and not isinstance(spec, type) else {}
+    return {"type": type(spec).__name__, **fields}
+
+
+def file_sha256(path: Path) -> str:
+    """The hash of a file's bytes."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _plain(each) for key, each in value.items()}
+    if isinstance(value, str) or not hasattr(value, "__iter__"):
+        return value
+    return [_plain(each) for each in value]

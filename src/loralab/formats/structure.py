@@ -1,0 +1,225 @@
+"""What an adapter's updates are made of, apart from their numbers: as data that fits into JSON, and back.
+
+`describe` reads it off an update; `ModuleRecord.build` makes an update of that structure, its factors not yet
+filled, for a module of any model. Knows nothing of files or of PEFT.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from loralab.core.build import is_linear, linear_shape
+from loralab.core.factors import Factors, Recipe
+from loralab.core.low_rank import ConvUpdate, EmbeddingUpdate, LinearUpdate
+from loralab.core.substitution import AttentionUpdate, ParameterUpdate, attention_shapes
+from loralab.core.update import WHOLE, Update, tensor_of
+from loralab.errors import AdapterFileError
+
+Runs = list[list[int]]
+"""Row numbers as [first, one past last] runs."""
+Shapes = tuple[tuple[int, ...], tuple[int, ...]]
+
+
+@dataclass(frozen=True)
+class PartRecord:
+    """One factor pair: its recipe, and its output rows where it is a part of a fused projection."""
+
+    recipe: Recipe
+    rows: Runs | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """The recipe's fields, and the rows if there are any."""
+        return asdict(self.recipe) | ({"rows": self.rows} if self.rows is not None else {})
+
+    @staticmethod
+    def from_json(content: Mapping[str, Any]) -> "PartRecord":
+        """The inverse of `to_json`; raises TypeError for fields that do not exist."""
+        fields = dict(content)
+        rows = fields.pop("rows", None)
+        return PartRecord(Recipe(**fields), rows)
+
+
+@dataclass(frozen=True)
+class ModuleRecord:
+    """One update: its kind, its factor pairs by part, and the names of the tensors it replaces in full."""
+
+    kind: str
+    parts: Mapping[str, PartRecord] = field(default_factory=dict)
+    replaced: tuple[str, ...] = ()
+    dense: bool = False
+    """For grouped convolutions: A reads every input channel, as PEFT trains it."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON, empty fields left out; the parts are a list, because they are packed in this order."""
+        content: dict[str, Any] = {"kind": self.kind}
+        if self.parts:
+            content["parts"] = [{"part": part, **record.to_json()} for part, record in self.parts.items()]
+        if self.replaced:
+            content["replaced"] = list(self.replaced)
+        return content | ({"dense": True} if self.dense else {})
+
+    @staticmethod
+    def from_json(content: Mapping[str, Any]) -> "ModuleRecord":
+        """The inverse of `to_json`; raises TypeError, KeyError or AttributeError for another shape of content."""
+        parts = {
+            record["part"]: PartRecord.from_json({key: value for key, value in record.items() if key != "part"})
+            for record in content.get("parts", [])
+        }
+        return ModuleRecord(content["kind"], parts, tuple(content.get("replaced", ())), content.get("dense", False))
+
+    def build(self, path: str, module: nn.Module) -> Update:
+        """An update of this structure for `module`, its factors zero; AdapterFileError if it does not fit there."""
+        if self.kind not in _BUILDERS or self.kind not in ("parameters", kind_of(module, self.parts)):
+            raise AdapterFileError(
+                f"{path} is a {type(module).__name__}, but the adapter has an update of the kind {self.kind!r} for it"
+            )
+        try:
+            return _BUILDERS[self.kind](self, module)
+        except (IndexError, AttributeError, KeyError, RuntimeError) as problem:
+            raise AdapterFileError(f"the adapter's update of {path} does not fit {module}: {problem}") from problem
+
+
+def adapted_tensors(update: Update, base: nn.Module) -> list[str]:
+    """Names, within the module, of the tensors that the low-rank parts of an update change."""
+    if isinstance(update, ParameterUpdate):
+        return list(update.parts)
+    if isinstance(update, AttentionUpdate):
+        into = [part for part in ("q", "k", "v") if part in update.parts]
+        split = base.in_proj_weight is None
+        names = [f"{part}_proj_weight" for part in into] if split else ["in_proj_weight"] if into else []
+        return names + (["out_proj.weight"] if "out" in update.parts else [])
+    return [WHOLE] if len(update.parts) else []
+
+
+def has_tensor(module: nn.Module, name: str) -> bool:
+    """Whether the module holds a tensor of this dotted name."""
+    owner, _, leaf = name.rpartition(".")
+    try:
+        return isinstance(getattr(module.get_submodule(owner), leaf, None), Tensor)
+    except AttributeError:
+        return False
+
+
+def kind_of(module: nn.Module, parts: Mapping[str, object]) -> str:
+    """Which kind of update serves this module, given the parts it is to update."""
+    if not parts:
+        return "replacement"
+    for kind, serves in _SERVES:
+        if serves(module):
+            return kind
+    return "parameters"
+
+
+def describe(update: Update, base: nn.Module) -> ModuleRecord:
+    """The structure of an update of the module `base`."""
+    kind = next(kind for kind, cls in _CLASSES.items() if type(update) is cls)
+    parts = {part: PartRecord(update.factors_of(part).recipe, _rows(update, part)) for part in update.parts}
+    dense = isinstance(update, ConvUpdate) and update.is_dense(base)
+    return ModuleRecord(kind, parts, tuple(update.replacements()), dense)
+
+
+def rows_of(runs: Runs) -> Tensor:
+    """Row numbers from runs."""
+    return torch.cat([torch.arange(start, stop) for start, stop in runs])
+
+
+def runs_of(rows: Sequence[int]) -> Runs:
+    """Runs of consecutive numbers, in order."""
+    starts = [0, *(i + 1 for i, (a, b) in enumerate(pairwise(rows)) if b != a + 1)]
+    stops = [*starts[1:], len(rows)]
+    return [[rows[start], rows[stop - 1] + 1] for start, stop in zip(starts, stops, strict=True)]
+
+
+def _rows(update: Update, part: str) -> Runs | None:
+    if isinstance(update, LinearUpdate) and part != WHOLE:
+        return runs_of(update.rows_of(part).tolist())
+    return None
+
+
+def _factors(record: PartRecord, shapes: Shapes, device: torch.device, starts_at_A: bool = False) -> Factors:
+    """Zero factors; made on no device first, so that no random number is drawn."""
+    factors = Factors(record.recipe, *shapes, torch.device("meta"), starts_at_A)
+    factors.to_empty(device=device)
+    with torch.no_grad():
+        factors.lora_A.zero_()
+        factors.lora_B.zero_()
+    return factors
+
+
+def _device(module: nn.Module) -> torch.device:
+    return next(module.parameters()).device
+
+
+def _linear(record: ModuleRecord, module: nn.Module) -> Update:
+    O, I = linear_shape(module)  # noqa: E741
+    device = _device(module)
+    rows = {part: rows_of(each.rows).to(device) for part, each in record.parts.items() if each.rows is not None}
+    if any(int(index.max()) >= O for index in rows.values()):
+        raise IndexError(f"it updates rows beyond the {O} there are")
+    parts = {
+        part: _factors(each, ((each.recipe.rank, I), (len(rows.get(part, range(O))), each.recipe.rank)), device)
+        for part, each in record.parts.items()
+    }
+    return LinearUpdate(parts, O, rows, stored_transposed=not hasattr(module, "out_features"))
+
+
+def _embedding(record: ModuleRecord, module: nn.Module) -> Update:
+    V, D = tensor_of(module, WHOLE).shape
+    whole, R = record.parts[WHOLE], record.parts[WHOLE].recipe.rank
+    return EmbeddingUpdate({WHOLE: _factors(whole, ((R, V), (D, R)), _device(module), starts_at_A=True)})
+
+
+def _conv(record: ModuleRecord, module: nn.Module) -> Update:
+    W, groups = tensor_of(module, WHOLE), int(getattr(module, "groups", 1))
+    whole, R = record.parts[WHOLE], record.parts[WHOLE].recipe.rank
+    channels = W.shape[1] * (groups if record.dense else 1)
+    shapes = (groups * R, channels, *W.shape[2:]), (W.shape[0], R, *(1 for _ in W.shape[2:]))
+    return ConvUpdate({WHOLE: _factors(whole, shapes, _device(module))})
+
+
+def _attention(record: ModuleRecord, module: nn.Module) -> Update:
+    shapes, parts = attention_shapes(module), {}
+    for part, each in record.parts.items():
+        O, I = shapes[part]  # noqa: E741
+        parts[part] = _factors(each, ((each.recipe.rank, I), (O, each.recipe.rank)), _device(module))
+    return AttentionUpdate(parts)
+
+
+def _parameters(record: ModuleRecord, module: nn.Module) -> Update:
+    transposed = bool(getattr(module, "is_transposed", False))
+    parts = {}
+    for name, each in record.parts.items():
+        *experts, O, I = tensor_of(module, name).shape  # noqa: E741
+        if transposed and experts:
+            O, I = I, O  # noqa: E741
+        shapes = (*experts, each.recipe.rank, I), (*experts, O, each.recipe.rank)
+        parts[name] = _factors(each, shapes, _device(module))
+    return ParameterUpdate(parts, transposed)
+
+
+_CLASSES: dict[str, type[Update]] = {
+    "linear": LinearUpdate,
+    "embedding": EmbeddingUpdate,
+    "conv": ConvUpdate,
+    "attention": AttentionUpdate,
+    "parameters": ParameterUpdate,
+    "replacement": Update,
+}
+_SERVES: list[tuple[str, Callable[[nn.Module], bool]]] = [
+    ("attention", lambda module: isinstance(module, nn.MultiheadAttention)),
+    ("embedding", lambda module: isinstance(module, nn.Embedding)),
+    ("conv", lambda module: isinstance(module, (nn.Conv1d, nn.Conv2d, nn.Conv3d))),
+    ("linear", is_linear),
+]
+_BUILDERS: dict[str, Callable[[ModuleRecord, nn.Module], Update]] = {
+    "linear": _linear,
+    "embedding": _embedding,
+    "conv": _conv,
+    "attention": _attention,
+    "parameters": _parameters,
+    "replacement": lambda record, module: Update({}),
+}

@@ -1,0 +1,82 @@
+"""Read the tensors of a file that somebody else wrote, safely: nothing in it is ever executed.
+
+safetensors wherever it is claimed. A file from torch.save is a pickle; it is read with `weights_only`, which admits
+tensors and plain containers and refuses everything else. Knows nothing of adapters.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from pickle import UnpicklingError  # noqa: TID251  only the name of the exception that torch.load raises
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from loralab.errors import AdapterFileError, NotFoundError
+
+SAFETENSORS = ".safetensors"
+_PICKLED = (b"PK\x03\x04", *(bytes([0x80, protocol]) for protocol in range(2, 6)))
+_DAMAGED = (UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, IndexError, OSError)
+
+
+@dataclass(frozen=True)
+class TensorFile:
+    """Tensors by name, on the CPU, and the file's own text metadata."""
+
+    path: Path
+    tensors: dict[str, Tensor]
+    metadata: Mapping[str, str]
+
+
+def read_tensors(path: Path) -> TensorFile:
+    """All tensors of a .safetensors file or of a state dict written by torch.save.
+
+    Raises NotFoundError, or AdapterFileError for a damaged file, a pickle that poses as safetensors, and a pickle
+    with anything but tensors in it.
+    """
+    if not path.is_file():
+        raise NotFoundError(f"{path} was asked for, but there is no such file")
+    with path.open("rb") as stream:
+        head = stream.read(9)
+    pickled = head.startswith(_PICKLED) and head[8:] != b"{"  # safetensors: 8 bytes of length, then JSON
+    if path.suffix == SAFETENSORS and pickled:
+        raise AdapterFileError(
+            f"{path} is called safetensors but is a pickle, which could run code when it is loaded; "
+            "get a genuine safetensors file"
+        )
+    return _read_pickle(path) if pickled else _read_safetensors(path)
+
+
+def _read_safetensors(path: Path) -> TensorFile:
+    try:
+        with safe_open(str(path), framework="pt", device="cpu") as stream:
+            tensors = {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118  not a mapping
+            return TensorFile(path, tensors, stream.metadata() or {})
+    except (SafetensorError, OSError) as problem:
+        raise AdapterFileError(
+            f"{path} ({path.stat().st_size} bytes) is no whole safetensors file: {problem}; "
+            "it was truncated or damaged, get it again"
+        ) from problem
+
+
+def _read_pickle(path: Path) -> TensorFile:
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except _DAMAGED as problem:
+        reason = str(problem).strip().splitlines()[0] if str(problem).strip() else type(problem).__name__
+        raise AdapterFileError(
+            f"{path} cannot be read safely: it is damaged, or holds more than tensors ({reason}); "
+            "ask its author for a safetensors file"
+        ) from problem
+    strange = [
+        f"{name!r}: {type(value).__name__}"
+        for name, value in (content.items() if isinstance(content, Mapping) else [("", content)])
+        if not isinstance(name, str) or not isinstance(value, Tensor)
+    ]
+    if strange:
+        raise AdapterFileError(
+            f"{path} should hold tensors by name, but holds {', '.join(strange[:5])}; "
+            "save the adapter's state dict alone"
+        )
+    return TensorFile(path, {name: value.detach() for name, value in content.items()}, {})

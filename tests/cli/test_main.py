@@ -1,0 +1,64 @@
+"""The program as its users meet it: as a process, with exit status, stdout and stderr."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from loralab.cli.main import VERBS
+
+SOURCE = Path(__file__).resolve().parents[2] / "src"
+
+
+def loralab(*arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "loralab", *arguments]
+    environment = {"PYTHONPATH": str(SOURCE), "HF_HUB_OFFLINE": "1", "PATH": "/usr/bin:/bin"}
+    return subprocess.run(command, input=stdin, capture_output=True, text=True, env=environment, check=False)
+
+
+def test_front_page_names_every_verb() -> None:
+    done = loralab("--help")
+    assert done.returncode == 0
+    assert all(f"\n  {verb}" in done.stdout for verb in VERBS)
+    assert max(map(len, done.stdout.splitlines())) <= 80
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_help_fits_in_80_columns_and_loads_nothing_heavy(verb: str) -> None:
+    heavy = ("torch", "transformers", "numpy", "rich")
+    script = (
+        f"import sys; from loralab.cli.main import main; main([{verb!r}, '--help']);"
+        f"print([name for name in {heavy} if name in sys.modules], file=sys.stderr)"
+    )
+    command = [sys.executable, "-c", script]
+    done = subprocess.run(command, capture_output=True, text=True, env={"PYTHONPATH": str(SOURCE)}, check=True)
+    assert done.stderr.strip() == "[]"
+    assert max(map(len, done.stdout.splitlines())) <= 80
+    assert "\nexample:\n" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "no verb was given"),
+        (["evla"], "unknown verb 'evla' (did you mean eval?)"),
+        (["eval", "--modle", "m"], "unknown flag --modle (did you mean --model?)"),
+        (["eval"], "--model is needed"),
+        (["eval", "--config", "nowhere.toml"], "no such file: nowhere.toml"),
+    ],
+)
+def test_wrong_input_is_an_error_without_traceback(arguments: list[str], message: str) -> None:
+    done = loralab(*arguments)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr.startswith("error: ")
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_reader_that_leaves_early_is_no_failure() -> None:
+    command = f"set -o pipefail; {sys.executable} -m loralab train --help | true"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, env={"PYTHONPATH": str(SOURCE)})
+    assert done.returncode == 0
+    assert done.stderr == ""

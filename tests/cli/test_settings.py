@@ -1,0 +1,61 @@
+"""Defaults, TOML file and flags become one configuration, or one error that says everything."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from loralab.cli.settings import build_config, read_toml
+from loralab.errors import NotFoundError, SpecError
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A small configuration."""
+
+    model: str
+    """The model."""
+    rank: int = 8
+    """The rank."""
+    max_length: int = 512
+    """Tokens at most."""
+
+    def __post_init__(self) -> None:
+        if self.rank < 1:
+            raise SpecError(f"rank: expected 1 or more, found {self.rank}")
+
+
+def test_flags_win_over_the_file_and_the_file_over_defaults() -> None:
+    config = build_config(Sample, {"rank": "4"}, {"model": "m", "rank": 2, "max-length": 9}, "run.toml")
+    assert config == Sample(model="m", rank=4, max_length=9)
+
+
+def test_all_problems_are_said_at_once() -> None:
+    with pytest.raises(SpecError) as caught:
+        build_config(Sample, {"max_length": "long"}, {"rnk": 2}, "run.toml")
+    message = str(caught.value)
+    assert message.startswith("3 problems:")
+    assert "run.toml: unknown key 'rnk' (did you mean rank?)" in message
+    assert "--model is needed" in message
+    assert "--max-length: expected a whole number, found 'long'" in message
+
+
+def test_a_key_given_twice_is_an_error() -> None:
+    with pytest.raises(SpecError, match="max_length is given twice"):
+        build_config(Sample, {"model": "m"}, {"max-length": 1, "max_length": 2}, "run.toml")
+
+
+def test_the_dataclass_has_the_last_word() -> None:
+    with pytest.raises(SpecError, match="rank: expected 1 or more, found 0"):
+        build_config(Sample, {"model": "m", "rank": "0"}, {}, "")
+
+
+def test_a_file_that_is_not_toml(tmp_path: Path) -> None:
+    (tmp_path / "run.toml").write_text("rank 8\n")
+    with pytest.raises(SpecError, match=r"not a TOML file: .*line 1"):
+        read_toml(tmp_path / "run.toml")
+
+
+def test_a_file_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(NotFoundError, match="no such file"):
+        read_toml(tmp_path / "run.toml")

@@ -1,0 +1,58 @@
+"""What every test may use: offline, one thread, fixed seeds, and the real files and models if present."""
+
+import os
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+os.environ["MPLBACKEND"] = "Agg"
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from loralab.errors import LoralabError
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+SHARED_DATA = REPOSITORY.parent / "shared" / "data"
+
+
+@pytest.fixture(autouse=True)
+def seeds() -> None:
+    """Every test starts from the same random state."""
+    random.seed(0)
+    np.random.seed(0)
+    torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of official data files and published adapters, beside the repository."""
+    if not SHARED_DATA.is_dir():
+        pytest.skip(f"the shared data folder is not here: {SHARED_DATA}")
+    return SHARED_DATA
+
+
+@pytest.fixture(scope="session")
+def smollm2() -> Path:
+    """The Hugging Face folder of SmolLM2-135M, made from the installed package."""
+    return _embedded("smollm2-135m")
+
+
+@pytest.fixture(scope="session")
+def minilm() -> Path:
+    """The Hugging Face folder of MiniLM-L6, made from the installed package."""
+    return _embedded("minilm-l6")
+
+
+def _embedded(name: str) -> Path:
+    from loralab.models.embedded import embedded_folder
+
+    try:
+        return embedded_folder(name)
+    except LoralabError as error:
+        pytest.skip(str(error))

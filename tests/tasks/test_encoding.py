@@ -1,0 +1,86 @@
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+from loralab.errors import DataError, SpecError
+from loralab.tasks.definition import Task
+from loralab.tasks.encoding import Encoding, encode_examples, encode_prompts
+from loralab.tasks.example import AnyExample, Conversation, Example, LabelledExample, Message
+from loralab.tasks.tokens import IGNORED
+
+WRITE = Task("toy", "generation", {}, ())
+LABEL = Task("toy", "classification", {}, (), ("a", "b"))
+TALK = Conversation(tuple(Message(r, c) for r, c in (("user", "hi"), ("assistant", "yo"))))
+
+
+def encode(tokenizer, *examples: AnyExample, task: Task = WRITE, longest: int = 64, **more) -> Encoding:
+    return encode_examples(task, examples, tokenizer, longest, **more)
+
+
+def test_the_target_and_its_end_are_marked(tokenizer: PreTrainedTokenizerFast) -> None:
+    (one,) = encode(tokenizer, Example("ab", " cd")).encoded
+    assert tokenizer.decode(one.input_ids) == "ab cd<eos>"
+    assert tokenizer.decode([label for label in one.labels if label != IGNORED]) == " cd<eos>"
+    assert (one.targets, one.tokens) == (4, 6)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=50)
+@given(st.text(max_size=40), st.text(min_size=1, max_size=8))
+def test_prompts_are_the_same_in_training_and_generation(tokenizer, prompt: str, target: str) -> None:
+    example = Example(prompt, target)
+    (one,) = encode(tokenizer, example, longest=400).encoded
+    (ids,) = encode_prompts([example], tokenizer, 400)
+    assert one.input_ids[: len(ids)] == ids
+    assert one.labels == [IGNORED] * len(ids) + one.input_ids[len(ids) :]
+
+
+def test_what_is_cut_is_counted_and_said(tokenizer: PreTrainedTokenizerFast) -> None:
+    found = encode(tokenizer, Example("x" * 50, " cd"), Example("a", " b"), Example("a", "y" * 50), longest=16)
+    assert found.truncated == 2
+    assert "2 of 3 examples were longer than 16 tokens" in found.notes[0]
+    assert found.lengths == [16, 4, 16]
+    assert tokenizer.decode(found.encoded[0].input_ids).endswith("x cd<eos>")
+
+
+def test_conversations(tokenizer: PreTrainedTokenizerFast) -> None:
+    (one,) = encode(tokenizer, TALK).encoded
+    assert tokenizer.decode([label for label in one.labels if label != IGNORED]) == "yo<eos>"
+    (ids,) = encode_prompts([TALK], tokenizer, 64)
+    assert one.input_ids[: len(ids)] == ids
+    assert len(one.input_ids) == len(ids) + one.targets
+
+
+def test_an_encoder_decoder_has_its_targets_apart(tokenizer: PreTrainedTokenizerFast) -> None:
+    (one,) = encode(tokenizer, Example("ab", " cd"), encoder_decoder=True).encoded
+    assert tokenizer.decode(one.input_ids) == "ab"
+    assert tokenizer.decode(one.labels) == "cd<eos>"
+    assert one.tokens == 5
+
+
+def test_pairs_as_the_tokenizer_joins_them(minilm: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(minilm)
+    pair = LabelledExample("one two", "three", 1)
+    (one,) = encode(tokenizer, pair, task=LABEL).encoded
+    assert tokenizer.decode(one.input_ids) == "[CLS] one two [SEP] three [SEP]"
+    assert one.token_type_ids == [0, 0, 0, 0, 1, 1]
+    assert (one.labels, one.targets) == (1, 1)
+
+
+def test_long_pairs_lose_the_longer_text(minilm: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(minilm)
+    found = encode(tokenizer, LabelledExample("one " * 600, "two", 0), task=LABEL, longest=8)
+    assert tokenizer.decode(found.encoded[0].input_ids) == "[CLS] one one one one [SEP] two [SEP]"
+    assert found.truncated == 1
+
+
+def test_what_cannot_be_encoded(tokenizer: PreTrainedTokenizerFast) -> None:
+    with pytest.raises(SpecError, match="max_length 7"):
+        encode(tokenizer, Example("a", "b"), longest=7)
+    with pytest.raises(DataError, match="conversations or labels"):
+        encode(tokenizer, TALK, encoder_decoder=True)
+    tokenizer.eos_token = None
+    with pytest.raises(DataError, match="no end-of-text token"):
+        encode(tokenizer, Example("a", "b"))

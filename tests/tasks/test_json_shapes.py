@@ -1,0 +1,73 @@
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from loralab.errors import DataError
+from loralab.tasks.example import Conversation, Example, Message
+from loralab.tasks.json_lines import Line
+from loralab.tasks.json_shapes import parse_lines, shape_of
+
+
+def lines(*contents: dict[str, Any]) -> list[Line]:
+    return [Line(Path("d.jsonl"), number, content) for number, content in enumerate(contents, start=1)]
+
+
+def parse(*contents: dict[str, Any]) -> list[Any]:
+    found = lines(*contents)
+    return parse_lines(found, shape_of(found[0]))
+
+
+@pytest.mark.parametrize(
+    "prompt, completion, target", [("a:", "b", " b"), ("a: ", "b", "b"), ("a:", "\nb", "\nb"), ("", "b", "b")]
+)
+def test_a_space_parts_prompt_and_completion(prompt: str, completion: str, target: str) -> None:
+    assert parse({"prompt": prompt, "completion": completion}) == [Example(prompt, target)]
+
+
+def test_messages() -> None:
+    turns = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]
+    assert parse({"messages": turns}) == [Conversation((Message("user", "q"), Message("assistant", "a")))]
+
+
+def test_labelled_texts() -> None:
+    (one,) = parse({"text": "a", "label": 1})
+    (two,) = parse({"label": 1, "text_b": "b", "text_a": "a"})
+    assert (one.text_a, one.text_b, two.text_a, two.text_b) == ("a", None, "a", "b")
+
+
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        ({"prompt": "a"}, r"keys are prompt; a line must have .*completion, prompt"),
+        ({"prompt": "a", "completion": "b", "id": 1}, "keys are completion, id, prompt"),
+        ({}, "keys are none"),
+        ({"prompt": 1, "completion": "b"}, "prompt is a int"),
+        ({"prompt": "a", "completion": " "}, "completion is empty"),
+        ({"text": None, "label": 1}, "text is a NoneType"),
+        ({"messages": []}, "must be a list"),
+        ({"messages": [{"role": "user"}]}, "turn 1 must be an object"),
+    ],
+)
+def test_bad_lines(content: dict[str, Any], message: str) -> None:
+    with pytest.raises(DataError, match=r"d\.jsonl, line 1: .*" + message):
+        parse(content)
+
+
+@pytest.mark.parametrize(
+    "roles, message",
+    [
+        ("user", "must end with an assistant turn"),
+        ("assistant", "before any user turn"),
+        ("user system assistant", "system turn may only come first"),
+        ("user tool assistant", "turn 2 has the role 'tool'"),
+    ],
+)
+def test_bad_conversations(roles: str, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        parse({"messages": [{"role": role, "content": "x"} for role in roles.split()]})
+
+
+def test_all_lines_have_the_first_lines_shape() -> None:
+    with pytest.raises(DataError, match="line 2: its keys are label, text, those of the first line"):
+        parse({"prompt": "a", "completion": "b"}, {"text": "a", "label": 1})

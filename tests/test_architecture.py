@@ -1,0 +1,161 @@
+"""The shape of the source: imports point one way, files and functions stay small, the core stays pure."""
+
+import ast
+import re
+import sys
+import tomllib
+from collections.abc import Iterator
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+SOURCE = REPOSITORY / "src"
+FILES = sorted((SOURCE / "loralab").rglob("*.py"))
+
+# Bottom to top. A package may import from groups below its own, never from its own group.
+GROUPS = [
+    {"errors"},
+    {"metrics", "generation", "core", "models", "tasks"},
+    {"methods"},
+    {"formats", "planning", "evaluation"},
+    {"training", "analysis", "serving"},
+    {"experiments"},
+    {"cli"},
+    {"__main__"},
+]
+LEVEL = {package: level for level, group in enumerate(GROUPS) for package in group}
+PUBLIC_PAGE = SOURCE / "loralab" / "__init__.py"
+AUTO_CLASSES_ALLOWED_IN = SOURCE / "loralab" / "models" / "load.py"
+LONGEST_FILE, LONGEST_FUNCTION = 600, 80
+DISTRIBUTION_OF = {
+    "rouge_score": "rouge-score",
+    "sklearn": "scikit-learn",
+    "huggingface_hub": "huggingface-hub",
+}
+
+
+def tree_of(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
+
+
+def imports_of(tree: ast.AST) -> Iterator[tuple[int, str]]:
+    """(line, dotted name) of everything imported anywhere in the tree; `from a import b` gives `a.b`."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from ((node.lineno, alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"line {node.lineno}: relative import"
+            yield from ((node.lineno, f"{node.module}.{alias.name}") for alias in node.names)
+
+
+def package_of(path: Path) -> str:
+    """`core` for src/loralab/core/layer.py, `errors` for src/loralab/errors.py."""
+    return path.relative_to(SOURCE / "loralab").parts[0].removesuffix(".py")
+
+
+def module_file(dotted: str) -> Path | None:
+    """The source file of an imported dotted name: the module itself, or the module that it is a name of."""
+    for candidate in (dotted, dotted.rpartition(".")[0]):
+        base = SOURCE.joinpath(*candidate.split("."))
+        for path in (base.with_suffix(".py"), base / "__init__.py"):
+            if path.is_file():
+                return path
+    return None
+
+
+def named(path: Path) -> str:
+    return str(path.relative_to(SOURCE))
+
+
+@pytest.mark.parametrize("path", FILES, ids=named)
+def test_imports_point_down(path: Path) -> None:
+    if path == PUBLIC_PAGE:
+        return
+    own = package_of(path)
+    assert own in LEVEL, f"{own} has no place in GROUPS"
+    for line, dotted in imports_of(tree_of(path)):
+        if dotted.split(".")[0] != "loralab" or dotted == "loralab.__version__":
+            continue
+        other = [*dotted.split("."), ""][1]
+        allowed = other == own or (other in LEVEL and LEVEL[other] < LEVEL[own])
+        assert allowed, f"{named(path)}:{line}: {own} must not import {dotted}"
+
+
+def test_no_cycles() -> None:
+    graph = {
+        path: {found for _, dotted in imports_of(tree_of(path)) if (found := module_file(dotted)) and found != path}
+        for path in FILES
+        if path != PUBLIC_PAGE
+    }
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        pytest.fail("import cycle: " + " → ".join(named(path) for path in error.args[1]))
+
+
+@pytest.mark.parametrize("path", [path for path in FILES if path != PUBLIC_PAGE], ids=named)
+def test_imports_at_the_top(path: Path) -> None:
+    if package_of(path) == "cli":
+        return
+    functions = [node for node in ast.walk(tree_of(path)) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
+    inside = [f"{named(path)}:{line}: {dotted}" for node in functions for line, dotted in imports_of(node)]
+    assert not inside, "\n".join(inside)
+
+
+@pytest.mark.parametrize("path", FILES, ids=named)
+def test_auto_classes_in_one_file(path: Path) -> None:
+    if path == AUTO_CLASSES_ALLOWED_IN:
+        return
+    found = [
+        f"{line}: {name}" for line, name in imports_of(tree_of(path)) if re.match(r"transformers\..*\bAuto[A-Z]", name)
+    ]
+    attributes = [
+        node for node in ast.walk(tree_of(path)) if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name)
+    ]
+    found += [
+        f"{node.lineno}: {node.attr}"
+        for node in attributes
+        if node.value.id == "transformers" and node.attr.startswith("Auto")
+    ]
+    assert not found, f"{named(path)}: Auto classes belong in models/load.py: {found}"
+
+
+@pytest.mark.parametrize("path", FILES, ids=named)
+def test_sizes(path: Path) -> None:
+    lines = len(path.read_text(encoding="utf-8").splitlines())
+    assert lines <= LONGEST_FILE, f"{named(path)} has {lines} lines"
+    for node in ast.walk(tree_of(path)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            length = (node.end_lineno or node.lineno) - node.lineno + 1
+            assert length <= LONGEST_FUNCTION, f"{named(path)}:{node.lineno}: {node.name} has {length} lines"
+
+
+@pytest.mark.parametrize("path", [path for path in FILES if package_of(path) == "core"], ids=named)
+def test_core_knows_only_torch(path: Path) -> None:
+    for line, dotted in imports_of(tree_of(path)):
+        root = dotted.split(".")[0]
+        known = root == "torch" or root in sys.stdlib_module_names
+        own = dotted.startswith(("loralab.core.", "loralab.errors."))
+        assert known or own, f"{named(path)}:{line}: core must not import {dotted}"
+
+
+@pytest.mark.parametrize("path", FILES, ids=named)
+def test_every_module_says_what_it_is(path: Path) -> None:
+    tree = tree_of(path)
+    assert ast.get_docstring(tree), f"{named(path)} has no docstring"
+    if path.name == "__init__.py" and path != PUBLIC_PAGE:
+        assert len(tree.body) == 1, f"{named(path)} holds more than a docstring"
+    assert path.stem not in {"utils", "util", "common", "misc", "helpers", "helper"}, "name the concept"
+
+
+@pytest.mark.parametrize("path", FILES, ids=named)
+def test_imports_are_declared(path: Path) -> None:
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    extras = [extra for name, group in project["optional-dependencies"].items() if name != "dev" for extra in group]
+    declared = {re.split(r"[<>=\[~! ]", each)[0] for each in [*project["dependencies"], *extras]}
+    for line, dotted in imports_of(tree_of(path)):
+        root = dotted.split(".")[0]
+        if root != "loralab" and root not in sys.stdlib_module_names:
+            assert DISTRIBUTION_OF.get(root, root) in declared, f"{named(path)}:{line}: {root} is not in pyproject.toml"
