@@ -1,7 +1,7 @@
 """Everything that a training run can be told. It knows nothing of torch, so that `--help` is quick."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from math import isfinite
 from typing import Any, Literal
 
@@ -32,133 +32,133 @@ class TrainConfig:
     data: str | None = None
     """The task's data: the official files, or your own JSONL."""
 
-    method: Method = "lora"
+    method: Method = field(default="lora", metadata={"group": "adapter"})
     """How to adapt the model."""
 
-    rank: int = 8
+    rank: int = field(default=8, metadata={"group": "adapter"})
     """The rank r of each update."""
 
-    alpha: float = 16.0
+    alpha: float = field(default=16.0, metadata={"group": "adapter"})
     """The numerator of the update's scale: alpha / rank."""
 
-    dropout: float = 0.0
+    dropout: float = field(default=0.0, metadata={"group": "adapter"})
     """Dropout on the input of the low-rank path."""
 
-    targets: str | None = None
+    targets: str | None = field(default=None, metadata={"group": "adapter"})
     """Modules to adapt, separated by commas: names, a regex, attention, all-linear, q, k, v, o, or slices as
     c_attn[q,v]. Without it the q and v of the model's family."""
 
-    exclude: str | None = None
+    exclude: str | None = field(default=None, metadata={"group": "adapter"})
     """Modules to leave out of those that the targets name."""
 
-    layers: tuple[int, ...] | None = None
+    layers: tuple[int, ...] | None = field(default=None, metadata={"group": "adapter"})
     """Only the blocks with these numbers, counted from 0."""
 
-    rank_pattern: dict[str, int] | None = None
+    rank_pattern: dict[str, int] | None = field(default=None, metadata={"group": "adapter"})
     """Another rank for some modules, as ending=rank."""
 
-    alpha_pattern: dict[str, float] | None = None
+    alpha_pattern: dict[str, float] | None = field(default=None, metadata={"group": "adapter"})
     """Another alpha for some modules, as ending=alpha."""
 
-    bias: Literal["none", "all", "lora_only"] = "none"
+    bias: Literal["none", "all", "lora_only"] = field(default="none", metadata={"group": "adapter"})
     """Which biases train: none, all of the model, or those of the adapted modules."""
 
-    rank_stabilized: bool = False
+    rank_stabilized: bool = field(default=False, metadata={"group": "adapter"})
     """Scale by alpha / sqrt(rank) instead (rsLoRA)."""
 
-    modules_to_save: tuple[str, ...] | None = None
+    modules_to_save: tuple[str, ...] | None = field(default=None, metadata={"group": "adapter"})
     """Modules trained and saved in full; a fresh classification head is found by itself."""
 
-    init: Literal["kaiming", "gaussian", "orthogonal"] = "kaiming"
+    init: Literal["kaiming", "gaussian", "orthogonal"] = field(default="kaiming", metadata={"group": "adapter"})
     """How A starts; B starts at zero."""
 
-    steps: int | None = None
+    steps: int | None = field(default=None, metadata={"group": "length and batches"})
     """Train for this many optimizer steps. Give steps or epochs; without either, 3 epochs."""
 
-    epochs: float | None = None
+    epochs: float | None = field(default=None, metadata={"group": "length and batches"})
     """Train for this many passes over the training data."""
 
-    batch_size: int = 16
+    batch_size: int = field(default=16, metadata={"group": "length and batches"})
     """Examples in a batch."""
 
-    accumulate: int = 1
+    accumulate: int = field(default=1, metadata={"group": "length and batches"})
     """Batches whose gradients make one step, weighted by their targets: the same as one batch of all of them."""
 
-    lr: float = 2e-4
+    lr: float = field(default=2e-4, metadata={"group": "optimizer"})
     """The learning rate at its highest."""
 
-    lora_plus_ratio: float = 1.0
+    lora_plus_ratio: float = field(default=1.0, metadata={"group": "optimizer"})
     """Learning rate of B divided by that of A (LoRA+); A and everything else have lr."""
 
-    schedule: Schedule = "linear"
+    schedule: Schedule = field(default="linear", metadata={"group": "optimizer"})
     """How the learning rate falls after the warmup."""
 
-    warmup: float = 0.06
+    warmup: float = field(default=0.06, metadata={"group": "optimizer"})
     """Steps in which the learning rate rises: a share of all steps if below 1, else a number of steps."""
 
-    weight_decay: float = 0.0
+    weight_decay: float = field(default=0.0, metadata={"group": "optimizer"})
     """Decoupled weight decay; biases are left out."""
 
-    beta1: float = 0.9
+    beta1: float = field(default=0.9, metadata={"group": "optimizer"})
     """AdamW's decay of the mean of the gradients."""
 
-    beta2: float = 0.999
+    beta2: float = field(default=0.999, metadata={"group": "optimizer"})
     """AdamW's decay of the mean of their squares."""
 
-    eps: float = 1e-8
+    eps: float = field(default=1e-8, metadata={"group": "optimizer"})
     """AdamW's term against division by zero."""
 
-    clip: float = 1.0
+    clip: float = field(default=1.0, metadata={"group": "optimizer"})
     """The largest norm of the gradient; 0 leaves it as it is."""
 
-    label_smoothing: float = 0.0
+    label_smoothing: float = field(default=0.0, metadata={"group": "optimizer"})
     """Share of the loss that is spread over all tokens or classes alike."""
 
-    gradient_checkpointing: bool = False
+    gradient_checkpointing: bool = field(default=False, metadata={"group": "optimizer"})
     """Compute each block again in the backward pass: less memory, a third more time."""
 
-    max_length: int = 512
+    max_length: int = field(default=512, metadata={"group": "length and batches"})
     """Tokens of prompt and target together; a longer prompt loses its left end."""
 
-    limit: int | None = None
+    limit: int | None = field(default=None, metadata={"group": "length and batches"})
     """Train on the first N examples only."""
 
-    eval_every: int = 0
+    eval_every: int = field(default=0, metadata={"group": "evaluation"})
     """Measure on held-out data every N steps and keep the best adapter; 0 measures only at the end."""
 
-    eval_limit: int = 256
+    eval_limit: int = field(default=256, metadata={"group": "evaluation"})
     """Held-out examples to measure on; 0 measures on none."""
 
-    best_metric: str | None = None
+    best_metric: str | None = field(default=None, metadata={"group": "evaluation"})
     """What tells the best adapter: loss, or a metric of the task. Without it the loss, for classes the task's first
     metric."""
 
-    early_stop: int = 0
+    early_stop: int = field(default=0, metadata={"group": "evaluation"})
     """Stop after this many evaluations in a row without a better one; 0 never stops early."""
 
-    seed: int = 0
+    seed: int = field(default=0, metadata={"group": "run"})
     """Seed of the adapter, of a fresh head, of dropout and of the order of the data."""
 
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = field(default="auto", metadata={"group": "run"})
     """Precision of the frozen base; auto is bfloat16 where the processor multiplies it natively. The adapter has
     float32."""
 
-    device: str = "auto"
+    device: str = field(default="auto", metadata={"group": "run"})
     """Where to train: auto, cpu, cuda, or cuda:N."""
 
-    threads: int | None = None
+    threads: int | None = field(default=None, metadata={"group": "run"})
     """CPU threads; without it torch decides."""
 
-    save_every: int = 100
+    save_every: int = field(default=100, metadata={"group": "run"})
     """Write a checkpoint every N steps, and one at the end; 0 writes none."""
 
-    keep: int = 2
+    keep: int = field(default=2, metadata={"group": "run"})
     """Checkpoints to keep, the newest."""
 
-    resume: bool = False
+    resume: bool = field(default=False, metadata={"group": "run"})
     """Go on from the newest checkpoint in the output folder."""
 
-    overwrite: bool = False
+    overwrite: bool = field(default=False, metadata={"group": "run"})
     """Replace the run that the output folder holds."""
 
     def validate(self) -> None:
@@ -170,9 +170,9 @@ class TrainConfig:
     def differences(self, before: Mapping[str, Any]) -> list[str]:
         """How it differs from an earlier run's configuration, but for what a resumed run may change."""
         return [
-            f"{field.name} was {before.get(field.name)!r} and is {getattr(self, field.name)!r}"
-            for field in fields(self)
-            if field.name not in FREE_TO_CHANGE and _plain(getattr(self, field.name)) != before.get(field.name)
+            f"{each.name} was {before.get(each.name)!r} and is {getattr(self, each.name)!r}"
+            for each in fields(self)
+            if each.name not in FREE_TO_CHANGE and _plain(getattr(self, each.name)) != before.get(each.name)
         ]
 
 
@@ -181,8 +181,8 @@ _AMOUNTS, _COUNTS = (float, float | None), (int, int | None)
 
 def _not_numbers(config: TrainConfig) -> list[str]:
     """What should be a finite number and is not, and what should be whole."""
-    amounts = {field.name: getattr(config, field.name) for field in fields(config) if field.type in _AMOUNTS}
-    counts = {field.name: getattr(config, field.name) for field in fields(config) if field.type in _COUNTS}
+    amounts = {each.name: getattr(config, each.name) for each in fields(config) if each.type in _AMOUNTS}
+    counts = {each.name: getattr(config, each.name) for each in fields(config) if each.type in _COUNTS}
     return [
         *(f"{name} {value!r}: it must be a finite number" for name, value in amounts.items() if _is_no_number(value)),
         *(f"{name} {value!r}: it must be a whole number" for name, value in counts.items() if not _is_whole(value)),
