@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from tokenizers import Tokenizer, decoders, pre_tokenizers
 from tokenizers.models import BPE
-from transformers import BertConfig, BertModel, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import BertConfig, BertModel, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, T5Config, T5ForConditionalGeneration
 
 SMALL = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
 TEMPLATE = (
@@ -42,6 +42,18 @@ def write_bert(folder: Path) -> Path:
     torch.manual_seed(0)
     config = BertConfig(**SMALL, max_position_embeddings=256, vocab_size=258, pad_token_id=0)
     BertModel(config).save_pretrained(folder)
+    byte_tokenizer().save_pretrained(folder)
+    return folder
+
+
+def write_t5(folder: Path) -> Path:
+    """A random encoder-decoder, with the tokenizer of bytes."""
+    torch.manual_seed(0)
+    config = T5Config(
+        d_model=32, d_ff=48, d_kv=8, num_layers=2, num_heads=4, vocab_size=258, pad_token_id=0, eos_token_id=1,
+        decoder_start_token_id=0, tie_word_embeddings=False,
+    )  # fmt: skip
+    T5ForConditionalGeneration(config).save_pretrained(folder)
     byte_tokenizer().save_pretrained(folder)
     return folder
 

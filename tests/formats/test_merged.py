@@ -16,6 +16,8 @@ from transformers import (
     BertModel,
     GPT2Config,
     GPT2LMHeadModel,
+    HrmTextConfig,
+    HrmTextForCausalLM,
     LlamaConfig,
     LlamaForCausalLM,
     MixtralConfig,
@@ -232,6 +234,18 @@ def test_mixtral_whose_files_hold_expert_by_expert(targets: Any, from_files: boo
     assert TensorFolder(tmp_path / "out").kinds.keys() == TensorFolder(base).kinds.keys()
     experts = {name for name in changed(base, tmp_path / "out") if ".experts." in name}
     assert len(experts) == (0 if targets == "attention" else 2 * 3 * 3)
+
+
+@pytest.mark.parametrize("target", ["q_proj", "down_proj"])
+def test_a_model_whose_files_hold_q_k_and_v_in_one(target: str, tmp_path: Path) -> None:
+    config = HrmTextConfig(vocab_size=64, num_key_value_heads=4, head_dim=8, **TINY)
+    base = saved(HrmTextForCausalLM(config).to(torch.bfloat16), tmp_path / "base")
+    model = HrmTextForCausalLM.from_pretrained(base, dtype=torch.float32)
+    result = write_merged(model, adapted(model, targets=[target]), tmp_path / "out", source=base)
+    assert any("stored mixed with other tensors" in note for note in result.notes) == (target == "q_proj")
+    assert TensorFolder(tmp_path / "out").kinds == TensorFolder(base).kinds
+    part = {"q_proj": "gqkv_proj", "down_proj": "down_proj"}[target]
+    assert changed(base, tmp_path / "out") == {name for name in TensorFolder(base).kinds if part in name}
 
 
 def test_t5_and_a_vision_model(tmp_path: Path) -> None:

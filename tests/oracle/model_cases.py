@@ -106,6 +106,9 @@ def _same(targets: list[str], **theirs: Any) -> dict[str, Any]:
     return {"ours": {"targets": targets}, "theirs": {"target_modules": targets} | theirs}
 
 
+ATTENTION = ["q_proj", "k_proj", "v_proj", "o_proj"]
+EXPERTS = ["experts.gate_up_proj", "experts.down_proj"]
+
 MODELS: dict[str, Case] = {
     "gpt2, c_attn": Case(gpt2, tokens, **_same(["c_attn"], fan_in_fan_out=True)),
     "gpt2, q and v of c_attn": Case(gpt2, tokens, {"targets": ["c_attn[q,v]"]}, None),
@@ -130,10 +133,17 @@ MODELS: dict[str, Case] = {
     "mixtral, experts and attention": Case(
         mixtral,
         tokens,
-        {"targets": ["experts.gate_up_proj", "experts.down_proj", "o_proj"]},
-        {"target_parameters": ["experts.gate_up_proj", "experts.down_proj"], "target_modules": ["o_proj"]},
+        {"targets": [*EXPERTS, "o_proj"]},
+        {"target_parameters": EXPERTS, "target_modules": ["o_proj"]},
     ),
     "mixtral, router": Case(mixtral, tokens, {"targets": ["mlp.gate.weight"]}, {"target_parameters": ["gate.weight"]}),
+    "mixtral, what PEFT takes for all-linear": Case(
+        mixtral,
+        tokens,
+        {"targets": [*ATTENTION, *EXPERTS, "gate.weight"], "rank_pattern": {r".*\.gate_up_proj": 4},
+         "alpha_pattern": {r".*\.gate_up_proj": 10}},
+        {"target_modules": "all-linear"},
+    ),
     "t5": Case(t5, both_sides, **_same(["q", "v", "wo"])),
     "t5, tied embedding": Case(t5, both_sides, **_same(["encoder.embed_tokens", "q"]), peft_merges=False),
     "gpt2, tied embedding": Case(gpt2, tokens, **_same(["wte", "wpe"]), peft_merges=False),

@@ -32,7 +32,7 @@ class Everything(nn.Module):
         self.norm, self.lin = nn.LayerNorm(16), nn.Linear(16, 4)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        x = torch.tanh(self.conv(self.emb(tokens).transpose(1, 2)).transpose(1, 2))
+        x = torch.tanh(self.conv(self.emb(tokens).transpose(1, 2)).transpose(1, 2)).contiguous()
         x = torch.tanh(self.fused(x))
         return self.lin(self.norm(self.attend(x, x, x, need_weights=False)[0]))
 
@@ -47,12 +47,18 @@ def indices() -> dict[str, Tensor]:
     return {"tokens": torch.randint(0, 32, (4, 8))}
 
 
+def _same(targets: list[str]) -> dict[str, Any]:
+    """The same target names on both sides."""
+    return {"ours": {"targets": targets}, "theirs": {"target_modules": targets}}
+
+
 def _toy(name: str, theirs: dict[str, Any] | None, **more: Any) -> Case:
     toy = TOYS[name]
     return Case(toy.build, indices if toy.tokens else rows, {"targets": toy.targets}, theirs, **more)
 
 
-def _sandwich(inner: Callable[[], nn.Module], dimensions: int) -> Callable[[], nn.Module]:
+def sandwich(inner: Callable[[], nn.Module], dimensions: int) -> Callable[[], nn.Module]:
+    """How to build a convolution `inner` in that many dimensions between a dense layer and the output."""
     shapes = {1: (8,), 2: (2, 4), 3: (2, 2, 2)}
 
     def call(module: nn.Module, x: Tensor) -> Tensor:
@@ -68,7 +74,7 @@ def _padded() -> nn.Module:
 
 
 INNER = {"target_modules": ["inner"]}
-IN_BOTH: dict[str, Any] = {"ours": {"targets": ["inner"]}, "theirs": INNER}
+IN_BOTH = _same(["inner"])
 
 MODULES: dict[str, Case] = {
     "dense layers": Case(MLP, rows, {"targets": ["lin0", "lin1"]}, {"target_modules": ["lin0", "lin1"]}),
@@ -79,22 +85,19 @@ MODULES: dict[str, Case] = {
     "fused thirds, stored transposed": _toy("fused thirds, stored transposed", None),
     "embedding": _toy("embedding", INNER),
     "embedding with padding": Case(_padded, indices, **IN_BOTH),
-    "conv1d": Case(_sandwich(lambda: nn.Conv1d(16, 8, 3, stride=2, padding=1), 1), rows, **IN_BOTH),
+    "conv1d": Case(sandwich(lambda: nn.Conv1d(16, 8, 3, stride=2, padding=1), 1), rows, **IN_BOTH),
     "conv2d": _toy("conv2d", INNER),
-    "conv2d, padding by name": Case(_sandwich(lambda: nn.Conv2d(16, 8, 3, padding="same"), 2), rows, **IN_BOTH),
-    "conv3d": Case(_sandwich(lambda: nn.Conv3d(16, 8, 2, padding=(1, 0, 1)), 3), rows, **IN_BOTH),
-    "conv2d, groups": _toy("conv2d, groups", INNER, peft_merges=False),
+    "conv2d, padding by name": Case(sandwich(lambda: nn.Conv2d(16, 8, 3, padding="same"), 2), rows, **IN_BOTH),
+    "conv3d": Case(sandwich(lambda: nn.Conv3d(16, 8, 2, padding=(1, 0, 1)), 3), rows, **IN_BOTH),
+    "conv2d, groups": _toy("conv2d, groups", None, peft_merges=False),
     "attention": _toy("attention", INNER, peft_merges=False),
     "attention, q and v": _toy("attention, q and v", None, peft_merges=False),
     "attention, output": _toy("attention, output", None, peft_merges=False),
     "attention, batch second": _toy("attention, batch second", INNER, peft_merges=False),
     "llama in a module": _toy("llama", {"target_modules": ["q_proj", "v_proj", "lm_head"]}),
     "experts": _toy("experts", {"target_parameters": ["experts.gate_up_proj", "experts.down_proj"]}),
-    "every kind at once": Case(
-        Everything,
-        indices,
-        {"targets": ["emb", "conv", "fused", "attend", "lin"]},
-        {"target_modules": ["emb", "conv", "fused", "attend", "lin"]},
-        peft_merges=False,
+    "every kind with Conv1D": Case(Everything, indices, **_same(["emb", "conv", "fused", "lin"])),
+    "every kind with attention": Case(
+        Everything, indices, **_same(["emb", "conv", "attend", "lin"]), peft_merges=False
     ),
 }  # fmt: skip

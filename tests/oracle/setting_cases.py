@@ -39,6 +39,14 @@ SETTINGS: dict[str, Case] = {
         {"target_modules": ["emb", "conv", "fused", "lin"]},
         {"bias": "all"},
     ),
+    "all biases, of an attention too": Case(
+        Everything,
+        indices,
+        {"targets": ["attend"]},
+        {"target_modules": ["attend"]},
+        {"bias": "all"},
+        peft_merges=False,
+    ),
     "biases of an attention": Case(
         Everything,
         indices,
@@ -61,8 +69,8 @@ SETTINGS: dict[str, Case] = {
     "one block": Case(
         llama,
         tokens,
-        {"targets": ["q_proj"], "layers": [1]},
-        {"target_modules": ["q_proj"], "layers_to_transform": [1]},
+        {"targets": ["down_proj"], "layers": [1]},
+        {"target_modules": ["down_proj"], "layers_to_transform": [1]},
     ),
     "expression": Case(
         llama, tokens, {"targets": r".*\.0\.mlp\.(up|down)_proj"}, {"target_modules": r".*\.0\.mlp\.(up|down)_proj"}

@@ -42,7 +42,7 @@ def test_we_compute_what_peft_saved(tmp_path: Path, case: Case) -> None:
     adapter = ll.load(ours, tmp_path / "theirs")
     assert_same(output(ours, x), live, unlike=plain)
     ll.save(adapter, tmp_path / "ours", model=ours)
-    assert keys(tmp_path / "ours") == keys(tmp_path / "theirs")
+    assert set(keys(tmp_path / "ours")) == set(keys(tmp_path / "theirs"))
     ll.merge(ours)
     assert_same(output(ours, x), live, unlike=plain)
     if case.peft_merges:

@@ -66,3 +66,8 @@ def test_a_missing_split_is_named(tmp_path: Path) -> None:
     (tmp_path / "devset.csv").write_text("mr,ref\na,b\n")
     with pytest.raises(SpecError, match="no split 'test'; it has validation"):
         open_e2e(str(tmp_path)).examples("test")
+
+
+def test_line_breaks_inside_a_cell_stay_as_they_are(tmp_path: Path) -> None:
+    (tmp_path / "devset.csv").write_bytes(b'\xef\xbb\xbfmr,ref\r\na,"b\r\nc"\r\n')
+    assert read_rows(tmp_path / "devset.csv") == [("a", "b\r\nc")]

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from tiny import write_t5
 
 import loralab as ll
 from loralab.models.load import load_model
@@ -111,3 +112,9 @@ def test_all_that_is_wrong_is_said_at_once_and_nothing_is_written(configured: Co
 def test_a_loss_that_is_not_finite_names_step_and_examples(configured: Configure) -> None:
     with pytest.raises(ll.TrainingError, match=r"of step \d+ is (nan|inf).*examples \d+"):
         ll.train(configured(lr=1e20, alpha=1e30, schedule="constant", warmup=0.0, steps=20))
+
+
+def test_an_encoder_decoder_learns_too(configured: Configure, tmp_path: Path) -> None:
+    config = configured(model=str(write_t5(tmp_path / "t5")), targets="q,v,lm_head", steps=20)
+    result = ll.train(config)
+    assert result.metrics["loss"] < result.first_loss - 0.5

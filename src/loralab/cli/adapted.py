@@ -86,7 +86,7 @@ def load_adapter(adapter: str, flags: LoadingFlags, loaded: "LoadedModel") -> "A
 def training_for(task: "Task") -> Training:
     """The model that a task needs."""
     if task.kind == "generation":
-        return Training("causal-lm")
+        return Training("generation")
     return Training("sequence-classification", task.labels or None, task.kind == "regression")
 
 
@@ -96,10 +96,10 @@ def training_of(adapter: str | None) -> Training:
     A loralib checkpoint says nothing, and means a language model. Raises NotFoundError if there is no such adapter.
     """
     if adapter is None or Path(adapter).is_file():
-        return Training("causal-lm")
+        return Training("generation")
     if not Path(adapter).is_dir():
         raise NotFoundError(f"--adapter: no such folder: {adapter}")
-    kind = MODEL_KINDS.get(str(_read(Path(adapter) / "adapter_config.json").get("task_type")), "causal-lm")
+    kind = MODEL_KINDS.get(str(_read(Path(adapter) / "adapter_config.json").get("task_type")), "generation")
     run = _read(Path(adapter) / "run.json")
     return Training(kind, tuple(run.get("labels", ())) or None, run.get("kind") == "regression")
 

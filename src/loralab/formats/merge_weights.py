@@ -49,11 +49,11 @@ def merged_weights(model: PreTrainedModel, adapter: str, base: TensorFolder | No
     """
     merging = Merging.of(model, adapter)
     if base is None:
-        return _from_memory(merging, ())
+        return _from_memory(merging, None, ())
     try:
         return _from_files(merging, base)
     except FilesDiffer as finding:
-        return _from_memory(merging, (f"{finding}; the model was written from memory, in the precision it has there",))
+        return _from_memory(merging, base, (f"{finding}; the model was written from memory",))
 
 
 def _from_files(merging: Merging, base: TensorFolder) -> MergedWeights:
@@ -68,8 +68,10 @@ def _from_files(merging: Merging, base: TensorFolder) -> MergedWeights:
     )
 
 
-def _from_memory(merging: Merging, notes: tuple[str, ...]) -> MergedWeights:
-    tensors = merging.in_files({name: _in_memory(merging, name) for name in _names_to_save(merging)})
+def _from_memory(merging: Merging, base: TensorFolder | None, notes: tuple[str, ...]) -> MergedWeights:
+    """In the dtypes of the base's files where there are such, else in those of the live model."""
+    names = _names_to_save(merging)
+    tensors = merging.in_files({name: _in_memory(merging, name, _dtype(merging, name, base)) for name in names})
     kinds = {key: TensorKind.of(tensor) for key, tensor in tensors.items()}
     return MergedWeights(
         kinds,
@@ -88,9 +90,15 @@ def _names_to_save(merging: Merging) -> list[str]:
     return [name for name in merging.held if tied.get(name) not in merging.sharing[name]]
 
 
-def _in_memory(merging: Merging, name: str) -> Tensor:
-    tensor = merging.held[name].tensor.detach()
+def _dtype(merging: Merging, name: str, base: TensorFolder | None) -> torch.dtype:
+    own = merging.held[name].tensor.dtype
+    if base is None or not own.is_floating_point:
+        return own
+    stored = {base.kinds[key].dtype for key in merging.shapes_in_files(name) if key in base.kinds}
+    return stored.pop() if len(stored) == 1 else main_dtype(base.kinds)
+
+
+def _in_memory(merging: Merging, name: str, dtype: torch.dtype) -> Tensor:
+    tensor = merging.held[name].tensor.detach().to(dtype)
     changed = merging.changed.get(name)
-    if changed is None:
-        return tensor
-    return merging.with_change(tensor, changed, merging.changes.tensor(changed))
+    return tensor if changed is None else merging.with_change(tensor, changed, merging.changes.tensor(changed))

@@ -26,6 +26,7 @@ from loralab.formats.peft_targets import (
     unmatched_names,
     wrap_depths,
 )
+from loralab.formats.peft_writing import reasons_against_peft
 from loralab.formats.sidecar import Sidecar
 from loralab.formats.structure import ModuleRecord, PartRecord, has_tensor, kind_of
 from loralab.formats.tensor_checks import refuse_unfit
@@ -236,6 +237,7 @@ def _filled(reading: Reading, plot: Plot) -> dict[str, Update]:
     touched = {*plot.depths, *plot.replaced}
     order = by_path if reading.sidecar is None else reading.sidecar.modules
     updates = {path: _record(reading, plot, path).build(path, by_path[path]) for path in order if path in touched}
+    _refuse_other_function(updates, by_path)
     _scales_must_agree(reading, plot, updates)
     for target in plot.targets:
         rank = reading.config.recipe(target.name).rank
@@ -249,6 +251,16 @@ def _filled(reading: Reading, plot: Plot) -> dict[str, Update]:
         if path not in plot.depths and not set(names) <= BIASES:
             _add_unstored(updates[path], by_path[path], names)
     return updates
+
+
+def _refuse_other_function(updates: Mapping[str, Update], by_path: Mapping[str, nn.Module]) -> None:
+    """What PEFT computes otherwise than the update of these modules is defined cannot be read as that update."""
+    reasons = reasons_against_peft(updates, by_path)
+    if reasons:
+        raise AdapterFileError(
+            f"PEFT wrote this adapter, but what it computes there has no equal here: {'; '.join(reasons)}. "
+            "Leave these modules out, or train them with loralab"
+        )
 
 
 def _output_applied(reading: Reading) -> float:

@@ -49,7 +49,10 @@ def reasons_against_peft(updates: Mapping[str, Update], bases: Mapping[str, nn.M
         why = why_not_peft(update, bases[path])
         if why:
             found.append(f"{path}: {why}")
-    if not any(len(update.parts) for update in updates.values()):
+    adapted = [type(bases[path]).__name__ for path, update in updates.items() if len(update.parts)]
+    if {"Conv1D", "MultiheadAttention"} <= set(adapted):
+        found.append("PEFT transposes the update of an nn.MultiheadAttention beside that of a transformers Conv1D")
+    if not adapted:
         found.append("PEFT's LoRA needs a low-rank update, and this adapter has none")
     return found
 

@@ -163,12 +163,22 @@ def _add_biases(model: nn.Module, updates: dict[str, Update], which: str, heads:
     """Let biases train, as replacements: those of adapted modules, or all outside the modules trained in full."""
     if which == "none":
         return
-    for path, module in modules_by_path(model).items():
+    by_path = modules_by_path(model)
+    for path, module in by_path.items():
         bias = module._parameters.get("bias")
         in_head = any(path == head or path.startswith(head + ".") for head in heads)
-        if bias is None or in_head or (which == "lora_only" and path not in updates):
+        owner, name = _bias_reader(by_path, path)
+        if bias is None or in_head or (which == "lora_only" and owner not in updates):
             continue
-        updates.setdefault(path, Update({})).replace("bias", bias)
+        updates.setdefault(owner, Update({})).replace(name, bias)
+
+
+def _bias_reader(by_path: Mapping[str, nn.Module], path: str) -> tuple[str, str]:
+    """(the module that reads this module's bias, its name there): an attention reads its out_proj's by itself."""
+    parent, _, leaf = path.rpartition(".")
+    if leaf == "out_proj" and isinstance(by_path.get(parent), nn.MultiheadAttention):
+        return parent, "out_proj.bias"
+    return path, "bias"
 
 
 def _saved_in_full(module: nn.Module) -> Update:
@@ -184,11 +194,14 @@ def _by_pattern(pattern: Mapping[str, float], path: str, default: float) -> floa
 
 
 def _key_matches(key: str, path: str) -> bool:
-    """PEFT's rule: the key, a name or regular expression, matches the end of the path at a dot."""
-    whole = path.partition("[")[0]
+    """PEFT's rule: the key, a name or regular expression, matches the end of the path at a dot.
+
+    A part (`experts[down_proj]`) is also matched by its module's name and by `experts.down_proj`.
+    """
+    whole, _, part = path.partition("[")
     if path == key or path.endswith("." + key):
         return True
-    return any(re.match(rf"(.*\.)?({key})$", candidate) for candidate in (path, whole))
+    return any(re.match(rf"(.*\.)?({key})$", other) for other in (path, whole, f"{whole}.{part.rstrip(']')}"))
 
 
 def _part_paths(target: Target) -> list[str]:

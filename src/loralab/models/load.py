@@ -39,6 +39,9 @@ AUTO_CLASSES: dict[str, Any] = {
 HEADED = ("sequence-classification",)
 """Kinds whose head may be fresh: a task of one's own needs one. A language model's never may."""
 
+GENERATION = "generation"
+"""A language model of either kind, causal or encoder-decoder, as the checkpoint says."""
+
 _TRANSFORMERS_ERRORS = (OSError, ValueError, RuntimeError, KeyError, ImportError, SafetensorError)
 
 
@@ -69,20 +72,23 @@ def load_model(
     device: str = "auto",
     seed: int = 0,
 ) -> LoadedModel:
-    """The model `name` as `kind` (a key of `AUTO_CLASSES`).
+    """The model `name` as `kind`: a key of `AUTO_CLASSES`, or `GENERATION`.
 
     A classifier has one output per label, or one in all for `regression`; where the checkpoint has no such
     head, a fresh one is initialised from `seed`, in the model's dtype; the caller's random state is left
     alone. Raises `NotFoundError`, `ModelLoadError`, or `SpecError` for a kind, dtype or device that is
     none.
     """
-    if kind not in AUTO_CLASSES:
-        raise SpecError(f"model kind {kind!r} is not known; choose {', '.join(AUTO_CLASSES)}")
+    if kind not in (*AUTO_CLASSES, GENERATION):
+        raise SpecError(f"model kind {kind!r} is not known; choose {', '.join((*AUTO_CLASSES, GENERATION))}")
     place = choose_device(device)
     precision, reason = choose_dtype(dtype, place)
     source = locate(name)
     with quiet_transformers():
-        config = _read_config(name, source, kind)
+        config = _read_config(name, source)
+        if kind == GENERATION:
+            kind = "seq2seq-lm" if config.is_encoder_decoder else "causal-lm"
+        _check_kind(name, config, kind)
         notes = [reason, *_set_labels(config, kind, labels, regression)]
         tokenizer = _read_tokenizer(name, source)
         notes += _set_padding(tokenizer, config)
@@ -100,8 +106,8 @@ def load_model(
     )
 
 
-def _read_config(name: str, source: str, kind: str) -> PreTrainedConfig:
-    """The config, if there is a model of this kind for it and its weights are plain numbers."""
+def _read_config(name: str, source: str) -> PreTrainedConfig:
+    """The config, if its weights are plain numbers."""
     try:
         config: PreTrainedConfig = AutoConfig.from_pretrained(source)
     except OSError as error:
@@ -110,7 +116,6 @@ def _read_config(name: str, source: str, kind: str) -> PreTrainedConfig:
         raise ModelLoadError(f"model {name!r}: its config.json cannot be used: {_first_line(error)}") from error
     except (ValueError, KeyError) as error:
         raise ModelLoadError(f"model {name!r}: its config.json cannot be used: {_first_line(error)}") from error
-    _check_kind(name, config, kind)
     if getattr(config, "quantization_config", None):
         raise ModelLoadError(f"model {name!r} is quantised; give the checkpoint with its full weights")
     return config

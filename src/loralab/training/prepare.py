@@ -14,7 +14,7 @@ from loralab.methods.heads import fresh_heads
 from loralab.methods.lora import LoRA
 from loralab.models.attention import short_sequence_attention
 from loralab.models.lean import lean_leaves
-from loralab.models.load import LoadedModel, load_model
+from loralab.models.load import GENERATION, LoadedModel, load_model
 from loralab.models.precision import use_fast_float32
 from loralab.tasks.encoding import encode_examples
 from loralab.tasks.task import Task, open_task
@@ -22,8 +22,6 @@ from loralab.training.config import TrainConfig
 from loralab.training.data import TrainingData
 from loralab.training.loop import Trainee
 from loralab.training.optimizer import make_optimizer
-
-_MODEL_KINDS = {"generation": "causal-lm"}
 
 
 @dataclass(frozen=True)
@@ -50,7 +48,7 @@ def prepare(config: TrainConfig, dtype: str) -> Prepared:
     _check_best_metric(config, task)
     loaded = load_model(
         config.model,
-        kind=_MODEL_KINDS.get(task.kind, "sequence-classification"),
+        kind=GENERATION if task.kind == "generation" else "sequence-classification",
         labels=task.labels or None,
         regression=task.kind == "regression",
         dtype=dtype,
@@ -63,7 +61,9 @@ def prepare(config: TrainConfig, dtype: str) -> Prepared:
     torch.manual_seed(config.seed)
     adapter = attach(loaded.model, adaptation(config, loaded))
     max_length = min(config.max_length, context_length(loaded.model) or config.max_length)
-    encoding = encode_examples(task, task.examples("train", config.limit), loaded.tokenizer, max_length)
+    examples = task.examples("train", config.limit)
+    encoder_decoder = bool(loaded.model.config.is_encoder_decoder)
+    encoding = encode_examples(task, examples, loaded.tokenizer, max_length, encoder_decoder=encoder_decoder)
     if config.gradient_checkpointing:
         loaded.model.activation_checkpointing_enable({"use_reentrant": False})
     pad_id = int(loaded.tokenizer.pad_token_id or 0)
