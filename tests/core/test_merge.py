@@ -97,3 +97,21 @@ def test_merging_without_an_active_adapter_is_an_error() -> None:
     with pytest.raises(ll.AdapterStateError, match="no adapter is active"):
         ll.merge(model)
     assert ll.merge(model, "a").adapter == "a"
+
+
+def test_only_stacked_experts_are_stored_transposed() -> None:
+    class Experts(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.is_transposed = True
+            self.up, self.bias = nn.Parameter(torch.randn(3, 4, 6)), nn.Parameter(torch.randn(3, 6))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.einsum("bi,eio->beo", x, self.up) + self.bias
+
+    model, x = nn.ModuleDict({"experts": Experts()}), torch.randn(2, 4)
+    model.forward = lambda x: model["experts"](x)  # type: ignore[method-assign]
+    give_effect(ll.attach(model, ll.LoRA(rank=2, targets=["experts.up", "experts.bias"])))
+    live = quiet(model, x)
+    ll.merge(model)
+    torch.testing.assert_close(quiet(model, x), live)

@@ -171,6 +171,8 @@ def test_detaching_the_active_one_leaves_the_base() -> None:
     ll.activate(model, "chat")
     ll.detach(model, "chat")
     assert torch.equal(quiet(model, x), base)
+    with pytest.raises(ll.AdapterStateError, match="no adapter is active"):
+        ll.merge(model)
     with pytest.raises(ll.UnknownAdapterError, match="'chat'"):
         ll.activate(model, "chat")
 

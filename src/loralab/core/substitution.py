@@ -29,7 +29,7 @@ class ParameterUpdate(Update):
         for name in self.parts:
             factors = self.factors_of(name)
             D = delta(factors.lora_A, factors.scaled_B, wide(tensor_of(base, name)))
-            found[name] = D.mT if self.stored_transposed else D
+            found[name] = D.mT if self.stored_transposed and D.dim() == 3 else D
         return found
 
 
