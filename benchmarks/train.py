@@ -5,7 +5,7 @@
 The workload: E2E, SmolLM2-135M, LoRA r=4 α=32 on q and v, batch 16. Every contender runs in a process of its own (so
 that its peak memory is its own), one after the other, round after round, so that whatever else the machine does hits
 all of them; what counts are the ratios within a round. Tokens are real tokens (prompt and target, no padding), counted
-alike for all; the first three steps are left out. `ours` is `loralab.training.run.train`, as a user runs it.
+alike for all; the first three steps are left out. `ours` is `loralab train`, as a user types it.
 """
 
 import argparse
@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,37 +28,6 @@ PEERS = {"peft-bf16": True, "peft-float32": False}
 """Contender -> whether it is given the Trainer's `bf16=True`. The bar is set against the first."""
 
 Measured = dict[str, float]
-
-
-def run_ours(data: str, steps: int, limit: int, threads: int) -> Measured:
-    """Train with loralab as a user would."""
-    from loralab.training.config import TrainConfig
-    from loralab.training.run import train
-
-    with tempfile.TemporaryDirectory() as folder:
-        result = train(
-            TrainConfig(
-                model=MODEL,
-                task="e2e",
-                data=data,
-                out=f"{folder}/run",
-                rank=RANK,
-                alpha=ALPHA,
-                targets=TARGETS,
-                steps=steps,
-                batch_size=BATCH,
-                lr=RATE,
-                limit=limit,
-                eval_limit=0,
-                threads=threads,
-            )
-        )
-    return {
-        "tokens_per_second": result.tokens_per_second,
-        "peak_memory_bytes": result.peak_memory_bytes,
-        "tokens_per_step": result.tokens / result.steps,
-        "last_loss": float(result.last_loss or 0.0),
-    }
 
 
 def run_peft(data: str, steps: int, limit: int, threads: int, bf16: bool) -> Measured:
@@ -143,27 +112,51 @@ class StepClock:
         seconds = self.ends[-1] - self.ends[UNCOUNTED_STEPS - 1]
         return {
             "tokens_per_second": sum(tokens) / seconds,
-            "tokens_per_step": statistics.mean(self.tokens[: len(self.ends)]),
+            "tokens": float(sum(self.tokens[: len(self.ends)])),
+            "steps": float(len(self.ends)),
         }
-
-
-def contender(name: str) -> Callable[[str, int, int, int], Measured]:
-    """The function that measures `name`."""
-    if name == "ours":
-        return run_ours
-    return lambda data, steps, limit, threads: run_peft(data, steps, limit, threads, PEERS[name])
 
 
 def measure(name: str, options: argparse.Namespace) -> Measured:
     """Run one contender in a fresh process; its own lines go to stderr."""
-    command = [sys.executable, "-m", "benchmarks.train", "--contender", name, "--data", options.data]
-    command += ["--steps", str(options.steps), "--limit", str(options.limit), "--threads", str(options.threads)]
     environment = os.environ | {"OMP_NUM_THREADS": str(options.threads), "TOKENIZERS_PARALLELISM": "false"}
-    done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
-    found: Measured = json.loads(done.stdout.splitlines()[-1])
+    with tempfile.TemporaryDirectory() as folder:
+        command = our_command(options, folder) if name == "ours" else peer_command(name, options)
+        done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
+    answer = json.loads(done.stdout.splitlines()[-1])
+    found: Measured = {key: float(answer[key]) for key in ("tokens_per_second", "peak_memory_bytes", "last_loss")}
+    found["tokens_per_step"] = answer["tokens"] / answer["steps"]
     peak = found["peak_memory_bytes"] / 1e6
     print(f"{name}: {found['tokens_per_second']:.1f} tokens/s, {peak:.0f} MB", file=sys.stderr)
     return found
+
+
+def our_command(options: argparse.Namespace, folder: str) -> list[str]:
+    """`loralab train`, as a user types it."""
+    flags = {
+        "model": MODEL,
+        "task": "e2e",
+        "data": options.data,
+        "out": f"{folder}/run",
+        "rank": RANK,
+        "alpha": ALPHA,
+        "targets": TARGETS,
+        "batch-size": BATCH,
+        "lr": RATE,
+        "steps": options.steps,
+        "limit": options.limit,
+        "threads": options.threads,
+        "eval-limit": 0,
+    }
+    pairs = [text for flag, value in flags.items() for text in (f"--{flag}", str(value))]
+    return [sys.executable, "-m", "loralab", "train", *pairs, "--json"]
+
+
+def peer_command(name: str, options: argparse.Namespace) -> list[str]:
+    """This file again, as that peer."""
+    numbers = {"steps": options.steps, "limit": options.limit, "threads": options.threads}
+    pairs = [text for flag, value in numbers.items() for text in (f"--{flag}", str(value))]
+    return [sys.executable, "-m", "benchmarks.train", "--contender", name, "--data", options.data, *pairs]
 
 
 def compare(rounds: Sequence[dict[str, Measured]]) -> dict[str, Any]:
@@ -224,7 +217,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--peers", nargs="+", choices=PEERS, default=list(PEERS))
     parser.add_argument("--json", help="also write everything measured to this file")
-    parser.add_argument("--contender", choices=["ours", *PEERS], help=argparse.SUPPRESS)
+    parser.add_argument("--contender", choices=PEERS, help=argparse.SUPPRESS)
     return parser.parse_args(arguments)
 
 
@@ -232,8 +225,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Measure and report; 1 if the bar against the first peer is not met."""
     options = parse(arguments)
     if options.contender:
-        found = contender(options.contender)(options.data, options.steps, options.limit, options.threads)
-        print(json.dumps(found))
+        bf16 = PEERS[options.contender]
+        print(json.dumps(run_peft(options.data, options.steps, options.limit, options.threads, bf16)))
         return 0
     rounds = [{name: measure(name, options) for name in ("ours", *options.peers)} for _ in range(options.rounds)]
     ratios, place = compare(rounds), machine(options.threads)

@@ -361,3 +361,9 @@ def test_a_part_that_the_model_lacks() -> None:
         layer.mlp = nn.Identity()
     with pytest.raises(TargetError, match="which it does not have; name the modules by hand"):
         expand_alias(model, "mlp")
+
+
+def test_an_unknown_model_with_parametrised_weights_is_told_its_layers() -> None:
+    model = torch.nn.Sequential(torch.nn.utils.parametrizations.weight_norm(torch.nn.Linear(4, 4)))
+    with pytest.raises(TargetError, match="0"):
+        default_targets(model)

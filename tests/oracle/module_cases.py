@@ -90,14 +90,12 @@ MODULES: dict[str, Case] = {
     "conv2d, padding by name": Case(sandwich(lambda: nn.Conv2d(16, 8, 3, padding="same"), 2), rows, **IN_BOTH),
     "conv3d": Case(sandwich(lambda: nn.Conv3d(16, 8, 2, padding=(1, 0, 1)), 3), rows, **IN_BOTH),
     "conv2d, groups": _toy("conv2d, groups", None, peft_merges=False),
-    "attention": _toy("attention", INNER, peft_merges=False),
-    "attention, q and v": _toy("attention, q and v", None, peft_merges=False),
-    "attention, output": _toy("attention, output", None, peft_merges=False),
-    "attention, batch second": _toy("attention, batch second", INNER, peft_merges=False),
+    "attention": _toy("attention", INNER),
+    "attention, q and v": _toy("attention, q and v", None),
+    "attention, output": _toy("attention, output", None),
+    "attention, batch second": _toy("attention, batch second", INNER),
     "llama in a module": _toy("llama", {"target_modules": ["q_proj", "v_proj", "lm_head"]}),
     "experts": _toy("experts", {"target_parameters": ["experts.gate_up_proj", "experts.down_proj"]}),
     "every kind with Conv1D": Case(Everything, indices, **_same(["emb", "conv", "fused", "lin"])),
-    "every kind with attention": Case(
-        Everything, indices, **_same(["emb", "conv", "attend", "lin"]), peft_merges=False
-    ),
+    "every kind with attention": Case(Everything, indices, **_same(["emb", "conv", "attend", "lin"])),
 }  # fmt: skip

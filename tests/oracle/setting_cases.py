@@ -45,7 +45,6 @@ SETTINGS: dict[str, Case] = {
         {"targets": ["attend"]},
         {"target_modules": ["attend"]},
         {"bias": "all"},
-        peft_merges=False,
     ),
     "biases of an attention": Case(
         Everything,
@@ -53,7 +52,6 @@ SETTINGS: dict[str, Case] = {
         {"targets": ["attend"]},
         {"target_modules": ["attend"]},
         {"bias": "lora_only"},
-        peft_merges=False,
     ),
     "a layer in full": _mlp({}, {}, modules_to_save=["head"]),
     "a normalisation in full": Case(

@@ -193,8 +193,8 @@ def _name(model: nn.Module) -> str:
 
 def _examples(model: nn.Module, limit: int = 8) -> str:
     """The last names of some layers with a weight matrix."""
-    named = (path for path, module in model.named_modules() if getattr(module, "weight", None) is not None)
-    matrices = (path for path in named if model.get_parameter(f"{path}.weight").dim() >= 2)
+    weights = ((path, getattr(module, "weight", None)) for path, module in model.named_modules())
+    matrices = (path for path, weight in weights if isinstance(weight, torch.Tensor) and weight.dim() >= 2)
     return ", ".join(list(dict.fromkeys(path.split(".")[-1] for path in matrices))[:limit]) or "it has none"
 
 

@@ -96,6 +96,7 @@ def load_model(
     fresh, remarks = judge_fit(name, model, kind in HEADED, report)
     _check_vocabulary(name, model, tokenizer)
     model.to(place)  # type: ignore[arg-type]  # transformers wraps `to` without its type
+    model.name_or_path = model.config.name_or_path = name  # what is saved names the model, not this machine's cache
     return LoadedModel(
         model=model,
         tokenizer=tokenizer,

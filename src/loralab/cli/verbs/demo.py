@@ -34,13 +34,13 @@ class DemoConfig:
     rank: int = 4
     """Rank of the adapter."""
 
-    batch_size: int = 16
+    batch_size: int = 8
     """Examples in a batch."""
 
-    lr: float = 1e-3
+    lr: float = 2e-3
     """The learning rate at its highest."""
 
-    limit: int = 64
+    limit: int = 32
     """Held-out functions to measure and to write docstrings for, before and after."""
 
     seed: int = 0
