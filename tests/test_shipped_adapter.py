@@ -21,7 +21,9 @@ def test_the_shipped_adapter_reproduces_a_slice_of_its_score(smollm2: Path) -> N
     adapter = ll.load(loaded.model, SHIPPED)
     for name, active in (("before", None), ("after", adapter.name)):
         ll.activate(loaded.model, active)
-        found[name] = ll.evaluate(loaded.model, loaded.tokenizer, task, expected["split"], limit=expected["examples"]).loss
+        found[name] = ll.evaluate(
+            loaded.model, loaded.tokenizer, task, expected["split"], limit=expected["examples"]
+        ).loss
     assert found == pytest.approx(expected["loss"], abs=TOLERANCE)
     assert found["after"] < found["before"] - 0.5
 

@@ -1,6 +1,7 @@
 """Every row of the family table against a tiny model of transformers' own, built from its config."""
 
 import pytest
+import torch
 import transformers
 from torch import nn
 from transformers import PreTrainedModel

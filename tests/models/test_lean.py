@@ -74,3 +74,22 @@ def test_a_norm_that_an_adapter_trains_in_full_still_gets_its_gradient() -> None
     with lean_leaves(model):
         model(input_ids=torch.randint(0, 60, (2, 7))).logits.square().sum().backward()
     assert dict(adapter.named_parameters())["model.norm.weight"].grad.any()
+
+
+def test_gates_computed_again_give_the_same_gradients_and_keep_less() -> None:
+    model, ids = LlamaForCausalLM(LlamaConfig(**WIDE)), torch.randint(0, 60, (2, 7))
+    adapter = attach(model, LoRA(rank=2, targets="all-linear", dropout=0.2))
+    for name, parameter in adapter.named_parameters():
+        if name.endswith("B"):
+            torch.nn.init.normal_(parameter, std=0.1)
+    gradients, kept = [], []
+    for again in (False, True):
+        sizes: list[int] = []
+        with lean_leaves(model, recompute_gates=again):
+            torch.manual_seed(0)
+            with torch.autograd.graph.saved_tensors_hooks(lambda t, s=sizes: s.append(t.numel()) or t, lambda t: t):
+                loss = model.train()(input_ids=ids).logits.square().sum()
+            gradients.append(torch.autograd.grad(loss, list(adapter.parameters())))
+        kept.append(sum(sizes))
+    torch.testing.assert_close(gradients[1], gradients[0], rtol=1e-4, atol=1e-5)
+    assert kept[1] < kept[0]

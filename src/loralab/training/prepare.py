@@ -103,9 +103,15 @@ def _check_best_metric(config: TrainConfig, task: Task) -> None:
 
 @contextmanager
 def made_fast(prepared: Prepared) -> Iterator[list[str]]:
-    """Within this block the model runs on the kernels that suit training here; yields what was chosen, as sentences."""
-    with short_sequence_attention(prepared.loaded.model) as attention, lean_leaves(prepared.loaded.model) as leaves:
-        yield [attention, f"{leaves} norms and gates keep less for the backward pass"]
+    """Within this block the model runs on the kernels that suit training here; yields what was chosen, as sentences.
+
+    In float32 on a CPU the activations are twice the size, and memory is what is short: gates are computed again.
+    """
+    model = prepared.loaded.model
+    again = model.device.type == "cpu" and prepared.loaded.dtype == torch.float32
+    with short_sequence_attention(model) as attention, lean_leaves(model, recompute_gates=again) as leaves:
+        gates = "; gates are computed again there, as float32 is large" if again else ""
+        yield [attention, f"{leaves} norms and gates keep less for the backward pass{gates}"]
 
 
 def parameter_counts(adapter: Adapter, model: torch.nn.Module) -> tuple[int, int, int]:

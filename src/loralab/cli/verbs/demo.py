@@ -28,7 +28,7 @@ class DemoConfig:
     out: str | None = None
     """Folder for the adapter and the merged model; without it a new one, out/demo-<time>."""
 
-    steps: int = 80
+    steps: int = 64
     """Optimizer steps of the training."""
 
     rank: int = 4
