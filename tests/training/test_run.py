@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from tiny import write_t5
 
 import loralab as ll
 from loralab.models.load import load_model
 from loralab.tasks.task import open_task
+from tiny import write_t5
 
 Configure = Callable[..., ll.TrainConfig]
 
