@@ -18,13 +18,13 @@ from loralab.evaluation.evaluate import evaluate
 from loralab.generation.generate import GenerationConfig, generate
 from loralab.metrics.rouge import rouge_l
 from loralab.models.load import load_model
-from loralab.tasks.definition import TEXT_METRICS, Task
+from loralab.tasks.definition import ROUGE, Task
 from loralab.tasks.example import Conversation, Example, LabelledExample, Message
 from loralab.tasks.task import open_task
 
 SIZES = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
 WORDS = [Example("one ", "two"), Example("three four ", "five", ("five", "six seven")), Example("", "x")]
-WRITE = Task("toy", "generation", {"test": lambda: WORDS}, TEXT_METRICS)
+WRITE = Task("toy", "generation", {"test": lambda: WORDS}, ROUGE)
 JUDGED = [LabelledExample(text, None, len(text) % 2) for text in ("a", "bb", "ccc", "dddd")]
 JUDGE = Task("toy", "classification", {"test": lambda: JUDGED}, ("accuracy", "f1", "matthews"), ("0", "1"))
 VALUED = [LabelledExample(text, "pair", float(len(text))) for text in ("a", "bb", "ccc", "dddd")]
@@ -64,7 +64,7 @@ def test_generated_texts_are_scored_against_all_references(llama, tokenizer) -> 
     assert [sample.prediction for sample in found.samples] == [text.strip() for text in texts]
     assert found.samples[1].references == ("five", "six seven")
     assert found.metrics["rouge_l"] == rouge_l(texts, [example.answers() for example in WORDS])
-    assert set(found.metrics) == {"perplexity", *TEXT_METRICS}
+    assert set(found.metrics) == {"perplexity", *ROUGE}
 
 
 def test_a_model_that_sees_nothing_has_the_uniform_loss(llama, tokenizer) -> None:

@@ -15,7 +15,7 @@ def folder(shared_data: Path) -> Path:
     "split, rows, meanings", [("train", 42061, 4862), ("validation", 4672, 547), ("test", 4693, 630)]
 )
 def test_official_row_counts(folder: Path, split: str, rows: int, meanings: int) -> None:
-    found = read_rows(folder / FILES[split])
+    found = read_rows(folder / FILES[split][0])
     assert len(found) == rows
     assert len({meaning for meaning, _ in found}) == meanings
     assert len(single_references(found)) == rows
@@ -38,7 +38,7 @@ def test_no_meaning_is_in_two_splits(folder: Path) -> None:
 
 
 def test_two_references_have_line_breaks(folder: Path) -> None:
-    rows = read_rows(folder / FILES["train"])
+    rows = read_rows(folder / FILES["train"][0])
     assert sum("\n" in reference for _, reference in rows) == 2
 
 

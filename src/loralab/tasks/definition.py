@@ -1,16 +1,22 @@
-"""What a task is, whatever its data set. It knows nothing of files, models and tokenizers."""
+"""What a task is, whatever its data set. It knows nothing of models and tokenizers."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
 from loralab.errors import DataError, SpecError
+from loralab.metrics.scores import TextScore
+from loralab.metrics.suites import score_rouge
 from loralab.tasks.example import Examples
+from loralab.tasks.outputs import LINES, OutputFormat
 
 Kind = Literal["generation", "classification", "regression"]
 
-TEXT_METRICS = ("rouge_1", "rouge_2", "rouge_l")
-"""Metrics of generated text, the same for every generation task until one has its own."""
+ROUGE = ("rouge_1", "rouge_2", "rouge_l")
+"""What `score_rouge` gives: the metrics of generated text, for every task that has none of its own."""
+
+ALIASES = {"dev": "validation"}
+"""Names that users give a split as well; also as the beginning of one (dev_matched)."""
 
 
 @dataclass(frozen=True)
@@ -22,11 +28,18 @@ class Task:
     splits: Mapping[str, Callable[[], Examples]]
     """For each split, what reads it; nothing is read before it is asked for."""
     metrics: tuple[str, ...]
-    """Names in the tables of `loralab.metrics.table`."""
+    """Names of what is measured, the one that chooses the best adapter first: of labels in `LABEL_METRICS`, of texts
+    what `score_texts` gives."""
     labels: tuple[str, ...] = ()
     """The names of the classes in the order of their indices; empty unless this is a classification."""
     notes: tuple[str, ...] = ()
     """Sentences for the log: how the data were split."""
+    score_texts: TextScore = score_rouge
+    """The scores of generated texts against the examples' references."""
+    score_aligned: TextScore | None = None
+    """The same against line-aligned files of references, where the official script treats those otherwise."""
+    outputs: OutputFormat = LINES
+    """How a system's outputs stand in a file."""
 
     def examples(self, split: str, limit: int | None = None) -> Examples:
         """The examples of a split, in the order of its file; with `limit` only the first so many.
@@ -34,12 +47,20 @@ class Task:
         Raises `SpecError` for a split that the task does not have or a limit below 1, and `DataError` where
         there is nothing in it.
         """
-        if split not in self.splits:
-            raise SpecError(f"task {self.name} has no split {split!r}; it has {', '.join(self.splits)}")
+        name = self.split_named(split)
         if limit is not None and limit < 1:
             raise SpecError(f"limit {limit}: at least one example is needed")
-        examples = self.splits[split]()
+        examples = self.splits[name]()
         if not examples:
             hint = f" ({'; '.join(self.notes)})" if self.notes else ""
-            raise DataError(f"task {self.name}: the split {split!r} is empty{hint}; give more data")
+            raise DataError(f"task {self.name}: the split {name!r} is empty{hint}; give more data")
         return examples[:limit]
+
+    def split_named(self, split: str) -> str:
+        """The split's own name, if it was called by an alias. Raises `SpecError` for one that is not there."""
+        if split in self.splits:
+            return split
+        for alias, name in ALIASES.items():
+            if split.startswith(alias) and name + split.removeprefix(alias) in self.splits:
+                return name + split.removeprefix(alias)
+        raise SpecError(f"task {self.name} has no split {split!r}; it has {', '.join(self.splits)}")

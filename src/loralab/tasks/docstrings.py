@@ -19,7 +19,7 @@ from hashlib import sha256
 from pathlib import Path
 
 from loralab.errors import DataError, SpecError
-from loralab.tasks.definition import TEXT_METRICS, Task
+from loralab.tasks.definition import ROUGE, Task
 from loralab.tasks.example import Example
 
 NOISE = {"test", "tests", "idlelib", "lib2to3", "turtledemo", "pydoc_data", "ensurepip"} | {
@@ -71,7 +71,7 @@ def open_docstrings(data: str | None, labels: Sequence[str] | None = None) -> Ta
         raise SpecError("task docstrings reads the running Python's own library; leave out --data and labels")
     splits = {name: partial(_read_split, name) for name in ("train", "validation", "test")}
     note = "docstrings are split by top-level module: no module is in two splits"
-    return Task("docstrings", "generation", splits, TEXT_METRICS, notes=(note,))
+    return Task("docstrings", "generation", splits, ROUGE, notes=(note,))
 
 
 @cache

@@ -1,7 +1,7 @@
 """The E2E NLG challenge: a restaurant's meaning representation -> a sentence about it.
 
 Read from the official release's CSV files (Novikova et al. 2017; Dušek et al. 2020). For training there is
-one example per row; for validation and test one per unique meaning representation, in the order of first
+one example per row; for anything else one per unique meaning representation, in the order of first
 appearance, with all its references: that is what the published scores are computed on. The loss of
 such an example is taken on its first reference.
 """
@@ -11,33 +11,42 @@ from collections.abc import Iterable, Sequence
 from functools import cache, partial
 from pathlib import Path
 
-from loralab.errors import DataError, NotFoundError, SpecError
-from loralab.tasks.definition import TEXT_METRICS, Task
+from loralab.errors import DataError, SpecError
+from loralab.metrics.suites import score_e2e
+from loralab.tasks.definition import Task
+from loralab.tasks.e2e_outputs import CUE, E2E_OUTPUTS
 from loralab.tasks.example import Example
-from loralab.tasks.hub import hub_rows
+from loralab.tasks.hub import HubSet
+from loralab.tasks.official import official_files
 
-FILES = {"train": "trainset.csv", "validation": "devset.csv", "test": "testset_w_refs.csv"}
+FILES = {"train": ["trainset.csv"], "validation": ["devset.csv"], "test": ["testset_w_refs.csv"]}
 """The official file of each split."""
 
+METRICS = ("bleu", "nist", "meteor", "rouge_l", "cider")
 COLUMNS = ("mr", "ref")
-HUB = "tuetschek/e2e_nlg"
-CUE = " ->"
-"""Between the meaning representation and the text, which follows after a space."""
+HUB = HubSet(
+    "e2e",
+    "tuetschek/e2e_nlg",
+    "trainset.csv, devset.csv and testset_w_refs.csv, of e2e-dataset.zip at https://github.com/tuetschek/e2e-dataset",
+)
 
 Row = tuple[str, str]
 
 
 def open_e2e(data: str | None, labels: Sequence[str] | None = None) -> Task:
-    """The task, from a folder with the official CSV files, or from the Hub without one.
+    """The task, from a folder with the official CSV files, from one of them, or from the Hub without either.
 
-    Raises `NotFoundError` for a folder that is not there or holds none of the files, `SpecError` for labels.
+    Raises `NotFoundError` for a path that is not there or a folder with none of the files, `SpecError` for labels.
     """
     if labels is not None:
         raise SpecError("task e2e generates text; it has no labels")
-    folder = None if data is None else _folder(Path(data))
-    names = [name for name in FILES if folder is None or (folder / FILES[name]).is_file()]
-    splits = {name: cache(partial(_read_split, folder, name)) for name in names}
-    return Task("e2e", "generation", splits, TEXT_METRICS)
+    if data is None:
+        splits = {name: cache(partial(_from_hub, name)) for name in FILES}
+    else:
+        splits = {
+            name: cache(partial(_from_file, path, name)) for name, path in official_files("e2e", data, FILES).items()
+        }
+    return Task("e2e", "generation", splits, METRICS, score_texts=score_e2e, outputs=E2E_OUTPUTS)
 
 
 def read_rows(path: Path) -> list[Row]:
@@ -73,21 +82,16 @@ def grouped_references(rows: Iterable[Row]) -> tuple[Example, ...]:
     return tuple(_example(meaning, tuple(each)) for meaning, each in references.items())
 
 
-def _folder(folder: Path) -> Path:
-    if not folder.is_dir():
-        raise NotFoundError(f"task e2e: no folder {folder}; give the folder with {', '.join(FILES.values())} as --data")
-    if not any((folder / name).is_file() for name in FILES.values()):
-        raise NotFoundError(f"task e2e: {folder} holds none of {', '.join(FILES.values())}; give their folder")
-    return folder
+def _from_file(path: Path, split: str) -> tuple[Example, ...]:
+    return _examples(read_rows(path), split)
 
 
-def _read_split(folder: Path | None, split: str) -> tuple[Example, ...]:
-    if folder is None:
-        rows = [
-            (str(row["meaning_representation"]), str(row["human_reference"])) for row in hub_rows("e2e", HUB, split)
-        ]
-    else:
-        rows = read_rows(folder / FILES[split])
+def _from_hub(split: str) -> tuple[Example, ...]:
+    rows = HUB.rows(split)
+    return _examples([(str(row["meaning_representation"]), str(row["human_reference"])) for row in rows], split)
+
+
+def _examples(rows: list[Row], split: str) -> tuple[Example, ...]:
     return single_references(rows) if split == "train" else grouped_references(rows)
 
 

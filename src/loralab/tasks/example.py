@@ -15,6 +15,8 @@ class Example:
     target: str
     references: tuple[str, ...] = ()
     """Every right answer, for the text metrics; empty: the target is the only one."""
+    part: str = ""
+    """The part of the split that it belongs to, where each part is also scored apart (WebNLG: seen, unseen)."""
 
     def answers(self) -> tuple[str, ...]:
         """The references, without surrounding space; the target where there are none."""
@@ -34,6 +36,7 @@ class Conversation:
     """Turns that end with an assistant's; all of the assistant's turns are targets."""
 
     messages: tuple[Message, ...]
+    part: str = ""
 
     def answers(self) -> tuple[str, ...]:
         """What the assistant said last, the text to compare a generated answer with."""
@@ -47,6 +50,8 @@ class LabelledExample:
     text_a: str
     text_b: str | None
     label: int | float | None
+    part: str = ""
+    """As `Example.part` (MNLI: matched, mismatched)."""
 
 
 AnyExample = Example | Conversation | LabelledExample

@@ -12,7 +12,7 @@ from hashlib import sha256
 from pathlib import Path
 
 from loralab.errors import DataError, NotFoundError, SpecError
-from loralab.tasks.definition import TEXT_METRICS, Task
+from loralab.tasks.definition import ROUGE, Task
 from loralab.tasks.example import AnyExample, Conversation, Example, Examples
 from loralab.tasks.json_labels import find_labelling, known_labelling, label_rows
 from loralab.tasks.json_lines import read_lines
@@ -44,7 +44,7 @@ def open_jsonl(data: str | None, labels: Sequence[str] | None = None) -> Task:
         return _labelled_task(splits, labels, notes)
     if labels is not None:
         raise DataError(f"{path} holds text to be written; it has no labels")
-    return Task("jsonl", "generation", _readers(texts), TEXT_METRICS, notes=notes)
+    return Task("jsonl", "generation", _readers(texts), ROUGE, notes=notes)
 
 
 def input_of(row: AnyExample | RawLabelled) -> str:
