@@ -34,6 +34,7 @@ DISTRIBUTION_OF = {
     "rouge_score": "rouge-score",
     "sklearn": "scikit-learn",
     "huggingface_hub": "huggingface-hub",
+    "PIL": "pillow",
 }
 
 

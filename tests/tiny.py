@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import torch
+from PIL import Image
 from tokenizers import Tokenizer, decoders, pre_tokenizers
 from tokenizers.models import BPE
 from transformers import (
@@ -15,6 +16,8 @@ from transformers import (
     PreTrainedTokenizerFast,
     T5Config,
     T5ForConditionalGeneration,
+    ViTConfig,
+    ViTForImageClassification,
 )
 
 SMALL = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
@@ -63,6 +66,29 @@ def write_t5(folder: Path) -> Path:
     )  # fmt: skip
     T5ForConditionalGeneration(config).save_pretrained(folder)
     byte_tokenizer().save_pretrained(folder)
+    return folder
+
+
+def write_vit(folder: Path, **changes: object) -> Path:
+    """A random image classifier of two classes, for 8×8 pixels, without an image processor."""
+    torch.manual_seed(0)
+    ViTForImageClassification(ViTConfig(**SMALL, image_size=8, patch_size=4, **changes)).save_pretrained(folder)
+    return folder
+
+
+def write_image(path: Path, colour: tuple[int, int, int], size: tuple[int, int] = (8, 8)) -> Path:
+    """An image of one colour, in the format that the path's ending says."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", size, colour).save(path)
+    return path
+
+
+def write_images(folder: Path, train: int = 12, test: int = 4) -> Path:
+    """Reddish and bluish images in a folder for each class; two splits."""
+    for split, first, number in (("train", 0, train), ("test", train, test)):
+        for i in range(first, first + number):
+            write_image(folder / split / "red" / f"{i}.png", (200 + i, 2 * i, 40))
+            write_image(folder / split / "blue" / f"{i}.png", (40, 2 * i, 200 + i))
     return folder
 
 

@@ -51,6 +51,9 @@ IMAGE = {
     "patch_size": 8,
 }
 SPEECH = {"num_mel_bins": 8, "max_source_positions": 16, "max_target_positions": 16}
+SWIN = {
+    "image_size": 32, "patch_size": 4, "embed_dim": 16, "depths": [1, 1], "num_heads": [2, 4], "window_size": 4,
+}  # fmt: skip
 TOWER_TEXT = {key: value for key, value in TEXT.items() if key != "pad_token_id"} | {
     "bos_token_id": 1,
     "eos_token_id": 2,
@@ -168,12 +171,12 @@ CASES: dict[str, tuple[str, str, dict[str, object]]] = {
     "vit": ("ViT", "ForImageClassification", IMAGE),
     "deit": ("DeiT", "ForImageClassification", IMAGE),
     "beit": ("Beit", "ForImageClassification", IMAGE),
+    "vit_msn": ("ViTMSN", "ForImageClassification", IMAGE),
+    "ijepa": ("IJepa", "ForImageClassification", IMAGE),
     "dinov2": ("Dinov2", "ForImageClassification", IMAGE),
-    "swin": (
-        "Swin",
-        "ForImageClassification",
-        {"image_size": 32, "patch_size": 4, "embed_dim": 16, "depths": [1, 1], "num_heads": [2, 4], "window_size": 4},
-    ),
+    "dinov2_with_registers": ("Dinov2WithRegisters", "ForImageClassification", {**IMAGE, "use_swiglu_ffn": True}),
+    "swin": ("Swin", "ForImageClassification", SWIN),
+    "swinv2": ("Swinv2", "ForImageClassification", SWIN),
     "clip": ("CLIP", "Model", {"text_config": TOWER_TEXT, "vision_config": IMAGE, "projection_dim": 16}),
     "siglip": ("Siglip", "Model", {"text_config": TOWER_TEXT, "vision_config": IMAGE}),
     "clip_text_model": ("CLIPText", "Model", TOWER_TEXT),

@@ -18,11 +18,15 @@ from transformers import (
     PreTrainedTokenizerFast,
     T5Config,
     T5ForConditionalGeneration,
+    ViTConfig,
+    ViTForMaskedImageModeling,
+    ViTImageProcessorPil,
 )
 from transformers.utils import logging
 
 from loralab.errors import ModelLoadError, NotFoundError, SpecError
 from loralab.models.load import load_model
+from tiny import write_vit
 
 WORDS = ["[PAD]", "[UNK]", "</s>", *(f"w{number}" for number in range(29))]
 SMALL = {"vocab_size": 32, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
@@ -260,8 +264,50 @@ def test_a_kind_that_is_none(llama: str) -> None:
 
 
 def test_labels_are_for_classifiers(llama: str) -> None:
-    with pytest.raises(SpecError, match="labels and regression are for sequence-classification, not for causal-lm"):
+    with pytest.raises(
+        SpecError, match="labels and regression are for sequence-classification, image-classification, not for"
+    ):
         load_model(llama, labels=["no", "yes"])
+
+
+def test_an_image_classifier_and_its_processor(tmp_path: Path) -> None:
+    folder = write_vit(tmp_path)
+    ViTImageProcessorPil(size={"height": 8, "width": 8}, image_mean=[0.1] * 3).save_pretrained(folder)
+    loaded = load_model(str(folder), kind="image-classification", labels=["cat", "dog", "owl"], dtype="bfloat16")
+    assert loaded.fresh == ("classifier",)
+    assert loaded.model.config.id2label == {0: "cat", 1: "dog", 2: "owl"}
+    assert list(loaded.processor.image_mean) == [0.1] * 3
+    with pytest.raises(SpecError, match="looks at images and has no tokenizer"):
+        _ = loaded.tokenizer
+
+
+def test_an_image_model_without_a_processor_gets_the_plain_one_and_says_so(tmp_path: Path) -> None:
+    loaded = load_model(str(write_vit(tmp_path)), kind="image-classification", labels=["no", "yes"])
+    assert loaded.fresh == ()
+    assert "no preprocessor_config.json: images are resized to 8×8, their pixels scaled to −1…1" in loaded.notes
+
+
+def test_an_image_processor_that_cannot_be_used(tmp_path: Path) -> None:
+    folder = write_vit(tmp_path)
+    (folder / "preprocessor_config.json").write_text('{"image_processor_type": "NoSuchProcessor"}{')
+    with pytest.raises(ModelLoadError, match="its image processor cannot be loaded: "):
+        load_model(str(folder), kind="image-classification")
+    ViTImageProcessorPil(size={"height": 9, "width": 9}).save_pretrained(folder)
+    with pytest.raises(ModelLoadError, match="its image processor does not fit it: "):
+        load_model(str(folder), kind="image-classification")
+
+
+def test_an_encoder_of_text_does_not_look_at_images(bert: str) -> None:
+    with pytest.raises(ModelLoadError, match="cannot be loaded as image-classification; it can be loaded as sequence-"):
+        load_model(bert, kind="image-classification", labels=["no", "yes"])
+
+
+def test_the_mask_token_of_a_pretrained_image_model_is_left_in_the_file(tmp_path: Path) -> None:
+    config = ViTConfig(**{**SMALL, "image_size": 8, "patch_size": 4})
+    ViTForMaskedImageModeling(config).save_pretrained(tmp_path)
+    loaded = load_model(str(tmp_path), kind="image-classification", labels=["no", "yes"])
+    assert loaded.fresh == ("classifier",)
+    assert "vit.embeddings.mask_token" in str(loaded.notes)
 
 
 def test_the_embedded_encoder_classifies(minilm: Path) -> None:

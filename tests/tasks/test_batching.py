@@ -88,9 +88,9 @@ def test_labels_of_classes_values_and_none() -> None:
 def test_token_types_and_moving() -> None:
     batch = collate([Encoded([1, 2], 0, [0, 1]), Encoded([1], 1, [0])], 0)
     moved = batch.to("meta")
-    assert batch.token_type_ids is not None
-    assert batch.token_type_ids.tolist() == [[0, 1], [0, 0]]
-    assert {moved.input_ids.device.type, moved.labels.device.type, moved.token_type_ids.device.type} == {"meta"}
+    assert batch.inputs["token_type_ids"].tolist() == [[0, 1], [0, 0]]
+    assert set(batch.inputs) == {"input_ids", "attention_mask", "token_type_ids"}
+    assert {tensor.device.type for tensor in (*moved.inputs.values(), moved.labels)} == {"meta"}
 
 
 def test_a_batch_size_below_one() -> None:

@@ -27,11 +27,20 @@ def test_unicode_line_separators_do_not_end_a_line(tmp_path: Path) -> None:
     [
         (b'{"a": 1}\n{"a": \n', "line 2: not JSON"),
         (b'{"a": 1}\n\n{"a": 2}', "line 2: blank"),
-        (b"[1]", "line 1: a list, not an object"),
+        (b'1\n[{"a": 1}]', "line 1: a int, not an object"),
+        (b'{"a": 1}\n[1]', "line 2: a list, not an object"),
         (b'{"a": NaN}', "line 1: not JSON .NaN"),
         (b'{"a": 1, "a": 2}', "line 1: .*the key a stands twice"),
         (b'{"a": "\xff"}', "line 1: not UTF-8"),
-        (b"[" * 100_000, "line 1: not JSON"),
+        (b'{"a":' * 100_000, "line 1: not JSON"),
+        (b"[" * 100_000, "not JSON"),
+        (b"[]", "an empty list"),
+        (b'[{"a": 1}, 2]', "element 2: a int, not an object"),
+        (b'[\n{"a": 1},\n{"a": ', "line 3: not JSON"),
+        (b'[{"a": 1}\n{"a": 1}]', "line 2: not JSON"),
+        (b'[{"a": 1}]\n{"a": 1}', "line 2: not JSON"),
+        (b'[{"a": 1, "a": 1}]', "the key a stands twice"),
+        (b'[\n{"a": "\xff"}]', "line 2: not UTF-8"),
         (b"", "is empty"),
         (b"\xef\xbb\xbf\n\n", "is empty"),
     ],
@@ -44,3 +53,13 @@ def test_what_is_wrong_is_said_with_its_line(tmp_path: Path, content: bytes, mes
 def test_no_such_file(tmp_path: Path) -> None:
     with pytest.raises(NotFoundError, match=r"none\.jsonl does not exist"):
         read_lines(tmp_path / "none.jsonl")
+
+
+def test_one_list_of_objects_is_read_with_its_elements_numbers(tmp_path: Path) -> None:
+    path = write(tmp_path, b'\xef\xbb\xbf\n[\n  {"a": 1},\n  {"a": [2]}\n]\n\n')
+    lines = read_lines(path)
+    assert [line.content for line in lines] == [{"a": 1}, {"a": [2]}]
+    with pytest.raises(DataError, match=r"data\.jsonl, element 2: a is a list"):
+        lines[1].text("a")
+    with pytest.raises(DataError, match="element 1: there is no b; the keys are a"):
+        lines[0].value("b")

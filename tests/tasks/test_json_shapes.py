@@ -25,6 +25,16 @@ def test_a_space_parts_prompt_and_completion(prompt: str, completion: str, targe
     assert parse({"prompt": prompt, "completion": completion}) == [Example(prompt, target)]
 
 
+def test_instructions_with_and_without_an_input() -> None:
+    (one, two, three) = parse(
+        {"instruction": "i", "input": "x", "output": "o"},
+        {"instruction": "i", "output": ""},
+        {"instruction": "i", "input": "", "output": "o"},
+    )
+    assert one == Example("### Instruction:\ni\n\n### Input:\nx\n\n### Response:\n", "o")
+    assert (two.prompt, two.target) == (three.prompt, "")
+
+
 def test_messages() -> None:
     turns = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]
     assert parse({"messages": turns}) == [Conversation((Message("user", "q"), Message("assistant", "a")))]
@@ -42,6 +52,8 @@ def test_labelled_texts() -> None:
         ({"prompt": "a"}, r"keys are prompt; a line must have .*completion, prompt"),
         ({"prompt": "a", "completion": "b", "id": 1}, "keys are completion, id, prompt"),
         ({}, "keys are none"),
+        ({"instruction": "a", "output": 1}, "output is a int"),
+        ({"instruction": "a", "input": None, "output": "b"}, "input is a NoneType"),
         ({"prompt": 1, "completion": "b"}, "prompt is a int"),
         ({"prompt": "a", "completion": " "}, "completion is empty"),
         ({"text": None, "label": 1}, "text is a NoneType"),

@@ -58,7 +58,7 @@ def test_values_make_a_regression(tmp_path: Path) -> None:
 
 def test_too_little_for_a_test_is_said(tmp_path: Path) -> None:
     task = open_jsonl(write(tmp_path / "d.jsonl", [{"prompt": "a", "completion": "b"}]))
-    with pytest.raises(DataError, match=r"'test' is empty .*one file of 1 lines"):
+    with pytest.raises(DataError, match=r"'test' is empty .*one file of 1 objects"):
         task.examples("test")
 
 
@@ -74,3 +74,28 @@ def test_paths_that_are_not_there(tmp_path: Path) -> None:
 def test_labels_for_text_to_write(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="it has no labels"):
         open_jsonl(write(tmp_path / "d.jsonl", [{"prompt": "a", "completion": "b"}]), ["x", "y"])
+
+
+def test_a_folder_with_one_file_is_that_file(tmp_path: Path) -> None:
+    rows = [{"instruction": str(number), "output": "x"} for number in range(40)]
+    (tmp_path / "mine.json").write_text(json.dumps(rows))
+    task = open_jsonl(str(tmp_path))
+    assert {split: len(task.examples(split)) for split in task.splits} == {
+        "train": 36,
+        "validation": 2,
+        "test": 2,
+        "all": 40,
+    }
+    (tmp_path / "other.jsonl").write_text("")
+    with pytest.raises(NotFoundError, match="2 other JSON or JSONL files"):
+        open_jsonl(str(tmp_path))
+
+
+def test_splits_may_be_json_lists(tmp_path: Path) -> None:
+    (tmp_path / "train.json").write_text(json.dumps([{"prompt": "a", "completion": "b"}] * 3))
+    write(tmp_path / "test.jsonl", [{"prompt": "a", "completion": "b"}])
+    task = open_jsonl(str(tmp_path))
+    assert {split: len(task.examples(split)) for split in task.splits} == {"train": 3, "test": 1}
+    write(tmp_path / "train.jsonl", [{"prompt": "a", "completion": "b"}])
+    with pytest.raises(SpecError, match=r"both train\.jsonl and train\.json"):
+        open_jsonl(str(tmp_path))

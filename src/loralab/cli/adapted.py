@@ -85,9 +85,7 @@ def load_adapter(adapter: str, flags: LoadingFlags, loaded: "LoadedModel") -> "A
 
 def training_for(task: "Task") -> Training:
     """The model that a task needs."""
-    if task.kind == "generation":
-        return Training("generation")
-    return Training("sequence-classification", task.labels or None, task.kind == "regression")
+    return Training(task.model_kind, task.labels or None, task.kind == "regression")
 
 
 def training_of(adapter: str | None) -> Training:
@@ -101,7 +99,7 @@ def training_of(adapter: str | None) -> Training:
         raise NotFoundError(f"--adapter: no such folder: {adapter}")
     kind = MODEL_KINDS.get(str(_read(Path(adapter) / "adapter_config.json").get("task_type")), "generation")
     run = _read(Path(adapter) / "run.json")
-    return Training(kind, tuple(run.get("labels", ())) or None, run.get("kind") == "regression")
+    return Training(run.get("model_kind", kind), tuple(run.get("labels", ())) or None, run.get("kind") == "regression")
 
 
 def say(notes: Iterable[str]) -> None:

@@ -21,6 +21,7 @@ from loralab.errors import LoralabError, SpecError
 VERBS = {
     "train": "Train an adapter on a task and write it to a folder.",
     "eval": "Measure a model, with or without an adapter, on a task.",
+    "score": "Score any system's outputs, from a file; no model is needed.",
     "generate": "Complete prompts with a model, with or without an adapter.",
     "merge": "Fold an adapter into its base, write the model, reopen and compare.",
     "convert": "Write an adapter in another format.",

@@ -10,13 +10,13 @@ from loralab.evaluation.labels import predict_labels
 from loralab.evaluation.likelihood import mean_target_loss
 from loralab.evaluation.result import Evaluation as Evaluation
 from loralab.evaluation.result import Sample as Sample
+from loralab.evaluation.score import Scored, score_outputs
 from loralab.generation.context import context_length
 from loralab.generation.generate import GenerationConfig, decode, generate_ids
 from loralab.generation.mode import evaluating
-from loralab.metrics.table import LABEL_METRICS, TEXT_METRICS
 from loralab.tasks.definition import Task
-from loralab.tasks.encoding import Encoding, encode_examples, encode_prompts
-from loralab.tasks.example import AnyExample, Conversation, Example, LabelledExample
+from loralab.tasks.encoding import Processor, encode_examples, encode_prompts, padding_id
+from loralab.tasks.example import AnyExample, Conversation, Example
 
 LARGEST_EXPONENT = 700.0
 """Beyond this loss the perplexity is no float any more; it stays at e^700."""
@@ -24,7 +24,7 @@ LARGEST_EXPONENT = 700.0
 
 def evaluate(
     model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
+    tokenizer: Processor,
     task: Task,
     split: str,
     *,
@@ -36,9 +36,11 @@ def evaluate(
 ) -> Evaluation:
     """The scores of the model, as it is now, on a split or its first `limit` examples.
 
-    With `generate` a text is generated for every example and scored against its references. The model is in evaluation
-    mode meanwhile, and afterwards as before. Examples of more than `max_length` tokens, or than the model's
-    context, are cut as `encode_examples` says. Raises `SpecError` for arguments that do not fit the task or model.
+    `tokenizer` is the model's own, or the image processor of one that looks at images. With `generate` a text is
+    generated for every example and scored against its references. The model is in evaluation mode meanwhile, and
+    afterwards as before. Examples of more than `max_length` tokens, or than the model's context, are cut as
+    `encode_examples` says. A split without labels is predicted, and not scored. Raises `SpecError` for arguments
+    that do not fit the task or model.
     """
     if generate and task.kind != "generation":
         raise SpecError(f"task {task.name} is a {task.kind}: there is no text to generate; leave out generate")
@@ -48,49 +50,53 @@ def evaluate(
         examples,
         tokenizer,
         min(max_length, context_length(model) or max_length),
-        encoder_decoder=bool(model.config.is_encoder_decoder),
+        encoder_decoder=bool(getattr(model.config, "is_encoder_decoder", False)),
     )
-    pad_id = int(tokenizer.pad_token_id or 0)
+    pad_id = padding_id(tokenizer)
     samples: tuple[Sample, ...] = ()
+    outputs: tuple[str, ...] = ()
     with evaluating(model):
         if task.kind == "generation":
-            loss = mean_target_loss(model, encoding.encoded, pad_id, batch_size)
-            metrics = {"perplexity": math.exp(min(loss, LARGEST_EXPONENT))}
+            loss: float | None = mean_target_loss(model, encoding.encoded, pad_id, batch_size)
         else:
-            loss, metrics = _score_labels(model, task, examples, encoding, pad_id, batch_size)
-        if generate:
+            _check_outputs(model, task)
+            predictions, loss = predict_labels(model, encoding.encoded, pad_id, batch_size)
+            outputs = tuple(_in_words(task, prediction) for prediction in predictions)
+        if generate and isinstance(tokenizer, PreTrainedTokenizerBase):
             settings = generation or GenerationConfig(batch_size=batch_size)
             samples = _generate_samples(model, tokenizer, examples, settings, max_length)
-            metrics |= _score_texts(task, samples)
+            outputs = tuple(sample.prediction for sample in samples)
+    scored = score_outputs(task, examples, outputs) if outputs and loss is not None else Scored({}, {}, ())
     return Evaluation(
         task=task.name,
-        split=split,
+        split=task.split_named(split),
         examples=len(examples),
         loss=loss,
-        metrics=metrics,
+        metrics=(_perplexity(loss) if task.kind == "generation" else {}) | scored.metrics,
+        parts=scored.parts,
         samples=samples,
+        outputs=outputs,
         truncated=encoding.truncated,
-        notes=encoding.notes,
+        notes=(*encoding.notes, *scored.notes),
     )
 
 
-def _score_labels(
-    model: PreTrainedModel,
-    task: Task,
-    examples: Sequence[AnyExample],
-    encoding: Encoding,
-    pad_id: int,
-    batch_size: int,
-) -> tuple[float, dict[str, float]]:
+def _perplexity(loss: float | None) -> dict[str, float]:
+    return {} if loss is None else {"perplexity": math.exp(min(loss, LARGEST_EXPONENT))}
+
+
+def _check_outputs(model: PreTrainedModel, task: Task) -> None:
     outputs = 1 if task.kind == "regression" else len(task.labels)
     if model.config.num_labels != outputs:
         raise SpecError(
             f"the model has {model.config.num_labels} outputs, task {task.name} needs {outputs}; "
             "load it with the task's labels"
         )
-    predictions, loss = predict_labels(model, encoding.encoded, pad_id, batch_size)
-    expected = [each.label for each in examples if isinstance(each, LabelledExample) and each.label is not None]
-    return loss, {name: LABEL_METRICS[name](predictions, expected) for name in task.metrics}
+
+
+def _in_words(task: Task, prediction: float) -> str:
+    """The class's name, or the value with all its digits."""
+    return task.labels[int(prediction)] if task.kind == "classification" else repr(prediction)
 
 
 def _generate_samples(
@@ -115,14 +121,8 @@ def _generate_samples(
     return tuple(
         Sample(prompt_of(example), text.strip(), example.answers())
         for example, text in zip(examples, texts, strict=True)
-        if not isinstance(example, LabelledExample)
+        if isinstance(example, Example | Conversation)
     )
-
-
-def _score_texts(task: Task, samples: Sequence[Sample]) -> dict[str, float]:
-    predictions = [sample.prediction for sample in samples]
-    references = [sample.references for sample in samples]
-    return {name: TEXT_METRICS[name](predictions, references) for name in task.metrics}
 
 
 def prompt_of(example: Example | Conversation) -> str:

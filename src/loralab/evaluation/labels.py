@@ -1,9 +1,8 @@
-"""A classifier's predictions and loss on encoded examples. It knows nothing of text and of metrics.
+"""A classifier's predictions and loss on encoded examples. It knows nothing of text, images and metrics.
 
 Shapes: B examples of a batch, C classes (1 for a value).
 """
 
-import math
 from collections.abc import Sequence
 
 import torch
@@ -13,45 +12,61 @@ from transformers import PreTrainedModel
 
 from loralab.errors import DataError, NumericsError
 from loralab.tasks.batching import Batch, collate, sorted_batches
-from loralab.tasks.encoding import Encoded
+from loralab.tasks.encoding import AnyEncoded
 
 
 @torch.no_grad()
 def predict_labels(
-    model: PreTrainedModel, encoded: Sequence[Encoded], pad_id: int, batch_size: int
-) -> tuple[list[float], float]:
+    model: PreTrainedModel, encoded: Sequence[AnyEncoded], pad_id: int, batch_size: int
+) -> tuple[list[float], float | None]:
     """For each example the most probable class, or the value; and the mean loss of an example.
 
-    The loss is the cross-entropy in nats of classes, the squared error of values. Raises `DataError` for an
-    example without a label, and `NumericsError` for a loss that is not finite.
+    A model with a single output predicts values. The loss is the cross-entropy in nats of classes, the squared error of
+    values, and None for examples without labels. Raises `DataError` where some have a label and others none, and
+    `NumericsError` for an output that is not finite.
     """
+    labelled = _are_labelled(encoded)
     predictions, total = [0.0] * len(encoded), 0.0
     for indices in sorted_batches([each.tokens for each in encoded], batch_size):
         batch = collate([encoded[index] for index in indices], pad_id).to(model.device)
-        if batch.labels is None:
-            raise DataError("an example has no label; this split cannot be scored, choose another")
         logits_BC = class_logits(model, batch)
-        predicted, loss = _judge(logits_BC, batch.labels)
-        total += loss
-        for index, value in zip(indices, predicted, strict=True):
+        if not torch.isfinite(logits_BC).all():
+            raise NumericsError("an output of the model is NaN or infinite; its weights or its precision are at fault")
+        total += 0.0 if batch.labels is None else _loss_sum(logits_BC, batch.labels)
+        for index, value in zip(indices, _predicted(logits_BC), strict=True):
             predictions[index] = value
-    if not math.isfinite(total):
-        raise NumericsError(f"the loss is {total}; the model's weights or its precision are at fault")
-    return predictions, total / len(encoded)
+    return predictions, total / len(encoded) if labelled else None
+
+
+def _are_labelled(encoded: Sequence[AnyEncoded]) -> bool:
+    known = sum(each.labels is not None for each in encoded)
+    if 0 < known < len(encoded):
+        raise DataError(
+            f"{len(encoded) - known} of {len(encoded)} examples have no label; give labels to all of them or to none"
+        )
+    return known > 0
 
 
 def class_logits(model: PreTrainedModel, batch: Batch) -> Tensor:
     """The classifier's outputs [B, C] in float32."""
-    inputs = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
-    if batch.token_type_ids is not None:
-        inputs["token_type_ids"] = batch.token_type_ids
-    logits: Tensor = model(**inputs).logits
+    logits: Tensor = model(**{name: _in_precision(tensor, model) for name, tensor in batch.inputs.items()}).logits
     return logits.float()
 
 
-def _judge(logits_BC: Tensor, labels_B: Tensor) -> tuple[list[float], float]:
-    """Predictions and the summed loss; labels of type float are values, the first column predicts them."""
+def _in_precision(tensor: Tensor, model: PreTrainedModel) -> Tensor:
+    """Pixels in the model's precision; ids as they are."""
+    return tensor.to(model.dtype) if tensor.is_floating_point() else tensor
+
+
+def _predicted(logits_BC: Tensor) -> list[float]:
+    """Values where there is one column, else the classes' indices."""
+    predicted_B = logits_BC[:, 0] if logits_BC.shape[1] == 1 else logits_BC.argmax(-1)
+    predicted: list[float] = predicted_B.tolist()
+    return predicted
+
+
+def _loss_sum(logits_BC: Tensor, labels_B: Tensor) -> float:
+    """The summed loss; labels of type float are values, the first column predicts them."""
     if labels_B.is_floating_point():
-        values_B = logits_BC[:, 0]
-        return values_B.tolist(), float(F.mse_loss(values_B, labels_B, reduction="sum"))
-    return logits_BC.argmax(-1).tolist(), float(F.cross_entropy(logits_BC, labels_B, reduction="sum"))
+        return float(F.mse_loss(logits_BC[:, 0], labels_B, reduction="sum"))
+    return float(F.cross_entropy(logits_BC, labels_B, reduction="sum"))

@@ -9,11 +9,11 @@ from transformers import PreTrainedModel
 from loralab.errors import NumericsError
 from loralab.models.head import target_loss_sum
 from loralab.tasks.batching import collate, sorted_batches
-from loralab.tasks.encoding import Encoded
+from loralab.tasks.encoding import AnyEncoded
 
 
 @torch.no_grad()
-def mean_target_loss(model: PreTrainedModel, encoded: Sequence[Encoded], pad_id: int, batch_size: int) -> float:
+def mean_target_loss(model: PreTrainedModel, encoded: Sequence[AnyEncoded], pad_id: int, batch_size: int) -> float:
     """−(1/N) Σ log p(target token | all before it) over all N target tokens, in the model's current mode.
 
     Raises `NumericsError` for a loss that is not finite.

@@ -19,14 +19,20 @@ class Evaluation:
     task: str
     split: str
     examples: int
-    loss: float
+    loss: float | None
     """Nats per target token over the whole split, every token with the same weight; for classes nats per example,
-    for values the mean squared error.
+    for values the mean squared error; None where the labels are not known.
     """
     metrics: dict[str, float]
-    """By the names of the contract: 0–100, and `perplexity`, e to the loss."""
+    """By the names and in the units of the contract; `perplexity` is e to the loss."""
+    parts: dict[str, dict[str, float]]
+    """The task's metrics of each part of the split (WebNLG: seen, unseen), where it has parts."""
     samples: tuple[Sample, ...]
     """With generation, every example's text in the order of the split; else none."""
+    outputs: tuple[str, ...]
+    """What the model said to every example, in the order of the split: the generated text, the name of the class, or
+    the value; empty for a generation task without generation.
+    """
     truncated: int
     """Examples that were cut to fit."""
     notes: tuple[str, ...]

@@ -15,3 +15,16 @@ def check_pairs(predictions: Sequence[Any], references: Sequence[Any]) -> None:
     for number, reference in enumerate(references, start=1):
         if isinstance(reference, list | tuple) and not reference:
             raise DataError(f"prediction {number} has no reference to compare with; give at least one")
+
+
+def present_references(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> list[list[str]]:
+    """Each prediction's references without the blank ones, which stand for «no such reference».
+
+    Raises `DataError` where predictions and references do not pair up, or all references of one are blank.
+    """
+    check_pairs(predictions, references)
+    present = [[reference for reference in each if reference.strip()] for each in references]
+    for number, each in enumerate(present, start=1):
+        if not each:
+            raise DataError(f"all references of prediction {number} are blank; give at least one that is not")
+    return present

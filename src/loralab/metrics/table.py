@@ -1,16 +1,8 @@
-"""The metrics by name. A new metric is one function and one row here."""
+"""The metrics of labels by name, and which way each metric of the contract points. A new one is one row here."""
 
 from collections.abc import Callable, Sequence
 
 from loralab.metrics.classification import accuracy, f1, matthews, pearson, spearman
-from loralab.metrics.rouge import rouge_1, rouge_2, rouge_l
-
-TEXT_METRICS: dict[str, Callable[[Sequence[str], Sequence[Sequence[str]]], float]] = {
-    "rouge_1": rouge_1,
-    "rouge_2": rouge_2,
-    "rouge_l": rouge_l,
-}
-"""name -> function of the predicted texts and each one's references."""
 
 LABEL_METRICS: dict[str, Callable[[Sequence[float], Sequence[float]], float]] = {
     "accuracy": accuracy,
@@ -21,7 +13,7 @@ LABEL_METRICS: dict[str, Callable[[Sequence[float], Sequence[float]], float]] = 
 }
 """name -> function of the predicted and the expected classes or values."""
 
-LOWER_IS_BETTER = ("loss", "perplexity", "ter")
+LOWER_IS_BETTER = ("loss", "perplexity", "ter", "unparsable")
 """Of all metrics of the contract, those that measure an error."""
 
 

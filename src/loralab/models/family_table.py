@@ -274,8 +274,8 @@ _ENCODER_DECODERS = (
 
 _VISION = (
     Family(
-        model_types=("vit", "deit", "beit", "dinov2"),
-        mlp=_TWO_LAYERS,
+        model_types=("vit", "deit", "beit", "vit_msn", "ijepa", "dinov2", "dinov2_with_registers"),
+        mlp=(*_TWO_LAYERS, *GATED_MLP),
         blocks=("layers", "encoder.layer"),
         final_norm=("layernorm",),
         embedding=("patch_embeddings.projection",),
@@ -284,6 +284,18 @@ _VISION = (
     Family(
         model_types=("swin",),
         mlp=_TWO_LAYERS,
+        blocks=("blocks",),
+        final_norm=("layernorm",),
+        embedding=("patch_embeddings.projection",),
+        architecture="vision",
+    ),
+    Family(
+        model_types=("swinv2",),
+        query=("self.query",),
+        key=("self.key",),
+        value=("self.value",),
+        output=("attention.output.dense",),
+        mlp=("intermediate.dense", "blocks.#.output.dense"),
         blocks=("blocks",),
         final_norm=("layernorm",),
         embedding=("patch_embeddings.projection",),

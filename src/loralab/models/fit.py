@@ -43,9 +43,12 @@ def _is_head(model: PreTrainedModel, key: str) -> bool:
 
 
 def _belongs_to_base(model: PreTrainedModel, key: str) -> bool:
-    """Whether a key without a place in the model sits inside its base: a checkpoint with more layers, say."""
+    """Whether a key without a place in the model sits inside its base: a checkpoint with more layers, say.
+
+    A mask token that stood for hidden patches in pretraining is left out: it has no place in a classifier of images.
+    """
     base = model.base_model
-    if base is model:
+    if base is model or key.endswith(".mask_token"):
         return False
     parts = {name for name, _ in base.named_children()} - {"pooler"}
     return key.removeprefix(f"{model.base_model_prefix}.").split(".")[0] in parts

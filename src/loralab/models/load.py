@@ -1,4 +1,5 @@
-"""A pretrained model and its tokenizer, loaded so that nothing is silently random, missing or left over.
+"""A pretrained model and its tokenizer or image processor, loaded so that nothing is silently random, missing or left
+over.
 
 The only file that uses transformers' Auto classes. It knows nothing of adapters and tasks.
 """
@@ -12,10 +13,13 @@ import torch
 from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
+    AutoImageProcessor,
     AutoModelForCausalLM,
+    AutoModelForImageClassification,
     AutoModelForSeq2SeqLM,
     AutoModelForSequenceClassification,
     AutoTokenizer,
+    BaseImageProcessor,
     PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -25,6 +29,7 @@ from loralab.errors import ModelLoadError, NotFoundError, SpecError
 from loralab.models.device import choose_device
 from loralab.models.family_table import FAMILY_BY_TYPE
 from loralab.models.fit import judge_fit
+from loralab.models.image_processor import check_processor, default_processor, has_processor
 from loralab.models.locate import choices, locate
 from loralab.models.precision import choose_dtype
 from loralab.models.quiet import quiet_transformers
@@ -33,10 +38,11 @@ AUTO_CLASSES: dict[str, Any] = {
     "causal-lm": AutoModelForCausalLM,
     "sequence-classification": AutoModelForSequenceClassification,
     "seq2seq-lm": AutoModelForSeq2SeqLM,
+    "image-classification": AutoModelForImageClassification,
 }
 """The kinds of model, and who knows the class for each architecture."""
 
-HEADED = ("sequence-classification",)
+HEADED = ("sequence-classification", "image-classification")
 """Kinds whose head may be fresh: a task of one's own needs one. A language model's never may."""
 
 GENERATION = "generation"
@@ -50,7 +56,8 @@ class LoadedModel:
     """A model in evaluation mode on its device, with what its user should know about it."""
 
     model: PreTrainedModel
-    tokenizer: PreTrainedTokenizerBase
+    processor: PreTrainedTokenizerBase | BaseImageProcessor
+    """What turns examples into what the model takes: a tokenizer, or for images a maker of pixels."""
     name: str
     """As asked for: an embedded name, a folder, or a Hub id."""
     dtype: torch.dtype
@@ -60,6 +67,13 @@ class LoadedModel:
     """Paths of the modules whose weights were not in the checkpoint, e.g. ("classifier",): to be trained in
     full.
     """
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """The processor of a model that reads text. Raises `SpecError` for one that looks at images."""
+        if isinstance(self.processor, PreTrainedTokenizerBase):
+            return self.processor
+        raise SpecError(f"model {self.name!r} looks at images and has no tokenizer; text is not for it")
 
 
 def load_model(
@@ -90,19 +104,18 @@ def load_model(
             kind = "seq2seq-lm" if config.is_encoder_decoder else "causal-lm"
         _check_kind(name, config, kind)
         notes = [reason, *_set_labels(config, kind, labels, regression)]
-        tokenizer = _read_tokenizer(name, source)
-        notes += _set_padding(tokenizer, config)
+        processor, more = _read_processor(name, source, kind, config)
         model, report = _read_model(name, source, AUTO_CLASSES[kind], config, precision, seed)
     fresh, remarks = judge_fit(name, model, kind in HEADED, report)
-    _check_vocabulary(name, model, tokenizer)
     model.to(place)  # type: ignore[arg-type]  # transformers wraps `to` without its type
+    _check_processor(name, model, processor)
     model.name_or_path = model.config.name_or_path = name  # what is saved names the model, not this machine's cache
     return LoadedModel(
         model=model,
-        tokenizer=tokenizer,
+        processor=processor,
         name=name,
         dtype=precision,
-        notes=(*notes, *remarks),
+        notes=(*notes, *more, *remarks),
         fresh=fresh,
     )
 
@@ -154,6 +167,25 @@ def _set_labels(config: PreTrainedConfig, kind: str, labels: Sequence[str] | Non
     return [f"the checkpoint calls its labels {', '.join(own)}; here they are {', '.join(labels)}, in that order"]
 
 
+def _read_processor(
+    name: str, source: str, kind: str, config: PreTrainedConfig
+) -> tuple[PreTrainedTokenizerBase | BaseImageProcessor, list[str]]:
+    """The tokenizer or image processor, and what was set because the checkpoint does not say it."""
+    if kind != "image-classification":
+        tokenizer = _read_tokenizer(name, source)
+        return tokenizer, _set_padding(tokenizer, config)
+    if not has_processor(source):
+        return default_processor(name, config)
+    try:
+        # One backend for all machines: with torchvision installed, resized pixels would differ a little.
+        processor: BaseImageProcessor = AutoImageProcessor.from_pretrained(  # type: ignore[no-untyped-call]
+            source, backend="pil"
+        )
+    except _TRANSFORMERS_ERRORS as error:
+        raise ModelLoadError(f"model {name!r}: its image processor cannot be loaded: {_first_line(error)}") from error
+    return processor, []
+
+
 def _read_tokenizer(name: str, source: str) -> PreTrainedTokenizerBase:
     try:
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(source)
@@ -197,6 +229,15 @@ def _read_model(
             f"model {name!r} cannot be loaded: {_first_line(error)}; the file may be cut short or hold another model"
         ) from error
     return model, report
+
+
+def _check_processor(
+    name: str, model: PreTrainedModel, processor: PreTrainedTokenizerBase | BaseImageProcessor
+) -> None:
+    if isinstance(processor, PreTrainedTokenizerBase):
+        _check_vocabulary(name, model, processor)
+    else:
+        check_processor(name, model, processor)
 
 
 def _check_vocabulary(name: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:

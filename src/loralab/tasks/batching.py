@@ -1,9 +1,9 @@
 """Which examples go together, and the tensors of a batch. It knows nothing of tasks, models and optimizers.
 
-Shapes: B examples of a batch, T tokens of the longest.
+Shapes: B examples of a batch, T tokens of the longest; C channels, H rows and W columns of pixels.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from random import Random
 
@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from loralab.errors import SpecError
-from loralab.tasks.encoding import Encoded
+from loralab.tasks.encoding import AnyEncoded, Encoded
+from loralab.tasks.image_encoding import EncodedImage, pixel_values
 from loralab.tasks.tokens import IGNORED
 
 POOL_BATCHES = 50
@@ -22,32 +23,36 @@ epoch is still shuffled.
 
 @dataclass(frozen=True)
 class Batch:
-    """The tensors of one step, padded on the right."""
+    """The tensors of one step."""
 
-    input_ids: Tensor
-    """[B, T], padded with the padding token."""
-    attention_mask: Tensor | None
-    """[B, T], 1 at real tokens, or None where none is needed: see `collate`."""
+    inputs: Mapping[str, Tensor]
+    """What the model is called with, by transformers' names. Of texts, padded on the right: `input_ids` [B, T];
+    `attention_mask` [B, T], 1 at real tokens, where one is needed (see `collate`); `token_type_ids` [B, T], where the
+    tokenizer tells the texts of a pair apart. Of images: `pixel_values` [B, C, H, W].
+    """
     labels: Tensor | None
     """[B, T] with `IGNORED` where there is no target (an encoder-decoder: [B, target tokens]); or [B], classes
     (int64) or values (float32); or None where they are not known.
     """
     tokens: int
-    """Real tokens: padding is not counted, an encoder-decoder's targets are."""
+    """Real tokens: padding is not counted, an encoder-decoder's targets are; an image is one."""
     targets: int
     """Tokens, or labels, that the loss is taken on."""
-    token_type_ids: Tensor | None = None
-    """[B, T], for tokenizers that tell the texts of a pair apart."""
+
+    @property
+    def input_ids(self) -> Tensor:
+        """[B, T], of texts."""
+        return self.inputs["input_ids"]
+
+    @property
+    def attention_mask(self) -> Tensor | None:
+        """[B, T], or None where none is needed."""
+        return self.inputs.get("attention_mask")
 
     def to(self, device: torch.device | str) -> "Batch":
         """The same batch on another device."""
-        return replace(
-            self,
-            input_ids=self.input_ids.to(device),
-            attention_mask=_moved(self.attention_mask, device),
-            labels=_moved(self.labels, device),
-            token_type_ids=_moved(self.token_type_ids, device),
-        )
+        inputs = {name: tensor.to(device) for name, tensor in self.inputs.items()}
+        return replace(self, inputs=inputs, labels=None if self.labels is None else self.labels.to(device))
 
 
 def epoch_batches(lengths: Sequence[int], batch_size: int, seed: int, epoch: int) -> list[list[int]]:
@@ -79,25 +84,34 @@ def sorted_batches(lengths: Sequence[int], batch_size: int) -> list[list[int]]:
     return [order[cut : cut + batch_size] for cut in range(0, len(order), batch_size)]
 
 
-def collate(encoded: Sequence[Encoded], pad_id: int, *, causal: bool = False) -> Batch:
-    """One batch of examples that are all of one kind, padded on the right with `pad_id`.
+def collate(encoded: Sequence[AnyEncoded], pad_id: int, *, causal: bool = False) -> Batch:
+    """One batch of examples that are all of one kind; texts are padded on the right with `pad_id`.
 
-    The mask is None where all are equally long; and for `causal` language models always. That is exact: a token
+    The mask is left out where all are equally long; and for `causal` language models always. That is exact: a token
     of a causal model sees only tokens to its left, all padding is to the right of every real token, so no
     real token's output depends on it, positions count from the left alike, and the loss is taken at real tokens only.
-    Without a mask attention takes its fastest path. For encoders the padding must be masked.
+    Without a mask attention takes its fastest path. For encoders the padding must be masked. Images are decoded here;
+    raises `DataError` for one that cannot be.
     """
-    rows = [each.input_ids for each in encoded]
-    padded = len({len(row) for row in rows}) > 1
-    kinds = [each.token_type_ids for each in encoded if each.token_type_ids is not None]
+    images = [each for each in encoded if isinstance(each, EncodedImage)]
+    texts = [each for each in encoded if isinstance(each, Encoded)]
     return Batch(
-        input_ids=_padded(rows, pad_id),
-        attention_mask=_padded([[1] * len(row) for row in rows], 0) if padded and not causal else None,
+        inputs={"pixel_values": pixel_values(images)} if images else _text_inputs(texts, pad_id, causal),
         labels=_label_tensor([each.labels for each in encoded]),
         tokens=sum(each.tokens for each in encoded),
         targets=sum(each.targets for each in encoded),
-        token_type_ids=_padded(kinds, 0) if kinds else None,
     )
+
+
+def _text_inputs(texts: Sequence[Encoded], pad_id: int, causal: bool) -> dict[str, Tensor]:
+    rows = [each.input_ids for each in texts]
+    kinds = [each.token_type_ids for each in texts if each.token_type_ids is not None]
+    inputs = {"input_ids": _padded(rows, pad_id)}
+    if len({len(row) for row in rows}) > 1 and not causal:
+        inputs["attention_mask"] = _padded([[1] * len(row) for row in rows], 0)
+    if kinds:
+        inputs["token_type_ids"] = _padded(kinds, 0)
+    return inputs
 
 
 def _label_tensor(labels: Sequence[list[int] | int | float | None]) -> Tensor | None:
@@ -108,10 +122,6 @@ def _label_tensor(labels: Sequence[list[int] | int | float | None]) -> Tensor | 
     if len(known) < len(labels):
         return None
     return torch.tensor(known, dtype=torch.int64 if isinstance(known[0], int) else torch.float32)
-
-
-def _moved(tensor: Tensor | None, device: torch.device | str) -> Tensor | None:
-    return None if tensor is None else tensor.to(device)
 
 
 def _padded(rows: Sequence[list[int]], value: int) -> Tensor:

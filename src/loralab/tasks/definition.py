@@ -1,7 +1,7 @@
 """What a task is, whatever its data set. It knows nothing of models and tokenizers."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from loralab.errors import DataError, SpecError
@@ -40,6 +40,17 @@ class Task:
     """The same against line-aligned files of references, where the official script treats those otherwise."""
     outputs: OutputFormat = LINES
     """How a system's outputs stand in a file."""
+    answers: Mapping[str, Callable[[], Examples]] = field(default_factory=dict)
+    """For splits without all their inputs (WikiSQL without tables): what reads enough to score outputs against."""
+    inputs: Literal["text", "images"] = "text"
+    """What the model looks at: it decides, beside `kind`, which kind of model the task needs."""
+
+    @property
+    def model_kind(self) -> str:
+        """The kind of model that it needs, as `loralab.models.load` calls it."""
+        if self.inputs == "images":
+            return "image-classification"
+        return "generation" if self.kind == "generation" else "sequence-classification"
 
     def examples(self, split: str, limit: int | None = None) -> Examples:
         """The examples of a split, in the order of its file; with `limit` only the first so many.
@@ -55,6 +66,11 @@ class Task:
             hint = f" ({'; '.join(self.notes)})" if self.notes else ""
             raise DataError(f"task {self.name}: the split {name!r} is empty{hint}; give more data")
         return examples[:limit]
+
+    def references(self, split: str) -> Examples:
+        """The examples of a split to score outputs against, also where they lack what a model would be asked."""
+        name = self.split_named(split)
+        return self.answers[name]() if name in self.answers else self.examples(name)
 
     def split_named(self, split: str) -> str:
         """The split's own name, if it was called by an alias. Raises `SpecError` for one that is not there."""

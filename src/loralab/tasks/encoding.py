@@ -1,4 +1,4 @@
-"""Examples as token ids, with the target tokens marked.
+"""Examples as token ids, with the target tokens marked; or as images to be decoded.
 
 Prompt and target are tokenized apart and joined, so that a prompt gives the same tokens in training and in
 generation. A target ends with the end-of-text token. What is too long loses the LEFT end of its prompt,
@@ -9,13 +9,17 @@ counted. It knows nothing of models beyond whether one has an encoder and a deco
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from transformers import PreTrainedTokenizerBase
+from transformers import BaseImageProcessor, PreTrainedTokenizerBase
 
 from loralab.errors import DataError, SpecError
 from loralab.tasks.chat import conversation_segments, generation_prompt
 from loralab.tasks.definition import Task
 from loralab.tasks.example import AnyExample, Conversation, Example, LabelledExample
+from loralab.tasks.image_encoding import EncodedImage, encode_images
 from loralab.tasks.tokens import IGNORED, cut_left, fit, plain_ids, prompt_ids, target_ids, whole_ids
+
+Processor = PreTrainedTokenizerBase | BaseImageProcessor
+"""What turns examples into what a model takes: its tokenizer, or the processor of a model that looks at images."""
 
 SHORTEST = 8
 """Below this `max_length` nothing of use fits."""
@@ -48,11 +52,14 @@ class Encoded:
         return len(self.input_ids) + (self.targets if self.decoded else 0)
 
 
+AnyEncoded = Encoded | EncodedImage
+
+
 @dataclass(frozen=True)
 class Encoding:
-    """Examples as token ids, and what it took."""
+    """Examples as a model takes them, and what it took."""
 
-    encoded: list[Encoded]
+    encoded: Sequence[AnyEncoded]
     truncated: int
     """How many examples were cut to fit."""
     notes: tuple[str, ...]
@@ -67,16 +74,39 @@ class Encoding:
 def encode_examples(
     task: Task,
     examples: Sequence[AnyExample],
-    tokenizer: PreTrainedTokenizerBase,
+    processor: Processor,
     max_length: int,
     *,
     encoder_decoder: bool = False,
 ) -> Encoding:
-    """Every example, in order, in at most `max_length` tokens (an encoder-decoder: prompt and target each).
+    """Every example, in order; texts in at most `max_length` tokens (an encoder-decoder: prompt and target each).
 
-    Raises `SpecError` for a `max_length` below `SHORTEST`, and `DataError` where the tokenizer cannot encode
-    the task: no end-of-text token, or a chat template that does not show where a turn begins.
+    Raises `SpecError` for a `max_length` below `SHORTEST` or a processor that is not for the task's inputs, and
+    `DataError` where the tokenizer cannot encode the task: no end-of-text token, or a chat template that does
+    not show where a turn begins.
     """
+    if task.inputs == "images" and isinstance(processor, BaseImageProcessor):
+        return Encoding(encode_images(examples, processor), 0, ())
+    if task.inputs == "text" and isinstance(processor, PreTrainedTokenizerBase):
+        return _encode_texts(task, examples, processor, max_length, encoder_decoder)
+    raise SpecError(
+        f"task {task.name} consists of {task.inputs}, but a {type(processor).__name__} was given to read it; "
+        "choose a model for that, and its own processor"
+    )
+
+
+def padding_id(processor: Processor) -> int:
+    """The id that pads texts; 0 where there is none, and for images, which are not padded."""
+    return int(processor.pad_token_id or 0) if isinstance(processor, PreTrainedTokenizerBase) else 0
+
+
+def _encode_texts(
+    task: Task,
+    examples: Sequence[AnyExample],
+    tokenizer: PreTrainedTokenizerBase,
+    max_length: int,
+    encoder_decoder: bool,
+) -> Encoding:
     if max_length < SHORTEST:
         raise SpecError(f"max_length {max_length}: at least {SHORTEST} tokens are needed")
     if task.kind == "generation" and tokenizer.eos_token_id is None:

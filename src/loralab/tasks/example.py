@@ -1,10 +1,11 @@
-"""What a task is made of: one example of each kind, as text.
+"""What a task is made of: one example of each kind, as text or as the path of an image.
 
-It knows nothing of tokenizers: `encoding` turns these into token ids.
+It knows nothing of tokenizers: `encoding` turns these into what a model takes.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 
 @dataclass(frozen=True)
@@ -54,5 +55,17 @@ class LabelledExample:
     """As `Example.part` (MNLI: matched, mismatched)."""
 
 
-AnyExample = Example | Conversation | LabelledExample
+@dataclass(frozen=True)
+class ImageExample:
+    """One image file, which is read anew whenever its pixels are needed, and the index of its class."""
+
+    path: Path
+    label: int
+    digest: str
+    """The SHA-256 of the file's bytes: what tells whether two files hold the same image."""
+    part: str = ""
+    """As `Example.part`."""
+
+
+AnyExample = Example | Conversation | LabelledExample | ImageExample
 Examples = Sequence[AnyExample]

@@ -1,11 +1,15 @@
-"""A JSON-lines file as numbered objects. It knows nothing of what the keys mean."""
+"""A file of JSON objects, one a line or all in one list, numbered. It knows nothing of what the keys mean."""
 
 import json
 from dataclasses import dataclass
+from json import JSONDecodeError
 from pathlib import Path
 from typing import Any, NoReturn
 
 from loralab.errors import DataError, NotFoundError
+
+MARK = b"\xef\xbb\xbf"
+"""The byte-order mark of UTF-8."""
 
 
 @dataclass(frozen=True)
@@ -16,40 +20,83 @@ class Line:
     number: int
     """Counted from 1."""
     content: dict[str, Any]
+    unit: str = "line"
+    """What is counted: the file's lines, or the elements of its list."""
 
     def error(self, problem: str) -> DataError:
         """The error that says this line is wrong, and which it is."""
-        return DataError(f"{self.path}, line {self.number}: {problem}")
+        return DataError(f"{self.path}, {self.unit} {self.number}: {problem}")
+
+    def text(self, key: str) -> str:
+        """The string under a key. Raises `DataError` where there is none, or something else."""
+        value = self.value(key)
+        if not isinstance(value, str):
+            raise self.error(f"{key} is a {type(value).__name__}, {value!r:.60}; it must be a string")
+        return value
+
+    def value(self, key: str) -> Any:
+        """What stands under a key. Raises `DataError` where there is no such key."""
+        if key not in self.content:
+            raise self.error(f"there is no {key}; the keys are {', '.join(sorted(self.content)) or 'none'}")
+        return self.content[key]
 
 
 def read_lines(path: Path) -> list[Line]:
-    """Every line of a UTF-8 file, which may start with a byte-order mark and end in blank lines.
+    """Every object of a UTF-8 file, which may start with a byte-order mark and end in blank lines.
 
-    Raises `NotFoundError` where there is no such file, and `DataError` with the line's number for one that is
-    not a JSON object, and for a file without any.
+    A file that begins with `[` is one list, of which each element is an object; any other has one object a line.
+    Raises `NotFoundError` where there is no such file, and `DataError` with the line's or element's number for
+    one that is not a JSON object, and for a file without any.
     """
     if not path.is_file():
-        raise NotFoundError(f"data file {path} does not exist; give the path of a JSONL file as --data")
-    raw = path.read_bytes().removeprefix(b"\xef\xbb\xbf").rstrip().split(b"\n")
-    if raw == [b""]:
+        raise NotFoundError(f"data file {path} does not exist; give the path of a JSON or JSONL file as --data")
+    raw = path.read_bytes().removeprefix(MARK).rstrip()
+    if not raw:
         raise DataError(f"{path} is empty; it needs one JSON object per line")
-    return [Line(path, number, _parse(path, number, line)) for number, line in enumerate(raw, start=1)]
+    return _elements(path, raw) if raw.lstrip().startswith(b"[") else _lines(path, raw)
 
 
-def _parse(path: Path, number: int, line: bytes) -> dict[str, Any]:
+def _lines(path: Path, raw: bytes) -> list[Line]:
+    return [_line(path, number, line) for number, line in enumerate(raw.split(b"\n"), start=1)]
+
+
+def _line(path: Path, number: int, raw: bytes) -> Line:
     where = f"{path}, line {number}"
-    if not line.strip():
+    if not raw.strip():
         raise DataError(f"{where}: blank between two objects; remove the line")
     try:
-        content = json.loads(line.decode("utf-8"), parse_constant=_refuse, object_pairs_hook=_unique)
+        content = _parse(raw)
     except UnicodeDecodeError as error:
         raise DataError(f"{where}: not UTF-8 ({error.reason}); save the file as UTF-8") from error
     except (ValueError, RecursionError) as error:
-        shown = line.decode("utf-8")[:60]
+        shown = raw.decode("utf-8")[:60]
         raise DataError(f"{where}: not JSON ({error}): {shown!r}; write one JSON object per line") from error
+    return _object(path, number, content, "line")
+
+
+def _elements(path: Path, raw: bytes) -> list[Line]:
+    try:
+        content = _parse(raw)
+    except UnicodeDecodeError as error:
+        line = raw.count(b"\n", 0, error.start) + 1
+        raise DataError(f"{path}, line {line}: not UTF-8 ({error.reason}); save the file as UTF-8") from error
+    except JSONDecodeError as error:
+        raise DataError(f"{path}, line {error.lineno}: not JSON ({error.msg}, column {error.colno})") from error
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{path} is not JSON ({error}); write one list of objects") from error
+    if not content:
+        raise DataError(f"{path} holds an empty list; it needs at least one object")
+    return [_object(path, number, element, "element") for number, element in enumerate(content, start=1)]
+
+
+def _object(path: Path, number: int, content: Any, unit: str) -> Line:
     if not isinstance(content, dict):
-        raise DataError(f"{where}: a {type(content).__name__}, not an object; write one JSON object per line")
-    return content
+        raise DataError(f"{path}, {unit} {number}: a {type(content).__name__}, not an object; write JSON objects")
+    return Line(path, number, content, unit)
+
+
+def _parse(raw: bytes) -> Any:
+    return json.loads(raw.decode("utf-8"), parse_constant=_refuse, object_pairs_hook=_unique)
 
 
 def _refuse(constant: str) -> NoReturn:

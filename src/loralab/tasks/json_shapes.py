@@ -1,7 +1,8 @@
-"""The four shapes of a user's JSON line, and the example that each becomes. It knows nothing of files.
+"""The shapes of a user's JSON object, and the example that each becomes. It knows nothing of files.
 
-{"prompt", "completion"}, {"messages"}: text to be written; {"text", "label"}, {"text_a", "text_b", "label"}:
-a class or a value to be predicted. A label here is as it stands in the file; `json_labels` makes it an index.
+{"prompt", "completion"}, {"instruction", "output"} with or without "input", {"messages"}: text to be written;
+{"text", "label"}, {"text_a", "text_b", "label"}: a class or a value to be predicted. A label here is as it stands
+in the file; `json_labels` makes it an index.
 """
 
 from collections.abc import Callable, Sequence
@@ -9,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from loralab.tasks.example import AnyExample, Conversation, Example, Message
+from loralab.tasks.instructions import instruction_prompt
 from loralab.tasks.json_lines import Line
 
 ROLES = ("system", "user", "assistant")
@@ -26,19 +28,25 @@ class RawLabelled:
 
 def parse_completion(line: Line) -> Example:
     """Prompt and completion as they stand; a space parts them where neither brings one."""
-    prompt, completion = _text(line, "prompt"), _text(line, "completion")
+    prompt, completion = line.text("prompt"), line.text("completion")
     if not completion.strip():
         raise line.error("the completion is empty; there is nothing to learn from it")
     parted = not prompt or prompt[-1].isspace() or completion[0].isspace()
     return Example(prompt, completion if parted else " " + completion)
 
 
+def parse_instruction(line: Line) -> Example:
+    """An instruction with its output, which may be empty: then the answer is to say nothing, as in Alpaca's data."""
+    given = line.text("input") if "input" in line.content else ""
+    return Example(instruction_prompt(line.text("instruction"), given), line.text("output"))
+
+
 def parse_text(line: Line) -> RawLabelled:
-    return RawLabelled(line, _text(line, "text"), None, line.content["label"])
+    return RawLabelled(line, line.text("text"), None, line.content["label"])
 
 
 def parse_pair(line: Line) -> RawLabelled:
-    return RawLabelled(line, _text(line, "text_a"), _text(line, "text_b"), line.content["label"])
+    return RawLabelled(line, line.text("text_a"), line.text("text_b"), line.content["label"])
 
 
 def parse_messages(line: Line) -> Conversation:
@@ -59,6 +67,8 @@ def parse_messages(line: Line) -> Conversation:
 
 SHAPES: dict[frozenset[str], Callable[[Line], AnyExample | RawLabelled]] = {
     frozenset({"prompt", "completion"}): parse_completion,
+    frozenset({"instruction", "output"}): parse_instruction,
+    frozenset({"instruction", "input", "output"}): parse_instruction,
     frozenset({"text", "label"}): parse_text,
     frozenset({"text_a", "text_b", "label"}): parse_pair,
     frozenset({"messages"}): parse_messages,
@@ -67,7 +77,7 @@ SHAPES: dict[frozenset[str], Callable[[Line], AnyExample | RawLabelled]] = {
 
 
 def parse_lines(lines: Sequence[Line], shape: frozenset[str]) -> list[AnyExample | RawLabelled]:
-    """Every line as an example of the shape with these keys.
+    """Every line as an example of the shape with these keys; an instruction's input may come and go.
 
     Raises `DataError` with the line's number where the keys are another shape's or no shape's, or a value has
     the wrong type.
@@ -87,7 +97,7 @@ def shape_of(line: Line) -> frozenset[str]:
 
 def _agreeing(line: Line, shape: frozenset[str]) -> Line:
     found = frozenset(line.content)
-    if found != shape:
+    if SHAPES.get(found) is not SHAPES[shape]:
         raise line.error(
             f"its keys are {_keys(found)}, those of the first line {_keys(shape)}; all lines must have the same shape"
         )
@@ -105,13 +115,6 @@ def _message(line: Line, number: int, turn: Any) -> Message:
     if role == "assistant" and not content.strip():
         raise line.error(f"turn {number} is an empty assistant turn; there is nothing to learn from it")
     return Message(role, content)
-
-
-def _text(line: Line, key: str) -> str:
-    value = line.content[key]
-    if not isinstance(value, str):
-        raise line.error(f"{key} is a {type(value).__name__}, {value!r:.60}; it must be a string")
-    return value
 
 
 def _keys(keys: frozenset[str]) -> str:

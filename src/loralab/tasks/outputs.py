@@ -3,8 +3,8 @@
 It knows nothing of what the outputs mean.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from loralab.errors import DataError, NotFoundError
@@ -19,8 +19,8 @@ class OutputFormat:
     """The outputs in the order of the examples, one for each. Raises `DataError` with file and line."""
     render: Callable[[Examples, Sequence[str]], str]
     """The content of such a file: the outputs of all examples, in their order."""
-    file_name: str = "predictions.txt"
-    """What the official scripts call the file."""
+    file_names: Mapping[str, str] = field(default_factory=dict)
+    """For splits that have one, what the official scripts call the file."""
 
 
 def read_text(path: Path) -> str:

@@ -1,19 +1,33 @@
 """The tasks by name. A new data set is one file and one row of the table here."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from loralab.errors import SpecError
+from loralab.tasks.dart import open_dart
 from loralab.tasks.definition import Task as Task
 from loralab.tasks.docstrings import open_docstrings
 from loralab.tasks.e2e import open_e2e
+from loralab.tasks.glue import open_glue
+from loralab.tasks.glue_table import GLUE
+from loralab.tasks.images import open_images
 from loralab.tasks.jsonl import open_jsonl
+from loralab.tasks.samsum import open_samsum
+from loralab.tasks.webnlg import open_webnlg
+from loralab.tasks.wikisql import open_wikisql
 
 Reader = Callable[[str | None, Sequence[str] | None], Task]
 
 READERS: dict[str, Reader] = {
+    "dart": open_dart,
     "docstrings": open_docstrings,
     "e2e": open_e2e,
+    **{f"glue/{name}": partial(open_glue, name) for name in GLUE},
+    "images": open_images,
     "jsonl": open_jsonl,
+    "samsum": open_samsum,
+    "webnlg": open_webnlg,
+    "wikisql": open_wikisql,
 }
 """name -> function of (data path, labels already known)."""
 

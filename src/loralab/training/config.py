@@ -24,13 +24,14 @@ class TrainConfig:
     """The base model: an embedded name (smollm2-135m, minilm-l6), a local folder, or a Hub id."""
 
     task: str
-    """The task: docstrings, e2e, or jsonl."""
+    """The task: docstrings, jsonl, images, glue/cola (sst2, mrpc, stsb, qqp, mnli, qnli, rte, wnli), e2e, webnlg, dart,
+    wikisql, or samsum."""
 
     out: str
     """Folder for the adapter, the run's record, its curves and its checkpoints."""
 
     data: str | None = None
-    """The task's data: the official files, or your own JSONL."""
+    """The task's data: the official files, or your own JSONL. Without it the Hub's copy of an official data set."""
 
     method: Method = field(default="lora", metadata={"group": "adapter"})
     """How to adapt the model."""
@@ -71,6 +72,13 @@ class TrainConfig:
 
     init: Literal["kaiming", "gaussian", "orthogonal"] = field(default="kaiming", metadata={"group": "adapter"})
     """How A starts; B starts at zero."""
+
+    init_adapter: str | None = field(default=None, metadata={"group": "adapter"})
+    """Start from this adapter's values instead, trained on the same base with the same targets, rank and scale. A head
+    of another size starts afresh."""
+
+    head_dropout: float | None = field(default=None, metadata={"group": "adapter"})
+    """Dropout before a classifier's output; without it the model's own."""
 
     steps: int | None = field(default=None, metadata={"group": "length and batches"})
     """Train for this many optimizer steps. Give steps or epochs; without either, 3 epochs."""
@@ -126,8 +134,11 @@ class TrainConfig:
     eval_every: int = field(default=0, metadata={"group": "evaluation"})
     """Measure on held-out data every N steps and keep the best adapter; 0 measures only at the end."""
 
+    best_epoch: bool = field(default=False, metadata={"group": "evaluation"})
+    """Measure on all held-out data after every epoch and keep the best adapter (the paper's protocol on GLUE)."""
+
     eval_limit: int = field(default=256, metadata={"group": "evaluation"})
-    """Held-out examples to measure on; 0 measures on none."""
+    """Held-out examples to measure on; 0 measures on none. With best_epoch it is all of them."""
 
     best_metric: str | None = field(default=None, metadata={"group": "evaluation"})
     """What tells the best adapter: loss, or a metric of the task. Without it the loss, for classes the task's first
@@ -215,8 +226,13 @@ def _checks(c: TrainConfig) -> list[tuple[bool, str]]:
         *((_not_positive(c, name), f"{name} {getattr(c, name)}: it must be above 0") for name in positive),
         (c.steps is not None and c.epochs is not None, f"steps {c.steps} and epochs {c.epochs}: give one of them"),
         (
-            c.early_stop > 0 and c.eval_every < 1,
-            f"early_stop {c.early_stop}: give eval_every, or there is nothing to count",
+            c.early_stop > 0 and c.eval_every < 1 and not c.best_epoch,
+            f"early_stop {c.early_stop}: give eval_every or best_epoch, or there is nothing to count",
+        ),
+        (c.eval_every > 0 and c.best_epoch, f"eval_every {c.eval_every} and best_epoch: give one of them"),
+        (
+            c.head_dropout is not None and not 0 <= c.head_dropout < 1,
+            f"head_dropout {c.head_dropout}: it lies in [0, 1)",
         ),
         (c.eval_every > 0 and c.eval_limit < 1, f"eval_every {c.eval_every} needs an eval_limit above 0"),
         (c.resume and c.overwrite, "resume and overwrite: give one of them"),

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from loralab.tasks.batching import Batch, collate, epoch_batches
-from loralab.tasks.encoding import Encoded
+from loralab.tasks.encoding import AnyEncoded
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class StepData:
 class TrainingData:
     """Encoded examples, cut into steps of `accumulate` batches each, anew for every epoch."""
 
-    def __init__(self, encoded: Sequence[Encoded], batch_size: int, accumulate: int, seed: int, pad_id: int) -> None:
+    def __init__(self, encoded: Sequence[AnyEncoded], batch_size: int, accumulate: int, seed: int, pad_id: int) -> None:
         self.encoded = encoded
         self.accumulate = accumulate
         self.pad_id = pad_id

@@ -16,6 +16,11 @@ UNCOUNTED_STEPS = 3
 """Steps at the start of a process that are left out of its speed: caches are cold."""
 
 
+def measured(result: Evaluation) -> dict[str, float]:
+    """The loss, where the labels are known, and the metrics."""
+    return ({} if result.loss is None else {"loss": result.loss}) | result.metrics
+
+
 @dataclass
 class Counts:
     """What a run has to remember from step to step, also over an interruption."""
@@ -62,7 +67,7 @@ class RunObserver:
             }
         )
         self.progress.step(record.step, record.loss, self.tokens_per_second)
-        if self._due(self.config.eval_every, record.step) and self.config.eval_limit:
+        if self._due(self._steps_between_evaluations, record.step):
             self._judge(self.evaluate())
         stop = self.config.early_stop > 0 and self.counts.since_best >= self.config.early_stop
         self.counts.stopped_early = stop
@@ -84,17 +89,17 @@ class RunObserver:
             return self.latest[1] if self.latest else None
         result = evaluate(
             self.prepared.loaded.model,
-            self.prepared.loaded.tokenizer,
+            self.prepared.loaded.processor,
             self.prepared.task,
             split,
-            limit=self.config.eval_limit,
+            limit=None if self.config.best_epoch else self.config.eval_limit,
             batch_size=self.config.batch_size,
             max_length=self.prepared.max_length,
         )
-        self.journal.write({"step": self.counts.step, "split": split, "loss": result.loss, **result.metrics})
-        scores = "  ".join(f"{name} {value:.4g}" for name, value in result.metrics.items())
+        self.journal.write({"step": self.counts.step, "split": split, **measured(result)})
+        scores = "  ".join(f"{name} {value:.4g}" for name, value in measured(result).items())
         self.latest = self.counts.step, result
-        self.progress.say(f"step {self.counts.step}  {split} loss {result.loss:.4f}  {scores}")
+        self.progress.say(f"step {self.counts.step}  {split}  {scores}")
         return result
 
     def save(self) -> None:
@@ -131,7 +136,7 @@ class RunObserver:
         if result is None:
             return
         name = self.metric
-        value = result.loss if name == "loss" else result.metrics[name]
+        value = measured(result)[name]
         sign = 1 if higher_is_better(name) else -1
         if self.counts.best is None or sign * value > sign * self.counts.best:
             self.counts.best, self.counts.best_step, self.counts.since_best = value, self.counts.step, 0
@@ -144,6 +149,11 @@ class RunObserver:
         """What the best adapter is best in."""
         task = self.prepared.task
         return self.config.best_metric or ("loss" if task.kind == "generation" else task.metrics[0])
+
+    @property
+    def _steps_between_evaluations(self) -> int:
+        """0 evaluates only at the end."""
+        return self.prepared.trainee.data.steps_per_epoch if self.config.best_epoch else self.config.eval_every
 
     @staticmethod
     def _due(every: int, step: int) -> bool:

@@ -13,15 +13,17 @@ from loralab.generation.context import context_length
 from loralab.methods.heads import fresh_heads
 from loralab.methods.lora import LoRA
 from loralab.models.attention import short_sequence_attention
+from loralab.models.head_dropout import set_head_dropout
 from loralab.models.lean import lean_leaves
-from loralab.models.load import GENERATION, LoadedModel, load_model
+from loralab.models.load import LoadedModel, load_model
 from loralab.models.precision import use_fast_float32
-from loralab.tasks.encoding import encode_examples
+from loralab.tasks.encoding import encode_examples, padding_id
 from loralab.tasks.task import Task, open_task
 from loralab.training.config import TrainConfig
 from loralab.training.data import TrainingData
 from loralab.training.loop import Trainee
 from loralab.training.optimizer import make_optimizer
+from loralab.training.start import start_from
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,12 @@ class Prepared:
     @property
     def held_out(self) -> str | None:
         """The split to evaluate on."""
-        return next((split for split in ("validation", "dev", "test") if split in self.task.splits), None)
+        return held_out_split(self.task)
+
+
+def held_out_split(task: Task) -> str | None:
+    """The split to evaluate on while training: the validation split, else the test split."""
+    return next((split for split in ("validation", "test") if split in task.splits), None)
 
 
 def prepare(config: TrainConfig, dtype: str) -> Prepared:
@@ -46,9 +53,10 @@ def prepare(config: TrainConfig, dtype: str) -> Prepared:
         torch.set_num_threads(config.threads)
     task = open_task(config.task, config.data)
     _check_best_metric(config, task)
+    _check_held_out(config, task)
     loaded = load_model(
         config.model,
-        kind=GENERATION if task.kind == "generation" else "sequence-classification",
+        kind=task.model_kind,
         labels=task.labels or None,
         regression=task.kind == "regression",
         dtype=dtype,
@@ -58,15 +66,19 @@ def prepare(config: TrainConfig, dtype: str) -> Prepared:
     notes = [*task.notes, *loaded.notes]
     if loaded.model.device.type == "cpu" and loaded.dtype == torch.float32:
         notes.append(use_fast_float32())
+    if config.head_dropout is not None:
+        notes.append(set_head_dropout(loaded.model, config.head_dropout))
     torch.manual_seed(config.seed)
     adapter = attach(loaded.model, adaptation(config, loaded))
+    if config.init_adapter is not None:
+        notes.append(start_from(config.init_adapter, adapter, config, loaded, task.model_kind))
     max_length = min(config.max_length, context_length(loaded.model) or config.max_length)
     examples = task.examples("train", config.limit)
-    encoder_decoder = bool(loaded.model.config.is_encoder_decoder)
-    encoding = encode_examples(task, examples, loaded.tokenizer, max_length, encoder_decoder=encoder_decoder)
+    encoder_decoder = bool(getattr(loaded.model.config, "is_encoder_decoder", False))
+    encoding = encode_examples(task, examples, loaded.processor, max_length, encoder_decoder=encoder_decoder)
     if config.gradient_checkpointing:
         loaded.model.activation_checkpointing_enable({"use_reentrant": False})
-    pad_id = int(loaded.tokenizer.pad_token_id or 0)
+    pad_id = padding_id(loaded.processor)
     data = TrainingData(encoding.encoded, config.batch_size, config.accumulate, config.seed, pad_id)
     trainee = Trainee(loaded.model, adapter, make_optimizer(adapter.named_parameters(), config), data, task.kind)
     return Prepared(loaded, task, trainee, max_length, (*notes, *adapter.notes, *encoding.notes))
@@ -91,6 +103,19 @@ def adaptation(config: TrainConfig, loaded: LoadedModel) -> LoRA:
         rank_stabilized=config.rank_stabilized,
         init=config.init,
     )
+
+
+def _check_held_out(config: TrainConfig, task: Task) -> None:
+    """That what is to be measured on can be: found out before the training, not after it."""
+    split = held_out_split(task)
+    if split is None or not (config.eval_limit or config.best_epoch):
+        return
+    first = task.examples(split, 1)[0]
+    if task.kind != "generation" and getattr(first, "label", None) is None:
+        raise SpecError(
+            f"the split {split} of task {task.name} has no labels, so nothing can be measured on it while training; "
+            "add the validation file, or give eval_limit 0"
+        )
 
 
 def _check_best_metric(config: TrainConfig, task: Task) -> None:

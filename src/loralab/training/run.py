@@ -10,7 +10,7 @@ from loralab.training.config import DEFAULT_EPOCHS, TrainConfig
 from loralab.training.folder import RunFolder, claim, clear
 from loralab.training.journal import Journal, read_journal
 from loralab.training.loop import run_steps
-from loralab.training.observer import RunObserver
+from loralab.training.observer import RunObserver, measured
 from loralab.training.plot import draw_curves
 from loralab.training.prepare import Prepared, made_fast, parameter_counts, prepare
 from loralab.training.progress import RunProgress
@@ -99,7 +99,7 @@ def _finish(config: TrainConfig, observer: RunObserver) -> TrainResult:
     """Bring the best adapter back, evaluate it, and write everything that a finished run leaves."""
     prepared, folder, counts = observer.prepared, observer.folder, observer.counts
     observer.bring_back_best()
-    final = observer.evaluate() if config.eval_limit else None
+    final = observer.evaluate() if config.eval_limit or config.best_epoch else None
     save(prepared.trainee.adapter, folder.path, model=prepared.loaded.model)
     draw_curves(read_journal(folder.metrics), folder.curves, f"{config.model} on {config.task}, {config.method}")
     trained, head, base = parameter_counts(prepared.trainee.adapter, prepared.loaded.model)
@@ -116,7 +116,7 @@ def _finish(config: TrainConfig, observer: RunObserver) -> TrainResult:
         first_loss=counts.first_loss,
         last_loss=counts.last_loss,
         best_step=counts.best_step,
-        metrics={"loss": final.loss, **final.metrics} if final else {},
+        metrics=measured(final) if final else {},
     )
     write_record(folder.record, config, _facts(prepared) | {"result": asdict(result)})
     return result
@@ -125,6 +125,7 @@ def _finish(config: TrainConfig, observer: RunObserver) -> TrainResult:
 def _facts(prepared: Prepared) -> dict[str, object]:
     return {
         "kind": prepared.task.kind,
+        "model_kind": prepared.task.model_kind,
         "labels": list(prepared.task.labels),
         "dtype": str(prepared.loaded.dtype).removeprefix("torch."),
         "matched": prepared.trainee.adapter.matched,

@@ -16,7 +16,7 @@ from loralab.cli.verbs import merge as merge_verb
 from loralab.cli.verbs import train as train_verb
 from loralab.cli.verbs.eval import EvalConfig
 from loralab.cli.verbs.merge import MergeConfig
-from loralab.training.config import TrainConfig
+from loralab.cli.verbs.train import TrainVerbConfig
 
 MODEL, TASK, TARGETS = "smollm2-135m", "docstrings", "q_proj,v_proj"
 
@@ -73,8 +73,8 @@ def run(config: DemoConfig) -> Answer:
     }
 
 
-def _training(config: DemoConfig, adapter: Path) -> TrainConfig:
-    return TrainConfig(
+def _training(config: DemoConfig, adapter: Path) -> TrainVerbConfig:
+    return TrainVerbConfig(
         model=MODEL,
         task=TASK,
         out=str(adapter),

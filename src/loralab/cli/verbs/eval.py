@@ -1,11 +1,18 @@
 """`loralab eval`: a model, with or without an adapter, measured on one split of a task."""
 
 from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from loralab.cli.adapted import AdaptedModel, load_adapted, say, training_for, training_of
 from loralab.cli.answer import show_answer
 from loralab.cli.verb import Answer, Verb
+from loralab.errors import DataError, SpecError
 from loralab.generation.config import GenerationConfig
+
+if TYPE_CHECKING:
+    from loralab.evaluation.result import Evaluation
+    from loralab.tasks.definition import Task
 
 MOST_SAMPLES = 8
 """Generated texts in the answer, spread evenly over the split."""
@@ -16,7 +23,7 @@ class EvalConfig(AdaptedModel, GenerationConfig):
     """Everything that `loralab eval` can be told; how to generate counts only with `generate`."""
 
     task: str
-    """The task: docstrings, e2e, or jsonl."""
+    """The task: docstrings, jsonl, images, glue/cola (sst2, mrpc, …), e2e, webnlg, dart, wikisql, or samsum."""
 
     data: str | None = None
     """The task's data: the official files, or your own JSONL."""
@@ -33,6 +40,10 @@ class EvalConfig(AdaptedModel, GenerationConfig):
     max_length: int = 512
     """Tokens of prompt and target together; a longer prompt loses its left end."""
 
+    predictions: str | None = None
+    """Write what the model says to every example into this file, in the task's own format (GLUE: a submission), or,
+    if it is a folder, into the official file name there."""
+
 
 def run(config: EvalConfig) -> Answer:
     """Open the task, load the model with its adapter, measure."""
@@ -41,10 +52,12 @@ def run(config: EvalConfig) -> Answer:
 
     task = open_task(config.task, config.data, labels=training_of(config.adapter).labels)
     say(task.notes)
+    if config.predictions is not None and task.kind == "generation" and not config.generate:
+        raise SpecError(f"--predictions needs --generate: without it the model writes no text for task {task.name}")
     loaded = load_adapted(config, training_for(task))
     found = evaluate(
         loaded.model,
-        loaded.tokenizer,
+        loaded.processor,
         task,
         config.split,
         limit=config.limit,
@@ -54,8 +67,29 @@ def run(config: EvalConfig) -> Answer:
         max_length=config.max_length,
     )
     say(found.notes)
+    if found.loss is None and config.predictions is None:
+        raise DataError(
+            f"the split {found.split} of task {task.name} has no labels to score against; choose another split, or "
+            "give --predictions FILE to write what the model predicts"
+        )
+    if config.predictions is not None:
+        say([f"predictions written to {_write(task, found, config)}"])
     spread = found.samples[:: max(1, len(found.samples) // MOST_SAMPLES)][:MOST_SAMPLES]
-    return asdict(found) | {"samples": [asdict(sample) for sample in spread]}
+    answer = asdict(found) | {"samples": [asdict(sample) for sample in spread]}
+    del answer["outputs"]
+    return answer
+
+
+def _write(task: "Task", found: "Evaluation", config: EvalConfig) -> Path:
+    """The file of all outputs."""
+    from loralab.formats.atomic import write_text
+
+    assert config.predictions is not None
+    path = Path(config.predictions)
+    if path.is_dir():
+        path = path / task.outputs.file_names.get(found.split, "predictions.txt")
+    write_text(path, task.outputs.render(task.examples(found.split, config.limit), found.outputs))
+    return path
 
 
 def show(answer: Answer) -> None:

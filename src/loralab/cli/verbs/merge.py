@@ -48,7 +48,7 @@ def run(config: MergeConfig) -> Answer:
         adapter,
         config.out,
         source=config.model,
-        tokenizer=loaded.tokenizer,
+        tokenizer=None if training.kind == "image-classification" else loaded.tokenizer,
         verify=config.verify,
     )
     say(merged.notes)

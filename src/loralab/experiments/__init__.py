@@ -1,0 +1,1 @@
+"""Many runs: the same one over several seeds."""

@@ -1,0 +1,110 @@
+"""WebNLG 2017: triples from DBpedia -> a text about them (Gardent et al. 2017).
+
+Read from the challenge's XML files, the modified triple sets. Training takes the texts that are marked good, as
+the LoRA authors do; evaluation takes every text as a reference, as the challenge's scripts do (in the test set all
+are good). Every split but `train` has one example per unique set of triples: in the test set that is one per entry,
+in the order of the official reference files. Test examples are `seen` or `unseen`, by whether their category is one
+of the ten of the training set; the splits `test_seen` and `test_unseen` are those alone.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from functools import cache, partial
+from typing import Any
+
+from loralab.errors import DataError, SpecError
+from loralab.metrics.suites import score_tokenized_triples, score_triples
+from loralab.tasks.definition import Task
+from loralab.tasks.example import Example
+from loralab.tasks.hub import HubSet
+from loralab.tasks.triples import METRICS, WORDLESS, Entry, Text, grouped_texts, parse_triple, single_texts
+from loralab.tasks.triples_xml import parse_entries
+from loralab.tasks.webnlg_files import FOLDERS, TEST_FILE, Files, webnlg_files
+
+SEEN = {
+    *("Airport", "Astronaut", "Building", "City", "ComicsCharacter"),
+    *("Food", "Monument", "SportsTeam", "University", "WrittenWork"),
+}
+"""The categories of the training set."""
+PARTS = ("seen", "unseen")
+
+GOOD = "good"
+"""The mark of a text that its annotators found nothing wrong with."""
+NOTE = f"training takes the texts marked {GOOD} (of the official 18102: 18025); evaluation takes all as references"
+
+HUB = HubSet(
+    "webnlg",
+    "webnlg-challenge/web_nlg",
+    f"the folders train and dev and the file {TEST_FILE}, of webnlg_challenge_2017 at "
+    "https://gitlab.com/shimorina/webnlg-dataset",
+    "webnlg_challenge_2017",
+)
+HUB_TESTS = ("", TEST_FILE.removesuffix(".xml"))
+"""The Hub's test split is three files in one, with repeats; its rows say which they are of, other splits' do not."""
+
+Read = Callable[[], Sequence[Example]]
+
+
+def open_webnlg(data: str | None, labels: Sequence[str] | None = None) -> Task:
+    """The task, from the release's folder, that of a split, one file, or the Hub without either.
+
+    Raises `NotFoundError` for a path that is not there or a folder without such files, `SpecError` for labels.
+    """
+    if labels is not None:
+        raise SpecError("task webnlg generates text; it has no labels")
+    splits: dict[str, Read]
+    if data is None:
+        splits = {split: cache(partial(_from_hub, split)) for split in FOLDERS}
+    else:
+        splits = {split: cache(partial(_from_files, split, files)) for split, files in webnlg_files(data).items()}
+    if test := splits.get("test"):
+        splits |= {f"test_{part}": partial(_part, test, part) for part in PARTS}
+    return Task(
+        "webnlg",
+        "generation",
+        splits,
+        METRICS,
+        notes=(NOTE, WORDLESS),
+        score_texts=score_triples,
+        score_aligned=score_tokenized_triples,
+    )
+
+
+def _from_files(split: str, files: Files) -> tuple[Example, ...]:
+    return _examples(split, [entry for path in files for entry in parse_entries(path, path.read_bytes())])
+
+
+def _examples(split: str, entries: Iterable[Entry]) -> tuple[Example, ...]:
+    if split == "train":
+        return single_texts(replace(entry, texts=tuple(_good(entry))) for entry in entries)
+    return grouped_texts(entries) if split == "validation" else grouped_texts(entries, _part_of)
+
+
+def _good(entry: Entry) -> Iterable[Text]:
+    return (text for text in entry.texts if text.comment == GOOD)
+
+
+def _part_of(entry: Entry) -> str:
+    return "seen" if entry.category in SEEN else "unseen"
+
+
+def _part(read: Read, part: str) -> tuple[Example, ...]:
+    return tuple(example for example in read() if example.part == part)
+
+
+def _from_hub(split: str) -> tuple[Example, ...]:
+    rows = enumerate(HUB.rows(FOLDERS[split]), start=1)
+    return _examples(
+        split, [hub_entry(number, row) for number, row in rows if (row.get("test_category") or "") in HUB_TESTS]
+    )
+
+
+def hub_entry(number: int, row: dict[str, Any]) -> Entry:
+    """An entry from the Hub, which has the texts and their marks as columns."""
+    place = f"{HUB.repository}, row {number}"
+    try:
+        triples = tuple(parse_triple(place, triple) for triple in row["modified_triple_sets"]["mtriple_set"][0])
+        texts = zip(row["lex"]["text"], row["lex"]["comment"], strict=True)
+        return Entry(place, triples, tuple(Text(*text) for text in texts), row["category"])
+    except (LookupError, TypeError, AttributeError) as error:
+        raise DataError(f"{place}: not a row as expected ({error!r}); give the official files as --data") from error

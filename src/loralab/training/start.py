@@ -1,0 +1,117 @@
+"""Start a run from an adapter that was trained before, on the same task or another one.
+
+The paper starts MRPC, RTE and STS-B from its MNLI adapter (§5.2): the base stays the pretrained one, the low-rank
+factors are taken over, and a head of another size begins afresh. The earlier adapter is read strictly, onto a second
+copy of the base with a head of its own size, so twice the base's memory is needed for a moment.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from loralab.core.adapter import Adapter
+from loralab.core.update import Update
+from loralab.errors import AdapterFileError, NotFoundError, SpecError
+from loralab.formats.adapter_folder import load, tensors_path
+from loralab.formats.tensor_reading import read_tensors
+from loralab.models.load import LoadedModel, load_model
+from loralab.training.config import TrainConfig
+
+
+def start_from(path: str, adapter: Adapter, config: TrainConfig, loaded: LoadedModel, kind: str) -> str:
+    """Copy the values of the adapter at `path` into `adapter`, which is on `loaded`; returns a sentence for the log.
+
+    Raises NotFoundError for a path that is not there, AdapterFileError for an adapter that adapts other modules or at
+    other ranks, SpecError for one of another scale, FingerprintError for one of another base.
+    """
+    earlier = _as_trained(Path(path), adapter, config, loaded, kind)
+    own, theirs = _low_rank(adapter), _low_rank(earlier)
+    _check_same_modules(path, own, theirs)
+    values = earlier.state_dict()
+    afresh = [where for where in _heads(adapter) if not _fits(where, adapter, values)]
+    with torch.no_grad():
+        for name, tensor in adapter.named_tensors():
+            if not any(name.startswith(f"{where}.") for where in afresh):
+                tensor.copy_(values[name])
+    heads = f"; of another size there, and fresh here: {', '.join(afresh)}" if afresh else ""
+    return f"started from the adapter {path}{heads}"
+
+
+def _as_trained(path: Path, adapter: Adapter, config: TrainConfig, loaded: LoadedModel, kind: str) -> Adapter:
+    """The earlier adapter on its own copy of the base."""
+    if not path.exists():
+        raise NotFoundError(f"init_adapter {path}: there is no such adapter; give its folder, or a loralib checkpoint")
+    labels, regression = (None, False) if not kind.endswith("-classification") else _outputs(path, adapter, loaded)
+    dtype = str(loaded.dtype).removeprefix("torch.")
+    base = load_model(config.model, kind=kind, labels=labels, regression=regression, dtype=dtype, device=config.device)
+    return load(base.model, path, "earlier", alpha=config.alpha if path.is_file() else None)
+
+
+def _outputs(path: Path, adapter: Adapter, loaded: LoadedModel) -> tuple[list[str] | None, bool]:
+    """The classes that the earlier adapter was trained on, and whether it predicted a value instead."""
+    record = path / "run.json"
+    if record.is_file():
+        run = json.loads(record.read_text(encoding="utf-8"))
+        return list(run.get("labels", ())) or None, run.get("kind") == "regression"
+    tensors = read_tensors(tensors_path(path) if path.is_dir() else path).tensors
+    rows = _rows_of_head(tensors, adapter)
+    return [f"class {number}" for number in range(rows or int(loaded.model.config.num_labels or 1))], False
+
+
+def _rows_of_head(tensors: Mapping[str, Tensor], adapter: Adapter) -> int | None:
+    """How many outputs the head in a file has: the rows of the tensor that is named as our head's last weight."""
+    weights = [name for name, _ in adapter.named_tensors() if name.split(".")[0] in _heads(adapter)]
+    last = [name for name in weights if name.endswith("weight")][-1:]
+    found = [tensor.shape[0] for name, tensor in tensors.items() if last and name.endswith(last[0])]
+    return int(found[0]) if len(found) == 1 else None
+
+
+def _heads(adapter: Adapter) -> list[str]:
+    """Paths of the modules that are trained in full."""
+    return [path for path, update in adapter.updates.items() if not len(update.parts)]
+
+
+def _fits(where: str, adapter: Adapter, values: Mapping[str, Tensor]) -> bool:
+    own = {name: tensor for name, tensor in adapter.named_tensors() if name.startswith(f"{where}.")}
+    return all(name in values and values[name].shape == tensor.shape for name, tensor in own.items())
+
+
+def _low_rank(adapter: Adapter) -> dict[str, tuple[Any, ...]]:
+    """(rank, scale) of every low-rank part, by its name."""
+    return {
+        f"{path} {part}".strip(): _size(update, part)
+        for path, update in adapter.updates.items()
+        for part in update.parts
+    }
+
+
+def _size(update: Update, part: str) -> tuple[int, float]:
+    recipe = update.factors_of(part).recipe
+    return recipe.rank, recipe.scale
+
+
+def _check_same_modules(path: str, own: Mapping[str, tuple[Any, ...]], theirs: Mapping[str, tuple[Any, ...]]) -> None:
+    """Every low-rank part is in both, in the same rank and at the same scale."""
+    missing, extra = sorted(own.keys() - theirs.keys()), sorted(theirs.keys() - own.keys())
+    if missing or extra:
+        example = f"it does not adapt {missing[0]}" if missing else f"it adapts {extra[0]} too"
+        raise AdapterFileError(
+            f"init_adapter {path} adapts {len(theirs)} weights, this run {len(own)}: {example}; give the same targets"
+        )
+    other_rank = [name for name in own if own[name][0] != theirs[name][0]]
+    if other_rank:
+        name = other_rank[0]
+        raise AdapterFileError(
+            f"init_adapter {path} has rank {theirs[name][0]} at {name}, this run {own[name][0]}; give the same rank"
+        )
+    other_scale = [name for name in own if own[name][1] != theirs[name][1]]
+    if other_scale:
+        name = other_scale[0]
+        raise SpecError(
+            f"init_adapter {path} scales its update of {name} by {theirs[name][1]:g}, this run by {own[name][1]:g}: "
+            "the model would not start where that adapter ended; give the same alpha"
+        )

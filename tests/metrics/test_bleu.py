@@ -1,0 +1,54 @@
+import math
+
+import pytest
+
+from loralab.errors import DataError
+from loralab.metrics.bleu import bleu_mteval, bleu_tokenized
+
+SENTENCE = "the cat sat on the mat ."
+
+
+def test_by_hand() -> None:
+    precisions = (6 / 7, 4 / 6, 2 / 5, 1 / 4)
+    expected = 100 * math.prod(precisions) ** 0.25
+    assert bleu_tokenized(["the cat sat on a mat ."], [[SENTENCE]]) == pytest.approx(expected)
+
+
+def test_a_perfect_output_and_an_empty_one() -> None:
+    for bleu in (bleu_mteval, bleu_tokenized):
+        assert bleu([SENTENCE], [[SENTENCE]]) == pytest.approx(100)
+        assert bleu(["", SENTENCE], [["a"], [SENTENCE]]) < 100
+        assert bleu([""], [[SENTENCE]]) == 0.0
+
+
+def test_no_smoothing() -> None:
+    assert bleu_tokenized(["the cat sat"], [["the cat sat"]]) == 0.0
+
+
+def test_tokens_are_split_from_ordinary_text_only() -> None:
+    glued = SENTENCE.replace(" .", ".")
+    assert bleu_mteval([glued], [[SENTENCE]]) == pytest.approx(100)
+    assert bleu_tokenized([glued], [[SENTENCE]]) < 80
+
+
+def test_any_number_of_references() -> None:
+    references = [["x"], ["y", SENTENCE, "z"]]
+    assert bleu_mteval(["x", SENTENCE], references) == pytest.approx(100)
+
+
+def test_a_blank_reference_has_length_0() -> None:
+    """Of the lengths 9 and 0 the output's 4 is closer to 0, so there is no penalty of brevity."""
+    output, reference = "a b c d", "a b c d e f g h i"
+    assert bleu_tokenized([output], [[reference]]) == pytest.approx(100 * math.exp(1 - 9 / 4))
+    assert bleu_tokenized([output], [[reference, ""]]) == pytest.approx(100)
+
+
+def test_of_equally_close_lengths_the_shorter_counts() -> None:
+    output, longer, shorter = "a b c d", "a b c d e f", "a b"
+    assert bleu_tokenized([output], [[longer, shorter]]) == pytest.approx(100)
+    assert bleu_tokenized([output], [[shorter, longer]]) == pytest.approx(100)
+
+
+def test_what_does_not_pair_up() -> None:
+    with pytest.raises(DataError, match="1 predictions for 2"):
+        bleu_mteval(["a"], [["a"], ["b"]])
