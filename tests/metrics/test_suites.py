@@ -44,8 +44,8 @@ def test_triples_are_split_at_every_sign() -> None:
 @pytest.mark.usefixtures("no_java")
 def test_of_triples_six_references_count_and_more_are_said() -> None:
     references = ["x", "x", "x", "x", "x", "y", "a b c d"]
-    scores = score_triples(["a b c d", "q"], [references, ["q"]])
-    assert scores.metrics["ter"] == pytest.approx(100 * (4 + 0) / 2)
+    scores = score_triples(["a b c d", "q r"], [references, ["q r"]])
+    assert scores.metrics["ter"] == pytest.approx(100 * (4 / 1 + 0 / 2) / 2)
     assert scores.notes[0].startswith("of the 1 texts with more than 6 references only the first ones count")
     assert score_triples(["a b c d"], [references[1:]]).metrics["ter"] == 0.0
 

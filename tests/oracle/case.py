@@ -71,7 +71,7 @@ def theirs_saved(case: Case, folder: Path, **changes: Any) -> tuple[nn.Module, P
 
 def peft_model(base: nn.Module, **fields: Any) -> PeftModel:
     """PEFT's own adapter on a copy of the base, every trained tensor with noise in it."""
-    model = get_peft_model(copy.deepcopy(base), LoraConfig(**{"r": 2, "lora_alpha": 5, **fields})).eval()
+    model = get_peft_model(copy.deepcopy(base), LoraConfig(**copy.deepcopy({"r": 2, "lora_alpha": 5, **fields}))).eval()
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.requires_grad:

@@ -5,6 +5,7 @@ A metric whose package or program is not installed is left out, and a note says 
 
 import re
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 from loralab.errors import MissingDependencyError
 from loralab.metrics.bleu import bleu_mteval, bleu_tokenized
@@ -91,14 +92,19 @@ def score_tokenized_triples(predictions: Sequence[str], references: References) 
 
 
 def _scores(measures: Mapping[str, Callable[[], float]], notes: Sequence[str] = ()) -> Scores:
-    """What can be measured here; one note for all that lacks the same thing."""
+    """What can be measured here; one note for all that lacks the same thing.
+
+    METEOR's program, which takes longest, is started first and runs beside the others.
+    """
     metrics: dict[str, float] = {}
     lacking: dict[str, list[str]] = {}
-    for name, measure in measures.items():
-        try:
-            metrics[name] = measure()
-        except MissingDependencyError as error:
-            lacking.setdefault(str(error), []).append(name)
+    with ThreadPoolExecutor(max_workers=2) as pool:
+        running = {name: pool.submit(measures[name]) for name in sorted(measures, key="meteor".__ne__)}
+        for name in measures:
+            try:
+                metrics[name] = running[name].result()
+            except MissingDependencyError as error:
+                lacking.setdefault(str(error), []).append(name)
     left_out = [f"left out: {', '.join(names)}, as {reason}" for reason, names in lacking.items()]
     return Scores(metrics, (*notes, *left_out))
 

@@ -87,5 +87,5 @@ VERB = Verb(
     ScoreConfig,
     run,
     show,
-    example="loralab score --task e2e --predictions outputs.txt --references testset_w_refs.csv",
+    example=("loralab score --task e2e --predictions outputs.txt \\\n  --references testset_w_refs.csv"),
 )
