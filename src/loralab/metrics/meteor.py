@@ -18,8 +18,9 @@ INSTALL_JAVA = "install a Java runtime (Debian, Ubuntu: apt-get install default-
 
 FINAL_SCORE = re.compile(r"^Final score:\s+(\d\S*)\s*$", re.MULTILINE)
 
-JAVA_OPTIONS = ("-Xmx2G", "-XX:+UseSerialGC", "-Dfile.encoding=UTF-8", "-Duser.language=en")
-"""The memory that the official scripts give it; the same result in every locale."""
+JAVA_OPTIONS = ("-Xmx2G", "-Xms2G", "-Xmn1400m", "-XX:+UseSerialGC", "-Dfile.encoding=UTF-8", "-Duser.language=en")
+"""The memory that the official scripts give it, most of it for young objects (a third faster than Java's own choice);
+the same result in every locale."""
 
 
 def meteor(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> float:
