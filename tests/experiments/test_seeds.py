@@ -40,6 +40,12 @@ def test_resume_repeats_no_finished_seed(config: ll.TrainConfig) -> None:
     assert Path(after.runs[1].adapter, "adapter_model.safetensors").is_file()
 
 
+def test_resume_prolongs_a_finished_seed(config: ll.TrainConfig) -> None:
+    before = train_seeds(config, (1,))
+    after = train_seeds(replace(config, resume=True, epochs=2), (1,))
+    assert after.runs[0].steps == 2 * before.runs[0].steps
+
+
 def test_resume_refuses_another_configuration(config: ll.TrainConfig) -> None:
     train_seeds(config, (1,))
     with pytest.raises(ll.SpecError, match=r"cannot be resumed with another configuration: lr was 0\.01"):

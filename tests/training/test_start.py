@@ -21,6 +21,14 @@ def first(classifying: Run) -> ll.TrainConfig:
     return config
 
 
+def test_what_would_be_lost_is_named(classifying: Run, tmp_path: Path) -> None:
+    first = classifying(epochs=1, modules_to_save=("classifier", "embeddings.LayerNorm"))
+    ll.train(first)
+    config = replace(first, out=str(tmp_path / "second"), modules_to_save=None, init_adapter=first.out)
+    with pytest.raises(ll.AdapterFileError, match=r"holds bert.embeddings.LayerNorm in full, which this run does not"):
+        ll.train(config)
+
+
 def three_classes(folder: Path) -> Path:
     for split in ("train", "validation"):
         write_lines(folder / f"{split}.jsonl", [{"text": f"it is {i}", "label": "abc"[i % 3]} for i in range(12)])

@@ -52,15 +52,10 @@ def _run(config: TrainConfig) -> TrainResult:
     if not config.resume or not folder.record.is_file():
         return train(replace(config, resume=False))
     record = folder.read_record()
-    finished = _finished(record)
-    changed = config.differences(record["config"])
-    if finished is None or changed or finished.steps < (config.steps or 0):
+    prolonged = any(record["config"].get(name) != getattr(config, name) for name in ("steps", "epochs"))
+    if "result" not in record or prolonged or config.differences(record["config"]):
         return train(config)
-    return finished
-
-
-def _finished(record: dict[str, Any]) -> TrainResult | None:
-    return TrainResult(**record["result"]) if "result" in record else None
+    return TrainResult(**record["result"])
 
 
 def _nearest(runs: tuple[TrainResult, ...], names: list[str]) -> str:

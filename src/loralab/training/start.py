@@ -31,6 +31,7 @@ def start_from(path: str, adapter: Adapter, config: TrainConfig, loaded: LoadedM
     earlier = _as_trained(Path(path), adapter, config, loaded, kind)
     own, theirs = _low_rank(adapter), _low_rank(earlier)
     _check_same_modules(path, own, theirs)
+    _check_all_is_taken(path, adapter, earlier)
     values = earlier.state_dict()
     afresh = [where for where in _heads(adapter) if not _fits(where, adapter, values)]
     with torch.no_grad():
@@ -92,6 +93,16 @@ def _low_rank(adapter: Adapter) -> dict[str, tuple[Any, ...]]:
 def _size(update: Update, part: str) -> tuple[int, float]:
     recipe = update.factors_of(part).recipe
     return recipe.rank, recipe.scale
+
+
+def _check_all_is_taken(path: str, adapter: Adapter, earlier: Adapter) -> None:
+    """What the earlier adapter trained in full, this run trains too."""
+    lost = [where for where in _heads(earlier) if where not in adapter.updates]
+    if lost:
+        raise AdapterFileError(
+            f"init_adapter {path} holds {', '.join(lost)} in full, which this run does not train: it would not start "
+            "where that adapter ended; give the same bias and modules_to_save"
+        )
 
 
 def _check_same_modules(path: str, own: Mapping[str, tuple[Any, ...]], theirs: Mapping[str, tuple[Any, ...]]) -> None:
