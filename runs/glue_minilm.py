@@ -2,8 +2,8 @@
 
     python runs/glue_minilm.py ../shared/data/glue out/glue-minilm
 
-It took 1 h 50 min in one thread of an AMD EPYC with native bfloat16, beside other work on its two cores. Interrupted and started again it goes on with the
-first seed that is not finished.
+It took 1 h 50 min in one thread of an AMD EPYC with native bfloat16, beside other work on its two cores. Interrupted
+and started again it goes on with the first seed that is not finished.
 """
 
 import argparse

@@ -28,7 +28,7 @@ def test_every_file_is_a_configuration(path: Path) -> None:
         config.validate()
         assert config.out == f"out/{path.parent.name}/{path.stem}"
     assert config.task in READERS
-    assert config.task.rpartition("/")[2] == path.name.partition(".")[0]
+    assert path.name.startswith(config.task.rpartition("/")[2])
 
 
 def column(folder: str, key: str) -> list[Any]:
@@ -41,6 +41,13 @@ def test_tables_9_and_10_row_by_row() -> None:
     assert column("table-2-roberta-large", "epochs") == [10, 10, 20, 20, 10, 20, 20, 30]
     assert column("table-2-roberta-large-restricted", "max_length") == [128] * 8
     assert column("table-2-deberta-v2-xxlarge", "head_dropout") == [0.15, 0, 0, 0.1, 0.1, 0.2, 0.2, 0.2]
+
+
+def test_table_17_subsets_of_mnli() -> None:
+    files = [read_toml(CONFIGS / "table-16-gpt3-175b" / f"mnli-{size}.toml") for size in ("100", "1k", "10k", "392k")]
+    assert [file["batch_size"] for file in files] == [20, 20, 100, 128]
+    assert [file["epochs"] for file in files] == [40, 40, 4, 2]
+    assert [file.get("limit") for file in files] == [100, 1_000, 10_000, None]
 
 
 def test_table_11_decoding() -> None:
