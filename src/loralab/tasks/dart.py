@@ -10,18 +10,17 @@ import lzma
 import tarfile
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from functools import cache, partial
 from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-from loralab.errors import DataError, SpecError
+from loralab.errors import DataError
 from loralab.metrics.suites import score_tokenized_triples, score_triples
 from loralab.tasks.definition import Task
 from loralab.tasks.example import Example
 from loralab.tasks.hub import HubSet
 from loralab.tasks.json_lines import Line, read_lines
-from loralab.tasks.official import official_files
+from loralab.tasks.official import refuse_labels, split_readers
 from loralab.tasks.triples import METRICS, WORDLESS, Entry, Text, Triple, grouped_texts, single_texts
 from loralab.tasks.triples_xml import parse_entries
 
@@ -47,13 +46,8 @@ def open_dart(data: str | None, labels: Sequence[str] | None = None) -> Task:
 
     Raises `NotFoundError` for a path that is not there or a folder with none of the files, `SpecError` for labels.
     """
-    if labels is not None:
-        raise SpecError("task dart generates text; it has no labels")
-    if data is None:
-        splits = {split: cache(partial(_from_hub, split)) for split in FILES}
-    else:
-        found = official_files("dart", data, FILES)
-        splits = {split: cache(partial(_from_file, split, path)) for split, path in found.items()}
+    refuse_labels("dart", labels)
+    splits = split_readers("dart", data, FILES, _from_file, _from_hub)
     return Task(
         "dart",
         "generation",

@@ -8,16 +8,15 @@ such an example is taken on its first reference.
 
 import csv
 from collections.abc import Iterable, Sequence
-from functools import cache, partial
 from pathlib import Path
 
-from loralab.errors import DataError, SpecError
+from loralab.errors import DataError
 from loralab.metrics.suites import score_e2e
 from loralab.tasks.definition import Task
 from loralab.tasks.e2e_outputs import CUE, E2E_OUTPUTS
 from loralab.tasks.example import Example
 from loralab.tasks.hub import HubSet
-from loralab.tasks.official import official_files
+from loralab.tasks.official import refuse_labels, split_readers
 
 FILES = {"train": ["trainset.csv"], "validation": ["devset.csv"], "test": ["testset_w_refs.csv"]}
 """The official file of each split."""
@@ -38,14 +37,8 @@ def open_e2e(data: str | None, labels: Sequence[str] | None = None) -> Task:
 
     Raises `NotFoundError` for a path that is not there or a folder with none of the files, `SpecError` for labels.
     """
-    if labels is not None:
-        raise SpecError("task e2e generates text; it has no labels")
-    if data is None:
-        splits = {name: cache(partial(_from_hub, name)) for name in FILES}
-    else:
-        splits = {
-            name: cache(partial(_from_file, path, name)) for name, path in official_files("e2e", data, FILES).items()
-        }
+    refuse_labels("e2e", labels)
+    splits = split_readers("e2e", data, FILES, _from_file, _from_hub)
     return Task("e2e", "generation", splits, METRICS, score_texts=score_e2e, outputs=E2E_OUTPUTS)
 
 
@@ -82,7 +75,7 @@ def grouped_references(rows: Iterable[Row]) -> tuple[Example, ...]:
     return tuple(_example(meaning, tuple(each)) for meaning, each in references.items())
 
 
-def _from_file(path: Path, split: str) -> tuple[Example, ...]:
+def _from_file(split: str, path: Path) -> tuple[Example, ...]:
     return _examples(read_rows(path), split)
 
 

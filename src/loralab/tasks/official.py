@@ -1,9 +1,14 @@
-"""The official download of a data set on disk: which file is which split. It opens none and knows no task."""
+"""The official download of a data set: which file is which split, and what reads it; or the Hub in its place.
 
-from collections.abc import Mapping, Sequence
+It opens no file itself and knows no task.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache, partial
 from pathlib import Path
 
-from loralab.errors import NotFoundError
+from loralab.errors import NotFoundError, SpecError
+from loralab.tasks.example import Examples
 
 WHOLE_FILE = "all"
 """The one split of a data set that was given as a single file."""
@@ -26,3 +31,25 @@ def official_files(task: str, data: str, files: Mapping[str, Sequence[str]]) -> 
     if not found:
         raise NotFoundError(f"task {task}: {path} holds none of {expected}; give their folder as --data")
     return found
+
+
+def split_readers(
+    task: str,
+    data: str | None,
+    files: Mapping[str, Sequence[str]],
+    from_file: Callable[[str, Path], Examples],
+    from_hub: Callable[[str], Examples],
+) -> dict[str, Callable[[], Examples]]:
+    """For each split what reads it, once: `from_file(split, path)` of the files at `data`, `from_hub(split)` without.
+
+    Raises what `official_files` raises.
+    """
+    if data is None:
+        return {split: cache(partial(from_hub, split)) for split in files}
+    return {split: cache(partial(from_file, split, path)) for split, path in official_files(task, data, files).items()}
+
+
+def refuse_labels(task: str, labels: Sequence[str] | None) -> None:
+    """Raises `SpecError` for labels that were given to a task which generates text."""
+    if labels is not None:
+        raise SpecError(f"task {task} generates text; it has no labels")

@@ -7,17 +7,15 @@ unique dialogue.
 """
 
 from collections.abc import Iterable, Sequence
-from functools import cache, partial
 from pathlib import Path
 
-from loralab.errors import SpecError
 from loralab.metrics.suites import score_rouge
 from loralab.tasks.definition import ROUGE, Task
 from loralab.tasks.example import Example
 from loralab.tasks.grouping import one_per_input
 from loralab.tasks.hub import HubSet
 from loralab.tasks.json_lines import Line, read_lines
-from loralab.tasks.official import official_files
+from loralab.tasks.official import refuse_labels, split_readers
 
 FILES = {
     "train": ["train.json", "train.jsonl"],
@@ -44,13 +42,8 @@ def open_samsum(data: str | None, labels: Sequence[str] | None = None) -> Task:
 
     Raises `NotFoundError` for a path that is not there or a folder with none of the files, `SpecError` for labels.
     """
-    if labels is not None:
-        raise SpecError("task samsum generates text; it has no labels")
-    if data is None:
-        splits = {split: cache(partial(_from_hub, split)) for split in FILES}
-    else:
-        found = official_files("samsum", data, FILES)
-        splits = {split: cache(partial(_from_file, split, path)) for split, path in found.items()}
+    refuse_labels("samsum", labels)
+    splits = split_readers("samsum", data, FILES, _from_file, _from_hub)
     return Task("samsum", "generation", splits, ROUGE, notes=(NOTE,), score_texts=score_rouge)
 
 

@@ -12,11 +12,12 @@ from dataclasses import replace
 from functools import cache, partial
 from typing import Any
 
-from loralab.errors import DataError, SpecError
+from loralab.errors import DataError
 from loralab.metrics.suites import score_tokenized_triples, score_triples
 from loralab.tasks.definition import Task
 from loralab.tasks.example import Example
 from loralab.tasks.hub import HubSet
+from loralab.tasks.official import refuse_labels
 from loralab.tasks.triples import METRICS, WORDLESS, Entry, Text, grouped_texts, parse_triple, single_texts
 from loralab.tasks.triples_xml import parse_entries
 from loralab.tasks.webnlg_files import FOLDERS, TEST_FILE, Files, webnlg_files
@@ -50,8 +51,7 @@ def open_webnlg(data: str | None, labels: Sequence[str] | None = None) -> Task:
 
     Raises `NotFoundError` for a path that is not there or a folder without such files, `SpecError` for labels.
     """
-    if labels is not None:
-        raise SpecError("task webnlg generates text; it has no labels")
+    refuse_labels("webnlg", labels)
     splits: dict[str, Read]
     if data is None:
         splits = {split: cache(partial(_from_hub, split)) for split in FOLDERS}

@@ -11,7 +11,7 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
-from loralab.errors import DataError, SpecError
+from loralab.errors import DataError
 from loralab.metrics.wikisql import Gold, score_queries, write_gold
 from loralab.metrics.wikisql_database import Source, Table, build_database, open_database
 from loralab.metrics.wikisql_query import Query, read_query
@@ -20,7 +20,7 @@ from loralab.tasks.definition import Task
 from loralab.tasks.example import Example
 from loralab.tasks.hub import HubSet
 from loralab.tasks.json_lines import Line, read_lines
-from loralab.tasks.official import official_files
+from loralab.tasks.official import official_files, refuse_labels
 from loralab.tasks.wikisql_outputs import WIKISQL_OUTPUTS
 from loralab.tasks.wikisql_tables import ARCHIVE, database_file, parse_table, read_tables, schema, tables_file
 
@@ -40,8 +40,7 @@ def open_wikisql(data: str | None, labels: Sequence[str] | None = None) -> Task:
 
     Raises `NotFoundError` for a path that is not there or a folder with none of the files, `SpecError` for labels.
     """
-    if labels is not None:
-        raise SpecError("task wikisql generates text; it has no labels")
+    refuse_labels("wikisql", labels)
     if data is None:
         hub = {split: cache(partial(_from_hub, split)) for split in FILES}
         return Task("wikisql", "generation", hub, METRICS, score_texts=score_queries, outputs=WIKISQL_OUTPUTS)
