@@ -37,7 +37,12 @@ if TYPE_CHECKING:
     from loralab.evaluation.evaluate import evaluate as evaluate
     from loralab.formats.adapter_folder import load as load
     from loralab.formats.adapter_folder import save as save
+    from loralab.methods.bitfit import BitFit as BitFit
+    from loralab.methods.bottleneck import BottleneckAdapter as BottleneckAdapter
+    from loralab.methods.full import FullFineTune as FullFineTune
     from loralab.methods.lora import LoRA as LoRA
+    from loralab.methods.prefix_specs import PrefixEmbedding as PrefixEmbedding
+    from loralab.methods.prefix_specs import PrefixLayer as PrefixLayer
     from loralab.training.config import TrainConfig as TrainConfig
     from loralab.training.run import train as train
 
@@ -45,8 +50,13 @@ _HOME = {
     "Adapter": "core.adapter",
     "AdapterSet": "core.adapter",
     "adapters_of": "core.adapter",
+    "BitFit": "methods.bitfit",
+    "BottleneckAdapter": "methods.bottleneck",
+    "FullFineTune": "methods.full",
     "LoRA": "methods.lora",
     "MergeReport": "core.merge",
+    "PrefixEmbedding": "methods.prefix_specs",
+    "PrefixLayer": "methods.prefix_specs",
     "TrainConfig": "training.config",
     "activate": "core.attach",
     "attach": "core.attach",

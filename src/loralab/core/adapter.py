@@ -19,6 +19,8 @@ class Plan:
 
     updates: Mapping[str, Update]
     notes: tuple[str, ...] = ()
+    heads: tuple[str, ...] = ()
+    """Paths of the modules that are the task's head: trained in full, and counted apart."""
 
 
 @dataclass
@@ -30,11 +32,17 @@ class Adapter:
     updates: dict[str, Update]
     notes: list[str] = field(default_factory=list)
     layers: dict[str, AdaptedLayer] = field(default_factory=dict)
+    heads: tuple[str, ...] = ()
 
     @property
     def matched(self) -> list[str]:
-        """Paths of the modules with low-rank updates, in the model's order."""
-        return [path for path, update in self.updates.items() if len(update.parts)]
+        """Paths of the modules with low-rank updates or inserted layers; where there are none, of all but the heads."""
+        inserted = [path for path, update in self.updates.items() if update.is_insertion]
+        return inserted or [path for path in self.updates if not self.in_head(path)]
+
+    def in_head(self, name: str) -> bool:
+        """Whether a module or tensor of this name belongs to the task's head."""
+        return any(name == head or name.startswith(f"{head}.") for head in self.heads)
 
     @property
     def silent_at_first_step(self) -> set[str]:
@@ -42,10 +50,13 @@ class Adapter:
         return {f"{path}.{local}" for path, update in self.updates.items() for local in update.silent_at_first_step()}
 
     def named_tensors(self) -> Iterator[tuple[str, Tensor]]:
-        """(`<module path>.<lora_A | q.lora_B | bias | …>`, tensor) of all that is stored."""
+        """(`<module path>.<lora_A | q.lora_B | bias | …>`, tensor) of all that is stored, tied ones once."""
+        seen: set[int] = set()
         for path, update in self.updates.items():
             for local, tensor in update.named_tensors():
-                yield f"{path}.{local}", tensor
+                if id(tensor) not in seen:
+                    seen.add(id(tensor))
+                    yield f"{path}.{local}", tensor
 
     def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
         """Exactly what trains, by the same names."""

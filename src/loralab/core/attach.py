@@ -7,11 +7,12 @@ about the model changes, and `detach` puts the very same modules back.
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import Any
 
 from torch import Tensor, nn
 
-from loralab.core.adapter import Adapter, AdapterSet, Plan, adapters_of, adapters_on, keep_adapters
+from loralab.core.adapter import Adapter, AdapterSet, adapters_of, adapters_on, keep_adapters
+from loralab.core.joint import JointMethod, Method
 from loralab.core.layer import AdaptedLayer, Rows
 from loralab.core.merge import originals_in_place
 from loralab.core.names import Slot, slots, unwrapped
@@ -21,15 +22,10 @@ from loralab.errors import AdapterStateError, SpecError, TargetError
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
-class Method(Protocol):
-    """A way to adapt a model: a specification that can say what it does to one."""
-
-    def plan(self, model: nn.Module) -> Plan:
-        """The updates this method puts on `model`."""
-
-
-def attach(model: nn.Module, spec: Method, name: str = "default") -> Adapter:
+def attach(model: nn.Module, spec: Method | Sequence[Method], name: str = "default") -> Adapter:
     """Put a fresh adapter on any nn.Module, freeze the base, make the adapter active and return it.
+
+    Several specifications make one adapter that does all of it at once (LoRA and a prefix, say).
 
     The model computes what it did before, bit for bit, until the adapter is trained. Raises TargetError if a target
     names nothing, SpecError if the specification or the name cannot be, AdapterStateError if the name is taken or
@@ -38,6 +34,7 @@ def attach(model: nn.Module, spec: Method, name: str = "default") -> Adapter:
     adapters = adapters_on(model)
     _check_name(name, adapters)
     adapters.refuse_merged(f"attaching adapter '{name}'")
+    spec = JointMethod(tuple(spec)) if isinstance(spec, Sequence) else spec
     plan = spec.plan(model)
     places = _places(model, plan.updates)
     _refuse_overlap(plan.updates, adapters)
@@ -47,7 +44,7 @@ def attach(model: nn.Module, spec: Method, name: str = "default") -> Adapter:
     for path, update in plan.updates.items():
         _put(adapters, name, path, update, places[path])
     layers = {path: adapters.layers[path] for path in plan.updates}
-    adapter = Adapter(name, spec, dict(plan.updates), [*plan.notes, *_wrapper_notes(model)], layers)
+    adapter = Adapter(name, spec, dict(plan.updates), [*plan.notes, *_wrapper_notes(model)], layers, plan.heads)
     adapters.adapters[name] = adapter
     adapters.route(active=name)
     keep_adapters(model, adapters)
@@ -171,13 +168,16 @@ def _places(model: nn.Module, updates: dict[str, Update] | Any) -> dict[str, lis
 
 
 def _refuse_overlap(updates: Any, adapters: AdapterSet) -> None:
-    """A module saved in full and a module inside it cannot both be adapted."""
-    everything = [*updates, *adapters.layers]
-    inside = [(inner, outer) for outer in updates for inner in everything if inner.startswith(outer + ".")]
-    inside += [(inner, outer) for outer in adapters.layers for inner in updates if inner.startswith(outer + ".")]
-    if inside:
-        inner, outer = inside[0]
-        raise SpecError(f"{outer} is trained in full and {inner} inside it is adapted as well; choose one of the two")
+    """A module whose tensors are replaced by way of a module around it cannot be adapted as well."""
+    replacing = list(updates.items())
+    replacing += [(path, update) for path, layer in adapters.layers.items() for update in layer.all_updates()]
+    for outer, update in replacing:
+        names = [f"{outer}.{name}" for name in update.replacements()]
+        for inner in (path for path in (*updates, *adapters.layers) if path.startswith(outer + ".")):
+            if any(name.startswith(inner + ".") for name in names):
+                raise SpecError(
+                    f"{outer} is trained in full and {inner} inside it is adapted as well; choose one of the two"
+                )
 
 
 def _put(adapters: AdapterSet, name: str, path: str, update: Update, places: list[Slot]) -> None:

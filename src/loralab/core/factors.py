@@ -1,6 +1,5 @@
 """One pair of low-rank factors: the parameters A and B and their scale."""
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
@@ -8,6 +7,7 @@ from torch import Tensor, nn
 
 from loralab.core.init import initialise, reversed_normal
 from loralab.core.math import scaling
+from loralab.core.wide import WideModule
 from loralab.errors import SpecError
 
 
@@ -27,12 +27,8 @@ class Recipe:
         return scaling(self.alpha, self.rank, self.rank_stabilized)
 
 
-class Factors(nn.Module):
-    """A [R, …in] and B [O, …], trained in float32 (float64 in a float64 model), and their recipe.
-
-    The parameters stay at least float32 when the model is cast to half precision: an update is the sum of many
-    small steps, and bfloat16 would lose most of them.
-    """
+class Factors(WideModule):
+    """A [R, …in] and B [O, …], trained in float32 (float64 in a float64 model), and their recipe."""
 
     def __init__(
         self,
@@ -72,16 +68,6 @@ class Factors(nn.Module):
     def silent_at_first_step(self) -> str:
         """The factor whose first gradient is exactly zero because the other one starts at zero."""
         return "lora_B" if self.starts_at_A else "lora_A"
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Factors":
-        def at_least_float32(tensor: Tensor) -> Tensor:
-            moved = fn(tensor)
-            if moved.dtype in (torch.bfloat16, torch.float16):
-                return tensor.to(device=moved.device, dtype=torch.float32)
-            return moved
-
-        super()._apply(at_least_float32, recurse)  # type: ignore[no-untyped-call]
-        return self
 
 
 def check_rank(recipe: Recipe, path: str, rows: int, columns: int) -> None:

@@ -50,7 +50,8 @@ class AdaptedLayer(nn.Module):
     """A base module with the updates of any number of adapters, at most one of which applies to a sequence.
 
     Attributes that the layer does not have are the base's (`weight`, `in_features`, …), so that code which looks
-    into a module keeps working; what it sees there is the *frozen* tensor.
+    into a module keeps working. What it sees there is the *frozen* tensor, unless the active adapter replaces it in
+    full: a parent that reads its child's weight (DeBERTa's relative positions) then computes with the trained one.
     """
 
     def __init__(self, base: nn.Module, routing: Routing) -> None:
@@ -64,7 +65,16 @@ class AdaptedLayer(nn.Module):
         try:
             return super().__getattr__(name)
         except AttributeError:
-            return getattr(super().__getattr__("base"), name)
+            found = getattr(super().__getattr__("base"), name)
+            return self._replacement(name, found) if isinstance(found, Tensor) else found
+
+    def _replacement(self, name: str, frozen: Tensor) -> Tensor:
+        """The trained copy of a tensor of the base, in its dtype, if the active adapter has one; else the tensor."""
+        if self.routing.merged is not None or self.routing.rows is not None:
+            return frozen
+        update = self.update_of(self.routing.active)
+        replaced = {} if update is None else update.replacements()
+        return replaced[name].to(frozen.dtype) if name in replaced else frozen
 
     # -- updates by adapter name ------------------------------------------------------------------------------
 
@@ -83,6 +93,10 @@ class AdaptedLayer(nn.Module):
         update = self.updates[_key(name)]
         assert isinstance(update, Update)
         return update
+
+    def all_updates(self) -> list[Update]:
+        """What all adapters bring to this layer."""
+        return [update for update in self.updates.values() if isinstance(update, Update)]
 
     # -- the function -----------------------------------------------------------------------------------------
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from loralab.core.adapter import AdapterSet, Original, adapters_of, adapters_on
+from loralab.core.adapter import Adapter, AdapterSet, Original, adapters_of, adapters_on
 from loralab.core.names import unwrapped
 from loralab.core.update import tensor_of
 from loralab.errors import AdapterStateError, NumericsError
@@ -54,6 +54,7 @@ def plan_merge(model: nn.Module, name: str | None = None) -> list[MergedTensor]:
     chosen = name if name is not None else adapters.routing.active
     if chosen is None:
         raise AdapterStateError("a merge was asked for, but no adapter is active; activate one or name it")
+    refuse_unmergeable(adapters.adapter(chosen))
     plan = [
         MergedTensor(path, base, tensor_name, merged, _change(merged, tensor_of(base, tensor_name)))
         for path, update in adapters.adapter(chosen).updates.items()
@@ -64,6 +65,16 @@ def plan_merge(model: nn.Module, name: str | None = None) -> list[MergedTensor]:
     if spoilt:
         raise NumericsError(f"adapter '{chosen}' would merge NaN or infinite values into: {', '.join(spoilt)}")
     return plan
+
+
+def refuse_unmergeable(adapter: Adapter) -> None:
+    """AdapterStateError for an adapter that is more than a change of the base's weights, saying where and why."""
+    for path, update in adapter.updates.items():
+        if update.why_not_merged:
+            raise AdapterStateError(
+                f"adapter '{adapter.name}' was asked to be merged, but at {path} it is {update.why_not_merged}; "
+                "keep it live"
+            )
 
 
 def merge(model: nn.Module, name: str | None = None) -> MergeReport:

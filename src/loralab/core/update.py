@@ -3,16 +3,18 @@
 An update is *defined* by substitution: the module computes as if some of its tensors were others, W + s·B·A for
 those with low-rank factors and a trained copy for those replaced in full. `Update.forward` does just that, so it
 is right for any module; the subclasses in `low_rank.py` compute the same function without ever forming B·A.
+An update may also bring tensors of its own that stand for none of the module's (`added`): a layer after it, a prefix.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
 from loralab.core.factors import Factors
+from loralab.core.wide import Added
 from loralab.errors import AdapterStateError
 
 WHOLE = "weight"
@@ -20,11 +22,20 @@ WHOLE = "weight"
 
 
 class Update(nn.Module):
-    """Factors by part of the module, and full replacements by tensor name."""
+    """Factors by part of the module, full replacements by tensor name, and tensors of its own."""
 
-    def __init__(self, parts: Mapping[str, Factors], replaced: Mapping[str, Tensor] | None = None) -> None:
+    why_not_merged: ClassVar[str] = ""
+    """Why the base's weights cannot take this update up; empty where they can."""
+
+    def __init__(
+        self,
+        parts: Mapping[str, Factors],
+        replaced: Mapping[str, Tensor] | None = None,
+        added: Mapping[str, Tensor] | None = None,
+    ) -> None:
         super().__init__()
         self.parts = nn.ModuleDict(dict(parts))
+        self.added = Added(added or {})
         self.replaced = nn.Module()
         for name, tensor in (replaced or {}).items():
             self.replace(name, tensor)
@@ -45,6 +56,10 @@ class Update(nn.Module):
         assert isinstance(factors, Factors)
         return factors
 
+    def share(self, name: str, parameter: nn.Parameter) -> None:
+        """From now on the module's tensor `name` is this trained copy, which another update replaces a tied one by."""
+        self.replaced.register_parameter(_key(name), parameter)
+
     def replacements(self) -> dict[str, Tensor]:
         """Tensor name within the module → its trained copy."""
         owned = {**self.replaced._parameters, **self.replaced._buffers}
@@ -56,7 +71,13 @@ class Update(nn.Module):
             prefix = "" if part == WHOLE else f"{part}."
             for name, parameter in factors.named_parameters():
                 yield prefix + name, parameter
+        yield from self.added.named_parameters()
         yield from self.replacements().items()
+
+    @property
+    def is_insertion(self) -> bool:
+        """Whether it computes something beside its module's own tensors: a low-rank path, a layer, a prefix."""
+        return bool(len(self.parts) or self.added._parameters)
 
     def silent_at_first_step(self) -> set[str]:
         """Local names of the tensors whose gradient is rightly zero in the very first backward pass."""

@@ -1,15 +1,29 @@
-"""The loss of a language model on encoded examples: nats per target token. It knows nothing of tasks' files."""
+"""The loss of a language model on encoded examples: nats per target token. It knows nothing of tasks' files.
+
+Training and evaluation take it from here alike, so that both say where the prompts end.
+"""
 
 import math
 from collections.abc import Sequence
 
 import torch
+from torch import Tensor
 from transformers import PreTrainedModel
 
+from loralab.core.prompt import ends_before_targets, prompts_end_at
 from loralab.errors import NumericsError
-from loralab.models.head import target_loss_sum
-from loralab.tasks.batching import collate, sorted_batches
+from loralab.models.head import IGNORED, target_loss_sum
+from loralab.tasks.batching import Batch, collate, sorted_batches
 from loralab.tasks.encoding import AnyEncoded
+
+
+def batch_target_loss(model: PreTrainedModel, batch: Batch, label_smoothing: float = 0.0) -> tuple[Tensor, int]:
+    """(Σ cross-entropy of a batch in nats, a differentiable float32 scalar; its number of target tokens)."""
+    assert batch.labels is not None
+    with prompts_end_at(ends_before_targets(batch.labels, IGNORED)):
+        return target_loss_sum(
+            model, batch.input_ids, batch.attention_mask, batch.labels, label_smoothing=label_smoothing
+        )
 
 
 @torch.no_grad()
@@ -21,8 +35,7 @@ def mean_target_loss(model: PreTrainedModel, encoded: Sequence[AnyEncoded], pad_
     total, count = 0.0, 0
     for indices in sorted_batches([each.tokens for each in encoded], batch_size):
         batch = collate([encoded[index] for index in indices], pad_id).to(model.device)
-        assert batch.labels is not None
-        loss, targets = target_loss_sum(model, batch.input_ids, batch.attention_mask, batch.labels)
+        loss, targets = batch_target_loss(model, batch)
         total, count = total + float(loss), count + targets
     if not math.isfinite(total):
         raise NumericsError(f"the loss is {total}; the model's weights or its precision are at fault")

@@ -56,10 +56,11 @@ class Loaded:
     updates: Mapping[str, Update]
     spec: object
     notes: Sequence[str]
+    heads: tuple[str, ...] = ()
 
     def plan(self, model: nn.Module) -> Plan:
         """The plan that was read."""
-        return Plan(self.updates, tuple(self.notes))
+        return Plan(self.updates, tuple(self.notes), self.heads)
 
 
 # -- saving ---------------------------------------------------------------------------------------------------
@@ -87,9 +88,10 @@ def save(adapter: Adapter, path: str | Path, *, model: nn.Module | None = None, 
         OWN_LAYOUT if reasons else PEFT_LAYOUT,
         method_to_json(adapter.spec),
         {where: describe(update, bases[where]) for where, update in adapter.updates.items()},
-        _fingerprint(adapter.updates, bases, model),
+        _fingerprint(adapter.updates, bases, model, adapter.heads),
         "",
         adapter.notes,
+        adapter.heads,
     )
     _write(folder, config, tensors, sidecar)
     if overwrite:
@@ -146,8 +148,15 @@ def _refuse_foreign(folder: Path, overwrite: bool) -> None:
         )
 
 
-def _fingerprint(updates: Mapping[str, Update], bases: Mapping[str, nn.Module], model: nn.Module | None) -> Fingerprint:
-    adapted = ((path, bases[path], adapted_tensors(update, bases[path])) for path, update in updates.items())
+def _fingerprint(
+    updates: Mapping[str, Update], bases: Mapping[str, nn.Module], model: nn.Module | None, heads: Sequence[str]
+) -> Fingerprint:
+    """Of everything but heads, which start at random on the base."""
+    adapted = (
+        (path, bases[path], adapted_tensors(update, bases[path]))
+        for path, update in updates.items()
+        if not any(path == head or path.startswith(f"{head}.") for head in heads)
+    )
     return fingerprint(adapted, None if model is None else unwrapped(model))
 
 
@@ -227,9 +236,10 @@ def _read_folder(model: nn.Module, folder: Path, allow_other_base: bool) -> Load
         notes.append("the folder has no loralab.json: whether the base model is the right one could not be checked")
     elif not allow_other_base:
         by_path = modules_by_path(model)
-        sidecar.fingerprint.check(_fingerprint(updates, by_path, model))
+        sidecar.fingerprint.check(_fingerprint(updates, by_path, model, sidecar.heads))
     said = sidecar.notes if sidecar else ()
-    return Loaded(updates, spec, list(dict.fromkeys([*said, *notes, *tie_notes(model, updates)])))
+    heads = sidecar.heads if sidecar else ()
+    return Loaded(updates, spec, list(dict.fromkeys([*said, *notes, *tie_notes(model, updates)])), heads)
 
 
 def _read_own(

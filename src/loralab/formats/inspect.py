@@ -1,7 +1,7 @@
 """What an adapter on disk is, what it touches, and whether it does anything."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -178,7 +178,24 @@ def _own(
                 raise AdapterFileError(f"{folder} lacks {' or '.join(keys)}; get it again")
             pairs.append(FilePair(name, record.kind, keys, tensors[keys[0]], tensors[keys[1]], each.recipe))
     why = [f"PEFT cannot load it: {reason}" for reason in content.get("why_not_peft", [])]
-    return _summary("lora", pairs, len(tensors), sidecar, why)
+    found = _summary(method_name(sidecar.method), pairs, len(tensors), sidecar, why)
+    inserted = [path for path, record in sidecar.modules.items() if record.settings]
+    zero = [name for name, tensor in tensors.items() if name.rpartition(".")[0] in inserted and not bool(tensor.any())]
+    targets = found.targets or inserted or [path for path in sidecar.modules if path not in sidecar.heads]
+    return replace(found, targets=targets, dead_tensors=[*found.dead_tensors, *zero])
+
+
+def method_name(method: Mapping[str, Any]) -> str:
+    """What the command line calls a method, from its specification as JSON."""
+    if method.get("type") == "JointMethod":
+        return "+".join(method_name(each) for each in method["specs"])
+    if method.get("type") == "FullFineTune":
+        return "full" if method.get("top_layers") is None else f"top{method['top_layers']}"
+    if method.get("type") == "BottleneckAdapter":
+        return {"houlsby": "adapter-h", "lin": "adapter-l", "pfeiffer": "adapter-p"}[method["style"]]
+    return {"BitFit": "bitfit", "PrefixEmbedding": "prefix-embed", "PrefixLayer": "prefix-layer"}.get(
+        str(method.get("type")), "rslora" if method.get("rank_stabilized") else "lora"
+    )
 
 
 def _loralib(path: Path, alpha: float | None) -> Inspection:

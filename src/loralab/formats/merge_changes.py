@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from loralab.core.adapter import adapters_of
+from loralab.core.merge import refuse_unmergeable
 from loralab.core.names import unwrapped
 from loralab.core.update import Update
 from loralab.errors import NumericsError
@@ -34,6 +35,7 @@ class Changes:
     def of(cls, model: nn.Module, name: str, held: dict[str, Held]) -> "Changes":
         """Look at everything once; raises NumericsError naming all tensors with NaN or infinity."""
         adapters = adapters_of(model)
+        refuse_unmergeable(adapters.adapter(name))
         changes, spoilt = cls(name), []
         for path, update in adapters.adapter(name).updates.items():
             base = unwrapped(adapters.layers[path])

@@ -7,6 +7,7 @@ instead of computing something else.
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from loralab.core.names import modules_by_path
@@ -16,6 +17,8 @@ from loralab.formats.peft_config import OWN_TYPE
 from loralab.formats.peft_layout import fill
 from loralab.formats.structure import ModuleRecord, has_tensor
 from loralab.formats.tensor_checks import refuse_unfit
+from loralab.methods.prefix import link
+from loralab.methods.ties import share_ties
 
 
 def own_config(reasons: Sequence[str], base_model: str | None) -> dict[str, Any]:
@@ -24,12 +27,12 @@ def own_config(reasons: Sequence[str], base_model: str | None) -> dict[str, Any]
 
 
 def own_tensors(updates: Mapping[str, Update]) -> dict[str, Tensor]:
-    """`<module path>.<lora_A | q.lora_B | bias | …>` → tensor, as `Adapter.named_tensors` has them."""
-    return {
-        f"{path}.{local}": tensor.detach()
-        for path, update in updates.items()
-        for local, tensor in update.named_tensors()
-    }
+    """`<module path>.<lora_A | q.lora_B | bias | …>` → tensor, as `Adapter.named_tensors` has them: tied ones once."""
+    first: dict[int, tuple[str, Tensor]] = {}
+    for path, update in updates.items():
+        for local, tensor in update.named_tensors():
+            first.setdefault(id(tensor), (f"{path}.{local}", tensor.detach()))
+    return dict(first.values())
 
 
 def from_own(model: nn.Module, tensors: Mapping[str, Tensor], modules: Mapping[str, ModuleRecord]) -> dict[str, Update]:
@@ -47,17 +50,37 @@ def from_own(model: nn.Module, tensors: Mapping[str, Tensor], modules: Mapping[s
         raise AdapterFileError(f"the adapter does not fit this model, which has no {', '.join(lost)}")
     updates = {path: record.build(path, by_path[path]) for path, record in modules.items()}
     expected = {name: tuple(tensor.shape) for name, tensor in own_tensors(updates).items()}
-    for path, record in modules.items():
-        expected |= {f"{path}.{name}": tuple(tensor_of(by_path[path], name).shape) for name in record.replaced}
+    stored = _stored_names(modules, by_path, tensors)
+    for (path, name), full in stored.items():
+        expected[full] = tuple(tensor_of(by_path[path], name).shape)
     refuse_unfit(tensors, expected)
     for path, update in updates.items():
         _fill(path, update, tensors)
         for name in modules[path].replaced:
-            update.replace(name, tensors[f"{path}.{name}"].to(tensor_of(by_path[path], name).device))
+            update.replace(name, tensors[stored[path, name]].to(tensor_of(by_path[path], name).device))
+    share_ties(updates, by_path)
+    link(updates)
     return updates
+
+
+def _stored_names(
+    modules: Mapping[str, ModuleRecord], by_path: Mapping[str, nn.Module], tensors: Mapping[str, Tensor]
+) -> dict[tuple[str, str], str]:
+    """(path, name) of every replaced tensor → its name in the file; tied ones are stored once, as the first."""
+    first: dict[int, str] = {}
+    found = {}
+    for path, record in modules.items():
+        for name in record.replaced:
+            full, tensor = f"{path}.{name}", tensor_of(by_path[path], name)
+            tied = first.setdefault(id(tensor), full)
+            found[path, name] = full if full in tensors else tied
+    return found
 
 
 def _fill(path: str, update: Update, tensors: Mapping[str, Tensor]) -> None:
     for part in update.parts:
         prefix = path if part == WHOLE else f"{path}.{part}"
         fill(update.factors_of(part), tensors[f"{prefix}.lora_A"], tensors[f"{prefix}.lora_B"])
+    with torch.no_grad():
+        for name, parameter in update.added.named_parameters():
+            parameter.copy_(tensors[f"{path}.{name}"])

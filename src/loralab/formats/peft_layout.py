@@ -124,6 +124,8 @@ def why_not_peft(update: Update, base: nn.Module) -> str | None:
     if isinstance(update, ParameterUpdate) and update.stored_transposed:
         single = any(tensor_of(base, name).shape[0] == 1 for name in update.parts)
         return "PEFT does not transpose the update of a single expert" if single else None
+    if update.added._parameters:
+        return f"it is {update.why_not_merged}"
     if update.parts and not set(update.replacements()) <= BIASES:
         return "PEFT does not replace other tensors than the bias of a module with a low-rank update"
     return None

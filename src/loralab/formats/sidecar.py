@@ -11,16 +11,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from loralab.core.joint import JointMethod
 from loralab.errors import AdapterFileError, SpecError
 from loralab.formats.fingerprint import Fingerprint
 from loralab.formats.peft_config import read_json
 from loralab.formats.structure import ModuleRecord
+from loralab.methods.bitfit import BitFit
+from loralab.methods.bottleneck import BottleneckAdapter
+from loralab.methods.full import FullFineTune
 from loralab.methods.lora import LoRA
+from loralab.methods.prefix_specs import PrefixEmbedding, PrefixLayer
 
 SIDECAR_NAME = "loralab.json"
 VERSION = 1
 PEFT_LAYOUT, OWN_LAYOUT = "peft", "own"
-_METHODS: dict[str, type[Any]] = {"LoRA": LoRA}
+_METHODS: dict[str, type[Any]] = {
+    each.__name__: each for each in (LoRA, FullFineTune, BitFit, BottleneckAdapter, PrefixEmbedding, PrefixLayer)
+}
 
 
 @dataclass(frozen=True)
@@ -33,6 +40,7 @@ class Sidecar:
     fingerprint: Fingerprint
     tensors_sha256: str
     notes: Sequence[str] = ()
+    heads: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON."""
@@ -44,19 +52,16 @@ class Sidecar:
             "fingerprint": self.fingerprint.to_json(),
             "tensors_sha256": self.tensors_sha256,
             "notes": list(self.notes),
+            "heads": list(self.heads),
         }
 
     def spec(self) -> object | None:
         """The method's specification, or None if it is of a kind that cannot be made anew (a combination)."""
-        fields = dict(self.method)
-        method = _METHODS.get(fields.pop("type", ""))
-        if method is None:
-            return None
         try:
-            made: object = method(**fields)
+            spec: object | None = method_from_json(self.method)
         except (SpecError, TypeError) as problem:
             raise AdapterFileError(f"the specification in {SIDECAR_NAME} cannot be: {problem}") from problem
-        return made
+        return spec
 
     def check_belongs(self, tensors: Path) -> None:
         """AdapterFileError unless this file was written together with that tensor file."""
@@ -87,15 +92,27 @@ def read_sidecar(folder: Path) -> Sidecar | None:
             Fingerprint.from_json(content["fingerprint"]),
             content["tensors_sha256"],
             content.get("notes", []),
+            tuple(content.get("heads", ())),
         )
     except (KeyError, TypeError, AttributeError) as problem:
         raise AdapterFileError(f"{path} is damaged ({problem!r}); save the adapter again") from problem
 
 
 def method_to_json(spec: object) -> dict[str, Any]:
-    """A specification (any frozen dataclass) as JSON, with its type."""
+    """A specification (any frozen dataclass) as JSON, with its type; a combination as those that it is made of."""
+    if isinstance(spec, JointMethod):
+        return {"type": "JointMethod", "specs": [method_to_json(each) for each in spec.specs]}
     fields = _plain(dataclasses.asdict(spec)) if dataclasses.is_dataclass(spec) and not isinstance(spec, type) else {}
     return {"type": type(spec).__name__, **fields}
+
+
+def method_from_json(content: Mapping[str, Any]) -> Any:
+    """The inverse; None for a type that is not known. Raises SpecError or TypeError for fields that cannot be."""
+    fields = dict(content)
+    kind = fields.pop("type", "")
+    if kind == "JointMethod":
+        return JointMethod(tuple(method_from_json(each) for each in fields["specs"]))
+    return _METHODS[kind](**fields) if kind in _METHODS else None
 
 
 def file_sha256(path: Path) -> str:

@@ -18,6 +18,8 @@ from loralab.core.low_rank import ConvUpdate, EmbeddingUpdate, LinearUpdate
 from loralab.core.substitution import AttentionUpdate, ParameterUpdate, attention_shapes
 from loralab.core.update import WHOLE, Update, tensor_of
 from loralab.errors import AdapterFileError
+from loralab.methods.bottleneck import BottleneckUpdate
+from loralab.methods.prefix import BlockPrefixUpdate, PrefixUpdate
 
 Runs = list[list[int]]
 """Row numbers as [first, one past last] runs."""
@@ -52,6 +54,8 @@ class ModuleRecord:
     replaced: tuple[str, ...] = ()
     dense: bool = False
     """For grouped convolutions: A reads every input channel, as PEFT trains it."""
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    """Of an inserted layer or prefix: what its constructor takes."""
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON, empty fields left out; the parts are a list, because they are packed in this order."""
@@ -60,6 +64,8 @@ class ModuleRecord:
             content["parts"] = [{"part": part, **record.to_json()} for part, record in self.parts.items()]
         if self.replaced:
             content["replaced"] = list(self.replaced)
+        if self.settings:
+            content["settings"] = dict(self.settings)
         return content | ({"dense": True} if self.dense else {})
 
     @staticmethod
@@ -69,22 +75,32 @@ class ModuleRecord:
             record["part"]: PartRecord.from_json({key: value for key, value in record.items() if key != "part"})
             for record in content.get("parts", [])
         }
-        return ModuleRecord(content["kind"], parts, tuple(content.get("replaced", ())), content.get("dense", False))
+        replaced, settings = tuple(content.get("replaced", ())), content.get("settings", {})
+        return ModuleRecord(content["kind"], parts, replaced, content.get("dense", False), settings)
 
     def build(self, path: str, module: nn.Module) -> Update:
         """An update of this structure for `module`, its factors zero; AdapterFileError if it does not fit there."""
-        if self.kind not in _BUILDERS or self.kind not in ("parameters", kind_of(module, self.parts)):
+        if self.kind not in _BUILDERS or self.kind not in (*_ANYWHERE, kind_of(module, self.parts)):
             raise AdapterFileError(
                 f"{path} is a {type(module).__name__}, but the adapter has an update of the kind {self.kind!r} for it"
             )
         try:
             return _BUILDERS[self.kind](self, module)
-        except (IndexError, AttributeError, KeyError, RuntimeError) as problem:
+        except (IndexError, AttributeError, KeyError, RuntimeError, TypeError) as problem:
             raise AdapterFileError(f"the adapter's update of {path} does not fit {module}: {problem}") from problem
 
 
 def adapted_tensors(update: Update, base: nn.Module) -> list[str]:
-    """Names, within the module, of the tensors that the low-rank parts of an update change."""
+    """Names, within the module, of the base's tensors that an update changes or builds on: what must not be another's.
+
+    Whoever asks about a task's head, whose tensors start at random, has asked wrongly.
+    """
+    if isinstance(update, BottleneckUpdate):
+        return [WHOLE]
+    if isinstance(update, PrefixUpdate):
+        return [f"{name}.weight" for name, module in base.named_modules() if module is _embeddings(base)]
+    if not len(update.parts):
+        return [name for name in update.replacements() if tensor_of(base, name).is_floating_point()]
     if isinstance(update, ParameterUpdate):
         return list(update.parts)
     if isinstance(update, AttentionUpdate):
@@ -92,7 +108,11 @@ def adapted_tensors(update: Update, base: nn.Module) -> list[str]:
         split = base.in_proj_weight is None
         names = [f"{part}_proj_weight" for part in into] if split else ["in_proj_weight"] if into else []
         return names + (["out_proj.weight"] if "out" in update.parts else [])
-    return [WHOLE] if len(update.parts) else []
+    return [WHOLE]
+
+
+def _embeddings(base: nn.Module) -> object:
+    return base.get_input_embeddings()  # type: ignore[operator]
 
 
 def has_tensor(module: nn.Module, name: str) -> bool:
@@ -119,7 +139,8 @@ def describe(update: Update, base: nn.Module) -> ModuleRecord:
     kind = next(kind for kind, cls in _CLASSES.items() if type(update) is cls)
     parts = {part: PartRecord(update.factors_of(part).recipe, _rows(update, part)) for part in update.parts}
     dense = isinstance(update, ConvUpdate) and update.is_dense(base)
-    return ModuleRecord(kind, parts, tuple(update.replacements()), dense)
+    settings = {name: getattr(update, name) for name in _SETTINGS.get(kind, ())}
+    return ModuleRecord(kind, parts, tuple(update.replacements()), dense, settings)
 
 
 def rows_of(runs: Runs) -> Tensor:
@@ -201,6 +222,19 @@ def _parameters(record: ModuleRecord, module: nn.Module) -> Update:
     return ParameterUpdate(parts, transposed)
 
 
+def _inserted(record: ModuleRecord, module: nn.Module) -> Update:
+    """A bottleneck or a prefix: made by its constructor, its tensors zero."""
+    make: Callable[..., Update] = _CLASSES[record.kind]
+    return make(**record.settings, device=_device(module))
+
+
+_SETTINGS = {
+    "bottleneck": ("width", "size", "style"),
+    "prefix": ("prefix", "infix", "width", "keeps_first"),
+    "prefix of a block": ("positions", "width"),
+}
+"""Kind of insertion -> the names that its constructor takes, which it keeps as attributes."""
+_ANYWHERE = ("parameters", *_SETTINGS)
 _CLASSES: dict[str, type[Update]] = {
     "linear": LinearUpdate,
     "embedding": EmbeddingUpdate,
@@ -208,6 +242,9 @@ _CLASSES: dict[str, type[Update]] = {
     "attention": AttentionUpdate,
     "parameters": ParameterUpdate,
     "replacement": Update,
+    "bottleneck": BottleneckUpdate,
+    "prefix": PrefixUpdate,
+    "prefix of a block": BlockPrefixUpdate,
 }
 _SERVES: list[tuple[str, Callable[[nn.Module], bool]]] = [
     ("attention", lambda module: isinstance(module, nn.MultiheadAttention)),
@@ -222,4 +259,5 @@ _BUILDERS: dict[str, Callable[[ModuleRecord, nn.Module], Update]] = {
     "attention": _attention,
     "parameters": _parameters,
     "replacement": lambda record, module: Update({}),
+    **dict.fromkeys(_SETTINGS, _inserted),
 }

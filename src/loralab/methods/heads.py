@@ -5,9 +5,13 @@ says which child is the pretrained body (`base_model_prefix`); what lies beside 
 taken apart (CLIP's image tower), the head is known by its name.
 """
 
+from collections.abc import Sequence
+
 from torch import nn
 
-from loralab.core.names import unwrapped
+from loralab.core.names import modules_by_path, unwrapped
+from loralab.core.update import Update
+from loralab.errors import TargetError
 from loralab.models.families import HEAD_NAMES
 
 _HEADED = ("Classification", "QuestionAnswering", "MultipleChoice", "Regression")
@@ -25,6 +29,36 @@ def fresh_heads(model: nn.Module) -> list[str]:
         for name, child in children.items()
         if (name != body if body in children else name in HEAD_NAMES) and next(child.parameters(), None) is not None
     ]
+
+
+def heads_of(model: nn.Module, names: Sequence[str] | None) -> list[str]:
+    """Paths of the modules to train in full beside a method: those of these names, or by default the fresh heads.
+
+    Raises TargetError for a name that no module has.
+    """
+    if names is None:
+        return fresh_heads(model)
+    found: dict[str, None] = {}
+    for name in names:
+        paths = [path for path in modules_by_path(model) if path == name or path.endswith("." + name)]
+        if not paths:
+            raise TargetError(f"modules_to_save names {name!r}, but the model has no such module")
+        found |= dict.fromkeys(paths)
+    return list(found)
+
+
+def head_updates(model: nn.Module, heads: Sequence[str]) -> dict[str, Update]:
+    """Each head, trained in full."""
+    by_path = modules_by_path(model)
+    return {path: saved_in_full(by_path[path]) for path in heads}
+
+
+def saved_in_full(module: nn.Module) -> Update:
+    """An update that replaces every tensor of a module by a trained copy."""
+    update = Update({})
+    for name, tensor in (*module.named_parameters(), *module.named_buffers()):
+        update.replace(name, tensor)
+    return update
 
 
 def _is_headed(class_name: str) -> bool:

@@ -17,9 +17,10 @@ from loralab.core.factors import Recipe
 from loralab.core.init import INITIALISERS
 from loralab.core.names import modules_by_path
 from loralab.core.targets import Target, find_targets, split_patterns
-from loralab.core.update import WHOLE, Update
+from loralab.core.update import WHOLE
 from loralab.errors import SpecError, TargetError
-from loralab.methods.heads import fresh_heads
+from loralab.methods.biases import add_biases
+from loralab.methods.heads import head_updates, heads_of
 from loralab.methods.ties import tie_notes
 from loralab.models.families import default_targets, expand_alias, family_of, fused_layout, output_head_names
 
@@ -73,25 +74,13 @@ class LoRA:
 
     def plan(self, model: nn.Module) -> Plan:
         """The updates of all targets, of the biases asked for, and of the modules trained in full."""
-        heads = self._modules_to_save(model)
+        heads = heads_of(model, self.modules_to_save)
         targets = self._targets(model, heads)
         updates = {target.path: build(self._site(model, target)) for target in targets}
         self._patterns_must_match(targets)
-        _add_biases(model, updates, self.bias, heads)
-        by_path = modules_by_path(model)
-        updates |= {path: _saved_in_full(by_path[path]) for path in heads}
-        return Plan(updates, tuple(tie_notes(model, updates)))
-
-    def _modules_to_save(self, model: nn.Module) -> list[str]:
-        if self.modules_to_save is None:
-            return fresh_heads(model)
-        found = []
-        for name in self.modules_to_save:
-            paths = [path for path in modules_by_path(model) if path == name or path.endswith("." + name)]
-            if not paths:
-                raise TargetError(f"modules_to_save names {name!r}, but the model has no such module")
-            found.extend(paths)
-        return list(dict.fromkeys(found))
+        add_biases(model, updates, self.bias, heads)
+        updates |= head_updates(model, heads)
+        return Plan(updates, tuple(tie_notes(model, updates)), tuple(heads))
 
     def _targets(self, model: nn.Module, heads: Sequence[str]) -> list[Target]:
         patterns = default_targets(model) if self.targets is None else split_patterns(self.targets)
@@ -157,36 +146,6 @@ def _all_linear(model: nn.Module, heads: Sequence[str]) -> list[str]:
     if not found:
         raise TargetError("all-linear was asked for, but this model has no dense layers")
     return found
-
-
-def _add_biases(model: nn.Module, updates: dict[str, Update], which: str, heads: Sequence[str]) -> None:
-    """Let biases train, as replacements: those of adapted modules, or all outside the modules trained in full."""
-    if which == "none":
-        return
-    by_path = modules_by_path(model)
-    for path, module in by_path.items():
-        bias = module._parameters.get("bias")
-        in_head = any(path == head or path.startswith(head + ".") for head in heads)
-        owner, name = _bias_reader(by_path, path)
-        if bias is None or in_head or (which == "lora_only" and owner not in updates):
-            continue
-        updates.setdefault(owner, Update({})).replace(name, bias)
-
-
-def _bias_reader(by_path: Mapping[str, nn.Module], path: str) -> tuple[str, str]:
-    """(the module that reads this module's bias, its name there): an attention reads its out_proj's by itself."""
-    parent, _, leaf = path.rpartition(".")
-    if leaf == "out_proj" and isinstance(by_path.get(parent), nn.MultiheadAttention):
-        return parent, "out_proj.bias"
-    return path, "bias"
-
-
-def _saved_in_full(module: nn.Module) -> Update:
-    """An update that replaces every tensor of a module by a trained copy."""
-    update = Update({})
-    for name, tensor in (*module.named_parameters(), *module.named_buffers()):
-        update.replace(name, tensor)
-    return update
 
 
 def _by_pattern(pattern: Mapping[str, float], path: str, default: float) -> float:

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from torch import nn
 
 from loralab.core.names import modules_by_path
-from loralab.core.update import Update
+from loralab.core.update import Update, tensor_of
 
 
 def tied_paths(model: nn.Module) -> dict[str, list[str]]:
@@ -27,3 +27,13 @@ def tie_notes(model: nn.Module, updates: Mapping[str, Update]) -> list[str]:
         for path in updates
         if path in ties
     ]
+
+
+def share_ties(updates: Mapping[str, Update], by_path: Mapping[str, nn.Module]) -> None:
+    """Let tensors that are one tensor in the base have one trained copy, where several updates replace them."""
+    copies: dict[int, nn.Parameter] = {}
+    for path, update in updates.items():
+        for name, tensor in update.replacements().items():
+            if isinstance(tensor, nn.Parameter):
+                first = copies.setdefault(id(tensor_of(by_path[path], name)), tensor)
+                update.share(name, first)

@@ -25,6 +25,7 @@ __all__ = [
     "final_norm_paths",
     "fused_layout",
     "output_head_names",
+    "sublayer_outputs",
 ]
 
 ALIASES = ("q", "k", "v", "o", "attention", "mlp")
@@ -72,6 +73,22 @@ def default_targets(model: nn.Module) -> list[str]:
     Raises `TargetError` for a model of no known family.
     """
     return _merge_parts([*expand_alias(model, "q"), *expand_alias(model, "v")])
+
+
+def sublayer_outputs(model: nn.Module) -> tuple[list[str], list[str]]:
+    """The patterns of (the projections that end an attention, those that end a feed-forward): what is added to the
+    residual stream is their output.
+
+    Raises `TargetError` for a model of no known family, or one without such modules.
+    """
+    family = family_of(model)
+    if family is None:
+        raise TargetError(_unknown_family(model, "attention"))
+    paths = _paths(model)
+    last = next((found for pattern in reversed(family.mlp) if (found := _present(pattern, paths))), None)
+    if last is None:
+        raise TargetError(f"{_name(model)} has no feed-forward ending in {', '.join(family.mlp)}; name it by hand")
+    return expand_alias(model, "o"), last
 
 
 def fused_layout(model: nn.Module, module_path: str, out_features: int) -> dict[str, torch.Tensor] | None:

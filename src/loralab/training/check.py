@@ -11,14 +11,19 @@ from loralab.training.data import StepData
 def every_parameter_has_a_gradient(adapter: Adapter) -> None:
     """After the first backward pass: raise TrainingError naming each trainable tensor without a gradient.
 
-    The method itself says whose first gradient is rightly zero (every A, while B is zero).
+    The method itself says whose first gradient is rightly zero (every A, while B is zero). Copies of the base's own
+    tensors may rest: a key's bias shifts all scores alike, and an expert waits for its tokens. But not all of them.
     """
     expected_silent = adapter.silent_at_first_step
+    own = {f"{path}.{name}" for path, update in adapter.updates.items() for name in update.replacements()}
+    named = list(adapter.named_parameters())
     silent = [
         name
-        for name, parameter in adapter.named_parameters()
-        if parameter.grad is None or (name not in expected_silent and not parameter.grad.any())
+        for name, parameter in named
+        if name not in own and (parameter.grad is None or (name not in expected_silent and not parameter.grad.any()))
     ]
+    if not silent and not any(parameter.grad is not None and parameter.grad.any() for _, parameter in named):
+        silent = [name for name, _ in named]
     if silent:
         raise TrainingError(
             f"{len(silent)} of the adapter's tensors got no gradient in step 1 and would never train: "

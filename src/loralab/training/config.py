@@ -6,8 +6,8 @@ from math import isfinite
 from typing import Any, Literal
 
 from loralab.errors import SpecError
+from loralab.methods.settings import MethodSettings
 
-Method = Literal["lora"]
 Schedule = Literal["linear", "cosine", "constant"]
 
 FREE_TO_CHANGE = ("resume", "overwrite", "save_every", "keep", "steps", "epochs")
@@ -17,7 +17,7 @@ DEFAULT_EPOCHS = 3.0
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainConfig:
+class TrainConfig(MethodSettings):
     """One training run: a model, a task, how to adapt and how to optimise."""
 
     model: str
@@ -32,46 +32,6 @@ class TrainConfig:
 
     data: str | None = None
     """The task's data: the official files, or your own JSONL. Without it the Hub's copy of an official data set."""
-
-    method: Method = field(default="lora", metadata={"group": "adapter"})
-    """How to adapt the model."""
-
-    rank: int = field(default=8, metadata={"group": "adapter"})
-    """The rank r of each update."""
-
-    alpha: float = field(default=16.0, metadata={"group": "adapter"})
-    """The numerator of the update's scale: alpha / rank."""
-
-    dropout: float = field(default=0.0, metadata={"group": "adapter"})
-    """Dropout on the input of the low-rank path."""
-
-    targets: str | None = field(default=None, metadata={"group": "adapter"})
-    """Modules to adapt, separated by commas: names, a regex, attention, all-linear, q, k, v, o, or slices as
-    c_attn[q,v]. Without it the q and v of the model's family."""
-
-    exclude: str | None = field(default=None, metadata={"group": "adapter"})
-    """Modules to leave out of those that the targets name."""
-
-    layers: tuple[int, ...] | None = field(default=None, metadata={"group": "adapter"})
-    """Only the blocks with these numbers, counted from 0."""
-
-    rank_pattern: dict[str, int] | None = field(default=None, metadata={"group": "adapter"})
-    """Another rank for some modules, as ending=rank."""
-
-    alpha_pattern: dict[str, float] | None = field(default=None, metadata={"group": "adapter"})
-    """Another alpha for some modules, as ending=alpha."""
-
-    bias: Literal["none", "all", "lora_only"] = field(default="none", metadata={"group": "adapter"})
-    """Which biases train: none, all of the model, or those of the adapted modules."""
-
-    rank_stabilized: bool = field(default=False, metadata={"group": "adapter"})
-    """Scale by alpha / sqrt(rank) instead (rsLoRA)."""
-
-    modules_to_save: tuple[str, ...] | None = field(default=None, metadata={"group": "adapter"})
-    """Modules trained and saved in full; a fresh classification head is found by itself."""
-
-    init: Literal["kaiming", "gaussian", "orthogonal"] = field(default="kaiming", metadata={"group": "adapter"})
-    """How A starts; B starts at zero."""
 
     init_adapter: str | None = field(default=None, metadata={"group": "adapter"})
     """Start from this adapter's values instead, trained on the same base with the same targets, rank and scale. A head
@@ -174,7 +134,7 @@ class TrainConfig:
 
     def validate(self) -> None:
         """Raise one SpecError that lists everything wrong with the values, or return."""
-        found = _not_numbers(self) or [message for wrong, message in _checks(self) if wrong]
+        found = _not_numbers(self) or [*self.method_problems(), *(message for wrong, message in _checks(self) if wrong)]
         if found:
             raise SpecError("this training run cannot be: " + "; ".join(found))
 
@@ -183,7 +143,8 @@ class TrainConfig:
         return [
             f"{each.name} was {before.get(each.name)!r} and is {getattr(self, each.name)!r}"
             for each in fields(self)
-            if each.name not in FREE_TO_CHANGE and _plain(getattr(self, each.name)) != before.get(each.name)
+            if each.name not in FREE_TO_CHANGE
+            and _plain(getattr(self, each.name)) != before.get(each.name, _plain(each.default))
         ]
 
 

@@ -6,7 +6,7 @@ from transformers import PreTrainedModel
 
 from loralab.errors import DataError
 from loralab.evaluation.labels import class_logits
-from loralab.models.head import target_loss_sum
+from loralab.evaluation.likelihood import batch_target_loss
 from loralab.tasks.batching import Batch
 
 
@@ -19,10 +19,7 @@ def batch_loss_sum(model: PreTrainedModel, batch: Batch, kind: str, label_smooth
     if batch.labels is None:
         raise DataError("an example to train on has no label; give it one, or leave it out")
     if kind == "generation":
-        loss, _ = target_loss_sum(
-            model, batch.input_ids, batch.attention_mask, batch.labels, label_smoothing=label_smoothing
-        )
-        return loss
+        return batch_target_loss(model, batch, label_smoothing)[0]
     logits_BC = class_logits(model, batch)
     if kind == "regression":
         return F.mse_loss(logits_BC[:, 0], batch.labels, reduction="sum")

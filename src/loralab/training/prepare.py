@@ -2,16 +2,17 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
-from loralab.core.adapter import Adapter
 from loralab.core.attach import attach
+from loralab.core.joint import Method
 from loralab.errors import SpecError
 from loralab.generation.context import context_length
 from loralab.methods.heads import fresh_heads
-from loralab.methods.lora import LoRA
+from loralab.methods.prefix import inserted_positions
+from loralab.methods.registry import specification
 from loralab.models.attention import short_sequence_attention
 from loralab.models.head_dropout import set_head_dropout
 from loralab.models.lean import lean_leaves
@@ -72,7 +73,8 @@ def prepare(config: TrainConfig, dtype: str) -> Prepared:
     adapter = attach(loaded.model, adaptation(config, loaded))
     if config.init_adapter is not None:
         notes.append(start_from(config.init_adapter, adapter, config, loaded, task.model_kind))
-    max_length = min(config.max_length, context_length(loaded.model) or config.max_length)
+    room = (context_length(loaded.model) or config.max_length) - inserted_positions(adapter.updates)
+    max_length = min(config.max_length, room)
     examples = task.examples("train", config.limit)
     encoder_decoder = bool(getattr(loaded.model.config, "is_encoder_decoder", False))
     encoding = encode_examples(task, examples, loaded.processor, max_length, encoder_decoder=encoder_decoder)
@@ -84,25 +86,17 @@ def prepare(config: TrainConfig, dtype: str) -> Prepared:
     return Prepared(loaded, task, trainee, max_length, (*notes, *adapter.notes, *encoding.notes))
 
 
-def adaptation(config: TrainConfig, loaded: LoadedModel) -> LoRA:
-    """The LoRA that the flags describe; heads that the checkpoint did not hold are trained in full."""
-    heads = config.modules_to_save
-    if heads is None and loaded.fresh:
-        heads = tuple(dict.fromkeys([*fresh_heads(loaded.model), *loaded.fresh]))
-    return LoRA(
-        rank=config.rank,
-        alpha=config.alpha,
-        dropout=config.dropout,
-        targets=config.targets,
-        exclude=config.exclude or (),
-        layers=config.layers,
-        rank_pattern=config.rank_pattern or {},
-        alpha_pattern=config.alpha_pattern or {},
-        bias=config.bias,
-        modules_to_save=heads,
-        rank_stabilized=config.rank_stabilized,
-        init=config.init,
-    )
+def adaptation(config: TrainConfig, loaded: LoadedModel) -> Method:
+    """The method that the flags describe; heads that the checkpoint did not hold are trained in full."""
+    if config.modules_to_save is not None or not loaded.fresh:
+        return specification(config)
+    return specification(replace(config, modules_to_save=(*fresh_heads(loaded.model), *_beside(loaded))))
+
+
+def _beside(loaded: LoadedModel) -> list[str]:
+    """Fresh modules that are not a head's by place: a pooler, say."""
+    heads = fresh_heads(loaded.model)
+    return [path for path in loaded.fresh if not any(path == h or path.startswith(f"{h}.") for h in heads)]
 
 
 def _check_held_out(config: TrainConfig, task: Task) -> None:
@@ -137,20 +131,3 @@ def made_fast(prepared: Prepared) -> Iterator[list[str]]:
     with short_sequence_attention(model) as attention, lean_leaves(model, recompute_gates=again) as leaves:
         gates = "; gates are computed again there, as float32 is large" if again else ""
         yield [attention, f"{leaves} norms and gates keep less for the backward pass{gates}"]
-
-
-def parameter_counts(adapter: Adapter, model: torch.nn.Module) -> tuple[int, int, int]:
-    """(trained by the method, trained in full as a head, in the base): heads are counted apart, as in the paper."""
-    method = sum(
-        t.numel() for path in adapter.matched for p in adapter.updates[path].parts.values() for t in p.parameters()
-    )
-    trained = sum(parameter.numel() for parameter in adapter.parameters())
-    biases = sum(p.numel() for name, p in adapter.named_parameters() if _is_bias_of_the_base(adapter, name))
-    base = sum(parameter.numel() for parameter in model.parameters()) - trained
-    return method + biases, trained - method - biases, base
-
-
-def _is_bias_of_the_base(adapter: Adapter, name: str) -> bool:
-    """A bias trained by `bias=`, as opposed to one of a module trained in full."""
-    path, _, local = name.rpartition(".")
-    return local == "bias" and path in adapter.updates and set(adapter.updates[path].replacements()) == {"bias"}

@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass
 
 from loralab.errors import SpecError
 from loralab.formats.adapter_folder import save
+from loralab.methods.counts import parameter_counts
 from loralab.training.checkpoint import newest_checkpoint, restore
 from loralab.training.config import DEFAULT_EPOCHS, TrainConfig
 from loralab.training.folder import RunFolder, claim, clear
@@ -12,7 +13,7 @@ from loralab.training.journal import Journal, read_journal
 from loralab.training.loop import run_steps
 from loralab.training.observer import RunObserver, measured
 from loralab.training.plot import draw_curves
-from loralab.training.prepare import Prepared, made_fast, parameter_counts, prepare
+from loralab.training.prepare import Prepared, made_fast, prepare
 from loralab.training.progress import RunProgress
 from loralab.training.record import peak_memory_bytes, write_record
 
@@ -102,13 +103,13 @@ def _finish(config: TrainConfig, observer: RunObserver) -> TrainResult:
     final = observer.evaluate() if config.eval_limit or config.best_epoch else None
     save(prepared.trainee.adapter, folder.path, model=prepared.loaded.model)
     draw_curves(read_journal(folder.metrics), folder.curves, f"{config.model} on {config.task}, {config.method}")
-    trained, head, base = parameter_counts(prepared.trainee.adapter, prepared.loaded.model)
+    sizes = parameter_counts(prepared.trainee.adapter, prepared.loaded.model)
     result = TrainResult(
         adapter=str(folder.path),
         steps=counts.step,
-        trainable_params=trained,
-        head_params=head,
-        total_params=base,
+        trainable_params=sizes.method,
+        head_params=sizes.head,
+        total_params=sizes.base,
         tokens=counts.tokens,
         tokens_per_second=observer.tokens_per_second,
         seconds=counts.seconds,
@@ -135,13 +136,13 @@ def _facts(prepared: Prepared) -> dict[str, object]:
 
 def _say_start(observer: RunObserver, notes: list[str]) -> None:
     adapter, model = observer.prepared.trainee.adapter, observer.prepared.loaded.model
-    trained, head, base = parameter_counts(adapter, model)
+    sizes = parameter_counts(adapter, model)
     for note in notes:
         observer.progress.say(note)
-    with_head = f" and {head:,} of the head" if head else ""
+    with_head = f" and {sizes.head:,} of the head" if sizes.head else ""
     observer.progress.say(
-        f"{len(adapter.matched)} modules adapted: {trained:,} parameters{with_head} train, "
-        f"{100 * trained / base:.3f}% of {base:,}"
+        f"{len(adapter.matched)} modules adapted: {sizes.method:,} parameters{with_head} train, "
+        f"{100 * sizes.method / sizes.base:.3f}% of {sizes.base:,}"
     )
     if observer.counts.step:
         observer.progress.say(f"resumed after step {observer.counts.step}")

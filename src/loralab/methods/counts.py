@@ -1,0 +1,33 @@
+"""How many parameters an adapter trains, the task's head apart: the one way in which all methods are counted."""
+
+from dataclasses import dataclass
+
+from torch import nn
+
+from loralab.core.adapter import Adapter
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Numbers of parameters."""
+
+    method: int
+    """Trained by the method."""
+    head: int
+    """Trained in full as the task's head, which the paper never counts."""
+    base: int
+    """Of the base model."""
+
+    @property
+    def trained(self) -> int:
+        """Method and head."""
+        return self.method + self.head
+
+
+def parameter_counts(adapter: Adapter, model: nn.Module) -> Counts:
+    """The counts of this adapter on `model`, on which it is attached; a tensor that is shared counts once."""
+    head = sum(p.numel() for name, p in adapter.named_parameters() if adapter.in_head(name))
+    trained = sum(p.numel() for p in adapter.parameters())
+    everybody = {id(p) for other in adapter.layers.values() for p in other.updates.parameters()}
+    base = sum(p.numel() for p in model.parameters() if id(p) not in everybody)
+    return Counts(trained - head, head, base)

@@ -1,0 +1,84 @@
+"""Full fine-tuning, of everything or of the top blocks only (paper §5.1: FT and FT-Top2).
+
+The pretrained tensors stay where they are, so that `disabled` and `detach` give them back: what trains is a copy in
+float32, which the modules compute with in the model's own precision.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from torch import nn
+
+from loralab.core.adapter import Plan
+from loralab.core.names import modules_by_path, unwrapped
+from loralab.core.update import Update
+from loralab.errors import SpecError, TargetError
+from loralab.methods.heads import head_updates, heads_of
+from loralab.methods.ties import share_ties
+from loralab.models.families import block_paths
+
+
+@dataclass(frozen=True)
+class FullFineTune:
+    """Every parameter trains; with `top_layers` only those of the last blocks. Tied weights stay tied."""
+
+    top_layers: int | None = None
+    """Train this many of the last blocks instead of everything: 2 for FT-Top2."""
+    modules_to_save: Sequence[str] | None = None
+    """The task's head, trained with the top layers and counted apart. None: it is found."""
+
+    def __post_init__(self) -> None:
+        if self.top_layers is not None and self.top_layers < 1:
+            raise SpecError(f"top_layers {self.top_layers}: at least 1 is needed, or None to train everything")
+
+    def plan(self, model: nn.Module) -> Plan:
+        """A trained copy of every parameter in the chosen modules."""
+        heads = heads_of(model, self.modules_to_save)
+        by_path = modules_by_path(model)
+        if self.top_layers is None:
+            updates = {path: _trained_copy(module) for path, module in _owners(unwrapped(model), "")}
+        else:
+            updates = head_updates(model, heads)
+            for top in _top_blocks(model, self.top_layers):
+                updates |= {path: _trained_copy(module) for path, module in _owners(by_path[top], f"{top}.")}
+        share_ties(updates, by_path)
+        return Plan(updates, (), tuple(heads))
+
+
+def _owners(module: nn.Module, prefix: str) -> Iterator[tuple[str, nn.Module]]:
+    """The outermost modules below `module` that hold parameters of their own, once each."""
+    if any(parameter is not None for parameter in module._parameters.values()):
+        if not prefix:
+            raise TargetError(
+                f"full fine-tuning was asked of a bare {type(module).__name__}, whose own parameters cannot be "
+                "replaced from outside; put it inside another module"
+            )
+        yield prefix.removesuffix("."), module
+        return
+    seen: set[int] = set()
+    for name, child in module._modules.items():
+        inner = None if child is None else unwrapped(child)
+        if inner is not None and id(inner) not in seen:
+            seen.add(id(inner))
+            yield from _owners(inner, f"{prefix}{name}.")
+
+
+def _trained_copy(module: nn.Module) -> Update:
+    update = Update({})
+    for name, parameter in module.named_parameters():
+        update.replace(name, parameter)
+    return update
+
+
+def _top_blocks(model: nn.Module, count: int) -> list[str]:
+    """Paths of the last `count` blocks (of an encoder-decoder: of the decoder)."""
+    lists = block_paths(model)
+    if not lists:
+        raise TargetError(
+            f"the last {count} blocks of {type(unwrapped(model)).__name__} were asked for, but where its blocks are "
+            "is not known; train everything, or adapt modules by name with LoRA"
+        )
+    blocks = [path for path in modules_by_path(model) if path.rpartition(".")[0] == lists[-1]]
+    if len(blocks) < count:
+        raise SpecError(f"top_layers {count}: {lists[-1]} has only {len(blocks)} blocks")
+    return blocks[-count:]
