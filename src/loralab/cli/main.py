@@ -20,6 +20,7 @@ from loralab.errors import LoralabError, SpecError
 
 VERBS = {
     "train": "Train an adapter on a task and write it to a folder.",
+    "compare": "Train many methods and seeds, one after another, to one table.",
     "eval": "Measure a model, with or without an adapter, on a task.",
     "score": "Score any system's outputs, from a file; no model is needed.",
     "generate": "Complete prompts with a model, with or without an adapter.",

@@ -1,0 +1,129 @@
+"""Everything that a comparison can be told. It knows nothing of torch, so that `--help` is quick."""
+
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from loralab.errors import SpecError
+from loralab.methods.settings import BOTTLENECK, LOW_RANK, PREFIX
+from loralab.training.config import TrainConfig
+
+FREE_TO_CHANGE = ("out", "save_every", "keep", "method", "seed", "resume", "overwrite")
+"""Fields in which a comparison that goes on may differ from the one it goes on with, and those it decides itself."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompareConfig(TrainConfig):
+    """Methods × seeds × the axes that apply to each method; everything else is the same for all of them."""
+
+    out: str
+    """Folder for the table, the pictures, and a folder for each training; the same command goes on in it."""
+
+    methods: tuple[str, ...] = field(metadata={"group": "comparison"})
+    """The methods to compare: lora, full, top2, bitfit, prefix-embed, prefix-layer, adapter-h, adapter-l, adapter-p, or
+    several at once, as lora+prefix-embed."""
+
+    seeds: tuple[int, ...] = field(default=(1, 2, 3), metadata={"group": "comparison"})
+    """Train each of them once with each of these seeds."""
+
+    ranks: tuple[int, ...] | None = field(default=None, metadata={"group": "comparison"})
+    """The ranks to try of methods that hold lora; without them --rank alone."""
+
+    target_sets: str | None = field(default=None, metadata={"group": "comparison"})
+    """The targets to try of methods that hold lora, separated by semicolons: q;k;v;q,v;q,k,v,o. Without them --targets
+    alone, which here is lora's alone too."""
+
+    sizes: tuple[int, ...] | None = field(default=None, metadata={"group": "comparison"})
+    """The bottleneck sizes to try of adapter-h, -l and -p; without them --size alone."""
+
+    prefix_sizes: tuple[str, ...] | None = field(default=None, metadata={"group": "comparison"})
+    """The positions to try of prefix-embed and prefix-layer, before the prompt + after it: 8+4,16+8. Without them
+    --prefix and --infix alone."""
+
+    train_sizes: tuple[int, ...] | None = field(default=None, metadata={"group": "comparison"})
+    """Train on the first so many examples, each in turn (the low-data table); without them --limit alone."""
+
+    method_lr: dict[str, float] | None = field(default=None, metadata={"group": "comparison"})
+    """The learning rate of some methods, as full=1e-5,bitfit=1e-3; the others have --lr."""
+
+    match_params: int | None = field(default=None, metadata={"group": "comparison"})
+    """Equal budgets: give each method the rank, bottleneck size or number of positions whose trainable parameters (head
+    apart) are nearest to N."""
+
+    # What each training of the comparison decides for itself is no flag here.
+    method: str = field(default="lora", init=False)
+    seed: int = field(default=0, init=False)
+    resume: bool = field(default=False, init=False)
+    overwrite: bool = field(default=False, init=False)
+
+    def validate(self) -> None:
+        """Raise one SpecError that lists everything wrong with the comparison itself, or return."""
+        super().validate()
+        problems = [*_list_problems(self), *_method_problems(self), *_budget_problems(self)]
+        if problems:
+            raise SpecError("this comparison cannot be: " + "; ".join(problems))
+
+    def training(self, **changes: Any) -> TrainConfig:
+        """The configuration of one of its trainings: everything they share, with these changes."""
+        return TrainConfig(**{each.name: getattr(self, each.name) for each in fields(TrainConfig)} | changes)
+
+    @property
+    def targets_to_try(self) -> tuple[str | None, ...]:
+        """The sets of targets, each as `--targets` takes it; None is the family's q and v."""
+        if self.target_sets is None:
+            return (self.targets,)
+        return tuple(each.strip() for each in self.target_sets.split(";") if each.strip())
+
+    @property
+    def prefixes_to_try(self) -> tuple[tuple[int, int], ...]:
+        """(l_p, l_i) of each prefix size."""
+        if self.prefix_sizes is None:
+            return ((self.prefix, self.infix),)
+        return tuple(_positions(each) for each in self.prefix_sizes)
+
+
+def _positions(text: str) -> tuple[int, int]:
+    before, plus, after = text.partition("+")
+    if not (plus and before.strip().isdecimal() and after.strip().isdecimal()):
+        raise SpecError(f"prefix_sizes: expected positions before + after the prompt, as 8+4, found {text!r}")
+    return int(before), int(after)
+
+
+def _list_problems(config: CompareConfig) -> list[str]:
+    """Lists that are empty, or hold something twice."""
+    lists: dict[str, tuple[Any, ...] | None] = {
+        name: getattr(config, name) for name in ("methods", "seeds", "ranks", "sizes", "train_sizes")
+    }
+    lists["prefix_sizes"] = None if config.prefix_sizes is None else config.prefixes_to_try
+    lists["target_sets"] = None if config.target_sets is None else config.targets_to_try
+    return [
+        f"{name} {', '.join(map(str, values)) or 'none'}: give at least one, each once"
+        for name, values in lists.items()
+        if values is not None and (not values or len(set(values)) < len(values))
+    ]
+
+
+def _method_problems(config: CompareConfig) -> list[str]:
+    """Learning rates of methods that are not compared, and axes that apply to none that is."""
+    strangers = [name for name in config.method_lr or {} if name not in config.methods]
+    compared = ", ".join(config.methods)
+    found = [f"method_lr names {name}, which is not among the methods ({compared})" for name in strangers]
+    axes = (("ranks", LOW_RANK), ("target_sets", LOW_RANK), ("sizes", BOTTLENECK), ("prefix_sizes", PREFIX))
+    for name, takers in axes:
+        if getattr(config, name) is not None and not any(holds(method, takers) for method in config.methods):
+            found.append(f"{name} is for {', '.join(takers)}, and none of the methods ({compared}) holds one of them")
+    return found
+
+
+def _budget_problems(config: CompareConfig) -> list[str]:
+    if config.match_params is None:
+        return []
+    chosen = [name for name in ("ranks", "sizes", "prefix_sizes") if getattr(config, name) is not None]
+    found = [f"match_params chooses what {name} lists: give one of them" for name in chosen]
+    if config.match_params < 1:
+        found.append(f"match_params {config.match_params}: at least 1 parameter is needed")
+    return found
+
+
+def holds(method: str, names: tuple[str, ...]) -> bool:
+    """Whether a method, or one of those joined by `+`, is one of `names`."""
+    return any(part in names for part in method.split("+"))
