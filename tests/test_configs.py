@@ -55,3 +55,15 @@ def test_table_11_decoding() -> None:
     for table, (task, penalty) in penalties.items():
         decoding = read_toml(CONFIGS / f"{table}-gpt2-medium" / f"{task}.eval.toml")
         assert (decoding["beams"], decoding["no_repeat_ngram"], decoding["length_penalty"]) == (10, 4, penalty)
+
+
+def test_tables_9_and_12_of_the_baselines() -> None:
+    folder = "table-2-roberta-large-restricted"
+    files = [read_toml(CONFIGS / folder / f"{task}-adapter-p-64.toml") for task in GLUE]
+    assert [file["lr"] for file in files] == [3e-5, 3e-5, *[3e-4] * 6]
+    assert [file["epochs"] for file in files] == [10, 20, 20, 20, 10, 20, 20, 20]
+    rates = {
+        name: read_toml(CONFIGS / "table-4-gpt3-175b" / f"wikisql-{name}.toml")["lr"]
+        for name in ("full", "bitfit", "prefix-embed", "prefix-layer", "adapter-h-1")
+    }
+    assert rates == {"full": 5e-6, "bitfit": 1.6e-3, "prefix-embed": 5e-4, "prefix-layer": 1e-4, "adapter-h-1": 1e-4}
