@@ -43,6 +43,8 @@ if TYPE_CHECKING:
     from loralab.methods.lora import LoRA as LoRA
     from loralab.methods.prefix_specs import PrefixEmbedding as PrefixEmbedding
     from loralab.methods.prefix_specs import PrefixLayer as PrefixLayer
+    from loralab.planning.config import PlanConfig as PlanConfig
+    from loralab.planning.plan import plan as plan
     from loralab.training.config import TrainConfig as TrainConfig
     from loralab.training.run import train as train
 
@@ -55,6 +57,7 @@ _HOME = {
     "FullFineTune": "methods.full",
     "LoRA": "methods.lora",
     "MergeReport": "core.merge",
+    "PlanConfig": "planning.config",
     "PrefixEmbedding": "methods.prefix_specs",
     "PrefixLayer": "methods.prefix_specs",
     "TrainConfig": "training.config",
@@ -66,6 +69,7 @@ _HOME = {
     "evaluate": "evaluation.evaluate",
     "load": "formats.adapter_folder",
     "merge": "core.merge",
+    "plan": "planning.plan",
     "rows": "core.attach",
     "save": "formats.adapter_folder",
     "train": "training.run",

@@ -11,7 +11,7 @@ from loralab.experiments.budget_process import settings_of_equal_budget
 from loralab.experiments.budget_sizes import matched_settings, with_size
 from loralab.experiments.comparison_config import CompareConfig
 from loralab.experiments.setting import Setting, settings_of
-from tiny import write_llama, write_pairs
+from tiny import write_bert, write_labels, write_llama, write_pairs
 
 
 @pytest.mark.parametrize("at_least, step", [(0, 1), (0, 48), (100, 7), (33, 1000)])
@@ -70,6 +70,18 @@ def test_methods_on_a_model_come_near_the_budget(configure: Configure) -> None:
     ]
 
 
+def test_a_classifier_is_counted_without_its_head(tmp_path: Path) -> None:
+    model, data = write_bert(tmp_path / "bert"), write_labels(tmp_path / "labels")
+    methods = ("lora", "adapter-h", "prefix-embed")
+    config = CompareConfig(
+        model=str(model), task="jsonl", data=str(data), out="o", methods=methods, match_params=1024, prefix=3, infix=1
+    )
+    lora, bottleneck, prefix = matched_settings(config, settings_of(config))
+    assert (lora.rank, bottleneck.size) == (4, 3)  # 256 for each rank; 4·(32 + 65·size)
+    assert (prefix.prefix, prefix.infix) == (24, 8)
+
+
+@pytest.mark.slow
 def test_errors_come_back_from_the_process_that_counts(configure: Configure) -> None:
     wrong = configure("lora", targets="nowhere", match_params=1000)
     with pytest.raises(ll.TargetError, match="nowhere"):

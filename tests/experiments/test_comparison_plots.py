@@ -11,7 +11,8 @@ RANKS = [lora(60.0 + rank, 62.0 + rank, rank=rank, trainable_params=250 * rank) 
 
 def assert_drawn(path: Path) -> None:
     """A picture of a readable size in which series are drawn: colours, not only black on white."""
-    pixels = np.asarray(Image.open(path).convert("RGB")).astype(int)
+    with Image.open(path) as picture:
+        pixels = np.asarray(picture.convert("RGB")).astype(int)
     assert pixels.shape[0] >= 500
     assert pixels.shape[1] >= 900
     coloured = (pixels.max(axis=2) - pixels.min(axis=2)) > 60

@@ -19,6 +19,7 @@ from loralab.cli.verb import Verb
 from loralab.errors import LoralabError, SpecError
 
 VERBS = {
+    "plan": "Count parameters, bytes and memory of a training before it starts.",
     "train": "Train an adapter on a task and write it to a folder.",
     "compare": "Train many methods and seeds, one after another, to one table.",
     "eval": "Measure a model, with or without an adapter, on a task.",

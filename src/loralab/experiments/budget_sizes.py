@@ -1,6 +1,8 @@
-"""The sizes that give every method of a comparison the same budget, counted on the model without its weights."""
+"""The sizes that give the methods of a comparison one budget, counted as `plan` does: on a model without weights."""
 
 from dataclasses import replace
+
+from transformers import PreTrainedModel
 
 from loralab.core.attach import attach, detach
 from loralab.errors import SpecError
@@ -8,19 +10,20 @@ from loralab.experiments.budget import nearest_size
 from loralab.experiments.comparison_config import CompareConfig, holds
 from loralab.experiments.setting import Setting
 from loralab.methods.counts import parameter_counts
+from loralab.methods.registry import specification
 from loralab.methods.settings import BOTTLENECK, LOW_RANK
-from loralab.models.load import LoadedModel, load_model
+from loralab.planning.blueprint import blueprint
 from loralab.tasks.task import open_task
-from loralab.training.prepare import adaptation
 
 
 def matched_settings(config: CompareConfig, settings: list[Setting]) -> list[Setting]:
     """The settings with the sizes nearest to `config.match_params`; what has no size stays as it is.
 
-    Raises what loading the model or attaching a method raises.
+    Raises what opening the task, reading the model's configuration or attaching a method raises.
     """
-    loaded = _without_weights(config)
-    return [_matched(config, loaded, setting) if setting.has_size else setting for setting in settings]
+    task = open_task(config.task, config.data)
+    model = blueprint(config.model, 1 if task.kind == "regression" else len(task.labels) or None)
+    return [_matched(config, model, setting) if setting.has_size else setting for setting in settings]
 
 
 def with_size(setting: Setting, size: int) -> Setting:
@@ -37,21 +40,11 @@ def with_size(setting: Setting, size: int) -> Setting:
     return replace(setting, prefix=size - infix, infix=infix)
 
 
-def _without_weights(config: CompareConfig) -> LoadedModel:
-    """The model as the trainings load it, then on no device: attaching to it allocates nothing."""
-    task = open_task(config.task, config.data)
-    regression = task.kind == "regression"
-    labels = task.labels or None
-    loaded = load_model(config.model, kind=task.model_kind, labels=labels, regression=regression, device="cpu")
-    loaded.model.to("meta")  # type: ignore[arg-type]  # transformers wraps `to` without its type
-    return loaded
-
-
-def _matched(config: CompareConfig, loaded: LoadedModel, setting: Setting) -> Setting:
+def _matched(config: CompareConfig, model: PreTrainedModel, setting: Setting) -> Setting:
     def count(method: str, size: int) -> int | None:
         """A rank beyond a weight's sides is refused, as is everything that is wrong at any size."""
         try:
-            return _parameters(config, loaded, with_size(setting, size))
+            return _parameters(config, model, with_size(setting, size))
         except SpecError:
             if size == 1:
                 raise
@@ -60,9 +53,9 @@ def _matched(config: CompareConfig, loaded: LoadedModel, setting: Setting) -> Se
     return with_size(setting, nearest_size(count, setting.method, config.match_params or 1))
 
 
-def _parameters(config: CompareConfig, loaded: LoadedModel, setting: Setting) -> int:
-    adapter = attach(loaded.model, adaptation(config.training(**setting.training_changes()), loaded))
+def _parameters(config: CompareConfig, model: PreTrainedModel, setting: Setting) -> int:
+    adapter = attach(model, specification(config.training(**setting.training_changes())))
     try:
-        return parameter_counts(adapter, loaded.model).method
+        return parameter_counts(adapter, model).method
     finally:
-        detach(loaded.model)
+        detach(model)

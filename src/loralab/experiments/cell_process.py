@@ -14,7 +14,7 @@ from loralab.formats.atomic import write_text
 from loralab.training.folder import RunFolder
 
 INTERRUPTED = 130
-GRACE_SECONDS = 2.0
+GRACE_SECONDS = 0.5
 """A terminal interrupts the training too; this long it has before it is interrupted from here."""
 LAST_SECONDS = 10.0
 """And this long before it is killed."""

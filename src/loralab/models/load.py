@@ -4,7 +4,7 @@ over.
 The only file that uses transformers' Auto classes. It knows nothing of adapters and tasks.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -118,6 +118,33 @@ def load_model(
         notes=(*notes, *more, *remarks),
         fresh=fresh,
     )
+
+
+def read_config(name: str) -> PreTrainedConfig:
+    """The configuration of the model `name`; of a local folder config.json suffices. Raises what `load_model` does."""
+    folder = Path(name).expanduser()
+    source = str(folder) if (folder / "config.json").is_file() else locate(name)
+    with quiet_transformers():
+        return _read_config(name, source)
+
+
+def config_of_type(model_type: str, values: Mapping[str, object]) -> PreTrainedConfig:
+    """A configuration of one of transformers' model types, with its defaults but for `values`."""
+    config: PreTrainedConfig = AutoConfig.for_model(model_type, **values)
+    return config
+
+
+def model_from_config(name: str, config: PreTrainedConfig, kind: str) -> PreTrainedModel:
+    """The model that `config` describes, as `kind` (a key of `AUTO_CLASSES`), with fresh weights: none at all within
+    `torch.device("meta")`. Raises `ModelLoadError` if it cannot be of that kind.
+    """
+    _check_kind(name, config, kind)
+    try:
+        with quiet_transformers():
+            model: PreTrainedModel = AUTO_CLASSES[kind].from_config(config)
+    except _TRANSFORMERS_ERRORS as error:
+        raise ModelLoadError(f"model {name!r} cannot be built from its config: {_first_line(error)}") from error
+    return model
 
 
 def _read_config(name: str, source: str) -> PreTrainedConfig:

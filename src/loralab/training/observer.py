@@ -4,13 +4,16 @@ from dataclasses import dataclass, field
 
 from loralab.evaluation.evaluate import Evaluation, evaluate
 from loralab.metrics.table import higher_is_better
+from loralab.planning.memory import Memory
 from loralab.training.checkpoint import Checkpoint, restore_best, save_best, save_checkpoint
 from loralab.training.config import TrainConfig
 from loralab.training.folder import RunFolder
+from loralab.training.forecast import comparison
 from loralab.training.journal import Journal
 from loralab.training.loop import StepRecord
 from loralab.training.prepare import Prepared
 from loralab.training.progress import RunProgress
+from loralab.training.record import peak_memory_bytes
 
 UNCOUNTED_STEPS = 3
 """Steps at the start of a process that are left out of its speed: caches are cold."""
@@ -51,6 +54,8 @@ class RunObserver:
     measured_seconds: float = 0.0
     steps_here: int = 0
     latest: tuple[int, Evaluation] | None = None
+    predicted: Memory | None = None
+    """Of the run's memory, to be said beside what the first step took."""
 
     def after_step(self, record: StepRecord) -> bool:
         """Count and record the step; evaluate and save where due. False: stop early."""
@@ -67,6 +72,9 @@ class RunObserver:
             }
         )
         self.progress.step(record.step, record.loss, self.tokens_per_second)
+        if self.predicted is not None and self.steps_here == 1:
+            taken = peak_memory_bytes(self.prepared.loaded.model.device)
+            self.progress.say(comparison(self.predicted, taken))
         if self._due(self._steps_between_evaluations, record.step):
             self._judge(self.evaluate())
         stop = self.config.early_stop > 0 and self.counts.since_best >= self.config.early_stop

@@ -9,6 +9,7 @@ from loralab.methods.counts import parameter_counts
 from loralab.training.checkpoint import newest_checkpoint, restore
 from loralab.training.config import DEFAULT_EPOCHS, TrainConfig
 from loralab.training.folder import RunFolder, claim, clear
+from loralab.training.forecast import forecast
 from loralab.training.journal import Journal, read_journal
 from loralab.training.loop import run_steps
 from loralab.training.observer import RunObserver, measured
@@ -60,6 +61,7 @@ def train(config: TrainConfig) -> TrainResult:
         observer = _open(config, prepared, folder, last)
         try:
             _say_start(observer, [*prepared.notes, *kernels])
+            observer.predicted = forecast(prepared, config)
             _run(config, observer)
             return _finish(config, observer)
         finally:

@@ -1,0 +1,93 @@
+"""What a training step holds at its largest moment beside weights and optimizer: the end of the forward pass.
+
+Blocks by their tables (`block.py`), the method's part (`kept.py`), the output head in chunks (models/cross_entropy.py),
+and the copies of trained tensors in the model's precision.
+"""
+
+import math
+from dataclasses import replace
+
+from torch import nn
+from transformers import PreTrainedModel
+
+from loralab.core.adapter import Adapter
+from loralab.methods.counts import Counts
+from loralab.methods.prefix import inserted_positions
+from loralab.models.cross_entropy import BLOCK_BYTES, CHUNK_BYTES
+from loralab.planning.block import BLOCKS, bert_block, llama_block
+from loralab.planning.kept import kept_by
+from loralab.planning.shape import FLOAT32, Shape, Workload, shape_of
+
+
+def activation_parts(model: PreTrainedModel, adapter: Adapter, counts: Counts, work: Workload) -> dict[str, int]:
+    """Bytes by what they are for: `blocks`, `method`, `head`, `copies`, `workspace`."""
+    shape = shape_of(model, _with_prefix(work, adapter))
+    recompute_gates = work.device == "cpu" and shape.size == FLOAT32
+    method = kept_by(adapter, model, shape, recompute_gates)
+    live = 0 if method.first_block is None else shape.layers - method.first_block
+    block = sum(block_table(model, shape, recompute_gates).values())
+    of_method = method.inputs + method.products
+    one = block + of_method // max(1, live)
+    checkpointed = work.gradient_checkpointing
+    return {
+        "blocks": shape.layers * shape.hidden if checkpointed else live * block,
+        "method": 0 if checkpointed else of_method,
+        "head": _head(model, adapter, shape, work),
+        "copies": counts.trained * shape.size if shape.size < FLOAT32 else 0,
+        "workspace": _workspace(shape) + (one if checkpointed and live else 0),
+    }
+
+
+def block_table(model: PreTrainedModel, shape: Shape, recompute_gates: bool) -> dict[str, int]:
+    """What one frozen block keeps, by operation. A kind that is in no table counts as a gated or a plain one."""
+    known = BLOCKS.get(model.config.get_text_config().model_type)
+    if known is not None:
+        return known(shape)
+    return llama_block(shape, recompute_gates) if _is_gated(model) else bert_block(shape)
+
+
+def is_in_a_table(model: PreTrainedModel) -> bool:
+    """Whether its kind of block was held against autograd."""
+    return model.config.get_text_config().model_type in {*BLOCKS, "llama", "mistral", "qwen2", "smollm3"}
+
+
+def _with_prefix(work: Workload, adapter: Adapter) -> Workload:
+    return replace(work, tokens=work.tokens + inserted_positions(adapter.updates))
+
+
+def _is_gated(model: nn.Module) -> bool:
+    return any(name.endswith("gate_proj") for name, _ in model.named_modules())
+
+
+def _head(model: PreTrainedModel, adapter: Adapter, shape: Shape, work: Workload) -> int:
+    """A chunk of logits and the hidden states at the targets with their gradients; where the head trains also a
+    second chunk and its gradient, twice. An encoder-decoder's logits are whole, in two precisions. Classes are few.
+    """
+    if model.config.is_encoder_decoder:
+        return work.targets * shape.vocabulary * (shape.size + 2 * FLOAT32)
+    output = _output_head(model)
+    if output is None:
+        return 0
+    hidden = 2 * work.targets * shape.width * shape.size
+    chunk = _chunk_rows(work.targets, shape.vocabulary) * shape.vocabulary * shape.size
+    if not any(layer is output for layer in adapter.layers.values()):
+        return hidden + chunk + BLOCK_BYTES
+    return hidden + 2 * chunk + 2 * shape.vocabulary * shape.width * FLOAT32
+
+
+def _output_head(model: PreTrainedModel) -> nn.Module | None:
+    head: nn.Module | None = model.get_output_embeddings()  # type: ignore[no-untyped-call]
+    return head
+
+
+def _chunk_rows(targets: int, vocabulary: int) -> int:
+    """As models/cross_entropy.py cuts them: equal chunks of at most `CHUNK_BYTES` of float32 logits."""
+    most = max(16, CHUNK_BYTES // (FLOAT32 * max(1, vocabulary)))
+    return math.ceil(targets / max(1, math.ceil(targets / most)))
+
+
+def _workspace(shape: Shape) -> int:
+    """The widest moment of one block's backward pass: gradients in the feed-forward, or P and its gradients."""
+    feed_forward = 2 * shape.positions * shape.inner * shape.size
+    scores = 3 * shape.scores * shape.size if shape.attention != "fused" else 0
+    return max(feed_forward, scores)

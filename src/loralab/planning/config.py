@@ -1,0 +1,63 @@
+"""Everything that a plan can be told. It knows nothing of torch, so that `--help` is quick."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from loralab.errors import SpecError
+from loralab.methods.settings import MethodSettings
+
+LARGEST = 10**9
+"""No batch, sequence or number of tasks is larger than this; what is, was mistyped."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlanConfig(MethodSettings):
+    """One plan: a model, how to adapt it, and the batches of the training."""
+
+    model: str
+    """A preset (gpt3-175b, roberta-base, llama-3-8b, …), an embedded name (smollm2-135m, minilm-l6), a local folder,
+    of which config.json is enough, or a Hub id."""
+
+    labels: int | None = field(default=None, metadata={"group": "model"})
+    """Classes of a classification head, which encoders always have (2) and which makes a classifier of any other."""
+
+    batch_size: int = field(default=16, metadata={"group": "batches"})
+    """Examples in a batch."""
+
+    sequence_length: int | None = field(default=None, metadata={"group": "batches"})
+    """Tokens of the longest example of a batch; without it 512, or what fits into the model's context."""
+
+    target_tokens: int | None = field(default=None, metadata={"group": "batches"})
+    """Of them, tokens that a language model's loss is taken on; without it all."""
+
+    training_tokens: int = field(default=0, metadata={"group": "batches"})
+    """Tokens of the whole training set, which stays in memory while it is trained on."""
+
+    gradient_checkpointing: bool = field(default=False, metadata={"group": "run"})
+    """Compute each block again in the backward pass."""
+
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = field(default="auto", metadata={"group": "run"})
+    """Precision of the frozen base; auto is what this machine would choose. What trains has float32."""
+
+    device: Literal["cpu", "cuda"] = field(default="cpu", metadata={"group": "run"})
+    """Where the training would run. The estimate is measured against CPU runs only."""
+
+    tasks: int = field(default=100, metadata={"group": "storage"})
+    """Tasks to store: one base and an adapter each, against a whole model each, all in 16 bits (paper §4.2)."""
+
+    def validate(self) -> None:
+        """Raise one SpecError that lists everything wrong with the values, or return."""
+        found = [*self.method_problems(), *_out_of_range(self)]
+        if found:
+            raise SpecError("this plan cannot be: " + "; ".join(found))
+
+
+def _out_of_range(config: PlanConfig) -> list[str]:
+    least = {"labels": 1, "batch_size": 1, "sequence_length": 1, "target_tokens": 1, "tasks": 1, "training_tokens": 0}
+    most = {"training_tokens": 10**15}
+    found = []
+    for name, lowest in least.items():
+        value, highest = getattr(config, name), most.get(name, LARGEST)
+        if value is not None and (not isinstance(value, int) or not lowest <= value <= highest):
+            found.append(f"{name} {value!r}: it must be a whole number from {lowest} to {highest:,}")
+    return found

@@ -1,0 +1,93 @@
+"""What an adapter adds to what its blocks keep for the backward pass: the inputs of what trains, and its own products.
+
+A frozen linear layer needs only W for its backward pass. One that is adapted or trained needs its input as well, which
+q, k and v share; LoRA also keeps its r-wide product, a bottleneck its two inner tensors. In bytes.
+"""
+
+from dataclasses import dataclass
+
+from torch import nn
+
+from loralab.core.adapter import Adapter
+from loralab.core.build import is_linear, linear_shape
+from loralab.core.layer import AdaptedLayer
+from loralab.core.targets import layer_index
+from loralab.core.update import WHOLE, Update
+from loralab.errors import TargetError
+from loralab.methods.bottleneck import STYLES, BottleneckUpdate
+from loralab.methods.prefix import PrefixUpdate
+from loralab.models.families import block_paths, embedding_paths, sublayer_outputs
+from loralab.planning.shape import FLOAT32, Shape
+
+_GATES = (".gate_proj", ".up_proj")
+"""Where gates are computed again, their input is kept for that; torch's attention keeps its output, which o reads."""
+
+Site = tuple[int, str, bool]
+"""Block, module around it, and whether it ends a sublayer: what has these in common reads the same input."""
+
+
+@dataclass(frozen=True)
+class Kept:
+    """Of all blocks together."""
+
+    inputs: int
+    """Inputs of adapted and trained linear layers, and what trained norms keep beyond frozen ones."""
+    products: int
+    """The adapter's own: x·Aᵀ, dropped inputs, the inside of bottlenecks."""
+    first_block: int | None
+    """The lowest block that gradients reach; None if they reach none."""
+
+
+def kept_by(adapter: Adapter, model: nn.Module, shape: Shape, recompute_gates: bool) -> Kept:
+    """What this adapter on `model` keeps beyond the frozen blocks' tables."""
+    blocks = tuple(f"{path}." for path in block_paths(model))
+    inside = {path: layer for path, layer in adapter.layers.items() if path.startswith(blocks)}
+    attention, feed_forward = _ends(model)
+    kept_anyway = (*(attention if shape.attention == "fused" else ()), *(_GATES if recompute_gates else ()))
+    inputs, products = dict[Site, int](), 0
+    for path, layer in inside.items():
+        update, base = adapter.updates[path], layer.base
+        products += _own(update, shape)
+        site = _site(path, (*attention, *feed_forward))
+        if is_linear(base) and _reads_input(update) and not path.endswith(kept_anyway):
+            inputs[site] = shape.positions * linear_shape(base)[1] * shape.size
+        elif type(base).__name__.endswith("RMSNorm") and WHOLE in update.replacements():
+            inputs[site] = inputs.get(site, 0) + shape.positions * shape.width * FLOAT32
+    return Kept(sum(inputs.values()), products, _first_block(adapter, model, inside))
+
+
+def _own(update: Update, shape: Shape) -> int:
+    if isinstance(update, BottleneckUpdate):
+        normed = STYLES[update.style].norm != "none"
+        inner = update.size * (1 if normed else 2)  # relu's result is also the next layer's input; swish keeps both
+        return shape.positions * shape.size * (inner + update.width * (2 if normed else 1))
+    ranks = sum(update.factors_of(part).recipe.rank for part in update.parts)
+    dropped = [update.factors_of(part).recipe for part in update.parts][:1]
+    again = 2 * shape.hidden if dropped and dropped[0].dropout > 0 else 0  # the dropped input, and what fell out
+    return shape.positions * shape.size * ranks + again
+
+
+def _reads_input(update: Update) -> bool:
+    return bool(len(update.parts)) or WHOLE in update.replacements()
+
+
+def _ends(model: nn.Module) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Endings of the paths of the projections that end an attention, and of those that end a feed-forward; none for a
+    family that is not known.
+    """
+    try:
+        attention, feed_forward = sublayer_outputs(model)
+    except TargetError:
+        return (), ()
+    return tuple(f".{pattern}" for pattern in attention), tuple(f".{pattern}" for pattern in feed_forward)
+
+
+def _site(path: str, ends: tuple[str, ...]) -> Site:
+    return layer_index(path) or 0, path.rpartition(".")[0], path.endswith(ends)
+
+
+def _first_block(adapter: Adapter, model: nn.Module, inside: dict[str, AdaptedLayer]) -> int | None:
+    """0 where embeddings or a prefix train: every block is above them."""
+    embeddings = embedding_paths(model)
+    below = [path for path, update in adapter.updates.items() if isinstance(update, PrefixUpdate) or path in embeddings]
+    return 0 if below else min((layer_index(path) or 0 for path in inside), default=None)

@@ -1,0 +1,118 @@
+"""`plan`: what an adaptation trains, stores and needs, for a model of which only the configuration is read."""
+
+from dataclasses import asdict, dataclass
+
+import torch
+from transformers import PreTrainedModel
+
+from loralab.core.attach import attach
+from loralab.errors import SpecError
+from loralab.generation.context import context_length
+from loralab.methods.counts import Counts, parameter_counts
+from loralab.methods.prefix import inserted_positions
+from loralab.methods.registry import specification
+from loralab.models.precision import choose_dtype
+from loralab.planning.activations import is_in_a_table
+from loralab.planning.blueprint import blueprint
+from loralab.planning.config import PlanConfig
+from loralab.planning.memory import Memory, estimate
+from loralab.planning.shape import FLOAT32, Workload
+from loralab.planning.storage import Storage, storage_of
+
+USUAL_LENGTH = 512
+"""Tokens of the longest example, unless told otherwise or the model's context is shorter."""
+
+
+@dataclass(frozen=True)
+class PlanResult:
+    """What came of a plan. Parameters are numbers, everything else is bytes."""
+
+    model: str
+    method: str
+    total_params: int
+    """Of the base, as `train` counts it."""
+    trainable_params: int
+    """Trained by the method; a classification head is counted apart."""
+    head_params: int
+    adapter_bytes: int
+    """On disk as `save` writes it, in float32: the method's tensors and the head's."""
+    dtype: str
+    batch_size: int
+    sequence_length: int
+    memory: Memory
+    tasks: Storage
+    notes: tuple[str, ...]
+
+    def to_json(self) -> dict[str, object]:
+        """The answer in plain types."""
+        return asdict(self) | {"memory": self.memory.to_json(), "tasks": self.tasks.to_json()}
+
+
+def plan(config: PlanConfig) -> PlanResult:
+    """Attach the method to the model's blueprint and count; no weight is loaded or made.
+
+    Raises SpecError for numbers that cannot be, NotFoundError or ModelLoadError for the model, TargetError for a method
+    that it cannot take.
+    """
+    config.validate()
+    model = blueprint(config.model, config.labels)
+    dtype, reason = choose_dtype(config.dtype, torch.device("cpu" if config.dtype == "auto" else config.device))
+    adapter = attach(model, specification(config))
+    counts = parameter_counts(adapter, model)
+    length = _length(config, model, inserted_positions(adapter.updates))
+    work = Workload(
+        batch=config.batch_size,
+        tokens=length,
+        targets=config.batch_size * _targets(config, length),
+        dtype=dtype,
+        gradient_checkpointing=config.gradient_checkpointing,
+        device=config.device,
+        training_tokens=config.training_tokens,
+    )
+    memory, notes = estimate(model, adapter, work, counts), (reason, *adapter.notes, *_notes(config, model))
+    return _result(config, counts, work, memory, notes)
+
+
+def _result(config: PlanConfig, counts: Counts, work: Workload, memory: Memory, notes: tuple[str, ...]) -> PlanResult:
+    return PlanResult(
+        model=config.model,
+        method=config.method,
+        total_params=counts.base,
+        trainable_params=counts.method,
+        head_params=counts.head,
+        adapter_bytes=counts.trained * FLOAT32,
+        dtype=str(work.dtype).removeprefix("torch."),
+        batch_size=work.batch,
+        sequence_length=work.tokens,
+        memory=memory,
+        tasks=storage_of(counts, config.tasks),
+        notes=notes,
+    )
+
+
+def _length(config: PlanConfig, model: PreTrainedModel, inserted: int) -> int:
+    """Tokens of the longest example. Raises SpecError where it does not fit into the model's context."""
+    context = context_length(model)
+    room = USUAL_LENGTH if context is None else context - inserted
+    asked = config.sequence_length
+    if room < 1 or (asked is not None and context is not None and asked > room):
+        raise SpecError(
+            f"{'an example' if asked is None else f'sequence_length {asked}'} was asked for with {inserted} inserted "
+            f"positions, and {config.model} has a context of {context}: shorten the one or the other"
+        )
+    return min(USUAL_LENGTH, room) if asked is None else asked
+
+
+def _targets(config: PlanConfig, length: int) -> int:
+    if config.target_tokens is not None and config.target_tokens > length:
+        raise SpecError(f"target_tokens {config.target_tokens} is more than the {length} tokens of an example")
+    return length if config.target_tokens is None else config.target_tokens
+
+
+def _notes(config: PlanConfig, model: PreTrainedModel) -> list[str]:
+    notes = []
+    if not is_in_a_table(model):
+        notes.append(f"memory: blocks of {model.config.model_type} are estimated as those of a similar kind")
+    if config.device != "cpu":
+        notes.append(f"memory: never measured on {config.device}")
+    return notes

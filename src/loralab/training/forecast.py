@@ -1,0 +1,37 @@
+"""What a run's memory should peak at, from the longest batch that its data can make: said beside what it took."""
+
+from loralab.models.families import family_of
+from loralab.planning.memory import Memory, estimate
+from loralab.planning.shape import Workload
+from loralab.training.config import TrainConfig
+from loralab.training.prepare import Prepared
+
+PLANNED = ("decoder", "encoder")
+"""Architectures that are planned: of text, with one list of blocks."""
+
+
+def forecast(prepared: Prepared, config: TrainConfig) -> Memory | None:
+    """The estimate of `planning` for the run that is prepared; None for models whose blocks it has no table of."""
+    model, trainee = prepared.loaded.model, prepared.trainee
+    family = family_of(model)
+    if family is None or family.architecture not in PLANNED:
+        return None
+    longest = sorted(trainee.data.encoded, key=lambda each: -each.tokens)[: config.batch_size]
+    work = Workload(
+        batch=len(longest),
+        tokens=longest[0].tokens,
+        targets=sum(each.targets for each in longest),
+        dtype=prepared.loaded.dtype,
+        gradient_checkpointing=config.gradient_checkpointing,
+        device=model.device.type,
+        training_tokens=sum(each.tokens for each in trainee.data.encoded),
+    )
+    return estimate(model, trainee.adapter, work)
+
+
+def comparison(predicted: Memory, measured: int) -> str:
+    """A sentence for the log, in MB of 10⁶ bytes."""
+    names = ("weights", "gradients", "optimizer", "activations")
+    parts = ", ".join(f"{name} {getattr(predicted, name) / 1e6:,.0f}" for name in names)
+    total = f"{predicted.total / 1e6:,.0f} MB predicted at the longest batch"
+    return f"memory: {total} ({parts}); {measured / 1e6:,.0f} MB after this step"
