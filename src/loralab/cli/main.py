@@ -28,6 +28,7 @@ VERBS = {
     "merge": "Fold an adapter into its base, write the model, reopen and compare.",
     "convert": "Write an adapter in another format.",
     "inspect": "Say what an adapter is, what it touches, and how much it does.",
+    "bench": "Measure on this machine, as ratios: the latency of a forward pass.",
     "demo": "All of it in minutes with what is embedded: train, measure, merge.",
 }
 DONE, USER_ERROR, INTERRUPTED = 0, 2, 130
