@@ -90,15 +90,7 @@ def test_cuda_counts_no_process() -> None:
 
 
 MRPC = {"model": "minilm-l6", "task": "glue/mrpc", "data": "glue", "batch_size": 32, "steps": 8}
-E2E = {
-    "model": "smollm2-135m",
-    "task": "e2e",
-    "data": "e2e",
-    "rank": 4,
-    "batch_size": 8,
-    "dtype": "float32",
-    "steps": 4,
-}
+E2E = {"model": "smollm2-135m", "task": "e2e", "data": "e2e", "rank": 4, "batch_size": 16, "steps": 4}
 
 
 @pytest.mark.slow

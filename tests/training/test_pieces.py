@@ -1,6 +1,8 @@
 """Schedule, optimizer, accumulation, data, journal: each by itself."""
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +19,7 @@ from loralab.training.loop import accumulate_gradients, clip_gradients
 from loralab.training.optimizer import make_optimizer, set_rate
 from loralab.training.plot import draw_curves
 from loralab.training.prepare import prepare
+from loralab.training.record import peak_memory_bytes
 from loralab.training.schedule import rate_factor, warmup_steps
 
 Configure = Callable[..., ll.TrainConfig]
@@ -106,3 +109,21 @@ def test_configurations_differ_only_where_it_matters(configured: Configure) -> N
     before = {**vars(config), "layers": [0, 1]}
     assert replace(config, steps=99, resume=True, save_every=7).differences(before) == []
     assert config.differences({**before, "rank": 4}) == ["rank was 4 and is 2"]
+
+
+def test_the_peak_is_the_process_own_and_not_its_parents() -> None:
+    """A child of a process that once held 400 MB more says less than its parent does."""
+    held = torch.ones(100_000_000)
+    assert float(held[-1]) == 1.0
+    script = (
+        "import torch; from loralab.training.record import peak_memory_bytes as peak; print(peak(torch.device('cpu')))"
+    )
+    child = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True)
+    del held
+    assert int(child.stdout) < peak_memory_bytes(torch.device("cpu")) - 100_000_000
+
+
+def test_no_checkpoints_means_none(configured: Configure) -> None:
+    config = configured(save_every=0, steps=2, eval_limit=0)
+    ll.train(config)
+    assert not list(RunFolder(Path(config.out)).checkpoints.glob("step-*"))

@@ -79,7 +79,8 @@ class RunObserver:
             self._judge(self.evaluate())
         stop = self.config.early_stop > 0 and self.counts.since_best >= self.config.early_stop
         self.counts.stopped_early = stop
-        if stop or record.step == self.last or self._due(self.config.save_every, record.step):
+        at_the_end = self.config.save_every > 0 and (stop or record.step == self.last)
+        if at_the_end or self._due(self.config.save_every, record.step):
             self.save()
         return not stop
 
