@@ -33,7 +33,10 @@ class PrefixEmbedding:
     """The task's head, trained in full and counted apart. None: it is found."""
 
     def __post_init__(self) -> None:
-        _check(self.prefix, self.infix)
+        if min(self.prefix, self.infix) < 0 or self.prefix + self.infix < 1:
+            raise SpecError(
+                f"prefix {self.prefix} and infix {self.infix}: neither can be negative, and at least one must be above 0"
+            )
 
     def plan(self, model: nn.Module) -> Plan:
         """The update of the model's body, and the heads. Raises TargetError for a model that it is not known how to run
@@ -45,18 +48,8 @@ class PrefixEmbedding:
 
 
 @dataclass(frozen=True)
-class PrefixLayer:
+class PrefixLayer(PrefixEmbedding):
     """The same, and the activations there replaced before every further block: PreLayer, L·d·(prefix+infix)."""
-
-    prefix: int = 8
-    """l_p, positions before the prompt."""
-    infix: int = 8
-    """l_i, positions after it."""
-    modules_to_save: Sequence[str] | None = None
-    """The task's head, trained in full and counted apart. None: it is found."""
-
-    def __post_init__(self) -> None:
-        _check(self.prefix, self.infix)
 
     def plan(self, model: nn.Module) -> Plan:
         """The updates of the body and of every block but the first, and the heads."""
@@ -73,11 +66,6 @@ class PrefixLayer:
             updates[block] = update
         link(updates)
         return Plan(updates | head_updates(model, heads), (), tuple(heads))
-
-
-def _check(prefix: int, infix: int) -> None:
-    if min(prefix, infix) < 0 or prefix + infix < 1:
-        raise SpecError(f"prefix {prefix} and infix {infix}: neither can be negative, and at least one must be above 0")
 
 
 def _body(model: nn.Module) -> tuple[str, nn.Module]:
