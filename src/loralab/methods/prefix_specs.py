@@ -35,7 +35,8 @@ class PrefixEmbedding:
     def __post_init__(self) -> None:
         if min(self.prefix, self.infix) < 0 or self.prefix + self.infix < 1:
             raise SpecError(
-                f"prefix {self.prefix} and infix {self.infix}: neither can be negative, and at least one must be above 0"
+                f"prefix {self.prefix} and infix {self.infix}: neither can be negative, and at least one must be "
+                "above 0"
             )
 
     def plan(self, model: nn.Module) -> Plan:
