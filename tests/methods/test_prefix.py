@@ -6,8 +6,10 @@ from torch import Tensor
 
 import loralab as ll
 from loralab.core.prompt import ends_before_targets, prompts_end_at
+from loralab.evaluation.likelihood import batch_target_loss
 from loralab.methods.prefix import Places, PrefixUpdate, inserted_positions
-from small_models import build, gpt2, llama, logits
+from loralab.tasks.batching import Batch
+from small_models import SPECS, build, gpt2, llama, logits
 
 CAUSAL = ["llama", "gpt2"]
 
@@ -162,6 +164,26 @@ def test_gradient_checkpointing_gives_the_same_gradients() -> None:
 def test_the_end_of_a_prompt_is_read_from_the_labels() -> None:
     labels = torch.tensor([[-100, -100, 7, 8], [-100, -100, -100, -100], [3, 4, 5, -100]])
     assert ends_before_targets(labels, -100).tolist() == [2, 4, 0]
+
+
+def test_a_cut_row_ends_where_it_is_cut() -> None:
+    places = Places.of(torch.tensor([9]), tokens=4, prefix=1, infix=1, first=0, reads_ahead=True)
+    assert places.trained_BS.tolist() == [[0, 5]]
+
+
+@pytest.mark.parametrize("method", ["prefix-embed", "prefix-layer"])
+def test_prompts_longer_than_the_probe_of_the_loss_are_measured(method: str) -> None:
+    """The way to the loss is found out on a row's first tokens, before its prompt ends."""
+    model, ids = build("llama"), torch.randint(2, 64, (2, 20))
+    ll.attach(model, SPECS[method])
+    labels = ids.where(torch.arange(20) >= 15, -100)
+    batch = Batch({"input_ids": ids}, labels, tokens=40, targets=10)
+    loss, targets = batch_target_loss(model, batch)
+    with prompts_end_at(torch.tensor([15, 15])):
+        logits_BTV = model(input_ids=ids).logits[:, :-1]
+    expected = torch.nn.functional.cross_entropy(logits_BTV.flatten(0, 1), labels[:, 1:].flatten(), reduction="sum")
+    assert targets == 10
+    torch.testing.assert_close(loss, expected, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("length", [60, 64])

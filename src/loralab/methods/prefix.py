@@ -45,7 +45,7 @@ class Places:
     @staticmethod
     def of(ends_B: Tensor, tokens: int, prefix: int, infix: int, first: int, reads_ahead: bool) -> "Places":
         """`first` tokens precede the prefix; prompts end at `ends_B`; a decoder reads ahead, an encoder does not."""
-        ends_B1 = ends_B.clamp(min=first)[:, None]
+        ends_B1 = ends_B.clamp(min=first, max=tokens)[:, None]  # a caller may look at the first tokens of a row only
         t_1T = torch.arange(tokens, device=ends_B.device)[None]
         token_BT = t_1T + prefix * (t_1T >= first) + infix * (t_1T >= ends_B1)
         before_BP = (first + torch.arange(prefix, device=ends_B.device)).expand(len(ends_B), -1)
