@@ -9,6 +9,7 @@ from safetensors.torch import load_file
 import loralab as ll
 from loralab.methods.settings import METHOD_NAMES
 from loralab.training.folder import RunFolder
+from tiny import write_lines
 from training.conftest import Run
 
 GENERATING = ["full", "top2", "prefix-embed", "prefix-layer", "adapter-h", "adapter-l", "adapter-p"]
@@ -56,3 +57,12 @@ def test_a_method_that_the_model_cannot_take_is_an_error_before_anything_is_writ
     with pytest.raises(ll.TargetError, match="has none"):
         ll.train(config)
     assert not Path(config.out).exists()
+
+
+def test_texts_as_long_as_the_context_make_room_for_a_prefix(configured: Run, tmp_path: Path) -> None:
+    lines = [{"prompt": "x" * 400, "completion": "abc"} for _ in range(8)]
+    data = tmp_path / "long"
+    for split in ("train", "validation"):
+        write_lines(data / f"{split}.jsonl", lines)
+    result = ll.train(configured(method="prefix-layer", data=str(data), steps=2, eval_limit=4, **SMALL))
+    assert result.metrics["loss"] > 0

@@ -11,9 +11,9 @@ from loralab.evaluation.likelihood import mean_target_loss
 from loralab.evaluation.result import Evaluation as Evaluation
 from loralab.evaluation.result import Sample as Sample
 from loralab.evaluation.score import Scored, score_outputs
-from loralab.generation.context import context_length
 from loralab.generation.generate import GenerationConfig, decode, generate_ids
 from loralab.generation.mode import evaluating
+from loralab.methods.room import text_room
 from loralab.tasks.definition import Task
 from loralab.tasks.encoding import Processor, encode_examples, encode_prompts, padding_id
 from loralab.tasks.example import AnyExample, Conversation, Example
@@ -49,7 +49,7 @@ def evaluate(
         task,
         examples,
         tokenizer,
-        min(max_length, context_length(model) or max_length),
+        min(max_length, text_room(model) or max_length),
         encoder_decoder=bool(getattr(model.config, "is_encoder_decoder", False)),
     )
     pad_id = padding_id(tokenizer)
@@ -107,7 +107,7 @@ def _generate_samples(
     max_length: int,
 ) -> tuple[Sample, ...]:
     encoder_decoder = bool(model.config.is_encoder_decoder)
-    context = context_length(model)
+    context = text_room(model)
     if context is not None and not encoder_decoder:
         if config.max_new_tokens >= context:
             raise SpecError(

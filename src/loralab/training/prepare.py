@@ -9,10 +9,9 @@ import torch
 from loralab.core.attach import attach
 from loralab.core.joint import Method
 from loralab.errors import SpecError
-from loralab.generation.context import context_length
 from loralab.methods.heads import fresh_heads
-from loralab.methods.prefix import inserted_positions
 from loralab.methods.registry import specification
+from loralab.methods.room import text_room
 from loralab.models.attention import short_sequence_attention
 from loralab.models.head_dropout import set_head_dropout
 from loralab.models.lean import lean_leaves
@@ -73,8 +72,7 @@ def prepare(config: TrainConfig, dtype: str) -> Prepared:
     adapter = attach(loaded.model, adaptation(config, loaded))
     if config.init_adapter is not None:
         notes.append(start_from(config.init_adapter, adapter, config, loaded, task.model_kind))
-    room = (context_length(loaded.model) or config.max_length) - inserted_positions(adapter.updates)
-    max_length = min(config.max_length, room)
+    max_length = min(config.max_length, text_room(loaded.model) or config.max_length)
     examples = task.examples("train", config.limit)
     encoder_decoder = bool(getattr(loaded.model.config, "is_encoder_decoder", False))
     encoding = encode_examples(task, examples, loaded.processor, max_length, encoder_decoder=encoder_decoder)

@@ -1,0 +1,16 @@
+"""How many tokens of text a model can look at under its active adapter: a prefix takes up some of its context."""
+
+from transformers import PreTrainedModel
+
+from loralab.core.adapter import adapters_on
+from loralab.generation.context import context_length
+from loralab.methods.prefix import inserted_positions
+
+
+def text_room(model: PreTrainedModel) -> int | None:
+    """Tokens, or None where the model's positions have no end."""
+    context, adapters = context_length(model), adapters_on(model)
+    active = adapters.routing.active
+    if context is None or active is None:
+        return context
+    return context - inserted_positions(adapters.adapter(active).updates)
