@@ -114,3 +114,12 @@ def test_what_is_refused(tmp_path: Path) -> None:
         convert(tmp_path / "a", tmp_path / "b.bin", to="loralib")
     with pytest.raises(ll.SpecError, match="says its own"):
         convert(tmp_path / "a", tmp_path / "c", alpha=16)
+
+
+@pytest.mark.parametrize("to", ["peft", "loralib"])
+def test_what_only_our_layout_holds_is_refused_with_the_reason(tmp_path: Path, to: str) -> None:
+    model = gpt2()
+    ll.save(ll.attach(model, ll.BottleneckAdapter(size=2)), tmp_path / "own", model=model)
+    with pytest.raises(ll.AdapterFileError, match=f"converted to {to}, which has no place for it.*nonlinearity"):
+        convert(tmp_path / "own", tmp_path / "other", to)
+    assert not (tmp_path / "other").exists()

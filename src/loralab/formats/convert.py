@@ -21,6 +21,7 @@ from loralab.formats.peft_reading import plain_names
 from loralab.formats.peft_writing import PREFIX
 from loralab.formats.sidecar import SIDECAR_NAME, Sidecar, file_sha256, read_sidecar
 from loralab.formats.structure import ModuleRecord
+from loralab.formats.tensor_checks import listed
 from loralab.formats.tensor_reading import SAFETENSORS, read_tensors
 from loralab.formats.tensor_writing import write_tensors
 
@@ -71,9 +72,19 @@ def convert(src: str | Path, dst: str | Path, to: str = "peft", alpha: float | N
 
 def _copy_folder(source: Path, target: Path) -> Conversion:
     content, tensors, sidecar = config_content(source), read_tensors(tensors_path(source)).tensors, read_sidecar(source)
-    if content.get("peft_type") != OWN_TYPE:
-        parse_config(content, str(source / CONFIG_NAME))
+    _refuse_own(source, content, "peft")
+    parse_config(content, str(source / CONFIG_NAME))
     return _write_folder(target, content, tensors, sidecar)
+
+
+def _refuse_own(source: Path, content: Mapping[str, Any], to: str) -> None:
+    """An adapter that PEFT's layout has no place for stays in ours, which says why."""
+    if content.get("peft_type") == OWN_TYPE:
+        reasons = content.get("why_not_peft", [])
+        raise AdapterFileError(
+            f"{source} was asked to be converted to {to}, which has no place for it ({listed(reasons)}); "
+            "copy the folder to keep it as it is, or merge it into its base if it changes weights only"
+        )
 
 
 def _write_folder(
@@ -139,6 +150,7 @@ def _spread(path: str, count: int, B_values: Tensor) -> Tensor:
 
 def _folder_to_loralib(source: Path, target: Path) -> Conversion:
     content, sidecar = config_content(source), read_sidecar(source)
+    _refuse_own(source, content, "loralib")
     config = parse_config(content, str(source / CONFIG_NAME))
     pairs, others = file_pairs(config, plain_names(read_tensors(tensors_path(source)).tensors)[0], sidecar)
     foreign = [f"{pair.name} ({pair.kind})" for pair in pairs if pair.kind not in ("linear", "embedding")]
