@@ -13,18 +13,17 @@ import subprocess
 import sys
 from pathlib import Path
 
-METHODS = ("lora", "full", "top2", "bitfit", "prefix-embed", "prefix-layer", "adapter-h", "adapter-l", "adapter-p")
 RATES = {
     "lora": 1e-3,
     "full": 1e-4,
     "top2": 1e-4,
     "bitfit": 1e-3,
-    "prefix-embed": 5e-3,
-    "prefix-layer": 5e-3,
     "adapter-h": 1e-3,
     "adapter-l": 1e-3,
     "adapter-p": 1e-3,
+    "prefix-layer": 5e-3,
 }
+"""Without prefix-embed: at this budget it has 192 positions, which makes it eight times as slow as the others."""
 METRIC = {"mrpc": "accuracy", "rte": "accuracy", "cola": "matthews"}
 SHARED = {
     "--model": "minilm-l6",
@@ -37,9 +36,14 @@ SHARED = {
 }
 COMPARISONS = {
     "methods": {
-        "--methods": ",".join(METHODS),
+        "--methods": ",".join(RATES),
         "--method-lr": ",".join(f"{method}={rate}" for method, rate in RATES.items()),
         "--match-params": "73728",
+    },
+    "prefixes": {
+        "--methods": "prefix-embed,prefix-layer",
+        "--lr": "5e-3",
+        "--prefix-sizes": "2+2,8+8",
     },
     "ranks": {"--methods": "lora", "--lr": "1e-3", "--ranks": "1,2,4,8,64", "--targets": "q,v"},
     "matrices": {
@@ -53,12 +57,12 @@ COMPARISONS = {
 
 
 def main() -> None:
-    """Run the three comparisons of one task, each into a folder of its own."""
+    """Run the comparisons of one task, each into a folder of its own."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("task", choices=METRIC)
     parser.add_argument("data", help="the GLUE root folder")
     parser.add_argument("out", type=Path)
-    parser.add_argument("--only", choices=COMPARISONS, help="one of the comparisons instead of all three")
+    parser.add_argument("--only", choices=COMPARISONS, help="one of the comparisons instead of all")
     arguments = parser.parse_args()
     for name in [arguments.only] if arguments.only else COMPARISONS:
         flags = (
@@ -72,7 +76,9 @@ def main() -> None:
             }
         )
         command = [sys.executable, "-m", "loralab", "compare", *(word for flag in flags.items() for word in flag)]
-        subprocess.run(command, check=True)
+        status = subprocess.run(command).returncode
+        if status:
+            raise SystemExit(status)
 
 
 if __name__ == "__main__":
