@@ -132,6 +132,19 @@ def test_a_finished_comparison_is_only_shown(compared: Interrupted, capsys: Caps
     assert f"{folder}/table.md" in captured.out
 
 
+def test_a_termination_ends_the_training_too(tiny: Path, data: Path, tmp_path: Path) -> None:
+    flags = ["--model", tiny, "--task", "jsonl", "--data", data, "--methods", "lora", "--steps", 100000, "--seeds", 1]
+    process = start([*map(str, flags), "--out", str(tmp_path / "out")])
+    log = tmp_path / "out/cells/lora-r8-seed-1.log"
+    wait_for(lambda: log.is_file() and "step" in log.read_text())
+    training = int((tmp_path / "out/lock").read_text())
+    process.terminate()
+    process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGTERM
+    with pytest.raises(ProcessLookupError):
+        os.kill(training, 0)
+
+
 def test_a_failed_cell_is_shown_and_ends_in_an_error(tiny: Path, data: Path, tmp_path: Path, capsys: Capsys) -> None:
     flags = ["--model", tiny, "--task", "jsonl", "--data", data, "--methods", "bitfit", "--seeds", 1]
     assert main(["compare", *map(str, flags), "--out", str(tmp_path / "out")]) == 2

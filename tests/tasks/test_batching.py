@@ -7,6 +7,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from loralab.errors import SpecError
 from loralab.tasks.batching import collate, epoch_batches, sorted_batches
 from loralab.tasks.encoding import Encoded
+from loralab.tasks.tokens import IGNORED
 
 LENGTHS = st.lists(st.integers(1, 300), max_size=200)
 
@@ -54,6 +55,17 @@ def test_collate_pads_on_the_right() -> None:
     assert batch.labels is not None
     assert batch.labels.tolist() == [[-100, 6, 7], [-100, 9, -100]]
     assert (batch.tokens, batch.targets) == (5, 3)
+
+
+def test_widths_of_a_run_are_few_and_none_is_beyond_its_longest_text() -> None:
+    rows = [Encoded([1] * length, [IGNORED] * length) for length in (3, 5, 9)]
+    widths = [collate(rows[:count], 0, longest=9).input_ids.shape[1] for count in (1, 2, 3)]
+    assert widths == [4, 8, 9]
+    batch = collate(rows[:1], 0, longest=9)
+    assert batch.attention_mask is not None
+    assert batch.attention_mask.tolist() == [[1, 1, 1, 0]]
+    assert batch.labels is not None
+    assert (batch.labels.tolist(), batch.tokens) == ([[IGNORED] * 4], 3)
 
 
 def test_no_mask_where_none_is_needed() -> None:

@@ -4,6 +4,9 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -45,7 +48,7 @@ def run_cell(cell: Cell, lock: int) -> Outcome:
     settings, log = cell.folder.parent / f"{cell.name}.toml", cell.folder.parent / f"{cell.name}.log"
     write_text(settings, as_toml(cell.config))
     command = [sys.executable, "-m", "loralab", "train", "--config", str(settings), "--json", *how]
-    with log.open("wb") as stream:
+    with log.open("wb") as stream, _ended_by_termination():
         process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=stream, stderr=subprocess.STDOUT, pass_fds=(lock,)
         )
@@ -70,6 +73,19 @@ def _how_to_start(cell: Cell) -> list[str]:
 def _record(cell: Cell) -> dict[str, Any] | None:
     folder = RunFolder(cell.folder)
     return folder.read_record() if folder.record.is_file() else None
+
+
+@contextmanager
+def _ended_by_termination() -> Iterator[None]:
+    """SIGTERM unwinds this process as an error does, so that the training ends with it."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # only the main thread may say what signals do
+        return
+    before = signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _wait(process: subprocess.Popen[bytes]) -> int:

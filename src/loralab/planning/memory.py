@@ -26,9 +26,7 @@ BYTES_PER_TRAINING_TOKEN = 140
 
 HEAP_SHARE = 0.7
 """Of the activations: how much more glibc's heap held than was in use, after some 8 steps of batches of many lengths
-(0.5 to 1.2). It goes on growing, and oneDNN keeps compiled products for every new length: an epoch of MRPC in bfloat16
-(115 steps) took 1,639 MB where this says 1,074. With MALLOC_MMAP_THRESHOLD_=65536 and
-ONEDNN_PRIMITIVE_CACHE_CAPACITY=32 in the environment that epoch took 1,050 MB."""
+(0.5 to 1.2)."""
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 Shapes: B examples of a batch, T tokens of the longest; C channels, H rows and W columns of pixels.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from random import Random
@@ -18,6 +19,11 @@ from loralab.tasks.tokens import IGNORED
 POOL_BATCHES = 50
 """Batches' worth of examples that are sorted by length together: enough for near-equal lengths, few enough that an
 epoch is still shuffled.
+"""
+
+WIDTH_STEP = 4
+"""Widths of training batches are multiples of it: with few of them an allocator reuses what it has, and a run's memory
+does not creep up. An epoch of MRPC with MiniLM took 1.31 GB with every width and takes 1.16 GB, as fast.
 """
 
 
@@ -84,10 +90,13 @@ def sorted_batches(lengths: Sequence[int], batch_size: int) -> list[list[int]]:
     return [order[cut : cut + batch_size] for cut in range(0, len(order), batch_size)]
 
 
-def collate(encoded: Sequence[AnyEncoded], pad_id: int, *, causal: bool = False) -> Batch:
+def collate(encoded: Sequence[AnyEncoded], pad_id: int, *, causal: bool = False, longest: int = 0) -> Batch:
     """One batch of examples that are all of one kind; texts are padded on the right with `pad_id`.
 
-    The mask is left out where all are equally long; and for `causal` language models always. That is exact: a token
+    They are padded to the longest of the batch; in a run whose longest text of all is `longest`, to the next multiple
+    of `WIDTH_STEP` that is no longer than that.
+
+    The mask is left out where nothing is padded; and for `causal` language models always. That is exact: a token
     of a causal model sees only tokens to its left, all padding is to the right of every real token, so no
     real token's output depends on it, positions count from the left alike, and the loss is taken at real tokens only.
     Without a mask attention takes its fastest path. For encoders the padding must be masked. Images are decoded here;
@@ -96,36 +105,37 @@ def collate(encoded: Sequence[AnyEncoded], pad_id: int, *, causal: bool = False)
     images = [each for each in encoded if isinstance(each, EncodedImage)]
     texts = [each for each in encoded if isinstance(each, Encoded)]
     return Batch(
-        inputs={"pixel_values": pixel_values(images)} if images else _text_inputs(texts, pad_id, causal),
-        labels=_label_tensor([each.labels for each in encoded]),
+        inputs={"pixel_values": pixel_values(images)} if images else _text_inputs(texts, pad_id, causal, longest),
+        labels=_label_tensor([each.labels for each in encoded], longest),
         tokens=sum(each.tokens for each in encoded),
         targets=sum(each.targets for each in encoded),
     )
 
 
-def _text_inputs(texts: Sequence[Encoded], pad_id: int, causal: bool) -> dict[str, Tensor]:
+def _text_inputs(texts: Sequence[Encoded], pad_id: int, causal: bool, longest: int) -> dict[str, Tensor]:
     rows = [each.input_ids for each in texts]
     kinds = [each.token_type_ids for each in texts if each.token_type_ids is not None]
-    inputs = {"input_ids": _padded(rows, pad_id)}
-    if len({len(row) for row in rows}) > 1 and not causal:
-        inputs["attention_mask"] = _padded([[1] * len(row) for row in rows], 0)
+    inputs = {"input_ids": _padded(rows, pad_id, longest)}
+    if sum(map(len, rows)) < inputs["input_ids"].numel() and not causal:
+        inputs["attention_mask"] = _padded([[1] * len(row) for row in rows], 0, longest)
     if kinds:
-        inputs["token_type_ids"] = _padded(kinds, 0)
+        inputs["token_type_ids"] = _padded(kinds, 0, longest)
     return inputs
 
 
-def _label_tensor(labels: Sequence[list[int] | int | float | None]) -> Tensor | None:
+def _label_tensor(labels: Sequence[list[int] | int | float | None], longest: int) -> Tensor | None:
     sequences = [each for each in labels if isinstance(each, list)]
     if sequences:
-        return _padded(sequences, IGNORED)
+        return _padded(sequences, IGNORED, longest)
     known = [each for each in labels if isinstance(each, int | float)]
     if len(known) < len(labels):
         return None
     return torch.tensor(known, dtype=torch.int64 if isinstance(known[0], int) else torch.float32)
 
 
-def _padded(rows: Sequence[list[int]], value: int) -> Tensor:
-    width = max(map(len, rows))
+def _padded(rows: Sequence[list[int]], value: int, longest: int) -> Tensor:
+    needed = max(map(len, rows))
+    width = max(needed, min(longest, math.ceil(needed / WIDTH_STEP) * WIDTH_STEP))
     return torch.tensor([row + [value] * (width - len(row)) for row in rows])
 
 

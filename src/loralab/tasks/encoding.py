@@ -51,6 +51,11 @@ class Encoded:
         """All real tokens that a model runs over."""
         return len(self.input_ids) + (self.targets if self.decoded else 0)
 
+    @property
+    def width(self) -> int:
+        """The longer of its rows in a batch, in tokens: an encoder-decoder has two."""
+        return max(len(self.input_ids), len(self.labels) if isinstance(self.labels, list) else 0)
+
 
 AnyEncoded = Encoded | EncodedImage
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from loralab.tasks.batching import Batch, collate, epoch_batches
-from loralab.tasks.encoding import AnyEncoded
+from loralab.tasks.encoding import AnyEncoded, Encoded
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,7 @@ class TrainingData:
         self.encoded = encoded
         self.accumulate = accumulate
         self.pad_id = pad_id
+        self.longest = max((each.width for each in encoded if isinstance(each, Encoded)), default=0)
         lengths = [each.tokens for each in encoded]
         self._epoch = lru_cache(maxsize=1)(lambda epoch: epoch_batches(lengths, batch_size, seed, epoch))
         self.steps_per_epoch = math.ceil(len(self._epoch(0)) / accumulate)
@@ -42,5 +43,6 @@ class TrainingData:
         """The data of step `number`, counted from 1 over all epochs."""
         epoch, place = divmod(number - 1, self.steps_per_epoch)
         indices = self._epoch(epoch)[place * self.accumulate : (place + 1) * self.accumulate]
-        batches = [collate([self.encoded[i] for i in chosen], self.pad_id) for chosen in indices]
+        chosen = ([self.encoded[index] for index in batch] for batch in indices)
+        batches = [collate(examples, self.pad_id, longest=self.longest) for examples in chosen]
         return StepData(batches, indices)
