@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from loralab.cli.main import VERBS
+from loralab.cli.main import ANALYSES, VERBS
 
 SOURCE = Path(__file__).resolve().parents[2] / "src"
 
@@ -24,11 +24,17 @@ def test_front_page_names_every_verb() -> None:
     assert max(map(len, done.stdout.splitlines())) <= 80
 
 
-@pytest.mark.parametrize("verb", VERBS)
+def test_the_page_of_analyses_names_every_one() -> None:
+    done = loralab("analyse", "--help")
+    assert all(f"\n  {name}" in done.stdout for name in ANALYSES)
+    assert max(map(len, done.stdout.splitlines())) <= 80
+
+
+@pytest.mark.parametrize("verb", [*VERBS, *(f"analyse {name}" for name in ANALYSES)])
 def test_help_fits_in_80_columns_and_loads_nothing_heavy(verb: str) -> None:
     heavy = ("torch", "transformers", "numpy", "rich")
     script = (
-        f"import sys; from loralab.cli.main import main; main([{verb!r}, '--help']);"
+        f"import sys; from loralab.cli.main import main; main([*{verb.split()!r}, '--help']);"
         f"print([name for name in {heavy} if name in sys.modules], file=sys.stderr)"
     )
     command = [sys.executable, "-c", script]
@@ -45,6 +51,8 @@ def test_help_fits_in_80_columns_and_loads_nothing_heavy(verb: str) -> None:
         (["evla"], "unknown verb 'evla' (did you mean eval?)"),
         (["eval", "--modle", "m"], "unknown flag --modle (did you mean --model?)"),
         (["eval"], "--model is needed"),
+        (["analyse"], "no analysis was named; known analyses: subspace"),
+        (["analyse", "subpace"], "unknown analysis 'subpace' (did you mean subspace?)"),
         (["eval", "--config", "nowhere.toml"], "no such file: nowhere.toml"),
     ],
 )

@@ -28,9 +28,14 @@ VERBS = {
     "merge": "Fold an adapter into its base, write the model, reopen and compare.",
     "convert": "Write an adapter in another format.",
     "inspect": "Say what an adapter is, what it touches, and how much it does.",
+    "analyse": "See what an adapter learned, and what to do next.",
     "bench": "Measure on this machine, as ratios: the latency of a forward pass.",
     "demo": "All of it in minutes with what is embedded: train, measure, merge.",
 }
+ANALYSES = {
+    "subspace": "How far the directions of two adapters coincide (Figures 3-8).",
+}
+"""The verbs behind `loralab analyse`."""
 DONE, USER_ERROR, INTERRUPTED = 0, 2, 130
 
 
@@ -64,15 +69,28 @@ def _dispatch(arguments: list[str]) -> int:
         return _print(f"loralab {__version__}")
     if name not in VERBS:
         raise SpecError(f"unknown verb {name!r}{near_misses(name, VERBS)}; known verbs: {', '.join(VERBS)}")
-    return _run(name, rest)
+    if name == "analyse":
+        return _analyse(rest)
+    return _run(f"loralab {name}", f"loralab.cli.verbs.{name}", VERBS[name], rest)
 
 
-def _run(name: str, arguments: list[str]) -> int:
-    verb: Verb[Any] = importlib.import_module(f"loralab.cli.verbs.{name}").VERB
-    program = f"loralab {name}"
+def _analyse(arguments: list[str]) -> int:
+    """`loralab analyse NAME …`: each analysis is a verb with flags of its own."""
+    name = arguments[0] if arguments else None
+    if name in ("-h", "--help"):
+        return _print(_analyses_page())
+    if name is None or name not in ANALYSES:
+        asked = "no analysis was named" if name is None else f"unknown analysis {name!r}{near_misses(name, ANALYSES)}"
+        raise SpecError(f"{asked}; known analyses: {', '.join(ANALYSES)} (see loralab analyse --help)")
+    module = f"loralab.cli.analyses.{name}"
+    return _run(f"loralab analyse {name}", module, ANALYSES[name], arguments[1:])
+
+
+def _run(program: str, module: str, summary: str, arguments: list[str]) -> int:
+    verb: Verb[Any] = importlib.import_module(module).VERB
     given = parse_arguments(program, verb.config, arguments)
     if given.help:
-        return _print(help_page(program, VERBS[name], verb.example, verb.config).rstrip("\n"))
+        return _print(help_page(program, summary, verb.example, verb.config).rstrip("\n"))
     file = read_toml(Path(given.config_file)) if given.config_file else {}
     config = build_config(verb.config, given.flags, file, given.config_file or "")
     with contextlib.redirect_stdout(sys.stderr):  # whatever a library prints: stdout holds the answer alone
@@ -89,6 +107,16 @@ def _front_page() -> str:
         "Low-rank adaptation of any PyTorch model: train, prove, merge and ship.\n\n"
         f"verbs:\n{verbs}\n\n"
         "`loralab VERB --help` shows the flags of a verb."
+    )
+
+
+def _analyses_page() -> str:
+    analyses = "\n".join(f"  {name.ljust(14)} {summary}" for name, summary in ANALYSES.items())
+    return (
+        f"usage: loralab analyse NAME [flags]\n\n{VERBS['analyse']}\n\n"
+        f"analyses:\n{analyses}\n\n"
+        "`loralab analyse NAME --help` shows the flags of one.\n\n"
+        "example:\n  loralab analyse subspace out/r8 out/r64 --out out/subspace"
     )
 
 

@@ -83,7 +83,8 @@ def _add(parser: argparse.ArgumentParser, field: ConfigField) -> None:
     if field.name in RESERVED:
         raise TypeError(f"--{field.name} belongs to every verb: a field cannot have its name")
     if field.positional:
-        parser.add_argument(field.name, nargs="?")
+        several = any(is_list(kind) for kind in field.kinds)
+        parser.add_argument(field.name, nargs="*" if several else "?", default=argparse.SUPPRESS)
     elif field.is_switch:
         parser.add_argument(field.label, dest=field.name, action=argparse.BooleanOptionalAction)
     else:
@@ -100,6 +101,8 @@ def _unknown(arguments: list[str], labels: list[str]) -> str:
 
 
 def _usage(field: ConfigField) -> str:
+    if field.positional and any(is_list(kind) for kind in field.kinds):
+        return f"{field.label}…"
     return field.label if field.positional else f"{field.label} {_metavar(field)}"
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from loralab.core.factors import Recipe
 from loralab.errors import AdapterFileError
 from loralab.formats.peft_config import PeftConfig
-from loralab.formats.peft_layout import EMBEDDING_A, EMBEDDING_B, A, B
+from loralab.formats.peft_layout import EMBEDDING_A, EMBEDDING_B, OUTPUT_TWICE, A, B
 from loralab.formats.sidecar import Sidecar
 
 WRAPPED = "base_layer"
@@ -36,12 +36,22 @@ class FilePair:
 
     def delta_norm(self) -> float:
         """‖ΔW‖_F, from the Gram matrices of the thin factors: ‖B·A‖² = Σ (A·Aᵀ) ∘ (Bᵀ·B)."""
-        A_GRI, B_GOR = self._matrices()
+        A_GRI, B_GOR = self.matrices()
         squared = ((A_GRI @ A_GRI.mT) * (B_GOR.mT @ B_GOR)).sum()
-        return abs(self.recipe.scale) * math.sqrt(max(float(squared), 0.0))
+        return abs(self.scale) * math.sqrt(max(float(squared), 0.0))
 
-    def _matrices(self) -> tuple[Tensor, Tensor]:
-        """(A [G, R, I], B [G, O, R]) in float64; G groups of a convolution or experts."""
+    @property
+    def by_key(self) -> dict[str, Tensor]:
+        """A and B by their keys in the file."""
+        return dict(zip(self.keys, (self.A, self.B), strict=True))
+
+    @property
+    def scale(self) -> float:
+        """s of ΔW = s·B·A: alpha/rank, twice that where PEFT's layout adds the update twice."""
+        return self.recipe.scale * (OUTPUT_TWICE if self.kind == "attention output" else 1.0)
+
+    def matrices(self) -> tuple[Tensor, Tensor]:
+        """(A [G, R, I], B [G, O, R]) in float64, without the scale; G groups of a convolution or experts."""
         A_double, B_double = self.A.double(), self.B.double()
         if self.kind == "parameters":
             return A_double, B_double

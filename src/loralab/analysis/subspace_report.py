@@ -1,0 +1,81 @@
+"""The analysis of subspaces as files: subspace.json with every φ, and a heat map for each side."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from loralab.analysis.deltas import kind_of_module, layer_number, spread
+from loralab.analysis.heatmap import Panel, draw_heatmaps
+from loralab.analysis.subspace import SIDES, Of, Overlap, overlaps
+from loralab.formats.adapter_pairs import read_pairs
+from loralab.formats.atomic import write_json
+
+PANELS = 4
+"""Layers in a picture: the first, the last and two between, as in the paper's Figures 6 and 7."""
+
+
+def analyse_subspaces(one: str, other: str, out: Path, *, of: Of, modules: str | None, seed: int) -> dict[str, Any]:
+    """Compare two adapters, write the files, and return the summary that the command line prints."""
+    first, second = read_pairs(one), read_pairs(other)
+    found = list(overlaps(first, second, of=of, modules=modules, seed=seed))
+    ranks = [max(each.phi_IJ.shape[axis] for each in found) for axis in (0, 1)]
+    out.mkdir(parents=True, exist_ok=True)
+    plots = [_draw(found, side, out / f"subspace-{side}.png", (first.name, second.name)) for side in SIDES]
+    write_json(out / "subspace.json", {"of": of, "modules": [_whole(each) for each in found]})
+    return {
+        "adapters": [one, other],
+        "of": of,
+        "ranks": ranks,
+        "modules": [_brief(each) for each in found],
+        "mean": {side: _mean([each for each in found if each.side == side]) for side in SIDES},
+        "files": [str(out / "subspace.json"), *map(str, plots)],
+    }
+
+
+def _brief(overlap: Overlap) -> dict[str, Any]:
+    return {
+        "module": overlap.name,
+        "side": overlap.side,
+        "phi_1_1": overlap.top,
+        "phi_all": float(overlap.phi_IJ[-1, -1]),
+        "random_1_1": float(overlap.random_IJ[0, 0]),
+        "random_all": float(overlap.random_IJ[-1, -1]),
+        "shared_dimensions": overlap.shared_dimensions,
+    }
+
+
+def _whole(overlap: Overlap) -> dict[str, Any]:
+    return _brief(overlap) | {"phi": overlap.phi_IJ.tolist(), "random": overlap.random_IJ.tolist()}
+
+
+def _mean(found: Sequence[Overlap]) -> dict[str, float]:
+    numbers = [_brief(each) for each in found]
+    names = ("phi_1_1", "phi_all", "random_1_1", "random_all", "shared_dimensions")
+    return {name: sum(each[name] for each in numbers) / len(numbers) for name in names}
+
+
+def _draw(found: Sequence[Overlap], side: str, path: Path, names: tuple[str, str]) -> Path:
+    here = [each for each in found if each.side == side]
+    rows = []
+    for kind in dict.fromkeys(kind_of_module(each.name) for each in here):
+        of_kind = {each.name: each for each in here if kind_of_module(each.name) == kind}
+        chosen = [of_kind[name] for name in spread(list(of_kind), PANELS)]
+        rows.append([*(_panel(each) for each in chosen), Panel(f"{kind}, random", chosen[-1].random_IJ)])
+    factor = {"right": "right singular vectors (of inputs)", "left": "left singular vectors (of outputs)"}[side]
+    highest = max(0.5, *(float(each.phi_IJ.max()) for each in here))
+    draw_heatmaps(
+        rows,
+        path,
+        title=f"φ(i, j) between {names[0]} and {names[1]}, {factor}",
+        across=f"j: first directions of {names[1]}",
+        down=f"i: first directions of {names[0]}",
+        bar="φ, 1: one subspace holds the other",
+        highest=highest,
+    )
+    return path
+
+
+def _panel(overlap: Overlap) -> Panel:
+    layer = layer_number(overlap.name)
+    kind = kind_of_module(overlap.name)
+    return Panel(kind if layer is None else f"{kind}, block {layer}", overlap.phi_IJ)

@@ -1,0 +1,1 @@
+"""The analyses, a file each: the verbs behind `loralab analyse`, imported only when they are asked for."""

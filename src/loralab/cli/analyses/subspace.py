@@ -1,0 +1,71 @@
+"""`loralab analyse subspace`: how far the directions of two adapters coincide."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from loralab.cli.verb import Answer, Verb
+from loralab.errors import SpecError
+
+WIDTH = 80
+
+
+@dataclass(frozen=True, kw_only=True)
+class SubspaceConfig:
+    """Everything that `loralab analyse subspace` can be told."""
+
+    adapters: tuple[str, ...] = field(metadata={"positional": True})
+    """Two adapters of one base with the same targets: two ranks, or two seeds. Folders (ours or PEFT's), or loralib
+    checkpoints.
+    """
+
+    out: str
+    """Folder for subspace.json and the heat maps."""
+
+    of: Literal["factors", "update"] = "factors"
+    """Singular vectors of A (right) and of B (left), as in the paper, or those of the whole update B·A."""
+
+    modules: str | None = None
+    """Only modules whose path this regular expression is found in."""
+
+    seed: int = 0
+    """Of the random matrices that stand beside each comparison."""
+
+
+def run(config: SubspaceConfig) -> Answer:
+    """Compare, and write the files."""
+    if len(config.adapters) != 2:
+        raise SpecError(f"subspace compares two adapters, {len(config.adapters)} were given: {config.adapters}")
+    from loralab.analysis.subspace_report import analyse_subspaces
+
+    one, other = config.adapters
+    return analyse_subspaces(one, other, Path(config.out), of=config.of, modules=config.modules, seed=config.seed)
+
+
+def show(answer: Answer) -> None:
+    """The means of both sides, and the modules that share most."""
+    from rich.console import Console
+
+    console = Console(width=WIDTH, highlight=False)
+    console.print(_table(answer))
+    console.print("φ 1: one subspace holds the other; random: Gaussian matrices of the same shapes", markup=False)
+    console.print("shared k: the largest k with φ(k, k) above one half, a mean over modules", markup=False)
+    for path in answer["files"]:
+        console.print(path, markup=False, soft_wrap=True)
+
+
+def _table(answer: Answer) -> Any:
+    from rich.table import Table
+
+    title = f"Subspaces of rank {answer['ranks'][0]} and {answer['ranks'][1]}, {len(answer['modules']) // 2} modules"
+    table = Table(title=title, title_justify="left", title_style="bold")
+    table.add_column("side")
+    for name in ("φ(1, 1)", "random", "φ(all, all)", "random", "shared k"):
+        table.add_column(name, justify="right")
+    for side, mean in answer["mean"].items():
+        numbers = [mean[name] for name in ("phi_1_1", "random_1_1", "phi_all", "random_all")]
+        table.add_row(side, *(f"{number:.3f}" for number in numbers), f"{mean['shared_dimensions']:.1f}")
+    return table
+
+
+VERB = Verb(SubspaceConfig, run, show, example="loralab analyse subspace out/r8 out/r64 --out out/subspace")

@@ -1,0 +1,136 @@
+"""The factor pairs of an adapter on disk, whoever wrote it, without any model: what is inspected and analysed.
+
+Tensors stay in the file until they are used: it is mapped into memory, not read.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from loralab.core.factors import Recipe
+from loralab.core.update import WHOLE
+from loralab.errors import AdapterFileError, SpecError
+from loralab.formats.adapter_folder import config_content, name_for, tensors_path
+from loralab.formats.loralib import ALPHA_KEY, Checkpoint
+from loralab.formats.peft_config import OWN_TYPE, parse_config
+from loralab.formats.peft_pairs import FilePair, file_pairs
+from loralab.formats.peft_reading import plain_names
+from loralab.formats.sidecar import Sidecar, read_sidecar
+from loralab.formats.tensor_checks import is_finite, listed
+from loralab.formats.tensor_reading import TensorFile, read_tensors
+
+
+@dataclass(frozen=True)
+class AdapterPairs:
+    """What is in an adapter's files."""
+
+    source: Path
+    name: str
+    method: str
+    """As the command line calls it."""
+    pairs: tuple[FilePair, ...]
+    others: Mapping[str, Tensor]
+    """Tensors that are no low-rank factors, by key."""
+    tensors: int
+    """How many there are in the file."""
+    sidecar: Sidecar | None
+    notes: tuple[str, ...] = ()
+    alpha_is_known: bool = True
+    """A loralib checkpoint does not record it; scales are then of alpha 1."""
+
+
+def read_pairs(path: str | Path, alpha: float | None = None) -> AdapterPairs:
+    """Read an adapter folder (ours or PEFT's) or a loralib checkpoint, which does not record its `alpha`.
+
+    Raises NotFoundError where nothing is, AdapterFileError for damaged files or NaN, SpecError for an `alpha` that
+    the folder itself says.
+    """
+    source = Path(path)
+    if source.is_dir() and alpha is not None:
+        raise SpecError(f"alpha {alpha:g} was given for {source}, whose adapter_config.json says its own; leave it out")
+    return _folder(source) if source.is_dir() else _loralib(source, alpha)
+
+
+def _folder(folder: Path) -> AdapterPairs:
+    content, file, sidecar = config_content(folder), read_tensors(tensors_path(folder)), read_sidecar(folder)
+    _refuse_damaged(folder, file, sidecar)
+    if content.get("peft_type") == OWN_TYPE:
+        return _own(folder, file, content, sidecar)
+    config = parse_config(content, str(folder))
+    pairs, others = file_pairs(config, plain_names(file.tensors)[0], sidecar)
+    notes = [] if sidecar else ["no loralab.json: the base model that it belongs to is not recorded"]
+    if others:
+        notes.append(f"{len(others)} tensors are saved in full: {', '.join(list(others)[:4])}")
+    kept = tuple(pair for pair in pairs if not _is_padding(pair, sidecar))
+    method = "rslora" if config.rank_stabilized else "lora"
+    return AdapterPairs(folder, name_for(folder), method, kept, others, len(file.tensors), sidecar, tuple(notes))
+
+
+def _own(folder: Path, file: TensorFile, content: Mapping[str, Any], sidecar: Sidecar | None) -> AdapterPairs:
+    if sidecar is None:
+        raise AdapterFileError(f"{folder} is an adapter that only loralab can read, but its loralab.json is missing")
+    pairs, others = [], dict(file.tensors)
+    for path, record in sidecar.modules.items():
+        for part, each in record.parts.items():
+            name = path if part == WHOLE else f"{path}.{part}"
+            keys = f"{name}.lora_A", f"{name}.lora_B"
+            if not all(key in others for key in keys):
+                raise AdapterFileError(f"{folder} lacks {' or '.join(keys)}; get it again")
+            pairs.append(FilePair(name, record.kind, keys, others.pop(keys[0]), others.pop(keys[1]), each.recipe))
+    why = tuple(f"PEFT cannot load it: {reason}" for reason in content.get("why_not_peft", []))
+    method = method_name(sidecar.method)
+    return AdapterPairs(folder, name_for(folder), method, tuple(pairs), others, len(file.tensors), sidecar, why)
+
+
+def method_name(method: Mapping[str, Any]) -> str:
+    """What the command line calls a method, from its specification as JSON."""
+    if method.get("type") == "JointMethod":
+        return "+".join(method_name(each) for each in method["specs"])
+    if method.get("type") == "FullFineTune":
+        return "full" if method.get("top_layers") is None else f"top{method['top_layers']}"
+    if method.get("type") == "BottleneckAdapter":
+        return {"houlsby": "adapter-h", "lin": "adapter-l", "pfeiffer": "adapter-p"}[method["style"]]
+    return {"BitFit": "bitfit", "PrefixEmbedding": "prefix-embed", "PrefixLayer": "prefix-layer"}.get(
+        str(method.get("type")), "rslora" if method.get("rank_stabilized") else "lora"
+    )
+
+
+def _loralib(path: Path, alpha: float | None) -> AdapterPairs:
+    file = read_tensors(path)
+    checkpoint = Checkpoint.of(file)
+    spoilt = [name for name, tensor in file.tensors.items() if not is_finite(tensor)]
+    if spoilt:
+        raise AdapterFileError(f"{path} holds NaN or infinite values in {listed(spoilt)}; get the adapter again")
+    known = float(file.metadata[ALPHA_KEY]) if alpha is None and ALPHA_KEY in file.metadata else alpha
+    pairs = tuple(
+        FilePair(name, "linear", (f"{name}.lora_A", f"{name}.lora_B"), A, B, Recipe(B.shape[-1], known or 1.0))
+        for name, (A, B) in checkpoint.pairs.items()
+    )
+    notes = ["a loralib checkpoint: it records no base model"]
+    if known is None:
+        notes.append("alpha is not recorded; pass it for the norms of the updates")
+    keys = {key for pair in pairs for key in pair.keys}
+    others = {key: tensor for key, tensor in file.tensors.items() if key not in keys}
+    name = name_for(path)
+    return AdapterPairs(path, name, "lora", pairs, others, len(file.tensors), None, tuple(notes), known is not None)
+
+
+def _refuse_damaged(folder: Path, file: TensorFile, sidecar: Sidecar | None) -> None:
+    if sidecar is not None:
+        sidecar.check_belongs(file.path)
+    spoilt = [name for name, tensor in file.tensors.items() if not is_finite(tensor)]
+    if spoilt:
+        raise AdapterFileError(f"{folder} holds NaN or infinite values in {listed(spoilt)}; get the adapter again")
+
+
+def _is_padding(pair: FilePair, sidecar: Sidecar | None) -> bool:
+    """Zeros that stand for the half of an nn.MultiheadAttention that is not adapted."""
+    if sidecar is None or not pair.is_dead:
+        return False
+    record = sidecar.modules.get(pair.name.removesuffix(".out_proj"))
+    if record is None or record.kind != "attention":
+        return False
+    return "out" not in record.parts if pair.kind == "attention output" else set(record.parts) == {"out"}
