@@ -54,21 +54,21 @@ def of_lora() -> Flags:
 COMPARISONS: dict[str, dict[str, Flags]] = {
     "mrpc": {
         "methods": {**of_methods(*RATES), "--match-params": BUDGET},
-        "ranks": {**of_lora(), "--ranks": "1,2,8,64", "--targets": "q,v"},
-        "matrices": {**of_lora(), "--target-sets": "q;k;v;q,v", "--match-params": BUDGET},
+        "ranks": {**of_lora(), "--ranks": "1,8,64", "--targets": "q,v"},
+        "matrices": {**of_lora(), "--target-sets": "q;k;q,v", "--match-params": BUDGET},
         "few": {**of_methods("lora", "full", "prefix-layer"), "--train-sizes": "100,1000", "--match-params": BUDGET},
     },
     "rte": {
-        "methods": {**of_methods("lora", "full", "bitfit", "adapter-h", "prefix-layer"), "--match-params": BUDGET},
+        "methods": {**of_methods("lora", "full", "bitfit", "adapter-h"), "--match-params": BUDGET},
     },
     "cola": {
-        "methods": {**of_methods("lora", "full", "top2", "bitfit", "adapter-h"), "--match-params": BUDGET},
+        "methods": {**of_methods("lora", "full", "bitfit", "adapter-h"), "--match-params": BUDGET},
     },
 }
 LENGTH: dict[str, Flags] = {
     "mrpc": {"--epochs": "2", "--batch-size": "16", "--best-metric": "accuracy"},
     "rte": {"--epochs": "2", "--batch-size": "16", "--best-metric": "accuracy"},
-    "cola": {"--epochs": "3", "--batch-size": "32", "--best-metric": "matthews"},
+    "cola": {"--epochs": "2", "--batch-size": "32", "--best-metric": "matthews"},
 }
 LENGTH_OF_FEW: Flags = {"--epochs": "", "--steps": "200"}
 """As many steps for 100 examples as for 1,000."""

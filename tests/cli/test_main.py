@@ -51,7 +51,7 @@ def test_help_fits_in_80_columns_and_loads_nothing_heavy(verb: str) -> None:
         (["evla"], "unknown verb 'evla' (did you mean eval?)"),
         (["eval", "--modle", "m"], "unknown flag --modle (did you mean --model?)"),
         (["eval"], "--model is needed"),
-        (["analyse"], "no analysis was named; known analyses: subspace"),
+        (["analyse"], "no analysis was named; known analyses: "),
         (["analyse", "subpace"], "unknown analysis 'subpace' (did you mean subspace?)"),
         (["eval", "--config", "nowhere.toml"], "no such file: nowhere.toml"),
     ],

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from loralab.errors import SpecError
 from loralab.formats.adapter_pairs import AdapterPairs
+from loralab.formats.peft_pairs import FilePair
 from loralab.formats.tensor_checks import listed
 
 
@@ -61,7 +62,7 @@ def deltas(adapter: AdapterPairs, modules: str | None = None) -> Iterator[Delta]
 
     Raises SpecError where there are none, or none of that name.
     """
-    chosen = [pair for pair in adapter.pairs if modules is None or re.search(modules, pair.name)]
+    chosen = _chosen(adapter, modules)
     if not adapter.pairs:
         raise SpecError(f"{adapter.source} is of method {adapter.method}, which has no low-rank factors to analyse")
     if not chosen:
@@ -75,13 +76,13 @@ def deltas(adapter: AdapterPairs, modules: str | None = None) -> Iterator[Delta]
 
 def module_names(adapter: AdapterPairs, modules: str | None = None) -> list[str]:
     """The names of the modules that an adapter updates by low-rank factors."""
-    return [pair.name for pair in adapter.pairs if modules is None or re.search(modules, pair.name)]
+    return [pair.name for pair in _chosen(adapter, modules)]
 
 
 def paired_deltas(one: AdapterPairs, other: AdapterPairs, modules: str | None = None) -> Iterator[tuple[Delta, Delta]]:
     """The updates of the same module by two adapters. Raises SpecError where bases, targets or shapes differ."""
     refuse_unlike(one, other, modules)
-    for mine, theirs in zip(deltas(one, modules), _in_order_of(one, other, modules), strict=True):
+    for mine, theirs in zip(deltas(one, modules), deltas(other, modules), strict=True):
         shapes = [[len(each.B_OR), each.A_RI.shape[1]] for each in (mine, theirs)]
         if shapes[0] != shapes[1]:
             raise SpecError(
@@ -130,7 +131,12 @@ def spread(items: Sequence[str], count: int) -> list[str]:
     return [items[round(place * (len(items) - 1) / (count - 1))] for place in range(count)]
 
 
-def _in_order_of(one: AdapterPairs, other: AdapterPairs, modules: str | None) -> Iterator[Delta]:
-    by_name = {each.name: each for each in other.pairs}
-    ordered = tuple(by_name[name] for name in module_names(one, modules))
-    yield from deltas(AdapterPairs(**{**vars(other), "pairs": ordered}))
+def _chosen(adapter: AdapterPairs, modules: str | None) -> list[FilePair]:
+    """In the order of the blocks: files list block 10 before block 2."""
+    found = [pair for pair in adapter.pairs if modules is None or re.search(modules, pair.name)]
+    return sorted(found, key=lambda pair: [int(piece) if piece.isdecimal() else piece for piece in _pieces(pair.name)])
+
+
+def _pieces(name: str) -> list[str]:
+    """Text and numbers in turn, text first."""
+    return re.split(r"(\d+)", name)

@@ -42,7 +42,9 @@ def draw_heatmaps(
         for axes, panel in zip(line, panels, strict=False):
             high, wide = panel.values.shape
             extent = (0.5, wide + 0.5, high + 0.5, 0.5)
-            axes.imshow(panel.values, norm=scale, cmap=colours, aspect="auto", extent=extent, interpolation="nearest")
+            axes.imshow(
+                panel.values.numpy(), norm=scale, cmap=colours, aspect="auto", extent=extent, interpolation="nearest"
+            )
             axes.set_title(panel.title, fontsize=9, color=INK)
             axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
             axes.yaxis.set_major_locator(MaxNLocator(5, integer=True))

@@ -33,6 +33,8 @@ VERBS = {
     "demo": "All of it in minutes with what is embedded: train, measure, merge.",
 }
 ANALYSES = {
+    "spectrum": "Singular values: how many directions an adapter uses.",
+    "amplification": "What the update amplifies that the base has (Table 7).",
     "subspace": "How far the directions of two adapters coincide (Figures 3-8).",
 }
 """The verbs behind `loralab analyse`."""

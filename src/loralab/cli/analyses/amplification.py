@@ -1,0 +1,73 @@
+"""`loralab analyse amplification`: by how much an adapter amplifies what the base has but does not emphasise."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from loralab.cli.adapted import load_base, training_of
+from loralab.cli.analyses.kinds_table import show_kinds
+from loralab.cli.verb import Answer, Verb
+
+
+@dataclass(frozen=True, kw_only=True)
+class AmplificationConfig:
+    """Everything that `loralab analyse amplification` can be told."""
+
+    adapter: str = field(metadata={"positional": True})
+    """The adapter: its folder (ours or PEFT's), or a loralib checkpoint."""
+
+    model: str
+    """The base model: an embedded name (smollm2-135m, minilm-l6), a local folder, or a Hub id."""
+
+    out: str
+    """Folder for amplification.json and amplification.png."""
+
+    rank: int | None = None
+    """How many directions to look at, r of Table 7; without it all that an update has."""
+
+    modules: str | None = None
+    """Only modules whose path this regular expression is found in."""
+
+    alpha: float | None = None
+    """The alpha of a loralib checkpoint, which does not record it."""
+
+    seed: int = 0
+    """Of the random directions."""
+
+
+def run(config: AmplificationConfig) -> Answer:
+    """Measure every module, and write the files."""
+    from loralab.analysis.amplification_report import analyse_amplification
+
+    model = load_base(config.model, "auto", training_of(config.adapter)).model
+    return analyse_amplification(
+        config.adapter,
+        model,
+        Path(config.out),
+        rank=config.rank,
+        modules=config.modules,
+        alpha=config.alpha,
+        seed=config.seed,
+    )
+
+
+def show(answer: Answer) -> None:
+    """A line for each kind of module: Table 7's columns."""
+    columns = {
+        "rank": "r",
+        "delta_norm": "‖ΔW‖",
+        "in_delta": "in ΔW's",
+        "in_base": "in W's",
+        "in_random": "in random",
+        "amplification": "amplified",
+    }
+    show_kinds(answer, f"‖UᵀWV‖ in the first r directions of …, {answer['adapter']}, medians", columns)
+    print("amplified: ‖ΔW‖ / ‖UᵀWV‖ in ΔW's directions.")
+    print(f"Paper: {answer['paper']}")
+
+
+VERB = Verb(
+    AmplificationConfig,
+    run,
+    show,
+    example="loralab analyse amplification out/r4 --model smollm2-135m --out out/amp",
+)
