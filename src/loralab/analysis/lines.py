@@ -6,7 +6,7 @@ from pathlib import Path
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from loralab.formats.atomic import whole_file
 
@@ -50,6 +50,7 @@ def draw_charts(charts: Sequence[Chart], path: Path, title: str) -> None:
             axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         if chart.logarithmic:
             axes.set_yscale("log")
+            axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
             axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
             axes.yaxis.set_minor_formatter(NullFormatter())
         axes.legend(fontsize=9, frameon=False)

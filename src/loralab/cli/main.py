@@ -36,6 +36,7 @@ ANALYSES = {
     "spectrum": "Singular values: how many directions an adapter uses.",
     "amplification": "What the update amplifies that the base has (Table 7).",
     "subspace": "How far the directions of two adapters coincide (Figures 3-8).",
+    "report": "One page to look at, of runs and what was measured on them.",
 }
 """The verbs behind `loralab analyse`."""
 DONE, USER_ERROR, INTERRUPTED = 0, 2, 130

@@ -1,6 +1,7 @@
 """`loralab merge`: an adapter folded into its base, as a model folder of its own that is reopened and compared."""
 
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Literal
 
 from loralab.cli.adapted import LoadingFlags, load_adapter, load_base, say, training_of
@@ -9,6 +10,9 @@ from loralab.cli.verb import Answer, Verb
 
 FIGURES = ("max_abs_logit_error", "mean_kl", "argmax_agreement", "tolerance", "adapter_effect")
 """What comparing logits gives; null in the answer where only tensors were compared."""
+
+PROOF_NAME = "loralab_merge.json"
+"""The answer, beside the merged model: that it was verified, and how."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,13 +39,14 @@ class MergeConfig(LoadingFlags):
 
 def run(config: MergeConfig) -> Answer:
     """Load the model and the adapter, write the merged folder, reopen it and compare."""
+    from loralab.formats.atomic import write_json
     from loralab.formats.merged import write_merged
     from loralab.formats.proof_precision import choose_proof_dtype
 
     training = training_of(config.adapter)
     dtype, reason = choose_proof_dtype(config.model, config.dtype)
     say([reason])
-    loaded = load_base(config.model, dtype, training)
+    loaded = load_base(config.model, dtype, training, config.quantize)
     adapter = load_adapter(config.adapter, config, loaded)
     merged = write_merged(
         loaded.model,
@@ -53,7 +58,9 @@ def run(config: MergeConfig) -> Answer:
     )
     say(merged.notes)
     figures = asdict(merged.verification) if merged.verification is not None else dict.fromkeys(FIGURES)
-    return {"out": merged.out, "tensors": merged.tensors, **figures}
+    answer = {"out": merged.out, "tensors": merged.tensors, **figures}
+    write_json(Path(merged.out) / PROOF_NAME, {"model": config.model, "adapter": config.adapter, **answer})
+    return answer
 
 
 VERB = Verb(

@@ -1,0 +1,42 @@
+"""`loralab analyse report`: one page to look at, of one or several runs and what was measured on them."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from loralab.cli.answer import show_answer
+from loralab.cli.verb import Answer, Verb
+from loralab.errors import SpecError
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportConfig:
+    """Everything that `loralab analyse report` can be told."""
+
+    folders: tuple[str, ...] = field(metadata={"positional": True})
+    """Folders that train, compare, merge, bench latency and analyse wrote; folders within them are looked into too."""
+
+    out: str
+    """The page to write: report.html."""
+
+    title: str = "loralab report"
+    """The page's heading."""
+
+
+def run(config: ReportConfig) -> Answer:
+    """Collect what is there and write the page."""
+    from loralab.analysis.report import sections
+    from loralab.analysis.report_page import write_report
+
+    if not config.folders:
+        raise SpecError("report needs the folder of at least one run or analysis")
+    out = Path(config.out)
+    if out.is_dir():
+        raise SpecError(f"--out {out} is a folder; name the page, as {out / 'report.html'}")
+    found = sections(config.folders)
+    write_report(found, out, config.title)
+    kinds = [section.kind for section in found]
+    pictures = sum(len(section.pictures) for section in found)
+    return {"out": str(out), "sections": kinds, "pictures": pictures, "bytes": out.stat().st_size}
+
+
+VERB = Verb(ReportConfig, run, show_answer, example="loralab analyse report out/r8 out/subspace --out out/report.html")
