@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 
 RATES = {
-    "e2e": {"lora": 1e-3, "full": 5e-5, "adapter-l": 1e-3, "prefix-embed": 1e-2, "prefix-layer": 1e-2},
+    "e2e": {"lora": 1e-3, "full": 5e-5, "adapter-l": 1e-3, "prefix-layer": 1e-2},
     "docstrings": {"lora": 1e-3, "full": 5e-5, "adapter-l": 1e-3},
 }
 SHARED = {

@@ -104,8 +104,8 @@ def test_what_loralib_has_no_place_for(tmp_path: Path) -> None:
 def test_what_is_refused(tmp_path: Path) -> None:
     saved(tmp_path / "a")
     convert(tmp_path / "a", tmp_path / "b.safetensors", to="loralib")
-    with pytest.raises(ll.SpecError, match="choose one of peft, loralib"):
-        convert(tmp_path / "a", tmp_path / "c", to="gguf")
+    with pytest.raises(ll.SpecError, match="choose one of peft, loralib, gguf"):
+        convert(tmp_path / "a", tmp_path / "c", to="onnx")
     with pytest.raises(ll.OutputError, match="exists already"):
         convert(tmp_path / "b.safetensors", tmp_path / "a")
     with pytest.raises(ll.OutputError, match="exists already"):

@@ -113,6 +113,7 @@ SETTINGS: dict[str, tuple[dict[str, object], str]] = {
     "no rank": ({"r": 0}, "r is 0"),
     "a rank that is a truth": ({"r": True}, "r is True"),
     "a rank of text": ({"rank_pattern": {"inner": "8"}}, r"rank_pattern\['inner'\] is '8'"),
+    "a pattern that is a number": ({"rank_pattern": 3, "alpha_pattern": 3.5}, "alpha_pattern is .3.5., not"),
     "no number": ({"lora_alpha": float("nan")}, "lora_alpha is nan"),
     "a bias of another kind": ({"bias": "some"}, "bias is 'some'"),
     "a broken expression": ({"target_modules": "inner("}, "no valid regular expression"),
@@ -186,7 +187,16 @@ def test_an_edited_alpha_is_not_silently_ignored(ours: tuple[Path, nn.Module]) -
 
 
 @pytest.mark.parametrize(
-    "damage", [{"format": 2}, {"modules": [1]}, {"fingerprint": {}}, {"method": {"type": "LoRA", "rank": 0}}]
+    "damage",
+    [
+        {"format": 2},
+        {"modules": [1]},
+        {"fingerprint": {}},
+        {"method": {"type": "LoRA", "rank": 0}},
+        {"method": ["LoRA"]},
+        {"notes": 3},
+        {"heads": [1]},
+    ],
 )
 def test_a_damaged_loralab_json(ours: tuple[Path, nn.Module], damage: dict[str, object]) -> None:
     folder, base = ours

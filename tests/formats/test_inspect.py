@@ -109,3 +109,17 @@ def test_spoilt_tensors_are_refused(tmp_path: Path) -> None:
     (folder / "loralab.json").unlink()
     with pytest.raises(ll.AdapterFileError, match="NaN or infinite"):
         inspect(folder)
+
+
+def test_what_the_doctor_finds_is_shown(tmp_path: Path) -> None:
+    model = llama()
+    model.name_or_path = "a-base"
+    adapter = ll.attach(model, ll.LoRA(rank=2, targets=["q_proj", "v_proj"]))
+    ll.save(adapter, tmp_path / "fresh", model=model)
+    give_effect(adapter, std=0.001)
+    ll.save(adapter, tmp_path / "trained", model=model)
+    ll.detach(model)
+    assert inspect(tmp_path / "trained", model).findings == []
+    found = inspect(tmp_path / "fresh").to_json()["findings"]
+    assert [each["severity"] for each in found] == ["error"]
+    assert "the adapter does nothing" in found[0]["what"]

@@ -31,6 +31,9 @@ class LoadingFlags:
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Precision of the base model; auto is bfloat16 where the processor multiplies it natively."""
 
+    quantize: Literal["nf4", "nf4-double"] | None = None
+    """Keep the dense layers of the base in 4 bits, as a training with the same flag did."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class AdaptedModel(LoadingFlags):
@@ -54,21 +57,26 @@ class Training:
 
 def load_adapted(config: AdaptedModel, training: Training) -> "LoadedModel":
     """The model with its adapter, if one is named, active. Raises what `load_base` and `load_adapter` raise."""
-    loaded = load_base(config.model, config.dtype, training)
+    loaded = load_base(config.model, config.dtype, training, config.quantize)
     if config.adapter is not None:
         load_adapter(config.adapter, config, loaded)
     return loaded
 
 
-def load_base(model: str, dtype: str, training: Training) -> "LoadedModel":
-    """The base model, on the fast kernels; what is noteworthy goes to stderr. Raises what `load_model` raises."""
+def load_base(model: str, dtype: str, training: Training, quantize: str | None = None) -> "LoadedModel":
+    """The base model, on the fast kernels; what is noteworthy goes to stderr. Raises what `load_model` and
+    `quantize_base` raise.
+    """
     import torch
 
+    from loralab.formats.quantized_base import quantize_base
     from loralab.models.load import load_model
     from loralab.models.precision import use_fast_float32
 
     loaded = load_model(model, kind=training.kind, labels=training.labels, regression=training.regression, dtype=dtype)
     say(loaded.notes)
+    if quantize is not None:
+        say([str(quantize_base(loaded.model, quantize))])
     if loaded.model.device.type == "cpu" and loaded.dtype == torch.float32:
         say([use_fast_float32()])
     return loaded

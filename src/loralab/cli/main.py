@@ -1,6 +1,6 @@
 """The entry point: finds the verb, runs it, prints its answer, and turns what went wrong into an exit status.
 
-0 done, 1 our bug (traceback), 2 the user's input is wrong (`error: …`), 130 interrupted.
+0 done, 1 our bug (traceback), 2 the user's input is wrong (`error: …`, or the answer of a check), 130 interrupted.
 """
 
 import contextlib
@@ -33,6 +33,15 @@ VERBS = {
     "demo": "All of it in minutes with what is embedded: train, measure, merge.",
 }
 ANALYSES = {
+    "doctor": "What is wrong with an adapter; exit status 2 if it is broken.",
+    "rank": "Which rank was enough: the metric of every lower rank.",
+    "resize": "Cut an adapter to a lower rank, with the error stated.",
+    "matrices": "What each kind of matrix and each layer contribute (Table 5).",
+    "forgetting": "The loss on other text before and after, beside the gain.",
+    "angular": "Which blocks turn the residual stream least: what to prune.",
+    "prune": "Drop blocks, write the model, measure before, after and healed.",
+    "linearity": "How nearly each block is one affine map, and without residual.",
+    "linearize": "Put affine maps in the place of blocks, and measure.",
     "spectrum": "Singular values: how many directions an adapter uses.",
     "amplification": "What the update amplifies that the base has (Table 7).",
     "subspace": "How far the directions of two adapters coincide (Figures 3-8).",
@@ -98,9 +107,8 @@ def _run(program: str, module: str, summary: str, arguments: list[str]) -> int:
     config = build_config(verb.config, given.flags, file, given.config_file or "")
     with contextlib.redirect_stdout(sys.stderr):  # whatever a library prints: stdout holds the answer alone
         answer = verb.run(config)
-    if given.json:
-        return _print(as_json(answer))
-    return _write(lambda: verb.show(answer))
+    _write(lambda: print(as_json(answer)) if given.json else verb.show(answer))
+    return verb.status(answer)
 
 
 def _front_page() -> str:

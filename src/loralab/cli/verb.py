@@ -8,6 +8,11 @@ Answer = dict[str, Any]
 Config = TypeVar("Config")
 
 
+def done(answer: Answer) -> int:
+    """The exit status of a verb that did what was asked: 0."""
+    return 0
+
+
 @dataclass(frozen=True)
 class Verb(Generic[Config]):
     """A verb: `config` is a frozen dataclass, one field per flag; `run` does the work and returns the answer.
@@ -20,3 +25,5 @@ class Verb(Generic[Config]):
     run: Callable[[Config], Answer]
     show: Callable[[Answer], None]
     example: str
+    status: Callable[[Answer], int] = done
+    """The exit status after the answer is printed: for a check, whether it was passed."""

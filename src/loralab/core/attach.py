@@ -38,6 +38,7 @@ def attach(model: nn.Module, spec: Method | Sequence[Method], name: str = "defau
     plan = spec.plan(model)
     places = _places(model, plan.updates)
     _refuse_overlap(plan.updates, adapters)
+    _refuse_computed(plan.updates, places)
     if not adapters.adapters:
         adapters.trained_before = [p for p in model.parameters() if p.requires_grad]
     model.requires_grad_(False)
@@ -177,6 +178,19 @@ def _refuse_overlap(updates: Any, adapters: AdapterSet) -> None:
             if any(name.startswith(inner + ".") for name in names):
                 raise SpecError(
                     f"{outer} is trained in full and {inner} inside it is adapted as well; choose one of the two"
+                )
+
+
+def _refuse_computed(updates: Any, places: dict[str, list[Slot]]) -> None:
+    """What is replaced by a trained copy must be a tensor that the module holds, not one it unpacks on demand."""
+    for path, update in updates.items():
+        for name in update.replacements():
+            owner, _, leaf = name.rpartition(".")
+            module = places[path][0].module.get_submodule(owner)
+            if leaf not in module._parameters and leaf not in module._buffers:
+                raise SpecError(
+                    f"{path}.{name} is trained in full by this adapter, but {type(module).__name__} does not hold it "
+                    "as a tensor; put the adapter on the base that is not quantised"
                 )
 
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from loralab.core.factors import Factors, Recipe, check_rank
 from loralab.core.low_rank import ConvUpdate, EmbeddingUpdate, LinearUpdate
 from loralab.core.substitution import ATTENTION_PARTS, AttentionUpdate, ParameterUpdate, attention_shapes
-from loralab.core.update import WHOLE, Update, tensor_of
+from loralab.core.update import WHOLE, Update, device_of, tensor_of
 from loralab.errors import SpecError, TargetError
 
 Layout = Mapping[str, Tensor]
@@ -28,7 +28,7 @@ class Site:
     @property
     def device(self) -> torch.device:
         """Where the update's parameters belong: beside the module's own."""
-        return next(self.module.parameters()).device
+        return device_of(self.module)
 
     def factors(self, part: str, out_features: int, in_features: int) -> Factors:
         """Fresh factors A [R, I] and B [O, R] for one part."""

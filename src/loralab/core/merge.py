@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from loralab.core.adapter import Adapter, AdapterSet, Original, adapters_of, adapters_on
 from loralab.core.names import unwrapped
-from loralab.core.update import tensor_of
+from loralab.core.update import WHOLE, Update, tensor_of
 from loralab.errors import AdapterStateError, NumericsError
 
 
@@ -75,6 +75,19 @@ def refuse_unmergeable(adapter: Adapter) -> None:
                 f"adapter '{adapter.name}' was asked to be merged, but at {path} it is {update.why_not_merged}; "
                 "keep it live"
             )
+        packed = _why_packed(update, unwrapped(adapter.layers[path]))
+        if packed:
+            raise AdapterStateError(
+                f"adapter '{adapter.name}' was asked to be merged, but the weight of {path} is {packed}; load the base "
+                "without quantising it, put the adapter on that and merge there, then evaluate what you merged: the "
+                "adapter was on other weights, by the error of the quantisation"
+            )
+
+
+def _why_packed(update: Update, base: nn.Module) -> str:
+    """Why this module's weight cannot take its update up: what a quantised layer says; empty for any other."""
+    touches = len(update.parts) or WHOLE in update.replacements()
+    return str(getattr(base, "why_not_merged", "")) if touches else ""
 
 
 def merge(model: nn.Module, name: str | None = None) -> MergeReport:

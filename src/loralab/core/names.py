@@ -46,6 +46,11 @@ def unwrapped(module: nn.Module) -> nn.Module:
         module = inner
 
 
+def class_name(module: nn.Module) -> str:
+    """The class of a module as the plain model has it: a quantised layer says what it stands for."""
+    return str(getattr(module, "stands_for", type(module).__name__))
+
+
 def slots(model: nn.Module) -> Iterator[Slot]:
     """Every place below `model` in definition order; a module shared by several parents appears once per place."""
     yield from _below(unwrapped(model), "")

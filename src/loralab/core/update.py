@@ -7,6 +7,7 @@ An update may also bring tensors of its own that stand for none of the module's 
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
 from typing import Any, ClassVar
 
 import torch
@@ -200,6 +201,11 @@ def tensor_of(base: nn.Module, name: str) -> Tensor:
     tensor = getattr(base.get_submodule(owner), leaf)
     assert isinstance(tensor, Tensor)
     return tensor
+
+
+def device_of(module: nn.Module) -> torch.device:
+    """Where the module's tensors are: its parameters, or the buffers of one that has only those (a quantised one)."""
+    return next(chain(module.parameters(), module.buffers())).device
 
 
 def wide(tensor: Tensor) -> torch.dtype:

@@ -1,6 +1,7 @@
-"""From one form of adapter file to another, without a model: PEFT folders and loralib checkpoints."""
+"""From one form of adapter file to another, without a model: PEFT folders, loralib checkpoints, GGUF for llama.cpp."""
 
 import re
+import tempfile
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -10,9 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from loralab.errors import AdapterFileError, OutputError, SpecError
+from loralab.errors import AdapterFileError, FingerprintError, ModelLoadError, NotFoundError, OutputError, SpecError
 from loralab.formats.adapter_folder import TENSORS_NAME, config_content, tensors_path
+from loralab.formats.adapter_pairs import read_pairs
 from loralab.formats.atomic import json_text, whole_file, whole_folder
+from loralab.formats.gguf_layout import GgufBase
+from loralab.formats.gguf_writing import write_gguf
 from loralab.formats.loralib import ALPHA_KEY, ENABLED, Checkpoint
 from loralab.formats.peft_config import CONFIG_NAME, OWN_TYPE, PeftConfig, parse_config
 from loralab.formats.peft_layout import EMBEDDING_A, EMBEDDING_B, A, B
@@ -24,8 +28,10 @@ from loralab.formats.structure import ModuleRecord
 from loralab.formats.tensor_checks import listed
 from loralab.formats.tensor_reading import SAFETENSORS, read_tensors
 from loralab.formats.tensor_writing import write_tensors
+from loralab.models.load import read_config
 
-FORMATS = ("peft", "loralib")
+FORMATS = ("peft", "loralib", "gguf")
+GGUF = ".gguf"
 _EMBEDDINGS = ("embed_tokens", "embeddings", "embedding", "emb", "wte", "wpe", "word_embeddings", "shared")
 """Last names of modules that are taken for embeddings: a loralib checkpoint does not tell them from linear layers."""
 
@@ -37,24 +43,35 @@ class Conversion:
     dst: str
     tensors: int
     lossless: bool
+    max_relative_error: float | None = None
+    """Of GGUF: the largest ‖ΔW read back − ΔW‖ / ‖ΔW‖."""
+    notes: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
-        """Plain JSON."""
-        return asdict(self)
+        """Plain JSON: the notes are for people, and what was not measured is left out."""
+        return {key: each for key, each in asdict(self).items() if key != "notes" and each is not None}
 
 
-def convert(src: str | Path, dst: str | Path, to: str = "peft", alpha: float | None = None) -> Conversion:
-    """Write the adapter at `src` to `dst` as a PEFT folder or as a checkpoint with loralib's names, in safetensors.
+def convert(
+    src: str | Path, dst: str | Path, to: str = "peft", alpha: float | None = None, model: str | None = None
+) -> Conversion:
+    """Write the adapter at `src` to `dst`: a PEFT folder, a checkpoint with loralib's names, or a LoRA in GGUF.
 
-    A loralib checkpoint does not record its alpha, which must be given then. Raises AdapterFileError for what the
-    other format has no place for, SpecError for a missing alpha, OutputError if there is something at `dst`.
+    A loralib checkpoint does not record its alpha, which must be given then. GGUF needs the configuration of the
+    base, which is the one that the adapter records unless `model` names it. Raises AdapterFileError for what the
+    other format has no place for, SpecError for a missing alpha or base, FingerprintError for another type of base,
+    OutputError if there is something at `dst`.
     """
     source, target = Path(src), Path(dst)
     if to not in FORMATS:
         raise SpecError(f"a conversion to {to!r} was asked for; choose one of {', '.join(FORMATS)}")
+    if model is not None and to != "gguf":
+        raise SpecError(f"a model ({model}) was given for a conversion to {to}, which needs none; leave it out")
     if source.is_dir():
         if alpha is not None:
             raise SpecError(f"alpha was given for {source}, whose {CONFIG_NAME} says its own; leave it out")
+        if to == "gguf":
+            return _folder_to_gguf(source, target, model)
         return _copy_folder(source, target) if to == "peft" else _folder_to_loralib(source, target)
     file = read_tensors(source)
     checkpoint = Checkpoint.of(file)
@@ -64,6 +81,10 @@ def convert(src: str | Path, dst: str | Path, to: str = "peft", alpha: float | N
     known = float(alpha if alpha is not None else recorded or 0.0)
     if to == "loralib":
         return _write_loralib(target, checkpoint, known, lossless=True)
+    if to == "gguf":
+        with tempfile.TemporaryDirectory() as place:
+            _loralib_to_folder(checkpoint, known, Path(place) / source.stem)
+            return _folder_to_gguf(Path(place) / source.stem, target, model)
     return _loralib_to_folder(checkpoint, known, target)
 
 
@@ -190,13 +211,50 @@ def _stacked(record: ModuleRecord, B_spread: Tensor) -> Tensor | None:
 
 
 def _write_loralib(target: Path, checkpoint: Checkpoint, alpha: float, lossless: bool) -> Conversion:
-    if target.suffix != SAFETENSORS:
-        raise SpecError(f"{target} was asked for; loralib's names are written to a file called *{SAFETENSORS}")
-    if target.exists():
-        raise OutputError(f"{target} exists already; name another file or remove it")
+    _check_target(target, SAFETENSORS, "loralib's names are")
     tensors = dict(checkpoint.others)
     for path, (A_values, B_values) in checkpoint.pairs.items():
         tensors |= {f"{path}.lora_A": A_values, f"{path}.lora_B": B_values}
     with whole_file(target) as temporary:
         write_tensors(temporary, tensors, {ALPHA_KEY: repr(alpha)})
     return Conversion(str(target), len(tensors), lossless)
+
+
+def _check_target(target: Path, suffix: str, what: str) -> None:
+    if target.suffix != suffix:
+        raise SpecError(f"{target} was asked for; {what} written to a file called *{suffix}")
+    if target.exists():
+        raise OutputError(f"{target} exists already; name another file or remove it")
+
+
+# -- to GGUF --------------------------------------------------------------------------------------------------
+
+
+def _folder_to_gguf(source: Path, target: Path, model: str | None) -> Conversion:
+    _check_target(target, GGUF, "a LoRA in GGUF is")
+    content = config_content(source)
+    _refuse_own(source, content, "gguf")
+    found = read_pairs(source)
+    written = write_gguf(found, _gguf_base(source, content, found.sidecar, model), target)
+    return Conversion(str(target), written.tensors, written.lossless, written.max_relative_error, written.notes)
+
+
+def _gguf_base(source: Path, content: Mapping[str, Any], sidecar: Sidecar | None, model: str | None) -> GgufBase:
+    name = model or content.get("base_model_name_or_path")
+    if not name:
+        raise SpecError(f"GGUF needs the configuration of the base of {source}, which does not record it; give --model")
+    try:
+        config = read_config(name)
+    except (NotFoundError, ModelLoadError) as problem:
+        if model is not None:
+            raise
+        raise SpecError(
+            f"GGUF needs the configuration of the base of {source}, which is recorded as {name!r}: {problem}; "
+            "give its place with --model (a folder with a config.json suffices)"
+        ) from problem
+    recorded = None if sidecar is None else sidecar.fingerprint.model_type
+    if recorded not in (None, config.model_type):
+        raise FingerprintError(
+            f"{source} was trained on a model of type {recorded!r}, but {name} is {config.model_type!r}"
+        )
+    return GgufBase.of(name, config)

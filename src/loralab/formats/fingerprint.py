@@ -13,7 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from loralab.core.update import tensor_of
+from loralab.core.names import class_name
+from loralab.core.update import WHOLE, tensor_of
 from loralab.errors import FingerprintError
 
 STRIDE = 8
@@ -110,13 +111,19 @@ def fingerprint(adapted: Iterable[tuple[str, nn.Module, Iterable[str]]], model: 
     tensors: dict[str, TensorPrint] = {}
     classes: dict[str, str] = {}
     for path, module, names in adapted:
-        chosen = {f"{path}.{name}": TensorPrint.of(tensor_of(module, name)) for name in names}
+        chosen = {f"{path}.{name}": _print_of(module, name) for name in names}
         if chosen:
             tensors |= chosen
-            classes[path] = type(module).__name__
+            classes[path] = class_name(module)
     config = getattr(model, "config", None)
     kind = None if model is None else type(model).__name__
     return Fingerprint(tensors, classes, kind, getattr(config, "model_type", None))
+
+
+def _print_of(module: nn.Module, name: str) -> TensorPrint:
+    """A quantised weight's print is that of the float weight it was made from, where that was remembered."""
+    origin = getattr(module, "origin", None) if name == WHOLE else None
+    return origin if isinstance(origin, TensorPrint) else TensorPrint.of(tensor_of(module, name))
 
 
 def _hash(values: Tensor) -> str:

@@ -1,25 +1,18 @@
 """What an adapter on disk is, what it touches, and whether it does anything."""
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from torch import nn
-from transformers import PreTrainedModel
 
-from loralab.core.adapter import adapters_on
-from loralab.core.attach import activate, detach, disabled
 from loralab.core.factors import Recipe
-from loralab.core.names import unwrapped
 from loralab.core.update import WHOLE
-from loralab.errors import SpecError
-from loralab.formats.adapter_folder import load
 from loralab.formats.adapter_pairs import AdapterPairs, read_pairs
-from loralab.formats.probe import make_probe
+from loralab.formats.doctor import findings_beside_loading
+from loralab.formats.effect import logit_change
+from loralab.formats.finding import Finding
 from loralab.formats.sidecar import Sidecar
-from loralab.formats.verify import logits_of
-
-PROBED = "loralab-inspected"
 
 
 @dataclass(frozen=True)
@@ -41,6 +34,8 @@ class Inspection:
     probe_logit_change: float | None = None
     """The largest change of a logit on a fixed input, with a model only."""
     notes: list[str] = field(default_factory=list)
+    findings: list[Finding] = field(default_factory=list)
+    """What `loralab analyse doctor` has to say, the worst first."""
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON."""
@@ -64,32 +59,8 @@ def inspect(
             notes.append("NO EFFECT: with this adapter the model computes exactly what the base computes")
     if found.dead_tensors:
         notes.append(f"{len(found.dead_tensors)} of the factors are zero throughout, so their modules are not changed")
-    return Inspection(**{**asdict(found), "probe_logit_change": change, "notes": notes})
-
-
-def logit_change(model: nn.Module, path: Path, alpha: float | None = None, allow_other_base: bool = False) -> float:
-    """max |logits with the adapter − logits of the base| on the fixed probe; the adapter is taken off again."""
-    inner = unwrapped(model)
-    if not isinstance(inner, PreTrainedModel):
-        raise SpecError(
-            f"the effect on {type(inner).__name__} was asked for, which is no transformers model, so no probe "
-            "is known; compare its outputs yourself, under activate() and disabled()"
-        )
-    probe, before = make_probe(inner), adapters_on(model).routing.active
-    training = [module for module in model.modules() if module.training]
-    load(model, path, PROBED, alpha=alpha, allow_other_base=allow_other_base)
-    model.eval()
-    try:
-        adapted = logits_of(inner, probe)
-        with disabled(model):
-            base = logits_of(inner, probe)
-    finally:
-        detach(model, PROBED)
-        if before is not None:
-            activate(model, before)
-        for module in training:
-            module.training = True
-    return max(float((one - other).abs().max()) for one, other in zip(adapted, base, strict=True))
+    findings = findings_beside_loading(source, model, None if source.is_dir() else alpha)
+    return replace(found, probe_logit_change=change, notes=notes, findings=findings)
 
 
 def _summary(found: AdapterPairs) -> Inspection:

@@ -239,7 +239,9 @@ def _mistyped(content: Mapping[str, Any]) -> list[str]:
 
 def _bad_expressions(content: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     patterns = [(name, content.get(name)) for name in ("target_modules", "exclude_modules")]
-    patterns += [(name, key) for name in ("rank_pattern", "alpha_pattern") for key in content.get(name) or ()]
+    for name in ("rank_pattern", "alpha_pattern"):
+        by_pattern = content.get(name)
+        patterns += [(name, key) for key in by_pattern] if isinstance(by_pattern, Mapping) else []
     for name, pattern in patterns:
         try:
             re.compile(pattern if isinstance(pattern, str) else "")
@@ -250,7 +252,7 @@ def _bad_expressions(content: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 def _entries(content: Mapping[str, Any], name: str) -> dict[str, Any]:
     pattern = content.get(name) or {}
     if not isinstance(pattern, Mapping):
-        return {name: pattern}
+        return {name: repr(pattern)}  # neither a count nor a number, whatever it is
     return {f"{name}[{key!r}]": value for key, value in pattern.items()}
 
 

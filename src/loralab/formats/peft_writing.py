@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from torch import Tensor, nn
 
 from loralab.core.factors import Recipe
-from loralab.core.names import modules_by_path, unwrapped
+from loralab.core.names import class_name, modules_by_path, unwrapped
 from loralab.core.substitution import ParameterUpdate
 from loralab.core.update import Update
 from loralab.formats.peft_config import PeftConfig
@@ -49,7 +49,7 @@ def reasons_against_peft(updates: Mapping[str, Update], bases: Mapping[str, nn.M
         why = why_not_peft(update, bases[path])
         if why:
             found.append(f"{path}: {why}")
-    adapted = [type(bases[path]).__name__ for path, update in updates.items() if len(update.parts)]
+    adapted = [class_name(bases[path]) for path, update in updates.items() if len(update.parts)]
     if {"Conv1D", "MultiheadAttention"} <= set(adapted):
         found.append("PEFT transposes the update of an nn.MultiheadAttention beside that of a transformers Conv1D")
     if not adapted:
@@ -118,8 +118,7 @@ def _config(
         target_parameters=tuple(name for name, each in named.items() if each.parameter is not None),
         base_model=base_name(model),
         task_type=_task(model, heads),
-        fan_in_fan_out=not all(hasattr(bases[path], "out_features") for path in modules)
-        and any(hasattr(bases[path], "nf") for path in modules),
+        fan_in_fan_out=any(class_name(bases[path]) == "Conv1D" for path in modules),
     )
 
 

@@ -87,15 +87,21 @@ def read_sidecar(folder: Path) -> Sidecar | None:
         modules = {name: ModuleRecord.from_json(record) for name, record in content["modules"].items()}
         return Sidecar(
             content["layout"],
-            content["method"],
+            dict(content["method"].items()),
             modules,
             Fingerprint.from_json(content["fingerprint"]),
             content["tensors_sha256"],
-            content.get("notes", []),
-            tuple(content.get("heads", ())),
+            _texts(content.get("notes", [])),
+            tuple(_texts(content.get("heads", []))),
         )
     except (KeyError, TypeError, AttributeError) as problem:
         raise AdapterFileError(f"{path} is damaged ({problem!r}); save the adapter again") from problem
+
+
+def _texts(value: list[str]) -> list[str]:
+    if not isinstance(value, list) or not all(isinstance(each, str) for each in value):
+        raise TypeError(f"{value!r} is no list of texts")
+    return value
 
 
 def method_to_json(spec: object) -> dict[str, Any]:

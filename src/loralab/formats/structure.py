@@ -16,7 +16,7 @@ from loralab.core.build import is_linear, linear_shape
 from loralab.core.factors import Factors, Recipe
 from loralab.core.low_rank import ConvUpdate, EmbeddingUpdate, LinearUpdate
 from loralab.core.substitution import AttentionUpdate, ParameterUpdate, attention_shapes
-from loralab.core.update import WHOLE, Update, tensor_of
+from loralab.core.update import WHOLE, Update, device_of, tensor_of
 from loralab.errors import AdapterFileError
 from loralab.methods.bottleneck import BottleneckUpdate
 from loralab.methods.prefix import BlockPrefixUpdate, PrefixUpdate
@@ -171,13 +171,9 @@ def _factors(record: PartRecord, shapes: Shapes, device: torch.device, starts_at
     return factors
 
 
-def _device(module: nn.Module) -> torch.device:
-    return next(module.parameters()).device
-
-
 def _linear(record: ModuleRecord, module: nn.Module) -> Update:
     O, I = linear_shape(module)  # noqa: E741
-    device = _device(module)
+    device = device_of(module)
     rows = {part: rows_of(each.rows).to(device) for part, each in record.parts.items() if each.rows is not None}
     if any(int(index.max()) >= O for index in rows.values()):
         raise IndexError(f"it updates rows beyond the {O} there are")
@@ -191,7 +187,7 @@ def _linear(record: ModuleRecord, module: nn.Module) -> Update:
 def _embedding(record: ModuleRecord, module: nn.Module) -> Update:
     V, D = tensor_of(module, WHOLE).shape
     whole, R = record.parts[WHOLE], record.parts[WHOLE].recipe.rank
-    return EmbeddingUpdate({WHOLE: _factors(whole, ((R, V), (D, R)), _device(module), starts_at_A=True)})
+    return EmbeddingUpdate({WHOLE: _factors(whole, ((R, V), (D, R)), device_of(module), starts_at_A=True)})
 
 
 def _conv(record: ModuleRecord, module: nn.Module) -> Update:
@@ -199,14 +195,14 @@ def _conv(record: ModuleRecord, module: nn.Module) -> Update:
     whole, R = record.parts[WHOLE], record.parts[WHOLE].recipe.rank
     channels = W.shape[1] * (groups if record.dense else 1)
     shapes = (groups * R, channels, *W.shape[2:]), (W.shape[0], R, *(1 for _ in W.shape[2:]))
-    return ConvUpdate({WHOLE: _factors(whole, shapes, _device(module))})
+    return ConvUpdate({WHOLE: _factors(whole, shapes, device_of(module))})
 
 
 def _attention(record: ModuleRecord, module: nn.Module) -> Update:
     shapes, parts = attention_shapes(module), {}
     for part, each in record.parts.items():
         O, I = shapes[part]  # noqa: E741
-        parts[part] = _factors(each, ((each.recipe.rank, I), (O, each.recipe.rank)), _device(module))
+        parts[part] = _factors(each, ((each.recipe.rank, I), (O, each.recipe.rank)), device_of(module))
     return AttentionUpdate(parts)
 
 
@@ -218,14 +214,14 @@ def _parameters(record: ModuleRecord, module: nn.Module) -> Update:
         if transposed and experts:
             O, I = I, O  # noqa: E741
         shapes = (*experts, each.recipe.rank, I), (*experts, O, each.recipe.rank)
-        parts[name] = _factors(each, shapes, _device(module))
+        parts[name] = _factors(each, shapes, device_of(module))
     return ParameterUpdate(parts, transposed)
 
 
 def _inserted(record: ModuleRecord, module: nn.Module) -> Update:
     """A bottleneck or a prefix: made by its constructor, its tensors zero."""
     make: Callable[..., Update] = _CLASSES[record.kind]
-    return make(**record.settings, device=_device(module))
+    return make(**record.settings, device=device_of(module))
 
 
 _SETTINGS = {

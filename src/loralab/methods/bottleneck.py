@@ -26,7 +26,7 @@ from torch.nn import functional as F
 from loralab.core.adapter import Plan
 from loralab.core.build import is_linear, linear_shape
 from loralab.core.targets import Target, find_targets, layer_index, split_patterns
-from loralab.core.update import WHOLE, Update
+from loralab.core.update import WHOLE, Update, device_of
 from loralab.errors import SpecError, TargetError
 from loralab.methods.heads import head_updates, heads_of
 from loralab.models.families import sublayer_outputs
@@ -147,7 +147,7 @@ class BottleneckAdapter:
                 f"a bottleneck was asked for behind {target.path}, a {type(target.module).__name__}, which is no dense "
                 "layer; name the dense layers by hand with targets"
             )
-        width, device = linear_shape(target.module)[0], next(target.module.parameters()).device
+        width, device = linear_shape(target.module)[0], device_of(target.module)
         update = BottleneckUpdate(width, self.size, self.style, device)
         update.reset()
         return update

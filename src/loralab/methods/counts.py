@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from loralab.core.adapter import Adapter
+from loralab.models.nf4 import quantized_layers
 
 
 @dataclass(frozen=True)
@@ -16,7 +17,7 @@ class Counts:
     head: int
     """Trained in full as the task's head, which the paper never counts."""
     base: int
-    """Of the base model."""
+    """Of the base model; a quantised weight counts as what it stands for."""
 
     @property
     def trained(self) -> int:
@@ -30,4 +31,5 @@ def parameter_counts(adapter: Adapter, model: nn.Module) -> Counts:
     trained = sum(p.numel() for p in adapter.parameters())
     everybody = {id(p) for other in adapter.layers.values() for p in other.updates.parameters()}
     base = sum(p.numel() for p in model.parameters() if id(p) not in everybody)
+    base += sum(layer.weights for layer in quantized_layers(model))
     return Counts(trained - head, head, base)

@@ -13,7 +13,7 @@ from loralab.core.adapter import Plan
 from loralab.core.names import modules_by_path, unwrapped
 from loralab.core.update import Update
 from loralab.errors import SpecError, TargetError
-from loralab.methods.heads import head_updates, heads_of
+from loralab.methods.heads import head_updates, heads_of, refuse_quantized
 from loralab.methods.ties import share_ties
 from loralab.models.families import block_paths
 
@@ -33,6 +33,7 @@ class FullFineTune:
 
     def plan(self, model: nn.Module) -> Plan:
         """A trained copy of every parameter in the chosen modules."""
+        refuse_quantized(model, "full fine-tuning")
         heads = heads_of(model, self.modules_to_save)
         by_path = modules_by_path(model)
         if self.top_layers is None:

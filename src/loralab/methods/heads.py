@@ -11,8 +11,9 @@ from torch import nn
 
 from loralab.core.names import modules_by_path, unwrapped
 from loralab.core.update import Update
-from loralab.errors import TargetError
+from loralab.errors import SpecError, TargetError
 from loralab.models.families import HEAD_NAMES
+from loralab.models.nf4 import quantized_layers
 
 _HEADED = ("Classification", "QuestionAnswering", "MultipleChoice", "Regression")
 
@@ -50,6 +51,8 @@ def heads_of(model: nn.Module, names: Sequence[str] | None) -> list[str]:
 def head_updates(model: nn.Module, heads: Sequence[str]) -> dict[str, Update]:
     """Each head, trained in full."""
     by_path = modules_by_path(model)
+    for path in heads:
+        refuse_quantized(by_path[path], f"training {path} in full")
     return {path: saved_in_full(by_path[path]) for path in heads}
 
 
@@ -59,6 +62,16 @@ def saved_in_full(module: nn.Module) -> Update:
     for name, tensor in (*module.named_parameters(), *module.named_buffers()):
         update.replace(name, tensor)
     return update
+
+
+def refuse_quantized(module: nn.Module, what: str) -> None:
+    """SpecError where a module that is to train in full holds layers whose weights are quantised, and so frozen."""
+    count = sum(1 for _ in quantized_layers(module))
+    if count:
+        raise SpecError(
+            f"{what} was asked for, but {count} of the dense layers there are quantised and cannot train; adapt them "
+            "with lora, or load the base without quantize"
+        )
 
 
 def _is_headed(class_name: str) -> bool:

@@ -11,6 +11,7 @@ Shapes: N rows (all leading dimensions), H width.
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import chain
 from typing import Any
 
 import torch
@@ -134,7 +135,8 @@ def _agrees(module: nn.Module, forward: Callable[[Tensor], Tensor], width: int) 
     """Whether the module's own forward and the lean one give the same on a fixed input (dropout off)."""
     if not width:
         return False
-    parameter = next(module.parameters())
+    floats = (tensor for tensor in chain(module.parameters(), module.buffers()) if tensor.is_floating_point())
+    parameter = next(floats)  # of quantised projections the buffers
     x = torch.linspace(-2, 2, 2 * width, device=parameter.device).view(1, 2, width).to(parameter.dtype)
     modes = [(each, each.training) for each in module.modules()]
     module.eval()

@@ -6,7 +6,6 @@ processors that are not Intel's (measured on Zen 5: 190 against 400 GFLOP/s; on 
 difference).
 """
 
-import os
 import time
 from collections.abc import Callable, Mapping
 
@@ -119,12 +118,3 @@ def _seconds(dtype: torch.dtype, repeats: int = 7) -> float:
 
 def _does(truth: bool) -> str:
     return "does" if truth else "does not"
-
-
-def keep_few_kernels() -> None:
-    """Let oneDNN, torch's library for products on a CPU, keep 32 compiled products instead of 1,024.
-
-    It compiles one for every shape that it meets and text meets many: they were half of what a long run's memory grew
-    by, and nothing was faster for them. It reads the variable on its first use; one that the user set stays.
-    """
-    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "32")

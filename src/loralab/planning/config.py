@@ -39,6 +39,9 @@ class PlanConfig(MethodSettings):
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = field(default="auto", metadata={"group": "run"})
     """Precision of the frozen base; auto is what this machine would choose. What trains has float32."""
 
+    quantize: Literal["nf4", "nf4-double"] | None = field(default=None, metadata={"group": "run"})
+    """Keep the dense layers of the frozen base in 4 bits."""
+
     device: Literal["cpu", "cuda"] = field(default="cpu", metadata={"group": "run"})
     """Where the training would run. The estimate is measured against CPU runs only."""
 

@@ -11,6 +11,7 @@ from loralab.generation.context import context_length
 from loralab.methods.counts import Counts, parameter_counts
 from loralab.methods.prefix import inserted_positions
 from loralab.methods.registry import specification
+from loralab.models.nf4 import quantize_model
 from loralab.models.precision import choose_dtype
 from loralab.planning.activations import is_in_a_table
 from loralab.planning.blueprint import blueprint
@@ -57,6 +58,8 @@ def plan(config: PlanConfig) -> PlanResult:
     config.validate()
     model = blueprint(config.model, config.labels)
     dtype, reason = choose_dtype(config.dtype, torch.device("cpu" if config.dtype == "auto" else config.device))
+    if config.quantize is not None:
+        quantize_model(model, double=config.quantize == "nf4-double")
     adapter = attach(model, specification(config))
     counts = parameter_counts(adapter, model)
     length = _length(config, model, inserted_positions(adapter.updates))

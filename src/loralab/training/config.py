@@ -82,6 +82,9 @@ class TrainConfig(MethodSettings):
     label_smoothing: float = field(default=0.0, metadata={"group": "optimizer"})
     """Share of the loss that is spread over all tokens or classes alike."""
 
+    cosine_penalty: float = field(default=0.0, metadata={"group": "optimizer"})
+    """Weight of 1 - cos between the states of neighbouring blocks, added to the loss: it pulls them together."""
+
     gradient_checkpointing: bool = field(default=False, metadata={"group": "optimizer"})
     """Compute each block again in the backward pass: less memory, a third more time."""
 
@@ -113,6 +116,9 @@ class TrainConfig(MethodSettings):
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = field(default="auto", metadata={"group": "run"})
     """Precision of the frozen base; auto is bfloat16 where the processor multiplies it natively. The adapter has
     float32."""
+
+    quantize: Literal["nf4", "nf4-double"] | None = field(default=None, metadata={"group": "run"})
+    """Keep the dense layers of the frozen base in 4 bits (QLoRA); nf4-double quantises their scales as well."""
 
     device: str = field(default="auto", metadata={"group": "run"})
     """Where to train: auto, cpu, cuda, or cuda:N."""
@@ -177,7 +183,17 @@ def _plain(value: object) -> object:
 def _checks(c: TrainConfig) -> list[tuple[bool, str]]:
     """(is it wrong, what to say) for every rule."""
     at_least_one = ("rank", "batch_size", "accumulate", "keep", "steps", "threads", "limit")
-    not_negative = ("weight_decay", "clip", "eval_every", "eval_limit", "early_stop", "save_every", "warmup", "seed")
+    not_negative = (
+        "weight_decay",
+        "clip",
+        "eval_every",
+        "eval_limit",
+        "early_stop",
+        "save_every",
+        "warmup",
+        "seed",
+        "cosine_penalty",
+    )
     shares = ("dropout", "label_smoothing", "beta1", "beta2")
     positive = ("alpha", "lr", "lora_plus_ratio", "eps", "epochs")
     return [
@@ -196,6 +212,10 @@ def _checks(c: TrainConfig) -> list[tuple[bool, str]]:
             f"head_dropout {c.head_dropout}: it lies in [0, 1)",
         ),
         (c.eval_every > 0 and c.eval_limit < 1, f"eval_every {c.eval_every} needs an eval_limit above 0"),
+        (
+            c.quantize is not None and not {"full", "top2"}.isdisjoint(c.method.split("+")),
+            f"quantize {c.quantize} and method {c.method}: what it trains would be frozen in 4 bits; choose lora",
+        ),
         (c.resume and c.overwrite, "resume and overwrite: give one of them"),
         (not c.out, "out is empty: name a folder"),
     ]

@@ -12,12 +12,17 @@ from torch.optim import AdamW
 from transformers import PreTrainedModel
 
 from loralab.core.adapter import Adapter
+from loralab.models.resident import give_back_free_memory
 from loralab.training.check import every_parameter_has_a_gradient, step_is_finite
 from loralab.training.config import TrainConfig
 from loralab.training.data import StepData, TrainingData
 from loralab.training.loss import batch_loss_sum
+from loralab.training.neighbour_cosine import NeighbourCosine, watched
 from loralab.training.optimizer import set_rate
 from loralab.training.schedule import rate_factor, warmup_steps
+
+STEPS_BETWEEN_TRIMS = 16
+"""A trim costs milliseconds and the pages that are touched again after it; the heap grows by 0.3 GB in 25 steps."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +47,7 @@ class Trainee:
     optimizer: AdamW
     data: TrainingData
     kind: str
+    regularizer: NeighbourCosine | None = None
 
 
 class Observer(Protocol):
@@ -66,6 +72,8 @@ def run_steps(trainee: Trainee, config: TrainConfig, first: int, last: int, obse
             every_parameter_has_a_gradient(trainee.adapter)
         trainee.optimizer.step()
         trainee.optimizer.zero_grad(set_to_none=True)
+        if step % STEPS_BETWEEN_TRIMS == 0:
+            give_back_free_memory()
         record = StepRecord(step, loss, rate, norm, data.tokens, perf_counter() - started)
         if not observer.after_step(record):
             return
@@ -75,13 +83,17 @@ def accumulate_gradients(trainee: Trainee, data: StepData, label_smoothing: floa
     """The gradient of the mean loss over all targets of the step, batch by batch; returns that loss.
 
     Every batch's summed loss is divided by the step's number of targets, so the gradient is the one that a single batch
-    of all examples would give.
+    of all examples would give. A regulariser is added to what is minimised, not to what is returned.
     """
     total = 0.0
     for batch in data.batches:
         here = batch.to(trainee.model.device)
-        loss = batch_loss_sum(trainee.model, here, trainee.kind, label_smoothing) / data.targets
-        loss.backward()  # type: ignore[no-untyped-call]
+        with watched(trainee.regularizer):
+            loss = batch_loss_sum(trainee.model, here, trainee.kind, label_smoothing) / data.targets
+        objective = loss
+        if trainee.regularizer is not None:
+            objective = loss + trainee.regularizer.penalty(here) * (batch.targets / data.targets)
+        objective.backward()  # type: ignore[no-untyped-call]
         total += float(loss.detach())
     return total
 

@@ -9,6 +9,7 @@ import torch
 from loralab.core.attach import attach
 from loralab.core.joint import Method
 from loralab.errors import SpecError
+from loralab.formats.quantized_base import quantize_base, trained_on
 from loralab.methods.heads import fresh_heads
 from loralab.methods.registry import specification
 from loralab.methods.room import text_room
@@ -22,6 +23,7 @@ from loralab.tasks.task import Task, open_task
 from loralab.training.config import TrainConfig
 from loralab.training.data import TrainingData
 from loralab.training.loop import Trainee
+from loralab.training.neighbour_cosine import neighbour_cosine
 from loralab.training.optimizer import make_optimizer
 from loralab.training.start import start_from
 
@@ -64,12 +66,16 @@ def prepare(config: TrainConfig, dtype: str) -> Prepared:
         seed=config.seed,
     )
     notes = [*task.notes, *loaded.notes]
+    if config.quantize is not None:
+        notes.append(str(quantize_base(loaded.model, config.quantize)))
     if loaded.model.device.type == "cpu" and loaded.dtype == torch.float32:
         notes.append(use_fast_float32())
     if config.head_dropout is not None:
         notes.append(set_head_dropout(loaded.model, config.head_dropout))
     torch.manual_seed(config.seed)
     adapter = attach(loaded.model, adaptation(config, loaded))
+    if config.quantize is not None:
+        adapter.notes.append(trained_on(config.quantize))
     if config.init_adapter is not None:
         notes.append(start_from(config.init_adapter, adapter, config, loaded, task.model_kind))
     max_length = min(config.max_length, text_room(loaded.model) or config.max_length)
@@ -80,7 +86,9 @@ def prepare(config: TrainConfig, dtype: str) -> Prepared:
         loaded.model.activation_checkpointing_enable({"use_reentrant": False})
     pad_id = padding_id(loaded.processor)
     data = TrainingData(encoding.encoded, config.batch_size, config.accumulate, config.seed, pad_id)
-    trainee = Trainee(loaded.model, adapter, make_optimizer(adapter.named_parameters(), config), data, task.kind)
+    optimizer = make_optimizer(adapter.named_parameters(), config)
+    regularizer = neighbour_cosine(loaded.model, config.cosine_penalty)
+    trainee = Trainee(loaded.model, adapter, optimizer, data, task.kind, regularizer)
     return Prepared(loaded, task, trainee, max_length, (*notes, *adapter.notes, *encoding.notes))
 
 

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from loralab.errors import SpecError
 from loralab.formats.adapter_folder import save
 from loralab.methods.counts import parameter_counts
-from loralab.models.precision import keep_few_kernels
+from loralab.models.resident import keep_few_kernels
 from loralab.training.checkpoint import newest_checkpoint, restore
 from loralab.training.config import DEFAULT_EPOCHS, TrainConfig
 from loralab.training.folder import RunFolder, claim, clear

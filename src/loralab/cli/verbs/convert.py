@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
+from loralab.cli.adapted import say
 from loralab.cli.answer import show_answer
 from loralab.cli.verb import Answer, Verb
 
@@ -15,25 +16,30 @@ class ConvertConfig:
     """The adapter to read: a PEFT folder, or a loralib checkpoint."""
 
     dst: str = field(metadata={"positional": True})
-    """What to write: a folder for peft, a file for loralib; it must not exist yet."""
+    """What to write: a folder for peft, a file for loralib or gguf; it must not exist yet."""
 
-    to: Literal["peft", "loralib"]
-    """The format to write."""
+    to: Literal["peft", "loralib", "gguf"]
+    """The format to write; gguf is a LoRA for llama.cpp."""
 
     alpha: float | None = None
     """The alpha of a loralib checkpoint, which does not record it."""
+
+    model: str | None = None
+    """For gguf: the base model, of which only config.json is read. By default the one that the adapter records."""
 
 
 def run(config: ConvertConfig) -> Answer:
     """Read, convert, write."""
     from loralab.formats.convert import convert
 
-    return convert(config.src, config.dst, config.to, config.alpha).to_json()
+    done = convert(config.src, config.dst, config.to, config.alpha, config.model)
+    say(done.notes)
+    return done.to_json()
 
 
 VERB = Verb(
     ConvertConfig,
     run,
     show_answer,
-    example="loralab convert out/docstrings docstrings.safetensors --to loralib",
+    example="loralab convert out/docstrings docstrings.gguf --to gguf",
 )

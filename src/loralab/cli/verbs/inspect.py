@@ -1,9 +1,11 @@
 """`loralab inspect`: what an adapter on disk is, what it touches, and whether it does anything."""
 
+from collections import Counter
 from dataclasses import dataclass, field
 
 from loralab.cli.adapted import LoadingFlags, load_base, say, training_of
 from loralab.cli.answer import show_answer
+from loralab.cli.findings import show_findings
 from loralab.cli.verb import Answer, Verb
 
 
@@ -23,7 +25,7 @@ def run(config: InspectConfig) -> Answer:
     from loralab.formats.inspect import inspect
 
     training = training_of(config.adapter)
-    model = load_base(config.model, config.dtype, training).model if config.model else None
+    model = load_base(config.model, config.dtype, training, config.quantize).model if config.model else None
     found = inspect(config.adapter, model, alpha=config.alpha, allow_other_base=config.allow_other_base).to_json()
     if model is None:
         del found["probe_logit_change"]
@@ -37,8 +39,15 @@ def show(answer: Answer) -> None:
     ends = sorted(norms, key=norms.__getitem__)
     summary = {f"norm {path}": norms[path] for path in dict.fromkeys([*ends[-1:], *ends[:1]])}
     brief = {"targets": f"{len(answer['targets'])} modules", "dead_tensors": len(answer["dead_tensors"])}
-    hidden = ("delta_norms", "notes")
+    brief |= {name: _summed(answer[name]) for name in ("rank", "alpha") if isinstance(answer[name], dict)}
+    hidden = ("delta_norms", "notes", "findings")
     show_answer({key: value for key, value in (answer | brief).items() if key not in hidden} | summary)
+    show_findings(answer["findings"])
+
+
+def _summed(by_module: dict[str, float]) -> str:
+    """`4 (×180), 6 (×30)`: how many modules have which value."""
+    return ", ".join(f"{value:g} (×{count})" for value, count in sorted(Counter(by_module.values()).items()))
 
 
 VERB = Verb(InspectConfig, run, show, example="loralab inspect out/docstrings --model smollm2-135m")

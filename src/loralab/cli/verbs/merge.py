@@ -58,7 +58,7 @@ def run(config: MergeConfig) -> Answer:
     )
     say(merged.notes)
     figures = asdict(merged.verification) if merged.verification is not None else dict.fromkeys(FIGURES)
-    answer = {"out": merged.out, "tensors": merged.tensors, **figures}
+    answer = {"out": str(merged.out), "tensors": merged.tensors, **figures}
     write_json(Path(merged.out) / PROOF_NAME, {"model": config.model, "adapter": config.adapter, **answer})
     return answer
 

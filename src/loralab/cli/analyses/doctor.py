@@ -1,0 +1,67 @@
+"""`loralab analyse doctor`: what is wrong with an adapter, and what to do about it."""
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from loralab.cli.adapted import LoadingFlags, Training, load_base, say, training_of
+from loralab.cli.findings import show_findings
+from loralab.cli.verb import Answer, Verb, done
+
+UNHEALTHY = 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class DoctorConfig(LoadingFlags):
+    """Everything that `loralab analyse doctor` can be told."""
+
+    adapter: str = field(metadata={"positional": True})
+    """The adapter to examine: its folder (ours or PEFT's), or a loralib checkpoint. It may be damaged."""
+
+    model: str | None = None
+    """The base model, to see whether the adapter is of it, loads onto it, moves its logits, and by how much."""
+
+    out: str | None = None
+    """Folder for doctor.json."""
+
+
+def run(config: DoctorConfig) -> Answer:
+    """Examine it; damage is reported, not raised."""
+    from loralab.formats.atomic import write_json
+    from loralab.formats.doctor import examine
+
+    model = None
+    if config.model is not None:
+        model = load_base(config.model, config.dtype, _training(config.adapter), config.quantize).model
+    found = examine(config.adapter, model, alpha=config.alpha, allow_other_base=config.allow_other_base).to_json()
+    if config.out is not None:
+        write_json(Path(config.out) / "doctor.json", found)
+    return found
+
+
+def show(answer: Answer) -> None:
+    """The findings, and one line that sums up."""
+    show_findings(answer["findings"])
+    count = [each["severity"] for each in answer["findings"]]
+    summed = ", ".join(f"{count.count(each)} {each}s" for each in ("error", "warning", "note"))
+    state = "healthy" if answer["healthy"] else "NOT healthy"
+    print(f"{answer['adapter']}: {state} ({summed}; {answer['modules']} low-rank updates, {answer['tensors']} tensors)")
+
+
+def status(answer: Answer) -> int:
+    """For scripts: 2 where an error was found."""
+    return done(answer) if answer["healthy"] else UNHEALTHY
+
+
+def _training(adapter: str) -> Training:
+    """The kind of model that the adapter says it was trained on; a language model where that cannot be read."""
+    try:
+        return training_of(adapter)
+    except (json.JSONDecodeError, UnicodeDecodeError) as problem:
+        say([f"{adapter} does not say what kind of model it is of ({problem}); a language model is taken"])
+        return Training("generation")
+
+
+VERB = Verb(
+    DoctorConfig, run, show, example="loralab analyse doctor out/docstrings --model smollm2-135m", status=status
+)

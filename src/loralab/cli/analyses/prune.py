@@ -1,0 +1,138 @@
+"""`loralab analyse prune`: a model without some of its blocks, measured before, after and healed."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from loralab.cli.analyses.residual_stream import console, open_decoder
+from loralab.cli.verb import Answer, Verb
+
+STATES = ("before", "after", "dropped", "replaced", "distilled", "healed")
+
+
+@dataclass(frozen=True, kw_only=True)
+class MeasureConfig:
+    """What a changed model is measured on."""
+
+    data: str | None = None
+    """The text: a file, or JSON lines with a "text" each; blocks are chosen on its first four fifths and the perplexity
+    is of the last. Without it the sources of Python's standard library."""
+
+    pieces: int = 64
+    """Held-out pieces of 1,024 characters for the perplexity."""
+
+    task: str | None = "docstrings"
+    """A task to generate for; none measures the perplexity alone."""
+
+    task_data: str | None = None
+    """The task's data: the official files, or your own JSONL."""
+
+    split: str = "test"
+    """Which split of the task."""
+
+    limit: int = 16
+    """Examples of the task to generate for."""
+
+    max_new_tokens: int = 32
+    """Tokens that an output may have."""
+
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Precision to measure in; what is written has that of the model's files."""
+
+    seed: int = 0
+    """Of the choice of pieces of the text."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PruneConfig(MeasureConfig):
+    """Everything that `loralab analyse prune` can be told."""
+
+    model: str
+    """The model: an embedded name (smollm2-135m), a local folder, or a Hub id."""
+
+    n: int
+    """How many blocks to drop."""
+
+    out: str
+    """Folder to write; transformers loads it without loralab."""
+
+    strategy: Literal["similarity", "deepest"] = "similarity"
+    """Drop the blocks that turn the residual stream least, or the deepest but the last."""
+
+    from_json: str | None = None
+    """The angular.json of `loralab analyse angular`; without it the distances are measured here."""
+
+    healed: str | None = None
+    """An adapter trained on the pruned model in OUT: measure it too, without writing the model again."""
+
+    samples: int = 256
+    """Pieces of text for the distances, where they are measured here."""
+
+    max_len: int = 512
+    """Tokens that such a piece may have."""
+
+
+def run(config: PruneConfig) -> Answer:
+    """Choose the blocks, write the model, measure."""
+    from loralab.analysis.angular_report import Sampling
+    from loralab.analysis.prune_report import Pruning, prune
+
+    sampling = Sampling(data=config.data, samples=config.samples, max_len=config.max_len, seed=config.seed)
+    pruning = Pruning(
+        model=config.model, count=config.n, strategy=config.strategy, angular=config.from_json, sampling=sampling
+    )
+    return prune(
+        pruning, Path(config.out), measuring(config), lambda name: open_decoder(name, config.dtype), config.healed
+    )
+
+
+def measuring(config: MeasureConfig) -> Any:
+    """The flags as the analysis takes them."""
+    from loralab.analysis.model_measures import Measuring
+
+    return Measuring(
+        data=config.data,
+        pieces=config.pieces,
+        task=config.task,
+        task_data=config.task_data,
+        split=config.split,
+        limit=config.limit,
+        max_new_tokens=config.max_new_tokens,
+    )
+
+
+def show(answer: Answer) -> None:
+    """The measures beside each other, and what to do next."""
+    page = console()
+    removed = ", ".join(map(str, answer["removed"])) or "none"
+    page.print(f"{answer['model']} without blocks {removed} (from 0)", style="bold", markup=False)
+    page.print(measures_table(answer))
+    if answer["healed_by"] is None:
+        print(f"heal it: {answer['heal']}\nthen:    loralab analyse prune … --healed {answer['out']}-healed")
+    for path in answer["files"]:
+        print(path)
+
+
+def measures_table(answer: Answer) -> Any:
+    """A line for each state of the model that was measured."""
+    from rich.table import Table
+
+    table = Table()
+    states = {name: answer[name] for name in STATES if isinstance(answer.get(name), dict)}
+    metrics = list(next(iter(states.values()))["metrics"])[-3:]
+    for name in ("", "perplexity", "task loss", *metrics):
+        table.add_column(name, justify="right" if name else "left")
+    for name, found in states.items():
+        loss = "-" if found["task_loss"] is None else f"{found['task_loss']:.3f}"
+        table.add_row(name, f"{found['perplexity']:,.2f}", loss, *(f"{found['metrics'][each]:.2f}" for each in metrics))
+    return table
+
+
+VERB = Verb(
+    PruneConfig,
+    run,
+    show,
+    example=(
+        "loralab analyse prune --model smollm2-135m --n 4 \\\n  --from-json out/angular/angular.json --out out/pruned"
+    ),
+)

@@ -1,0 +1,77 @@
+"""`loralab analyse rank`: which rank was enough."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from loralab.cli.measured import MeasuredAdapter, open_measured
+from loralab.cli.verb import Answer, Verb
+
+WIDTH = 80
+
+
+@dataclass(frozen=True, kw_only=True)
+class RankConfig(MeasuredAdapter):
+    """Everything that `loralab analyse rank` can be told."""
+
+    out: str
+    """Folder for the curve, the adapter at the knee's rank, and one with ranks per module."""
+
+    ranks: tuple[int, ...] | None = None
+    """Ranks to measure; the default is 1, 2, 4, … and the rank as trained, which is always measured."""
+
+    share: float = 0.95
+    """The knee is the smallest of these ranks that keeps this share of the gain."""
+
+
+def run(config: RankConfig) -> Answer:
+    """Load, cut to one rank after another, write the files."""
+    from loralab.analysis.rank_report import analyse_rank, prepare
+
+    files = prepare(config.adapter, Path(config.out))
+    adapter, measurement = open_measured(config)
+    return analyse_rank(
+        files,
+        adapter,
+        measurement,
+        Path(config.out),
+        ranks=config.ranks,
+        share=config.share,
+        allow_other_base=config.allow_other_base,
+    )
+
+
+def show(answer: Answer) -> None:
+    """The curve, the knee, and the adapters that were written."""
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(width=WIDTH, highlight=False)
+    title = f"{answer['metric']} on {answer['examples']} examples of {answer['task']}, {answer['split']}"
+    table = Table(title=title, title_justify="left", title_style="bold")
+    for name in ("rank", answer["metric"], "of the gain", "energy kept", ""):
+        table.add_column(name, justify="left" if name == "" else "right")
+    for point in answer["curve"]:
+        share = "-" if point["gain_share"] is None else f"{100 * point['gain_share']:.1f}%"
+        knee = f"knee: {100 * answer['share']:g}% or more" if point["rank"] == answer["knee"] else ""
+        table.add_row(str(point["rank"]), f"{point['metric']:.4f}", share, f"{100 * point['energy']:.1f}%", knee)
+    console.print(table)
+    for name, says in (("truncated", "the knee's rank"), ("suggested", "ranks per module, the same energy")):
+        if name in answer:
+            each = answer[name]
+            console.print(
+                f"{name}: {says}: {answer['metric']} {each['metric']:.4f}, "
+                f"{100 * each['gain_share']:.1f}% of the gain, error {each['error']:.3f}, "
+                f"{each['parameters']:,} of {each['parameters_before']:,} parameters",
+                markup=False,
+                soft_wrap=True,
+            )
+    for line in (*answer["notes"], *answer["files"]):
+        console.print(line, markup=False, soft_wrap=True)
+
+
+VERB = Verb(
+    RankConfig,
+    run,
+    show,
+    example="loralab analyse rank --model smollm2-135m --adapter out/r8 \\\n  --task docstrings --out out/rank",
+)

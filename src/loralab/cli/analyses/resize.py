@@ -1,0 +1,74 @@
+"""`loralab analyse resize`: an adapter in a lower rank, and what that costs."""
+
+from dataclasses import dataclass, field
+
+from loralab.cli.verb import Answer, Verb
+from loralab.errors import SpecError
+
+WIDTH, MOST_ROWS = 80, 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResizeConfig:
+    """Everything that `loralab analyse resize` can be told."""
+
+    adapter: str = field(metadata={"positional": True})
+    """The adapter's folder, ours or PEFT's. No model is needed."""
+
+    out: str
+    """Folder for the new adapter, which must not be there yet."""
+
+    rank: int | None = None
+    """The rank of every module; one that has less keeps what it has."""
+
+    energy: float | None = None
+    """Instead of a rank: for every module the smallest rank that keeps this share of the squares of its singular
+    values, 0.99 say."""
+
+
+def run(config: ResizeConfig) -> Answer:
+    """Cut, write, and say the error."""
+    if (config.rank is None) == (config.energy is None):
+        given = "neither was given" if config.rank is None else "both were given"
+        raise SpecError(f"resize takes --rank or --energy, {given}; choose one, as --rank 4 or --energy 0.99")
+    from pathlib import Path
+
+    from loralab.formats.atomic import refuse_occupied
+    from loralab.formats.resize import energy_ranks, read_resizable, uniform_ranks, write_resized
+
+    refuse_occupied(Path(config.out))
+    adapter = read_resizable(config.adapter)
+    if config.rank is not None:
+        ranks, asked = uniform_ranks(adapter, config.rank), f"rank {config.rank}"
+    else:
+        assert config.energy is not None
+        ranks, asked = energy_ranks(adapter, config.energy), f"energy {config.energy:g} of every module"
+    found = write_resized(adapter, ranks, config.out, f"cut by SVD from {adapter.source} to {asked}")
+    return found.to_json()
+
+
+def show(answer: Answer) -> None:
+    """The modules that lost most, and the whole."""
+    from rich.console import Console
+    from rich.table import Table
+
+    rows = sorted(answer["modules"], key=lambda row: -row["error"])
+    title = f"Error ‖ΔW − ΔW'‖/‖ΔW‖, {len(rows)} modules"
+    table = Table(title=title, title_justify="left", title_style="bold")
+    table.add_column("module", overflow="fold")
+    for name in ("rank", "new rank", "error"):
+        table.add_column(name, justify="right")
+    for row in rows[:MOST_ROWS]:
+        table.add_row(row["module"], str(row["rank_before"]), str(row["rank"]), f"{row['error']:.4f}")
+    table.add_section()
+    table.add_row("all together", "", "", f"{answer['error']:.4f}", style="bold")
+    console = Console(width=WIDTH, highlight=False)
+    console.print(table)
+    if len(rows) > MOST_ROWS:
+        console.print(f"the {MOST_ROWS} modules that lost most; --json has all {len(rows)}", markup=False)
+    sizes = f"{answer['parameters_before']:,} → {answer['parameters']:,} parameters in A and B"
+    console.print(sizes, markup=False)
+    console.print(answer["out"], markup=False, soft_wrap=True)
+
+
+VERB = Verb(ResizeConfig, run, show, example="loralab analyse resize out/r8 --energy 0.99 --out out/r8-resized")
