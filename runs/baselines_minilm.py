@@ -53,7 +53,7 @@ def of_lora() -> Flags:
 
 COMPARISONS: dict[str, dict[str, Flags]] = {
     "mrpc": {
-        "methods": {**of_methods(*RATES), "--match-params": BUDGET},
+        "methods": {**of_methods("lora", "full", "top2", "bitfit", "adapter-h", "adapter-l"), "--match-params": BUDGET},
         "ranks": {**of_lora(), "--ranks": "1,8,64", "--targets": "q,v"},
         "matrices": {**of_lora(), "--target-sets": "q;k;q,v", "--match-params": BUDGET},
         "few": {**of_methods("lora", "full", "prefix-layer"), "--train-sizes": "100,1000", "--match-params": BUDGET},

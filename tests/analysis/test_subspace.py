@@ -7,9 +7,11 @@ import torch
 from torch import Tensor
 
 from loralab.analysis.deltas import deltas
-from loralab.analysis.subspace import overlaps, right_vectors, similarity
+from loralab.analysis.subspace import overlaps, overlaps_with_base, right_vectors, similarity
+from loralab.core.factors import Recipe
 from loralab.errors import AdapterFileError, SpecError
 from loralab.formats.adapter_pairs import read_pairs
+from loralab.formats.peft_pairs import FilePair
 from planted import Planted, Toy, orthonormal, write_adapter
 
 
@@ -144,3 +146,22 @@ def spoil(path: Path) -> None:
     tensors = load_file(path)
     next(iter(tensors.values()))[0, 0] = torch.nan
     save_file(tensors, path)
+
+
+def test_with_the_bases_own_weight(tmp_path: Path) -> None:
+    """An update along W's first directions lies within them; one along its last is orthogonal to the first."""
+    model = Toy()
+    W = model.get_submodule("layers.0.q").get_parameter("weight").detach()
+    U, _, Vh = torch.linalg.svd(W, full_matrices=False)
+    first, last = (Vh[:2], U[:, :2]), (Vh[-2:], U[:, -2:])
+    for name, factors, expected in (("first", first, 1.0), ("last", last, 0.0)):
+        adapter = read_pairs(write_adapter(tmp_path / name, {"layers.0.q": factors}))
+        for each in overlaps_with_base(adapter, model, of="update"):
+            assert each.phi_IJ.shape == (10, 2)
+            assert float(each.phi_IJ[1, 1]) == pytest.approx(expected, abs=1e-5)
+            assert float(each.phi_IJ[9, 1]) == pytest.approx(1, abs=1e-5)
+
+
+def test_a_raw_matrix_is_one_update() -> None:
+    pair = FilePair("w", "parameters", ("a", "b"), torch.ones(2, 12), torch.ones(10, 2), Recipe(2, 2.0))
+    assert [tuple(each.shape) for each in pair.matrices()] == [(1, 2, 12), (1, 10, 2)]

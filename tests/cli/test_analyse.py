@@ -38,9 +38,15 @@ def test_subspace(adapter: Path, tmp_path: Path, ask: Ask, capsys: pytest.Captur
     assert fits(capsys.readouterr().out, tmp_path)
 
 
+def test_subspace_of_one_and_its_base(tiny: Path, adapter: Path, tmp_path: Path, ask: Ask) -> None:
+    answer = ask("analyse", "subspace", adapter, "--model", tiny, "--out", tmp_path / "out")
+    assert (answer["compared"], answer["ranks"]) == (["W", "adapter"], [32, 2])
+    pictures_are_whole(answer)
+
+
 def test_subspace_needs_two(adapter: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["analyse", "subspace", str(adapter), "--out", str(tmp_path)]) == 2
-    assert "compares two adapters, 1 were given" in capsys.readouterr().err
+    assert "compares two adapters, or with --model one and its base; 1 were given" in capsys.readouterr().err
     assert main(["analyse", "subspace", "--out", str(tmp_path)]) == 2
     assert "ADAPTERS is needed" in capsys.readouterr().err
 

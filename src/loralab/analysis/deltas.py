@@ -33,6 +33,11 @@ class Delta:
         return len(self.A_RI)
 
     @property
+    def shape(self) -> tuple[int, int]:
+        """(O, I), of ΔW."""
+        return len(self.B_OR), self.A_RI.shape[1]
+
+    @property
     def norm(self) -> float:
         """‖ΔW‖_F, from the Gram matrices: ‖B·A‖² = Σ (A·Aᵀ) ∘ (Bᵀ·B)."""
         squared = ((self.A_RI @ self.A_RI.T) * (self.B_OR.T @ self.B_OR)).sum().item()
@@ -83,10 +88,9 @@ def paired_deltas(one: AdapterPairs, other: AdapterPairs, modules: str | None = 
     """The updates of the same module by two adapters. Raises SpecError where bases, targets or shapes differ."""
     refuse_unlike(one, other, modules)
     for mine, theirs in zip(deltas(one, modules), deltas(other, modules), strict=True):
-        shapes = [[len(each.B_OR), each.A_RI.shape[1]] for each in (mine, theirs)]
-        if shapes[0] != shapes[1]:
+        if mine.shape != theirs.shape:
             raise SpecError(
-                f"{mine.name} is {shapes[0]} in {one.source} and {shapes[1]} in {other.source}: "
+                f"{mine.name} is {list(mine.shape)} in {one.source} and {list(theirs.shape)} in {other.source}: "
                 "they were trained on different models"
             )
         yield mine, theirs

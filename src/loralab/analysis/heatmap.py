@@ -24,6 +24,8 @@ class Panel:
 
     title: str
     values: Tensor
+    rows: int | None = None
+    """How many rows there are, where the values are of evenly spaced ones only."""
 
 
 def draw_heatmaps(
@@ -40,7 +42,7 @@ def draw_heatmaps(
         for axes in line[len(panels) :]:
             axes.set_visible(False)
         for axes, panel in zip(line, panels, strict=False):
-            high, wide = panel.values.shape
+            high, wide = panel.rows or panel.values.shape[0], panel.values.shape[1]
             extent = (0.5, wide + 0.5, high + 0.5, 0.5)
             axes.imshow(
                 panel.values.numpy(), norm=scale, cmap=colours, aspect="auto", extent=extent, interpolation="nearest"

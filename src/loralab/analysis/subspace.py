@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from loralab.analysis.deltas import Delta, numerical_rank, paired_deltas
+from loralab.analysis.base_weight import base_matrix
+from loralab.analysis.deltas import Delta, deltas, numerical_rank, paired_deltas
 from loralab.errors import SpecError
 from loralab.formats.adapter_pairs import AdapterPairs
 
@@ -61,6 +62,23 @@ def overlaps(
         for side in SIDES:
             U, V = bases[0][side], bases[1][side]
             yield Overlap(mine.name, side, similarity(U, V), similarity(_like(U, generator), _like(V, generator)))
+
+
+def overlaps_with_base(
+    adapter: AdapterPairs, model: nn.Module, *, of: Of = "factors", modules: str | None = None, seed: int = 0
+) -> Iterator[Overlap]:
+    """The same between each base weight W, all of its directions, and its update (Figure 8).
+
+    Raises SpecError for modules that the model does not have, and for an update that is zero.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    for delta in deltas(adapter, modules):
+        U, _, Vh = torch.linalg.svd(base_matrix(model, delta.name, delta.shape), full_matrices=False)
+        of_update = _bases(delta, of, adapter)
+        of_base: dict[Side, Tensor] = {"right": Vh.T, "left": U}
+        for side, basis in of_base.items():
+            V = of_update[side]
+            yield Overlap(delta.name, side, similarity(basis, V), similarity(basis, _like(V, generator)))
 
 
 def similarity(U_KI: Tensor, V_KJ: Tensor) -> Tensor:

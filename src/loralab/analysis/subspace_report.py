@@ -4,26 +4,42 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor, nn
+
 from loralab.analysis.deltas import kind_of_module, layer_number, spread
 from loralab.analysis.heatmap import Panel, draw_heatmaps
-from loralab.analysis.subspace import SIDES, Of, Overlap, overlaps
+from loralab.analysis.subspace import SIDES, Of, Overlap, overlaps, overlaps_with_base
 from loralab.formats.adapter_pairs import read_pairs
 from loralab.formats.atomic import write_json
 
+BASE, BASE_COLOURS = "W", 0.2
+"""What the base's weight is called, and the end of the colours beside it, as in Figure 8: all of W holds everything."""
+MOST_ROWS = 128
+"""Of a grid in the file and in the picture."""
 PANELS = 4
 """Layers in a picture: the first, the last and two between, as in the paper's Figures 6 and 7."""
 
 
-def analyse_subspaces(one: str, other: str, out: Path, *, of: Of, modules: str | None, seed: int) -> dict[str, Any]:
-    """Compare two adapters, write the files, and return the summary that the command line prints."""
-    first, second = read_pairs(one), read_pairs(other)
-    found = list(overlaps(first, second, of=of, modules=modules, seed=seed))
+def analyse_subspaces(
+    one: str, other: str | None, out: Path, *, model: nn.Module | None, of: Of, modules: str | None, seed: int
+) -> dict[str, Any]:
+    """Compare two adapters, or one with the model's own weights; write the files, and return the summary that the
+    command line prints.
+    """
+    first = read_pairs(one)
+    if other is not None:
+        second = read_pairs(other)
+        found, names = list(overlaps(first, second, of=of, modules=modules, seed=seed)), (first.name, second.name)
+    else:
+        assert model is not None
+        found, names = list(overlaps_with_base(first, model, of=of, modules=modules, seed=seed)), (BASE, first.name)
     ranks = [max(each.phi_IJ.shape[axis] for each in found) for axis in (0, 1)]
     out.mkdir(parents=True, exist_ok=True)
-    plots = [_draw(found, side, out / f"subspace-{side}.png", (first.name, second.name)) for side in SIDES]
-    write_json(out / "subspace.json", {"of": of, "modules": [_whole(each) for each in found]})
+    plots = [_draw(found, side, out / f"subspace-{side}.png", names) for side in SIDES]
+    write_json(out / "subspace.json", {"compared": names, "of": of, "modules": [_whole(each) for each in found]})
     return {
-        "adapters": [one, other],
+        "adapters": [each for each in (one, other) if each is not None],
+        "compared": list(names),
         "of": of,
         "ranks": ranks,
         "modules": [_brief(each) for each in found],
@@ -45,7 +61,16 @@ def _brief(overlap: Overlap) -> dict[str, Any]:
 
 
 def _whole(overlap: Overlap) -> dict[str, Any]:
-    return _brief(overlap) | {"phi": overlap.phi_IJ.tolist(), "random": overlap.random_IJ.tolist()}
+    rows = _shown(len(overlap.phi_IJ))
+    grids = {"phi": overlap.phi_IJ[rows].tolist(), "random": overlap.random_IJ[rows].tolist()}
+    return _brief(overlap) | {"i": [row + 1 for row in rows]} | grids
+
+
+def _shown(rows: int) -> list[int]:
+    """All rows of a grid, or evenly spaced ones of a weight's many, the first and the last among them."""
+    if rows <= MOST_ROWS:
+        return list(range(rows))
+    return [round(place * (rows - 1) / (MOST_ROWS - 1)) for place in range(MOST_ROWS)]
 
 
 def _mean(found: Sequence[Overlap]) -> dict[str, float]:
@@ -60,9 +85,9 @@ def _draw(found: Sequence[Overlap], side: str, path: Path, names: tuple[str, str
     for kind in dict.fromkeys(kind_of_module(each.name) for each in here):
         of_kind = {each.name: each for each in here if kind_of_module(each.name) == kind}
         chosen = [of_kind[name] for name in spread(list(of_kind), PANELS)]
-        rows.append([*(_panel(each) for each in chosen), Panel(f"{kind}, random", chosen[-1].random_IJ)])
+        rows.append([*(_panel(each) for each in chosen), _as_panel(f"{kind}, random", chosen[-1].random_IJ)])
     factor = {"right": "right singular vectors (of inputs)", "left": "left singular vectors (of outputs)"}[side]
-    highest = max(0.5, *(float(each.phi_IJ.max()) for each in here))
+    highest = BASE_COLOURS if names[0] == BASE else max(0.5, *(float(each.phi_IJ.max()) for each in here))
     draw_heatmaps(
         rows,
         path,
@@ -76,6 +101,9 @@ def _draw(found: Sequence[Overlap], side: str, path: Path, names: tuple[str, str
 
 
 def _panel(overlap: Overlap) -> Panel:
-    layer = layer_number(overlap.name)
-    kind = kind_of_module(overlap.name)
-    return Panel(kind if layer is None else f"{kind}, block {layer}", overlap.phi_IJ)
+    layer, kind = layer_number(overlap.name), kind_of_module(overlap.name)
+    return _as_panel(kind if layer is None else f"{kind}, block {layer}", overlap.phi_IJ)
+
+
+def _as_panel(title: str, grid_IJ: Tensor) -> Panel:
+    return Panel(title, grid_IJ[_shown(len(grid_IJ))], len(grid_IJ))

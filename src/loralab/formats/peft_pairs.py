@@ -54,7 +54,7 @@ class FilePair:
         """(A [G, R, I], B [G, O, R]) in float64, without the scale; G groups of a convolution or experts."""
         A_double, B_double = self.A.double(), self.B.double()
         if self.kind == "parameters":
-            return A_double, B_double
+            return A_double.reshape(-1, *A_double.shape[-2:]), B_double.reshape(-1, *B_double.shape[-2:])
         if self.kind == "experts":
             E = len(A_double) // self.recipe.rank
             return torch.unflatten(A_double, 0, (E, -1)), torch.unflatten(B_double, 1, (-1, E)).permute(2, 0, 1)

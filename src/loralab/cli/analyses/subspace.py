@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from loralab.cli.adapted import load_base, training_of
 from loralab.cli.verb import Answer, Verb
 from loralab.errors import SpecError
 
@@ -16,11 +17,14 @@ class SubspaceConfig:
 
     adapters: tuple[str, ...] = field(metadata={"positional": True})
     """Two adapters of one base with the same targets: two ranks, or two seeds. Folders (ours or PEFT's), or loralib
-    checkpoints.
+    checkpoints. With --model one: it is compared with the weights that it changes.
     """
 
     out: str
     """Folder for subspace.json and the heat maps."""
+
+    model: str | None = None
+    """The base model, for how much of one adapter's directions is in its weights' own (Figure 8)."""
 
     of: Literal["factors", "update"] = "factors"
     """Singular vectors of A (right) and of B (left), as in the paper, or those of the whole update B·A."""
@@ -34,12 +38,18 @@ class SubspaceConfig:
 
 def run(config: SubspaceConfig) -> Answer:
     """Compare, and write the files."""
-    if len(config.adapters) != 2:
-        raise SpecError(f"subspace compares two adapters, {len(config.adapters)} were given: {config.adapters}")
+    if len(config.adapters) != (2 if config.model is None else 1):
+        raise SpecError(
+            f"subspace compares two adapters, or with --model one and its base; {len(config.adapters)} were given"
+            f"{'' if config.model is None else ' with --model'}: {', '.join(config.adapters)}"
+        )
     from loralab.analysis.subspace_report import analyse_subspaces
 
-    one, other = config.adapters
-    return analyse_subspaces(one, other, Path(config.out), of=config.of, modules=config.modules, seed=config.seed)
+    one, other = config.adapters[0], config.adapters[1] if config.model is None else None
+    model = None if config.model is None else load_base(config.model, "auto", training_of(one)).model
+    return analyse_subspaces(
+        one, other, Path(config.out), model=model, of=config.of, modules=config.modules, seed=config.seed
+    )
 
 
 def show(answer: Answer) -> None:
@@ -57,7 +67,8 @@ def show(answer: Answer) -> None:
 def _table(answer: Answer) -> Any:
     from rich.table import Table
 
-    title = f"Subspaces of rank {answer['ranks'][0]} and {answer['ranks'][1]}, {len(answer['modules']) // 2} modules"
+    one, other = answer["compared"]
+    title = f"{one} and {other}: the first {answer['ranks'][0]} and {answer['ranks'][1]} directions, means of modules"
     table = Table(title=title, title_justify="left", title_style="bold")
     table.add_column("side")
     for name in ("φ(1, 1)", "random", "φ(all, all)", "random", "shared k"):
