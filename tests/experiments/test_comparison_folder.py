@@ -46,6 +46,18 @@ def test_every_difference_is_said(folder: ComparisonFolder, config: CompareConfi
         assert difference in str(caught.value)
 
 
+def test_a_flag_that_is_newer_than_the_folder_was_at_its_default(
+    folder: ComparisonFolder, config: CompareConfig
+) -> None:
+    record_settings(folder, config, settings_of(config))
+    content = json.loads((folder.path / "comparison.json").read_text())
+    del content["config"]["clip"], content["config"]["seeds"]
+    (folder.path / "comparison.json").write_text(json.dumps(content))
+    assert earlier_settings(folder, config) == settings_of(config)
+    with pytest.raises(ll.SpecError, match=r"clip was 1\.0 and is 2\.0"):
+        earlier_settings(folder, replace(config, clip=2.0))
+
+
 def test_a_folder_of_something_else_is_refused(folder: ComparisonFolder, config: CompareConfig) -> None:
     folder.path.mkdir()
     (folder.path / "thesis.txt").write_text("mine")

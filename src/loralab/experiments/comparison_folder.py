@@ -5,7 +5,7 @@ import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -113,6 +113,9 @@ def _plain(config: CompareConfig) -> dict[str, Any]:
 
 
 def _differences(now: dict[str, Any], before: dict[str, Any]) -> list[str]:
+    """What is not as it was. A flag that a loralab of then did not have was at its default."""
+    defaults = {each.name: each.default for each in fields(CompareConfig) if each.default is not MISSING}
+    before = json.loads(json.dumps(defaults)) | before
     return [
         f"{name} was {before.get(name)!r} and is {now.get(name)!r}"
         for name in dict.fromkeys((*now, *before))
