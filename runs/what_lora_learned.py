@@ -25,6 +25,10 @@ MODELS = {
         "--eval-limit": "100000", "--best-metric": "accuracy",
     },
 }  # fmt: skip
+MEASURED = {
+    "smollm2": {"--limit": "64", "--metric": "loss"},
+    "minilm": {"--limit": "408", "--metric": "accuracy"},
+}
 TRAINED = {"--methods": "lora", "--ranks": "8,64", "--seeds": "1,2", "--targets": "q,v", "--lr": "1e-3"}
 
 
@@ -41,17 +45,19 @@ def main() -> None:
     loralab("compare", **flags, **TRAINED, **{"--out": out / "trained", "--threads": arguments.threads})
     cells = out / "trained/cells"
     small, large, other_seed = (cells / f"lora-r{name}" for name in ("8-q-v-seed-1", "64-q-v-seed-1", "64-q-v-seed-2"))
-    measured = {key: flags[key] for key in ("--model", "--task", "--data")}
+    measured: dict[str, object] = {key: flags[key] for key in ("--model", "--task", "--data")}
     base = {"--model": flags["--model"]}
     loralab("analyse", "subspace", small, large, **{"--out": out / "ranks"})
     loralab("analyse", "subspace", large, other_seed, **{"--out": out / "seeds"})
     for name, adapter in (("r8", small), ("r64", large)):
         loralab("analyse", "spectrum", adapter, **{"--out": out / f"spectrum-{name}"})
         loralab("analyse", "amplification", adapter, **base, **{"--out": out / f"amplification-{name}"})
-    loralab("analyse", "rank", small, **measured, **{"--out": out / "rank"})
-    loralab("analyse", "matrices", small, **measured, **{"--out": out / "matrices"})
+    loralab("analyse", "subspace", small, **base, **{"--out": out / "base"})
+    measured |= {"--adapter": small}
+    loralab("analyse", "rank", **measured, **MEASURED[arguments.model], **{"--out": out / "rank"})
+    loralab("analyse", "matrices", **measured, **MEASURED[arguments.model], **{"--out": out / "matrices"})
     if arguments.model == "smollm2":
-        loralab("analyse", "forgetting", small, **measured, **{"--out": out / "forgetting"})
+        loralab("analyse", "forgetting", **measured, **{"--limit": 64, "--out": out / "forgetting"})
     loralab(
         "analyse", "report", out, **{"--out": out / "report.html", "--title": f"What LoRA learned: {arguments.model}"}
     )

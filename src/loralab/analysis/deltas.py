@@ -128,6 +128,11 @@ def kind_of_module(name: str) -> str:
     return name.rpartition(".")[2]
 
 
+def group_free(name: str) -> str:
+    """A module's path without the number of one of its groups or experts."""
+    return re.sub(r"\[\d+\]$", "", name)
+
+
 def spread(items: Sequence[str], count: int) -> list[str]:
     """`count` of the items, evenly spaced, the first and the last among them; all where there are fewer."""
     if len(items) <= count:

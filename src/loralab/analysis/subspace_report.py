@@ -1,16 +1,17 @@
 """The analysis of subspaces as files: subspace.json with every φ, and a heat map for each side."""
 
-from collections.abc import Sequence
+import json
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
 
-from loralab.analysis.deltas import kind_of_module, layer_number, spread
+from loralab.analysis.deltas import group_free, kind_of_module, layer_number, module_names, spread
 from loralab.analysis.heatmap import Panel, draw_heatmaps
 from loralab.analysis.subspace import SIDES, Of, Overlap, overlaps, overlaps_with_base
 from loralab.formats.adapter_pairs import read_pairs
-from loralab.formats.atomic import write_json
+from loralab.formats.atomic import whole_file
 
 BASE, BASE_COLOURS = "W", 0.2
 """What the base's weight is called, and the end of the colours beside it, as in Figure 8: all of W holds everything."""
@@ -29,23 +30,46 @@ def analyse_subspaces(
     first = read_pairs(one)
     if other is not None:
         second = read_pairs(other)
-        found, names = list(overlaps(first, second, of=of, modules=modules, seed=seed)), (first.name, second.name)
+        found, names = overlaps(first, second, of=of, modules=modules, seed=seed), (first.name, second.name)
     else:
         assert model is not None
-        found, names = list(overlaps_with_base(first, model, of=of, modules=modules, seed=seed)), (BASE, first.name)
-    ranks = [max(each.phi_IJ.shape[axis] for each in found) for axis in (0, 1)]
+        found, names = overlaps_with_base(first, model, of=of, modules=modules, seed=seed), (BASE, first.name)
     out.mkdir(parents=True, exist_ok=True)
-    plots = [_draw(found, side, out / f"subspace-{side}.png", names) for side in SIDES]
-    write_json(out / "subspace.json", {"compared": names, "of": of, "modules": [_whole(each) for each in found]})
+    shown = set(_shown_names(module_names(first, modules)))
+    rows, panels = _write_grids(found, out / "subspace.json", {"compared": names, "of": of}, shown)
+    plots = [_draw(panels, side, out / f"subspace-{side}.png", names) for side in SIDES]
     return {
         "adapters": [each for each in (one, other) if each is not None],
         "compared": list(names),
         "of": of,
-        "ranks": ranks,
-        "modules": [_brief(each) for each in found],
-        "mean": {side: _mean([each for each in found if each.side == side]) for side in SIDES},
+        "ranks": [max(each.phi_IJ.shape[axis] for each in panels) for axis in (0, 1)],
+        "modules": rows,
+        "mean": {side: _mean([row for row in rows if row["side"] == side]) for side in SIDES},
         "files": [str(out / "subspace.json"), *map(str, plots)],
     }
+
+
+def _write_grids(
+    found: Iterable[Overlap], path: Path, head: dict[str, Any], shown: set[str]
+) -> tuple[list[dict[str, Any]], list[Overlap]]:
+    """(a row of numbers for each, those that are drawn). A grid is written as it comes: few are in memory."""
+    rows: list[dict[str, Any]] = []
+    panels = []
+    with whole_file(path) as temporary, temporary.open("w", encoding="utf-8") as stream:
+        stream.write(f'{json.dumps(head)[:-1]}, "modules": [')
+        for each in found:
+            stream.write(("," if rows else "") + "\n" + json.dumps(_whole(each)))
+            rows.append(_brief(each))
+            if group_free(each.name) in shown:
+                panels.append(each)
+        stream.write("\n]}\n")
+    return rows, panels
+
+
+def _shown_names(names: Sequence[str]) -> Iterator[str]:
+    """Of every kind of module the first, the last, and evenly spaced ones between."""
+    for kind in dict.fromkeys(map(kind_of_module, names)):
+        yield from spread([name for name in names if kind_of_module(name) == kind], PANELS)
 
 
 def _brief(overlap: Overlap) -> dict[str, Any]:
@@ -73,18 +97,16 @@ def _shown(rows: int) -> list[int]:
     return [round(place * (rows - 1) / (MOST_ROWS - 1)) for place in range(MOST_ROWS)]
 
 
-def _mean(found: Sequence[Overlap]) -> dict[str, float]:
-    numbers = [_brief(each) for each in found]
+def _mean(rows: Sequence[dict[str, Any]]) -> dict[str, float]:
     names = ("phi_1_1", "phi_all", "random_1_1", "random_all", "shared_dimensions")
-    return {name: sum(each[name] for each in numbers) / len(numbers) for name in names}
+    return {name: sum(row[name] for row in rows) / len(rows) for name in names}
 
 
 def _draw(found: Sequence[Overlap], side: str, path: Path, names: tuple[str, str]) -> Path:
     here = [each for each in found if each.side == side]
     rows = []
     for kind in dict.fromkeys(kind_of_module(each.name) for each in here):
-        of_kind = {each.name: each for each in here if kind_of_module(each.name) == kind}
-        chosen = [of_kind[name] for name in spread(list(of_kind), PANELS)]
+        chosen = [each for each in here if kind_of_module(each.name) == kind][:PANELS]
         rows.append([*(_panel(each) for each in chosen), _as_panel(f"{kind}, random", chosen[-1].random_IJ)])
     factor = {"right": "right singular vectors (of inputs)", "left": "left singular vectors (of outputs)"}[side]
     highest = BASE_COLOURS if names[0] == BASE else max(0.5, *(float(each.phi_IJ.max()) for each in here))

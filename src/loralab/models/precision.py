@@ -106,13 +106,13 @@ def _relative_error(left: torch.Tensor, right: torch.Tensor) -> float:
 
 
 def _seconds(dtype: torch.dtype, repeats: int = 7) -> float:
-    """The shortest of some products in `dtype`: the least disturbed by what else runs."""
+    """The processor time of the shortest of some products in `dtype`: what else runs on the machine does not count."""
     left, right = torch.ones(_ROWS, _INNER, dtype=dtype), torch.ones(_INNER, _OUTER, dtype=dtype)
     shortest = float("inf")
     for _ in range(repeats):
-        start = time.perf_counter()
+        start = time.process_time()
         torch.mm(left, right)
-        shortest = min(shortest, time.perf_counter() - start)
+        shortest = min(shortest, time.process_time() - start)
     return shortest
 
 
