@@ -106,13 +106,17 @@ def _relative_error(left: torch.Tensor, right: torch.Tensor) -> float:
 
 
 def _seconds(dtype: torch.dtype, repeats: int = 7) -> float:
-    """The processor time of the shortest of some products in `dtype`: what else runs on the machine does not count."""
+    """The processor time of the shortest of some products in `dtype`, on one thread: what else runs does not count."""
     left, right = torch.ones(_ROWS, _INNER, dtype=dtype), torch.ones(_INNER, _OUTER, dtype=dtype)
-    shortest = float("inf")
-    for _ in range(repeats):
-        start = time.process_time()
-        torch.mm(left, right)
-        shortest = min(shortest, time.process_time() - start)
+    threads, shortest = torch.get_num_threads(), float("inf")
+    torch.set_num_threads(1)
+    try:
+        for _ in range(repeats):
+            start = time.thread_time()
+            torch.mm(left, right)
+            shortest = min(shortest, time.thread_time() - start)
+    finally:
+        torch.set_num_threads(threads)
     return shortest
 
 
