@@ -5,17 +5,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from transformers import PreTrainedTokenizerBase
 
 from loralab.analysis.forgetting import Forgetting, HeldOut, forgetting
-from loralab.analysis.lines import COLOURS, GRID, INK
 from loralab.analysis.measurement import Measurement
+from loralab.analysis.picture import COLOURS, GRID, INK, picture
 from loralab.core.adapter import Adapter
 from loralab.core.attach import disabled
 from loralab.errors import SpecError
-from loralab.formats.atomic import whole_file, write_json
+from loralab.formats.atomic import write_json
 
 CERTAIN = 2.0
 """Standard errors that a change must be away from zero to be called one."""
@@ -76,21 +74,17 @@ def _windows(each: Forgetting) -> dict[str, Any]:
 def _draw(answer: dict[str, Any], path: Path, title: str) -> None:
     """Two panels with scales of their own: the task's metric, and the texts' loss."""
     texts = answer["texts"]
-    figure = Figure(figsize=(9.2, 1.7 + 0.55 * len(texts)), dpi=130, layout="constrained")
-    FigureCanvasAgg(figure)
-    left, right = figure.subplots(1, 2, width_ratios=(1, 1.25))
-    name = f"{answer['task']}, {answer['split']}"
-    _before_and_after(left, [(name, answer["without_adapter"], answer["with_adapter"], None)])
-    rows = [(row["text"], row["loss_before"], row["loss_after"], row["standard_error"]) for row in texts]
-    _before_and_after(right, rows)
-    left.set_title("the task", fontsize=10, color=INK)
-    right.set_title("other text", fontsize=10, color=INK)
-    left.set_xlabel(answer["metric"], fontsize=10, color=INK)
-    right.set_xlabel("loss, nats per token", fontsize=10, color=INK)
-    figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False, fontsize=9)
-    figure.suptitle(title, fontsize=11, color=INK)
-    with whole_file(path) as temporary:
-        figure.savefig(temporary, format="png")
+    with picture(path, title, 9.2, 1.7 + 0.55 * len(texts)) as figure:
+        left, right = figure.subplots(1, 2, width_ratios=(1, 1.25))
+        name = f"{answer['task']}, {answer['split']}"
+        _before_and_after(left, [(name, answer["without_adapter"], answer["with_adapter"], None)])
+        rows = [(row["text"], row["loss_before"], row["loss_after"], row["standard_error"]) for row in texts]
+        _before_and_after(right, rows)
+        left.set_title("the task", fontsize=10, color=INK)
+        right.set_title("other text", fontsize=10, color=INK)
+        left.set_xlabel(answer["metric"], fontsize=10, color=INK)
+        right.set_xlabel("loss, nats per token", fontsize=10, color=INK)
+        figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False, fontsize=9)
 
 
 def _before_and_after(axes: Any, rows: Sequence[tuple[str, float, float, float | None]]) -> None:

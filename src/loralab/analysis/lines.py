@@ -4,15 +4,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
-from loralab.formats.atomic import whole_file
-
-INK, GRID = "#222222", "#dddddd"
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#555555")
-"""Okabe and Ito's, told apart by colour-blind readers too."""
+from loralab.analysis.picture import COLOURS, GRID, INK, picture
 
 
 @dataclass(frozen=True)
@@ -32,28 +26,24 @@ class Chart:
 
 def draw_charts(charts: Sequence[Chart], path: Path, title: str) -> None:
     """Draw the panels and write the picture whole."""
-    figure = Figure(figsize=(4.9 * len(charts), 3.9), dpi=130, layout="constrained")
-    FigureCanvasAgg(figure)
-    for axes, chart in zip(figure.subplots(1, len(charts), squeeze=False)[0], charts, strict=True):
-        for number, (name, (x, y)) in enumerate(chart.lines.items()):
-            colour = COLOURS[number % len(COLOURS)]
-            axes.plot(x, y, color=colour, label=name, linewidth=1.8, marker="o", markersize=3)
-            if name in chart.bands:
-                axes.fill_between(x, *chart.bands[name], color=colour, alpha=0.15, linewidth=0)
-        axes.set_title(chart.title, fontsize=10, color=INK)
-        axes.set_xlabel(chart.across, fontsize=10, color=INK)
-        axes.set_ylabel(chart.up, fontsize=10, color=INK)
-        axes.tick_params(labelsize=9, colors=INK)
-        axes.grid(color=GRID, linewidth=0.6)
-        axes.spines[["top", "right"]].set_visible(False)
-        if chart.whole_numbers:
-            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        if chart.logarithmic:
-            axes.set_yscale("log")
-            axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-            axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-            axes.yaxis.set_minor_formatter(NullFormatter())
-        axes.legend(fontsize=9, frameon=False)
-    figure.suptitle(title, fontsize=11, color=INK)
-    with whole_file(path) as temporary:
-        figure.savefig(temporary, format="png")
+    with picture(path, title, 4.9 * len(charts), 3.9) as figure:
+        for axes, chart in zip(figure.subplots(1, len(charts), squeeze=False)[0], charts, strict=True):
+            for number, (name, (x, y)) in enumerate(chart.lines.items()):
+                colour = COLOURS[number % len(COLOURS)]
+                axes.plot(x, y, color=colour, label=name, linewidth=1.8, marker="o", markersize=3)
+                if name in chart.bands:
+                    axes.fill_between(x, *chart.bands[name], color=colour, alpha=0.15, linewidth=0)
+            axes.set_title(chart.title, fontsize=10, color=INK)
+            axes.set_xlabel(chart.across, fontsize=10, color=INK)
+            axes.set_ylabel(chart.up, fontsize=10, color=INK)
+            axes.tick_params(labelsize=9, colors=INK)
+            axes.grid(color=GRID, linewidth=0.6)
+            axes.spines[["top", "right"]].set_visible(False)
+            if chart.whole_numbers:
+                axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+            if chart.logarithmic:
+                axes.set_yscale("log")
+                axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+                axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+                axes.yaxis.set_minor_formatter(NullFormatter())
+            axes.legend(fontsize=9, frameon=False)

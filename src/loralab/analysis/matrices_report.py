@@ -4,17 +4,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
 from loralab.analysis.ablation import has_more
-from loralab.analysis.lines import COLOURS, GRID, INK
 from loralab.analysis.matrices import Contribution, Contributions, contributions, parts_of
 from loralab.analysis.measurement import Measurement
+from loralab.analysis.picture import COLOURS, GRID, INK, picture
 from loralab.core.adapter import Adapter
 from loralab.errors import SpecError
-from loralab.formats.atomic import whole_file, write_json
+from loralab.formats.atomic import write_json
 
 TITLES = {"kind": "by kind of matrix", "layer": "by block"}
 MOST_UPRIGHT = 12
@@ -73,17 +71,15 @@ def _draw(found: Contributions, path: Path, title: str) -> None:
     panels = {by: [each for each in found.parts if each.part.by == by] for by in TITLES}
     panels = {by: members for by, members in panels.items() if members}
     widths = [max(2.6, 0.9 + 0.42 * len(members)) for members in panels.values()]
-    figure = Figure(figsize=(0.8 + sum(widths), 4.2), dpi=130, layout="constrained")
-    FigureCanvasAgg(figure)
-    grid = figure.subplots(1, len(panels), squeeze=False, sharey=True, width_ratios=widths)[0]
-    for axes, (by, members) in zip(grid, panels.items(), strict=True):
-        _bars(axes, members)
-        axes.set_title(TITLES[by], fontsize=10, color=INK)
-    grid[0].set_ylabel("share of the whole gain", fontsize=10, color=INK)
-    figure.legend(*grid[0].get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False, fontsize=9)
-    figure.suptitle(title, fontsize=11, color=INK)
-    with whole_file(path) as temporary:
-        figure.savefig(temporary, format="png")
+    with picture(path, title, 0.8 + sum(widths), 4.2) as figure:
+        grid = figure.subplots(1, len(panels), squeeze=False, sharey=True, width_ratios=widths)[0]
+        for axes, (by, members) in zip(grid, panels.items(), strict=True):
+            _bars(axes, members)
+            axes.set_title(TITLES[by], fontsize=10, color=INK)
+        grid[0].set_ylabel("share of the whole gain", fontsize=10, color=INK)
+        figure.legend(
+            *grid[0].get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False, fontsize=9
+        )
 
 
 def _bars(axes: Any, members: Sequence[Contribution]) -> None:

@@ -13,19 +13,17 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
 from loralab.analysis.ablation import has_more
-from loralab.analysis.lines import COLOURS, GRID, INK
 from loralab.analysis.measurement import Measurement
+from loralab.analysis.picture import COLOURS, GRID, INK, picture
 from loralab.analysis.rank import Curve, Point, rank_curve
 from loralab.core.adapter import Adapter
 from loralab.core.attach import detach
 from loralab.core.balanced import pooled_ranks
 from loralab.formats.adapter_folder import load
-from loralab.formats.atomic import refuse_occupied, whole_file, write_json, write_text
+from loralab.formats.atomic import refuse_occupied, write_json, write_text
 from loralab.formats.resize import Resizable, Resized, read_resizable, uniform_ranks, write_resized
 
 TRUNCATED, SUGGESTED = "truncated", "suggested"
@@ -141,36 +139,36 @@ def _toml(files: Resizable, ranks: Mapping[str, int], knee: Point) -> str:
 
 
 def _draw(curve: Curve, path: Path, metric: str, title: str, rank_0: str) -> None:
-    figure = Figure(figsize=(7.2, 4.4), dpi=130, layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.subplots()
-    measured = [point for point in curve.points if point.rank > 0]
-    places = range(len(measured))
-    axes.axhline(curve.points[0].metric, color="#777777", linewidth=1.2, linestyle=":", label=f"rank 0: {rank_0}")
-    axes.plot(places, [point.metric for point in measured], color=COLOURS[0], marker="o", linewidth=2, label=metric)
-    if curve.knee is not None:
-        level = curve.points[0].metric + curve.share * (measured[-1].metric - curve.points[0].metric)
-        axes.axhline(
-            level, color=COLOURS[2], linewidth=1.0, linestyle="--", label=f"{100 * curve.share:g}% of the gain"
+    with picture(path, title, 7.2, 4.4) as figure:
+        axes = figure.subplots()
+        measured = [point for point in curve.points if point.rank > 0]
+        places = range(len(measured))
+        axes.axhline(curve.points[0].metric, color="#777777", linewidth=1.2, linestyle=":", label=f"rank 0: {rank_0}")
+        axes.plot(places, [point.metric for point in measured], color=COLOURS[0], marker="o", linewidth=2, label=metric)
+        if curve.knee is not None:
+            level = curve.points[0].metric + curve.share * (measured[-1].metric - curve.points[0].metric)
+            axes.axhline(
+                level, color=COLOURS[2], linewidth=1.0, linestyle="--", label=f"{100 * curve.share:g}% of the gain"
+            )
+            place = measured.index(curve.knee)
+            knee = f"knee: rank {curve.knee.rank}, {100 * (curve.knee.gain_share or 0):.0f}% of the gain"
+            ring = axes.scatter(
+                [place], [curve.knee.metric], s=220, facecolors="none", edgecolors=COLOURS[1], label=knee
+            )
+            ring.set_linewidth(2)
+        axes.set_xticks(places, [str(point.rank) for point in measured])
+        axes.set_xlabel("rank of every update", fontsize=10, color=INK)
+        axes.set_ylabel(metric, fontsize=10, color=INK)
+        kept = axes.twinx()
+        energies = [point.energy for point in measured]
+        kept.plot(
+            places, energies, color=COLOURS[5], marker="s", markersize=4, linewidth=1.2, label="energy kept (right)"
         )
-        place = measured.index(curve.knee)
-        knee = f"knee: rank {curve.knee.rank}, {100 * (curve.knee.gain_share or 0):.0f}% of the gain"
-        ring = axes.scatter([place], [curve.knee.metric], s=220, facecolors="none", edgecolors=COLOURS[1], label=knee)
-        ring.set_linewidth(2)
-    axes.set_xticks(places, [str(point.rank) for point in measured])
-    axes.set_xlabel("rank of every update", fontsize=10, color=INK)
-    axes.set_ylabel(metric, fontsize=10, color=INK)
-    kept = axes.twinx()
-    energies = [point.energy for point in measured]
-    kept.plot(places, energies, color=COLOURS[5], marker="s", markersize=4, linewidth=1.2, label="energy kept (right)")
-    kept.set_ylabel("energy kept, Σσ²", fontsize=10, color="#a06a00")
-    kept.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
-    kept.set_ylim(0, 1.05)
-    for each in (axes, kept):
-        each.tick_params(labelsize=9, colors=INK, length=2)
-        each.spines[["top"]].set_visible(False)
-    axes.grid(color=GRID, linewidth=0.6)
-    figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=9)
-    figure.suptitle(title, fontsize=11, color=INK)
-    with whole_file(path) as temporary:
-        figure.savefig(temporary, format="png")
+        kept.set_ylabel("energy kept, Σσ²", fontsize=10, color="#a06a00")
+        kept.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+        kept.set_ylim(0, 1.05)
+        for each in (axes, kept):
+            each.tick_params(labelsize=9, colors=INK, length=2)
+            each.spines[["top"]].set_visible(False)
+        axes.grid(color=GRID, linewidth=0.6)
+        figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=9)
