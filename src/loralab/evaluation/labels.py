@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from transformers import PreTrainedModel
 
 from loralab.errors import DataError, NumericsError
-from loralab.tasks.batching import Batch, collate, sorted_batches
+from loralab.tasks.batching import Batch, collate, longest_width, sorted_batches
 from loralab.tasks.encoding import AnyEncoded
 
 
@@ -26,9 +26,9 @@ def predict_labels(
     `NumericsError` for an output that is not finite.
     """
     labelled = _are_labelled(encoded)
-    predictions, total = [0.0] * len(encoded), 0.0
+    predictions, total, longest = [0.0] * len(encoded), 0.0, longest_width(encoded)
     for indices in sorted_batches([each.tokens for each in encoded], batch_size):
-        batch = collate([encoded[index] for index in indices], pad_id).to(model.device)
+        batch = collate([encoded[index] for index in indices], pad_id, longest=longest).to(model.device)
         logits_BC = class_logits(model, batch)
         if not torch.isfinite(logits_BC).all():
             raise NumericsError("an output of the model is NaN or infinite; its weights or its precision are at fault")

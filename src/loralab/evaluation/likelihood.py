@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 from loralab.core.prompt import ends_before_targets, prompts_end_at
 from loralab.errors import NumericsError
 from loralab.models.head import IGNORED, target_loss_sum
-from loralab.tasks.batching import Batch, collate, sorted_batches
+from loralab.tasks.batching import Batch, collate, longest_width, sorted_batches
 from loralab.tasks.encoding import AnyEncoded
 
 
@@ -32,9 +32,9 @@ def mean_target_loss(model: PreTrainedModel, encoded: Sequence[AnyEncoded], pad_
 
     Raises `NumericsError` for a loss that is not finite.
     """
-    total, count = 0.0, 0
+    total, count, longest = 0.0, 0, longest_width(encoded)
     for indices in sorted_batches([each.tokens for each in encoded], batch_size):
-        batch = collate([encoded[index] for index in indices], pad_id).to(model.device)
+        batch = collate([encoded[index] for index in indices], pad_id, longest=longest).to(model.device)
         loss, targets = batch_target_loss(model, batch)
         total, count = total + float(loss), count + targets
     if not math.isfinite(total):

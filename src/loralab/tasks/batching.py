@@ -22,7 +22,7 @@ epoch is still shuffled.
 """
 
 WIDTH_STEP = 4
-"""Widths of training batches are multiples of it: with few of them an allocator reuses what it has, and a run's memory
+"""Widths of a run's batches are multiples of it: with few of them an allocator reuses what it has, and a run's memory
 does not creep up.
 """
 
@@ -110,6 +110,11 @@ def collate(encoded: Sequence[AnyEncoded], pad_id: int, *, causal: bool = False,
         tokens=sum(each.tokens for each in encoded),
         targets=sum(each.targets for each in encoded),
     )
+
+
+def longest_width(encoded: Sequence[AnyEncoded]) -> int:
+    """The tokens of the longest row that a batch of these examples can have; 0 of images."""
+    return max((each.width for each in encoded if isinstance(each, Encoded)), default=0)
 
 
 def _text_inputs(texts: Sequence[Encoded], pad_id: int, causal: bool, longest: int) -> dict[str, Tensor]:

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
-from loralab.tasks.batching import Batch, collate, epoch_batches
-from loralab.tasks.encoding import AnyEncoded, Encoded
+from loralab.tasks.batching import Batch, collate, epoch_batches, longest_width
+from loralab.tasks.encoding import AnyEncoded
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class TrainingData:
         self.encoded = encoded
         self.accumulate = accumulate
         self.pad_id = pad_id
-        self.longest = max((each.width for each in encoded if isinstance(each, Encoded)), default=0)
+        self.longest = longest_width(encoded)
         lengths = [each.tokens for each in encoded]
         self._epoch = lru_cache(maxsize=1)(lambda epoch: epoch_batches(lengths, batch_size, seed, epoch))
         self.steps_per_epoch = math.ceil(len(self._epoch(0)) / accumulate)
