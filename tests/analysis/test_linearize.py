@@ -63,7 +63,7 @@ def test_auto_takes_the_most_linear(linearize: Linearized, tmp_path: Path, capsy
     scores = [{"ell": number, "ls_delta": value} for number, value in enumerate([0.1, 0.9, None, 0.2])]
     path = tmp_path / "linearity.json"
     path.write_text(json.dumps({"model": str(tmp_path / "model"), "blocks": 4, "scores": scores}))
-    assert linearize("--blocks", "auto:2", "--from-json", path, "--json") == 0
+    assert linearize("--blocks", "auto:2", "--from", path, "--json") == 0
     assert answer_of(capsys)["replaced_blocks"] == [1, 2]
 
 

@@ -81,7 +81,7 @@ def test_from_a_file_of_distances(prune: Pruned, tmp_path: Path, capsys: pytest.
     distances[4][6] = 0.0
     content = {"model": str(tmp_path / "model"), "blocks": 6, "D": distances, "std": distances, "samples": 1}
     (tmp_path / "angular.json").write_text(json.dumps(content))
-    assert prune("--n", 2, "--from-json", tmp_path / "angular.json", "--task", "none", "--json") == 0
+    assert prune("--n", 2, "--from", tmp_path / "angular.json", "--task", "none", "--json") == 0
     assert answer_of(capsys)["removed"] == [4, 5]
 
 

@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from loralab.cli.fields import config_fields
+from loralab.cli.parser import parse_arguments
 from loralab.cli.settings import build_config, read_toml
 from loralab.errors import NotFoundError, SpecError
 
@@ -28,6 +30,23 @@ class Sample:
 def test_flags_win_over_the_file_and_the_file_over_defaults() -> None:
     config = build_config(Sample, {"rank": "4"}, {"model": "m", "rank": 2, "max-length": 9}, "run.toml")
     assert config == Sample(model="m", rank=4, max_length=9)
+
+
+@dataclass(frozen=True)
+class Borrowed:
+    """A configuration with a flag that is a word of Python's."""
+
+    from_: str = ""
+    """Where from."""
+
+
+def test_a_field_with_an_underscore_behind_it_is_the_word_without() -> None:
+    (field,) = config_fields(Borrowed)
+    assert field.label == "--from"
+    assert build_config(Borrowed, {}, {"from": "here"}, "run.toml").from_ == "here"
+    assert build_config(Borrowed, parse_arguments("x", Borrowed, ["--from", "there"]).flags, {}, "").from_ == "there"
+    with pytest.raises(SpecError, match="unknown key 'from_'"):
+        build_config(Borrowed, {}, {"from_": "here"}, "run.toml")
 
 
 def test_all_problems_are_said_at_once() -> None:

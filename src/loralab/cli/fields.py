@@ -30,9 +30,14 @@ class ConfigField:
         return self.default is MISSING
 
     @property
+    def key(self) -> str:
+        """Its name for users: a field `from_` stands for `from`, which Python keeps for itself."""
+        return self.name.removesuffix("_")
+
+    @property
     def label(self) -> str:
         """How messages and help call the field: `--max-length`, or `ADAPTER` for a positional one."""
-        dashed = self.name.replace("_", "-")
+        dashed = self.key.replace("_", "-")
         return dashed.upper() if self.positional else f"--{dashed}"
 
     @property

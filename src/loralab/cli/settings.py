@@ -4,7 +4,7 @@ Everything that is wrong is collected and said at once, in one SpecError.
 """
 
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, TypeVar
@@ -34,13 +34,13 @@ def build_config(config: type[Config], flags: Mapping[str, Any], file: Mapping[s
     """
     fields = {field.name: field for field in config_fields(config)}
     in_file = {key.replace("-", "_"): value for key, value in file.items()}
-    problems = _unknown_keys(file, fields, source)
+    problems = _unknown_keys(file, [field.key for field in fields.values()], source)
     values: dict[str, Any] = {}
     for name, field in fields.items():
         if name in flags:
             _read_into(values, problems, field, flags[name], field.label)
-        elif name in in_file:
-            _read_into(values, problems, field, in_file[name], f"{source}: {name}")
+        elif field.key in in_file:
+            _read_into(values, problems, field, in_file[field.key], f"{source}: {field.key}")
         elif field.required:
             problems.append(f"{field.label} is needed: {field.documentation}")
     if problems:
@@ -61,12 +61,12 @@ def join_problems(problems: list[str]) -> str:
     return f"{len(problems)} problems:" + "".join(f"\n  {number}. {each}" for number, each in enumerate(problems, 1))
 
 
-def _unknown_keys(file: Mapping[str, Any], fields: Mapping[str, ConfigField], source: str) -> list[str]:
+def _unknown_keys(file: Mapping[str, Any], known: Collection[str], source: str) -> list[str]:
     problems, seen = [], set[str]()
     for key in file:
         name = key.replace("-", "_")
-        if name not in fields:
-            problems.append(f"{source}: unknown key {key!r}{near_misses(name, fields)}")
+        if name not in known:
+            problems.append(f"{source}: unknown key {key!r}{near_misses(name, known)}")
         elif name in seen:
             problems.append(f"{source}: {name} is given twice, with a dash and with an underscore")
         seen.add(name)

@@ -24,7 +24,7 @@ class LinearizeConfig(CloudConfig, MeasureConfig):
     """Which blocks: auto:K, the K most linear without their residual; or numbers from 0, as 6-8 or 3,6-8. Neighbours
     get one map together."""
 
-    from_json: str | None = None
+    from_: str | None = None
     """The linearity.json of `loralab analyse linearity`, for auto:K; without it the blocks are scored here."""
 
     ridge: float = 1e-4
@@ -45,7 +45,7 @@ def run(config: LinearizeConfig) -> Answer:
         seed=config.seed,
     )
     linearizing = Linearizing(
-        model=config.model, blocks=config.blocks, scores=config.from_json, ridge=config.ridge, clouds=clouds
+        model=config.model, blocks=config.blocks, scores=config.from_, ridge=config.ridge, clouds=clouds
     )
     return linearize(
         linearizing,

@@ -59,7 +59,7 @@ class PruneConfig(MeasureConfig):
     strategy: Literal["similarity", "deepest"] = "similarity"
     """Drop the blocks that turn the residual stream least, or the deepest but the last."""
 
-    from_json: str | None = None
+    from_: str | None = None
     """The angular.json of `loralab analyse angular`; without it the distances are measured here."""
 
     healed: str | None = None
@@ -79,7 +79,7 @@ def run(config: PruneConfig) -> Answer:
 
     sampling = Sampling(data=config.data, samples=config.samples, max_len=config.max_len, seed=config.seed)
     pruning = Pruning(
-        model=config.model, count=config.n, strategy=config.strategy, angular=config.from_json, sampling=sampling
+        model=config.model, count=config.n, strategy=config.strategy, angular=config.from_, sampling=sampling
     )
     return prune(
         pruning, Path(config.out), measuring(config), lambda name: open_decoder(name, config.dtype), config.healed
@@ -132,7 +132,5 @@ VERB = Verb(
     PruneConfig,
     run,
     show,
-    example=(
-        "loralab analyse prune --model smollm2-135m --n 4 \\\n  --from-json out/angular/angular.json --out out/pruned"
-    ),
+    example=("loralab analyse prune --model smollm2-135m --n 4 \\\n  --from out/angular/angular.json --out out/pruned"),
 )
