@@ -85,8 +85,9 @@ def test_from_a_file_of_distances(prune: Pruned, tmp_path: Path, capsys: pytest.
     assert answer_of(capsys)["removed"] == [4, 5]
 
 
+@pytest.mark.parametrize("base", [[], ["--quantize", "nf4"]], ids=["float", "nf4"])
 def test_healed_is_measured_on_the_same_folder(
-    prune: Pruned, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    prune: Pruned, tmp_path: Path, capsys: pytest.CaptureFixture[str], base: list[str]
 ) -> None:
     out, adapter = tmp_path / "out", tmp_path / "healing"
     assert prune("--n", 3, "--dtype", "float32") == 0
@@ -94,7 +95,7 @@ def test_healed_is_measured_on_the_same_folder(
     before = (out / "model.safetensors").read_bytes()
     flags = ["--model", out, "--task", "jsonl", "--data", tmp_path / "pairs", "--targets", "mlp", "--out", adapter]
     more = ["--steps", 3, "--lr", 0.02, "--batch-size", 8, "--eval-limit", 0, "--save-every", 0]
-    assert main(["train", *map(str, [*flags, *more])]) == 0
+    assert main(["train", *map(str, [*flags, *more, *base])]) == 0
     capsys.readouterr()
     assert prune("--n", 3, "--dtype", "float32", "--healed", adapter, "--json") == 0
     answer = answer_of(capsys)
