@@ -5,8 +5,8 @@
 
 Far less training than the paper's: 60 steps of 8 examples, compared by the loss on 256 held-out examples. Learning
 rates are one per method, set beforehand and tuned for none. Interrupted and started again it goes on with the first
-training that is not finished. On two cores E2E takes 25 minutes and docstrings 25; with `--threads 1` two of these run
-side by side. The tables are in docs/baselines.md.
+training that is not finished. Judged by the trainings that were timed, E2E takes about 30 minutes on two cores and
+docstrings 40; with `--threads 1` two of these run side by side. The tables are in docs/baselines.md.
 """
 
 import argparse

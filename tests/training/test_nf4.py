@@ -112,7 +112,9 @@ def test_it_loads_in_other_precisions(quantised: Quantised) -> None:
     ll.train(config)
     for quantize in (None, "nf4", "nf4-double"):
         for dtype in ("bfloat16", "float16"):
-            ll.load(base(config, quantize, dtype).model, config.out)
+            adapter = ll.load(base(config, quantize, dtype).model, config.out)
+            assert adapter.matched
+            assert {each.dtype for each in adapter.parameters()} == {torch.float32}
 
 
 @pytest.mark.parametrize(

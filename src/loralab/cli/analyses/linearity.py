@@ -2,10 +2,13 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from loralab.cli.analyses.residual_stream import StreamConfig, console, open_stream, print_files
 from loralab.cli.verb import Answer, Verb
+
+if TYPE_CHECKING:
+    from loralab.analysis.linearity_report import Clouds
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,6 +26,19 @@ class CloudConfig:
 
     skip_first_token: bool = False
     """Leave the first token of each piece out: its state is often so large that it alone decides the score."""
+
+    def clouds(self, data: str | None, seed: int) -> "Clouds":
+        """What the analysis takes: these, of this text."""
+        from loralab.analysis.linearity_report import Clouds
+
+        return Clouds(
+            data=data,
+            chunks=self.chunks,
+            chars=self.chars,
+            heldout=self.heldout,
+            skip_first_token=self.skip_first_token,
+            seed=seed,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,16 +60,9 @@ class LinearityConfig(CloudConfig, StreamConfig):
 
 def run(config: LinearityConfig) -> Answer:
     """Score, and write the files."""
-    from loralab.analysis.linearity_report import Clouds, analyse_linearity
+    from loralab.analysis.linearity_report import analyse_linearity
 
-    clouds = Clouds(
-        data=config.data,
-        chunks=config.chunks,
-        chars=config.chars,
-        heldout=config.heldout,
-        skip_first_token=config.skip_first_token,
-        seed=config.seed,
-    )
+    clouds = config.clouds(config.data, config.seed)
     return analyse_linearity(
         open_stream(config), Path(config.out), clouds, config.mode, config.metric, reference=config.reference
     )

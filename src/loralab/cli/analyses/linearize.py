@@ -33,17 +33,9 @@ class LinearizeConfig(CloudConfig, MeasureConfig):
 
 def run(config: LinearizeConfig) -> Answer:
     """Choose, fit, write, measure."""
-    from loralab.analysis.linearity_report import Clouds
     from loralab.analysis.linearize_report import Linearizing, linearize
 
-    clouds = Clouds(
-        data=config.data,
-        chunks=config.chunks,
-        chars=config.chars,
-        heldout=config.heldout,
-        skip_first_token=config.skip_first_token,
-        seed=config.seed,
-    )
+    clouds = config.clouds(config.data, config.seed)
     linearizing = Linearizing(
         model=config.model, blocks=config.blocks, scores=config.from_, ridge=config.ridge, clouds=clouds
     )
