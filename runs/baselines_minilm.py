@@ -69,7 +69,7 @@ COMPARISONS: dict[str, dict[str, Flags]] = {
 LENGTH: dict[str, Flags] = {
     "mrpc": {"--epochs": "2", "--batch-size": "16", "--best-metric": "accuracy"},
     "rte": {"--epochs": "2", "--batch-size": "16", "--best-metric": "accuracy"},
-    "cola": {"--epochs": "2", "--batch-size": "32", "--best-metric": "matthews"},
+    "cola": {"--epochs": "3", "--batch-size": "32", "--best-metric": "matthews"},
 }
 LENGTH_OF_FEW: Flags = {"--epochs": "", "--steps": "200"}
 """As many steps for 100 examples as for 1,000."""

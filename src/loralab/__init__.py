@@ -37,32 +37,50 @@ if TYPE_CHECKING:
     from loralab.evaluation.evaluate import evaluate as evaluate
     from loralab.formats.adapter_folder import load as load
     from loralab.formats.adapter_folder import save as save
+    from loralab.methods.adamix import AdaMix as AdaMix
+    from loralab.methods.adamix_adapter import AdaMixAdapter as AdaMixAdapter
     from loralab.methods.bitfit import BitFit as BitFit
     from loralab.methods.bottleneck import BottleneckAdapter as BottleneckAdapter
+    from loralab.methods.eva import attach_eva as attach_eva
     from loralab.methods.full import FullFineTune as FullFineTune
+    from loralab.methods.galore import GaLore as GaLore
+    from loralab.methods.grass import Grass as Grass
     from loralab.methods.lora import LoRA as LoRA
+    from loralab.methods.lora_xs import LoRAXS as LoRAXS
+    from loralab.methods.multilora import MultiLoRA as MultiLoRA
     from loralab.methods.prefix_specs import PrefixEmbedding as PrefixEmbedding
     from loralab.methods.prefix_specs import PrefixLayer as PrefixLayer
+    from loralab.methods.tied import TiedLoRA as TiedLoRA
+    from loralab.methods.vera import VeRA as VeRA
     from loralab.planning.config import PlanConfig as PlanConfig
     from loralab.planning.plan import plan as plan
     from loralab.training.config import TrainConfig as TrainConfig
     from loralab.training.run import train as train
 
 _HOME = {
+    "AdaMix": "methods.adamix",
+    "AdaMixAdapter": "methods.adamix_adapter",
     "Adapter": "core.adapter",
     "AdapterSet": "core.adapter",
     "adapters_of": "core.adapter",
     "BitFit": "methods.bitfit",
     "BottleneckAdapter": "methods.bottleneck",
     "FullFineTune": "methods.full",
+    "GaLore": "methods.galore",
+    "Grass": "methods.grass",
     "LoRA": "methods.lora",
+    "LoRAXS": "methods.lora_xs",
     "MergeReport": "core.merge",
+    "MultiLoRA": "methods.multilora",
     "PlanConfig": "planning.config",
     "PrefixEmbedding": "methods.prefix_specs",
     "PrefixLayer": "methods.prefix_specs",
+    "TiedLoRA": "methods.tied",
     "TrainConfig": "training.config",
+    "VeRA": "methods.vera",
     "activate": "core.attach",
     "attach": "core.attach",
+    "attach_eva": "methods.eva",
     "combine": "core.combine",
     "detach": "core.attach",
     "disabled": "core.attach",

@@ -31,10 +31,18 @@ def test_adapted_linear_keeps_the_input_itself_and_no_copy_of_it() -> None:
     x = torch.randn(6, 5, requires_grad=True)
     kept: list[torch.Tensor] = []
     with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
-        adapted_linear(x, torch.randn(4, 5), None, torch.randn(2, 5), torch.randn(4, 2))
+        adapted_linear(x, torch.randn(4, 5), None, torch.randn(2, 5, requires_grad=True), torch.randn(4, 2))
     as_long_as_x = [tensor for tensor in kept if tensor.shape[0] == 6]
     assert sorted(tuple(tensor.shape) for tensor in as_long_as_x) == [(6, 2), (6, 5)]
     assert any(tensor.data_ptr() == x.data_ptr() for tensor in as_long_as_x)
+
+
+def test_adapted_linear_keeps_no_input_for_a_frozen_A() -> None:
+    x = torch.randn(6, 5, requires_grad=True)
+    kept: list[torch.Tensor] = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
+        adapted_linear(x, torch.randn(4, 5), None, torch.randn(2, 5), torch.randn(4, 2, requires_grad=True))
+    assert [tuple(tensor.shape) for tensor in kept if tensor.shape[0] == 6] == [(6, 2)]
 
 
 def test_adapted_linear_refuses_a_second_derivative() -> None:

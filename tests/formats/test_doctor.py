@@ -195,14 +195,14 @@ def test_what_other_programs_make_of_it(tmp_path: Path) -> None:
     matching(own, "warning", "adapter_model.safetensors", "inserted layers")
 
 
-DORA = '{"peft_type": "LORA", "r": 2, "lora_alpha": 4, "target_modules": ["q_proj", "v_proj"], "use_dora": true}'
+QALORA = '{"peft_type": "LORA", "r": 2, "lora_alpha": 4, "target_modules": ["q_proj", "v_proj"], "use_qalora": true}'
 
 
 @pytest.mark.parametrize(
     "file, content, says",
     [
         ("adapter_config.json", "{", "is not JSON"),
-        ("adapter_config.json", DORA, "use_dora"),
+        ("adapter_config.json", QALORA, "use_qalora"),
         ("adapter_config.json", '{"peft_type": "LORA", "r": "two", "target_modules": [3]}', "not a whole number"),
         ("adapter_config.json", None, "no adapter_config.json in it"),
         ("loralab.json", "[]", "should hold a JSON object"),

@@ -101,7 +101,8 @@ def test_all_faults_are_listed_at_once(folder: Path) -> None:
 
 SETTINGS: dict[str, tuple[dict[str, object], str]] = {
     "another method": ({"peft_type": "LOHA"}, "peft_type is 'LOHA'"),
-    "DoRA": ({"use_dora": True}, "use_dora is True"),
+    "DoRA without its lengths": ({"use_dora": True}, "lora_magnitude_vector is missing"),
+    "QA-LoRA": ({"use_qalora": True}, "use_qalora is True"),
     "a future variant": ({"use_anything": True}, "use_anything is True"),
     "a future pattern": ({"dropout_pattern": {"a": 0.1}}, "dropout_pattern"),
     "a future configuration": ({"x_config": {"a": 1}}, "x_config"),
@@ -130,8 +131,8 @@ def test_settings_that_would_change_the_function(folder: Path, setting: str) -> 
 
 
 def test_all_settings_are_listed_at_once(folder: Path) -> None:
-    configure(folder, use_dora=True, r=0)
-    refused(folder, "r is 0.*use_dora")
+    configure(folder, use_qalora=True, r=0)
+    refused(folder, "r is 0.*use_qalora")
 
 
 def test_harmless_settings_are_ignored(folder: Path) -> None:

@@ -76,7 +76,6 @@ def test_a_grouped_convolution_of_ours_survives_peft_and_still_merges(tmp_path: 
 
 BOTH = {"target_modules": ["lin0", "lin1"]}
 OTHER_FUNCTIONS: dict[str, tuple[Callable[[], PeftConfig], str]] = {
-    "DoRA": (lambda: LoraConfig(**BOTH, use_dora=True), "use_dora"),
     "a bias on B": (lambda: LoraConfig(**BOTH, lora_bias=True), "lora_bias"),
     "PiSSA, not converted": (lambda: LoraConfig(**BOTH, init_lora_weights="pissa"), "init_lora_weights"),
     "OLoRA, not converted": (lambda: LoraConfig(**BOTH, init_lora_weights="olora"), "init_lora_weights"),

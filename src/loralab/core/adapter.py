@@ -7,10 +7,14 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from loralab.core.factors import SharedMatrices
 from loralab.core.layer import AdaptedLayer, Routing, Rows
 from loralab.core.names import unwrapped
 from loralab.core.update import Update
 from loralab.errors import AdapterFileError, AdapterStateError, UnknownAdapterError
+
+SHARED = "shared"
+"""What the names of shared matrices begin with."""
 
 
 @dataclass(frozen=True)
@@ -21,6 +25,8 @@ class Plan:
     notes: tuple[str, ...] = ()
     heads: tuple[str, ...] = ()
     """Paths of the modules that are the task's head: trained in full, and counted apart."""
+    shared: SharedMatrices | None = None
+    """What several of the updates use together."""
 
 
 @dataclass
@@ -33,6 +39,7 @@ class Adapter:
     notes: list[str] = field(default_factory=list)
     layers: dict[str, AdaptedLayer] = field(default_factory=dict)
     heads: tuple[str, ...] = ()
+    shared: SharedMatrices | None = None
 
     @property
     def matched(self) -> list[str]:
@@ -47,11 +54,23 @@ class Adapter:
     @property
     def silent_at_first_step(self) -> set[str]:
         """Names of the parameters whose first gradient is rightly zero (with B = 0: every A)."""
-        return {f"{path}.{local}" for path, update in self.updates.items() for local in update.silent_at_first_step()}
+        shared = set() if self.shared is None else {f"{SHARED}.{name}" for name in self.shared.silent}
+        own = {f"{path}.{local}" for path, update in self.updates.items() for local in update.silent_at_first_step()}
+        return shared | own
+
+    @property
+    def sleepers(self) -> set[str]:
+        """Names of the parameters that a forward pass may leave out by chance (AdaMix's experts)."""
+        return {f"{path}.{local}" for path, update in self.updates.items() for local in update.sleepers()}
 
     def named_tensors(self) -> Iterator[tuple[str, Tensor]]:
-        """(`<module path>.<lora_A | q.lora_B | bias | …>`, tensor) of all that is stored, tied ones once."""
+        """(`<module path>.<lora_A | q.lora_B | bias | …>`, tensor) of all that is stored, tied ones once.
+
+        Matrices that many updates share come first, as `shared.<name>`.
+        """
         seen: set[int] = set()
+        if self.shared is not None:
+            yield from ((f"{SHARED}.{name}", tensor) for name, tensor in self.shared.stored())
         for path, update in self.updates.items():
             for local, tensor in update.named_tensors():
                 if id(tensor) not in seen:

@@ -45,7 +45,9 @@ def attach(model: nn.Module, spec: Method | Sequence[Method], name: str = "defau
     for path, update in plan.updates.items():
         _put(adapters, name, path, update, places[path])
     layers = {path: adapters.layers[path] for path in plan.updates}
-    adapter = Adapter(name, spec, dict(plan.updates), [*plan.notes, *_wrapper_notes(model)], layers, plan.heads)
+    adapter = Adapter(
+        name, spec, dict(plan.updates), [*plan.notes, *_wrapper_notes(model)], layers, plan.heads, plan.shared
+    )
     adapters.adapters[name] = adapter
     adapters.route(active=name)
     keep_adapters(model, adapters)

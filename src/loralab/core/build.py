@@ -1,19 +1,24 @@
 """From a module and recipes to the update that adapts it: one builder per kind of module, in one table."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
-from loralab.core.factors import Factors, Recipe, check_rank
+from loralab.core.factors import Factors, LowRankDelta, Recipe, Spot, check_rank
 from loralab.core.low_rank import ConvUpdate, EmbeddingUpdate, LinearUpdate
+from loralab.core.magnitude import MagnitudeConv, MagnitudeEmbedding, MagnitudeLinear
 from loralab.core.substitution import ATTENTION_PARTS, AttentionUpdate, ParameterUpdate, attention_shapes
 from loralab.core.update import WHOLE, Update, device_of, tensor_of
 from loralab.errors import SpecError, TargetError
 
 Layout = Mapping[str, Tensor]
 """Part name → the output rows of a fused projection that belong to it."""
+
+
+Maker = Callable[[Spot], LowRankDelta]
+"""Makes the low-rank update of one matrix."""
 
 
 @dataclass(frozen=True)
@@ -24,6 +29,11 @@ class Site:
     module: nn.Module
     recipes: Mapping[str, Recipe]
     layout: Layout | None = None
+    make: Maker | None = None
+    """How the update of a dense layer's matrix is made; None: a plain pair A, B."""
+    magnitude: bool = False
+    """Whether the length of every output's weights trains as well (DoRA)."""
+    through_norm: bool = False
 
     @property
     def device(self) -> torch.device:
@@ -33,8 +43,32 @@ class Site:
     def factors(self, part: str, out_features: int, in_features: int) -> Factors:
         """Fresh factors A [R, I] and B [O, R] for one part."""
         recipe = self.recipes[part]
-        check_rank(recipe, self.path if part == WHOLE else f"{self.path}[{part}]", out_features, in_features)
+        check_rank(recipe, self.name_of(part), out_features, in_features)
         return Factors(recipe, (recipe.rank, in_features), (out_features, recipe.rank), self.device)
+
+    def made_by(self, make: Maker | None) -> "Site":
+        """The same site, the updates of its matrices made in this way."""
+        return replace(self, make=make)
+
+    def name_of(self, part: str) -> str:
+        """The path, with the part if the module has several."""
+        return self.path if part == WHOLE else f"{self.path}[{part}]"
+
+    def delta(self, spot: Spot) -> LowRankDelta:
+        """The fresh update of one matrix of a dense layer."""
+        if self.make is not None:
+            return self.make(spot)
+        check_rank(spot.recipe, spot.path, spot.out_features, spot.in_features)
+        shapes = (spot.recipe.rank, spot.in_features), (spot.out_features, spot.recipe.rank)
+        return Factors(spot.recipe, *shapes, spot.device)
+
+    def refuse_special(self, with_magnitude: bool = False) -> None:
+        """An error where something else than plain LoRA was asked for: it is defined for dense layers."""
+        if self.make is not None or (self.magnitude and not with_magnitude):
+            raise TargetError(
+                f"{self.path} is a {type(self.module).__name__}, which only plain LoRA adapts; the method that was "
+                "asked for is defined for dense layers: leave it out with exclude"
+            )
 
     def refuse_dropout(self, why: str) -> None:
         """An error if any part asks for dropout."""
@@ -75,15 +109,35 @@ def _is_conv1d(module: nn.Module) -> bool:
     return type(module).__name__ == "Conv1D" and hasattr(module, "nf")
 
 
+def spots(site: Site) -> dict[str, Spot]:
+    """The matrices of a dense layer that the site's recipes are for, by part."""
+    out_features, in_features = linear_shape(site.module)
+    if WHOLE in site.recipes:
+        return {WHOLE: _spot(site, WHOLE, out_features, in_features, None)}
+    layout = _layout(site, out_features, in_features)
+    return {part: _spot(site, part, len(layout[part]), in_features, layout[part]) for part in site.recipes}
+
+
+def _spot(site: Site, part: str, out_features: int, in_features: int, rows: Tensor | None) -> Spot:
+    def weight() -> Tensor:
+        W = tensor_of(site.module, WHOLE).detach()
+        W_OI = W.T if _is_conv1d(site.module) else W
+        return W_OI if rows is None else W_OI[rows.to(W.device)]
+
+    return Spot(site.name_of(part), site.recipes[part], out_features, in_features, site.device, weight, site.module)
+
+
 def _linear(site: Site) -> Update:
     out_features, in_features = linear_shape(site.module)
     transposed = _is_conv1d(site.module)
-    if WHOLE in site.recipes:
-        parts = {WHOLE: site.factors(WHOLE, out_features, in_features)}
-        return LinearUpdate(parts, out_features, stored_transposed=transposed)
-    layout = _layout(site, out_features, in_features)
-    rows = {part: layout[part].to(site.device) for part in site.recipes}
-    parts = {part: site.factors(part, len(rows[part]), in_features) for part in site.recipes}
+    found = spots(site)
+    rows: dict[str, Tensor] = {}
+    if WHOLE not in site.recipes:
+        layout = _layout(site, out_features, in_features)
+        rows = {part: layout[part].to(site.device) for part in site.recipes}
+    parts = {part: site.delta(spot) for part, spot in found.items()}
+    if site.magnitude:
+        return MagnitudeLinear(parts, out_features, rows, transposed, site.through_norm).start(site.module)
     return LinearUpdate(parts, out_features, rows, transposed)
 
 
@@ -112,8 +166,9 @@ def _embedding(site: Site) -> Update:
         )
     recipe = site.recipes[WHOLE]
     check_rank(recipe, site.path, V, D)
-    factors = Factors(recipe, (recipe.rank, V), (D, recipe.rank), site.device, starts_at_A=True)
-    return EmbeddingUpdate({WHOLE: factors})
+    site.refuse_special(with_magnitude=True)
+    parts = {WHOLE: Factors(recipe, (recipe.rank, V), (D, recipe.rank), site.device, starts_at_A=True)}
+    return MagnitudeEmbedding(parts, D).start(site.module) if site.magnitude else EmbeddingUpdate(parts)
 
 
 def _conv(site: Site) -> Update:
@@ -123,10 +178,24 @@ def _conv(site: Site) -> Update:
     groups = int(getattr(site.module, "groups", 1))
     A_shape = (groups * recipe.rank, *W.shape[1:])
     B_shape = (W.shape[0], recipe.rank, *(1 for _ in W.shape[2:]))
-    return ConvUpdate({WHOLE: Factors(recipe, A_shape, B_shape, site.device)})
+    site.refuse_special(with_magnitude=True)
+    if site.magnitude:
+        _refuse_unscalable(site, groups)
+    parts = {WHOLE: Factors(recipe, A_shape, B_shape, site.device)}
+    return MagnitudeConv(parts, W.shape[0]).start(site.module) if site.magnitude else ConvUpdate(parts)
+
+
+def _refuse_unscalable(site: Site, groups: int) -> None:
+    if groups > 1:
+        raise TargetError(
+            f"magnitude was asked for {site.path}, a convolution in {groups} groups: its A and B are no factors of one "
+            "matrix whose rows have lengths; leave it out with exclude, or magnitude for all"
+        )
+    site.refuse_dropout("a convolution with trained lengths runs with its weights substituted")
 
 
 def _attention(site: Site) -> Update:
+    site.refuse_special()
     site.refuse_dropout("nn.MultiheadAttention multiplies its weights itself, which leaves no path for dropout")
     shapes = attention_shapes(site.module)
     recipes = dict.fromkeys(ATTENTION_PARTS, site.recipes[WHOLE]) if WHOLE in site.recipes else site.recipes
@@ -138,6 +207,7 @@ def _attention(site: Site) -> Update:
 
 
 def _raw_parameters(site: Site) -> Update:
+    site.refuse_special()
     site.refuse_dropout("a raw parameter has no input of its own to drop from")
     transposed = bool(getattr(site.module, "is_transposed", False))
     return ParameterUpdate({name: _raw_factors(site, name, transposed) for name in site.recipes}, transposed)

@@ -80,7 +80,7 @@ def _combined(
     """The update whose ΔW is the weighted sum at one module."""
     updates = [update for _, update in weighted]
     _refuse_unlike(path, updates)
-    combined = copy.deepcopy(updates[0])
+    combined = copy.deepcopy(updates[0].plain())
     for update in updates[1:]:
         combined.adopt_parts(update)
     for part in list(combined.parts):
@@ -95,6 +95,11 @@ def _refuse_unlike(path: str, updates: Sequence[Update]) -> None:
         raise SpecError(
             f"combine() was asked for adapters that train {path} in full (a head or a bias); only low-rank updates "
             "have a sum: combine adapters without modules_to_save and bias"
+        )
+    if not all(update.adds_up for update in updates):
+        raise SpecError(
+            f"combine() was asked for adapters that stretch the weights of {path} to trained lengths (DoRA): each "
+            "rescales what the others would add to, so they have no sum"
         )
     shapes = {(type(update), WHOLE in update.parts) for update in updates}
     inputs = {update.matrices(part)[0].shape[-1] for update in updates for part in update.parts if part == WHOLE}

@@ -32,7 +32,10 @@ class JointMethod:
         for plan in plans:
             for path, update in plan.updates.items():
                 updates[path] = update if path not in updates else _together(path, updates[path], update, heads)
-        return Plan(updates, tuple(note for plan in plans for note in plan.notes), heads)
+        shared = [plan.shared for plan in plans if plan.shared is not None]
+        if len(shared) > 1:
+            raise SpecError("two of the methods share matrices between layers; choose one of them")
+        return Plan(updates, tuple(note for plan in plans for note in plan.notes), heads, next(iter(shared), None))
 
 
 def _together(path: str, first: Update, second: Update, heads: Sequence[str]) -> Update:

@@ -12,12 +12,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from loralab.core.factors import Factors
+from loralab.core.factors import Factors, LowRankDelta, Pair
 from loralab.core.math import adapted_linear, delta, low_rank, low_rank_rows
 from loralab.core.update import WHOLE, Update, tensor_of, wide
 from loralab.errors import AdapterStateError
-
-Pair = tuple[Tensor, Tensor]
 
 
 class LinearUpdate(Update):
@@ -25,7 +23,7 @@ class LinearUpdate(Update):
 
     def __init__(
         self,
-        parts: Mapping[str, Factors],
+        parts: Mapping[str, LowRankDelta],
         out_features: int,
         rows: Mapping[str, Tensor] | None = None,
         stored_transposed: bool = False,
@@ -38,18 +36,22 @@ class LinearUpdate(Update):
             self.rows.register_buffer(part, index, persistent=False)
 
     def factors(self) -> Pair:
-        """(A [R, I], s·B [O, R]) of all parts together: A stacked, each part's B in its own rows and columns."""
-        if WHOLE in self.parts:
-            whole = self.factors_of(WHOLE)
-            return whole.lora_A, whole.scaled_B
-        parts = {part: self.factors_of(part) for part in self.parts}
+        """(A [R, I], s·B [O, R]) of all parts together, as this forward pass computes with them."""
+        return self._together({part: self.delta_of(part).pair() for part in self.parts})
+
+    def settled_factors(self) -> Pair:
+        """The same as it is merged: without chance, without gradients."""
+        return self._together({part: self.delta_of(part).settled() for part in self.parts})
+
+    def _together(self, pairs: Mapping[str, Pair]) -> Pair:
+        """A stacked, each part's B in its own rows and columns."""
+        if WHOLE in pairs:
+            return pairs[WHOLE]
         spread = [
-            factors.scaled_B.new_zeros(self.out_features, factors.recipe.rank).index_copy(
-                0, self.rows_of(part), factors.scaled_B
-            )
-            for part, factors in parts.items()
+            scaled_B.new_zeros(self.out_features, scaled_B.shape[1]).index_copy(0, self.rows_of(part), scaled_B)
+            for part, (_, scaled_B) in pairs.items()
         ]
-        return torch.cat([factors.lora_A for factors in parts.values()]), torch.cat(spread, dim=1)
+        return torch.cat([A for A, _ in pairs.values()]), torch.cat(spread, dim=1)
 
     def rows_of(self, part: str) -> Tensor:
         """The output rows of the fused weight that belong to a part."""
@@ -62,7 +64,7 @@ class LinearUpdate(Update):
                 self.rows.register_buffer(part, index, persistent=False)
 
     def deltas(self, base: nn.Module) -> dict[str, Tensor]:
-        A, B = self.factors()
+        A, B = self.settled_factors()
         D_OI = delta(A, B, wide(tensor_of(base, WHOLE)))
         return {WHOLE: D_OI.T if self.stored_transposed else D_OI}
 
@@ -70,7 +72,7 @@ class LinearUpdate(Update):
         x: Tensor = args[0]
         A, B = self.factors()
         dropout = self.dropout()
-        if dropout == 0.0 and _is_plain(base, x):
+        if dropout == 0.0 and is_plain_product(base, x):
             W, bias = tensor_of(base, WHOLE), self._bias(base)
             return adapted_linear(x, W.T if self.stored_transposed else W, bias, A, B)
         h: Tensor = self.call(base, *args, **kwargs)
@@ -184,7 +186,7 @@ def _embedding_scale(base: nn.Module, like: Tensor) -> Tensor | float:
     return scale.to(like.dtype) if isinstance(scale, Tensor) else float(scale)
 
 
-def _is_plain(base: nn.Module, x: Tensor) -> bool:
+def is_plain_product(base: nn.Module, x: Tensor) -> bool:
     """Whether the base is nothing but x·Wᵀ + bias right now: no wrapper, hook, quantisation, sharding or autocast."""
     return (
         (type(base) is nn.Linear or type(base).__name__ == "Conv1D")

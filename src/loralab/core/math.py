@@ -58,7 +58,8 @@ def truncated(A_RI: Tensor, B_OR: Tensor, rank: int) -> tuple[Tensor, Tensor, fl
 def adapted_linear(x: Tensor, W_OI: Tensor, bias_O: Tensor | None, A_RI: Tensor, B_OR: Tensor) -> Tensor:
     """h = x·Wᵀ + bias + x·Aᵀ·Bᵀ for x of shape [..., I], with W frozen; gradients for x, bias, A and B.
 
-    Keeps x (no copy of it) and the r-wide x·Aᵀ for the backward pass, nothing else of the input's length.
+    Keeps x (no copy of it) and the r-wide x·Aᵀ for the backward pass, nothing else of the input's length; where A is
+    frozen (LoRA-FA, arXiv 2308.03303) not even x.
     """
     h: Tensor = _AdaptedLinear.apply(x, W_OI, bias_O, A_RI, B_OR)  # type: ignore[no-untyped-call]
     return h
@@ -77,7 +78,7 @@ class _AdaptedLinear(torch.autograd.Function):
         A, B = A_RI.to(x.dtype), B_OR.to(x.dtype)
         u_NR = x_NI @ A.T
         h_NO = F.linear(x_NI, W_OI, bias_O).addmm_(u_NR, B.T)
-        ctx.save_for_backward(x_NI, u_NR, W_OI, A, B)
+        ctx.save_for_backward(x_NI if ctx.needs_input_grad[3] else None, u_NR, W_OI, A, B)
         ctx.dtypes = (A_RI.dtype, B_OR.dtype, None if bias_O is None else bias_O.dtype)
         return h_NO.view(*x.shape[:-1], -1)
 
@@ -94,3 +95,72 @@ class _AdaptedLinear(torch.autograd.Function):
         dB = (g_NO.T @ u_NR).to(B_dtype) if need_B else None
         dbias = g_NO.sum(0).to(bias_dtype) if need_bias else None
         return dx, None, dbias, dA, dB
+
+
+SMALLEST_NORM = 1e-12
+"""In place of the norm of an output whose weights are all zero (a pruned one), which stays zero all the same."""
+
+
+def row_norms(W_OI: Tensor, A_RI: Tensor, B_OR: Tensor, squares_O: Tensor | None = None) -> Tensor:
+    """‖W + B·A‖ of every row, [O], in float32 or wider and without forming B·A; `squares_O` are ‖W_o‖² if known.
+
+    ‖w + b·A‖² = ‖w‖² + 2·b·(A·w) + b·(A·Aᵀ)·bᵀ, so it costs R/N of the layer's own product over N rows of input.
+    """
+    dtype = torch.promote_types(W_OI.dtype, torch.float32)
+    W, A, B = W_OI.to(dtype), A_RI.to(dtype), B_OR.to(dtype)
+    squares = W.square().sum(1) if squares_O is None else squares_O
+    crossed = (B * (W @ A.T)).sum(1)
+    own = (B * (B @ (A @ A.T))).sum(1)
+    return (squares + 2 * crossed + own).clamp(min=SMALLEST_NORM**2).sqrt()
+
+
+def scaled_linear(x: Tensor, W_OI: Tensor, bias_O: Tensor | None, A_RI: Tensor, B_OR: Tensor, c_O: Tensor) -> Tensor:
+    """h = c ⊙ (x·Wᵀ + x·Aᵀ·Bᵀ) + bias for x of shape [..., I], with W frozen; gradients for all others.
+
+    With c = 1 and B = 0 it is the base's own product, bit for bit. Keeps one product [N, O] more than
+    `adapted_linear`: the gradient of c needs it.
+    """
+    h: Tensor = _ScaledLinear.apply(x, W_OI, bias_O, A_RI, B_OR, c_O)  # type: ignore[no-untyped-call]
+    return h
+
+
+class _ScaledLinear(torch.autograd.Function):
+    """One node in the graph for a dense layer under DoRA.
+
+    Forward:   u = x·Aᵀ,  t = x·Wᵀ + bias + u·Bᵀ,  h = c ⊙ t + (1 − c) ⊙ bias
+    Backward:  k = c ⊙ g,  v = k·B,  dx = k·W + v·A,  dA = vᵀ·x,  dB = kᵀ·u,  dc = Σ g ⊙ (t − bias),  dbias = Σ g
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, W_OI: Tensor, bias_O: Tensor | None, A_RI: Tensor, B_OR: Tensor, c_O: Tensor
+    ) -> Tensor:
+        x_NI = x.reshape(-1, x.shape[-1])
+        A, B = A_RI.to(x.dtype), B_OR.to(x.dtype)
+        u_NR = x_NI @ A.T
+        t_NO = F.linear(x_NI, W_OI, bias_O).addmm_(u_NR, B.T)
+        h_NO = (t_NO * c_O).to(x.dtype)
+        if bias_O is not None:
+            h_NO += ((1 - c_O) * bias_O).to(x.dtype)
+        ctx.save_for_backward(x_NI if ctx.needs_input_grad[3] else None, u_NR, t_NO, W_OI, bias_O, A, B, c_O)
+        ctx.dtypes = (A_RI.dtype, B_OR.dtype, None if bias_O is None else bias_O.dtype)
+        return h_NO.view(*x.shape[:-1], -1)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x_NI, u_NR, t_NO, W_OI, bias_O, A, B, c_O = ctx.saved_tensors
+        need_x, _, need_bias, need_A, need_B, need_c = ctx.needs_input_grad
+        A_dtype, B_dtype, bias_dtype = ctx.dtypes
+        g_NO = grad.reshape(-1, grad.shape[-1])
+        k_NO = (g_NO * c_O).to(g_NO.dtype)
+        v_NR = k_NO @ B if need_x or need_A else None
+        dx = (k_NO @ W_OI).addmm_(v_NR, A).view(*grad.shape[:-1], -1) if need_x else None
+        dA = (v_NR.T @ x_NI).to(A_dtype) if need_A and v_NR is not None else None
+        dB = (k_NO.T @ u_NR).to(B_dtype) if need_B else None
+        summed = g_NO.sum(0, dtype=c_O.dtype) if bias_O is not None else None
+        dc = (g_NO * t_NO).sum(0, dtype=c_O.dtype) if need_c else None
+        if dc is not None and summed is not None:
+            dc -= bias_O * summed
+        dbias = summed.to(bias_dtype) if need_bias and summed is not None else None
+        return dx, None, dbias, dA, dB, dc

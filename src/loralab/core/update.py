@@ -6,6 +6,7 @@ is right for any module; the subclasses in `low_rank.py` compute the same functi
 An update may also bring tensors of its own that stand for none of the module's (`added`): a layer after it, a prefix.
 """
 
+import copy
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
 from typing import Any, ClassVar
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from loralab.core.factors import Factors
+from loralab.core.factors import Factors, LowRankDelta
 from loralab.core.wide import Added
 from loralab.errors import AdapterStateError
 
@@ -27,10 +28,12 @@ class Update(nn.Module):
 
     why_not_merged: ClassVar[str] = ""
     """Why the base's weights cannot take this update up; empty where they can."""
+    adds_up: ClassVar[bool] = True
+    """Whether its ΔW is the low-rank product of its parts, so that several of them have a sum."""
 
     def __init__(
         self,
-        parts: Mapping[str, Factors],
+        parts: Mapping[str, LowRankDelta],
         replaced: Mapping[str, Tensor] | None = None,
         added: Mapping[str, Tensor] | None = None,
     ) -> None:
@@ -51,11 +54,42 @@ class Update(nn.Module):
         else:
             self.replaced.register_buffer(_key(name), tensor.detach().clone())
 
+    def delta_of(self, part: str) -> LowRankDelta:
+        """The low-rank update of one part."""
+        delta = self.parts[part]
+        assert isinstance(delta, LowRankDelta)
+        return delta
+
     def factors_of(self, part: str) -> Factors:
-        """The factors of one part."""
+        """The same where it is a plain pair."""
         factors = self.parts[part]
         assert isinstance(factors, Factors)
         return factors
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether every part is a plain pair A, B."""
+        return all(isinstance(delta, Factors) for delta in self.parts.values())
+
+    def plain(self) -> "Update":
+        """An update of the same function whose parts are plain pairs; itself where they are."""
+        return self._with_parts({part: self.delta_of(part).as_lora() for part in self.parts})
+
+    def stored_form(self) -> "Update":
+        """This update as it is written to disk: what is a plain pair but for how it came about is written as one."""
+        deltas = {part: self.delta_of(part) for part in self.parts}
+        return self._with_parts(
+            {part: each.as_lora() if each.stored_as_lora else each for part, each in deltas.items()}
+        )
+
+    def _with_parts(self, parts: Mapping[str, LowRankDelta]) -> "Update":
+        """The same update with other deltas in the place of its own."""
+        if all(parts[part] is self.parts[part] for part in parts):
+            return self
+        made = copy.copy(self)
+        made._modules = dict(self._modules)
+        made.parts = nn.ModuleDict(dict(parts))
+        return made
 
     def share(self, name: str, parameter: nn.Parameter) -> None:
         """From now on the module's tensor `name` is this trained copy, which another update replaces a tied one by."""
@@ -68,10 +102,9 @@ class Update(nn.Module):
 
     def named_tensors(self) -> Iterator[tuple[str, Tensor]]:
         """(local name, tensor) of everything this update stores: `lora_A`, `q.lora_B`, `bias`, …"""
-        for part, factors in self.parts.items():
-            prefix = "" if part == WHOLE else f"{part}."
-            for name, parameter in factors.named_parameters():
-                yield prefix + name, parameter
+        for part in self.parts:
+            for name, tensor in self.delta_of(part).stored():
+                yield _local(part, name), tensor
         yield from self.added.named_parameters()
         yield from self.replacements().items()
 
@@ -82,26 +115,27 @@ class Update(nn.Module):
 
     def silent_at_first_step(self) -> set[str]:
         """Local names of the tensors whose gradient is rightly zero in the very first backward pass."""
-        return {
-            ("" if part == WHOLE else f"{part}.") + self.factors_of(part).silent_at_first_step for part in self.parts
-        }
+        return {_local(part, name) for part in self.parts for name in self.delta_of(part).silent_at_first_step()}
+
+    def sleepers(self) -> set[str]:
+        """Local names of the tensors that a forward pass may leave out by chance."""
+        return {_local(part, name) for part in self.parts for name in self.delta_of(part).sleepers()}
 
     # -- factors as matrices ----------------------------------------------------------------------------------
 
     def matrices(self, part: str) -> tuple[Tensor, Tensor]:
         """(A […, R, I], s·B […, O, R]) of one part, detached; leading dimensions are groups or experts."""
-        factors = self.factors_of(part)
-        return factors.lora_A.detach(), factors.scaled_B.detach()
+        return self.delta_of(part).settled()
 
     def set_matrices(self, part: str, A: Tensor, B: Tensor) -> None:
         """Let this part be B·A with scale 1, in the rank of A."""
-        self.parts[part] = Factors.of(A, B, rank=A.shape[-2], like=self.factors_of(part))
+        self.parts[part] = Factors.of(A, B, rank=A.shape[-2], like=self.delta_of(part))
 
     def adopt_parts(self, other: "Update") -> None:
         """Take over the parts of another update of the same module that this one lacks."""
         for part in other.parts:
             if part not in self.parts:
-                self.parts[part] = other.factors_of(part)
+                self.parts[part] = other.delta_of(part)
 
     # -- the function -----------------------------------------------------------------------------------------
 
@@ -141,7 +175,7 @@ class Update(nn.Module):
         """The dropout probability on the low-rank path at this moment: 0 outside training."""
         if not self.training or not self.parts:
             return 0.0
-        return max(self.factors_of(part).recipe.dropout for part in self.parts)
+        return max(self.delta_of(part).recipe.dropout for part in self.parts)
 
     # -- one adapter per sequence of the batch ----------------------------------------------------------------
 
@@ -211,6 +245,11 @@ def device_of(module: nn.Module) -> torch.device:
 def wide(tensor: Tensor) -> torch.dtype:
     """The dtype in which sums with this tensor are formed before they are rounded once: at least float32."""
     return torch.promote_types(tensor.dtype, torch.float32)
+
+
+def _local(part: str, name: str) -> str:
+    """A tensor's name within its update: `lora_A`, or `q.lora_A` in a part."""
+    return name if part == WHOLE else f"{part}.{name}"
 
 
 def _key(name: str) -> str:

@@ -3,14 +3,16 @@
     adapter_config.json          PEFT's: rank, alpha, targets
     adapter_model.safetensors    PEFT's: the tensors
     loralab.json                 ours: the exact structure, the specification, the base's fingerprint
+    plain_lora/                  of a method that PEFT lacks: the plain LoRA that it comes to, where there is one
 
 Loading either puts the whole adapter on the model or raises and leaves the model as it was.
 """
 
 import re
+import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from torch import Tensor, nn
 
 from loralab.core.adapter import Adapter, Plan, adapters_on
 from loralab.core.attach import attach
+from loralab.core.factors import SharedMatrices
 from loralab.core.names import modules_by_path, unwrapped
 from loralab.core.update import Update
 from loralab.errors import AdapterFileError, AdapterStateError, NotFoundError, NumericsError, OutputError, SpecError
@@ -27,6 +30,7 @@ from loralab.formats.loralib import read_loralib
 from loralab.formats.own_layout import from_own, own_config, own_tensors
 from loralab.formats.peft_config import CONFIG_NAME, OWN_TYPE, PeftConfig, parse_config, read_json
 from loralab.formats.peft_reading import from_peft
+from loralab.formats.peft_vera import has_vera, is_vera, vera_from_peft, vera_spec, vera_to_peft, why_not_peft_vera
 from loralab.formats.peft_writing import base_name, reasons_against_peft, to_peft
 from loralab.formats.sidecar import (
     OWN_LAYOUT,
@@ -46,6 +50,8 @@ from loralab.methods.ties import tie_notes
 
 TENSORS_NAME = "adapter_model.safetensors"
 OLD_TENSORS_NAME = "adapter_model.bin"
+PLAIN_NAME = "plain_lora"
+"""The folder, in that of an adapter which PEFT has no way to express, of the plain LoRA that it comes to."""
 _MODEL_FILES = ("config.json", "model.safetensors", "model.safetensors.index.json", "pytorch_model.bin")
 
 
@@ -57,10 +63,11 @@ class Loaded:
     spec: object
     notes: Sequence[str]
     heads: tuple[str, ...] = ()
+    shared: SharedMatrices | None = None
 
     def plan(self, model: nn.Module) -> Plan:
         """The plan that was read."""
-        return Plan(self.updates, tuple(self.notes), self.heads)
+        return Plan(self.updates, tuple(self.notes), self.heads, self.shared)
 
 
 # -- saving ---------------------------------------------------------------------------------------------------
@@ -78,25 +85,61 @@ def save(adapter: Adapter, path: str | Path, *, model: nn.Module | None = None, 
     bases = {where: unwrapped(layer) for where, layer in adapter.layers.items()}
     _refuse_unsound(adapter)
     _refuse_foreign(folder, overwrite)
-    reasons = reasons_against_peft(adapter.updates, bases)
-    if reasons:
-        config, tensors = own_config(reasons, base_name(model)), own_tensors(adapter.updates)
-    else:
-        packed = to_peft(adapter.updates, bases, _dropout(adapter), model)
-        config, tensors = packed.config.to_json(), packed.tensors
+    updates = {where: update.stored_form() for where, update in adapter.updates.items()}
+    layout, config, tensors = _laid_out(adapter, updates, bases, model)
+    shared = adapter.shared
     sidecar = Sidecar(
-        OWN_LAYOUT if reasons else PEFT_LAYOUT,
+        layout,
         method_to_json(adapter.spec),
-        {where: describe(update, bases[where]) for where, update in adapter.updates.items()},
-        _fingerprint(adapter.updates, bases, model, adapter.heads),
+        {where: describe(update, bases[where]) for where, update in updates.items()},
+        _fingerprint(updates, bases, model, adapter.heads),
         "",
         adapter.notes,
         adapter.heads,
+        {} if shared is None else {name: isinstance(each, nn.Parameter) for name, each in shared.stored()},
     )
     _write(folder, config, tensors, sidecar)
+    _write_plain(folder / PLAIN_NAME, adapter, updates, bases, model, sidecar)
     if overwrite:
         (folder / OLD_TENSORS_NAME).unlink(missing_ok=True)
     return folder
+
+
+def _write_plain(
+    folder: Path,
+    adapter: Adapter,
+    updates: Mapping[str, Update],
+    bases: Mapping[str, nn.Module],
+    model: nn.Module | None,
+    sidecar: Sidecar,
+) -> None:
+    """The plain LoRA that the updates come to, for PEFT and whatever reads its files; an older one goes first."""
+    if (folder / SIDECAR_NAME).exists():
+        shutil.rmtree(folder)
+    plain = {where: update.plain() for where, update in updates.items()}
+    if sidecar.layout != OWN_LAYOUT or all(plain[where] is updates[where] for where in plain):
+        return
+    if reasons_against_peft(plain, bases):
+        return
+    packed = to_peft(plain, bases, 0.0, model)
+    records = {where: describe(update, bases[where]) for where, update in plain.items()}
+    exported = replace(
+        sidecar, layout=PEFT_LAYOUT, method={"type": "Exported", "of": dict(sidecar.method)}, modules=records, shared={}
+    )
+    _write(folder, packed.config.to_json(), packed.tensors, exported)
+
+
+def _laid_out(
+    adapter: Adapter, updates: Mapping[str, Update], bases: Mapping[str, nn.Module], model: nn.Module | None
+) -> tuple[str, Mapping[str, Any], Mapping[str, Tensor]]:
+    """(the layout, adapter_config.json, the tensors): PEFT's wherever PEFT knows the method."""
+    if has_vera(updates) and not why_not_peft_vera(updates, bases) and adapter.shared is not None:
+        return PEFT_LAYOUT, *vera_to_peft(updates, adapter.shared, bases, adapter.spec, model)
+    reasons = reasons_against_peft(updates, bases)
+    if reasons:
+        return OWN_LAYOUT, own_config(reasons, base_name(model)), own_tensors(updates, adapter.shared)
+    packed = to_peft(updates, bases, _dropout(adapter), model)
+    return PEFT_LAYOUT, packed.config.to_json(), packed.tensors
 
 
 def _write(folder: Path, config: Mapping[str, Any], tensors: Mapping[str, Tensor], sidecar: Sidecar) -> None:
@@ -162,7 +205,7 @@ def _fingerprint(
 
 def _dropout(adapter: Adapter) -> float:
     return max(
-        (update.factors_of(part).recipe.dropout for update in adapter.updates.values() for part in update.parts),
+        (update.delta_of(part).recipe.dropout for update in adapter.updates.values() for part in update.parts),
         default=0.0,
     )
 
@@ -221,13 +264,26 @@ def config_content(folder: Path) -> dict[str, Any]:
     return read_json(folder / CONFIG_NAME)
 
 
+def plain_folder(folder: Path) -> Path:
+    """The plain LoRA that lies in the folder of a method which PEFT lacks; the folder itself where there is none."""
+    is_own = config_content(folder).get("peft_type") == OWN_TYPE
+    return folder / PLAIN_NAME if is_own and (folder / PLAIN_NAME).is_dir() else folder
+
+
 def _read_folder(model: nn.Module, folder: Path, allow_other_base: bool) -> Loaded:
     content, file, sidecar = config_content(folder), tensors_path(folder), read_sidecar(folder)
     if sidecar is not None:
         sidecar.check_belongs(file)
     tensors = read_tensors(file).tensors
+    shared: SharedMatrices | None = None
     if content.get("peft_type") == OWN_TYPE:
-        updates, spec, notes = _read_own(model, folder, tensors, sidecar)
+        known = _sidecar_of_own(folder, sidecar)
+        updates, shared = from_own(model, tensors, known.modules, known.shared)
+        spec: object = known.spec()
+        notes: list[str] = []
+    elif is_vera(content):
+        updates, shared, notes = vera_from_peft(model, content, tensors, sidecar, str(folder / CONFIG_NAME))
+        spec = (sidecar.spec() if sidecar else None) or vera_spec(content, str(folder / CONFIG_NAME))
     else:
         config = parse_config(content, str(folder / CONFIG_NAME))
         updates, notes = from_peft(model, config, tensors, sidecar)
@@ -239,15 +295,13 @@ def _read_folder(model: nn.Module, folder: Path, allow_other_base: bool) -> Load
         sidecar.fingerprint.check(_fingerprint(updates, by_path, model, sidecar.heads))
     said = sidecar.notes if sidecar else ()
     heads = sidecar.heads if sidecar else ()
-    return Loaded(updates, spec, list(dict.fromkeys([*said, *notes, *tie_notes(model, updates)])), heads)
+    return Loaded(updates, spec, list(dict.fromkeys([*said, *notes, *tie_notes(model, updates)])), heads, shared)
 
 
-def _read_own(
-    model: nn.Module, folder: Path, tensors: Mapping[str, Tensor], sidecar: Sidecar | None
-) -> tuple[dict[str, Update], object, list[str]]:
+def _sidecar_of_own(folder: Path, sidecar: Sidecar | None) -> Sidecar:
     if sidecar is None:
         raise AdapterFileError(f"{folder} is an adapter that only loralab can read, but its {SIDECAR_NAME} is missing")
-    return from_own(model, tensors, sidecar.modules), sidecar.spec(), []
+    return sidecar
 
 
 def _refuse_alpha(folder: Path, alpha: float | None, rank_stabilized: bool) -> None:
@@ -273,6 +327,7 @@ def _spec_of(config: PeftConfig) -> LoRA:
             bias=config.bias,
             modules_to_save=config.modules_to_save,
             rank_stabilized=config.rank_stabilized,
+            magnitude=config.magnitude,
         )
     except SpecError as problem:
         raise AdapterFileError(f"{CONFIG_NAME} cannot be: {problem}") from problem

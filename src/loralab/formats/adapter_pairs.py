@@ -3,24 +3,34 @@
 Tensors stay in the file until they are used: it is mapped into memory, not read.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
+from loralab.core.adapter import SHARED
 from loralab.core.factors import Recipe
 from loralab.core.update import WHOLE
 from loralab.errors import AdapterFileError, SpecError
 from loralab.formats.adapter_folder import config_content, name_for, tensors_path
+from loralab.formats.delta_pairs import local_keys, shared_matrices, special_pairs, vera_pairs
 from loralab.formats.loralib import ALPHA_KEY, Checkpoint
 from loralab.formats.peft_config import OWN_TYPE, parse_config
 from loralab.formats.peft_pairs import FilePair, file_pairs
 from loralab.formats.peft_reading import plain_names
+from loralab.formats.peft_vera import is_vera, vera_spec
 from loralab.formats.sidecar import Sidecar, read_sidecar
+from loralab.formats.structure import ModuleRecord
 from loralab.formats.tensor_checks import is_finite, listed
 from loralab.formats.tensor_reading import TensorFile, read_tensors
+from loralab.methods.bottleneck import BottleneckAdapter
+from loralab.methods.full import FullFineTune
+from loralab.methods.lora import LoRA
+from loralab.methods.registry import METHODS
+
+NO_SIDECAR = "no loralab.json: the base model that it belongs to is not recorded"
 
 
 @dataclass(frozen=True)
@@ -59,43 +69,86 @@ def _folder(folder: Path) -> AdapterPairs:
     _refuse_damaged(folder, file, sidecar)
     if content.get("peft_type") == OWN_TYPE:
         return _own(folder, file, content, sidecar)
+    if is_vera(content):
+        return _vera(folder, file, content, sidecar)
     config = parse_config(content, str(folder))
     pairs, others = file_pairs(config, plain_names(file.tensors)[0], sidecar)
-    notes = [] if sidecar else ["no loralab.json: the base model that it belongs to is not recorded"]
+    notes = [] if sidecar else [NO_SIDECAR]
     if others:
         notes.append(f"{len(others)} tensors are saved in full: {', '.join(list(others)[:4])}")
     kept = tuple(pair for pair in pairs if not _is_padding(pair, sidecar))
-    method = "rslora" if config.rank_stabilized else "lora"
+    said = {"rank_stabilized": config.rank_stabilized, "magnitude": config.magnitude}
+    method = method_name(said if sidecar is None else sidecar.method)
+    if config.magnitude:
+        notes.append(
+            "DoRA: the pairs change the direction of the weights, whose lengths are trained beside them; norms are "
+            "those of B·A, not of the whole change"
+        )
     return AdapterPairs(folder, name_for(folder), method, kept, others, len(file.tensors), sidecar, tuple(notes))
+
+
+def _vera(folder: Path, file: TensorFile, content: Mapping[str, Any], sidecar: Sidecar | None) -> AdapterPairs:
+    vera_spec(content, str(folder))
+    pairs, others = vera_pairs(content, file.tensors, sidecar)
+    notes = [] if sidecar else [NO_SIDECAR]
+    return AdapterPairs(
+        folder, name_for(folder), "vera", tuple(pairs), others, len(file.tensors), sidecar, tuple(notes)
+    )
 
 
 def _own(folder: Path, file: TensorFile, content: Mapping[str, Any], sidecar: Sidecar | None) -> AdapterPairs:
     if sidecar is None:
         raise AdapterFileError(f"{folder} is an adapter that only loralab can read, but its loralab.json is missing")
     pairs, others = [], dict(file.tensors)
+    shared = shared_matrices(file.tensors, sidecar.shared)
     for path, record in sidecar.modules.items():
+        pairs += [*_plain_pairs(folder, path, record, file.tensors), *special_pairs(path, record, file.tensors, shared)]
         for part, each in record.parts.items():
-            name = path if part == WHOLE else f"{path}.{part}"
-            keys = f"{name}.lora_A", f"{name}.lora_B"
-            if not all(key in others for key in keys):
-                raise AdapterFileError(f"{folder} lacks {' or '.join(keys)}; get it again")
-            pairs.append(FilePair(name, record.kind, keys, others.pop(keys[0]), others.pop(keys[1]), each.recipe))
+            for key in local_keys(path, part, each, shared).values():
+                others.pop(key, None)
+    for name in sidecar.shared:
+        others.pop(f"{SHARED}.{name}", None)
     why = tuple(f"PEFT cannot load it: {reason}" for reason in content.get("why_not_peft", []))
     method = method_name(sidecar.method)
     return AdapterPairs(folder, name_for(folder), method, tuple(pairs), others, len(file.tensors), sidecar, why)
 
 
+def _plain_pairs(folder: Path, path: str, record: ModuleRecord, tensors: Mapping[str, Tensor]) -> Iterator[FilePair]:
+    for part, each in record.parts.items():
+        name = path if part == WHOLE else f"{path}.{part}"
+        keys = f"{name}.lora_A", f"{name}.lora_B"
+        if each.kind:
+            continue
+        if not all(key in tensors for key in keys):
+            raise AdapterFileError(f"{folder} lacks {' or '.join(keys)}; get it again")
+        yield FilePair(name, record.kind, keys, tensors[keys[0]], tensors[keys[1]], each.recipe)
+
+
+_VARIED = (LoRA, FullFineTune, BottleneckAdapter)
+"""Specifications that several methods share: their fields say which one it is."""
+_NAMES = {row.spec.__name__: name for name, row in METHODS.items() if row.spec not in _VARIED}
+
+
 def method_name(method: Mapping[str, Any]) -> str:
     """What the command line calls a method, from its specification as JSON."""
-    if method.get("type") == "JointMethod":
+    kind = str(method.get("type"))
+    if kind == "JointMethod":
         return "+".join(method_name(each) for each in method["specs"])
-    if method.get("type") == "FullFineTune":
+    if kind == "FullFineTune":
         return "full" if method.get("top_layers") is None else f"top{method['top_layers']}"
-    if method.get("type") == "BottleneckAdapter":
+    if kind == "BottleneckAdapter":
         return {"houlsby": "adapter-h", "lin": "adapter-l", "pfeiffer": "adapter-p"}[method["style"]]
-    return {"BitFit": "bitfit", "PrefixEmbedding": "prefix-embed", "PrefixLayer": "prefix-layer"}.get(
-        str(method.get("type")), "rslora" if method.get("rank_stabilized") else "lora"
-    )
+    return _NAMES.get(kind) or _kind_of_lora(method)
+
+
+def _kind_of_lora(method: Mapping[str, Any]) -> str:
+    if method.get("magnitude"):
+        return "dora"
+    if str(method.get("init", "")).startswith("pissa"):
+        return "pissa"
+    if method.get("freeze_a"):
+        return "lora-fa"
+    return "rslora" if method.get("rank_stabilized") else "lora"
 
 
 def _loralib(path: Path, alpha: float | None) -> AdapterPairs:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from loralab.errors import AdapterFileError, FingerprintError, ModelLoadError, NotFoundError, OutputError, SpecError
-from loralab.formats.adapter_folder import TENSORS_NAME, config_content, tensors_path
+from loralab.formats.adapter_folder import TENSORS_NAME, config_content, plain_folder, tensors_path
 from loralab.formats.adapter_pairs import read_pairs
 from loralab.formats.atomic import json_text, whole_file, whole_folder
 from loralab.formats.gguf_layout import GgufBase
@@ -22,6 +22,7 @@ from loralab.formats.peft_config import CONFIG_NAME, OWN_TYPE, PeftConfig, parse
 from loralab.formats.peft_layout import EMBEDDING_A, EMBEDDING_B, A, B
 from loralab.formats.peft_pairs import FilePair, file_pairs, plain_path
 from loralab.formats.peft_reading import plain_names
+from loralab.formats.peft_vera import is_vera, parse_vera
 from loralab.formats.peft_writing import PREFIX
 from loralab.formats.sidecar import SIDECAR_NAME, Sidecar, file_sha256, read_sidecar
 from loralab.formats.structure import ModuleRecord
@@ -70,6 +71,7 @@ def convert(
     if source.is_dir():
         if alpha is not None:
             raise SpecError(f"alpha was given for {source}, whose {CONFIG_NAME} says its own; leave it out")
+        source = plain_folder(source)
         if to == "gguf":
             return _folder_to_gguf(source, target, model)
         return _copy_folder(source, target) if to == "peft" else _folder_to_loralib(source, target)
@@ -94,7 +96,7 @@ def convert(
 def _copy_folder(source: Path, target: Path) -> Conversion:
     content, tensors, sidecar = config_content(source), read_tensors(tensors_path(source)).tensors, read_sidecar(source)
     _refuse_own(source, content, "peft")
-    parse_config(content, str(source / CONFIG_NAME))
+    (parse_vera if is_vera(content) else parse_config)(content, str(source / CONFIG_NAME))
     return _write_folder(target, content, tensors, sidecar)
 
 
@@ -105,6 +107,15 @@ def _refuse_own(source: Path, content: Mapping[str, Any], to: str) -> None:
         raise AdapterFileError(
             f"{source} was asked to be converted to {to}, which has no place for it ({listed(reasons)}); "
             "copy the folder to keep it as it is, or merge it into its base if it changes weights only"
+        )
+
+
+def _refuse_lengths(source: Path, magnitude: bool, to: str) -> None:
+    """DoRA is more than its pairs: a format of pairs alone would make another adapter of it."""
+    if magnitude:
+        raise AdapterFileError(
+            f"{source} is a DoRA adapter, and {to} has no place for the trained lengths of the weights; merge it into "
+            "its base instead (loralab merge)"
         )
 
 
@@ -173,6 +184,7 @@ def _folder_to_loralib(source: Path, target: Path) -> Conversion:
     content, sidecar = config_content(source), read_sidecar(source)
     _refuse_own(source, content, "loralib")
     config = parse_config(content, str(source / CONFIG_NAME))
+    _refuse_lengths(source, config.magnitude, "loralib's format")
     pairs, others = file_pairs(config, plain_names(read_tensors(tensors_path(source)).tensors)[0], sidecar)
     foreign = [f"{pair.name} ({pair.kind})" for pair in pairs if pair.kind not in ("linear", "embedding")]
     if foreign:
@@ -234,6 +246,7 @@ def _folder_to_gguf(source: Path, target: Path, model: str | None) -> Conversion
     _check_target(target, GGUF, "a LoRA in GGUF is")
     content = config_content(source)
     _refuse_own(source, content, "gguf")
+    _refuse_lengths(source, bool(content.get("use_dora")), "GGUF")
     found = read_pairs(source)
     written = write_gguf(found, _gguf_base(source, content, found.sidecar, model), target)
     return Conversion(str(target), written.tensors, written.lossless, written.max_relative_error, written.notes)

@@ -10,11 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from loralab.core.names import modules_by_path
-from loralab.core.update import WHOLE, Update, tensor_of
+from loralab.core.adapter import SHARED
+from loralab.core.factors import SharedMatrices
+from loralab.core.names import modules_by_path, unwrapped
+from loralab.core.update import WHOLE, Update, device_of, tensor_of
 from loralab.errors import AdapterFileError
+from loralab.formats.delta_pairs import shared_matrices
 from loralab.formats.peft_config import OWN_TYPE
-from loralab.formats.peft_layout import fill
 from loralab.formats.structure import ModuleRecord, has_tensor
 from loralab.formats.tensor_checks import refuse_unfit
 from loralab.methods.prefix import link
@@ -26,17 +28,27 @@ def own_config(reasons: Sequence[str], base_model: str | None) -> dict[str, Any]
     return {"peft_type": OWN_TYPE, "base_model_name_or_path": base_model, "why_not_peft": list(reasons)}
 
 
-def own_tensors(updates: Mapping[str, Update]) -> dict[str, Tensor]:
+def own_tensors(updates: Mapping[str, Update], shared: SharedMatrices | None = None) -> dict[str, Tensor]:
     """`<module path>.<lora_A | q.lora_B | bias | …>` → tensor, as `Adapter.named_tensors` has them: tied ones once."""
     first: dict[int, tuple[str, Tensor]] = {}
+    for name, tensor in () if shared is None else shared.stored():
+        first[id(tensor)] = (f"{SHARED}.{name}", tensor.detach())
     for path, update in updates.items():
         for local, tensor in update.named_tensors():
             first.setdefault(id(tensor), (f"{path}.{local}", tensor.detach()))
     return dict(first.values())
 
 
-def from_own(model: nn.Module, tensors: Mapping[str, Tensor], modules: Mapping[str, ModuleRecord]) -> dict[str, Update]:
-    """The updates by path, filled; AdapterFileError listing all problems."""
+def from_own(
+    model: nn.Module,
+    tensors: Mapping[str, Tensor],
+    modules: Mapping[str, ModuleRecord],
+    trains: Mapping[str, bool] | None = None,
+) -> tuple[dict[str, Update], SharedMatrices | None]:
+    """The updates by path, filled, and what they share; AdapterFileError listing all problems.
+
+    `trains` are the shared matrices by name, and whether each trains.
+    """
     by_path = modules_by_path(model)
     lost = [path for path in modules if path not in by_path]
     lost += [
@@ -48,8 +60,11 @@ def from_own(model: nn.Module, tensors: Mapping[str, Tensor], modules: Mapping[s
     ]
     if lost:
         raise AdapterFileError(f"the adapter does not fit this model, which has no {', '.join(lost)}")
-    updates = {path: record.build(path, by_path[path]) for path, record in modules.items()}
-    expected = {name: tuple(tensor.shape) for name, tensor in own_tensors(updates).items()}
+    shared = shared_matrices(tensors, trains or {})
+    if shared is not None:
+        shared.to(device_of(unwrapped(model)))
+    updates = {path: record.build(path, by_path[path], shared) for path, record in modules.items()}
+    expected = {name: tuple(tensor.shape) for name, tensor in own_tensors(updates, shared).items()}
     stored = _stored_names(modules, by_path, tensors)
     for (path, name), full in stored.items():
         expected[full] = tuple(tensor_of(by_path[path], name).shape)
@@ -60,7 +75,7 @@ def from_own(model: nn.Module, tensors: Mapping[str, Tensor], modules: Mapping[s
             update.replace(name, tensors[stored[path, name]].to(tensor_of(by_path[path], name).device))
     share_ties(updates, by_path)
     link(updates)
-    return updates
+    return updates, shared
 
 
 def _stored_names(
@@ -80,7 +95,13 @@ def _stored_names(
 def _fill(path: str, update: Update, tensors: Mapping[str, Tensor]) -> None:
     for part in update.parts:
         prefix = path if part == WHOLE else f"{path}.{part}"
-        fill(update.factors_of(part), tensors[f"{prefix}.lora_A"], tensors[f"{prefix}.lora_B"])
+        delta = update.delta_of(part)
+        found = {name: tensors[f"{prefix}.{name}"] for name, _ in delta.stored()}
+        if any(tensor.dtype == torch.float64 for tensor in found.values()):
+            delta.double()
+        with torch.no_grad():
+            for name, tensor in delta.stored():
+                tensor.copy_(found[name])
     with torch.no_grad():
         for name, parameter in update.added.named_parameters():
             parameter.copy_(tensors[f"{path}.{name}"])

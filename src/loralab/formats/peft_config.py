@@ -44,6 +44,7 @@ _READ = frozenset(
         "target_modules",
         "target_parameters",
         "task_type",
+        "use_dora",
         "use_rslora",
     ]
 )
@@ -77,7 +78,6 @@ _CHANGES_FUNCTION = frozenset(
         "monteclora_config",
         "trainable_token_indices",
         "use_bdlora",
-        "use_dora",
         "use_qalora",
         "velora_config",
     ]
@@ -109,6 +109,8 @@ class PeftConfig:
     """The PEFT that wrote the file: (0, 21, 2); None where it is not recorded (before 0.18)."""
     fan_in_fan_out: bool = False
     """Whether weights are stored [I, O]; PEFT corrects it per module, with a warning."""
+    magnitude: bool = False
+    """Whether every output's weights have a trained length (DoRA)."""
 
     def recipe(self, path: str) -> Recipe:
         """Rank, alpha and the rest for one module or raw parameter: the first pattern that matches its path counts."""
@@ -144,7 +146,7 @@ class PeftConfig:
             "target_modules": self.targets if isinstance(self.targets, str) else list(self.targets or ()),
             "task_type": self.task_type,
             "trainable_token_indices": None,
-            "use_dora": False,
+            "use_dora": self.magnitude,
             "use_rslora": self.rank_stabilized,
         }
         return content | ({"target_parameters": list(self.target_parameters)} if self.target_parameters else {})
@@ -172,7 +174,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 def parse_config(content: Mapping[str, Any], source: str) -> PeftConfig:
     """The settings; AdapterFileError naming every key whose value we cannot honour."""
-    problems = [*_unsupported(content), *_mistyped(content)]
+    problems = [*_unsupported(content), *mistyped(content)]
     if problems:
         raise AdapterFileError(f"{source} cannot be loaded as it is meant: " + "; ".join(sorted(problems)))
     layers = content.get("layers_to_transform")
@@ -193,6 +195,7 @@ def parse_config(content: Mapping[str, Any], source: str) -> PeftConfig:
         base_model=content.get("base_model_name_or_path"),
         task_type=content.get("task_type"),
         peft_version=_version(content.get("peft_version")),
+        magnitude=bool(content.get("use_dora")),
     )
 
 
@@ -215,7 +218,7 @@ def _may_change_function(key: str) -> bool:
     return key in _CHANGES_FUNCTION or key.startswith("use_") or key.endswith(("_pattern", "_config"))
 
 
-def _mistyped(content: Mapping[str, Any]) -> list[str]:
+def mistyped(content: Mapping[str, Any]) -> list[str]:
     ranks = {"r": content.get("r", 8)} | _entries(content, "rank_pattern")
     problems = [f"{key} is {rank!r}, not a whole number from 1" for key, rank in ranks.items() if not _is_count(rank)]
     numbers = {"lora_alpha": content.get("lora_alpha", 8)} | _entries(content, "alpha_pattern")

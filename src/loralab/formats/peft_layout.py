@@ -11,7 +11,7 @@ Knows nothing of files and of key prefixes. Shapes: R rank, I inputs, O outputs,
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from loralab.core.build import linear_shape
 from loralab.core.factors import Factors, Recipe
 from loralab.core.low_rank import ConvUpdate, EmbeddingUpdate, LinearUpdate
+from loralab.core.magnitude import MAGNITUDE, Magnitude
 from loralab.core.substitution import AttentionUpdate, ParameterUpdate
 from loralab.core.update import WHOLE, Update, tensor_of
 
@@ -52,6 +53,19 @@ class Packed:
 
 def pack(update: Update, base: nn.Module, rank_stabilized: bool) -> list[Packed]:
     """The update of the module `base` as PEFT would store it."""
+    packed = _pack_pairs(update, base, rank_stabilized)
+    if isinstance(update, Magnitude):
+        return [replace(each, tensors={**each.tensors, MAGNITUDE: _all_lengths(update, base)}) for each in packed]
+    return packed
+
+
+def _all_lengths(update: Magnitude, base: nn.Module) -> Tensor:
+    """The length of every output's weights: those that do not train are the base's own."""
+    with torch.no_grad():
+        return update.lengths(base).clone()
+
+
+def _pack_pairs(update: Update, base: nn.Module, rank_stabilized: bool) -> list[Packed]:
     if isinstance(update, ParameterUpdate):
         return [_pack_parameter(update, name, rank_stabilized) for name in update.parts]
     if isinstance(update, AttentionUpdate):
@@ -77,6 +91,8 @@ def unpack(
 
     `output_applied` is how often the PEFT that wrote them adds the update of an attention's output.
     """
+    if isinstance(update, Magnitude):
+        update.set_lengths(tensors[MAGNITUDE])
     if isinstance(update, ParameterUpdate):
         assert parameter is not None
         _unpack_parameter(update.factors_of(parameter), tensors)
@@ -92,8 +108,21 @@ def unpack(
         fill(update.factors_of(WHOLE), tensors[A], tensors[B])
 
 
-def entry_shapes(base: nn.Module, parameter: str | None, rank: int) -> dict[str, tuple[int, ...]]:
+def entry_shapes(
+    base: nn.Module, parameter: str | None, rank: int, magnitude: bool = False
+) -> dict[str, tuple[int, ...]]:
     """Local key → shape of all tensors that PEFT stores for a module, or for a raw parameter of one."""
+    shapes = _pair_shapes(base, parameter, rank)
+    return shapes | ({MAGNITUDE: _lengths_shape(base)} if magnitude else {})
+
+
+def _lengths_shape(base: nn.Module) -> tuple[int, ...]:
+    if isinstance(base, (nn.Conv1d, nn.Conv2d, nn.Conv3d)):
+        return (1, base.out_channels, *(1 for _ in base.kernel_size))
+    return (base.embedding_dim,) if isinstance(base, nn.Embedding) else (linear_shape(base)[0],)
+
+
+def _pair_shapes(base: nn.Module, parameter: str | None, rank: int) -> dict[str, tuple[int, ...]]:
     if parameter is not None:
         *experts, O, I = tensor_of(base, parameter).shape  # noqa: E741
         if getattr(base, "is_transposed", False) and experts:
@@ -124,8 +153,11 @@ def why_not_peft(update: Update, base: nn.Module) -> str | None:
     if isinstance(update, ParameterUpdate) and update.stored_transposed:
         single = any(tensor_of(base, name).shape[0] == 1 for name in update.parts)
         return "PEFT does not transpose the update of a single expert" if single else None
-    if update.added._parameters:
+    if update.why_not_merged:
         return f"it is {update.why_not_merged}"
+    if not update.is_plain:
+        kinds = dict.fromkeys(update.delta_of(part).kind for part in update.parts)
+        return f"PEFT's LoRA trains one pair A, B for a module, and here it is {', '.join(kinds)}"
     if update.parts and not set(update.replacements()) <= BIASES:
         return "PEFT does not replace other tensors than the bias of a module with a low-rank update"
     return None

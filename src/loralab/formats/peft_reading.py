@@ -28,11 +28,11 @@ from loralab.formats.peft_targets import (
 )
 from loralab.formats.peft_writing import reasons_against_peft
 from loralab.formats.sidecar import Sidecar
-from loralab.formats.structure import ModuleRecord, PartRecord, has_tensor, kind_of
+from loralab.formats.structure import WITH_MAGNITUDE, ModuleRecord, PartRecord, has_tensor, kind_of
 from loralab.formats.tensor_checks import refuse_unfit
 
 PREFIX = "base_model.model."
-_WRAPPERS = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
+WRAPPERS = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
 _ATTENTION = ("q", "k", "v", "out")
 LAST_WITH_OUTPUT_TWICE = (0, 21, 2)
 """The last PEFT that is known to add the update of an attention's output twice; later ones are taken to add it once."""
@@ -70,11 +70,11 @@ def from_peft(
     reading = Reading(model, config, plain, sidecar)
     if wrapped:
         reading.notes.append("its keys had the names of a compile, DDP or FSDP wrapper in them, which were left out")
-    plot = _plot(reading)
+    plot = plot_of(reading)
     if sidecar is None:
-        _leave_out_copies(reading, plot)
+        leave_out_copies(reading, plot)
         reading.notes += unmatched_names(model, config)
-    refuse_unfit(reading.tensors, _expected(reading, plot))
+    refuse_unfit(reading.tensors, expected_shapes(reading, plot))
     return _filled(reading, plot), reading.notes
 
 
@@ -86,7 +86,7 @@ def plain_names(tensors: Mapping[str, Tensor], children: Collection[str] = ()) -
 
     `children` are the names of the model's own children, one of which may be called `module`.
     """
-    plain = {".".join(piece for piece in key.split(".") if piece not in _WRAPPERS): tensors[key] for key in tensors}
+    plain = {".".join(piece for piece in key.split(".") if piece not in WRAPPERS): tensors[key] for key in tensors}
     wrapped = plain.keys() != tensors.keys()
     for prefix, is_wrapper in (("module." + PREFIX, True), (PREFIX, False), ("module.", True)):
         if prefix == "module." and "module" in children:
@@ -101,7 +101,7 @@ def plain_names(tensors: Mapping[str, Tensor], children: Collection[str] = ()) -
 # -- what is expected -------------------------------------------------------------------------------------------
 
 
-def _plot(reading: Reading) -> Plot:
+def plot_of(reading: Reading) -> Plot:
     if reading.sidecar is not None:
         return _plot_of_sidecar(reading.model, reading.sidecar)
     targets = find_peft_targets(reading.model, reading.config)
@@ -149,7 +149,7 @@ def _biases(reading: Reading, depths: Mapping[str, int], heads: list[str]) -> It
             yield owner, name
 
 
-def _expected(reading: Reading, plot: Plot) -> dict[str, tuple[int, ...]]:
+def expected_shapes(reading: Reading, plot: Plot) -> dict[str, tuple[int, ...]]:
     """Key → shape of every tensor that the file must hold."""
     expected: dict[str, tuple[int, ...]] = {}
     by_path = modules_by_path(reading.model)
@@ -158,7 +158,7 @@ def _expected(reading: Reading, plot: Plot) -> dict[str, tuple[int, ...]]:
         groups = getattr(target.module, "groups", 1)
         if isinstance(groups, int) and rank % groups:
             raise AdapterFileError(f"rank {rank} of {target.path} does not divide by its {groups} groups")
-        shapes = entry_shapes(target.module, target.parameter, rank)
+        shapes = entry_shapes(target.module, target.parameter, rank, reading.config.magnitude)
         expected |= {plot.stem(target) + key: shape for key, shape in shapes.items()}
     for path, names in plot.replaced.items():
         for name in names:
@@ -169,7 +169,7 @@ def _expected(reading: Reading, plot: Plot) -> dict[str, tuple[int, ...]]:
 # -- tensors that PEFT writes though they are not the adapter's ----------------------------------------------------
 
 
-def _leave_out_copies(reading: Reading, plot: Plot) -> None:
+def leave_out_copies(reading: Reading, plot: Plot) -> None:
     """Drop copies of the base's own tensors, and doubles of a saved module's, that PEFT puts beside them."""
     heads = [path for path in plot.replaced if path not in plot.depths]
     doubles = [
@@ -242,14 +242,15 @@ def _filled(reading: Reading, plot: Plot) -> dict[str, Update]:
     for target in plot.targets:
         rank = reading.config.recipe(target.name).rank
         stem = plot.stem(target)
-        tensors = {key: reading.tensors[stem + key] for key in entry_shapes(target.module, target.parameter, rank)}
+        keys = entry_shapes(target.module, target.parameter, rank, reading.config.magnitude)
+        tensors = {key: reading.tensors[stem + key] for key in keys}
         unpack(updates[target.path], target.module, target.parameter, rank, tensors, _output_applied(reading))
     for path, names in plot.replaced.items():
         for name in names:
             value = reading.tensors[tensor_key(path, name, plot.depths)]
             updates[path].replace(name, value.to(tensor_of(by_path[path], name).device))
         if path not in plot.depths and not set(names) <= BIASES:
-            _add_unstored(updates[path], by_path[path], names)
+            add_unstored(updates[path], by_path[path], names)
     return updates
 
 
@@ -269,7 +270,7 @@ def _output_applied(reading: Reading) -> float:
     return 1.0 if reading.sidecar is None and version is not None and version > LAST_WITH_OUTPUT_TWICE else OUTPUT_TWICE
 
 
-def _add_unstored(update: Update, module: nn.Module, stored: list[str]) -> None:
+def add_unstored(update: Update, module: nn.Module, stored: list[str]) -> None:
     """Buffers that a module does not save belong to a module trained in full all the same."""
     for name, buffer in module.named_buffers():
         if name not in stored:
@@ -288,14 +289,25 @@ def _record(reading: Reading, plot: Plot, path: str) -> ModuleRecord:
         return ModuleRecord("parameters", parts)
     module, recipe = targets[0].module, reading.config.recipe(path)
     kind = kind_of(module, {WHOLE: None})
-    if kind == "attention":
+    if kind == "attention" and not reading.config.magnitude:
         reading.notes.append(
             f"{path}: PEFT trains one A for q, k and v; here each has its own copy of it, and they may part in training"
         )
         return ModuleRecord(kind, {part: PartRecord(recipe) for part in _ATTENTION})
+    if reading.config.magnitude:
+        return _magnitude_record(reading, path, module, kind)
     if kind == "conv":
         return _conv_record(reading, plot, targets[0])
     return ModuleRecord(kind, {WHOLE: PartRecord(recipe)})
+
+
+def _magnitude_record(reading: Reading, path: str, module: nn.Module, kind: str) -> ModuleRecord:
+    """DoRA, of the modules that have it here as in PEFT."""
+    groups = getattr(module, "groups", 1)
+    if kind not in ("linear", "embedding", "conv") or (isinstance(groups, int) and groups > 1):
+        what = f"{type(module).__name__} in {groups} groups" if kind == "conv" else type(module).__name__
+        raise AdapterFileError(f"{path} is a {what}, and the adapter's config says use_dora, which is not for those")
+    return ModuleRecord(kind + WITH_MAGNITUDE, {WHOLE: PartRecord(reading.config.recipe(path))})
 
 
 def _conv_record(reading: Reading, plot: Plot, target: PeftTarget) -> ModuleRecord:

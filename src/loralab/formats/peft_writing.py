@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from torch import Tensor, nn
 
 from loralab.core.factors import Recipe
+from loralab.core.magnitude import Magnitude
 from loralab.core.names import class_name, modules_by_path, unwrapped
 from loralab.core.substitution import ParameterUpdate
 from loralab.core.update import Update
@@ -52,6 +53,9 @@ def reasons_against_peft(updates: Mapping[str, Update], bases: Mapping[str, nn.M
     adapted = [class_name(bases[path]) for path, update in updates.items() if len(update.parts)]
     if {"Conv1D", "MultiheadAttention"} <= set(adapted):
         found.append("PEFT transposes the update of an nn.MultiheadAttention beside that of a transformers Conv1D")
+    stretched = [isinstance(update, Magnitude) for update in updates.values() if len(update.parts)]
+    if any(stretched) and not all(stretched):
+        found.append("PEFT trains the lengths of all adapted modules' weights (DoRA), or of none")
     if not adapted:
         found.append("PEFT's LoRA needs a low-rank update, and this adapter has none")
     return found
@@ -66,7 +70,7 @@ def to_peft(
     updates: Mapping[str, Update], bases: Mapping[str, nn.Module], dropout: float, model: nn.Module | None
 ) -> PeftAdapter:
     """PEFT's configuration and tensors. Without the model, what only it knows (its name, its task) stays unset."""
-    recipes = [update.factors_of(part).recipe for update in updates.values() for part in update.parts]
+    recipes = [update.delta_of(part).recipe for update in updates.values() for part in update.parts]
     rank_stabilized = all(recipe.rank_stabilized for recipe in recipes)
     entries = {
         path: pack(update, bases[path], rank_stabilized) for path, update in updates.items() if len(update.parts)
@@ -110,15 +114,16 @@ def _config(
         alpha=usual_alpha,
         dropout=0.0 if len(modules) < len(entries) else dropout,
         rank_stabilized=next(iter(named.values())).rank_stabilized,
-        bias=_bias(updates),
+        bias=trained_biases(updates),
         targets=targets,
         rank_pattern={_anchored(name): each.rank for name, each in named.items() if each.rank != usual_rank},
         alpha_pattern={_anchored(name): each.alpha for name, each in named.items() if each.alpha != usual_alpha},
         modules_to_save=tuple(heads),
         target_parameters=tuple(name for name, each in named.items() if each.parameter is not None),
         base_model=base_name(model),
-        task_type=_task(model, heads),
+        task_type=task_type(model, heads),
         fan_in_fan_out=any(class_name(bases[path]) == "Conv1D" for path in modules),
+        magnitude=any(isinstance(update, Magnitude) for update in updates.values()),
     )
 
 
@@ -146,7 +151,7 @@ def _anchored(name: str) -> str:
     return "^" + re.escape(name)
 
 
-def _bias(updates: Mapping[str, Update]) -> str:
+def trained_biases(updates: Mapping[str, Update]) -> str:
     trained = [
         update for update in updates.values() if BIASES & set(update.replacements()) and not is_saved_in_full(update)
     ]
@@ -162,7 +167,7 @@ def base_name(model: nn.Module | None) -> str | None:
     return str(name) if name else None
 
 
-def _task(model: nn.Module | None, heads: Sequence[str]) -> str | None:
+def task_type(model: nn.Module | None, heads: Sequence[str]) -> str | None:
     """PEFT's task type, left out where PEFT would expect a head in the file that this adapter does not save."""
     if model is None:
         return None

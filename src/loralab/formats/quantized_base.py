@@ -9,17 +9,18 @@ from torch import nn
 from loralab.core.adapter import adapters_on
 from loralab.errors import AdapterStateError, SpecError
 from loralab.formats.fingerprint import TensorPrint
-from loralab.models.nf4 import Quantised, quantize_model
+from loralab.models.nf4 import Principal, Quantised, quantize_model
 
 QUANTIZATIONS = {"nf4": False, "nf4-double": True}
 """The ways to quantise -> whether the absmax are quantised too."""
 
 
-def quantize_base(model: nn.Module, how: str) -> Quantised:
+def quantize_base(model: nn.Module, how: str, principal: Principal | None = None) -> Quantised:
     """Quantise the dense layers in the blocks of a model that has no adapters yet.
 
-    Raises SpecError for a way that is none, AdapterStateError where there are adapters, and what `quantize_model`
-    raises; the model is then as it was.
+    With `principal` (`methods/pissa.principal_of`) that part of a weight stays in float32 and the rest is
+    quantised: what a PiSSA adapter wants under it. Raises SpecError for a way that is none, AdapterStateError where
+    there are adapters, and what `quantize_model` raises; the model is then as it was.
     """
     if how not in QUANTIZATIONS:
         raise SpecError(f"quantize {how!r} is not known; choose {', '.join(QUANTIZATIONS)}")
@@ -29,7 +30,7 @@ def quantize_base(model: nn.Module, how: str) -> Quantised:
             f"quantising the base was asked for under the adapters {', '.join(there)}; detach them, quantise, and load "
             "them again"
         )
-    return quantize_model(model, double=QUANTIZATIONS[how], remember=TensorPrint.of)
+    return quantize_model(model, double=QUANTIZATIONS[how], remember=TensorPrint.of, principal=principal)
 
 
 def trained_on(how: str) -> str:

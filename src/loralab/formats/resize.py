@@ -17,7 +17,7 @@ from torch import Tensor
 
 from loralab.core.balanced import distance, norm, rank_for_energy
 from loralab.errors import AdapterFileError, SpecError
-from loralab.formats.adapter_folder import TENSORS_NAME, config_content, tensors_path
+from loralab.formats.adapter_folder import TENSORS_NAME, config_content, plain_folder, tensors_path
 from loralab.formats.adapter_pairs import AdapterPairs, read_pairs
 from loralab.formats.atomic import json_text, whole_folder
 from loralab.formats.peft_config import CONFIG_NAME, OWN_TYPE, PeftConfig, parse_config, read_json
@@ -111,6 +111,7 @@ def read_resizable(path: str | Path) -> Resizable:
             f"{source} is a checkpoint, and a resized adapter is a folder; convert it first: "
             f"loralab convert {source} FOLDER --to peft --alpha A"
         )
+    source = plain_folder(source)
     found, content = read_pairs(source), config_content(source)
     if not found.pairs:
         raise SpecError(f"{source} is of method {found.method}, which has no low-rank factors to resize")

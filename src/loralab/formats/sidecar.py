@@ -7,7 +7,7 @@ base's fingerprint, and the hash of the tensor file that it belongs to. Knows no
 import dataclasses
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,18 +16,11 @@ from loralab.errors import AdapterFileError, SpecError
 from loralab.formats.fingerprint import Fingerprint
 from loralab.formats.peft_config import read_json
 from loralab.formats.structure import ModuleRecord
-from loralab.methods.bitfit import BitFit
-from loralab.methods.bottleneck import BottleneckAdapter
-from loralab.methods.full import FullFineTune
-from loralab.methods.lora import LoRA
-from loralab.methods.prefix_specs import PrefixEmbedding, PrefixLayer
+from loralab.methods.registry import SPECS
 
 SIDECAR_NAME = "loralab.json"
 VERSION = 1
 PEFT_LAYOUT, OWN_LAYOUT = "peft", "own"
-_METHODS: dict[str, type[Any]] = {
-    each.__name__: each for each in (LoRA, FullFineTune, BitFit, BottleneckAdapter, PrefixEmbedding, PrefixLayer)
-}
 
 
 @dataclass(frozen=True)
@@ -41,6 +34,8 @@ class Sidecar:
     tensors_sha256: str
     notes: Sequence[str] = ()
     heads: tuple[str, ...] = ()
+    shared: Mapping[str, bool] = field(default_factory=dict)
+    """Matrices that several modules share, by name: whether each trains."""
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON."""
@@ -53,6 +48,7 @@ class Sidecar:
             "tensors_sha256": self.tensors_sha256,
             "notes": list(self.notes),
             "heads": list(self.heads),
+            **({"shared": dict(self.shared)} if self.shared else {}),
         }
 
     def spec(self) -> object | None:
@@ -93,6 +89,7 @@ def read_sidecar(folder: Path) -> Sidecar | None:
             content["tensors_sha256"],
             _texts(content.get("notes", [])),
             tuple(_texts(content.get("heads", []))),
+            {str(name): bool(trains) for name, trains in content.get("shared", {}).items()},
         )
     except (KeyError, TypeError, AttributeError) as problem:
         raise AdapterFileError(f"{path} is damaged ({problem!r}); save the adapter again") from problem
@@ -118,7 +115,7 @@ def method_from_json(content: Mapping[str, Any]) -> Any:
     kind = fields.pop("type", "")
     if kind == "JointMethod":
         return JointMethod(tuple(method_from_json(each) for each in fields["specs"]))
-    return _METHODS[kind](**fields) if kind in _METHODS else None
+    return SPECS[kind](**fields) if kind in SPECS else None
 
 
 def file_sha256(path: Path) -> str:

@@ -12,17 +12,21 @@ from typing import Any, TypeVar
 
 from torch import Tensor
 
-from loralab.core.factors import Recipe
+from loralab.core.adapter import SHARED
+from loralab.core.factors import Recipe, SharedMatrices
 from loralab.core.update import WHOLE
 from loralab.errors import AdapterFileError, LoralabError, NotFoundError, SpecError
 from loralab.formats.adapter_folder import OLD_TENSORS_NAME, TENSORS_NAME, config_content, tensors_path
 from loralab.formats.adapter_pairs import method_name
+from loralab.formats.delta_pairs import local_keys, shared_matrices, special_pairs, vera_pairs
 from loralab.formats.finding import Finding, some
 from loralab.formats.loralib import ALPHA_KEY
 from loralab.formats.peft_config import CONFIG_NAME, OWN_TYPE, PeftConfig, parse_config
 from loralab.formats.peft_pairs import FilePair, file_pairs
 from loralab.formats.peft_reading import plain_names
+from loralab.formats.peft_vera import is_vera, parse_vera
 from loralab.formats.sidecar import SIDECAR_NAME, Sidecar, read_sidecar
+from loralab.formats.structure import ModuleRecord
 from loralab.formats.tensor_checks import is_finite
 from loralab.formats.tensor_reading import read_tensors
 
@@ -138,6 +142,9 @@ def _check_belongs(found: Specimen, sidecar: Sidecar, tensors: Path) -> None:
 
 def _config(found: Specimen) -> PeftConfig | None:
     """The configuration, or of one with settings that are not supported what says ranks and scales."""
+    if is_vera(found.content):
+        found.attempt(CONFIG_NAME, AGAIN, lambda: parse_vera(found.content, str(found.source / CONFIG_NAME)))
+        return None
     advice = "load it with the PEFT that wrote it and convert it to plain LoRA there, or train again without"
     config = found.attempt(CONFIG_NAME, advice, lambda: parse_config(found.content, str(found.source / CONFIG_NAME)))
     if config is not None:
@@ -185,7 +192,11 @@ def _take_apart(found: Specimen, alpha: float = 1.0) -> None:
     found.others = {
         key: each for key, each in found.tensors.items() if not _FACTOR.fullmatch(key) and key not in spoilt
     }
-    found.pairs = list(_own_pairs(found, whole) if found.is_own else _pairs(found, whole, alpha))
+    if is_vera(found.content):
+        read = found.attempt(found.file, AGAIN, lambda: vera_pairs(found.content, found.tensors, found.sidecar))
+        found.pairs, found.others = read if read is not None else ([], found.others)
+    else:
+        found.pairs = list(_own_pairs(found, whole) if found.is_own else _pairs(found, whole, alpha))
 
 
 def _spoilt(found: Specimen) -> set[str]:
@@ -232,12 +243,35 @@ def _pairs(found: Specimen, whole: Mapping[str, Tensor], alpha: float) -> list[F
 
 
 def _own_pairs(found: Specimen, whole: Mapping[str, Tensor]) -> Iterator[FilePair]:
-    for path, record in ({} if found.sidecar is None else found.sidecar.modules).items():
-        for part, each in record.parts.items():
-            name = path if part == WHOLE else f"{path}.{part}"
-            keys = f"{name}.lora_A", f"{name}.lora_B"
-            if keys[0] in whole:
-                yield FilePair(name, record.kind, keys, whole[keys[0]], whole[keys[1]], each.recipe)
-            elif not set(keys) <= found.tensors.keys():
-                what = f"{name} has a low-rank update in {SIDECAR_NAME}, but none in the file"
-                found.findings.append(Finding("error", found.file, what, AGAIN))
+    sidecar = found.sidecar
+    if sidecar is None:
+        return
+    shared = found.attempt(SIDECAR_NAME, AGAIN, lambda: shared_matrices(found.tensors, sidecar.shared))
+    found.others = {key: each for key, each in found.others.items() if not key.startswith(f"{SHARED}.")}
+    for path, record in sidecar.modules.items():
+        yield from _plain_own_pairs(found, whole, path, record)
+        special = found.attempt(found.file, AGAIN, lambda: _special(found, path, record, shared))  # noqa: B023
+        yield from special or ()
+
+
+def _special(found: Specimen, path: str, record: ModuleRecord, shared: SharedMatrices | None) -> list[FilePair]:
+    """The pairs of deltas of other kinds; their tensors are then no others."""
+    for part, each in record.parts.items():
+        for key in local_keys(path, part, each, shared).values() if each.kind else ():
+            found.others.pop(key, None)
+    return list(special_pairs(path, record, found.tensors, shared))
+
+
+def _plain_own_pairs(
+    found: Specimen, whole: Mapping[str, Tensor], path: str, record: ModuleRecord
+) -> Iterator[FilePair]:
+    for part, each in record.parts.items():
+        name = path if part == WHOLE else f"{path}.{part}"
+        keys = f"{name}.lora_A", f"{name}.lora_B"
+        if each.kind:
+            continue
+        if keys[0] in whole:
+            yield FilePair(name, record.kind, keys, whole[keys[0]], whole[keys[1]], each.recipe)
+        elif not set(keys) <= found.tensors.keys():
+            what = f"{name} has a low-rank update in {SIDECAR_NAME}, but none in the file"
+            found.findings.append(Finding("error", found.file, what, AGAIN))

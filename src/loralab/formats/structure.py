@@ -13,13 +13,16 @@ import torch
 from torch import Tensor, nn
 
 from loralab.core.build import is_linear, linear_shape
-from loralab.core.factors import Factors, Recipe
+from loralab.core.factors import Factors, LowRankDelta, Recipe, SharedMatrices
 from loralab.core.low_rank import ConvUpdate, EmbeddingUpdate, LinearUpdate
+from loralab.core.magnitude import Magnitude, MagnitudeConv, MagnitudeEmbedding, MagnitudeLinear
 from loralab.core.substitution import AttentionUpdate, ParameterUpdate, attention_shapes
 from loralab.core.update import WHOLE, Update, device_of, tensor_of
 from loralab.errors import AdapterFileError
+from loralab.methods.adamix_adapter import MixedBottleneckUpdate
 from loralab.methods.bottleneck import BottleneckUpdate
 from loralab.methods.prefix import BlockPrefixUpdate, PrefixUpdate
+from loralab.methods.registry import DELTAS
 
 Runs = list[list[int]]
 """Row numbers as [first, one past last] runs."""
@@ -28,21 +31,32 @@ Shapes = tuple[tuple[int, ...], tuple[int, ...]]
 
 @dataclass(frozen=True)
 class PartRecord:
-    """One factor pair: its recipe, and its output rows where it is a part of a fused projection."""
+    """One low-rank delta: its recipe, and its output rows where it is a part of a fused projection."""
 
     recipe: Recipe
     rows: Runs | None = None
+    kind: str = ""
+    """Of delta (`LowRankDelta.kind`); empty for a plain pair."""
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    """Of a delta that is no plain pair: what `blank` takes."""
+    shape: tuple[int, int] | None = None
+    """And the matrix [O, I] that it updates."""
 
     def to_json(self) -> dict[str, Any]:
-        """The recipe's fields, and the rows if there are any."""
-        return asdict(self.recipe) | ({"rows": self.rows} if self.rows is not None else {})
+        """The recipe's fields, the rows if there are any, and what is no plain pair."""
+        content = asdict(self.recipe) | ({"rows": self.rows} if self.rows is not None else {})
+        if not self.kind:
+            return content
+        return content | {"delta": self.kind, "settings": dict(self.settings), "shape": list(self.shape or ())}
 
     @staticmethod
     def from_json(content: Mapping[str, Any]) -> "PartRecord":
         """The inverse of `to_json`; raises TypeError for fields that do not exist."""
         fields = dict(content)
-        rows = fields.pop("rows", None)
-        return PartRecord(Recipe(**fields), rows)
+        rows, kind, settings = fields.pop("rows", None), fields.pop("delta", ""), fields.pop("settings", {})
+        out_and_in = tuple(int(size) for size in fields.pop("shape", ()))
+        shape = (out_and_in[0], out_and_in[1]) if out_and_in else None
+        return PartRecord(Recipe(**fields), rows, kind, settings, shape)
 
 
 @dataclass(frozen=True)
@@ -78,14 +92,15 @@ class ModuleRecord:
         replaced, settings = tuple(content.get("replaced", ())), content.get("settings", {})
         return ModuleRecord(content["kind"], parts, replaced, content.get("dense", False), settings)
 
-    def build(self, path: str, module: nn.Module) -> Update:
+    def build(self, path: str, module: nn.Module, shared: SharedMatrices | None = None) -> Update:
         """An update of this structure for `module`, its factors zero; AdapterFileError if it does not fit there."""
-        if self.kind not in _BUILDERS or self.kind not in (*_ANYWHERE, kind_of(module, self.parts)):
+        served = self.kind.removesuffix(WITH_MAGNITUDE)
+        if self.kind not in _BUILDERS or served not in (*_ANYWHERE, kind_of(module, self.parts)):
             raise AdapterFileError(
                 f"{path} is a {type(module).__name__}, but the adapter has an update of the kind {self.kind!r} for it"
             )
         try:
-            return _BUILDERS[self.kind](self, module)
+            return _BUILDERS[self.kind](self, module, shared)
         except (IndexError, AttributeError, KeyError, RuntimeError, TypeError) as problem:
             raise AdapterFileError(f"the adapter's update of {path} does not fit {module}: {problem}") from problem
 
@@ -95,7 +110,7 @@ def adapted_tensors(update: Update, base: nn.Module) -> list[str]:
 
     Whoever asks about a task's head, whose tensors start at random, has asked wrongly.
     """
-    if isinstance(update, BottleneckUpdate):
+    if isinstance(update, (BottleneckUpdate, MixedBottleneckUpdate)):
         return [WHOLE]
     if isinstance(update, PrefixUpdate):
         return [f"{name}.weight" for name, module in base.named_modules() if module is _embeddings(base)]
@@ -137,10 +152,20 @@ def kind_of(module: nn.Module, parts: Mapping[str, object]) -> str:
 def describe(update: Update, base: nn.Module) -> ModuleRecord:
     """The structure of an update of the module `base`."""
     kind = next(kind for kind, cls in _CLASSES.items() if type(update) is cls)
-    parts = {part: PartRecord(update.factors_of(part).recipe, _rows(update, part)) for part in update.parts}
+    parts = {part: _part(update, part) for part in update.parts}
     dense = isinstance(update, ConvUpdate) and update.is_dense(base)
     settings = {name: getattr(update, name) for name in _SETTINGS.get(kind, ())}
+    if isinstance(update, Magnitude) and update.through_norm:
+        settings = {"through_norm": True}
     return ModuleRecord(kind, parts, tuple(update.replacements()), dense, settings)
+
+
+def _part(update: Update, part: str) -> PartRecord:
+    delta, rows = update.delta_of(part), _rows(update, part)
+    if not delta.kind:
+        return PartRecord(delta.recipe, rows)
+    A, B = delta.settled()
+    return PartRecord(delta.recipe, rows, delta.kind, delta.settings(), (B.shape[0], A.shape[1]))
 
 
 def rows_of(runs: Runs) -> Tensor:
@@ -163,42 +188,67 @@ def _rows(update: Update, part: str) -> Runs | None:
 
 def _factors(record: PartRecord, shapes: Shapes, device: torch.device, starts_at_A: bool = False) -> Factors:
     """Zero factors; made on no device first, so that no random number is drawn."""
+    if record.kind:
+        raise TypeError(f"a delta of the kind {record.kind!r} is for dense layers only")
     factors = Factors(record.recipe, *shapes, torch.device("meta"), starts_at_A)
-    factors.to_empty(device=device)
-    with torch.no_grad():
-        factors.lora_A.zero_()
-        factors.lora_B.zero_()
+    _zero(factors, device)
     return factors
 
 
-def _linear(record: ModuleRecord, module: nn.Module) -> Update:
+def delta_of_record(
+    record: PartRecord, out_features: int, in_features: int, device: torch.device, shared: SharedMatrices | None
+) -> LowRankDelta:
+    """A delta of a dense layer, its own tensors zero."""
+    if not record.kind:
+        shapes = (record.recipe.rank, in_features), (out_features, record.recipe.rank)
+        return _factors(record, shapes, device)
+    meta = torch.device("meta")
+    delta = DELTAS[record.kind].blank(record.recipe, out_features, in_features, meta, shared, record.settings)
+    _zero(delta, device)
+    return delta
+
+
+def _zero(delta: LowRankDelta, device: torch.device) -> None:
+    """Put a delta's own tensors on this device, zero; what it shares stays as it is."""
+    delta.to_empty(device=device, recurse=False)
+    with torch.no_grad():
+        for _, tensor in delta.stored():
+            tensor.zero_()
+
+
+def _linear(record: ModuleRecord, module: nn.Module, shared: SharedMatrices | None) -> Update:
     O, I = linear_shape(module)  # noqa: E741
     device = device_of(module)
     rows = {part: rows_of(each.rows).to(device) for part, each in record.parts.items() if each.rows is not None}
     if any(int(index.max()) >= O for index in rows.values()):
         raise IndexError(f"it updates rows beyond the {O} there are")
     parts = {
-        part: _factors(each, ((each.recipe.rank, I), (len(rows.get(part, range(O))), each.recipe.rank)), device)
+        part: delta_of_record(each, len(rows.get(part, range(O))), I, device, shared)
         for part, each in record.parts.items()
     }
-    return LinearUpdate(parts, O, rows, stored_transposed=not hasattr(module, "out_features"))
+    transposed = not hasattr(module, "out_features")
+    if record.kind.endswith(WITH_MAGNITUDE):
+        return MagnitudeLinear(parts, O, rows, transposed, bool(record.settings.get("through_norm")))
+    return LinearUpdate(parts, O, rows, stored_transposed=transposed)
 
 
-def _embedding(record: ModuleRecord, module: nn.Module) -> Update:
+def _embedding(record: ModuleRecord, module: nn.Module, shared: SharedMatrices | None) -> Update:
     V, D = tensor_of(module, WHOLE).shape
     whole, R = record.parts[WHOLE], record.parts[WHOLE].recipe.rank
-    return EmbeddingUpdate({WHOLE: _factors(whole, ((R, V), (D, R)), device_of(module), starts_at_A=True)})
+    parts = {WHOLE: _factors(whole, ((R, V), (D, R)), device_of(module), starts_at_A=True)}
+    return MagnitudeEmbedding(parts, D) if record.kind.endswith(WITH_MAGNITUDE) else EmbeddingUpdate(parts)
 
 
-def _conv(record: ModuleRecord, module: nn.Module) -> Update:
+def _conv(record: ModuleRecord, module: nn.Module, shared: SharedMatrices | None) -> Update:
     W, groups = tensor_of(module, WHOLE), int(getattr(module, "groups", 1))
     whole, R = record.parts[WHOLE], record.parts[WHOLE].recipe.rank
     channels = W.shape[1] * (groups if record.dense else 1)
     shapes = (groups * R, channels, *W.shape[2:]), (W.shape[0], R, *(1 for _ in W.shape[2:]))
-    return ConvUpdate({WHOLE: _factors(whole, shapes, device_of(module))})
+    parts = {WHOLE: _factors(whole, shapes, device_of(module))}
+    return MagnitudeConv(parts, W.shape[0]) if record.kind.endswith(WITH_MAGNITUDE) else ConvUpdate(parts)
 
 
-def _attention(record: ModuleRecord, module: nn.Module) -> Update:
+def _attention(record: ModuleRecord, module: nn.Module, shared: SharedMatrices | None) -> Update:
     shapes, parts = attention_shapes(module), {}
     for part, each in record.parts.items():
         O, I = shapes[part]  # noqa: E741
@@ -206,7 +256,7 @@ def _attention(record: ModuleRecord, module: nn.Module) -> Update:
     return AttentionUpdate(parts)
 
 
-def _parameters(record: ModuleRecord, module: nn.Module) -> Update:
+def _parameters(record: ModuleRecord, module: nn.Module, shared: SharedMatrices | None) -> Update:
     transposed = bool(getattr(module, "is_transposed", False))
     parts = {}
     for name, each in record.parts.items():
@@ -218,14 +268,17 @@ def _parameters(record: ModuleRecord, module: nn.Module) -> Update:
     return ParameterUpdate(parts, transposed)
 
 
-def _inserted(record: ModuleRecord, module: nn.Module) -> Update:
+def _inserted(record: ModuleRecord, module: nn.Module, shared: SharedMatrices | None) -> Update:
     """A bottleneck or a prefix: made by its constructor, its tensors zero."""
     make: Callable[..., Update] = _CLASSES[record.kind]
     return make(**record.settings, device=device_of(module))
 
 
+WITH_MAGNITUDE = " with magnitude"
+"""What the kinds of update end in that have trained lengths (DoRA)."""
 _SETTINGS = {
     "bottleneck": ("width", "size", "style"),
+    "mixed bottleneck": ("width", "size", "experts", "shared_side"),
     "prefix": ("prefix", "infix", "width", "keeps_first"),
     "prefix of a block": ("positions", "width"),
 }
@@ -233,12 +286,16 @@ _SETTINGS = {
 _ANYWHERE = ("parameters", *_SETTINGS)
 _CLASSES: dict[str, type[Update]] = {
     "linear": LinearUpdate,
+    f"linear{WITH_MAGNITUDE}": MagnitudeLinear,
+    f"embedding{WITH_MAGNITUDE}": MagnitudeEmbedding,
+    f"conv{WITH_MAGNITUDE}": MagnitudeConv,
     "embedding": EmbeddingUpdate,
     "conv": ConvUpdate,
     "attention": AttentionUpdate,
     "parameters": ParameterUpdate,
     "replacement": Update,
     "bottleneck": BottleneckUpdate,
+    "mixed bottleneck": MixedBottleneckUpdate,
     "prefix": PrefixUpdate,
     "prefix of a block": BlockPrefixUpdate,
 }
@@ -248,12 +305,12 @@ _SERVES: list[tuple[str, Callable[[nn.Module], bool]]] = [
     ("conv", lambda module: isinstance(module, (nn.Conv1d, nn.Conv2d, nn.Conv3d))),
     ("linear", is_linear),
 ]
-_BUILDERS: dict[str, Callable[[ModuleRecord, nn.Module], Update]] = {
-    "linear": _linear,
-    "embedding": _embedding,
-    "conv": _conv,
+_BUILDERS: dict[str, Callable[[ModuleRecord, nn.Module, SharedMatrices | None], Update]] = {
+    **dict.fromkeys(("linear", f"linear{WITH_MAGNITUDE}"), _linear),
+    **dict.fromkeys(("embedding", f"embedding{WITH_MAGNITUDE}"), _embedding),
+    **dict.fromkeys(("conv", f"conv{WITH_MAGNITUDE}"), _conv),
     "attention": _attention,
     "parameters": _parameters,
-    "replacement": lambda record, module: Update({}),
+    "replacement": lambda record, module, shared: Update({}),
     **dict.fromkeys(_SETTINGS, _inserted),
 }

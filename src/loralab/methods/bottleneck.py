@@ -46,7 +46,9 @@ STYLES = {
     "houlsby": Style(True, "none", F.silu),
     "lin": Style(False, "trained", F.relu),
     "pfeiffer": Style(False, "fixed", F.relu),
+    "adamix": Style(False, "none", F.gelu),
 }
+"""The last is the layer whose experts `adamix_adapter.py` mixes."""
 
 
 class BottleneckUpdate(Update):
@@ -141,13 +143,17 @@ class BottleneckAdapter:
         layer = layer_index(path)
         return layer is not None and layer < self.drop_layers
 
-    def _fresh(self, target: Target) -> BottleneckUpdate:
+    def _fresh(self, target: Target) -> Update:
         if target.parts != (WHOLE,) or not is_linear(target.module):
             raise TargetError(
                 f"a bottleneck was asked for behind {target.path}, a {type(target.module).__name__}, which is no dense "
                 "layer; name the dense layers by hand with targets"
             )
         width, device = linear_shape(target.module)[0], device_of(target.module)
+        return self.fresh_update(width, device)
+
+    def fresh_update(self, width: int, device: torch.device) -> Update:
+        """A bottleneck that adds nothing yet, behind a layer `width` wide."""
         update = BottleneckUpdate(width, self.size, self.style, device)
         update.reset()
         return update

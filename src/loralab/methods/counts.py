@@ -25,6 +25,18 @@ class Counts:
         return self.method + self.head
 
 
+def frozen_stored(adapter: Adapter) -> int:
+    """How many numbers an adapter's file holds beside those that train: VeRA's projections, PiSSA's starting point."""
+    shared = () if adapter.shared is None else adapter.shared.stored()
+    extra = sum(tensor.numel() for _, tensor in shared if not isinstance(tensor, nn.Parameter))
+    for update in adapter.updates.values():
+        written = update.stored_form()
+        for part in update.parts:
+            held = sum(tensor.numel() for _, tensor in written.delta_of(part).stored())
+            extra += held - sum(p.numel() for p in update.delta_of(part).parameters(recurse=False))
+    return extra
+
+
 def parameter_counts(adapter: Adapter, model: nn.Module) -> Counts:
     """The counts of this adapter on `model`, on which it is attached; a tensor that is shared counts once."""
     head = sum(p.numel() for name, p in adapter.named_parameters() if adapter.in_head(name))

@@ -16,11 +16,30 @@ METHOD_NAMES = (
     "adapter-h",
     "adapter-l",
     "adapter-p",
+    "rslora",
+    "lora-fa",
+    "dora",
+    "pissa",
+    "vera",
+    "tied",
+    "multilora",
+    "adamix",
+    "adamix-adapter",
+    "lora-xs",
+    "grass",
+    "galore",
 )
-"""The methods of the paper (§5.1); several at once are joined by `+`."""
+"""The methods of the paper (§5.1) and its neighbours; several at once are joined by `+`."""
 
-LOW_RANK, BOTTLENECK, PREFIX = ("lora",), ("adapter-h", "adapter-l", "adapter-p"), ("prefix-embed", "prefix-layer")
+LOW_RANK, BOTTLENECK, PREFIX = (
+    ("lora", "rslora", "lora-fa", "dora", "pissa", "vera", "tied", "multilora", "adamix", "lora-xs"),
+    ("adapter-h", "adapter-l", "adapter-p", "adamix-adapter"),
+    ("prefix-embed", "prefix-layer"),
+)
 """Which methods have a rank, a bottleneck size, or a number of inserted positions."""
+
+ALONE = frozenset({"grass", "galore"})
+"""Which methods are an optimizer of the whole model, with which nothing can be combined."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,14 +47,15 @@ class MethodSettings:
     """Everything that decides what is put on a model, whatever the method."""
 
     method: str = field(default="lora", metadata={"group": "adapter"})
-    """How to adapt the model: lora, full, top2, bitfit, prefix-embed, prefix-layer, adapter-h, adapter-l, adapter-p;
-    or several at once, as lora+prefix-embed."""
+    """How to adapt the model: lora, full, top2, bitfit, prefix-embed, prefix-layer, adapter-h, adapter-l, adapter-p,
+    rslora, lora-fa, dora, pissa, vera, tied, multilora, adamix, adamix-adapter, lora-xs, grass, galore; or several at
+    once, as lora+prefix-embed."""
 
     rank: int = field(default=8, metadata={"group": "adapter"})
     """The rank r of each update."""
 
     alpha: float = field(default=16.0, metadata={"group": "adapter"})
-    """The numerator of the update's scale: alpha / rank."""
+    """The numerator of the update's scale: alpha / rank. Of vera and tied the scale is 1 whatever it is."""
 
     dropout: float = field(default=0.0, metadata={"group": "adapter"})
     """Dropout on the input of the low-rank path."""
@@ -66,8 +86,35 @@ class MethodSettings:
     modules_to_save: tuple[str, ...] | None = field(default=None, metadata={"group": "adapter"})
     """Modules trained and saved in full; a fresh classification head is found by itself."""
 
-    init: Literal["kaiming", "gaussian", "orthogonal"] = field(default="kaiming", metadata={"group": "adapter"})
-    """How A starts; B starts at zero."""
+    init: Literal["kaiming", "gaussian", "orthogonal", "eva", "pissa"] = field(
+        default="kaiming", metadata={"group": "adapter"}
+    )
+    """How A starts; B starts at zero. eva: from the principal components of the layers' inputs on the training data,
+    which share out the ranks anew. pissa: A and B both start in the principal part of the weight."""
+
+    pissa_iterations: int | None = field(default=None, metadata={"group": "adapter"})
+    """Of pissa: find the principal part by this many subspace iterations (4 to 16) instead of a whole SVD."""
+
+    modules: int = field(default=3, metadata={"group": "adapter"})
+    """Of multilora: how many low-rank modules stand side by side, each of the rank given."""
+
+    gate: Literal["vector", "scalar"] = field(default="vector", metadata={"group": "adapter"})
+    """Of multilora: a gate for every output of a module, or one for the module."""
+
+    experts: int = field(default=4, metadata={"group": "adapter"})
+    """Of adamix and adamix-adapter: how many experts there are, one of which is drawn for every training pass."""
+
+    share: Literal["B", "A", "none"] = field(default="B", metadata={"group": "adapter"})
+    """Of adamix and adamix-adapter: the side of which there is one copy, up (B) or down (A)."""
+
+    tied_train: str = field(default="A,B,u,v", metadata={"group": "adapter"})
+    """Of tied: which of A, B, u and v train; A,B is the paper's TL5, all four its TL6."""
+
+    d_initial: float = field(default=0.1, metadata={"group": "adapter"})
+    """Of vera: what the vector d starts at."""
+
+    projection_seed: int = field(default=0, metadata={"group": "adapter"})
+    """Of vera: the seed of the shared projections, whatever the run's."""
 
     size: int = field(default=64, metadata={"group": "adapter"})
     """Width of the bottleneck of adapter-h, -l and -p."""
@@ -81,6 +128,25 @@ class MethodSettings:
     infix: int = field(default=8, metadata={"group": "adapter"})
     """Trained positions after the prompt, for prefix-embed and prefix-layer."""
 
+    refresh_every: int = field(default=200, metadata={"group": "adapter"})
+    """grass and galore project every weight to `rank` dimensions, and choose these anew every N steps."""
+
+    row_choice: Literal["top", "norm", "norm-replace", "norm2", "uniform"] = field(
+        default="top", metadata={"group": "adapter"}
+    )
+    """How grass chooses rows of a weight: the longest of the gradient; drawn by length without or with repetition, or
+    by its square; or all alike."""
+
+    state_on_refresh: Literal["reset", "carry", "keep"] | None = field(default=None, metadata={"group": "adapter"})
+    """Adam's moments when the rows change: all zero (grass), zero but of rows that stay, or kept as they are
+    (galore)."""
+
+    projection_scale: float = field(default=0.25, metadata={"group": "adapter"})
+    """Step of the weights that grass and galore project, as a share of lr, which all other tensors have."""
+
+    refresh_warmup: int = field(default=0, metadata={"group": "adapter"})
+    """Steps after grass or galore chose anew in which the step of projected weights rises again."""
+
     def method_problems(self) -> list[str]:
         """What cannot be, as sentences."""
         names = self.method.split("+")
@@ -88,6 +154,8 @@ class MethodSettings:
         found = [f"method {self.method!r}: choose of {', '.join(METHOD_NAMES)}, joined by +"] if unknown else []
         if len(set(names)) < len(names):
             found.append(f"method {self.method!r}: each of its parts once")
+        if len(names) > 1 and not ALONE.isdisjoint(names):
+            found.append(f"method {self.method!r}: {' and '.join(sorted(ALONE))} train every parameter, by themselves")
         if self.size < 1:
             found.append(f"size {self.size}: at least 1 is needed")
         if self.drop_layers < 0:

@@ -147,12 +147,21 @@ class QuantizedLinear(nn.Module):
     """A dense layer whose weight [O, I] is frozen in NF4, in blocks along its rows; the bias stays as it is.
 
     One that stands for a Conv1D (GPT-2), which stores [I, O], has its weight the other way round, as nn.Linear does.
+    With a `principal` part (B [O, R], A [R, I]) only the residual W − B·A is in NF4, and B·A is kept beside it in
+    float32 (QPiSSA, arXiv 2404.02948): the residual has no large directions, so its error is smaller.
     """
 
     why_not_merged = "in four bits (nf4), which cannot hold the sum"
     """Why no update can be merged into the weight."""
 
-    def __init__(self, weight_OI: Tensor, bias: nn.Parameter | None = None, *, double: bool = False) -> None:
+    def __init__(
+        self,
+        weight_OI: Tensor,
+        bias: nn.Parameter | None = None,
+        *,
+        double: bool = False,
+        principal: tuple[Tensor, Tensor] | None = None,
+    ) -> None:
         super().__init__()
         self.out_features, self.in_features = weight_OI.shape
         self.stands_for = "Linear"
@@ -161,7 +170,10 @@ class QuantizedLinear(nn.Module):
         """What was remembered of the weight before it was quantised."""
         self.dtype = weight_OI.dtype
         """Of `weight` when it is asked for, which is that of the model."""
-        codes, absmax = quantise(weight_OI)
+        B, A = (None, None) if principal is None else (each.float() for each in principal)
+        self.register_buffer("principal_B", B)
+        self.register_buffer("principal_A", A)
+        codes, absmax = quantise(weight_OI if B is None or A is None else weight_OI.float() - B @ A)
         self.register_buffer("codes", codes)
         if double:
             for name, tensor in zip(("absmax", "absmax_scales", "absmax_mean"), quantise_absmax(absmax), strict=True):
@@ -171,10 +183,17 @@ class QuantizedLinear(nn.Module):
         self.register_parameter("bias", bias)
 
     @classmethod
-    def of(cls, layer: nn.Module, *, double: bool = False, remember: Callable[[Tensor], object] | None = None) -> Self:
+    def of(
+        cls,
+        layer: nn.Module,
+        *,
+        double: bool = False,
+        remember: Callable[[Tensor], object] | None = None,
+        principal: tuple[Tensor, Tensor] | None = None,
+    ) -> Self:
         """In place of an nn.Linear or a Conv1D, whose bias it takes over."""
-        weight, conv1d = layer.get_parameter("weight").detach(), _is_conv1d(layer)
-        made = cls(weight.T if conv1d else weight, layer._parameters["bias"], double=double)
+        weight = layer.get_parameter("weight").detach()
+        made = cls(_weight_OI(layer), layer._parameters["bias"], double=double, principal=principal)
         made.stands_for = type(layer).__name__
         made.origin = remember(weight) if remember is not None else None
         return made.train(layer.training)
@@ -199,7 +218,17 @@ class QuantizedLinear(nn.Module):
         absmax = self.get_buffer("absmax")
         if not absmax.is_floating_point():
             absmax = dequantise_absmax(absmax, self.get_buffer("absmax_scales"), self.get_buffer("absmax_mean"))
-        return dequantise(self.get_buffer("codes"), absmax, (self.out_features, self.in_features), dtype)
+        shape = self.out_features, self.in_features
+        if self.principal is None:
+            return dequantise(self.get_buffer("codes"), absmax, shape, dtype)
+        B, A = self.principal
+        return dequantise(self.get_buffer("codes"), absmax, shape).addmm_(B, A).to(dtype)
+
+    @property
+    def principal(self) -> tuple[Tensor, Tensor] | None:
+        """(B [O, R], A [R, I]) of the part that is kept in float32, if there is one."""
+        B, A = self._buffers["principal_B"], self._buffers["principal_A"]
+        return None if B is None or A is None else (B, A)
 
     def forward(self, x: Tensor) -> Tensor:
         """x [..., I] → [..., O], in the precision of x."""
@@ -249,8 +278,16 @@ class Quantised:
         )
 
 
+Principal = Callable[[str, Tensor], tuple[Tensor, Tensor] | None]
+"""(path of a layer, its weight [O, I]) → the part B, A of it to keep in float32, or None."""
+
+
 def quantize_model(
-    model: nn.Module, *, double: bool = False, remember: Callable[[Tensor], object] | None = None
+    model: nn.Module,
+    *,
+    double: bool = False,
+    remember: Callable[[Tensor], object] | None = None,
+    principal: Principal | None = None,
 ) -> Quantised:
     """Replace every nn.Linear and Conv1D inside the model's blocks by a `QuantizedLinear`, one after another.
 
@@ -258,8 +295,9 @@ def quantize_model(
     logits), heads of classifiers (they start at random and train in full), poolers and whatever else is outside the
     blocks, norms and biases (small), experts kept as one raw tensor, and nn.MultiheadAttention (both read their
     weights themselves). `remember` is called with each weight before it is quantised; what it returns becomes the
-    layer's `origin`. Raises TargetError where no blocks or no dense layers in them are known, NumericsError naming
-    the layers whose weights are not finite; the model is then as it was.
+    layer's `origin`; `principal` may keep a part of a weight in float32. Raises TargetError where no blocks or no
+    dense layers in them are known, NumericsError naming the layers whose weights are not finite; the model is then
+    as it was.
     """
     places = list(_dense_places(model))
     if not places:
@@ -270,10 +308,11 @@ def quantize_model(
     _refuse_not_finite(places)
     before = _tensor_bytes(model)
     replaced: dict[int, QuantizedLinear] = {}
-    for _, parent, name in places:
+    for path, parent, name in places:
         layer = parent._modules[name]
         assert layer is not None
-        made = replaced.get(id(layer)) or QuantizedLinear.of(layer, double=double, remember=remember)
+        found = principal(path, _weight_OI(layer)) if principal is not None and id(layer) not in replaced else None
+        made = replaced.get(id(layer)) or QuantizedLinear.of(layer, double=double, remember=remember, principal=found)
         replaced[id(layer)] = made
         parent._modules[name] = made
     del layer
@@ -300,6 +339,11 @@ def _dense_places(model: nn.Module) -> Iterator[tuple[str, nn.Module, str]]:
 
 def _is_conv1d(module: nn.Module) -> bool:
     return type(module).__name__ == "Conv1D" and hasattr(module, "nf")
+
+
+def _weight_OI(layer: nn.Module) -> Tensor:
+    weight = layer.get_parameter("weight").detach()
+    return weight.T if _is_conv1d(layer) else weight
 
 
 def _refuse_not_finite(places: list[tuple[str, nn.Module, str]]) -> None:

@@ -1,7 +1,7 @@
 """What a training step holds at its largest moment beside weights and optimizer: the end of the forward pass.
 
 Blocks by their tables (`block.py`), the method's part (`kept.py`), the output head in chunks (models/cross_entropy.py),
-and the copies of trained tensors in the model's precision.
+and the copies of trained tensors in the model's precision (of projected weights one at a time, as is a full gradient).
 """
 
 import math
@@ -16,6 +16,7 @@ from loralab.methods.prefix import inserted_positions
 from loralab.models.cross_entropy import BLOCK_BYTES, CHUNK_BYTES
 from loralab.planning.block import BLOCKS, bert_block, llama_block
 from loralab.planning.kept import kept_by
+from loralab.planning.projected import projections
 from loralab.planning.shape import FLOAT32, Shape, Workload, shape_of
 
 
@@ -29,12 +30,14 @@ def activation_parts(model: PreTrainedModel, adapter: Adapter, counts: Counts, w
     of_method = method.inputs + method.products
     one = block + of_method // max(1, live)
     checkpointed = work.gradient_checkpointing
+    projected = projections(adapter, model)
+    copied = counts.trained - projected.whole + projected.largest
     return {
         "blocks": shape.layers * shape.hidden if checkpointed else live * block,
         "method": 0 if checkpointed else of_method,
         "head": _head(model, adapter, shape, work),
-        "copies": counts.trained * shape.size if shape.size < FLOAT32 else 0,
-        "workspace": _workspace(shape) + (one if checkpointed and live else 0),
+        "copies": copied * shape.size if shape.size < FLOAT32 else 0,
+        "workspace": _workspace(shape) + (one if checkpointed and live else 0) + projected.largest * FLOAT32,
     }
 
 

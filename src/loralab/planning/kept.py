@@ -61,8 +61,8 @@ def _own(update: Update, shape: Shape) -> int:
         normed = STYLES[update.style].norm != "none"
         inner = update.size * (1 if normed else 2)  # relu's result is also the next layer's input; swish keeps both
         return shape.positions * shape.size * (inner + update.width * (2 if normed else 1))
-    ranks = sum(update.factors_of(part).recipe.rank for part in update.parts)
-    dropped = [update.factors_of(part).recipe for part in update.parts][:1]
+    ranks = sum(update.delta_of(part).recipe.rank for part in update.parts)
+    dropped = [update.delta_of(part).recipe for part in update.parts][:1]
     again = 2 * shape.hidden if dropped and dropped[0].dropout > 0 else 0  # the dropped input, and what fell out
     return shape.positions * shape.size * ranks + again
 

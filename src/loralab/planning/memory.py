@@ -2,6 +2,7 @@
 
     weights      the base in its dtype (quantised layers as they are packed), what trains in float32
     gradients    float32, of what trains                              optimizer   AdamW's two moments, float32
+                 (Grass and GaLore: of a dense layer's weight [m, n] only [r, n], moments too, and the projection)
     activations  what the forward pass keeps (activations.py)         data        the encoded training set
     process      Python and the libraries                             allocator   what the C library does not give back
 
@@ -17,6 +18,7 @@ from loralab.core.adapter import Adapter
 from loralab.methods.counts import Counts, parameter_counts
 from loralab.models.nf4 import UNPACKING_BYTES, quantized_layers
 from loralab.planning.activations import activation_parts
+from loralab.planning.projected import projections
 from loralab.planning.shape import FLOAT32, Workload
 
 PROCESS_BYTES = 606_000_000
@@ -60,14 +62,16 @@ def estimate(model: PreTrainedModel, adapter: Adapter, work: Workload, counts: C
     parts = activation_parts(model, adapter, counts, work)
     on_cpu = work.device == "cpu"
     idle = int(HEAP_SHARE * (sum(parts.values()) - parts["copies"]))
-    gradients = counts.trained * FLOAT32
+    projected = projections(adapter, model)
+    moving = counts.trained - projected.whole + projected.narrow
+    gradients = moving * FLOAT32
     packed = list(quantized_layers(model))
     saved = sum(layer.weights * work.dtype.itemsize - layer.packed_bytes for layer in packed)
     unpacked = UNPACKING_BYTES * max((layer.weights for layer in packed), default=0)
     return Memory(
         weights=counts.base * work.dtype.itemsize - saved + counts.trained * FLOAT32,
         gradients=gradients,
-        optimizer=2 * counts.trained * FLOAT32,
+        optimizer=(2 * moving + projected.held) * FLOAT32,
         activations=sum(parts.values()) + unpacked,
         process=PROCESS_BYTES if on_cpu else 0,
         data=work.training_tokens * BYTES_PER_TRAINING_TOKEN if on_cpu else 0,

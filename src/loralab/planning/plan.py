@@ -5,11 +5,13 @@ from dataclasses import asdict, dataclass
 import torch
 from transformers import PreTrainedModel
 
+from loralab.core.adapter import Adapter
 from loralab.core.attach import attach
 from loralab.errors import SpecError
 from loralab.generation.context import context_length
-from loralab.methods.counts import Counts, parameter_counts
+from loralab.methods.counts import Counts, frozen_stored, parameter_counts
 from loralab.methods.prefix import inserted_positions
+from loralab.methods.quantized import principal_under
 from loralab.methods.registry import specification
 from loralab.models.nf4 import quantize_model
 from loralab.models.precision import choose_dtype
@@ -58,9 +60,10 @@ def plan(config: PlanConfig) -> PlanResult:
     config.validate()
     model = blueprint(config.model, config.labels)
     dtype, reason = choose_dtype(config.dtype, torch.device("cpu" if config.dtype == "auto" else config.device))
+    method = specification(config)
     if config.quantize is not None:
-        quantize_model(model, double=config.quantize == "nf4-double")
-    adapter = attach(model, specification(config))
+        quantize_model(model, double=config.quantize == "nf4-double", principal=principal_under(model, method))
+    adapter = attach(model, method)
     counts = parameter_counts(adapter, model)
     length = _length(config, model, inserted_positions(adapter.updates))
     work = Workload(
@@ -73,17 +76,19 @@ def plan(config: PlanConfig) -> PlanResult:
         training_tokens=config.training_tokens,
     )
     memory, notes = estimate(model, adapter, work, counts), (reason, *adapter.notes, *_notes(config, model))
-    return _result(config, counts, work, memory, notes)
+    return _result(config, adapter, counts, work, memory, notes)
 
 
-def _result(config: PlanConfig, counts: Counts, work: Workload, memory: Memory, notes: tuple[str, ...]) -> PlanResult:
+def _result(
+    config: PlanConfig, adapter: Adapter, counts: Counts, work: Workload, memory: Memory, notes: tuple[str, ...]
+) -> PlanResult:
     return PlanResult(
         model=config.model,
         method=config.method,
         total_params=counts.base,
         trainable_params=counts.method,
         head_params=counts.head,
-        adapter_bytes=counts.trained * FLOAT32,
+        adapter_bytes=(counts.trained + frozen_stored(adapter)) * FLOAT32,
         dtype=str(work.dtype).removeprefix("torch."),
         batch_size=work.batch,
         sequence_length=work.tokens,

@@ -3,24 +3,30 @@
 import math
 from collections.abc import Iterable
 
+from torch import nn
+
 from loralab.core.adapter import Adapter
 from loralab.errors import TrainingError
 from loralab.training.data import StepData
 
 
-def every_parameter_has_a_gradient(adapter: Adapter) -> None:
+def every_parameter_has_a_gradient(adapter: Adapter, trained: Iterable[tuple[str, nn.Parameter]] | None = None) -> None:
     """After the first backward pass: raise TrainingError naming each trainable tensor without a gradient.
 
     The method itself says whose first gradient is rightly zero (every A, while B is zero). Copies of the base's own
     tensors may rest: a key's bias shifts all scores alike, and an expert waits for its tokens. But not all of them.
+    What the method leaves to chance (AdaMix's experts) may rest too.
+    `trained` is what bears the gradients, where that is not the adapter's own tensors.
     """
-    expected_silent = adapter.silent_at_first_step
+    expected_silent, sleepers = adapter.silent_at_first_step, adapter.sleepers
     own = {f"{path}.{name}" for path, update in adapter.updates.items() for name in update.replacements()}
-    named = list(adapter.named_parameters())
+    named = list(adapter.named_parameters() if trained is None else trained)
     silent = [
         name
         for name, parameter in named
-        if name not in own and (parameter.grad is None or (name not in expected_silent and not parameter.grad.any()))
+        if name not in own
+        and not (parameter.grad is None and name in sleepers)
+        and (parameter.grad is None or (name not in expected_silent and not parameter.grad.any()))
     ]
     if not silent and not any(parameter.grad is not None and parameter.grad.any() for _, parameter in named):
         silent = [name for name, _ in named]

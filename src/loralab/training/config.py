@@ -37,6 +37,15 @@ class TrainConfig(MethodSettings):
     """Start from this adapter's values instead, trained on the same base with the same targets, rank and scale. A head
     of another size starts afresh."""
 
+    eva_batches: int = field(default=32, metadata={"group": "adapter"})
+    """With init eva: look at no more than this many batches, the first of the run."""
+
+    eva_rho: float = field(default=2.0, metadata={"group": "adapter"})
+    """With init eva: no weight gets more than this times its rank; 1 leaves the ranks as they are."""
+
+    eva_tau: float = field(default=0.99, metadata={"group": "adapter"})
+    """With init eva: enough batches were seen when every direction has this cosine with what it was a batch before."""
+
     head_dropout: float | None = field(default=None, metadata={"group": "adapter"})
     """Dropout before a classifier's output; without it the model's own."""
 
@@ -81,6 +90,10 @@ class TrainConfig(MethodSettings):
 
     label_smoothing: float = field(default=0.0, metadata={"group": "optimizer"})
     """Share of the loss that is spread over all tokens or classes alike."""
+
+    consistency: float | None = field(default=None, metadata={"group": "optimizer"})
+    """Weight of the consistency loss between two passes of every batch. Without it AdaMix has 1 on classes and 100 on
+    generation, and every other method none."""
 
     cosine_penalty: float = field(default=0.0, metadata={"group": "optimizer"})
     """Weight of 1 - cos between the states of neighbouring blocks, added to the loss: it pulls them together."""
@@ -182,7 +195,7 @@ def _plain(value: object) -> object:
 
 def _checks(c: TrainConfig) -> list[tuple[bool, str]]:
     """(is it wrong, what to say) for every rule."""
-    at_least_one = ("rank", "batch_size", "accumulate", "keep", "steps", "threads", "limit")
+    at_least_one = ("rank", "batch_size", "accumulate", "keep", "steps", "threads", "limit", "eva_batches", "eva_rho")
     not_negative = (
         "weight_decay",
         "clip",
@@ -193,6 +206,7 @@ def _checks(c: TrainConfig) -> list[tuple[bool, str]]:
         "warmup",
         "seed",
         "cosine_penalty",
+        "consistency",
     )
     shares = ("dropout", "label_smoothing", "beta1", "beta2")
     positive = ("alpha", "lr", "lora_plus_ratio", "eps", "epochs")
@@ -213,9 +227,11 @@ def _checks(c: TrainConfig) -> list[tuple[bool, str]]:
         ),
         (c.eval_every > 0 and c.eval_limit < 1, f"eval_every {c.eval_every} needs an eval_limit above 0"),
         (
-            c.quantize is not None and not {"full", "top2"}.isdisjoint(c.method.split("+")),
+            c.quantize is not None and not {"full", "top2", "grass", "galore"}.isdisjoint(c.method.split("+")),
             f"quantize {c.quantize} and method {c.method}: what it trains would be frozen in 4 bits; choose lora",
         ),
+        (not 0 <= c.eva_tau <= 1, f"eva_tau {c.eva_tau}: it is a cosine and lies in [0, 1]"),
+        (c.init == "eva" and c.init_adapter is not None, "init eva and init_adapter: A can start from one of them"),
         (c.resume and c.overwrite, "resume and overwrite: give one of them"),
         (not c.out, "out is empty: name a folder"),
     ]

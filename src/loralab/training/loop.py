@@ -3,22 +3,27 @@
 Knows nothing of files: what is to be recorded, evaluated and saved goes to the run's `Observer`.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from time import perf_counter
 from typing import Protocol
 
 import torch
+from torch import Tensor, nn
 from torch.optim import AdamW
 from transformers import PreTrainedModel
 
 from loralab.core.adapter import Adapter
 from loralab.models.resident import give_back_free_memory
+from loralab.tasks.batching import Batch
 from loralab.training.check import every_parameter_has_a_gradient, step_is_finite
 from loralab.training.config import TrainConfig
+from loralab.training.consistency import consistent_loss_sum
 from loralab.training.data import StepData, TrainingData
 from loralab.training.loss import batch_loss_sum
 from loralab.training.neighbour_cosine import NeighbourCosine, watched
-from loralab.training.optimizer import set_rate
+from loralab.training.optimizer import set_rate, trained_parameters
+from loralab.training.projected_adamw import ProjectedAdamW
 from loralab.training.schedule import rate_factor, warmup_steps
 
 STEPS_BETWEEN_TRIMS = 16
@@ -48,6 +53,24 @@ class Trainee:
     data: TrainingData
     kind: str
     regularizer: NeighbourCosine | None = None
+    consistency: float = 0.0
+    """λ of the consistency loss; 0: one forward pass per batch."""
+
+    def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """What bears the gradients, in the adapter's order and under its names."""
+        bearing = dict(trained_parameters(self.optimizer))
+        return ((name, bearing[name]) for name, _ in self.adapter.named_parameters())
+
+    def parameters(self) -> Iterator[nn.Parameter]:
+        """The same without names."""
+        return (parameter for _, parameter in self.named_parameters())
+
+
+class HasParameters(Protocol):
+    """What gradients are of: an adapter, or a trainee, whose optimizer may have projected them."""
+
+    def parameters(self) -> Iterator[nn.Parameter]:
+        """What bears the gradients."""
 
 
 class Observer(Protocol):
@@ -66,10 +89,12 @@ def run_steps(trainee: Trainee, config: TrainConfig, first: int, last: int, obse
         data = trainee.data.step(step)
         rate = set_rate(trainee.optimizer, rate_factor(step, last, warmup, config.schedule))
         loss = accumulate_gradients(trainee, data, config.label_smoothing)
-        norm = clip_gradients(trainee.adapter, config.clip)
+        if isinstance(trainee.optimizer, ProjectedAdamW):
+            trainee.optimizer.gather()
+        norm = clip_gradients(trainee, config.clip)
         step_is_finite(loss, norm, step, data)
         if step == 1:
-            every_parameter_has_a_gradient(trainee.adapter)
+            every_parameter_has_a_gradient(trainee.adapter, trainee.named_parameters())
         trainee.optimizer.step()
         trainee.optimizer.zero_grad(set_to_none=True)
         if step % STEPS_BETWEEN_TRIMS == 0:
@@ -89,19 +114,27 @@ def accumulate_gradients(trainee: Trainee, data: StepData, label_smoothing: floa
     for batch in data.batches:
         here = batch.to(trainee.model.device)
         with watched(trainee.regularizer):
-            loss = batch_loss_sum(trainee.model, here, trainee.kind, label_smoothing) / data.targets
-        objective = loss
+            loss, objective = _losses(trainee, here, data.targets, label_smoothing)
         if trainee.regularizer is not None:
-            objective = loss + trainee.regularizer.penalty(here) * (batch.targets / data.targets)
+            objective = objective + trainee.regularizer.penalty(here) * (batch.targets / data.targets)
         objective.backward()  # type: ignore[no-untyped-call]
         total += float(loss.detach())
     return total
 
 
-def clip_gradients(adapter: Adapter, largest: float) -> float:
+def _losses(trainee: Trainee, batch: Batch, targets: int, label_smoothing: float) -> tuple[Tensor, Tensor]:
+    """(the batch's share of the step's loss, what is minimised: the same, and the consistency loss if there is one)."""
+    if not trainee.consistency:
+        loss = batch_loss_sum(trainee.model, batch, trainee.kind, label_smoothing) / targets
+        return loss, loss
+    task, disagreement = consistent_loss_sum(trainee.model, batch, trainee.kind, label_smoothing, trainee.consistency)
+    return task / targets, (task + disagreement) / targets
+
+
+def clip_gradients(trained: HasParameters, largest: float) -> float:
     """Scale all gradients so that their norm is at most `largest` (0: leave them); returns the norm before."""
-    gradients = [parameter.grad for parameter in adapter.parameters() if parameter.grad is not None]
+    gradients = [parameter.grad for parameter in trained.parameters() if parameter.grad is not None]
     norm = torch.nn.utils.get_total_norm(gradients)
     if largest:
-        torch.nn.utils.clip_grads_with_norm_(list(adapter.parameters()), largest, norm)
+        torch.nn.utils.clip_grads_with_norm_(list(trained.parameters()), largest, norm)
     return float(norm)

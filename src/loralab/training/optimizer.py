@@ -1,7 +1,7 @@
 """AdamW over what trains, in groups, and its state as tensors by name. It knows nothing of models.
 
 B has the learning rate lr·ratio (LoRA+, arXiv 2402.12354), everything else lr; weight decay is decoupled
-(arXiv 1711.05101) and leaves biases alone.
+(arXiv 1711.05101) and leaves biases, lengths and gates alone.
 """
 
 from collections.abc import Iterable, Iterator
@@ -12,18 +12,26 @@ from torch.optim import AdamW
 
 from loralab.training.config import TrainConfig
 
+NOT_DECAYED = ("bias", "lora_magnitude_vector", "lora_scaling")
+"""Biases, DoRA's lengths (decay would shrink the weights themselves) and MultiLoRA's gates (it would close them)."""
+
 Named = list[tuple[str, nn.Parameter]]
 
 
 def make_optimizer(parameters: Iterable[tuple[str, nn.Parameter]], config: TrainConfig) -> AdamW:
-    """AdamW with a group for each pair of learning rate and decay; every group knows its `peak_lr` and its `names`."""
+    """AdamW over the `parameter_groups`."""
+    return AdamW(parameter_groups(parameters, config), betas=(config.beta1, config.beta2), eps=config.eps)
+
+
+def parameter_groups(parameters: Iterable[tuple[str, nn.Parameter]], config: TrainConfig) -> list[dict[str, Any]]:
+    """A group for each pair of learning rate and decay; every group knows its `peak_lr` and its `names`."""
     groups: dict[tuple[float, float], Named] = {}
     for name, parameter in parameters:
-        rate = config.lr * (config.lora_plus_ratio if name.endswith("lora_B") else 1.0)
-        decay = 0.0 if name.rpartition(".")[2] == "bias" else config.weight_decay
+        local = name.rpartition(".")[2]
+        rate = config.lr * (config.lora_plus_ratio if local.startswith("lora_B") else 1.0)
+        decay = 0.0 if local in NOT_DECAYED else config.weight_decay
         groups.setdefault((rate, decay), []).append((name, parameter))
-    betas = (config.beta1, config.beta2)
-    return AdamW([_group(rate, decay, named) for (rate, decay), named in groups.items()], betas=betas, eps=config.eps)
+    return [_group(rate, decay, named) for (rate, decay), named in groups.items()]
 
 
 def set_rate(optimizer: AdamW, factor: float) -> float:
@@ -38,14 +46,14 @@ def optimizer_tensors(optimizer: AdamW) -> dict[str, Tensor]:
     """The state by `<parameter name>/<exp_avg, exp_avg_sq or step>`."""
     return {
         f"{name}/{key}": value
-        for name, parameter in _named_parameters(optimizer)
+        for name, parameter in trained_parameters(optimizer)
         for key, value in optimizer.state.get(parameter, {}).items()
     }
 
 
 def restore_optimizer(optimizer: AdamW, tensors: dict[str, Tensor]) -> None:
     """Put a state from `optimizer_tensors` back."""
-    for name, parameter in _named_parameters(optimizer):
+    for name, parameter in trained_parameters(optimizer):
         own = {key.removeprefix(name + "/"): tensor for key, tensor in tensors.items() if key.startswith(name + "/")}
         if own:
             optimizer.state[parameter] = {
@@ -63,6 +71,7 @@ def _group(rate: float, decay: float, named: Named) -> dict[str, Any]:
     }
 
 
-def _named_parameters(optimizer: AdamW) -> Iterator[tuple[str, nn.Parameter]]:
+def trained_parameters(optimizer: AdamW) -> Iterator[tuple[str, nn.Parameter]]:
+    """(name, parameter) of all that bears a gradient: where gradients are projected, of what stands in for a weight."""
     for group in optimizer.param_groups:
         yield from zip(group["names"], group["params"], strict=True)

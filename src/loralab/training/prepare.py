@@ -1,16 +1,18 @@
 """From a configuration to everything a run works with: model, task, adapter, data, optimizer."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import torch
 
+from loralab.core.adapter import Adapter
 from loralab.core.attach import attach
 from loralab.core.joint import Method
 from loralab.errors import SpecError
 from loralab.formats.quantized_base import quantize_base, trained_on
 from loralab.methods.heads import fresh_heads
+from loralab.methods.quantized import principal_under
 from loralab.methods.registry import specification
 from loralab.methods.room import text_room
 from loralab.models.attention import short_sequence_attention
@@ -21,10 +23,12 @@ from loralab.models.precision import use_fast_float32
 from loralab.tasks.encoding import encode_examples, padding_id
 from loralab.tasks.task import Task, open_task
 from loralab.training.config import TrainConfig
+from loralab.training.consistency import consistency_weight
 from loralab.training.data import TrainingData
+from loralab.training.eva_start import attach_from_data
 from loralab.training.loop import Trainee
 from loralab.training.neighbour_cosine import neighbour_cosine
-from loralab.training.optimizer import make_optimizer
+from loralab.training.projected_adamw import optimizer_for
 from loralab.training.start import start_from
 
 
@@ -67,29 +71,44 @@ def prepare(config: TrainConfig, dtype: str) -> Prepared:
     )
     notes = [*task.notes, *loaded.notes]
     if config.quantize is not None:
-        notes.append(str(quantize_base(loaded.model, config.quantize)))
+        principal = principal_under(loaded.model, adaptation(config, loaded))
+        notes.append(str(quantize_base(loaded.model, config.quantize, principal)))
     if loaded.model.device.type == "cpu" and loaded.dtype == torch.float32:
         notes.append(use_fast_float32())
     if config.head_dropout is not None:
         notes.append(set_head_dropout(loaded.model, config.head_dropout))
     torch.manual_seed(config.seed)
-    adapter = attach(loaded.model, adaptation(config, loaded))
+    read = _read(config, task, loaded) if config.init == "eva" else None  # a LoRA, which takes no room from the text
+    adapter = _attach(config, loaded, read)
     if config.quantize is not None:
         adapter.notes.append(trained_on(config.quantize))
     if config.init_adapter is not None:
         notes.append(start_from(config.init_adapter, adapter, config, loaded, task.model_kind))
+    max_length, data, said = read or _read(config, task, loaded)
+    if config.gradient_checkpointing:
+        loaded.model.activation_checkpointing_enable({"use_reentrant": False})
+    optimizer = optimizer_for(adapter, loaded.model, config)
+    regularizer = neighbour_cosine(loaded.model, config.cosine_penalty)
+    consistency = consistency_weight(config.consistency, config.method, task.kind)
+    trainee = Trainee(loaded.model, adapter, optimizer, data, task.kind, regularizer, consistency)
+    return Prepared(loaded, task, trainee, max_length, (*notes, *adapter.notes, *said))
+
+
+def _read(config: TrainConfig, task: Task, loaded: LoadedModel) -> tuple[int, TrainingData, Sequence[str]]:
+    """(the tokens that a text may have, the encoded training data, what is to be said of it)."""
     max_length = min(config.max_length, text_room(loaded.model) or config.max_length)
     examples = task.examples("train", config.limit)
     encoder_decoder = bool(getattr(loaded.model.config, "is_encoder_decoder", False))
     encoding = encode_examples(task, examples, loaded.processor, max_length, encoder_decoder=encoder_decoder)
-    if config.gradient_checkpointing:
-        loaded.model.activation_checkpointing_enable({"use_reentrant": False})
     pad_id = padding_id(loaded.processor)
     data = TrainingData(encoding.encoded, config.batch_size, config.accumulate, config.seed, pad_id)
-    optimizer = make_optimizer(adapter.named_parameters(), config)
-    regularizer = neighbour_cosine(loaded.model, config.cosine_penalty)
-    trainee = Trainee(loaded.model, adapter, optimizer, data, task.kind, regularizer)
-    return Prepared(loaded, task, trainee, max_length, (*notes, *adapter.notes, *encoding.notes))
+    return max_length, data, encoding.notes
+
+
+def _attach(config: TrainConfig, loaded: LoadedModel, read: tuple[int, TrainingData, Sequence[str]] | None) -> Adapter:
+    """A fresh adapter, started from the data where they were read for it."""
+    method = adaptation(config, loaded)
+    return attach(loaded.model, method) if read is None else attach_from_data(config, method, loaded.model, read[1])
 
 
 def adaptation(config: TrainConfig, loaded: LoadedModel) -> Method:

@@ -91,7 +91,7 @@ def _low_rank(adapter: Adapter) -> dict[str, tuple[Any, ...]]:
 
 
 def _size(update: Update, part: str) -> tuple[int, float]:
-    recipe = update.factors_of(part).recipe
+    recipe = update.delta_of(part).recipe
     return recipe.rank, recipe.scale
 
 

@@ -1,0 +1,50 @@
+"""Grass: full fine-tuning through a few chosen rows of every weight (arXiv 2406.17660).
+
+    g = Pᵀ·G = ρ_j·G[σ_j, :],   u = Adam(g),   W[σ_j, :] ← W[σ_j, :] − lr·α·ρ_j·u[j, :]
+
+No reference code of the authors exists; what this follows, and how sure it is (../shared/spec/variants.md §4):
+
+- from the abstract: Pᵀ = ρ·S picks rows, projecting is indexing, and the full gradient is not needed in between;
+  moments are set to zero at a refresh (an independent write-up). Both are the default here.
+- derived, and held by tests: ρ = 1/√(r·q) makes the projection unbiased; with B = P frozen it is a LoRA, merged and
+  started anew every K steps.
+- recalled, and so options: `row_choice` top with ρ = 1 as the best rule, ρ = 1 for `norm`, K = 200, α = 0.25 (GaLore's
+  value; 1 moves the chosen rows as full fine-tuning does), a short warmup after a refresh (`refresh_warmup`, none by
+  default).
+- own choices: on equal sides the outputs are projected; weight decay is for the chosen rows; `carry` keeps the moments
+  and Adam's count of steps of the rows that stay chosen.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from loralab.core.projection import ROW_CHOICES, Projection, chosen_rows
+from loralab.methods.projected import ProjectedFineTune, ProjectedWeight
+
+RowChoice = Literal["top", "norm", "norm-replace", "norm2", "uniform"]
+
+
+@dataclass(frozen=True)
+class Grass(ProjectedFineTune):
+    """Every parameter trains; of each dense layer's weight r rows (or columns, of the smaller side) at a time."""
+
+    row_choice: RowChoice = "top"
+    """How rows are chosen from the lengths g_i of the gradient's rows. `top`: the longest, ρ = 1. `norm`: drawn at
+    q ∝ g without repetition, ρ = 1. `norm-replace`: drawn at q ∝ g, ρ = 1/√(r·q). `norm2`: at q ∝ g², likewise.
+    `uniform`: all alike, without repetition, ρ = √(m/r)."""
+
+    states: ClassVar[tuple[str, ...]] = ("reset", "carry", "keep")
+
+    def _problems(self) -> list[str]:
+        unknown = self.row_choice not in ROW_CHOICES
+        said = [f"row_choice is {self.row_choice!r} and must be one of {', '.join(ROW_CHOICES)}"] if unknown else []
+        return [*super()._problems(), *said]
+
+    def choose(self, G_MN: Tensor, rank: int, generator: torch.Generator) -> Projection:
+        return chosen_rows(G_MN, rank, self.row_choice, generator)
+
+    def projection_elements(self, weight: ProjectedWeight) -> int:
+        return 2 * weight.rank

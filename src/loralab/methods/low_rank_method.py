@@ -1,0 +1,192 @@
+"""What all methods of low-rank updates have in common: which modules they adapt, and the plan made of that.
+
+A method is its fields, a `recipe` for each matrix and a `makers` that says how the update of a matrix is made.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import torch
+from torch import nn
+
+from loralab.core.adapter import Plan
+from loralab.core.build import Maker, Site, build, is_linear, linear_shape, spots
+from loralab.core.factors import Recipe, SharedMatrices, Spot, check_rank
+from loralab.core.names import modules_by_path
+from loralab.core.targets import Target, find_targets, split_patterns
+from loralab.core.update import WHOLE
+from loralab.errors import SpecError, TargetError
+from loralab.methods.biases import add_biases
+from loralab.methods.heads import head_updates, heads_of
+from loralab.methods.ties import tie_notes
+from loralab.models.families import default_targets, expand_alias, family_of, fused_layout, output_head_names
+
+BIASES = ("none", "all", "lora_only")
+ALL_LINEAR = "all-linear"
+ALIASES = ("attention", "q", "k", "v", "o", "mlp", ALL_LINEAR)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LowRankMethod:
+    """W frozen, and a low-rank update of it on chosen modules."""
+
+    targets: str | Sequence[str] | None = None
+    """Module names, endings or regular expressions; `attention`, `all-linear`, `q`, `k`, `v`, `o`, `mlp`; parts of a
+    fused projection as `c_attn[q,v]`. None: the q and v of the model's family."""
+    exclude: str | Sequence[str] = ()
+    """Patterns of modules to leave out, of those that `targets` names."""
+    layers: Sequence[int] | None = None
+    """Only the blocks with these numbers."""
+    bias: str = "none"
+    """Which biases train: `none`, `all` of the model, `lora_only` those of adapted modules."""
+    modules_to_save: Sequence[str] | None = None
+    """Modules trained and saved in full. None: a classification head on a pretrained body is found and included."""
+    fused: Mapping[str, Mapping[str, Sequence[int]]] = field(default_factory=dict)
+    """For fused projections of an unknown family: module ending → part → its output rows."""
+
+    rank_within_width: ClassVar[bool] = True
+    """Whether a rank above a layer's own width makes no sense."""
+
+    def recipe(self, path: str) -> Recipe:
+        """Rank, alpha and the rest for one module or part (`c_attn[q]`)."""
+        raise NotImplementedError
+
+    def makers(self, model: nn.Module, found: Sequence[Spot]) -> tuple[Maker | None, SharedMatrices | None]:
+        """How the update of each of these matrices is made (None: as a plain pair), and what they share."""
+        return None, None
+
+    def site(self, target: Target, layout: Mapping[str, torch.Tensor] | None) -> Site:
+        """One target with its recipes."""
+        paths = {part: target.path if part == WHOLE else f"{target.path}[{part}]" for part in target.parts}
+        recipes = {part: self.recipe(path) for part, path in paths.items()}
+        return Site(target.path, target.module, recipes, layout)
+
+    def plan(self, model: nn.Module) -> Plan:
+        """The updates of all targets, of the biases asked for, and of the modules trained in full."""
+        heads = heads_of(model, self.modules_to_save)
+        targets = self.find(model, heads)
+        self.check(targets)
+        sites = [self.site(target, self._layout(model, target)) for target in targets]
+        found = [spot for site in sites if is_linear(site.module) for spot in spots(site).values()]
+        if self.rank_within_width:
+            for spot in found:
+                check_rank(spot.recipe, spot.path, spot.out_features, spot.in_features)
+        make, shared = self.makers(model, found)
+        updates = {site.path: build(site.made_by(make)) for site in sites}
+        add_biases(model, updates, self.bias, heads)
+        updates |= head_updates(model, heads)
+        return Plan(updates, tuple(tie_notes(model, updates)), tuple(heads), shared)
+
+    def find(self, model: nn.Module, heads: Sequence[str]) -> list[Target]:
+        """The modules to adapt. Raises TargetError where a pattern names nothing."""
+        patterns = default_targets(model) if self.targets is None else split_patterns(self.targets)
+        exclude = split_patterns(self.exclude)
+        expanded: list[str] = []
+        for pattern in patterns:
+            expanded.extend(_expand(model, pattern, heads))
+        targets = find_targets(model, dict.fromkeys(expanded), exclude, self.layers)
+        inside = [t.path for t in targets if any(t.path == head or t.path.startswith(head + ".") for head in heads)]
+        if inside and self.modules_to_save is not None:
+            raise SpecError(f"{', '.join(inside)} was asked for both as a target and in modules_to_save; choose one")
+        return [target for target in targets if target.path not in inside]
+
+    def check(self, targets: Sequence[Target]) -> None:
+        """Raise for what cannot be on these targets."""
+
+    def _layout(self, model: nn.Module, target: Target) -> Mapping[str, torch.Tensor] | None:
+        if target.parts == (WHOLE,) or not is_linear(target.module):
+            return None
+        for ending, parts in self.fused.items():
+            if target.path == ending or target.path.endswith("." + ending):
+                return {part: torch.as_tensor(rows, dtype=torch.long) for part, rows in parts.items()}
+        return fused_layout(model, target.path, linear_shape(target.module)[0])
+
+    def common_problems(self) -> list[str]:
+        """What cannot be, of the fields above, as sentences."""
+        found = choice_problems(self, "bias", BIASES)
+        if self.targets is not None and not split_patterns(self.targets):
+            found.append("targets is empty; name modules, or leave it out for the family's q and v")
+        return found
+
+
+def part_paths(target: Target) -> list[str]:
+    """The paths of a target's parts, none if it is one."""
+    return [f"{target.path}[{part}]" for part in target.parts if part != WHOLE]
+
+
+def _expand(model: nn.Module, pattern: str, heads: Sequence[str]) -> list[str]:
+    """A pattern as it is; an alias as the patterns it stands for in this model."""
+    if pattern not in ALIASES:
+        return [pattern]
+    if pattern == ALL_LINEAR:
+        return _all_linear(model, heads)
+    attentions = [path for path, module in modules_by_path(model).items() if isinstance(module, nn.MultiheadAttention)]
+    if family_of(model) is None and attentions and pattern != "mlp":
+        part = {"attention": "", "o": "[out]"}.get(pattern, f"[{pattern}]")
+        return [path + part for path in attentions]
+    return expand_alias(model, pattern)
+
+
+def _all_linear(model: nn.Module, heads: Sequence[str]) -> list[str]:
+    """Every dense layer and nn.MultiheadAttention but the output head and what is trained in full."""
+    left_out = {*output_head_names(model), *heads}
+    found = [
+        path
+        for path, module in modules_by_path(model).items()
+        if (is_linear(module) or isinstance(module, nn.MultiheadAttention))
+        and not any(path == name or path.startswith(name + ".") for name in left_out)
+    ]
+    if not found:
+        raise TargetError("all-linear was asked for, but this model has no dense layers")
+    return found
+
+
+# -- checks of a specification's fields ------------------------------------------------------------------------
+
+
+def count_problems(spec: object, *names: str) -> list[str]:
+    """For fields that must be whole numbers from 1: what is wrong, as sentences."""
+    values = {name: getattr(spec, name) for name in names}
+    return [
+        f"{name} is {value!r} and must be a whole number from 1"
+        for name, value in values.items()
+        if not is_count(value)
+    ]
+
+
+def number_problems(spec: object, *names: str) -> list[str]:
+    """For fields that must be finite numbers."""
+    values = {name: getattr(spec, name) for name in names}
+    return [
+        f"{name} is {value!r} and must be a finite number" for name, value in values.items() if not is_finite(value)
+    ]
+
+
+def dropout_problems(spec: object) -> list[str]:
+    """For the dropout of a low-rank path."""
+    dropout = getattr(spec, "dropout")  # noqa: B009  every specification has one, and no class in common says so
+    return [] if is_finite(dropout) and 0 <= dropout < 1 else [f"dropout is {dropout!r} and must lie in [0, 1)"]
+
+
+def choice_problems(spec: object, name: str, choices: Sequence[str]) -> list[str]:
+    """For a field that is one of several words."""
+    value = getattr(spec, name)
+    return [] if value in choices else [f"{name} is {value!r} and must be one of {', '.join(choices)}"]
+
+
+def is_count(value: object) -> bool:
+    """A whole number from 1."""
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+
+
+def is_finite(value: object) -> bool:
+    """A finite number."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def refuse(name: str, problems: Sequence[str]) -> None:
+    """SpecError that lists all problems of a specification, or nothing."""
+    if problems:
+        raise SpecError(f"this {name} cannot be: " + "; ".join(problems))

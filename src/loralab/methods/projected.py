@@ -1,0 +1,160 @@
+"""Full fine-tuning whose optimizer works on projected gradients: what Grass and GaLore have in common.
+
+Everything trains and is stored as by `FullFineTune`. The weights of dense layers are moved through r dimensions at a
+time; embeddings, norms, biases and the output head have a plain AdamW. The optimizer is training/projected_adamw.py.
+
+Numbers per weight [m, n], m the smaller side:
+
+    the base's own                       m·n    in its precision, kept for `disabled` and `detach`
+    the trained copy                     m·n    float32; both as in full fine-tuning, 6 bytes together on bfloat16
+    gradient, Adam's moments             r·n, 2·r·n    instead of m·n, 2·m·n: 12 bytes of every number less, but r/m
+    projection                           2·r (Grass), r·m (GaLore)
+
+A full gradient stands for one weight at a time in a step that chooses anew, or for all of them where that step has
+several batches (`accumulate`): the choice is by their sum.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+
+from loralab.core.adapter import Plan
+from loralab.core.build import is_linear, linear_shape
+from loralab.core.names import modules_by_path, unwrapped
+from loralab.core.projection import Projection
+from loralab.core.update import WHOLE, Update
+from loralab.errors import SpecError
+from loralab.methods.full import FullFineTune
+from loralab.models.families import output_head_names
+
+StateOnRefresh = Literal["reset", "carry", "keep"]
+
+
+@dataclass(frozen=True)
+class ProjectedWeight:
+    """The weight of one dense layer, [out, in] (or stored transposed), and the side of it that is projected to r."""
+
+    path: str
+    out_features: int
+    in_features: int
+    stored_transposed: bool
+    most: int
+    """The rank that was asked for."""
+
+    @property
+    def name(self) -> str:
+        """Of its trained copy in the adapter."""
+        return f"{self.path}.{WHOLE}"
+
+    @property
+    def of_outputs(self) -> bool:
+        """Whether the outputs are the smaller side; where both are equal it is they."""
+        return self.out_features <= self.in_features
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(m, n): the projected side and the other one."""
+        sides = self.out_features, self.in_features
+        return min(sides), max(sides)
+
+    @property
+    def rank(self) -> int:
+        """r: what was asked for, or the whole side where it is no larger."""
+        return min(self.most, self.shape[0])
+
+    def canonical(self, stored: Tensor) -> Tensor:
+        """A tensor of the weight's layout as [m, n]: itself or a transposed view."""
+        return stored.T if self.of_outputs == self.stored_transposed else stored
+
+    def torch_layout(self, stored: Tensor) -> Tensor:
+        """The same as [out, in]."""
+        return stored.T if self.stored_transposed else stored
+
+
+@dataclass(frozen=True)
+class ProjectedFineTune(FullFineTune):
+    """What an optimizer on projected gradients is told. Use `Grass` or `GaLore`."""
+
+    rank: int = 8
+    """r: of how many dimensions a weight's gradient and moments are."""
+    refresh_every: int = 200
+    """K: a new projection, from that step's full gradient, every so many steps."""
+    projection_scale: float = 0.25
+    """α: the step of projected weights beside that of all others, which is lr."""
+    state_on_refresh: StateOnRefresh = "reset"
+    """What becomes of Adam's moments when the projection changes."""
+    refresh_warmup: int = 0
+    """Steps after a refresh in which the step of projected weights rises again."""
+
+    states: ClassVar[tuple[str, ...]] = ("reset", "keep")
+    """What `state_on_refresh` may be."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        problems = self._problems()
+        if problems:
+            raise SpecError(f"this {type(self).__name__} cannot be: " + "; ".join(problems))
+
+    def _problems(self) -> list[str]:
+        found = [
+            f"{name} is {getattr(self, name)!r} and must be a whole number from {least}"
+            for name, least in (("rank", 1), ("refresh_every", 1), ("refresh_warmup", 0))
+            if not isinstance(getattr(self, name), int) or getattr(self, name) < least
+        ]
+        if self.state_on_refresh not in self.states:
+            found.append(f"state_on_refresh is {self.state_on_refresh!r} and must be one of {', '.join(self.states)}")
+        if not 0 < self.projection_scale < float("inf"):
+            found.append(f"projection_scale is {self.projection_scale!r} and must be a finite number above 0")
+        return found
+
+    def plan(self, model: nn.Module) -> Plan:
+        """As full fine-tuning. SpecError where no weight has `rank` dimensions."""
+        plan = super().plan(model)
+        weights = projected_weights(model, plan.updates, plan.heads, self.rank)
+        largest = max((weight.shape[0] for weight in weights.values()), default=0)
+        if self.rank > largest:
+            found = f"the smaller side of the largest has {largest}" if weights else "there are none"
+            raise SpecError(
+                f"{type(self).__name__} was asked to project the weights of dense layers to rank {self.rank}, but "
+                f"{found}; choose a lower rank, or full fine-tuning"
+            )
+        note = (
+            f"{type(self).__name__}: {len(weights)} weights through {self.rank} dimensions each, anew every "
+            f"{self.refresh_every} steps; all other tensors by AdamW"
+        )
+        whole = sum(weight.rank == weight.shape[0] for weight in weights.values())
+        also = (f"{whole} of them have no more than {self.rank} rows and train whole",) if whole else ()
+        return replace(plan, notes=(*plan.notes, note, *also))
+
+    def choose(self, G_MN: Tensor, rank: int, generator: torch.Generator) -> Projection:
+        """The projection for the next K steps, from a weight's full gradient."""
+        raise NotImplementedError
+
+    def projection_elements(self, weight: ProjectedWeight) -> int:
+        """How many numbers this weight's projection is made of."""
+        raise NotImplementedError
+
+
+def projected_weights(
+    model: nn.Module, updates: Mapping[str, Update], heads: Sequence[str], rank: int
+) -> dict[str, ProjectedWeight]:
+    """Path → the weight there that is projected: of every dense layer that trains in full, but for output heads and
+    weights that several modules share (a tied embedding)."""
+    by_path, left_out = modules_by_path(model), output_head_names(unwrapped(model))
+    holders: dict[int, int] = {}
+    for update in updates.values():
+        for tensor in update.replacements().values():
+            holders[id(tensor)] = holders.get(id(tensor), 0) + 1
+    found = {}
+    for path, update in updates.items():
+        weight = update.replacements().get(WHOLE)
+        in_head = path in left_out or any(path == head or path.startswith(f"{head}.") for head in heads)
+        if weight is None or in_head or weight.dim() != 2 or holders[id(weight)] > 1 or not is_linear(by_path[path]):
+            continue
+        out_features, in_features = linear_shape(by_path[path])
+        transposed = not hasattr(by_path[path], "out_features")
+        found[path] = ProjectedWeight(path, out_features, in_features, transposed, rank)
+    return found
