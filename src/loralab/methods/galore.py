@@ -2,7 +2,7 @@
 
     P: the first r singular vectors of G on its smaller side;   g = Pᵀ·G,   u = Adam(g),   W ← W − lr·α·P·u
 
-As the authors' code has it (../shared/spec/variants.md §11): P anew every 200 steps, α = 0.25, moments kept over a
+As the authors' code has it: P anew every 200 steps, α = 0.25, moments kept over a
 refresh, weight decay of the whole weight. Two things differ in how, not in what is computed: the singular vectors come
 from G·Gᵀ, and between refreshes g is computed as (g_out·P)ᵀ·x, so that G (in the authors' code formed in every step)
 is not. With that GaLore is leaner here than published: a projected gradient of r·n instead of m·n. The authors' own

@@ -2,7 +2,7 @@
 
     g = Pᵀ·G = ρ_j·G[σ_j, :],   u = Adam(g),   W[σ_j, :] ← W[σ_j, :] − lr·α·ρ_j·u[j, :]
 
-No reference code of the authors exists; what this follows, and how sure it is (../shared/spec/variants.md §4):
+No reference code of the authors exists; what this follows, and how sure it is:
 
 - from the abstract: Pᵀ = ρ·S picks rows, projecting is indexing, and the full gradient is not needed in between;
   moments are set to zero at a refresh (an independent write-up). Both are the default here.

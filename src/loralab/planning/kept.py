@@ -10,11 +10,15 @@ from torch import nn
 
 from loralab.core.adapter import Adapter
 from loralab.core.build import is_linear, linear_shape
+from loralab.core.factors import Factors
 from loralab.core.layer import AdaptedLayer
+from loralab.core.magnitude import Magnitude
 from loralab.core.targets import layer_index
 from loralab.core.update import WHOLE, Update
 from loralab.errors import TargetError
+from loralab.methods.adamix_adapter import MixedBottleneckUpdate
 from loralab.methods.bottleneck import STYLES, BottleneckUpdate
+from loralab.methods.frozen_a import FrozenA
 from loralab.methods.prefix import PrefixUpdate
 from loralab.models.families import block_paths, embedding_paths, sublayer_outputs
 from loralab.planning.shape import FLOAT32, Shape
@@ -57,18 +61,23 @@ def kept_by(adapter: Adapter, model: nn.Module, shape: Shape, recompute_gates: b
 
 
 def _own(update: Update, shape: Shape) -> int:
-    if isinstance(update, BottleneckUpdate):
-        normed = STYLES[update.style].norm != "none"
+    if isinstance(update, (BottleneckUpdate, MixedBottleneckUpdate)):
+        normed = isinstance(update, BottleneckUpdate) and STYLES[update.style].norm != "none"
         inner = update.size * (1 if normed else 2)  # relu's result is also the next layer's input; swish keeps both
         return shape.positions * shape.size * (inner + update.width * (2 if normed else 1))
-    ranks = sum(update.delta_of(part).recipe.rank for part in update.parts)
-    dropped = [update.delta_of(part).recipe for part in update.parts][:1]
-    again = 2 * shape.hidden if dropped and dropped[0].dropout > 0 else 0  # the dropped input, and what fell out
-    return shape.positions * shape.size * ranks + again
+    deltas = [update.delta_of(part) for part in update.parts]
+    pairs = [delta.settled() for delta in deltas]
+    ranks = sum(A.shape[-2] for A, _ in pairs)
+    made = [pair for pair, delta in zip(pairs, deltas, strict=True) if not isinstance(delta, Factors)]
+    composed = sum(A.numel() + B.numel() for A, B in made) * (FLOAT32 + shape.size)  # A and B that are made of others
+    stretched = update.magnitude.numel() if isinstance(update, Magnitude) else 0  # the product, which lengths need
+    again = 2 * shape.hidden if deltas and deltas[0].recipe.dropout > 0 else 0  # the dropped input, and what fell out
+    return shape.positions * shape.size * (ranks + stretched) + composed + again
 
 
 def _reads_input(update: Update) -> bool:
-    return bool(len(update.parts)) or WHOLE in update.replacements()
+    trained = any(not isinstance(update.delta_of(part), FrozenA) for part in update.parts)
+    return trained or WHOLE in update.replacements()
 
 
 def _ends(model: nn.Module) -> tuple[tuple[str, ...], tuple[str, ...]]:
