@@ -23,13 +23,13 @@ from loralab.methods.heads import heads_of
 from loralab.methods.low_rank_method import LowRankMethod
 from loralab.models.nf4 import Principal, QuantizedLinear, dequantise, quantise
 
-_NAME = re.compile(r"pissa(?:-(\d+))?")
+_NAME = re.compile(r"pissa(?:(?:-|_niter_)(\d+))?")
 OVERSAMPLED = 8
 """Directions beyond r that the subspace iterations carry along, so that the last of the r are found well too."""
 
 
 def is_pissa(init: str) -> bool:
-    """Whether an initialiser is called so: `pissa`, or `pissa-K` for K subspace iterations."""
+    """Whether an initialiser is called so: `pissa`, or `pissa-K` (PEFT: `pissa_niter_K`) for K subspace iterations."""
     return _NAME.fullmatch(init) is not None
 
 
