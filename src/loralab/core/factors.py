@@ -80,6 +80,19 @@ class SharedMatrices(WideModule):
         return tensor
 
 
+@dataclass(frozen=True)
+class Outline:
+    """What a delta is made from when its values come from elsewhere: a file."""
+
+    recipe: Recipe
+    out_features: int
+    in_features: int
+    device: torch.device
+    shared: SharedMatrices | None = None
+    settings: Mapping[str, Any] | None = None
+    """As `LowRankDelta.settings` gives them."""
+
+
 class LowRankDelta(WideModule):
     """ΔW = s·B·A of one weight, however A and B come about."""
 
@@ -95,18 +108,12 @@ class LowRankDelta(WideModule):
         self.recipe = recipe
 
     @classmethod
-    def blank(
-        cls,
-        recipe: Recipe,
-        out_features: int,
-        in_features: int,
-        device: torch.device,
-        shared: "SharedMatrices | None" = None,
-        settings: Mapping[str, Any] | None = None,
-    ) -> "LowRankDelta":
-        """One for a matrix [O, I] whose own tensors are still to be filled, as `settings()` describe it."""
+    def blank(cls, outline: Outline) -> "LowRankDelta":
+        """One whose own tensors are still to be filled."""
         make: Callable[..., LowRankDelta] = cls
-        return make(recipe, out_features, in_features, device, **(settings or {}))
+        return make(
+            outline.recipe, outline.out_features, outline.in_features, outline.device, **(outline.settings or {})
+        )
 
     def pair(self) -> Pair:
         """A and s·B as this forward pass computes with them, differentiable in what trains."""

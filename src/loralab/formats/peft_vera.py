@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from loralab.core.build import is_linear, linear_shape
-from loralab.core.factors import Recipe, SharedMatrices
+from loralab.core.factors import Outline, Recipe, SharedMatrices
 from loralab.core.low_rank import LinearUpdate
 from loralab.core.names import class_name, modules_by_path, unwrapped
 from loralab.core.update import WHOLE, Update, device_of, tensor_of
@@ -415,7 +415,7 @@ def _filled(reading: Reading, plot: Plot, recipe: Recipe, shared: SharedMatrices
 
 def _update(reading: Reading, plot: Plot, target: PeftTarget, recipe: Recipe, shared: SharedMatrices) -> LinearUpdate:
     (outputs, inputs), device = linear_shape(target.module), device_of(target.module)
-    delta = ScaledProjections.blank(recipe, outputs, inputs, device, shared)
+    delta = ScaledProjections.blank(Outline(recipe, outputs, inputs, device, shared))
     for name in (LAMBDA_B, LAMBDA_D):
         setattr(delta, name, nn.Parameter(_wide(reading.tensors[plot.stem(target) + name], device)))
     return LinearUpdate({WHOLE: delta}, outputs, stored_transposed=not hasattr(target.module, "out_features"))

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from loralab.core.build import is_linear, linear_shape
-from loralab.core.factors import Factors, LowRankDelta, Recipe, SharedMatrices
+from loralab.core.factors import Factors, LowRankDelta, Outline, Recipe, SharedMatrices
 from loralab.core.low_rank import ConvUpdate, EmbeddingUpdate, LinearUpdate
 from loralab.core.magnitude import Magnitude, MagnitudeConv, MagnitudeEmbedding, MagnitudeLinear
 from loralab.core.substitution import AttentionUpdate, ParameterUpdate, attention_shapes
@@ -203,7 +203,8 @@ def delta_of_record(
         shapes = (record.recipe.rank, in_features), (out_features, record.recipe.rank)
         return _factors(record, shapes, device)
     meta = torch.device("meta")
-    delta = DELTAS[record.kind].blank(record.recipe, out_features, in_features, meta, shared, record.settings)
+    outline = Outline(record.recipe, out_features, in_features, meta, shared, record.settings)
+    delta = DELTAS[record.kind].blank(outline)
     _zero(delta, device)
     return delta
 

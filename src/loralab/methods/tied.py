@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from loralab.core.build import Maker
-from loralab.core.factors import LowRankDelta, Pair, Recipe, SharedMatrices, Spot
+from loralab.core.factors import LowRankDelta, Outline, Pair, Recipe, SharedMatrices, Spot
 from loralab.errors import AdapterFileError, TargetError
 from loralab.methods.low_rank_method import LowRankMethod, count_problems, dropout_problems, number_problems, refuse
 from loralab.models.families import expand_alias
@@ -51,23 +51,16 @@ class TiedPair(LowRankDelta):
         self.tied_v = nn.Parameter(torch.empty(out_features, device=device)) if v else None
 
     @classmethod
-    def blank(
-        cls,
-        recipe: Recipe,
-        out_features: int,
-        in_features: int,
-        device: torch.device,
-        shared: SharedMatrices | None = None,
-        settings: Mapping[str, Any] | None = None,
-    ) -> LowRankDelta:
-        if shared is None or settings is None:
+    def blank(cls, outline: Outline) -> LowRankDelta:
+        if outline.shared is None or outline.settings is None:
             raise AdapterFileError("a Tied-LoRA adapter without its shared matrices cannot be made")
-        made = cls(recipe, out_features, device, shared, **settings)
-        A, B = shared.matrix(made.a), shared.matrix(made.b)
-        if A.shape != (recipe.rank, in_features) or B.shape != (out_features, recipe.rank):
+        made = cls(outline.recipe, outline.out_features, outline.device, outline.shared, **outline.settings)
+        A, B = outline.shared.matrix(made.a), outline.shared.matrix(made.b)
+        rank, O, I = outline.recipe.rank, outline.out_features, outline.in_features  # noqa: E741
+        if A.shape != (rank, I) or B.shape != (O, rank):
             raise AdapterFileError(
-                f"a layer {out_features}×{in_features} at rank {recipe.rank} cannot use the shared {made.a} "
-                f"{list(A.shape)} and {made.b} {list(B.shape)}"
+                f"a layer {O}×{I} at rank {rank} cannot use the shared {made.a} {list(A.shape)} and {made.b} "
+                f"{list(B.shape)}"
             )
         return made
 

@@ -7,15 +7,15 @@ of several shapes use a corner of the largest: A[:, :I], B[:O], as PEFT does.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import nn
 
 from loralab.core.build import Maker
-from loralab.core.factors import LowRankDelta, Pair, Recipe, SharedMatrices, Spot
+from loralab.core.factors import LowRankDelta, Outline, Pair, Recipe, SharedMatrices, Spot
 from loralab.errors import AdapterFileError, SpecError
 from loralab.methods.low_rank_method import LowRankMethod, count_problems, dropout_problems, number_problems, refuse
 
@@ -36,20 +36,12 @@ class ScaledProjections(LowRankDelta):
         self.in_features = 0
 
     @classmethod
-    def blank(
-        cls,
-        recipe: Recipe,
-        out_features: int,
-        in_features: int,
-        device: torch.device,
-        shared: SharedMatrices | None = None,
-        settings: Mapping[str, Any] | None = None,
-    ) -> LowRankDelta:
-        if shared is None:
+    def blank(cls, outline: Outline) -> LowRankDelta:
+        if outline.shared is None:
             raise AdapterFileError("a VeRA adapter without its shared projections cannot be made")
-        made = cls(recipe, out_features, device, shared)
-        made.in_features = in_features
-        check_fits(shared, recipe.rank, out_features, in_features)
+        made = cls(outline.recipe, outline.out_features, outline.device, outline.shared)
+        made.in_features = outline.in_features
+        check_fits(outline.shared, outline.recipe.rank, outline.out_features, outline.in_features)
         return made
 
     def pair(self) -> Pair:
