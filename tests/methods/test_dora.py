@@ -6,8 +6,9 @@ from torch import Tensor, nn
 
 import loralab as ll
 from loralab.core.adapter import Adapter
-from loralab.core.magnitude import MAGNITUDE
+from loralab.core.magnitude import MAGNITUDE, MagnitudeLinear
 from loralab.core.math import row_norms, scaled_linear
+from loralab.core.names import unwrapped
 from loralab.core.update import WHOLE
 from methods.low_rank_cases import adapted, close
 from toys import TOYS, give_effect, quiet
@@ -283,3 +284,27 @@ def test_a_whole_model_trains_from_the_base_on() -> None:
         losses[-1].backward()
         optimizer.step()
     assert losses[-1] < 0.95 * losses[0]
+
+
+def test_what_is_kept_for_decoding_is_never_stale() -> None:
+    _, adapter = adapted("llama", "dora")
+    give_effect(adapter)
+    update = adapter.updates[adapter.matched[0]]
+    assert isinstance(update, MagnitudeLinear)
+    base = unwrapped(adapter.layers[adapter.matched[0]])
+    with torch.no_grad():
+        first = update.stretch(base, update.factors())
+        assert update.stretch(base, update.factors()) is first
+        for _, tensor in update.named_tensors():
+            before = update.stretch(base, update.factors())
+            tensor.mul_(1.5)
+            assert not torch.equal(update.stretch(base, update.factors()), before)
+        A, B = update.matrices(WHOLE)
+        update.set_matrices(WHOLE, A * 3, B)
+        stretched = update.stretch(base, update.factors())
+        torch.testing.assert_close(stretched, update.magnitude / (base.weight + B @ A * 3).norm(dim=1))
+        base.weight.mul_(2.0)
+        doubled = update.stretch(base, update.factors())
+    with torch.inference_mode():
+        torch.testing.assert_close(update.stretch(base, update.factors()), doubled)
+    assert update.stretch(base, update.factors()).requires_grad

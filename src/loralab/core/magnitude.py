@@ -11,7 +11,8 @@ m starts as ‖V‖ computed the same way in float32, so c = 1 and the layer is 
 differs from W in full rank: it is no LoRA, and two of them do not add up.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -27,11 +28,36 @@ MAGNITUDE = "lora_magnitude_vector"
 """What the trained lengths are called, as in PEFT's files."""
 
 
+@dataclass(frozen=True)
+class Seen:
+    """Which tensors something was computed from, and how often they had been written to. It holds them, so that no
+    other tensor can be taken for one of them.
+    """
+
+    tensors: tuple[Tensor, ...]
+    states: tuple[tuple[object, ...], ...]
+
+    @staticmethod
+    def of(tensors: Sequence[object]) -> "Seen | None":
+        """None where torch does not count, or where one is made anew whenever it is asked for (a quantised weight)."""
+        known = tuple(each for each in tensors if isinstance(each, Tensor) and each.is_leaf)
+        if len(known) < len(tensors) or not isinstance(tensors[0], nn.Parameter):
+            return None
+        if any(each.is_inference() for each in known):
+            return None
+        return Seen(known, tuple((id(each), each.data_ptr(), each._version, each.dtype, each.device) for each in known))
+
+    def is_as(self, earlier: "Seen | None") -> bool:
+        """Whether nothing has changed since."""
+        return earlier is not None and earlier.states == self.states
+
+
 class Magnitude(Update):
     """What the updates with trained lengths have in common; each says what the norms of its V are."""
 
     adds_up = False
     through_norm = False
+    _kept: tuple[Seen, Tensor] | None = None
 
     def keep_lengths(self, shape: tuple[int, ...], device: torch.device) -> None:
         """Make m, its values still to come."""
@@ -61,9 +87,17 @@ class Magnitude(Update):
             self.magnitude.copy_(self._adapted(values.flatten()).view_as(self.magnitude))
 
     def stretch(self, base: nn.Module, pair: Pair) -> Tensor:
-        """c = m / ‖V‖, [O]; 1 for rows that are not adapted."""
+        """c = m / ‖V‖, [O]; 1 for rows that are not adapted. Without gradients it is kept for as long as nothing that
+        it is made of changes, so that decoding token by token does not measure V anew for each.
+        """
+        seen = None if torch.is_grad_enabled() else Seen.of([base.weight, *(t for _, t in self.named_tensors())])
+        if seen is not None and self._kept is not None and seen.is_as(self._kept[0]):
+            return self._kept[1]
         norms = self._norms(base, pair) if self.through_norm else self._norms(base, pair).detach()
-        return self._spread(self.magnitude.flatten() / self._adapted(norms), norms)
+        c_O = self._spread(self.magnitude.flatten() / self._adapted(norms), norms)
+        if seen is not None:
+            self._kept = seen, c_O
+        return c_O
 
     def deltas(self, base: nn.Module) -> dict[str, Tensor]:
         W = tensor_of(base, WHOLE)
@@ -109,7 +143,7 @@ class MagnitudeLinear(Magnitude, LinearUpdate):
         self.through_norm = through_norm
         outputs = out_features if rows is None or WHOLE in parts else sum(len(index) for index in rows.values())
         self.keep_lengths((outputs,), next(self.parameters()).device)
-        self._squares: tuple[object, Tensor] | None = None
+        self._squares: tuple[Seen, Tensor] | None = None
 
     def forward(self, base: nn.Module, *args: Any, **kwargs: Any) -> Tensor:
         x: Tensor = args[0]
@@ -139,10 +173,10 @@ class MagnitudeLinear(Magnitude, LinearUpdate):
 
     def _squares_of(self, base: nn.Module, W: Tensor) -> Tensor | None:
         """‖W_o‖² of every row, kept for as long as the base holds this very tensor with these very values."""
-        if not isinstance(base.weight, nn.Parameter):
+        seen = Seen.of([base.weight])
+        if seen is None:
             return None
-        seen = W.data_ptr(), W._version, W.dtype, W.device
-        if self._squares is None or self._squares[0] != seen:
+        if self._squares is None or not seen.is_as(self._squares[0]):
             self._squares = seen, W.to(wide(W)).square().sum(1)
         return self._squares[1]
 
