@@ -10,7 +10,7 @@ import torch
 
 from loralab.analysis.linearize_report import as_runs
 from loralab.cli.main import main
-from loralab.models.linearized import load_linearized
+from loralab.models.linearized import TENSORS, load_linearized
 from loralab.models.load import load_model
 from loralab.models.surgery import blocks_of
 from tiny import write_llama
@@ -57,6 +57,26 @@ def test_a_run_is_replaced_measured_and_reopened(
     assert len(blocks_of(load_model(str(out / "remaining")).model)) == 1
     assert (out / "linearize.png").is_file()
     assert json.loads((out / "linearize.json").read_text())["runs"] == answer["runs"]
+
+
+def test_maps_are_distilled(linearize: Linearized, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    flags = ["--blocks", "0,2-3", "--distill", 20, "--distill-lr", 0.003, "--distill-batch", 3]
+    assert linearize(*flags, "--json") == 0
+    answer = answer_of(capsys)
+    found = answer["distillation"]
+    assert len(found["losses"]) == found["steps"] == 20
+    assert found["after"]["states"] < found["before"]["states"]
+    assert len({answer[name]["perplexity"] for name in ("before", "dropped", "replaced", "distilled")}) == 4
+    assert linearize("--blocks", "0,2-3", "--out", tmp_path / "plain", "--json") == 0
+    plain = answer_of(capsys)
+    assert {"distilled", "distillation"}.isdisjoint(plain)
+    assert all(plain[name] == answer[name] for name in ("before", "dropped", "replaced", "runs"))
+    for file in ("remaining/model.safetensors", "affine_blocks.json"):
+        assert (tmp_path / "plain" / file).read_bytes() == (tmp_path / "out" / file).read_bytes()
+    assert (tmp_path / "plain" / TENSORS).read_bytes() != (tmp_path / "out" / TENSORS).read_bytes()
+    assert linearize(*flags, "--out", tmp_path / "again") == 0
+    assert "distilled: with the maps after 20 steps" in capsys.readouterr().out
+    assert (tmp_path / "again" / TENSORS).read_bytes() == (tmp_path / "out" / TENSORS).read_bytes()
 
 
 def test_auto_takes_the_most_linear(linearize: Linearized, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,36 +1,37 @@
 """Blocks replaced by fitted affine maps, beside the same blocks dropped: the model, linearize.json and linearize.png.
 
 Neighbouring blocks get one map between them, from what enters the first to what leaves the last: affine maps compose to
-one. The maps are fitted on the streams of the whole model.
+one. The maps are fitted on the streams of the whole model, and trained to follow it where steps are asked for
+(`distill`).
 """
 
 import gc
+import random
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from time import perf_counter
 from typing import Any
 
 import torch
 
 from loralab.analysis.angular_report import read_analysis
+from loralab.analysis.distill import Distilling, distance, distill, pair
 from loralab.analysis.linearity import affine_r2, fit_affine, refuse_few_tokens
 from loralab.analysis.linearity_report import CloudBatches, Clouds, cloud_batches, rank, score_blocks, stream_width
 from loralab.analysis.model_measures import Measuring, as_numbers, draw_measures, measure
+from loralab.analysis.texts import TokenBatch, encode, joined, read_texts, sample_pieces, token_batches
 from loralab.analysis.transitions import at_once, gather
 from loralab.errors import NumericsError, SpecError
 from loralab.formats.atomic import refuse_occupied, whole_folder, write_json
-from loralab.models.linearized import (
-    REMAINING,
-    AffineMap,
-    affine_block,
-    block_outputs,
-    load_linearized,
-    write_linearized,
-)
+from loralab.generation.context import context_length
+from loralab.models.affine_maps import REMAINING, AffineMap, affine_block, block_outputs
+from loralab.models.linearized import load_linearized, write_linearized
 from loralab.models.load import LoadedModel, load_model
 from loralab.models.model_folder import file_dtype, probe_logits
 from loralab.models.surgery import Run, blocks_of, replace_blocks
+from loralab.tasks.encoding import padding_id
 
 Open = Callable[[str, str], LoadedModel]
 """Loads the model of a name in a dtype."""
@@ -45,6 +46,7 @@ class Linearizing:
     scores: str | None = None
     ridge: float = 1e-4
     clouds: Clouds
+    distilling: Distilling = field(default_factory=Distilling)
 
 
 @dataclass(frozen=True)
@@ -68,6 +70,7 @@ def linearize(
     refuse_few_tokens(batches.tokens, stream_width(wide))
     runs = chosen_runs(linearizing, wide, batches)
     fitted = fit_runs(wide, batches, runs, linearizing)
+    trained, distillation = _distilled(wide, fitted, batches, linearizing)
     parameters = wide.model.num_parameters()
     del wide
     gc.collect()
@@ -79,14 +82,17 @@ def linearize(
         "text": batches.source,
         "tokens": batches.tokens,
         "parameters_before": parameters,
+        **distillation,
     }
-    _write(linearizing.model, fitted, out)
+    _write(linearizing.model, trained, out)
     measures = {
         "before": measure(open_model(linearizing.model, dtype), measuring),
         "dropped": measure(open_model(str(out / REMAINING), dtype), measuring),
     }
+    if distillation:
+        measures["replaced"] = measure(_live(open_model(linearizing.model, dtype), fitted), measuring)
     linearized = load_linearized(out, dtype=dtype)
-    measures["replaced"] = measure(linearized, measuring)
+    measures["distilled" if distillation else "replaced"] = measure(linearized, measuring)
     record["parameters_after"] = linearized.model.num_parameters()
     answer = record | {"out": str(out), **as_numbers(measures)}
     write_json(out / "linearize.json", answer)
@@ -148,6 +154,50 @@ def fit_runs(
     return fitted
 
 
+def distillation_batches(loaded: LoadedModel, clouds: Clouds, distilling: Distilling) -> list[TokenBatch]:
+    """A batch for each step, of pieces of the text's fitting part as long as those that the maps are fitted on.
+
+    Drawn by another seed, and without repetition as far as the text reaches; then the first come again.
+    """
+    wanted = distilling.steps * distilling.batch
+    pieces = sample_pieces(joined(read_texts(clouds.data, clouds.heldout).fit), clouds.chars, wanted, clouds.seed + 1)
+    random.Random(clouds.seed).shuffle(pieces)  # they come in the order of the text
+    rows = encode(pieces, loaded.tokenizer, context_length(loaded.model) or clouds.chars * 4)
+    parts = [rows[start : start + distilling.batch] for start in range(0, len(rows), distilling.batch)]
+    return [batch for part in parts for batch in token_batches(part, padding_id(loaded.tokenizer))]
+
+
+def _distilled(
+    teacher: LoadedModel, fitted: Sequence[FittedRun], batches: CloudBatches, linearizing: Linearizing
+) -> tuple[list[FittedRun], dict[str, Any]]:
+    """The runs with trained maps, and what linearize.json says of the training; neither changes without steps."""
+    distilling = linearizing.distilling
+    if distilling.steps == 0:
+        return list(fitted), {}
+    outputs = block_outputs(teacher.model)
+    copies = {each.run: AffineMap(each.affine.weight_DD.clone(), each.affine.bias_D.clone()) for each in fitted}
+    blocks = {run: affine_block(affine, outputs, teacher.model) for run, affine in copies.items()}
+    models = pair(teacher.model, blocks)
+    tried = batches.held_out or batches.fit
+    before = distance(models, tried)
+    start = perf_counter()
+    losses = distill(models, distillation_batches(teacher, linearizing.clouds, distilling), distilling)
+    seconds = perf_counter() - start
+    trained = [
+        replace(each, affine=AffineMap(blocks[each.run].weight.detach(), blocks[each.run].bias.detach()))
+        for each in fitted
+    ]
+    found = {
+        **asdict(distilling),
+        "tried_on": "held-out text" if batches.held_out else "the text that the maps were fitted on",
+        "before": asdict(before),
+        "after": asdict(distance(models, tried)),
+        "losses": losses,
+        "seconds": seconds,
+    }
+    return trained, {"distillation": found}
+
+
 def _most_linear(linearizing: Linearizing, loaded: LoadedModel, batches: CloudBatches, total: int) -> list[int]:
     """The blocks, most linear without their residual first: from a linearity.json, or scored here."""
     if linearizing.scores is None:
@@ -162,9 +212,7 @@ def _write(name: str, fitted: Sequence[FittedRun], out: Path) -> None:
     """The folder; it is reopened and must compute what the live model with the maps does."""
     with whole_folder(out) as draft:
         dtype = file_dtype(name)
-        live = load_model(name, dtype=dtype, device="cpu")
-        outputs = block_outputs(live)
-        replace_blocks(live.model, {each.run: affine_block(each.affine, outputs, live) for each in fitted})
+        live = _live(load_model(name, dtype=dtype, device="cpu"), fitted)
         write_linearized(load_model(name, dtype=dtype, device="cpu"), {each.run: each.affine for each in fitted}, draft)
         reopened = load_linearized(draft, dtype=dtype, device="cpu")
         expected, found = probe_logits(live.model), probe_logits(reopened.model)
@@ -172,6 +220,13 @@ def _write(name: str, fitted: Sequence[FittedRun], out: Path) -> None:
             raise NumericsError("the model with the fitted maps gives logits that are not finite; raise --ridge")
         if not torch.equal(expected, found):
             raise NumericsError("the written maps were reopened and do not compute the same; nothing was written")
+
+
+def _live(loaded: LoadedModel, fitted: Sequence[FittedRun]) -> LoadedModel:
+    """The same model with the maps in the place of their blocks."""
+    outputs = block_outputs(loaded.model)
+    replace_blocks(loaded.model, {each.run: affine_block(each.affine, outputs, loaded.model) for each in fitted})
+    return loaded
 
 
 def _as_json(each: FittedRun) -> dict[str, Any]:

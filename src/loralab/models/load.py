@@ -5,7 +5,7 @@ The only file that uses transformers' Auto classes. It knows nothing of adapters
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +26,12 @@ from transformers import (
 )
 
 from loralab.errors import ModelLoadError, NotFoundError, SpecError
+from loralab.models.affine_maps import REMAINING, put_maps
 from loralab.models.device import choose_device
 from loralab.models.family_table import FAMILY_BY_TYPE
 from loralab.models.fit import judge_fit
 from loralab.models.image_processor import check_processor, default_processor, has_processor
-from loralab.models.locate import choices, locate
+from loralab.models.locate import choices, is_linearized, locate
 from loralab.models.precision import choose_dtype
 from loralab.models.quiet import quiet_transformers
 
@@ -95,6 +96,15 @@ def load_model(
     """
     if kind not in (*AUTO_CLASSES, GENERATION):
         raise SpecError(f"model kind {kind!r} is not known; choose {', '.join((*AUTO_CLASSES, GENERATION))}")
+    if is_linearized(name):
+        folder = Path(name).expanduser()
+        rest = load_model(
+            str(folder / REMAINING),
+            kind=kind, labels=labels, regression=regression, dtype=dtype, device=device, seed=seed,
+        )  # fmt: skip
+        note = put_maps(rest.model, folder)
+        rest.model.name_or_path = rest.model.config.name_or_path = name
+        return replace(rest, name=name, notes=(*rest.notes, note))
     place = choose_device(device)
     precision, reason = choose_dtype(dtype, place)
     source = locate(name)

@@ -9,6 +9,9 @@ from pathlib import Path
 from loralab.errors import ModelLoadError, NotFoundError
 from loralab.models.embedded import EMBEDDED, embedded_folder
 
+AFFINE_PLACES = "affine_blocks.json"
+"""What a linearized model's folder has instead of a config.json (see `linearized`)."""
+
 _HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w.-]+)?")
 _PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 
@@ -31,6 +34,11 @@ def locate(name: str) -> str:
     return name
 
 
+def is_linearized(name: str) -> bool:
+    """Whether `name` is the folder of a model some of whose blocks are affine maps, as `linearized` writes it."""
+    return (Path(name).expanduser() / AFFINE_PLACES).is_file()
+
+
 def choices() -> str:
     """What a model may be called, for error messages."""
     return f"give an embedded model ({', '.join(EMBEDDED)}), a local Hugging Face folder, or a Hub id"
@@ -38,6 +46,12 @@ def choices() -> str:
 
 def _check_folder(path: Path) -> None:
     """A Hugging Face folder has config.json, and its weights in safetensors."""
+    if is_linearized(str(path)):
+        raise ModelLoadError(
+            f"{path} is a linearized model, some of whose blocks are affine maps: loralab trains, evaluates and runs "
+            "it, but it has no configuration of its own, so planning, merging into a Hugging Face folder, GGUF and "
+            f"further analyses of its blocks do not work; {path / 'remaining'} is the model with these blocks dropped"
+        )
     if (path / "adapter_config.json").is_file() and not (path / "config.json").is_file():
         raise ModelLoadError(f"{path} holds an adapter, not a model; give its base as the model")
     if not (path / "config.json").is_file():

@@ -18,7 +18,7 @@ class LinearizeConfig(CloudConfig, MeasureConfig):
 
     out: str
     """Folder to write: the remaining blocks as a Hugging Face folder, and the maps beside it. Only loralab puts them
-    together: load_linearized of loralab.models.linearized."""
+    together: --model of its other verbs takes the folder."""
 
     blocks: str = "auto:1"
     """Which blocks: auto:K, the K most linear without their residual; or numbers from 0, as 6-8 or 3,6-8. Neighbours
@@ -30,14 +30,33 @@ class LinearizeConfig(CloudConfig, MeasureConfig):
     ridge: float = 1e-4
     """The penalty on each coordinate of the map, times that coordinate's variance. A large one drops the blocks."""
 
+    distill: int = 0
+    """Train the maps for this many steps to follow the whole model: its next-token distributions and its states."""
+
+    distill_lr: float = 1e-3
+    """The learning rate at the start of it, for weights in units of the deviations they connect; it falls to zero."""
+
+    distill_batch: int = 2
+    """Pieces of --chars characters in a step."""
+
+    distill_states: float = 1.0
+    """Weight of the states' errors beside the distributions'; 0 leaves them out."""
+
 
 def run(config: LinearizeConfig) -> Answer:
     """Choose, fit, write, measure."""
+    from loralab.analysis.distill import Distilling
     from loralab.analysis.linearize_report import Linearizing, linearize
 
-    clouds = config.clouds(config.data, config.seed)
     linearizing = Linearizing(
-        model=config.model, blocks=config.blocks, scores=config.from_, ridge=config.ridge, clouds=clouds
+        model=config.model,
+        blocks=config.blocks,
+        scores=config.from_,
+        ridge=config.ridge,
+        clouds=config.clouds(config.data, config.seed),
+        distilling=Distilling(
+            steps=config.distill, lr=config.distill_lr, batch=config.distill_batch, states=config.distill_states
+        ),
     )
     return linearize(
         linearizing,
@@ -60,6 +79,14 @@ def show(answer: Answer) -> None:
         )
     page.print(measures_table(answer))
     page.print("dropped: without these blocks; replaced: with the maps", markup=False)
+    if found := answer.get("distillation"):
+        before, after = found["before"], found["after"]
+        page.print(
+            f"distilled: with the maps after {found['steps']} steps in {found['seconds']:.0f} s; from the whole model, "
+            f"on {found['tried_on']}: divergence {before['divergence']:.3f} to {after['divergence']:.3f} nats a token, "
+            f"states' errors {before['states']:.3f} to {after['states']:.3f}",
+            markup=False,
+        )
     for path in answer["files"]:
         print(path)
 
@@ -68,5 +95,5 @@ VERB = Verb(
     LinearizeConfig,
     run,
     show,
-    example="loralab analyse linearize --model smollm2-135m --blocks auto:3 --out out/l",
+    example="loralab analyse linearize --model smollm2-135m --distill 50 --out out/l",
 )
