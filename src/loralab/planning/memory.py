@@ -22,7 +22,7 @@ from loralab.planning.projected import projections
 from loralab.planning.shape import FLOAT32, Workload
 
 PROCESS_BYTES = 650_000_000
-"""564 MB once everything is imported, some 40 on first use of the kernels, and some 45 in a run of hundreds of steps."""
+"""564 MB once everything is imported, some 40 on first use of the kernels, some 45 in a run of hundreds of steps."""
 
 BYTES_PER_TRAINING_TOKEN = 140
 """Of E2E (42,061 examples) and MRPC (3,668) alike, tokenizer included: ids and labels are Python integers."""
