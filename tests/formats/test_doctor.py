@@ -13,7 +13,7 @@ import loralab as ll
 from loralab.core.adapter import adapters_on
 from loralab.formats.doctor import Diagnosis, examine
 from loralab.formats.finding import Finding
-from small_models import llama
+from small_models import build, llama
 from toys import TOYS, give_effect
 
 QV = ["q_proj", "v_proj"]
@@ -193,6 +193,20 @@ def test_what_other_programs_make_of_it(tmp_path: Path) -> None:
     own = examine(tmp_path / "own")
     matching(own, "note", "PEFT, vLLM, GGUF", "nonlinearity")
     matching(own, "warning", "adapter_model.safetensors", "inserted layers")
+
+
+def test_neighbours_of_lora_are_whole_and_say_where_others_can_use_them(tmp_path: Path) -> None:
+    model = build("llama")
+    for name, spec in {"vera": ll.VeRA(rank=8), "tied": ll.TiedLoRA(rank=2), "dora": ll.LoRA(magnitude=True)}.items():
+        adapter = ll.attach(model, spec, name)
+        give_effect(adapter)
+        ll.save(adapter, tmp_path / name, model=model)
+        assert {each.severity for each in examine(tmp_path / name).findings} == {"note"}
+    matching(examine(tmp_path / "vera"), "note", "vLLM", "its method is VeRA")
+    matching(examine(tmp_path / "dora"), "note", "vLLM", "use_dora")
+    assert "plain_lora" in matching(examine(tmp_path / "tied"), "note", "PEFT, vLLM, GGUF", "tied").advice
+    (tmp_path / "vera" / "loralab.json").unlink()
+    assert examine(tmp_path / "vera").healthy
 
 
 QALORA = '{"peft_type": "LORA", "r": 2, "lora_alpha": 4, "target_modules": ["q_proj", "v_proj"], "use_qalora": true}'

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from loralab.core.adapter import SHARED
 from loralab.core.factors import Recipe
+from loralab.core.magnitude import MAGNITUDE
 from loralab.core.update import WHOLE
 from loralab.errors import AdapterFileError, SpecError
 from loralab.formats.adapter_folder import config_content, name_for, tensors_path
@@ -74,8 +75,9 @@ def _folder(folder: Path) -> AdapterPairs:
     config = parse_config(content, str(folder))
     pairs, others = file_pairs(config, plain_names(file.tensors)[0], sidecar)
     notes = [] if sidecar else [NO_SIDECAR]
-    if others:
-        notes.append(f"{len(others)} tensors are saved in full: {', '.join(list(others)[:4])}")
+    whole = [name for name in others if not name.endswith(MAGNITUDE)]
+    if whole:
+        notes.append(f"{len(whole)} tensors are saved in full: {', '.join(whole[:4])}")
     kept = tuple(pair for pair in pairs if not _is_padding(pair, sidecar))
     said = {"rank_stabilized": config.rank_stabilized, "magnitude": config.magnitude}
     method = method_name(said if sidecar is None else sidecar.method)

@@ -7,10 +7,11 @@ What they take changes with their versions: PEFT 0.21, vLLM 0.11 (config/lora.py
 import math
 from collections.abc import Iterator
 
-from loralab.formats.adapter_folder import name_for
+from loralab.formats.adapter_folder import PLAIN_NAME, name_for
 from loralab.formats.adapter_pairs import AdapterPairs, method_name
 from loralab.formats.finding import Finding, some
 from loralab.formats.gguf_layout import GgufBase, obstacles
+from loralab.formats.peft_vera import is_vera
 from loralab.formats.specimen import Specimen
 
 PEFT, VLLM, GGUF = "PEFT", "vLLM", "GGUF"
@@ -27,6 +28,8 @@ def peer_findings(found: Specimen, base: GgufBase | None = None) -> list[Finding
     if found.is_own:
         reasons = some(_reasons(found)) or "the layout is loralab's own"
         advice = "use it with loralab; if it changes weights only, merge it into its base"
+        if (found.source / PLAIN_NAME).is_dir():
+            advice = f"use the plain LoRA that it comes to, in its folder {PLAIN_NAME}"
         return [Finding("note", f"{PEFT}, {VLLM}, {GGUF}", f"it cannot be used there: {reasons}", advice)]
     return [*_vllm(found), *_gguf(found, base)]
 
@@ -38,6 +41,8 @@ def _reasons(found: Specimen) -> list[str]:
 
 def _vllm(found: Specimen) -> Iterator[Finding]:
     refused = [f"{key} is {found.content[key]!r}" for key in ("use_dora", "modules_to_save") if found.content.get(key)]
+    if is_vera(found.content):
+        refused.append("its method is VeRA")
     if found.content.get("bias") not in (None, "none"):
         refused.append(f"bias is {found.content['bias']!r}")
     kinds = sorted({pair.kind for pair in found.pairs if pair.kind not in ("linear", "embedding")})
