@@ -42,7 +42,7 @@ def has_more(adapter: Adapter) -> bool:
 @contextmanager
 def replaced_factors(adapter: Adapter, factors: Mapping[Cell, Factors]) -> Iterator[None]:
     """Within this block these pairs have other factors."""
-    before = {(path, part): adapter.updates[path].factors_of(part) for path, part in factors}
+    before = {(path, part): adapter.updates[path].delta_of(part) for path, part in factors}
     try:
         for (path, part), other in factors.items():
             adapter.updates[path].parts[part] = other
@@ -63,7 +63,7 @@ def switched_off(model: nn.Module, adapter: Adapter, cells: Collection[Cell]) ->
         with disabled(model):
             yield
         return
-    zeros = {(path, part): _zero(adapter.updates[path].factors_of(part)) for path, part in off}
+    zeros = {(path, part): _zero(adapter.updates[path].delta_of(part).as_lora()) for path, part in off}
     silent = [path for path in dict.fromkeys(path for path, _ in cells) if _is_all_off(adapter, path, off)]
     with replaced_factors(adapter, zeros):
         try:

@@ -33,7 +33,7 @@ class Truncation:
     def rank_of(self, cell: Cell) -> int:
         """R, of one pair's factors."""
         path, part = cell
-        return int(self.adapter.updates[path].factors_of(part).recipe.rank)
+        return int(self.adapter.updates[path].delta_of(part).as_lora().recipe.rank)
 
     @property
     def energies(self) -> dict[Cell, Tensor]:
@@ -56,8 +56,8 @@ class Truncation:
         """Made by the update itself, which knows how its kind stores matrices, and taken out of it again."""
         path, part = cell
         update = self.adapter.updates[path]
-        before = update.factors_of(part)
-        update.set_matrices(part, *_of_rank(self.cells[cell], rank, before.lora_A.dtype))
+        before = update.delta_of(part)
+        update.set_matrices(part, *_of_rank(self.cells[cell], rank, before.as_lora().lora_A.dtype))
         cut = update.factors_of(part)
         update.parts[part] = before
         return cut.train(before.training)

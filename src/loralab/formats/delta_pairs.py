@@ -53,7 +53,7 @@ def special_pairs(
                 tensor.copy_(tensors[f"{stem}.{name}"])
         plain = delta.eval().as_lora()
         keys = f"{stem}.A", f"{stem}.B"
-        yield FilePair(stem, record.kind, keys, plain.lora_A.detach(), plain.lora_B.detach(), plain.recipe)
+        yield FilePair(stem, record.module_kind, keys, plain.lora_A.detach(), plain.lora_B.detach(), plain.recipe)
 
 
 # -- VeRA in PEFT's names ---------------------------------------------------------------------------------------

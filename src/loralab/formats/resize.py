@@ -24,6 +24,7 @@ from loralab.formats.peft_config import CONFIG_NAME, OWN_TYPE, PeftConfig, parse
 from loralab.formats.peft_layout import packed_alpha
 from loralab.formats.peft_pairs import FilePair, file_pairs
 from loralab.formats.peft_reading import plain_names
+from loralab.formats.peft_vera import is_vera
 from loralab.formats.peft_writing import PREFIX
 from loralab.formats.rank_pieces import Piece, entry_of, pieces_of, resized_record, stored, stored_rank
 from loralab.formats.sidecar import SIDECAR_NAME, Sidecar, file_sha256
@@ -113,6 +114,8 @@ def read_resizable(path: str | Path) -> Resizable:
         )
     source = plain_folder(source)
     found, content = read_pairs(source), config_content(source)
+    if is_vera(content):
+        raise SpecError(f"{source} is VeRA: its A and B are frozen and shared by all layers, and have no rank to cut")
     if not found.pairs:
         raise SpecError(f"{source} is of method {found.method}, which has no low-rank factors to resize")
     own = content.get("peft_type") == OWN_TYPE

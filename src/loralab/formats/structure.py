@@ -71,6 +71,11 @@ class ModuleRecord:
     settings: Mapping[str, Any] = field(default_factory=dict)
     """Of an inserted layer or prefix: what its constructor takes."""
 
+    @property
+    def module_kind(self) -> str:
+        """The kind of module that it updates, whether or not lengths train as well."""
+        return self.kind.removesuffix(WITH_MAGNITUDE)
+
     def to_json(self) -> dict[str, Any]:
         """Plain JSON, empty fields left out; the parts are a list, because they are packed in this order."""
         content: dict[str, Any] = {"kind": self.kind}
@@ -94,8 +99,7 @@ class ModuleRecord:
 
     def build(self, path: str, module: nn.Module, shared: SharedMatrices | None = None) -> Update:
         """An update of this structure for `module`, its factors zero; AdapterFileError if it does not fit there."""
-        served = self.kind.removesuffix(WITH_MAGNITUDE)
-        if self.kind not in _BUILDERS or served not in (*_ANYWHERE, kind_of(module, self.parts)):
+        if self.kind not in _BUILDERS or self.module_kind not in (*_ANYWHERE, kind_of(module, self.parts)):
             raise AdapterFileError(
                 f"{path} is a {type(module).__name__}, but the adapter has an update of the kind {self.kind!r} for it"
             )

@@ -1,0 +1,63 @@
+"""Analyses of adapters whose updates are no plain pairs: what is cut and switched off is their own ΔW."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+import loralab as ll
+from loralab.analysis.ablation import cells_of, switched_off
+from loralab.analysis.truncation import Truncation
+from loralab.core.attach import Method
+from loralab.formats.adapter_pairs import read_pairs
+from loralab.formats.resize import read_resizable, uniform_ranks, write_resized
+from small_models import build, logits
+from toys import give_effect
+
+SPECS: dict[str, Method] = {
+    "dora": ll.LoRA(rank=4, magnitude=True),
+    "pissa": ll.LoRA(rank=4, init="pissa"),
+    "vera": ll.VeRA(rank=8),
+    "tied": ll.TiedLoRA(rank=4),
+    "multilora": ll.MultiLoRA(rank=2),
+    "adamix": ll.AdaMix(rank=4),
+    "lora-xs": ll.LoRAXS(rank=4),
+}
+
+
+@pytest.mark.parametrize("method", SPECS)
+def test_cut_and_switched_off_they_are_again_themselves(method: str) -> None:
+    model = build("llama")
+    before = logits(model)
+    adapter = ll.attach(model, SPECS[method])
+    give_effect(adapter)
+    live, cut = logits(model), Truncation(adapter)
+    with cut.to(cut.rank):
+        torch.testing.assert_close(logits(model), live, rtol=1e-4, atol=1e-5)
+    with cut.to(1):
+        assert not torch.allclose(logits(model), live, rtol=1e-4, atol=1e-5)
+    with switched_off(model, adapter, cells_of(adapter)):
+        assert torch.equal(logits(model), before) == (method != "dora")  # whose lengths stay trained
+    assert torch.equal(logits(model), live)
+
+
+@pytest.mark.parametrize("method", [name for name in SPECS if name != "vera"])
+def test_resized_they_are_written_as_what_they_come_to(method: str, tmp_path: Path) -> None:
+    model = build("gpt2")
+    adapter = ll.attach(model, SPECS[method])
+    give_effect(adapter)
+    ll.save(adapter, tmp_path / "whole", model=model)
+    resizable = read_resizable(tmp_path / "whole")
+    write_resized(resizable, uniform_ranks(resizable, 2), tmp_path / "small", "for the test")
+    ll.detach(model)
+    before = logits(model)
+    ll.load(model, tmp_path / "small")
+    assert not torch.equal(logits(model), before)
+    assert {pair.A.shape[0] for pair in read_pairs(tmp_path / "small").pairs} == {2 * 2}  # q and v of one projection
+
+
+def test_vera_has_no_rank_to_cut(tmp_path: Path) -> None:
+    model = build("llama")
+    ll.save(ll.attach(model, SPECS["vera"]), tmp_path, model=model)
+    with pytest.raises(ll.SpecError, match="no rank to cut"):
+        read_resizable(tmp_path)
