@@ -2,6 +2,6 @@
 
 import sys
 
-from benchmarks.train import main
+from benchmarks import neighbours, train
 
-sys.exit(main())
+sys.exit(max(train.main(), neighbours.main([])))

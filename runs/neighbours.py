@@ -7,8 +7,9 @@
 
 Methods whose size can be chosen get the trainable parameters of LoRA r=8 on q and v; VeRA, AdaMix and the optimizers
 of the whole model cannot be, and have the size that the comparison says. Learning rates are one per method, set
-beforehand and tuned for none. Every comparison goes on where it was interrupted. It takes about 100 minutes on one
-thread for MRPC, judged by trainings that were timed; with `--threads 1` two tasks run side by side.
+beforehand and tuned for none. It was not run as a whole yet. Every comparison goes on where it was interrupted. It
+takes about 100 minutes on one thread for MRPC, judged by trainings that were timed; with `--threads 1` two tasks run
+side by side.
 """
 
 import argparse

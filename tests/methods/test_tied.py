@@ -1,6 +1,7 @@
 """Tied-LoRA: which tensors are one, which train, and what it becomes at its edges."""
 
 import copy
+from pathlib import Path
 
 import pytest
 import torch
@@ -171,3 +172,20 @@ def test_alpha_is_the_rank_unless_it_is_given() -> None:
 def test_what_cannot_be_is_refused_at_once(wrong: dict[str, object], said: str) -> None:
     with pytest.raises(ll.SpecError, match=said):
         ll.TiedLoRA(**wrong)
+
+
+def test_shared_matrices_come_back_in_full_precision_and_as_copies(tmp_path: Path) -> None:
+    model = build("llama").double()
+    adapter = ll.attach(model, ll.TiedLoRA(rank=2, train="A,B"))
+    model.double()
+    give_effect(adapter)
+    values = {name: tensor.clone() for name, tensor in adapter.state_dict().items()}
+    ll.save(adapter, tmp_path, model=model)
+    written = (tmp_path / "adapter_model.safetensors").read_bytes()
+    ll.detach(model)
+    loaded = ll.load(model, tmp_path)
+    assert all(torch.equal(loaded.state_dict()[name], value) for name, value in values.items())
+    with torch.no_grad():
+        for parameter in loaded.parameters():
+            parameter.add_(1)
+    assert (tmp_path / "adapter_model.safetensors").read_bytes() == written

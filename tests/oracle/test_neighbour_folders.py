@@ -7,7 +7,9 @@ import pytest
 
 import loralab as ll
 from loralab.core.attach import Method
+from loralab.formats import adapter_folder
 from loralab.formats.adapter_folder import PLAIN_NAME
+from loralab.formats.convert import convert
 from oracle.case import Case, assert_same, keys, ours_saved, output, peft_loads, theirs_saved
 from oracle.model_cases import MODELS
 from oracle.peft_warnings import silenced
@@ -97,3 +99,20 @@ def test_an_export_goes_with_the_adapter_that_it_was_of(tmp_path: Path) -> None:
     ll.detach(model)
     ll.save(ll.attach(model, ll.LoRA(rank=2)), tmp_path, model=model)
     assert not (tmp_path / PLAIN_NAME).exists()
+
+
+def test_an_export_never_stands_beside_another_adapter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A save that is interrupted between the two leaves no plain LoRA rather than that of the adapter before."""
+    model = LLAMA.build().eval()
+    ll.save(ll.attach(model, EXPORTED["multilora"]), tmp_path, model=model)
+    ll.detach(model)
+    adapter = ll.attach(model, EXPORTED["tied"])
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(adapter_folder, "_write_plain", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        ll.save(adapter, tmp_path, model=model)
+    with pytest.raises(ll.AdapterFileError, match="no place for it"):
+        convert(tmp_path, tmp_path / "converted")

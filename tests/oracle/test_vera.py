@@ -18,7 +18,8 @@ from loralab.core.adapter import Adapter, Plan
 from loralab.core.names import modules_by_path
 from loralab.formats.fingerprint import fingerprint
 from loralab.formats.peft_config import CONFIG_NAME
-from loralab.formats.peft_vera import has_vera, is_vera, vera_from_peft, vera_spec, vera_to_peft, why_not_peft_vera
+from loralab.formats.peft_vera import has_vera, vera_from_peft, vera_to_peft, why_not_peft_vera
+from loralab.formats.peft_vera_config import is_vera, vera_spec
 from loralab.formats.sidecar import PEFT_LAYOUT, Sidecar, method_to_json
 from loralab.formats.structure import describe
 from loralab.formats.tensor_writing import write_tensors

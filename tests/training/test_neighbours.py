@@ -11,6 +11,7 @@ import loralab as ll
 from loralab.formats.adapter_folder import PLAIN_NAME
 from loralab.models.load import load_model
 from loralab.training.folder import RunFolder
+from loralab.training.prepare import prepare
 from training.conftest import Run
 
 METHODS = {
@@ -62,6 +63,17 @@ def test_resumed_it_ends_in_the_same_bits(configured: Run, method: str) -> None:
     one, other = (load_file(Path(each.out) / "adapter_model.safetensors") for each in (whole, halves))
     assert one.keys() == other.keys()
     assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+@pytest.mark.parametrize("method", ["dora", "multilora", "adamix"])
+def test_decay_leaves_lengths_and_gates_alone_and_every_b_has_its_rate(configured: Run, method: str) -> None:
+    config = configured(method=method, lr=0.1, lora_plus_ratio=16.0, weight_decay=0.01, **TWO)
+    groups = prepare(config, "float32").trainee.optimizer.param_groups
+    found = {name.rpartition(".")[2]: (each["lr"], each["weight_decay"]) for each in groups for name in each["names"]}
+    assert {leaf: rate for leaf, (rate, _) in found.items() if leaf.startswith("lora_B")}.popitem()[1] == 1.6
+    assert all(rate == 0.1 for leaf, (rate, _) in found.items() if not leaf.startswith("lora_B"))
+    spared = {leaf for leaf, (_, decay) in found.items() if not decay}
+    assert spared == {"dora": {"lora_magnitude_vector"}, "multilora": {"lora_scaling"}, "adamix": set()}[method]
 
 
 def test_pissa_on_four_bits_starts_at_a_better_base_than_plain_four_bits(configured: Run) -> None:

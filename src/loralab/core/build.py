@@ -54,13 +54,9 @@ class Site:
         """The path, with the part if the module has several."""
         return self.path if part == WHOLE else f"{self.path}[{part}]"
 
-    def delta(self, spot: Spot) -> LowRankDelta:
+    def delta(self, part: str, spot: Spot) -> LowRankDelta:
         """The fresh update of one matrix of a dense layer."""
-        if self.make is not None:
-            return self.make(spot)
-        check_rank(spot.recipe, spot.path, spot.out_features, spot.in_features)
-        shapes = (spot.recipe.rank, spot.in_features), (spot.out_features, spot.recipe.rank)
-        return Factors(spot.recipe, *shapes, spot.device)
+        return self.factors(part, spot.out_features, spot.in_features) if self.make is None else self.make(spot)
 
     def refuse_special(self, with_magnitude: bool = False) -> None:
         """An error where something else than plain LoRA was asked for: it is defined for dense layers."""
@@ -130,12 +126,11 @@ def _spot(site: Site, part: str, out_features: int, in_features: int, rows: Tens
 def _linear(site: Site) -> Update:
     out_features, in_features = linear_shape(site.module)
     transposed = _is_conv1d(site.module)
-    found = spots(site)
     rows: dict[str, Tensor] = {}
     if WHOLE not in site.recipes:
         layout = _layout(site, out_features, in_features)
         rows = {part: layout[part].to(site.device) for part in site.recipes}
-    parts = {part: site.delta(spot) for part, spot in found.items()}
+    parts = {part: site.delta(part, spot) for part, spot in spots(site).items()}
     if site.magnitude:
         return MagnitudeLinear(parts, out_features, rows, transposed, site.through_norm).start(site.module)
     return LinearUpdate(parts, out_features, rows, transposed)

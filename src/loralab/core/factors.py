@@ -6,6 +6,7 @@ A `LowRankDelta` says what A and s·B are right now, as a differentiable functio
 that running, merging, mixing and exporting need, so a new method is a new class with its own `pair`.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
@@ -93,7 +94,7 @@ class Outline:
     """As `LowRankDelta.settings` gives them."""
 
 
-class LowRankDelta(WideModule):
+class LowRankDelta(WideModule, ABC):
     """ΔW = s·B·A of one weight, however A and B come about."""
 
     kind: ClassVar[str] = ""
@@ -115,9 +116,9 @@ class LowRankDelta(WideModule):
             outline.recipe, outline.out_features, outline.in_features, outline.device, **(outline.settings or {})
         )
 
+    @abstractmethod
     def pair(self) -> Pair:
         """A and s·B as this forward pass computes with them, differentiable in what trains."""
-        raise NotImplementedError
 
     def settled(self) -> Pair:
         """A and s·B as they are evaluated, merged and exported: without chance, without gradients."""

@@ -11,6 +11,7 @@ m starts as ‖V‖ computed the same way in float32, so c = 1 and the layer is 
 differs from W in full rank: it is no LoRA, and two of them do not add up.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -52,12 +53,13 @@ class Seen:
         return earlier is not None and earlier.states == self.states
 
 
-class Magnitude(Update):
+class Magnitude(Update, ABC):
     """What the updates with trained lengths have in common; each says what the norms of its V are."""
 
     adds_up = False
     through_norm = False
     _kept: tuple[Seen, Tensor] | None = None
+    _squares: tuple[Seen, Tensor] | None = None
 
     def keep_lengths(self, shape: tuple[int, ...], device: torch.device) -> None:
         """Make m, its values still to come."""
@@ -113,11 +115,26 @@ class Magnitude(Update):
 
     def _norms(self, base: nn.Module, pair: Pair) -> Tensor:
         """‖V‖ for every output, [O], in float32 or wider."""
-        raise NotImplementedError
+        A, B = pair
+        W = self._rows_of_weight(tensor_of(base, WHOLE).detach())
+        return row_norms(W, A.flatten(1), B.flatten(1), self._squares_of(base, W))
 
+    def _squares_of(self, base: nn.Module, W_OI: Tensor) -> Tensor | None:
+        """‖W_o‖² of every row, kept for as long as the base holds this very tensor with these very values."""
+        seen = Seen.of([base.weight])
+        if seen is None:
+            return None
+        if self._squares is None or not seen.is_as(self._squares[0]):
+            self._squares = seen, W_OI.to(wide(W_OI)).square().sum(1)
+        return self._squares[1]
+
+    @abstractmethod
+    def _rows_of_weight(self, stored: Tensor) -> Tensor:
+        """The weight as a matrix [O, I] whose rows have the lengths."""
+
+    @abstractmethod
     def _along(self, c_O: Tensor) -> Tensor:
         """c in a shape that multiplies the weight as it is stored."""
-        raise NotImplementedError
 
     def _adapted(self, values_O: Tensor) -> Tensor:
         """Of one value per output, those of the adapted ones."""
@@ -143,7 +160,6 @@ class MagnitudeLinear(Magnitude, LinearUpdate):
         self.through_norm = through_norm
         outputs = out_features if rows is None or WHOLE in parts else sum(len(index) for index in rows.values())
         self.keep_lengths((outputs,), next(self.parameters()).device)
-        self._squares: tuple[Seen, Tensor] | None = None
 
     def forward(self, base: nn.Module, *args: Any, **kwargs: Any) -> Tensor:
         x: Tensor = args[0]
@@ -167,22 +183,11 @@ class MagnitudeLinear(Magnitude, LinearUpdate):
     def _settled(self) -> Pair:
         return self.settled_factors()
 
-    def _norms(self, base: nn.Module, pair: Pair) -> Tensor:
-        W = self._weight(base)
-        return row_norms(W, *pair, self._squares_of(base, W))
-
-    def _squares_of(self, base: nn.Module, W: Tensor) -> Tensor | None:
-        """‖W_o‖² of every row, kept for as long as the base holds this very tensor with these very values."""
-        seen = Seen.of([base.weight])
-        if seen is None:
-            return None
-        if self._squares is None or not seen.is_as(self._squares[0]):
-            self._squares = seen, W.to(wide(W)).square().sum(1)
-        return self._squares[1]
+    def _rows_of_weight(self, stored: Tensor) -> Tensor:
+        return stored.T if self.stored_transposed else stored
 
     def _weight(self, base: nn.Module) -> Tensor:
-        W = tensor_of(base, WHOLE).detach()
-        return W.T if self.stored_transposed else W
+        return self._rows_of_weight(tensor_of(base, WHOLE).detach())
 
     def _along(self, c_O: Tensor) -> Tensor:
         return c_O if self.stored_transposed else c_O[:, None]
@@ -208,8 +213,8 @@ class MagnitudeEmbedding(Magnitude, EmbeddingUpdate):
         h = EmbeddingUpdate.forward(self, base, *args, **kwargs)
         return (h * self.stretch(base, self.factors())).to(h.dtype)
 
-    def _norms(self, base: nn.Module, pair: Pair) -> Tensor:
-        return row_norms(tensor_of(base, WHOLE).detach().T, *pair)
+    def _rows_of_weight(self, stored: Tensor) -> Tensor:
+        return stored.T
 
     def _along(self, c_O: Tensor) -> Tensor:
         return c_O
@@ -227,9 +232,8 @@ class MagnitudeConv(Magnitude, ConvUpdate):
         h: Tensor = Update.forward(self, base, *args, **kwargs)
         return h
 
-    def _norms(self, base: nn.Module, pair: Pair) -> Tensor:
-        A, B = pair
-        return row_norms(tensor_of(base, WHOLE).detach().flatten(1), A.flatten(1), B.flatten(1))
+    def _rows_of_weight(self, stored: Tensor) -> Tensor:
+        return stored.flatten(1)
 
     def _along(self, c_O: Tensor) -> Tensor:
         return c_O.view(-1, *(1 for _ in self.magnitude.shape[1:]))

@@ -30,7 +30,8 @@ from loralab.formats.loralib import read_loralib
 from loralab.formats.own_layout import from_own, own_config, own_tensors
 from loralab.formats.peft_config import CONFIG_NAME, OWN_TYPE, PeftConfig, parse_config, read_json
 from loralab.formats.peft_reading import from_peft
-from loralab.formats.peft_vera import has_vera, is_vera, vera_from_peft, vera_spec, vera_to_peft, why_not_peft_vera
+from loralab.formats.peft_vera import has_vera, vera_from_peft, vera_to_peft, why_not_peft_vera
+from loralab.formats.peft_vera_config import is_vera, vera_spec
 from loralab.formats.peft_writing import base_name, reasons_against_peft, to_peft
 from loralab.formats.sidecar import (
     OWN_LAYOUT,
@@ -98,27 +99,30 @@ def save(adapter: Adapter, path: str | Path, *, model: nn.Module | None = None, 
         adapter.heads,
         {} if shared is None else {name: isinstance(each, nn.Parameter) for name, each in shared.stored()},
     )
+    drop_plain(folder)
     _write(folder, config, tensors, sidecar)
-    _write_plain(folder / PLAIN_NAME, adapter, updates, bases, model, sidecar)
+    if layout == OWN_LAYOUT:
+        _write_plain(folder / PLAIN_NAME, updates, bases, model, sidecar)
     if overwrite:
         (folder / OLD_TENSORS_NAME).unlink(missing_ok=True)
     return folder
 
 
+def drop_plain(folder: Path) -> None:
+    """Remove the plain LoRA beside an adapter: before another adapter is written, so that it never stands for that."""
+    if (folder / PLAIN_NAME / SIDECAR_NAME).exists():
+        shutil.rmtree(folder / PLAIN_NAME)
+
+
 def _write_plain(
     folder: Path,
-    adapter: Adapter,
     updates: Mapping[str, Update],
     bases: Mapping[str, nn.Module],
     model: nn.Module | None,
     sidecar: Sidecar,
 ) -> None:
-    """The plain LoRA that the updates come to, for PEFT and whatever reads its files; an older one goes first."""
-    if (folder / SIDECAR_NAME).exists():
-        shutil.rmtree(folder)
+    """The plain LoRA that the updates come to, for PEFT and whatever reads its files; nothing where there is none."""
     plain = {where: update.plain() for where, update in updates.items()}
-    if sidecar.layout != OWN_LAYOUT or all(plain[where] is updates[where] for where in plain):
-        return
     if reasons_against_peft(plain, bases):
         return
     packed = to_peft(plain, bases, 0.0, model)

@@ -21,7 +21,7 @@ from loralab.formats.loralib import ALPHA_KEY, Checkpoint
 from loralab.formats.peft_config import OWN_TYPE, parse_config
 from loralab.formats.peft_pairs import FilePair, file_pairs
 from loralab.formats.peft_reading import plain_names
-from loralab.formats.peft_vera import is_vera, vera_spec
+from loralab.formats.peft_vera_config import is_vera, vera_spec
 from loralab.formats.sidecar import Sidecar, read_sidecar
 from loralab.formats.structure import ModuleRecord
 from loralab.formats.tensor_checks import is_finite, listed

@@ -22,7 +22,7 @@ from loralab.formats.peft_config import CONFIG_NAME, OWN_TYPE, PeftConfig, parse
 from loralab.formats.peft_layout import EMBEDDING_A, EMBEDDING_B, A, B
 from loralab.formats.peft_pairs import FilePair, file_pairs, plain_path
 from loralab.formats.peft_reading import plain_names
-from loralab.formats.peft_vera import is_vera, parse_vera
+from loralab.formats.peft_vera_config import is_vera, parse_vera
 from loralab.formats.peft_writing import PREFIX
 from loralab.formats.sidecar import SIDECAR_NAME, Sidecar, file_sha256, read_sidecar
 from loralab.formats.structure import ModuleRecord

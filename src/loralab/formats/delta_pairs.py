@@ -11,7 +11,7 @@ from loralab.core.factors import SharedMatrices
 from loralab.core.update import WHOLE
 from loralab.errors import AdapterFileError
 from loralab.formats.peft_pairs import FilePair
-from loralab.formats.peft_vera import parse_vera
+from loralab.formats.peft_vera_config import parse_vera
 from loralab.formats.sidecar import Sidecar
 from loralab.formats.structure import ModuleRecord, PartRecord, delta_of_record
 from loralab.methods.vera import A_NAME, B_NAME, LAMBDA_B, LAMBDA_D, ScaledProjections
@@ -28,11 +28,14 @@ def local_keys(path: str, part: str, record: PartRecord, shared: SharedMatrices 
 
 
 def shared_matrices(tensors: Mapping[str, Tensor], trains: Mapping[str, bool]) -> SharedMatrices | None:
-    """Those of a file, by the names that loralab.json gives; AdapterFileError for one that is missing."""
+    """Copies of those of a file, at least float32, by the names that loralab.json gives; AdapterFileError for one that
+    is missing."""
     lost = [f"{SHARED}.{name}" for name in trains if f"{SHARED}.{name}" not in tensors]
     if lost:
         raise AdapterFileError(f"the adapter's file lacks the matrices that its modules share: {', '.join(lost)}")
-    return SharedMatrices({name: tensors[f"{SHARED}.{name}"].float() for name in trains}, trains) if trains else None
+    stored = {name: tensors[f"{SHARED}.{name}"] for name in trains}
+    wide = {name: each.to(torch.promote_types(each.dtype, torch.float32), copy=True) for name, each in stored.items()}
+    return SharedMatrices(wide, trains) if wide else None
 
 
 def special_pairs(

@@ -11,7 +11,7 @@ from loralab.formats.adapter_folder import PLAIN_NAME, name_for
 from loralab.formats.adapter_pairs import AdapterPairs, method_name
 from loralab.formats.finding import Finding, some
 from loralab.formats.gguf_layout import GgufBase, obstacles
-from loralab.formats.peft_vera import is_vera
+from loralab.formats.peft_vera_config import is_vera
 from loralab.formats.specimen import Specimen
 
 PEFT, VLLM, GGUF = "PEFT", "vLLM", "GGUF"

@@ -24,7 +24,7 @@ from loralab.formats.peft_config import CONFIG_NAME, OWN_TYPE, PeftConfig, parse
 from loralab.formats.peft_layout import packed_alpha
 from loralab.formats.peft_pairs import FilePair, file_pairs
 from loralab.formats.peft_reading import plain_names
-from loralab.formats.peft_vera import is_vera
+from loralab.formats.peft_vera_config import is_vera
 from loralab.formats.peft_writing import PREFIX
 from loralab.formats.rank_pieces import Piece, entry_of, pieces_of, resized_record, stored, stored_rank
 from loralab.formats.sidecar import SIDECAR_NAME, Sidecar, file_sha256

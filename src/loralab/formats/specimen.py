@@ -24,7 +24,7 @@ from loralab.formats.loralib import ALPHA_KEY
 from loralab.formats.peft_config import CONFIG_NAME, OWN_TYPE, PeftConfig, parse_config
 from loralab.formats.peft_pairs import FilePair, file_pairs
 from loralab.formats.peft_reading import plain_names
-from loralab.formats.peft_vera import is_vera, parse_vera
+from loralab.formats.peft_vera_config import is_vera, parse_vera
 from loralab.formats.sidecar import SIDECAR_NAME, Sidecar, read_sidecar
 from loralab.formats.structure import ModuleRecord
 from loralab.formats.tensor_checks import is_finite

@@ -22,14 +22,7 @@ from torch import Tensor, nn
 from loralab.core.build import Maker
 from loralab.core.factors import LowRankDelta, Pair, Recipe, SharedMatrices, Spot
 from loralab.core.init import initialise
-from loralab.methods.low_rank_method import (
-    LowRankMethod,
-    choice_problems,
-    count_problems,
-    dropout_problems,
-    number_problems,
-    refuse,
-)
+from loralab.methods.low_rank_method import ScaledMethod, choice_problems, count_problems, refuse
 
 SHARED_SIDES = ("B", "A", "none")
 
@@ -84,15 +77,9 @@ class Experts(LowRankDelta):
 
 
 @dataclass(frozen=True)
-class AdaMix(LowRankMethod):
+class AdaMix(ScaledMethod):
     """M experts of each low-rank factor; one pair at random trains, their mean is the adapter (arXiv 2205.12410)."""
 
-    rank: int = 8
-    """The rank r of each expert."""
-    alpha: float = 16.0
-    """The numerator of the scale alpha/rank."""
-    dropout: float = 0.0
-    """Dropout on the input of the low-rank path only."""
     experts: int = 4
     """How many there are, M."""
     share: str = "B"
@@ -101,17 +88,8 @@ class AdaMix(LowRankMethod):
     def __post_init__(self) -> None:
         refuse(
             "AdaMix",
-            [
-                *self.common_problems(),
-                *count_problems(self, "rank", "experts"),
-                *number_problems(self, "alpha"),
-                *dropout_problems(self),
-                *choice_problems(self, "share", SHARED_SIDES),
-            ],
+            [*self.scaled_problems(), *count_problems(self, "experts"), *choice_problems(self, "share", SHARED_SIDES)],
         )
-
-    def recipe(self, path: str) -> Recipe:
-        return Recipe(self.rank, float(self.alpha), self.dropout)
 
     def makers(self, model: nn.Module, found: Sequence[Spot]) -> tuple[Maker | None, SharedMatrices | None]:
         return self._start, None

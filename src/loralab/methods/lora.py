@@ -16,7 +16,7 @@ from loralab.core.init import INITIALISERS
 from loralab.core.targets import Target
 from loralab.errors import SpecError, TargetError
 from loralab.methods.frozen_a import FrozenA
-from loralab.methods.low_rank_method import LowRankMethod, dropout_problems, is_count, is_finite, part_paths, refuse
+from loralab.methods.low_rank_method import ScaledMethod, dropout_problems, is_count, is_finite, part_paths, refuse
 from loralab.methods.pissa import is_pissa, pissa
 
 EVA = "eva"
@@ -24,15 +24,9 @@ EVA = "eva"
 
 
 @dataclass(frozen=True)
-class LoRA(LowRankMethod):
+class LoRA(ScaledMethod):
     """h = W·x + (α/r)·B·A·x on chosen modules, with W frozen (paper §4.1)."""
 
-    rank: int = 8
-    """The rank r of each update."""
-    alpha: float = 16.0
-    """The numerator of the scale α/r."""
-    dropout: float = 0.0
-    """Dropout on the input of the low-rank path only."""
     rank_pattern: Mapping[str, int] = field(default_factory=dict)
     """Another rank for modules whose path ends in (or is matched by) a key."""
     alpha_pattern: Mapping[str, float] = field(default_factory=dict)
@@ -70,7 +64,12 @@ class LoRA(LowRankMethod):
         plain = super().site(target, layout)
         return replace(plain, magnitude=self.magnitude, through_norm=self.through_norm)
 
-    def check(self, targets: Sequence[Target]) -> None:
+    def find(self, model: nn.Module, heads: Sequence[str]) -> list[Target]:
+        targets = super().find(model, heads)
+        self._patterns_must_match(targets)
+        return targets
+
+    def _patterns_must_match(self, targets: Sequence[Target]) -> None:
         paths = [path for target in targets for path in (target.path, *part_paths(target))]
         lost = [
             f"{name} key {key!r}"

@@ -15,13 +15,7 @@ from torch import Tensor, nn
 
 from loralab.core.build import Maker
 from loralab.core.factors import LowRankDelta, Pair, Recipe, SharedMatrices, Spot
-from loralab.methods.low_rank_method import (
-    LowRankMethod,
-    count_problems,
-    dropout_problems,
-    number_problems,
-    refuse,
-)
+from loralab.methods.low_rank_method import ScaledMethod, refuse
 from loralab.methods.pissa import principal_of_spot
 
 
@@ -55,29 +49,14 @@ class CoreMatrix(LowRankDelta):
 
 
 @dataclass(frozen=True)
-class LoRAXS(LowRankMethod):
+class LoRAXS(ScaledMethod):
     """An R×R matrix trains between the frozen principal directions of W (arXiv 2405.17604)."""
 
-    rank: int = 8
-    """The rank r; r² parameters train in each layer."""
     alpha: float = 8.0
-    """The numerator of the scale alpha/rank."""
-    dropout: float = 0.0
-    """Dropout on the input of the low-rank path only."""
+    """The numerator of the scale alpha/rank; r² parameters train in each layer."""
 
     def __post_init__(self) -> None:
-        refuse(
-            "LoRA-XS",
-            [
-                *self.common_problems(),
-                *count_problems(self, "rank"),
-                *number_problems(self, "alpha"),
-                *dropout_problems(self),
-            ],
-        )
-
-    def recipe(self, path: str) -> Recipe:
-        return Recipe(self.rank, float(self.alpha), self.dropout)
+        refuse("LoRA-XS", [*self.scaled_problems()])
 
     def makers(self, model: nn.Module, found: Sequence[Spot]) -> tuple[Maker | None, SharedMatrices | None]:
         return CoreMatrix.start, None

@@ -4,6 +4,7 @@ A method is its fields, a `recipe` for each matrix and a `makers` that says how 
 """
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
@@ -29,7 +30,7 @@ ALIASES = ("attention", "q", "k", "v", "o", "mlp", ALL_LINEAR)
 
 
 @dataclass(frozen=True, kw_only=True)
-class LowRankMethod:
+class LowRankMethod(ABC):
     """W frozen, and a low-rank update of it on chosen modules."""
 
     targets: str | Sequence[str] | None = None
@@ -49,9 +50,9 @@ class LowRankMethod:
     rank_within_width: ClassVar[bool] = True
     """Whether a rank above a layer's own width makes no sense."""
 
+    @abstractmethod
     def recipe(self, path: str) -> Recipe:
         """Rank, alpha and the rest for one module or part (`c_attn[q]`)."""
-        raise NotImplementedError
 
     def makers(self, model: nn.Module, found: Sequence[Spot]) -> tuple[Maker | None, SharedMatrices | None]:
         """How the update of each of these matrices is made (None: as a plain pair), and what they share."""
@@ -66,9 +67,7 @@ class LowRankMethod:
     def plan(self, model: nn.Module) -> Plan:
         """The updates of all targets, of the biases asked for, and of the modules trained in full."""
         heads = heads_of(model, self.modules_to_save)
-        targets = self.find(model, heads)
-        self.check(targets)
-        sites = [self.site(target, self._layout(model, target)) for target in targets]
+        sites = [self.site(target, self._layout(model, target)) for target in self.find(model, heads)]
         found = [spot for site in sites if is_linear(site.module) for spot in spots(site).values()]
         if self.rank_within_width:
             for spot in found:
@@ -92,9 +91,6 @@ class LowRankMethod:
             raise SpecError(f"{', '.join(inside)} was asked for both as a target and in modules_to_save; choose one")
         return [target for target in targets if target.path not in inside]
 
-    def check(self, targets: Sequence[Target]) -> None:
-        """Raise for what cannot be on these targets."""
-
     def _layout(self, model: nn.Module, target: Target) -> Mapping[str, torch.Tensor] | None:
         if target.parts == (WHOLE,) or not is_linear(target.module):
             return None
@@ -109,6 +105,26 @@ class LowRankMethod:
         if self.targets is not None and not split_patterns(self.targets):
             found.append("targets is empty; name modules, or leave it out for the family's q and v")
         return found
+
+
+@dataclass(frozen=True)
+class ScaledMethod(LowRankMethod):
+    """A low-rank method with one rank, one alpha and one dropout for all matrices."""
+
+    rank: int = 8
+    """The rank r."""
+    alpha: float = 16.0
+    """The numerator of the scale alpha/rank."""
+    dropout: float = 0.0
+    """Dropout on the input of the low-rank path only."""
+
+    def recipe(self, path: str) -> Recipe:
+        return Recipe(self.rank, float(self.alpha), self.dropout)
+
+    def scaled_problems(self) -> list[str]:
+        """What cannot be, of these fields and those above, as sentences."""
+        numbers = [*count_problems(self, "rank"), *number_problems(self, "alpha"), *dropout_problems(self)]
+        return [*self.common_problems(), *numbers]
 
 
 def part_paths(target: Target) -> list[str]:

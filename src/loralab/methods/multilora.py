@@ -16,14 +16,7 @@ from torch import nn
 
 from loralab.core.build import Maker
 from loralab.core.factors import LowRankDelta, Pair, Recipe, SharedMatrices, Spot
-from loralab.methods.low_rank_method import (
-    LowRankMethod,
-    choice_problems,
-    count_problems,
-    dropout_problems,
-    number_problems,
-    refuse,
-)
+from loralab.methods.low_rank_method import ScaledMethod, choice_problems, count_problems, refuse
 
 GATES = ("vector", "scalar")
 
@@ -62,15 +55,11 @@ class GatedModules(LowRankDelta):
 
 
 @dataclass(frozen=True)
-class MultiLoRA(LowRankMethod):
+class MultiLoRA(ScaledMethod):
     """ΔW = s·Σ diag(e_k)·B_k·A_k with random A_k, B_k and gates e_k from zero (arXiv 2311.11501)."""
 
-    rank: int = 8
-    """The rank of each of the modules; the sum has the rank modules·rank."""
     alpha: float = 8.0
-    """The numerator of the scale alpha/rank."""
-    dropout: float = 0.0
-    """Dropout on the input of the low-rank path only."""
+    """The numerator of the scale alpha/rank; the rank is that of each module, and modules·rank that of the sum."""
     modules: int = 3
     """How many there are side by side."""
     gate: str = "vector"
@@ -81,13 +70,7 @@ class MultiLoRA(LowRankMethod):
     def __post_init__(self) -> None:
         refuse(
             "MultiLoRA",
-            [
-                *self.common_problems(),
-                *count_problems(self, "rank", "modules"),
-                *number_problems(self, "alpha"),
-                *dropout_problems(self),
-                *choice_problems(self, "gate", GATES),
-            ],
+            [*self.scaled_problems(), *count_problems(self, "modules"), *choice_problems(self, "gate", GATES)],
         )
 
     def recipe(self, path: str) -> Recipe:

@@ -14,6 +14,7 @@ A full gradient stands for one weight at a time in a step that chooses anew, or 
 several batches (`accumulate`): the choice is by their sum.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
@@ -75,7 +76,7 @@ class ProjectedWeight:
 
 
 @dataclass(frozen=True)
-class ProjectedFineTune(FullFineTune):
+class ProjectedFineTune(FullFineTune, ABC):
     """What an optimizer on projected gradients is told. Use `Grass` or `GaLore`."""
 
     rank: int = 8
@@ -129,13 +130,13 @@ class ProjectedFineTune(FullFineTune):
         also = (f"{whole} of them have no more than {self.rank} rows and train whole",) if whole else ()
         return replace(plan, notes=(*plan.notes, note, *also))
 
+    @abstractmethod
     def choose(self, G_MN: Tensor, rank: int, generator: torch.Generator) -> Projection:
         """The projection for the next K steps, from a weight's full gradient."""
-        raise NotImplementedError
 
+    @abstractmethod
     def projection_elements(self, weight: ProjectedWeight) -> int:
         """How many numbers this weight's projection is made of."""
-        raise NotImplementedError
 
 
 def projected_weights(

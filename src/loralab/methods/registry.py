@@ -102,17 +102,14 @@ def _adamix(settings: MethodSettings) -> Method:
     )
 
 
+def _bottleneck_where(settings: MethodSettings) -> dict[str, Any]:
+    """Size and places of a bottleneck: the same for all kinds."""
+    names = ("size", "drop_layers", "targets", "layers", "modules_to_save")
+    return {name: getattr(settings, name) for name in names} | {"exclude": settings.exclude or ()}
+
+
 def _adamix_adapter(settings: MethodSettings) -> Method:
-    return AdaMixAdapter(
-        size=settings.size,
-        drop_layers=settings.drop_layers,
-        targets=settings.targets,
-        exclude=settings.exclude or (),
-        layers=settings.layers,
-        modules_to_save=settings.modules_to_save,
-        experts=settings.experts,
-        share=settings.share,
-    )
+    return AdaMixAdapter(experts=settings.experts, share=settings.share, **_bottleneck_where(settings))
 
 
 def _lora_xs(settings: MethodSettings) -> Method:
@@ -124,18 +121,7 @@ def _prefix(kind: type[PrefixEmbedding] | type[PrefixLayer]) -> Callable[[Method
 
 
 def _bottleneck(style: str) -> Callable[[MethodSettings], Method]:
-    def make(settings: MethodSettings) -> Method:
-        return BottleneckAdapter(
-            style=style,
-            size=settings.size,
-            drop_layers=settings.drop_layers,
-            targets=settings.targets,
-            exclude=settings.exclude or (),
-            layers=settings.layers,
-            modules_to_save=settings.modules_to_save,
-        )
-
-    return make
+    return lambda settings: BottleneckAdapter(style=style, **_bottleneck_where(settings))
 
 
 def _grass(settings: MethodSettings) -> Method:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from loralab.errors import NotFoundError, OutputError, SpecError
+from loralab.formats.adapter_folder import drop_plain
 from loralab.training.config import TrainConfig
 
 
@@ -80,6 +81,7 @@ def clear(folder: RunFolder) -> None:
     folder.path.mkdir(parents=True, exist_ok=True)
     for written in (folder.tensorboard, folder.checkpoints):
         shutil.rmtree(written, ignore_errors=True)
+    drop_plain(folder.path)
     for name in ("adapter_config.json", "adapter_model.safetensors", "loralab.json"):
         (folder.path / name).unlink(missing_ok=True)
     for file in (folder.record, folder.metrics, folder.curves):
