@@ -271,7 +271,8 @@ def config_content(folder: Path) -> dict[str, Any]:
 def plain_folder(folder: Path) -> Path:
     """The plain LoRA that lies in the folder of a method which PEFT lacks; the folder itself where there is none."""
     is_own = config_content(folder).get("peft_type") == OWN_TYPE
-    return folder / PLAIN_NAME if is_own and (folder / PLAIN_NAME).is_dir() else folder
+    whole = (folder / PLAIN_NAME / CONFIG_NAME).is_file()  # which is moved into place last
+    return folder / PLAIN_NAME if is_own and whole else folder
 
 
 def _read_folder(model: nn.Module, folder: Path, allow_other_base: bool) -> Loaded:

@@ -7,7 +7,7 @@ What they take changes with their versions: PEFT 0.21, vLLM 0.11 (config/lora.py
 import math
 from collections.abc import Iterator
 
-from loralab.formats.adapter_folder import PLAIN_NAME, name_for
+from loralab.formats.adapter_folder import PLAIN_NAME, name_for, plain_folder
 from loralab.formats.adapter_pairs import AdapterPairs, method_name
 from loralab.formats.finding import Finding, some
 from loralab.formats.gguf_layout import GgufBase, obstacles
@@ -28,7 +28,7 @@ def peer_findings(found: Specimen, base: GgufBase | None = None) -> list[Finding
     if found.is_own:
         reasons = some(_reasons(found)) or "the layout is loralab's own"
         advice = "use it with loralab; if it changes weights only, merge it into its base"
-        if (found.source / PLAIN_NAME).is_dir():
+        if plain_folder(found.source) != found.source:
             advice = f"use the plain LoRA that it comes to, in its folder {PLAIN_NAME}"
         return [Finding("note", f"{PEFT}, {VLLM}, {GGUF}", f"it cannot be used there: {reasons}", advice)]
     return [*_vllm(found), *_gguf(found, base)]
