@@ -67,7 +67,14 @@ def compared(tiny: Path, data: Path, tmp_path_factory: pytest.TempPathFactory) -
 
 def start(flags: list[str]) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "loralab", "compare", *flags, "--json"]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=take_interrupts
+    )
+
+
+def take_interrupts() -> None:
+    """A shell starts what it puts into the background with interrupts ignored, and everything below inherits that."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def wait_for(happened: Callable[[], bool]) -> None:

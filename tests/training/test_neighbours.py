@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 import loralab as ll
 from loralab.formats.adapter_folder import PLAIN_NAME
 from loralab.models.load import load_model
-from loralab.training.folder import RunFolder
+from loralab.training.folder import RunFolder, clear
 from loralab.training.prepare import prepare
 from training.conftest import Run
 
@@ -74,6 +74,14 @@ def test_decay_leaves_lengths_and_gates_alone_and_every_b_has_its_rate(configure
     assert all(rate == 0.1 for leaf, (rate, _) in found.items() if not leaf.startswith("lora_B"))
     spared = {leaf for leaf, (_, decay) in found.items() if not decay}
     assert spared == {"dora": {"lora_magnitude_vector"}, "multilora": {"lora_scaling"}, "adamix": set()}[method]
+
+
+def test_a_run_that_begins_anew_has_no_export_of_the_one_before(configured: Run) -> None:
+    config = configured(method="multilora", steps=1, eval_limit=0, **TWO)
+    ll.train(config)
+    assert (Path(config.out) / PLAIN_NAME).is_dir()
+    clear(RunFolder(Path(config.out)))
+    assert not (Path(config.out) / PLAIN_NAME).exists()
 
 
 def test_pissa_on_four_bits_starts_at_a_better_base_than_plain_four_bits(configured: Run) -> None:

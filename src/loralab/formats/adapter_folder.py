@@ -99,7 +99,7 @@ def save(adapter: Adapter, path: str | Path, *, model: nn.Module | None = None, 
         adapter.heads,
         {} if shared is None else {name: isinstance(each, nn.Parameter) for name, each in shared.stored()},
     )
-    drop_plain(folder)
+    _drop_plain(folder)
     _write(folder, config, tensors, sidecar)
     if layout == OWN_LAYOUT:
         _write_plain(folder / PLAIN_NAME, updates, bases, model, sidecar)
@@ -108,7 +108,7 @@ def save(adapter: Adapter, path: str | Path, *, model: nn.Module | None = None, 
     return folder
 
 
-def drop_plain(folder: Path) -> None:
+def _drop_plain(folder: Path) -> None:
     """Remove the plain LoRA beside an adapter: before another adapter is written, so that it never stands for that."""
     if (folder / PLAIN_NAME / SIDECAR_NAME).exists():
         shutil.rmtree(folder / PLAIN_NAME)

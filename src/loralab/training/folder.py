@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from loralab.errors import NotFoundError, OutputError, SpecError
-from loralab.formats.adapter_folder import drop_plain
 from loralab.training.config import TrainConfig
 
 
@@ -79,9 +78,8 @@ def claim(config: TrainConfig) -> RunFolder:
 def clear(folder: RunFolder) -> None:
     """Make an empty folder for a run, removing what an earlier run wrote there (and nothing else)."""
     folder.path.mkdir(parents=True, exist_ok=True)
-    for written in (folder.tensorboard, folder.checkpoints):
+    for written in (folder.tensorboard, folder.checkpoints, folder.path / "plain_lora"):
         shutil.rmtree(written, ignore_errors=True)
-    drop_plain(folder.path)
     for name in ("adapter_config.json", "adapter_model.safetensors", "loralab.json"):
         (folder.path / name).unlink(missing_ok=True)
     for file in (folder.record, folder.metrics, folder.curves):

@@ -16,7 +16,7 @@ from loralab import __version__
 from loralab.formats.atomic import write_json
 from loralab.training.config import TrainConfig
 
-_PACKAGES = ("torch", "transformers", "safetensors", "tokenizers", "numpy")
+_PACKAGES = ("transformers", "safetensors", "tokenizers", "numpy")
 
 
 def write_record(path: Path, config: TrainConfig, facts: dict[str, Any]) -> None:
@@ -61,7 +61,8 @@ def peak_memory_bytes(device: torch.device) -> int:
 
 
 def _versions() -> dict[str, str]:
-    found = {}
+    """What torch says of itself names its build too (2.13.0+cu130), which its package does not."""
+    found = {"torch": str(torch.__version__)}
     for package in _PACKAGES:
         try:
             found[package] = version(package)
