@@ -59,6 +59,8 @@ class Row:
     """Median over the seeds."""
     seconds: float | None = None
     """In training steps, median over the seeds."""
+    processor_seconds: float | None = None
+    """The same of all threads together; None where a cell was trained before it was recorded."""
     seeds: tuple[int, ...] = ()
     """Those that ended well."""
     failed: tuple[Failure, ...] = ()
@@ -112,6 +114,7 @@ def _row(setting: Setting, group: list[Outcome], budget: int | None) -> Row:
 
 def _figures(results: list[dict[str, Any]], budget: int | None) -> dict[str, Any]:
     trained = results[0]["trainable_params"]
+    worked = [each["processor_seconds"] for each in results if "processor_seconds" in each]
     return {
         "trainable_params": trained,
         "head_params": results[0]["head_params"],
@@ -121,6 +124,7 @@ def _figures(results: list[dict[str, Any]], budget: int | None) -> dict[str, Any
         "peak_memory_bytes": max(each["peak_memory_bytes"] for each in results),
         "steps": round(median(each["steps"] for each in results)),
         "seconds": median(each["seconds"] for each in results),
+        "processor_seconds": median(worked) if len(worked) == len(results) else None,
     }
 
 

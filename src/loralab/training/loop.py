@@ -5,7 +5,7 @@ Knows nothing of files: what is to be recorded, evaluated and saved goes to the 
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from time import perf_counter
+from time import perf_counter, process_time
 from typing import Protocol
 
 import torch
@@ -41,6 +41,8 @@ class StepRecord:
     gradient_norm: float
     tokens: int
     seconds: float
+    processor_seconds: float
+    """Of all threads together; what else the machine does hardly moves it."""
 
 
 @dataclass
@@ -85,7 +87,7 @@ def run_steps(trainee: Trainee, config: TrainConfig, first: int, last: int, obse
     warmup = warmup_steps(config.warmup, last)
     trainee.model.train()
     for step in range(first, last + 1):
-        started = perf_counter()
+        started, worked = perf_counter(), process_time()
         data = trainee.data.step(step)
         rate = set_rate(trainee.optimizer, rate_factor(step, last, warmup, config.schedule))
         loss = accumulate_gradients(trainee, data, config.label_smoothing)
@@ -99,7 +101,8 @@ def run_steps(trainee: Trainee, config: TrainConfig, first: int, last: int, obse
         trainee.optimizer.zero_grad(set_to_none=True)
         if step % STEPS_BETWEEN_TRIMS == 0:
             give_back_free_memory()
-        record = StepRecord(step, loss, rate, norm, data.tokens, perf_counter() - started)
+        spent = perf_counter() - started, process_time() - worked
+        record = StepRecord(step, loss, rate, norm, data.tokens, *spent)
         if not observer.after_step(record):
             return
 

@@ -31,6 +31,7 @@ class Counts:
     step: int = 0
     tokens: int = 0
     seconds: float = 0.0
+    processor_seconds: float = 0.0
     first_loss: float | None = None
     last_loss: float | None = None
     best: float | None = None
@@ -121,7 +122,7 @@ class RunObserver:
 
     def resume(self, checkpoint: Checkpoint) -> None:
         """Take up the counts of a checkpoint."""
-        self.counts = Counts(**{name: checkpoint.counts[name] for name in vars(Counts())})
+        self.counts = Counts(**{name: checkpoint.counts.get(name, fresh) for name, fresh in vars(Counts()).items()})
 
     def bring_back_best(self) -> None:
         """At the end: the adapter becomes the best one seen, if any evaluation chose one."""
@@ -136,6 +137,7 @@ class RunObserver:
         counts.first_loss = record.loss if counts.first_loss is None else counts.first_loss
         counts.tokens += record.tokens
         counts.seconds += record.seconds
+        counts.processor_seconds += record.processor_seconds
         self.steps_here += 1
         if self.steps_here > UNCOUNTED_STEPS:
             self.measured_tokens += record.tokens

@@ -38,6 +38,8 @@ class TrainResult:
     """Real tokens a second of training steps, the first 3 left out."""
     seconds: float
     """In training steps."""
+    processor_seconds: float
+    """The same of all threads together."""
     peak_memory_bytes: int
     first_loss: float | None
     last_loss: float | None
@@ -117,6 +119,7 @@ def _finish(config: TrainConfig, observer: RunObserver) -> TrainResult:
         tokens=counts.tokens,
         tokens_per_second=observer.tokens_per_second,
         seconds=counts.seconds,
+        processor_seconds=counts.processor_seconds,
         peak_memory_bytes=peak_memory_bytes(prepared.loaded.model.device),
         first_loss=counts.first_loss,
         last_loss=counts.last_loss,
