@@ -41,6 +41,30 @@ def test_the_gradient_of_b_is_loras() -> None:
     close(gradients[0], gradients[1], 1e-6)
 
 
+@pytest.mark.parametrize("stabilised", [False, True])
+def test_the_nearest_step_is_the_full_gradient_projected_onto_the_rows_of_a(stabilised: bool) -> None:
+    """With plain gradient descent, s·∂B·A = ∂W·Aᵀ(A·Aᵀ)⁻¹·A: A's rows keep what they see of ∂W, and lose nothing."""
+    layer, x = nn.Linear(INPUTS, OUTPUTS, dtype=torch.float64), torch.randn(7, INPUTS, dtype=torch.float64)
+    model = nn.ModuleDict({"layer": layer})
+    method = ll.LoRA(RANK, targets=["layer"], freeze_a=True, nearest_step=True, rank_stabilized=stabilised)
+    adapter = ll.attach(model, method)
+    delta = adapter.updates["layer"].delta_of("weight")
+    for _ in range(2):  # two batches, whose gradients are added
+        model["layer"](x).square().sum().backward()
+    A, scale = delta.lora_A.double(), delta.recipe.scale
+    W = layer.weight.detach().clone().requires_grad_()
+    (2 * nn.functional.linear(x, W, layer.bias).square().sum()).backward()
+    basis = torch.linalg.qr(A.T).Q
+    close(scale * delta.lora_B.grad.double() @ A, W.grad @ basis @ basis.T, 1e-6)
+
+
+def test_the_nearest_step_needs_a_frozen_a_and_a_scale() -> None:
+    with pytest.raises(ll.SpecError, match="nearest_step is of freeze_a"):
+        ll.LoRA(nearest_step=True)
+    with pytest.raises(ll.SpecError, match="alpha is 0 with nearest_step"):
+        ll.LoRA(freeze_a=True, nearest_step=True, alpha=0)
+
+
 def kept(frozen: bool) -> set[tuple[int, ...]]:
     """Shapes of what a training pass keeps for the backward pass, weights apart."""
     model = nn.ModuleDict({"layer": nn.Linear(INPUTS, OUTPUTS)}).train()

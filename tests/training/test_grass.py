@@ -1,5 +1,6 @@
 """Grass: rows that rest do rest, the projected gradient is the full one's rows, and at full rank it is AdamW."""
 
+import json
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -21,7 +22,7 @@ from loralab.planning.plan import plan
 from loralab.training.checkpoint import newest_checkpoint
 from loralab.training.loop import StepRecord, accumulate_gradients, run_steps
 from loralab.training.prepare import prepare
-from loralab.training.projected_adamw import ProjectedAdamW
+from loralab.training.projected_adamw import ProjectedAdamW, closing_notes
 from tiny import write_bert, write_llama
 from training.conftest import Run
 from training.projecting import WEIGHTS, full_gradients, loss_of, net, on, products, step, weights
@@ -120,6 +121,22 @@ def test_rows_that_were_not_chosen_do_not_change_by_a_bit(choice: str) -> None:
         assert history[0] == history[2]
         assert history[3] == history[5]
     assert any(history[0] != history[3] for history in chosen.values())
+
+
+def test_the_share_of_rows_that_were_moved_is_that_of_all_that_were_chosen() -> None:
+    model = net()
+    _, optimizer = on(model, Grass(rank=2, row_choice="uniform", refresh_every=2))
+    assert set(optimizer.moved().values()) == {0.0}
+    chosen: dict[str, set[int]] = {path: set() for path in WEIGHTS}
+    for number in range(1, 7):
+        step(model, optimizer, number)
+        for each in optimizer.projected:
+            chosen[each.site.path] |= set(optimizer.projection(each).index_R.tolist())
+    expected = {each.site.path: len(chosen[each.site.path]) / each.site.shape[0] for each in optimizer.projected}
+    assert optimizer.moved() == pytest.approx(expected)
+    least = min(expected, key=expected.__getitem__)
+    (note,) = closing_notes(optimizer)
+    assert f"{expected[least]:.0%} in {least}, the fewest" in note
 
 
 @pytest.mark.parametrize("weight_decay", [0.0, 0.3])
@@ -248,6 +265,15 @@ def test_the_expectation_of_the_projection_is_the_identity(choice: str) -> None:
     torch.testing.assert_close(mean, torch.ones(5), rtol=0, atol=0.2)
 
 
+def test_no_factor_is_above_the_largest_allowed() -> None:
+    G, generator = torch.tensor([[1.0], [10.0]]), torch.Generator().manual_seed(0)
+    free = torch.cat([chosen_rows(G, 2, "norm2", generator).factor_R for _ in range(400)])
+    capped = torch.cat([chosen_rows(G, 2, "norm2", generator, 3.0).factor_R for _ in range(400)])
+    assert free.max() > 7
+    assert capped.max() == 3
+    assert capped.min() == free.min()
+
+
 @pytest.mark.parametrize("choice, power", [("norm", 1), ("norm-replace", 1), ("norm2", 2), ("uniform", 0)])
 def test_lengths_decide_how_often_a_row_is_drawn(choice: str, power: int) -> None:
     G = torch.tensor([[0.5], [1.0], [2.0], [5.0]])
@@ -282,6 +308,7 @@ SMALL = {"method": "grass", "rank": 2, "refresh_every": 4, "lr": 1e-2}
 
 def test_a_language_model_learns(configured: Run) -> None:
     result = ll.train(configured(**SMALL | {"steps": 20, "projection_scale": 1.0}))
+    assert "were moved" in json.loads((Path(result.adapter) / "run.json").read_text(encoding="utf-8"))["notes"][-1]
     assert result.metrics["loss"] < result.first_loss - 1
     assert result.trainable_params == result.total_params
 
@@ -426,6 +453,7 @@ def test_a_plan_counts_narrow_gradients(tmp_path: Path) -> None:
         ({"method": "grass", "refresh_every": 0}, "refresh_every is 0"),
         ({"method": "grass", "projection_scale": -1.0}, "projection_scale is -1"),
         ({"method": "grass", "row_choice": "best"}, "row_choice is 'best'"),
+        ({"method": "grass", "largest_factor": 0.0}, "largest_factor is 0.0 and must be above 0"),
         ({"method": "galore", "state_on_refresh": "carry"}, "one of reset, keep"),
     ],
 )

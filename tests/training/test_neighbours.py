@@ -17,6 +17,7 @@ from training.conftest import Run
 METHODS = {
     "rslora": {},
     "lora-fa": {},
+    "lora-fa, nearest": {"method": "lora-fa", "nearest_step": True},
     "dora": {},
     "pissa": {"lr": 5e-3},
     "vera": {"lr": 0.3, "rank": 24},

@@ -106,12 +106,15 @@ def principal_basis(G_MN: Tensor, rank: int) -> Basis:
     return Basis(vectors_MM[:, -rank:].flip(1).to(G_MN.dtype).contiguous())
 
 
-def chosen_rows(G_MN: Tensor, rank: int, choice: str, generator: torch.Generator) -> Rows:
-    """`rank` rows of G by one of `ROW_CHOICES`, from the lengths of its rows. A row that is not finite is chosen first,
-    whatever the rule, so that it is seen."""
+def chosen_rows(
+    G_MN: Tensor, rank: int, choice: str, generator: torch.Generator, largest_factor: float | None = None
+) -> Rows:
+    """`rank` rows of G by one of `ROW_CHOICES`, from the lengths of its rows, with no ρ above `largest_factor`. A row
+    that is not finite is chosen first, whatever the rule, so that it is seen."""
     lengths_M = torch.linalg.vector_norm(G_MN, dim=1).double().cpu()
     finite = bool(torch.isfinite(lengths_M).all())
     index_R, factor_R = (ROW_CHOICES[choice] if finite else _longest)(lengths_M.nan_to_num(torch.inf), rank, generator)
+    factor_R = factor_R if largest_factor is None else factor_R.clamp(max=largest_factor)
     order_R = index_R.argsort(stable=True)
     return Rows(index_R[order_R].to(G_MN.device), factor_R[order_R].to(G_MN.device, G_MN.dtype))
 

@@ -1,7 +1,11 @@
 """LoRA-FA (arXiv 2308.03303): A stays as it was drawn and B alone trains.
 
-The backward pass then needs only the r-wide x·Aᵀ of each adapted layer, not its whole input. This is the plain form;
-that the gradient of B be multiplied by (A·Aᵀ)⁻¹ is a later form of it.
+The backward pass then needs only the r-wide x·Aᵀ of each adapted layer, not its whole input.
+
+Of B's gradient there are two forms. The older one takes it as it comes, ∂B = s·G·Aᵀ with G = ∂W. The later one (as in
+PEFT's optimizer) turns it to ∂B·(A·Aᵀ)⁻¹/s²: a step against it changes s·B·A by G·Aᵀ(A·Aᵀ)⁻¹·A, which is the
+gradient of the full weight projected onto the rows of A, and nothing that keeps A comes nearer to it. Adam then scales
+what it is given, in either form.
 """
 
 from typing import Self
@@ -10,6 +14,9 @@ import torch
 from torch import Tensor
 
 from loralab.core.factors import Factors, Recipe, Spot
+
+DAMPING = 1e-8
+"""Added to the diagonal of A·Aᵀ."""
 
 
 class FrozenA(Factors):
@@ -28,6 +35,21 @@ class FrozenA(Factors):
     def start(cls, spot: Spot) -> Self:
         """As LoRA starts."""
         return cls(spot.recipe, spot.out_features, spot.in_features, spot.device)
+
+    @classmethod
+    def start_nearest(cls, spot: Spot) -> Self:
+        """The same, with B's gradient turned in every backward pass."""
+        made = cls.start(spot)
+        made.lora_B.register_hook(made.turned)  # type: ignore[no-untyped-call]
+        return made
+
+    @torch.no_grad()
+    def turned(self, gradient_OR: Tensor) -> Tensor:
+        """∂B·(A·Aᵀ)⁻¹/s² [O, R]. It is linear in ∂B, so gradients of several batches may be added before or after."""
+        gram_RR = self.lora_A @ self.lora_A.T
+        gram_RR.diagonal().add_(DAMPING)
+        turned_OR: Tensor = torch.linalg.solve(gram_RR, gradient_OR, left=False)
+        return turned_OR / self.recipe.scale**2
 
     def silent_at_first_step(self) -> set[str]:
         return set()

@@ -11,8 +11,9 @@ No reference code of the authors exists; what this follows, and how sure it is:
 - recalled, and so options: `row_choice` top with ρ = 1 as the best rule, ρ = 1 for `norm`, K = 200, α = 0.25 (GaLore's
   value; 1 moves the chosen rows as full fine-tuning does), a short warmup after a refresh (`refresh_warmup`, none by
   default).
-- own choices: on equal sides the outputs are projected; weight decay is for the chosen rows; `carry` keeps the moments
-  and Adam's count of steps of the rows that stay chosen.
+- own choices: `largest_factor`, for Adam undoes the scale of a row's gradient but not that of its step; on equal
+  sides the outputs are projected; weight decay is for the chosen rows; `carry` keeps the moments and Adam's count of
+  steps of the rows that stay chosen.
 """
 
 from dataclasses import dataclass
@@ -36,15 +37,21 @@ class Grass(ProjectedFineTune):
     q ∝ g without repetition, ρ = 1. `norm-replace`: drawn at q ∝ g, ρ = 1/√(r·q). `norm2`: at q ∝ g², likewise.
     `uniform`: all alike, without repetition, ρ = √(m/r)."""
 
+    largest_factor: float | None = None
+    """No ρ is above it: Adam undoes a row's scale, so one that is rarely drawn takes a step ρ times as long. None: as
+    the rule has it."""
+
     states: ClassVar[tuple[str, ...]] = ("reset", "carry", "keep")
 
     def _problems(self) -> list[str]:
         unknown = self.row_choice not in ROW_CHOICES
         said = [f"row_choice is {self.row_choice!r} and must be one of {', '.join(ROW_CHOICES)}"] if unknown else []
+        if self.largest_factor is not None and not self.largest_factor > 0:
+            said.append(f"largest_factor is {self.largest_factor!r} and must be above 0")
         return [*super()._problems(), *said]
 
     def choose(self, G_MN: Tensor, rank: int, generator: torch.Generator) -> Projection:
-        return chosen_rows(G_MN, rank, self.row_choice, generator)
+        return chosen_rows(G_MN, rank, self.row_choice, generator, self.largest_factor)
 
     def projection_elements(self, weight: ProjectedWeight) -> int:
         return 2 * weight.rank

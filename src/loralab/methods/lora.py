@@ -43,6 +43,8 @@ class LoRA(ScaledMethod):
     """Of DoRA: let the gradient through the norm too, which the paper's §4.3 leaves out for its memory."""
     freeze_a: bool = False
     """Train B alone; A stays as it was drawn (LoRA-FA, arXiv 2308.03303)."""
+    nearest_step: bool = False
+    """Of LoRA-FA: turn B's gradient, so that a step against it is the nearest to one of full fine-tuning."""
 
     def __post_init__(self) -> None:
         refuse("LoRA", _problems(self))
@@ -58,7 +60,9 @@ class LoRA(ScaledMethod):
             raise SpecError("init eva starts A from data, and none was given; use attach_eva, or `train --init eva`")
         if is_pissa(self.init):
             return pissa, None
-        return (FrozenA.start if self.freeze_a else None), None
+        if self.freeze_a:
+            return (FrozenA.start_nearest if self.nearest_step else FrozenA.start), None
+        return None, None
 
     def site(self, target: Target, layout: Mapping[str, torch.Tensor] | None) -> Site:
         plain = super().site(target, layout)
@@ -113,6 +117,10 @@ def _problems(spec: LoRA) -> list[str]:
         found.append(f"init is {spec.init!r} and must be one of {known}, pissa, pissa-K (pissa-4)")
     if spec.freeze_a and is_pissa(spec.init):
         found.append("freeze_a with init pissa: PiSSA trains the principal part, both A and B of it")
+    if spec.nearest_step and not spec.freeze_a:
+        found.append("nearest_step is of freeze_a (LoRA-FA), which is not asked for")
+    if spec.nearest_step and any(alpha == 0 for alpha in alphas.values()):
+        found.append("alpha is 0 with nearest_step, which divides by the scale")
     if spec.through_norm and not spec.magnitude:
         found.append("through_norm is of magnitude (DoRA), which is not asked for")
     if is_pissa(spec.init) and any(alpha == 0 for alpha in alphas.values()):

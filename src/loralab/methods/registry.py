@@ -65,6 +65,10 @@ def _lora(**changes: Any) -> Callable[[MethodSettings], Method]:
     return make
 
 
+def _lora_fa(settings: MethodSettings) -> Method:
+    return _lora(freeze_a=True, nearest_step=settings.nearest_step)(settings)
+
+
 def _vera(settings: MethodSettings) -> Method:
     return VeRA(
         settings.rank,
@@ -133,6 +137,7 @@ def _grass(settings: MethodSettings) -> Method:
         state_on_refresh=settings.state_on_refresh or "reset",
         refresh_warmup=settings.refresh_warmup,
         row_choice=settings.row_choice,
+        largest_factor=settings.largest_factor,
     )
 
 
@@ -168,7 +173,7 @@ METHODS: dict[str, Row] = {
     "adapter-l": Row(_bottleneck("lin"), BottleneckAdapter),
     "adapter-p": Row(_bottleneck("pfeiffer"), BottleneckAdapter),
     "rslora": Row(_lora(rank_stabilized=True), LoRA),
-    "lora-fa": Row(_lora(freeze_a=True), LoRA, FrozenA),
+    "lora-fa": Row(_lora_fa, LoRA, FrozenA),
     "dora": Row(_lora(magnitude=True), LoRA),
     "pissa": Row(_lora(init="pissa"), LoRA, PrincipalFactors),
     "vera": Row(_vera, VeRA, ScaledProjections),

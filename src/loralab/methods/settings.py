@@ -95,6 +95,10 @@ class MethodSettings:
     pissa_iterations: int | None = field(default=None, metadata={"group": "adapter"})
     """Of pissa: find the principal part by this many subspace iterations (4 to 16) instead of a whole SVD."""
 
+    nearest_step: bool = field(default=False, metadata={"group": "adapter"})
+    """Of lora-fa: turn the gradient of B, so that a step against it is the nearest to one of full fine-tuning that the
+    frozen A allows (its later form)."""
+
     modules: int = field(default=3, metadata={"group": "adapter"})
     """Of multilora: how many low-rank modules stand side by side, each of the rank given."""
 
@@ -136,6 +140,9 @@ class MethodSettings:
     )
     """How grass chooses rows of a weight: the longest of the gradient; drawn by length without or with repetition, or
     by its square; or all alike."""
+
+    largest_factor: float | None = field(default=None, metadata={"group": "adapter"})
+    """Of grass: no row's factor is larger, by which rows that are rarely drawn would take longer steps."""
 
     state_on_refresh: Literal["reset", "carry", "keep"] | None = field(default=None, metadata={"group": "adapter"})
     """Adam's moments when the rows change: all zero (grass), zero but of rows that stay, or kept as they are

@@ -24,6 +24,7 @@ from torch.optim import AdamW
 
 from loralab.core.adapter import Adapter
 from loralab.core.low_rank import is_plain_product
+from loralab.core.names import modules_by_path
 from loralab.core.projected_linear import projected_linear, wide_linear
 from loralab.core.projection import Projection, Rows, projection_of
 from loralab.core.update import WHOLE, Update
@@ -34,9 +35,10 @@ from loralab.training.optimizer import make_optimizer, parameter_groups
 
 @dataclass(frozen=True, eq=False)
 class Projected:
-    """One projected weight: where it is, its trained copy, and the stand-in that bears its gradient."""
+    """One projected weight: where it is, the frozen one, its trained copy, and the stand-in that bears its gradient."""
 
     site: ProjectedWeight
+    base: Tensor
     weight: nn.Parameter
     stand_in: nn.Parameter
 
@@ -53,13 +55,24 @@ def optimizer_for(adapter: Adapter, model: nn.Module, config: TrainConfig) -> Ad
     return ProjectedAdamW(adapter, model, adapter.spec, config)
 
 
+def closing_notes(optimizer: AdamW) -> list[str]:
+    """What is to be said at the end of a run: how much of the weights was reached by what was chosen so far."""
+    moved = optimizer.moved() if isinstance(optimizer, ProjectedAdamW) else {}
+    if not moved:
+        return []
+    least = min(moved, key=moved.__getitem__)
+    mean = sum(moved.values()) / len(moved)
+    return [f"{mean:.0%} of the rows of {len(moved)} weights were moved, {moved[least]:.0%} in {least}, the fewest"]
+
+
 class ProjectedAdamW(AdamW):
     """See above. Making one also puts the layers' own backward passes into `adapter`, which is on `model`."""
 
     def __init__(self, adapter: Adapter, model: nn.Module, spec: ProjectedFineTune, config: TrainConfig) -> None:
         sites = projected_weights(model, adapter.updates, adapter.heads, spec.rank)
         self.spec, self.seed, self.at_once = spec, config.seed, config.accumulate == 1
-        self.projected = [_projected(site, adapter.updates[path]) for path, site in sites.items()]
+        modules = modules_by_path(model)
+        self.projected = [_projected(site, modules[path], adapter.updates[path]) for path, site in sites.items()]
         taken = {id(each.weight) for each in self.projected}
         others = [(name, p) for name, p in adapter.named_parameters() if id(p) not in taken]
         group = {
@@ -138,6 +151,13 @@ class ProjectedAdamW(AdamW):
         said = f"{self.seed}/{each.site.name}/{taken}".encode()
         return torch.Generator().manual_seed(int.from_bytes(hashlib.sha256(said).digest()[:7]))
 
+    def moved(self) -> dict[str, float]:
+        """Path → the share of the weight's rows, of its smaller side, in which it differs from the base by now."""
+        return {
+            each.site.path: float(each.site.canonical(each.weight != each.base).any(1).float().mean())
+            for each in self.projected
+        }
+
     # -- the step -------------------------------------------------------------------------------------------------
 
     @torch.no_grad()
@@ -177,11 +197,11 @@ class ProjectedAdamW(AdamW):
         return self.spec.projection_scale * ((since + 1) / (self.spec.refresh_warmup + 1) if rising else 1.0)
 
 
-def _projected(site: ProjectedWeight, update: Update) -> Projected:
-    weight = update.replacements()[WHOLE]
+def _projected(site: ProjectedWeight, module: nn.Module, update: Update) -> Projected:
+    base, weight = module.get_parameter(WHOLE), update.replacements()[WHOLE]
     assert isinstance(weight, nn.Parameter)
     nothing = torch.zeros((), dtype=weight.dtype, device=weight.device)
-    return Projected(site, weight, nn.Parameter(nothing.expand(site.rank, site.shape[1])))
+    return Projected(site, base, weight, nn.Parameter(nothing.expand(site.rank, site.shape[1])))
 
 
 def _fresh_state(stand_in: Tensor) -> dict[str, Tensor]:

@@ -17,6 +17,7 @@ from loralab.training.observer import RunObserver, measured
 from loralab.training.plot import draw_curves
 from loralab.training.prepare import Prepared, made_fast, prepare
 from loralab.training.progress import RunProgress
+from loralab.training.projected_adamw import closing_notes
 from loralab.training.record import peak_memory_bytes, write_record
 
 
@@ -110,6 +111,9 @@ def _finish(config: TrainConfig, observer: RunObserver) -> TrainResult:
     save(prepared.trainee.adapter, folder.path, model=prepared.loaded.model)
     draw_curves(read_journal(folder.metrics), folder.curves, f"{config.model} on {config.task}, {config.method}")
     sizes = parameter_counts(prepared.trainee.adapter, prepared.loaded.model)
+    closing = closing_notes(prepared.trainee.optimizer)
+    for note in closing:
+        observer.progress.say(note)
     result = TrainResult(
         adapter=str(folder.path),
         steps=counts.step,
@@ -126,7 +130,8 @@ def _finish(config: TrainConfig, observer: RunObserver) -> TrainResult:
         best_step=counts.best_step,
         metrics=measured(final) if final else {},
     )
-    write_record(folder.record, config, _facts(prepared) | {"result": asdict(result)})
+    facts = _facts(prepared) | {"notes": [*prepared.notes, *closing], "result": asdict(result)}
+    write_record(folder.record, config, facts)
     return result
 
 
