@@ -24,6 +24,8 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedM
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
+from loralab.models.dropout import kept, scaled
+
 NAME = "loralab"
 
 LONGEST = {torch.bfloat16: 192, torch.float16: 192}
@@ -119,20 +121,25 @@ class _ShortAttention(torch.autograd.Function):
         ctx: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale: float, dropout: float
     ) -> Tensor:
         weights = _weights(query, key, mask, scale)
-        kept = torch.rand_like(weights).ge_(dropout).to(torch.bool) if dropout else None
-        ctx.save_for_backward(query, key, value, mask, kept)
-        ctx.scale, ctx.dropout = scale, dropout
-        return _ungrouped(torch.bmm(_dropped_(weights, kept, dropout), value.flatten(0, 1)), query.shape)
+        stays, factor = kept(weights.shape, dropout) if dropout else (None, 1.0)
+        ctx.save_for_backward(query, key, value, mask, stays)
+        ctx.scale, ctx.factor = scale, factor
+        dropped = weights if stays is None else weights.mul_(scaled(stays, factor, weights.dtype))
+        return _ungrouped(torch.bmm(dropped, value.flatten(0, 1)), query.shape)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        query, key, value, mask, kept = ctx.saved_tensors
+        query, key, value, mask, stays = ctx.saved_tensors
         weights = _weights(query, key, mask, ctx.scale)
         grad_grouped, value_flat = _grouped(grad, key.shape[1]), value.flatten(0, 1)
-        grad_weights = _dropped_(torch.bmm(grad_grouped, value_flat.mT), kept, ctx.dropout)
+        grad_weights = torch.bmm(grad_grouped, value_flat.mT)
+        drop = None if stays is None else scaled(stays, ctx.factor, weights.dtype)
+        if drop is not None:
+            grad_weights.mul_(drop)
         grad_scores = torch._softmax_backward_data(grad_weights, weights, -1, weights.dtype).mul_(ctx.scale)
-        grad_value = torch.bmm(_dropped_(weights, kept, ctx.dropout).mT, grad_grouped).view(value.shape)
+        dropped = weights if drop is None else weights.mul_(drop)
+        grad_value = torch.bmm(dropped.mT, grad_grouped).view(value.shape)
         grad_query = _ungrouped(torch.bmm(grad_scores, key.flatten(0, 1)), query.shape)
         grad_key = torch.bmm(grad_scores.mT, _grouped(query, key.shape[1])).view(key.shape)
         return grad_query, grad_key, grad_value, None, None, None
@@ -162,11 +169,6 @@ def _grouped(x_BQTD: Tensor, groups: int) -> Tensor:
 def _ungrouped(x: Tensor, shape: torch.Size) -> Tensor:
     """[B·G, R·T, D'] -> [B, Q, T, D'] for a query of `shape`."""
     return x.view(shape[0], shape[1], shape[2], -1)
-
-
-def _dropped_(weights: Tensor, kept: Tensor | None, dropout: float) -> Tensor:
-    """Zero where not kept, the rest scaled up to the same expectation; in place."""
-    return weights if kept is None else weights.mul_(kept).mul_(1 / (1 - dropout))
 
 
 def _causal_mask(tokens: int, keys: int, device: torch.device) -> Tensor:

@@ -16,6 +16,7 @@ from loralab.methods.quantized import principal_under
 from loralab.methods.registry import specification
 from loralab.methods.room import text_room
 from loralab.models.attention import short_sequence_attention
+from loralab.models.dropout import quick_dropout
 from loralab.models.head_dropout import set_head_dropout
 from loralab.models.lean import lean_leaves
 from loralab.models.load import LoadedModel, load_model
@@ -153,6 +154,11 @@ def made_fast(prepared: Prepared) -> Iterator[list[str]]:
     """
     model = prepared.loaded.model
     again = model.device.type == "cpu" and prepared.loaded.dtype == torch.float32
-    with short_sequence_attention(model) as attention, lean_leaves(model, recompute_gates=again) as leaves:
+    with (
+        short_sequence_attention(model) as attention,
+        lean_leaves(model, recompute_gates=again) as leaves,
+        quick_dropout(model) as dropouts,
+    ):
         gates = "; gates are computed again there, as float32 is large" if again else ""
-        yield [attention, f"{leaves} norms and gates keep less for the backward pass{gates}"]
+        drawn = [f"{dropouts} dropouts draw 16 bits a number"] if dropouts and model.device.type == "cpu" else []
+        yield [attention, f"{leaves} norms and gates keep less for the backward pass{gates}", *drawn]
