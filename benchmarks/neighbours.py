@@ -1,11 +1,15 @@
 """The time of a training step under the methods that neighbour LoRA, as ratios to LoRA's; PEFT's DoRA beside ours.
 
     python -m benchmarks.neighbours --rounds 5
+    python -m benchmarks.neighbours --cells out/neighbours/mrpc-*/cells --json out/neighbours/mrpc-steps.json
 
 All contenders live in one process and take the same steps in turn, round after round: SmolLM2-135M in bfloat16, q and
 v adapted unless told otherwise, batches of the docstrings task. What counts is the processor time of this one thread,
 so that other work on the machine does not matter; what is reported is the median over the rounds of the ratio within a
 round, and its smallest and largest.
+
+With `--cells` the contenders are what `loralab compare` has trained there, each in its own configuration (its first
+seed), and what they are divided by is the first one of LoRA.
 """
 
 import argparse
@@ -14,8 +18,11 @@ import statistics
 import sys
 import tempfile
 import time
+import tomllib
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
 
 import torch
 from peft import LoraConfig, get_peft_model
@@ -23,7 +30,7 @@ from peft import LoraConfig, get_peft_model
 from loralab.core.attach import detach
 from loralab.training.config import TrainConfig
 from loralab.training.loop import Trainee, accumulate_gradients
-from loralab.training.prepare import Prepared, made_fast, prepare
+from loralab.training.prepare import made_fast, prepare
 
 METHODS = ("lora", "dora", "pissa", "rslora", "lora-fa", "vera", "tied", "multilora", "adamix", "lora-xs")
 BAR = 1.35
@@ -31,9 +38,9 @@ BAR = 1.35
 Step = Callable[[int], None]
 
 
-def prepared(method: str, options: argparse.Namespace, folder: str) -> Prepared:
+def config_of(method: str, options: argparse.Namespace, folder: str) -> TrainConfig:
     """A run of this method on the batches that all contenders see."""
-    config = TrainConfig(
+    return TrainConfig(
         model="smollm2-135m",
         task="docstrings",
         out=f"{folder}/{method}",
@@ -46,12 +53,23 @@ def prepared(method: str, options: argparse.Namespace, folder: str) -> Prepared:
         threads=1,
         seed=0,
     )
-    return prepare(config, "bfloat16")
 
 
-def ours(method: str, options: argparse.Namespace, folder: str, stack: ExitStack) -> Step:
-    """One step of `loralab train` with this method."""
-    run = prepared(method, options, folder)
+def trained_cells(folders: Sequence[Path]) -> dict[str, TrainConfig]:
+    """`mrpc-matched/lora-r8` → the configuration of its first seed, of every cell in these folders; LoRA's first."""
+    found: dict[str, TrainConfig] = {}
+    for folder in folders:
+        for path in sorted(folder.glob("*-seed-*.toml")):
+            values = tomllib.loads(path.read_text(encoding="utf-8"))
+            plain = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+            name = f"{folder.parent.name}/{path.stem.rpartition('-seed-')[0]}"
+            found.setdefault(name, replace(TrainConfig(**plain), threads=1))
+    return dict(sorted(found.items(), key=lambda item: item[1].method != "lora"))
+
+
+def ours(config: TrainConfig, stack: ExitStack) -> Step:
+    """One step of `loralab train` with this configuration."""
+    run = prepare(config, "bfloat16")
     stack.enter_context(made_fast(run))
     run.trainee.model.train()
     return lambda step: take(run.trainee, step)
@@ -66,7 +84,7 @@ def take(trainee: Trainee, step: int) -> None:
 
 def peers(dora: bool, options: argparse.Namespace, folder: str) -> Step:
     """The same step by PEFT's adapter in the same model, the loss taken by transformers."""
-    run = prepared("lora", options, folder)
+    run = prepare(config_of("lora", options, folder), "bfloat16")
     targets = [path.rpartition(".")[2] for path in run.trainee.adapter.matched]
     detach(run.loaded.model)
     settings = LoraConfig(r=options.rank, lora_alpha=16, target_modules=list(dict.fromkeys(targets)), use_dora=dora)
@@ -87,18 +105,26 @@ def measure(options: argparse.Namespace) -> dict[str, dict[str, float]]:
     """Contender → the median, smallest and largest ratio of its step's processor time to our LoRA's."""
     ratios: dict[str, list[float]] = {}
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
-        steps = {f"peft {name}": peers(name == "dora", options, folder) for name in ("lora", "dora")}
-        steps |= {name: ours(name, options, folder, stack) for name in options.methods.split(",")}
+        steps = contenders(options, folder, stack)
+        first = next(iter(steps))
         for round_number in range(options.rounds + 1):
             seconds = {name: timed(step, round_number, options.steps) for name, step in steps.items()}
             if round_number:  # the first only warms up
                 for name, each in seconds.items():
-                    ratios.setdefault(name, []).append(each / seconds["lora"])
+                    ratios.setdefault(name, []).append(each / seconds[first])
                 print({name: round(each, 3) for name, each in seconds.items()}, file=sys.stderr)
     return {
         name: {"median": statistics.median(each), "least": min(each), "most": max(each)}
         for name, each in ratios.items()
     }
+
+
+def contenders(options: argparse.Namespace, folder: str, stack: ExitStack) -> dict[str, Step]:
+    """Name → its step; the first is our LoRA."""
+    if options.cells:
+        return {name: ours(config, stack) for name, config in trained_cells(options.cells).items()}
+    steps = {name: ours(config_of(name, options, folder), stack) for name in options.methods.split(",")}
+    return steps | {f"peft {name}": peers(name == "dora", options, folder) for name in ("lora", "dora")}
 
 
 def timed(step: Step, round_number: int, steps: int) -> float:
@@ -119,6 +145,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--length", type=int, default=128)
     parser.add_argument("--methods", default=",".join(METHODS))
+    parser.add_argument("--cells", type=Path, nargs="+", help="folders of cells of `loralab compare`")
+    parser.add_argument("--json", type=Path, help="write what was found to this file too")
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
     found = measure(options)
@@ -129,6 +157,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if "dora" in found:
         print(f"DoRA: {found['dora']['median']:.2f} of LoRA's step, the bar is {BAR}: {'met' if met else 'NOT met'}")
     print(json.dumps(found))
+    if options.json:
+        options.json.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
     return 0 if met else 1
 
 

@@ -5,6 +5,9 @@
     python runs/neighbours.py cola ../shared/data/glue out/neighbours
     python runs/neighbours.py docstrings - out/neighbours
 
+    python -m benchmarks.neighbours --cells out/neighbours/mrpc-{matched,full,vera}/cells … \\
+      --json out/neighbours/mrpc-steps.json                     the steps' times, for the table
+
 Methods whose size can be chosen get the trainable parameters of LoRA r=8 on q and v; VeRA, AdaMix and the optimizers
 of the whole model cannot be, and have the size that the comparison says. Learning rates are one per method, set
 beforehand and tuned for none. It was not run as a whole yet. Every comparison goes on where it was interrupted. It
@@ -113,10 +116,11 @@ def main() -> None:
             run(comparison, arguments)
     rows = gathered(arguments.out, arguments.task)
     metric = METRICS[arguments.task]
-    (arguments.out / f"{arguments.task}.md").write_text(table(rows, metric), encoding="utf-8")
+    text = table(rows, metric, read_steps(arguments.out / f"{arguments.task}-steps.json"))
+    (arguments.out / f"{arguments.task}.md").write_text(text, encoding="utf-8")
     (arguments.out / f"{arguments.task}.json").write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
     plot(rows, metric, arguments.task, arguments.out / f"{arguments.task}.png")
-    print(table(rows, metric))
+    print(text)
 
 
 def run(comparison: Comparison, arguments: argparse.Namespace) -> None:
@@ -139,7 +143,7 @@ def run(comparison: Comparison, arguments: argparse.Namespace) -> None:
 
 
 def gathered(out: Path, task: str) -> list[dict[str, Any]]:
-    """The rows of all comparisons that are there, with the bytes that an adapter takes on disk."""
+    """The rows of all comparisons that are there, with a cell of each and the bytes that its adapter takes on disk."""
     rows = []
     for comparison in COMPARISONS:
         folder = out / f"{task}-{comparison.name}"
@@ -147,24 +151,30 @@ def gathered(out: Path, task: str) -> list[dict[str, Any]]:
             continue
         for row in json.loads((folder / "results.json").read_text(encoding="utf-8"))["rows"]:
             label = comparison.prefix + row["label"]
-            rows.append(row | {"label": label, "stored_bytes": stored_bytes(folder, row["method"])})
+            rows.append(row | {"label": label, **stored(folder, row)})
     return rows
 
 
-def stored_bytes(folder: Path, method: str) -> int:
-    """Of the tensor file of one of the method's adapters."""
-    files = sorted(folder.glob(f"cells/{method}-*/adapter_model.safetensors"))
-    return files[0].stat().st_size if files else 0
+def stored(folder: Path, row: dict[str, Any]) -> dict[str, Any]:
+    """One of the method's adapters: where it is, without its seed, and the bytes of its tensor file."""
+    runs = {path.parent: json.loads(path.read_text(encoding="utf-8")) for path in folder.glob("cells/*/run.json")}
+    first = min(path for path, run in runs.items() if run["config"]["method"] == row["method"])
+    cell, _, _ = first.name.rpartition("-seed-")
+    return {"cell": f"{folder.name}/{cell}", "stored_bytes": (first / "adapter_model.safetensors").stat().st_size}
 
 
-def table(rows: list[dict[str, Any]], metric: str) -> str:
-    """Markdown; a step's time is the processor's, which what else the machine does hardly moves."""
+def read_steps(path: Path) -> dict[str, float]:
+    """Comparison/cell → its step's time over LoRA's, where `benchmarks.neighbours --cells` has measured it."""
+    found = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return {name: each["median"] for name, each in found.items()}
+
+
+def table(rows: list[dict[str, Any]], metric: str, steps: dict[str, float]) -> str:
+    """Markdown."""
     lines = [
         f"| method | trained | stored MB | {metric} | step ÷ LoRA's | peak MB | published |",
         "|---|---:|---:|---:|---:|---:|---|",
     ]
-    lora = next(row for row in rows if row["label"].startswith("lora "))
-    step_of_lora = lora["processor_seconds"] / lora["steps"]
     for row in rows:
         found = row["metrics"][metric]
         spread = f" ± {found['sd']:.2f}" if found["n"] > 1 else ""
@@ -173,7 +183,7 @@ def table(rows: list[dict[str, Any]], metric: str) -> str:
             f"{row['trainable_params']:,}",
             f"{row['stored_bytes'] / 1e6:.2f}",
             f"{found['mean']:.2f}{spread}",
-            f"{row['processor_seconds'] / row['steps'] / step_of_lora:.2f}",
+            f"{steps[row['cell']]:.2f}" if row["cell"] in steps else "",
             f"{row['peak_memory_bytes'] / 1e6:,.0f}",
             PUBLISHED.get(row["method"], ""),
         )
