@@ -9,7 +9,7 @@ so that other work on the machine does not matter; what is reported is the media
 round, and its smallest and largest.
 
 With `--cells` the contenders are what `loralab compare` has trained there, each in its own configuration (its first
-seed), and what they are divided by is the first one of LoRA.
+seed), and what they are divided by is plain LoRA.
 """
 
 import argparse
@@ -56,7 +56,7 @@ def config_of(method: str, options: argparse.Namespace, folder: str) -> TrainCon
 
 
 def trained_cells(folders: Sequence[Path]) -> dict[str, TrainConfig]:
-    """`mrpc-matched/lora-r8` → the configuration of its first seed, of every cell in these folders; LoRA's first."""
+    """`mrpc-matched/lora-r8` → the configuration of its first seed, of every cell in these folders; plain LoRA first."""
     found: dict[str, TrainConfig] = {}
     for folder in folders:
         for path in sorted(folder.glob("*-seed-*.toml")):
@@ -64,7 +64,12 @@ def trained_cells(folders: Sequence[Path]) -> dict[str, TrainConfig]:
             plain = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
             name = f"{folder.parent.name}/{path.stem.rpartition('-seed-')[0]}"
             found.setdefault(name, replace(TrainConfig(**plain), threads=1))
-    return dict(sorted(found.items(), key=lambda item: item[1].method != "lora"))
+    return dict(sorted(found.items(), key=lambda item: not is_plain_lora(item[1])))
+
+
+def is_plain_lora(config: TrainConfig) -> bool:
+    """Whether it is LoRA and nothing more."""
+    return (config.method, config.init, config.lora_plus_ratio) == ("lora", "kaiming", 1.0)
 
 
 def ours(config: TrainConfig, stack: ExitStack) -> Step:
