@@ -56,7 +56,7 @@ def config_of(method: str, options: argparse.Namespace, folder: str) -> TrainCon
 
 
 def trained_cells(folders: Sequence[Path]) -> dict[str, TrainConfig]:
-    """`mrpc-matched/lora-r8` → the configuration of its first seed, of every cell in these folders; plain LoRA first."""
+    """`mrpc-matched/lora-r8` → the configuration of its first seed, of every cell in them; plain LoRA first."""
     found: dict[str, TrainConfig] = {}
     for folder in folders:
         for path in sorted(folder.glob("*-seed-*.toml")):
