@@ -16,9 +16,9 @@ from torch.utils.hooks import RemovableHandle
 
 from loralab.analysis.texts import TokenBatch
 from loralab.errors import NumericsError, SpecError
-from loralab.generation.mode import evaluating
 from loralab.models.families import family_of
 from loralab.models.surgery import blocks_of
+from loralab.nn.mode import evaluating
 
 Tokens = Literal["last", "all", "mean"]
 Visit = Callable[[int, Tensor, Tensor], None]

@@ -32,8 +32,8 @@ from transformers import PreTrainedModel
 
 from loralab.analysis.texts import TokenBatch
 from loralab.errors import NumericsError, SpecError
-from loralab.generation.mode import evaluating
 from loralab.models.surgery import AffineBlock, Run, blocks_of, replace_blocks
+from loralab.nn.mode import evaluating
 
 EPSILON = 1e-6
 """Adam's: gradients below it, of a map with nothing to gain, do not become whole steps."""

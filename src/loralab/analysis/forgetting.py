@@ -18,8 +18,8 @@ from loralab.core.adapter import Adapter
 from loralab.core.attach import disabled
 from loralab.errors import DataError, NotFoundError, SpecError
 from loralab.evaluation.likelihood import mean_target_loss
-from loralab.generation.mode import evaluating
 from loralab.methods.room import text_room
+from loralab.nn.mode import evaluating
 from loralab.tasks.encoding import Encoded
 from loralab.tasks.tokens import IGNORED, plain_ids
 

@@ -16,7 +16,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from loralab.errors import DataError, NotFoundError, SpecError
 from loralab.evaluation.likelihood import mean_target_loss
-from loralab.generation.mode import evaluating
+from loralab.nn.mode import evaluating
 from loralab.tasks.docstrings import open_docstrings
 from loralab.tasks.encoding import Encoded, padding_id
 from loralab.tasks.example import Example

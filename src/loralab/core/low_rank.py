@@ -16,6 +16,7 @@ from loralab.core.factors import Factors, LowRankDelta, Pair
 from loralab.core.math import adapted_linear, delta, low_rank, low_rank_rows
 from loralab.core.update import WHOLE, Update, tensor_of, wide
 from loralab.errors import AdapterStateError
+from loralab.nn.dropout import dropout
 
 
 class LinearUpdate(Update):
@@ -71,12 +72,12 @@ class LinearUpdate(Update):
     def forward(self, base: nn.Module, *args: Any, **kwargs: Any) -> Tensor:
         x: Tensor = args[0]
         A, B = self.factors()
-        dropout = self.dropout()
-        if dropout == 0.0 and is_plain_product(base, x):
+        probability = self.dropout()
+        if probability == 0.0 and is_plain_product(base, x):
             W, bias = tensor_of(base, WHOLE), self._bias(base)
             return adapted_linear(x, W.T if self.stored_transposed else W, bias, A, B)
         h: Tensor = self.call(base, *args, **kwargs)
-        return h + low_rank(F.dropout(x, dropout), A, B).to(h.dtype)
+        return h + low_rank(dropout(x, probability), A, B).to(h.dtype)
 
     def _bias(self, base: nn.Module) -> Tensor | None:
         if "bias" in self.replacements():
@@ -160,7 +161,7 @@ class ConvUpdate(Update):
 
     def forward(self, base: nn.Module, *args: Any, **kwargs: Any) -> Tensor:
         h: Tensor = self.call(base, *args, **kwargs)
-        x = F.dropout(args[0], self.dropout()).to(h.dtype)
+        x = dropout(args[0], self.dropout()).to(h.dtype)
         A, B = self.factors_of(WHOLE).lora_A.to(h.dtype), self.factors_of(WHOLE).scaled_B.to(h.dtype)
         conv, convolve = cast(nn.Conv2d, base), _CONVOLUTIONS[A.dim()]  # the three classes have the same attributes
         padding: Any = conv.padding

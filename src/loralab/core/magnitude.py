@@ -24,6 +24,7 @@ from loralab.core.factors import LowRankDelta, Pair
 from loralab.core.low_rank import ConvUpdate, EmbeddingUpdate, LinearUpdate, is_plain_product
 from loralab.core.math import low_rank, row_norms, scaled_linear
 from loralab.core.update import WHOLE, Update, tensor_of, wide
+from loralab.nn.dropout import dropout
 
 MAGNITUDE = "lora_magnitude_vector"
 """What the trained lengths are called, as in PEFT's files."""
@@ -164,14 +165,14 @@ class MagnitudeLinear(Magnitude, LinearUpdate):
     def forward(self, base: nn.Module, *args: Any, **kwargs: Any) -> Tensor:
         x: Tensor = args[0]
         A, B = self.factors()
-        c, bias, dropout = self.stretch(base, (A, B)), self._bias(base), self.dropout()
-        if dropout == 0.0 and is_plain_product(base, x):
+        c, bias, probability = self.stretch(base, (A, B)), self._bias(base), self.dropout()
+        if probability == 0.0 and is_plain_product(base, x):
             return scaled_linear(x, self._weight(base), bias, A, B, c)
         h: Tensor = self.call(base, *args, **kwargs)
-        if dropout == 0.0:
+        if probability == 0.0:
             product = h if bias is None else h - bias
         else:  # the base's own output is of the whole input, what is added to it of what dropout left
-            x = F.dropout(x, dropout)
+            x = dropout(x, probability)
             product = F.linear(x, self._weight(base).to(x.dtype))
         return h + ((c - 1) * product + c * low_rank(x, A, B)).to(h.dtype)
 

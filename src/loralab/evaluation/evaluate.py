@@ -12,8 +12,8 @@ from loralab.evaluation.result import Evaluation as Evaluation
 from loralab.evaluation.result import Sample as Sample
 from loralab.evaluation.score import Scored, score_outputs
 from loralab.generation.generate import GenerationConfig, decode, generate_ids
-from loralab.generation.mode import evaluating
 from loralab.methods.room import text_room
+from loralab.nn.mode import evaluating
 from loralab.tasks.definition import Task
 from loralab.tasks.encoding import Processor, encode_examples, encode_prompts, padding_id
 from loralab.tasks.example import AnyExample, Conversation, Example

@@ -23,7 +23,7 @@ from transformers import (
 from loralab.errors import SpecError
 from loralab.generation.config import GenerationConfig as GenerationConfig
 from loralab.generation.context import context_length
-from loralab.generation.mode import evaluating
+from loralab.nn.mode import evaluating
 
 
 class NoRepeatInNewText(LogitsProcessor):

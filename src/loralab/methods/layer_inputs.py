@@ -17,7 +17,7 @@ from loralab.core.adapter import adapters_on
 from loralab.core.attach import disabled
 from loralab.core.names import modules_by_path
 from loralab.errors import SpecError
-from loralab.generation.mode import evaluating
+from loralab.nn.mode import evaluating
 from loralab.tasks.tokens import IGNORED
 
 Visit = Callable[[str, Tensor], None]

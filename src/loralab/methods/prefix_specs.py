@@ -19,6 +19,7 @@ from loralab.errors import SpecError, TargetError
 from loralab.methods.heads import head_updates, heads_of
 from loralab.methods.prefix import BlockPrefixUpdate, PrefixUpdate, link
 from loralab.models.families import block_paths, family_of
+from loralab.nn.mode import evaluating
 
 
 @dataclass(frozen=True)
@@ -117,12 +118,8 @@ def _activations(body: nn.Module, blocks: list[nn.Module], embeddings_SH: Tensor
     def remember(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         seen.append((args[0] if args else kwargs["hidden_states"])[0].float())
 
-    modes = [(module, module.training) for module in body.modules()]
-    body.eval()
-    with ExitStack() as hooks:
+    with evaluating(body), ExitStack() as hooks:
         for block in blocks:
             hooks.callback(block.register_forward_pre_hook(remember, with_kwargs=True).remove)
         body(inputs_embeds=embeddings_SH[None].to(next(body.parameters()).dtype))
-    for module, mode in modes:
-        module.training = mode
     return seen

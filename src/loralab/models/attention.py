@@ -24,7 +24,7 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedM
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-from loralab.models.dropout import kept, scaled
+from loralab.nn.dropout import kept, scaled
 
 NAME = "loralab"
 

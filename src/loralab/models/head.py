@@ -9,8 +9,6 @@ tasks or optimizers.
 Shapes: B sequences, T tokens, N target positions, H hidden width, V vocabulary.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from weakref import WeakKeyDictionary
 
@@ -19,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from loralab.models.cross_entropy import sum_cross_entropy
+from loralab.nn.mode import evaluating
 
 IGNORED = -100
 """The label of a position that is no target (transformers' convention)."""
@@ -100,7 +99,7 @@ def _is_right_padded(mask_BT: Tensor | None) -> bool:
 
 @torch.no_grad()
 def _probe(model: nn.Module, ids_BT: Tensor) -> Route:
-    with _evaluating(model):
+    with evaluating(model):
         causal = _is_causal(model, ids_BT)
         if _head(model) is None or _body(model) is model:
             return Route(False, causal, "the model's own logits are used: it has no separate body and output head")
@@ -136,15 +135,3 @@ def _watch_head(model: nn.Module, ids_BT: Tensor) -> tuple[Tensor | None, Tensor
     finally:
         handle.remove()
     return (*seen[0], logits) if len(seen) == 1 else (None, None, logits)
-
-
-@contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    """Every module in evaluation mode (no dropout, no random numbers drawn), and afterwards each as it was."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, mode in modes:
-            module.training = mode

@@ -20,6 +20,8 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
+from loralab.nn.mode import evaluating
+
 
 def rms_norm(x: Tensor, weight_H: Tensor, epsilon: float) -> Tensor:
     """w·x·(mean x² + ε)^−½ over the last dimension, in float32 inside; differentiable in x alone (w is frozen)."""
@@ -138,10 +140,7 @@ def _agrees(module: nn.Module, forward: Callable[[Tensor], Tensor], width: int) 
     floats = (tensor for tensor in chain(module.parameters(), module.buffers()) if tensor.is_floating_point())
     parameter = next(floats)  # of quantised projections the buffers
     x = torch.linspace(-2, 2, 2 * width, device=parameter.device).view(1, 2, width).to(parameter.dtype)
-    modes = [(each, each.training) for each in module.modules()]
-    module.eval()
-    own, lean = module(x), forward(x)
-    for each, mode in modes:
-        each.training = mode
+    with evaluating(module):
+        own, lean = module(x), forward(x)
     tolerance = 4 * torch.finfo(x.dtype).eps
     return bool((own - lean).abs().max() <= tolerance * own.abs().max())

@@ -16,11 +16,11 @@ from loralab.methods.quantized import principal_under
 from loralab.methods.registry import specification
 from loralab.methods.room import text_room
 from loralab.models.attention import short_sequence_attention
-from loralab.models.dropout import quick_dropout
 from loralab.models.head_dropout import set_head_dropout
 from loralab.models.lean import lean_leaves
 from loralab.models.load import LoadedModel, load_model
 from loralab.models.precision import use_fast_float32
+from loralab.nn.dropout import quick_dropout
 from loralab.tasks.encoding import encode_examples, padding_id
 from loralab.tasks.task import Task, open_task
 from loralab.training.config import TrainConfig

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from loralab.models.dropout import dropout, kept, quick_dropout, scaled
+from loralab.nn.dropout import dropout, kept, quick_dropout, scaled
 
 
 @pytest.mark.parametrize("probability", [0.1, 0.5, 0.93])

@@ -1,11 +1,11 @@
-"""Dropout on a CPU from 16 random bits a number, put on a model from outside.
+"""Dropout, on a CPU from 16 random bits a number.
 
     y = x∘m,   m = 1/(1 − p) with probability 1 − p, else 0
 
 torch draws a number of the generator for every element; here four elements share one of 64 bits. On one core of a Xeon
 that takes 0.25 instead of 1.7 ms for 338 thousand elements, and a training step of MiniLM a sixth less time. p is then
 the nearest multiple of 2⁻¹⁶, and m is scaled for that very p. The bits come from torch's default generator, so that
-seeds, resumed runs and blocks that are computed again work as ever.
+seeds, resumed runs and blocks that are computed again work as ever. On other devices it is torch's own.
 """
 
 from collections.abc import Iterator
@@ -16,12 +16,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
 
 _LEVELS = 2**16
 
 
 def dropout(x: Tensor, probability: float) -> Tensor:
-    """x∘m, differentiable in x; the mask has x's dtype. `probability` lies in [0, 1]."""
+    """x∘m, differentiable in x; what is kept for the backward pass has x's dtype. `probability` lies in [0, 1]."""
+    if probability == 0:
+        return x
+    if x.device.type != "cpu":
+        return F.dropout(x, probability)
     y: Tensor = _Dropout.apply(x, probability)  # type: ignore[no-untyped-call]
     return y
 
@@ -43,8 +48,9 @@ def scaled(stays: Tensor, factor: float, dtype: torch.dtype) -> Tensor:
 
 @contextmanager
 def quick_dropout(model: nn.Module) -> Iterator[int]:
-    """Within this, the model's `nn.Dropout` on a CPU draw as above; yields how many there are."""
-    found = [module for module in model.modules() if type(module) is nn.Dropout and "forward" not in vars(module)]
+    """Within this, every `nn.Dropout` of the model draws as above; yields how many do. Then each is as it was."""
+    own = (module for module in model.modules() if type(module) is nn.Dropout and "forward" not in vars(module))
+    found = [module for module in own if not module.inplace]
     for module in found:
         module.forward = partial(_forward, module)  # type: ignore[method-assign]
     try:
@@ -55,9 +61,7 @@ def quick_dropout(model: nn.Module) -> Iterator[int]:
 
 
 def _forward(module: nn.Dropout, x: Tensor) -> Tensor:
-    if module.training and module.p and x.device.type == "cpu" and not module.inplace:
-        return dropout(x, module.p)
-    return nn.Dropout.forward(module, x)
+    return dropout(x, module.p) if module.training else x
 
 
 class _Dropout(torch.autograd.Function):

@@ -1,6 +1,6 @@
 from torch import nn
 
-from loralab.generation.mode import evaluating
+from loralab.nn.mode import evaluating
 
 
 def test_every_module_comes_back_as_it_was() -> None:
