@@ -3,13 +3,14 @@
 import pytest
 import torch
 from torch import Tensor
+from transformers import OPTConfig, OPTForCausalLM
 
 import loralab as ll
 from loralab.core.prompt import ends_before_targets, prompts_end_at
 from loralab.evaluation.likelihood import batch_target_loss
 from loralab.methods.prefix import Places, PrefixUpdate, inserted_positions
 from loralab.tasks.batching import Batch
-from small_models import SPECS, build, gpt2, llama, logits
+from small_models import NO_ENDS, SPECS, build, gpt2, llama, logits
 
 CAUSAL = ["llama", "gpt2"]
 
@@ -46,6 +47,20 @@ def test_a_fresh_prefix_is_real_tokens_before_the_text(name: str, spec: object) 
     with ll.disabled(model):
         expected = model(input_ids=torch.cat([before, ids], 1)).logits[:, 3:]
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("spec", [ll.PrefixEmbedding(3, 0), ll.PrefixLayer(3, 0)])
+def test_a_model_that_calls_its_decoder_past_the_base_model_sees_the_prefix(spec: object) -> None:
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 32, "word_embed_proj_dim": 32, "ffn_dim": 48, "num_hidden_layers": 2}
+    model = OPTForCausalLM(OPTConfig(**sizes, num_attention_heads=4, vocab_size=64, **NO_ENDS)).eval()
+    adapter, ids = ll.attach(model, spec), torch.randint(2, 64, (2, 6))
+    through_head, body = model(input_ids=ids).logits, model.model(input_ids=ids)[0]
+    torch.testing.assert_close(model.lm_head(body), through_head)
+    before = tokens_of(model, adapter).expand(2, -1)
+    with ll.disabled(model):
+        expected = model(input_ids=torch.cat([before, ids], 1)).logits[:, 3:]
+    torch.testing.assert_close(through_head, expected, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", CAUSAL)

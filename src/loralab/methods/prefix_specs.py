@@ -71,11 +71,17 @@ class PrefixLayer(PrefixEmbedding):
 
 
 def _body(model: nn.Module) -> tuple[str, nn.Module]:
-    """(path, module) of the part of a transformers model that takes tokens or embeddings and gives hidden states."""
-    inner = unwrapped(model)
+    """(path, module) of the part of a transformers model that takes tokens or embeddings and gives hidden states.
+
+    Of a decoder the innermost such part: an OPT calls the decoder within its base model, past the base model.
+    """
+    inner, family = unwrapped(model), family_of(model)
     path = str(getattr(inner, "base_model_prefix", ""))
-    body = modules_by_path(model).get(path)
-    family = family_of(model)
+    by_path = modules_by_path(model)
+    body = by_path.get(path)
+    if body is not None and family is not None and family.architecture == "decoder":
+        body = unwrapped(cast(Any, inner).get_decoder())
+        path = next(path for path, module in by_path.items() if module is body)
     if body is None or family is None or family.architecture not in ("decoder", "encoder"):
         kind = "is no transformers model with a body of its own" if body is None else "is of no known family"
         if family is not None and family.architecture not in ("decoder", "encoder"):
