@@ -192,19 +192,22 @@ def table(rows: list[dict[str, Any]], metric: str, steps: dict[str, float]) -> s
 
 
 def plot(rows: list[dict[str, Any]], metric: str, task: str, path: Path) -> None:
-    """The metric against the number of trained parameters, the head apart; bars are the spread over the seeds."""
-    figure = Figure(figsize=(8, 5), layout="constrained")
-    axes = figure.add_subplot()
-    for number, row in enumerate(rows):
-        found = row["metrics"][metric]
-        x, y = row["trainable_params"], found["mean"]
-        axes.errorbar(x, y, yerr=found["sd"] if found["n"] > 1 else 0, fmt="o", capsize=3, color=f"C{number % 10}")
-        axes.annotate(row["label"], (x, y), xytext=(6, 4), textcoords="offset points", fontsize=8)
-    axes.set_xscale("log")
-    axes.set_xlabel("trained parameters, the head apart")
-    axes.set_ylabel(metric)
-    axes.set_title(f"LoRA and its neighbours on {task}")
-    axes.grid(alpha=0.3)
+    """The metric of each method, the best on top, its spread over the seeds as a bar; beside it what it trains."""
+    ordered = sorted(rows, key=lambda row: row["metrics"][metric]["mean"] * (-1 if metric == "loss" else 1))
+    places = range(len(ordered))
+    figure = Figure(figsize=(9, 1 + 0.32 * len(ordered)), layout="constrained")
+    quality, size = figure.subplots(1, 2, sharey=True, width_ratios=(2, 1))
+    found = [row["metrics"][metric] for row in ordered]
+    quality.errorbar([each["mean"] for each in found], places, xerr=[each["sd"] for each in found], fmt="o", capsize=3)
+    quality.set_yticks(places, [row["label"] for row in ordered])
+    quality.set_xlabel(f"{metric} ({'lower' if metric == 'loss' else 'higher'} is better)")
+    size.barh(places, [row["trainable_params"] for row in ordered], color="C1")
+    size.set_xscale("log")
+    size.set_xlim(left=1e3)
+    size.set_xlabel("trained parameters, the head apart")
+    for axes in (quality, size):
+        axes.grid(alpha=0.3, axis="x")
+    figure.suptitle(f"LoRA and its neighbours on {task}")
     FigureCanvasAgg(figure)
     figure.savefig(path, dpi=120)
 
