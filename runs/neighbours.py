@@ -3,6 +3,7 @@
     python runs/neighbours.py mrpc ../shared/data/glue out/neighbours
     python runs/neighbours.py rte ../shared/data/glue out/neighbours
     python runs/neighbours.py cola ../shared/data/glue out/neighbours
+    python runs/neighbours.py e2e ../shared/data/e2e out/neighbours --seeds 1
     python runs/neighbours.py docstrings - out/neighbours
 
     python -m benchmarks.neighbours --cells out/neighbours/mrpc-{matched,full,vera}/cells … \\
@@ -87,8 +88,23 @@ COMPARISONS = (
 GLUE: Flags = {"--model": "minilm-l6", "--max-length": "128", "--eval-limit": "100000", "--epochs": "2"}
 TASKS: dict[str, Flags] = {
     "mrpc": {**GLUE, "--task": "glue/mrpc", "--batch-size": "16", "--best-metric": "accuracy"},
-    "rte": {**GLUE, "--task": "glue/rte", "--batch-size": "16", "--best-metric": "accuracy", "--epochs": "1"},
+    "rte": {
+        **GLUE,
+        "--task": "glue/rte",
+        "--batch-size": "16",
+        "--best-metric": "accuracy",
+        "--epochs": "1",
+        "--limit": "1200",
+    },
     "cola": {**GLUE, "--task": "glue/cola", "--batch-size": "32", "--best-metric": "matthews", "--epochs": "3"},
+    "e2e": {
+        "--model": "smollm2-135m",
+        "--task": "e2e",
+        "--max-length": "256",
+        "--batch-size": "8",
+        "--steps": "60",
+        "--eval-limit": "256",
+    },
     "docstrings": {
         "--model": "smollm2-135m",
         "--task": "docstrings",
@@ -98,14 +114,14 @@ TASKS: dict[str, Flags] = {
         "--eval-limit": "128",
     },
 }
-METRICS = {"mrpc": "accuracy", "rte": "accuracy", "cola": "matthews", "docstrings": "loss"}
+METRICS = {"mrpc": "accuracy", "rte": "accuracy", "cola": "matthews", "e2e": "loss", "docstrings": "loss"}
 
 
 def main() -> None:
     """Run the comparisons of one task, and put their rows into one table and one plot."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("task", choices=TASKS)
-    parser.add_argument("data", help="the GLUE root folder; - for docstrings")
+    parser.add_argument("data", help="the GLUE root folder, that of E2E, or - for docstrings")
     parser.add_argument("out", type=Path)
     parser.add_argument("--only", choices=[each.name for each in COMPARISONS], help="one of the comparisons")
     parser.add_argument("--seeds", default="1,2,3")
