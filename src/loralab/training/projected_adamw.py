@@ -83,7 +83,7 @@ class ProjectedAdamW(AdamW):
             "weight_decay": config.weight_decay,
         }
         groups = [*parameter_groups(others, config), group]
-        super().__init__(groups, betas=(config.beta1, config.beta2), eps=config.eps)
+        super().__init__(groups, betas=(config.beta1, config.beta2), eps=config.eps, fused=True)
         for each in self.projected:
             update = cast(nn.Module, adapter.updates[each.site.path])
             update.forward = partial(self._forward, each, adapter.updates[each.site.path])
