@@ -7,6 +7,8 @@ import torch
 
 import loralab as ll
 from loralab.analysis.ablation import cells_of, switched_off
+from loralab.analysis.amplification import amplifications
+from loralab.analysis.subspace import overlaps_with_base
 from loralab.analysis.truncation import Truncation
 from loralab.core.attach import Method
 from loralab.formats.adapter_pairs import read_pairs
@@ -61,3 +63,18 @@ def test_vera_has_no_rank_to_cut(tmp_path: Path) -> None:
     ll.save(ll.attach(model, SPECS["vera"]), tmp_path, model=model)
     with pytest.raises(ll.SpecError, match="no rank to cut"):
         read_resizable(tmp_path)
+
+
+@pytest.mark.parametrize("method", [name for name in SPECS if name not in ("dora", "pissa")])
+def test_parts_of_a_fused_projection_are_compared_with_their_rows_of_the_base(method: str, tmp_path: Path) -> None:
+    model = build("gpt2")
+    adapter = ll.attach(model, SPECS[method])
+    give_effect(adapter)
+    ll.save(adapter, tmp_path, model=model)
+    ll.detach(model)
+    W_IO = model.get_parameter("transformer.h.0.attn.c_attn.weight").detach()
+    q, v, *_ = amplifications(read_pairs(tmp_path), model)
+    assert [q.name, v.name] == ["transformer.h.0.attn.c_attn.q", "transformer.h.0.attn.c_attn.v"]
+    assert q.base_norm == pytest.approx(float(W_IO[:, :32].norm()), rel=1e-5)
+    assert v.base_norm == pytest.approx(float(W_IO[:, 64:].norm()), rel=1e-5)
+    assert len(list(overlaps_with_base(read_pairs(tmp_path), model))) == 12  # q and v, left and right, of three blocks

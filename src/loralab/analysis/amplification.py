@@ -55,7 +55,7 @@ def amplifications(
         raise SpecError(f"rank {rank} was asked for: at least one direction is needed")
     generator = torch.Generator().manual_seed(seed)
     for delta in deltas(adapter, modules):
-        W_OI = base_matrix(model, delta.name, delta.shape)
+        W_OI = base_matrix(model, delta.part_of or delta.name, delta.shape, delta.rows)
         yield amplification(delta, W_OI, rank, generator)
 
 

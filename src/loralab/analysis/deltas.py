@@ -14,6 +14,7 @@ from torch import Tensor
 from loralab.errors import SpecError
 from loralab.formats.adapter_pairs import AdapterPairs
 from loralab.formats.peft_pairs import FilePair
+from loralab.formats.structure import Runs
 from loralab.formats.tensor_checks import listed
 
 
@@ -26,6 +27,10 @@ class Delta:
     A_RI: Tensor
     B_OR: Tensor
     scale: float
+    part_of: str | None = None
+    """The path of the module whose weight holds the matrix, where it is some rows of it: `c_attn` of `c_attn.q`."""
+    rows: Runs | None = None
+    """Which rows."""
 
     @property
     def rank(self) -> int:
@@ -76,7 +81,8 @@ def deltas(adapter: AdapterPairs, modules: str | None = None) -> Iterator[Delta]
     for pair in chosen:
         A_GRI, B_GOR = pair.matrices()
         for group, (A_RI, B_OR) in enumerate(zip(A_GRI, B_GOR, strict=True)):
-            yield Delta(f"{pair.name}[{group}]" if len(A_GRI) > 1 else pair.name, A_RI, B_OR, pair.scale)
+            name = f"{pair.name}[{group}]" if len(A_GRI) > 1 else pair.name
+            yield Delta(name, A_RI, B_OR, pair.scale, pair.part_of, pair.rows)
 
 
 def module_names(adapter: AdapterPairs, modules: str | None = None) -> list[str]:

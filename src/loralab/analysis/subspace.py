@@ -73,7 +73,8 @@ def overlaps_with_base(
     """
     generator = torch.Generator().manual_seed(seed)
     for delta in deltas(adapter, modules):
-        U, _, Vh = torch.linalg.svd(base_matrix(model, delta.name, delta.shape), full_matrices=False)
+        W_OI = base_matrix(model, delta.part_of or delta.name, delta.shape, delta.rows)
+        U, _, Vh = torch.linalg.svd(W_OI, full_matrices=False)
         of_update = _bases(delta, of, adapter)
         of_base: dict[Side, Tensor] = {"right": Vh.T, "left": U}
         for side, basis in of_base.items():

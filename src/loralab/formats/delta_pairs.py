@@ -56,7 +56,8 @@ def special_pairs(
                 tensor.copy_(tensors[f"{stem}.{name}"])
         plain = delta.eval().as_lora()
         keys = f"{stem}.A", f"{stem}.B"
-        yield FilePair(stem, record.module_kind, keys, plain.lora_A.detach(), plain.lora_B.detach(), plain.recipe)
+        A, B = plain.lora_A.detach(), plain.lora_B.detach()
+        yield FilePair(stem, record.module_kind, keys, A, B, plain.recipe, each.rows)
 
 
 # -- VeRA in PEFT's names ---------------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ from loralab.errors import AdapterFileError
 from loralab.formats.peft_config import PeftConfig
 from loralab.formats.peft_layout import EMBEDDING_A, EMBEDDING_B, OUTPUT_TWICE, A, B
 from loralab.formats.sidecar import Sidecar
+from loralab.formats.structure import Runs
 
 WRAPPED = "base_layer"
 OUTPUT = f".{WRAPPED}.out_proj"
@@ -28,6 +29,13 @@ class FilePair:
     A: Tensor
     B: Tensor
     recipe: Recipe
+    rows: Runs | None = None
+    """Of the module's weight, where the pair is for a part of it: `c_attn.q`."""
+
+    @property
+    def part_of(self) -> str | None:
+        """The path of that module: `c_attn`."""
+        return None if self.rows is None else self.name.rpartition(".")[0]
 
     @property
     def is_dead(self) -> bool:
