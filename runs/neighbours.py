@@ -94,7 +94,6 @@ TASKS: dict[str, Flags] = {
         "--batch-size": "16",
         "--best-metric": "accuracy",
         "--epochs": "1",
-        "--limit": "1200",
     },
     "cola": {**GLUE, "--task": "glue/cola", "--batch-size": "32", "--best-metric": "matthews", "--epochs": "3"},
     "e2e": {
