@@ -2,6 +2,7 @@
 
 import copy
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -69,6 +70,33 @@ def test_a_copied_or_moved_model_still_has_one_pair() -> None:
     adapter = ll.adapters_of(twin).adapter("default")
     pointers = {update.delta_of(WHOLE).shared.matrix(A_NAME).data_ptr() for update in adapter.updates.values()}
     assert pointers == {adapter.state_dict()[SHARED_A].data_ptr()}
+
+
+def test_adapters_with_equal_projections_hold_them_once(tmp_path: Path) -> None:
+    model, first = on_two_layers()
+    again = ll.attach(model, first.spec, "again")
+    other = ll.attach(model, ll.VeRA(rank=6, targets=["tall", "wide"], projection_seed=1), "other")
+    loaded = ll.load(model, ll.save(again, tmp_path), name="loaded")
+    for name in (SHARED_A, SHARED_B):
+        same = first.state_dict()[name].data_ptr()
+        assert same == again.state_dict()[name].data_ptr() == loaded.state_dict()[name].data_ptr()
+        assert same != other.state_dict()[name].data_ptr()
+    assert first.state_dict()[f"tall.{LAMBDA_D}"].data_ptr() != again.state_dict()[f"tall.{LAMBDA_D}"].data_ptr()
+
+
+def test_other_projections_loaded_into_one_adapter_leave_the_others_alone() -> None:
+    model, first = on_two_layers()
+    again = ll.attach(model, first.spec, "again")
+    before = {name: tensor.clone() for name, tensor in first.state_dict().items()}
+    _, foreign = on_two_layers(projection_seed=1)
+    give_effect(foreign, std=1.0)
+    again.load_state_dict(foreign.state_dict())
+    assert all(torch.equal(tensor, before[name]) for name, tensor in first.state_dict().items())
+    assert all(torch.equal(tensor, foreign.state_dict()[name]) for name, tensor in again.state_dict().items())
+    x = torch.randn(3, 20)
+    foreign_layer, base = foreign.layers["tall"], again.layers["tall"].base
+    change = quiet(foreign_layer, x) - quiet(foreign_layer.base, x)
+    close(quiet(model["tall"], x), quiet(base, x) + change, 1e-5)
 
 
 def test_seeds_of_projections_are_their_own() -> None:

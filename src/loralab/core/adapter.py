@@ -106,7 +106,10 @@ class Adapter:
             raise AdapterFileError(f"adapter '{self.name}' cannot take these tensors: " + "; ".join(sorted(problems)))
         with torch.no_grad():
             for name, tensor in own.items():
-                tensor.copy_(state[name])
+                if self.shared is not None and name.startswith(f"{SHARED}."):
+                    self.shared.take(name.removeprefix(f"{SHARED}."), state[name])
+                else:
+                    tensor.copy_(state[name])
 
 
 @dataclass
@@ -142,6 +145,12 @@ class AdapterSet:
             there = ", ".join(repr(known) for known in self.adapters) or "none"
             raise UnknownAdapterError(f"adapter {name!r} was asked for; on this model there is: {there}")
         return self.adapters[name]
+
+    def share(self, newcomer: SharedMatrices | None) -> None:
+        """Let an adapter that is being attached use those frozen matrices of the others that equal its own."""
+        for known in self.adapters.values():
+            if newcomer is not None and known.shared is not None:
+                newcomer.share(known.shared)
 
     def refuse_merged(self, what: str) -> None:
         """An error while an adapter is merged into the base."""

@@ -42,6 +42,7 @@ def attach(model: nn.Module, spec: Method | Sequence[Method], name: str = "defau
     if not adapters.adapters:
         adapters.trained_before = [p for p in model.parameters() if p.requires_grad]
     model.requires_grad_(False)
+    adapters.share(plan.shared)
     for path, update in plan.updates.items():
         _put(adapters, name, path, update, places[path])
     layers = {path: adapters.layers[path] for path in plan.updates}

@@ -80,6 +80,27 @@ class SharedMatrices(WideModule):
         assert isinstance(tensor, Tensor)
         return tensor
 
+    def share(self, others: "SharedMatrices") -> None:
+        """Let frozen matrices that are equal to those of another adapter be the very same tensors, in memory once."""
+        theirs = dict(others.named_buffers(recurse=False))
+        for name, matrix in self.named_buffers(recurse=False):
+            known = theirs.get(name)
+            if known is not None and known.device == matrix.device and _same_values(known, matrix):
+                self._buffers[name] = known
+
+    @torch.no_grad()
+    def take(self, name: str, values: Tensor) -> None:
+        """Copy values into the matrix of this name; a frozen one becomes another tensor, for it may be shared."""
+        matrix = self.matrix(name)
+        if name not in self._buffers:
+            matrix.copy_(values)
+        elif not torch.equal(matrix, values.to(matrix)):
+            self._buffers[name] = values.to(matrix, copy=True)
+
+
+def _same_values(one: Tensor, other: Tensor) -> bool:
+    return not one.is_meta and one.dtype == other.dtype and torch.equal(one, other)
+
 
 @dataclass(frozen=True)
 class Outline:
