@@ -49,6 +49,14 @@ def test_every_pattern_that_matches_nothing_is_named_with_near_misses() -> None:
         paths("mlp", layers=[0, 7])
 
 
+def test_a_module_that_cannot_be_a_target_is_named_by_its_kind() -> None:
+    with pytest.raises(TargetError, match=r"'attn' names ModuleDict, which cannot be a target \(near: .*c_attn"):
+        paths("attn")
+    model = nn.ModuleDict({"up": nn.ConvTranspose2d(4, 8, 3), "down": nn.Linear(4, 4)})
+    with pytest.raises(TargetError, match="'up' names ConvTranspose2d, which cannot be a target"):
+        find_targets(model, ["up"])
+
+
 def test_excluding_everything_is_an_error() -> None:
     assert paths("mlp", "lm_head", exclude=["lm_head"]) == [f"layers.{i}.mlp" for i in range(3)]
     with pytest.raises(TargetError, match="no target is left"):

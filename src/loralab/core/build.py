@@ -184,7 +184,7 @@ def _refuse_unscalable(site: Site, groups: int) -> None:
     if groups > 1:
         raise TargetError(
             f"magnitude was asked for {site.path}, a convolution in {groups} groups: its A and B are no factors of one "
-            "matrix whose rows have lengths; leave it out with exclude, or magnitude for all"
+            "matrix whose rows have lengths; exclude it, or adapt all modules without magnitude"
         )
     site.refuse_dropout("a convolution with trained lengths runs with its weights substituted")
 

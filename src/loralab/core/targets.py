@@ -73,7 +73,7 @@ def find_targets(
     wanted = [Pattern.of(text) for text in patterns]
     unwanted = [Pattern.of(text) for text in exclude]
     places = _places(model)
-    _all_must_match([*wanted, *unwanted], places)
+    _all_must_match(model, [*wanted, *unwanted], places)
     _layers_must_exist(layers, places)
     kept: dict[str, Target] = {}
     for place in places:
@@ -140,12 +140,18 @@ def _joined(first: Target | None, second: Target) -> Target:
     return Target(first.path, first.module, (WHOLE,) if whole_attention else parts)
 
 
-def _all_must_match(patterns: Sequence[Pattern], places: Sequence[_Place]) -> None:
+def _all_must_match(model: nn.Module, patterns: Sequence[Pattern], places: Sequence[_Place]) -> None:
     names = [place.name for place in places]
     lost = [pattern for pattern in patterns if not any(pattern.matches(name) for name in names)]
     if lost:
-        lines = [f"{pattern.text!r} matches no module{_near(pattern.path, names)}" for pattern in lost]
+        lines = [f"{pattern.text!r} {_unfit(model, pattern)}{_near(pattern.path, names)}" for pattern in lost]
         raise TargetError("; ".join(lines) + ". Names are module paths or their endings, or a regular expression")
+
+
+def _unfit(model: nn.Module, pattern: Pattern) -> str:
+    """What a pattern without a target does name: a module of another kind, or nothing."""
+    kinds = {type(slot.module).__name__ for slot in slots(model) if pattern.matches(slot.path)}
+    return f"names {', '.join(sorted(kinds))}, which cannot be a target" if kinds else "matches no module"
 
 
 def _near(asked: str, names: Sequence[str]) -> str:
