@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 import loralab as ll
 from loralab.core.adapter import adapters_on
+from loralab.formats.inspect import inspect
 from toys import TOYS, give_effect, quiet
 
 STEM = "base_model.model.inner."
@@ -138,6 +139,11 @@ def test_all_settings_are_listed_at_once(folder: Path) -> None:
 def test_harmless_settings_are_ignored(folder: Path) -> None:
     configure(folder, use_dora=False, x_config=None, runtime_config={"a": 1}, note="trained on Monday", revision="main")
     assert ll.load(TOYS["linear"].build(), folder).matched == ["inner"]
+
+
+def test_a_bare_parameter_name_is_not_taken_for_one_of_a_target(folder: Path) -> None:
+    configure(folder, target_parameters=["down_proj"])
+    assert inspect(folder).targets == ["inner"]
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "\x00"])

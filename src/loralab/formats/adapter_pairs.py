@@ -18,6 +18,7 @@ from loralab.errors import AdapterFileError, SpecError
 from loralab.formats.adapter_folder import config_content, name_for, tensors_path
 from loralab.formats.delta_pairs import local_keys, shared_matrices, special_pairs, vera_pairs
 from loralab.formats.loralib import ALPHA_KEY, Checkpoint
+from loralab.formats.own_layout import own_reasons
 from loralab.formats.peft_config import OWN_TYPE, parse_config
 from loralab.formats.peft_pairs import FilePair, file_pairs
 from loralab.formats.peft_reading import plain_names
@@ -110,7 +111,7 @@ def _own(folder: Path, file: TensorFile, content: Mapping[str, Any], sidecar: Si
                 others.pop(key, None)
     for name in sidecar.shared:
         others.pop(f"{SHARED}.{name}", None)
-    why = tuple(f"PEFT cannot load it: {reason}" for reason in content.get("why_not_peft", []))
+    why = tuple(f"PEFT cannot load it: {reason}" for reason in own_reasons(content))
     method = method_name(sidecar.method)
     return AdapterPairs(folder, name_for(folder), method, tuple(pairs), others, len(file.tensors), sidecar, why)
 
@@ -128,6 +129,7 @@ def _plain_pairs(folder: Path, path: str, record: ModuleRecord, tensors: Mapping
 
 _VARIED = (LoRA, FullFineTune, BottleneckAdapter)
 """Specifications that several methods share: their fields say which one it is."""
+_STYLES = {"houlsby": "adapter-h", "lin": "adapter-l", "pfeiffer": "adapter-p"}
 _NAMES = {row.spec.__name__: name for name, row in METHODS.items() if row.spec not in _VARIED}
 
 
@@ -139,7 +141,9 @@ def method_name(method: Mapping[str, Any]) -> str:
     if kind == "FullFineTune":
         return "full" if method.get("top_layers") is None else f"top{method['top_layers']}"
     if kind == "BottleneckAdapter":
-        return {"houlsby": "adapter-h", "lin": "adapter-l", "pfeiffer": "adapter-p"}[method["style"]]
+        return {"houlsby": "adapter-h", "lin": "adapter-l", "pfeiffer": "adapter-p"}[
+            method.get("style", BottleneckAdapter.style)
+        ]
     return _NAMES.get(kind) or _kind_of_lora(method)
 
 

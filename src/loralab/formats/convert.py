@@ -18,6 +18,7 @@ from loralab.formats.atomic import json_text, whole_file, whole_folder
 from loralab.formats.gguf_layout import GgufBase
 from loralab.formats.gguf_writing import write_gguf
 from loralab.formats.loralib import ALPHA_KEY, ENABLED, Checkpoint
+from loralab.formats.own_layout import own_reasons
 from loralab.formats.peft_config import CONFIG_NAME, OWN_TYPE, PeftConfig, parse_config
 from loralab.formats.peft_layout import EMBEDDING_A, EMBEDDING_B, A, B
 from loralab.formats.peft_pairs import FilePair, file_pairs, plain_path
@@ -103,7 +104,7 @@ def _copy_folder(source: Path, target: Path) -> Conversion:
 def _refuse_own(source: Path, content: Mapping[str, Any], to: str) -> None:
     """An adapter that PEFT's layout has no place for stays in ours, which says why."""
     if content.get("peft_type") == OWN_TYPE:
-        reasons = content.get("why_not_peft", [])
+        reasons = own_reasons(content)
         raise AdapterFileError(
             f"{source} was asked to be converted to {to}, which has no place for it ({listed(reasons)}); "
             "copy the folder to keep it as it is, or merge it into its base if it changes weights only"

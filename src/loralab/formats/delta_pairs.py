@@ -14,6 +14,7 @@ from loralab.formats.peft_pairs import FilePair
 from loralab.formats.peft_vera_config import parse_vera
 from loralab.formats.sidecar import Sidecar
 from loralab.formats.structure import ModuleRecord, PartRecord, delta_of_record
+from loralab.formats.tensor_checks import listed, problems_of
 from loralab.methods.vera import A_NAME, B_NAME, LAMBDA_B, LAMBDA_D, ScaledProjections
 
 
@@ -48,9 +49,10 @@ def special_pairs(
         stem = path if part == WHOLE else f"{path}.{part}"
         O, I = _shape(stem, each)  # noqa: E741
         delta = delta_of_record(each, O, I, torch.device("cpu"), shared)
-        lost = [f"{stem}.{name}" for name, _ in delta.stored() if f"{stem}.{name}" not in tensors]
-        if lost:
-            raise AdapterFileError(f"the adapter's file lacks {', '.join(lost)}; get it again")
+        expected = {f"{stem}.{name}": tuple(tensor.shape) for name, tensor in delta.stored()}
+        problems = problems_of({key: tensors[key] for key in expected if key in tensors}, expected)
+        if problems:
+            raise AdapterFileError(f"the adapter's file does not hold what it should: {listed(problems)}; get it again")
         with torch.no_grad():
             for name, tensor in delta.stored():
                 tensor.copy_(tensors[f"{stem}.{name}"])

@@ -16,8 +16,11 @@ from torch import Tensor, nn
 from loralab.core.names import class_name
 from loralab.core.update import WHOLE, tensor_of
 from loralab.errors import FingerprintError
+from loralab.formats.json_fields import listing, mapping, number, sizes, text
 
 STRIDE = 8
+SKETCHED = 1 + STRIDE
+"""Numbers of a sketch."""
 TOLERANCE = 2.0**-9
 """How far sketches may differ, relative to the norm: float16 rounds each value to 2⁻¹¹ of itself."""
 
@@ -39,6 +42,16 @@ class TensorPrint:
         if not values.is_floating_point():
             return TensorPrint(tuple(values.shape), dtype, _hash(values), ())
         return TensorPrint(tuple(values.shape), dtype, _hash(values.to(torch.bfloat16)), _sketch(values))
+
+    @staticmethod
+    def from_json(content: Mapping[str, Any]) -> "TensorPrint":
+        """The inverse of `asdict`; raises KeyError or TypeError for another shape of content."""
+        sketch = tuple(number(each, "sketch") for each in listing(content["sketch"], "sketch"))
+        if len(sketch) not in (0, SKETCHED):
+            raise TypeError(f"sketch has {len(sketch)} numbers, not {SKETCHED} or none")
+        return TensorPrint(
+            sizes(content["shape"], "shape"), text(content["dtype"], "dtype"), text(content["sha256"], "sha256"), sketch
+        )
 
     def difference(self, found: "TensorPrint") -> str | None:
         """What sets another tensor apart from this one, or None if they are the same weights."""
@@ -77,11 +90,15 @@ class Fingerprint:
     @staticmethod
     def from_json(content: Mapping[str, Any]) -> "Fingerprint":
         """The inverse of `to_json`; raises KeyError or TypeError for another shape of content."""
-        tensors = {
-            name: TensorPrint(tuple(each["shape"]), each["dtype"], each["sha256"], tuple(each["sketch"]))
-            for name, each in content["tensors"].items()
-        }
-        return Fingerprint(tensors, content["classes"], content.get("model_class"), content.get("model_type"))
+        prints = mapping(content["tensors"], "tensors")
+        classes = mapping(content["classes"], "classes")
+        model_class, model_type = (content.get(name) for name in ("model_class", "model_type"))
+        return Fingerprint(
+            {name: TensorPrint.from_json(mapping(each, name)) for name, each in prints.items()},
+            {path: text(kind, path) for path, kind in classes.items()},
+            None if model_class is None else text(model_class, "model_class"),
+            None if model_type is None else text(model_type, "model_type"),
+        )
 
     def check(self, found: "Fingerprint") -> None:
         """FingerprintError naming all modules in which the base differs from the one this was taken of."""

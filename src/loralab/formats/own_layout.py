@@ -16,6 +16,7 @@ from loralab.core.names import modules_by_path, unwrapped
 from loralab.core.update import WHOLE, Update, device_of, tensor_of
 from loralab.errors import AdapterFileError
 from loralab.formats.delta_pairs import shared_matrices
+from loralab.formats.json_fields import texts
 from loralab.formats.peft_config import OWN_TYPE
 from loralab.formats.structure import ModuleRecord, has_tensor
 from loralab.formats.tensor_checks import refuse_unfit
@@ -26,6 +27,14 @@ from loralab.methods.ties import share_ties
 def own_config(reasons: Sequence[str], base_model: str | None) -> dict[str, Any]:
     """The content of adapter_config.json."""
     return {"peft_type": OWN_TYPE, "base_model_name_or_path": base_model, "why_not_peft": list(reasons)}
+
+
+def own_reasons(content: Mapping[str, Any]) -> list[str]:
+    """Why PEFT's layout would not do, from the content of adapter_config.json; AdapterFileError if it is damaged."""
+    try:
+        return texts(content.get("why_not_peft", []), "why_not_peft")
+    except TypeError as problem:
+        raise AdapterFileError(f"adapter_config.json is damaged: {problem}; save the adapter again") from problem
 
 
 def own_tensors(updates: Mapping[str, Update], shared: SharedMatrices | None = None) -> dict[str, Tensor]:
@@ -68,7 +77,7 @@ def from_own(
     stored = _stored_names(modules, by_path, tensors)
     for (path, name), full in stored.items():
         expected[full] = tuple(tensor_of(by_path[path], name).shape)
-    refuse_unfit(tensors, expected)
+    refuse_unfit(tensors, expected, _whole_numbers(stored, by_path))
     for path, update in updates.items():
         _fill(path, update, tensors)
         for name in modules[path].replaced:
@@ -90,6 +99,11 @@ def _stored_names(
             tied = first.setdefault(id(tensor), full)
             found[path, name] = full if full in tensors else tied
     return found
+
+
+def _whole_numbers(stored: Mapping[tuple[str, str], str], by_path: Mapping[str, nn.Module]) -> list[str]:
+    """Names in the file of replaced tensors that hold no floating-point numbers in the model: counters, positions."""
+    return [full for (path, name), full in stored.items() if not tensor_of(by_path[path], name).is_floating_point()]
 
 
 def _fill(path: str, update: Update, tensors: Mapping[str, Tensor]) -> None:

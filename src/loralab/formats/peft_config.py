@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from loralab.core.checks import is_count, is_finite
 from loralab.core.factors import Recipe
 from loralab.errors import AdapterFileError, NotFoundError
 
@@ -169,7 +170,20 @@ def read_json(path: Path) -> dict[str, Any]:
         raise AdapterFileError(f"{path} is not JSON: {problem}; get the file again") from problem
     if not isinstance(content, dict):
         raise AdapterFileError(f"{path} should hold a JSON object, but holds {type(content).__name__}")
+    strange = [f"{name} is {value}" for name, value in _not_finite(content)]
+    if strange:
+        listing = "; ".join(strange[:3])
+        raise AdapterFileError(f"{path} holds what JSON has no number for: {listing}; get it again")
     return content
+
+
+def _not_finite(value: object, name: str = "") -> Iterator[tuple[str, float]]:
+    """NaN and infinities, which Python reads and writes though JSON has none: each with the keys that lead to it."""
+    if isinstance(value, float) and not math.isfinite(value):
+        yield name, value
+    if isinstance(value, (dict, list)):
+        for key, each in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from _not_finite(each, f"{name}.{key}" if name else str(key))
 
 
 def parse_config(content: Mapping[str, Any], source: str) -> PeftConfig:
@@ -220,13 +234,13 @@ def _may_change_function(key: str) -> bool:
 
 def mistyped(content: Mapping[str, Any]) -> list[str]:
     ranks = {"r": content.get("r", 8)} | _entries(content, "rank_pattern")
-    problems = [f"{key} is {rank!r}, not a whole number from 1" for key, rank in ranks.items() if not _is_count(rank)]
+    problems = [f"{key} is {rank!r}, not a whole number from 1" for key, rank in ranks.items() if not is_count(rank)]
     numbers = {"lora_alpha": content.get("lora_alpha", 8)} | _entries(content, "alpha_pattern")
-    problems += [f"{key} is {value!r}, not a finite number" for key, value in numbers.items() if not _is_finite(value)]
+    problems += [f"{key} is {value!r}, not a finite number" for key, value in numbers.items() if not is_finite(value)]
     if content.get("bias") not in (None, "none", "all", "lora_only"):
         problems.append(f"bias is {content['bias']!r}, not 'none', 'all' or 'lora_only'")
     dropout = content.get("lora_dropout") or 0.0
-    if not _is_finite(dropout) or not 0 <= dropout < 1:
+    if not is_finite(dropout) or not 0 <= dropout < 1:
         problems.append(f"lora_dropout is {dropout!r} and must lie in [0, 1)")
     for key in ("target_modules", "exclude_modules", "modules_to_save", "target_parameters", "layers_pattern"):
         if not _are_names(content.get(key)):
@@ -278,14 +292,6 @@ def _names(value: str | Sequence[str] | None) -> tuple[str, ...]:
 def _version(value: object) -> tuple[int, ...] | None:
     found = re.match(r"(\d+)\.(\d+)(?:\.(\d+))?", value) if isinstance(value, str) else None
     return tuple(int(number or 0) for number in found.groups()) if found else None
-
-
-def _is_count(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
-
-
-def _is_finite(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _plain(number: float) -> float:

@@ -22,6 +22,7 @@ from loralab.core.low_rank import ConvUpdate, EmbeddingUpdate, LinearUpdate
 from loralab.core.magnitude import MAGNITUDE, Magnitude
 from loralab.core.substitution import AttentionUpdate, ParameterUpdate
 from loralab.core.update import WHOLE, Update, tensor_of
+from loralab.errors import AdapterFileError
 
 A, B = "lora_A.weight", "lora_B.weight"
 EMBEDDING_A, EMBEDDING_B = "lora_embedding_A", "lora_embedding_B"
@@ -113,10 +114,14 @@ def entry_shapes(
 ) -> dict[str, tuple[int, ...]]:
     """Local key → shape of all tensors that PEFT stores for a module, or for a raw parameter of one."""
     shapes = _pair_shapes(base, parameter, rank)
-    return shapes | ({MAGNITUDE: _lengths_shape(base)} if magnitude else {})
+    return shapes | ({MAGNITUDE: _lengths_shape(base, parameter)} if magnitude else {})
 
 
-def _lengths_shape(base: nn.Module) -> tuple[int, ...]:
+def _lengths_shape(base: nn.Module, parameter: str | None) -> tuple[int, ...]:
+    if parameter is not None or isinstance(base, nn.MultiheadAttention):
+        raise AdapterFileError(
+            f"use_dora is true, but PEFT has no lengths for {parameter or 'the projections'} of {type(base).__name__}"
+        )
     if isinstance(base, (nn.Conv1d, nn.Conv2d, nn.Conv3d)):
         return (1, base.out_channels, *(1 for _ in base.kernel_size))
     return (base.embedding_dim,) if isinstance(base, nn.Embedding) else (linear_shape(base)[0],)

@@ -32,6 +32,36 @@ class FilePair:
     rows: Runs | None = None
     """Of the module's weight, where the pair is for a part of it: `c_attn.q`."""
 
+    def __post_init__(self) -> None:
+        """AdapterFileError where A and B cannot be multiplied."""
+        if not self._fit():
+            raise AdapterFileError(
+                f"{self.keys[0]} {list(self.A.shape)} and {self.keys[1]} {list(self.B.shape)} are no factors of one "
+                "update; get the file again"
+            )
+
+    def _fit(self) -> bool:
+        A, B = self.A, self.B
+        if min(A.dim(), B.dim()) < 2 or not A.numel() or not B.numel():
+            return False
+        if self.kind == "parameters":
+            return A.shape[-2] == B.shape[-1]
+        if self.kind == "experts":
+            return len(A) == B.shape[1]
+        rank = B[0].numel()
+        return len(A) % rank == 0 and len(B) % (len(A) // rank) == 0
+
+    def _experts(self) -> int:
+        """Of how many experts this holds the factors, one below the other."""
+        experts, left = divmod(len(self.A), self.recipe.rank)
+        if left:
+            raise AdapterFileError(
+                f"{self.keys[0]} has {len(self.A)} rows, no multiple of the rank {self.recipe.rank} that its "
+                "configuration gives it: by bare names only the model can tell which parameter it belongs to; load it "
+                "there and ll.save it"
+            )
+        return experts
+
     @property
     def part_of(self) -> str | None:
         """The path of that module: `c_attn`."""
@@ -64,7 +94,7 @@ class FilePair:
         if self.kind == "parameters":
             return A_double.reshape(-1, *A_double.shape[-2:]), B_double.reshape(-1, *B_double.shape[-2:])
         if self.kind == "experts":
-            E = len(A_double) // self.recipe.rank
+            E = self._experts()
             return torch.unflatten(A_double, 0, (E, -1)), torch.unflatten(B_double, 1, (-1, E)).permute(2, 0, 1)
         A_RI, B_OR = A_double.flatten(1), B_double.flatten(1)
         groups = len(A_RI) // B_OR.shape[1]
@@ -121,7 +151,12 @@ def _parameters_of(config: PeftConfig, sidecar: Sidecar | None, path: str) -> It
         record = sidecar.modules.get(path)
         yield from record.parts if record is not None and record.kind == "parameters" else ()
         return
+    targets = config.targets if isinstance(config.targets, tuple) else ()
     for name in config.target_parameters:
         module, _, parameter = name.rpartition(".")
-        if not module or path == module or path.endswith("." + module):
+        if _ends_in(path, module) if module else not any(_ends_in(path, target) for target in targets):
             yield parameter
+
+
+def _ends_in(path: str, name: str) -> bool:
+    return path == name or path.endswith("." + name)

@@ -74,7 +74,7 @@ def from_peft(
     if sidecar is None:
         leave_out_copies(reading, plot)
         reading.notes += unmatched_names(model, config)
-    refuse_unfit(reading.tensors, expected_shapes(reading, plot))
+    refuse_unfit(reading.tensors, expected_shapes(reading, plot), whole_numbers(reading, plot))
     return _filled(reading, plot), reading.notes
 
 
@@ -164,6 +164,17 @@ def expected_shapes(reading: Reading, plot: Plot) -> dict[str, tuple[int, ...]]:
         for name in names:
             expected[tensor_key(path, name, plot.depths)] = tuple(tensor_of(by_path[path], name).shape)
     return expected
+
+
+def whole_numbers(reading: Reading, plot: Plot) -> list[str]:
+    """Keys of tensors saved in full that hold no floating-point numbers in the model: counters, positions."""
+    by_path = modules_by_path(reading.model)
+    return [
+        tensor_key(path, name, plot.depths)
+        for path, names in plot.replaced.items()
+        for name in names
+        if not tensor_of(by_path[path], name).is_floating_point()
+    ]
 
 
 # -- tensors that PEFT writes though they are not the adapter's ----------------------------------------------------

@@ -31,6 +31,7 @@ from loralab.formats.peft_reading import (
     leave_out_copies,
     plain_names,
     plot_of,
+    whole_numbers,
 )
 from loralab.formats.peft_targets import PeftTarget, key_prefix, tensor_key, unmatched_names
 from loralab.formats.peft_vera_config import VERA_TYPE, PeftVeraConfig, parse_vera
@@ -190,7 +191,8 @@ def vera_from_peft(
     expected = _expected_tensors(reading, plot)
     if config.save_projection or shared_tensors:
         expected |= {SHARED_PREFIX + name: size for name, size in sizes.items()}
-    refuse_unfit(reading.tensors | {SHARED_PREFIX + name: each for name, each in shared_tensors.items()}, expected)
+    there = reading.tensors | {SHARED_PREFIX + name: each for name, each in shared_tensors.items()}
+    refuse_unfit(there, expected, whole_numbers(reading, plot))
     shared = _projections(reading, plot, config, shared_tensors, sizes)
     return _filled(reading, plot, config.recipe, shared), shared, reading.notes
 

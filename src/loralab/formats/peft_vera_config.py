@@ -4,10 +4,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from loralab.core.checks import is_finite
 from loralab.core.factors import Recipe
 from loralab.errors import AdapterFileError, SpecError
 from loralab.formats.peft_config import CONFIG_NAME, PeftConfig, mistyped, parse_config
-from loralab.methods.low_rank_method import is_finite
 from loralab.methods.vera import VeRA
 
 VERA_TYPE = "VERA"

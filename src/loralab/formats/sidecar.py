@@ -14,6 +14,7 @@ from typing import Any
 from loralab.core.joint import JointMethod
 from loralab.errors import AdapterFileError, SpecError
 from loralab.formats.fingerprint import Fingerprint
+from loralab.formats.json_fields import flag, listing, mapping, text, texts
 from loralab.formats.peft_config import read_json
 from loralab.formats.structure import ModuleRecord
 from loralab.methods.registry import SPECS
@@ -80,25 +81,21 @@ def read_sidecar(folder: Path) -> Sidecar | None:
             f"{path} has format {content.get('format')!r}, and this loralab reads {VERSION}; upgrade loralab"
         )
     try:
-        modules = {name: ModuleRecord.from_json(record) for name, record in content["modules"].items()}
-        return Sidecar(
-            content["layout"],
-            dict(content["method"].items()),
-            modules,
-            Fingerprint.from_json(content["fingerprint"]),
-            content["tensors_sha256"],
-            _texts(content.get("notes", [])),
-            tuple(_texts(content.get("heads", []))),
-            {str(name): bool(trains) for name, trains in content.get("shared", {}).items()},
+        records = mapping(content["modules"], "modules")
+        read = Sidecar(
+            text(content["layout"], "layout"),
+            dict(mapping(content["method"], "method")),
+            {path: ModuleRecord.from_json(mapping(record, path)) for path, record in records.items()},
+            Fingerprint.from_json(mapping(content["fingerprint"], "fingerprint")),
+            text(content["tensors_sha256"], "tensors_sha256"),
+            texts(content.get("notes", []), "notes"),
+            tuple(texts(content.get("heads", []), "heads")),
+            {name: flag(trains, name) for name, trains in mapping(content.get("shared", {}), "shared").items()},
         )
-    except (KeyError, TypeError, AttributeError) as problem:
+    except (KeyError, TypeError) as problem:
         raise AdapterFileError(f"{path} is damaged ({problem!r}); save the adapter again") from problem
-
-
-def _texts(value: list[str]) -> list[str]:
-    if not isinstance(value, list) or not all(isinstance(each, str) for each in value):
-        raise TypeError(f"{value!r} is no list of texts")
-    return value
+    read.spec()
+    return read
 
 
 def method_to_json(spec: object) -> dict[str, Any]:
@@ -112,9 +109,10 @@ def method_to_json(spec: object) -> dict[str, Any]:
 def method_from_json(content: Mapping[str, Any]) -> Any:
     """The inverse; None for a type that is not known. Raises SpecError or TypeError for fields that cannot be."""
     fields = dict(content)
-    kind = fields.pop("type", "")
+    kind = text(fields.pop("type", ""), "type")
     if kind == "JointMethod":
-        return JointMethod(tuple(method_from_json(each) for each in fields["specs"]))
+        specs = listing(fields.get("specs"), "specs")
+        return JointMethod(tuple(method_from_json(mapping(each, "spec")) for each in specs))
     return SPECS[kind](**fields) if kind in SPECS else None
 
 

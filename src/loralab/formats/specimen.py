@@ -17,7 +17,6 @@ from loralab.core.factors import Recipe, SharedMatrices
 from loralab.core.update import WHOLE
 from loralab.errors import AdapterFileError, LoralabError, NotFoundError, SpecError
 from loralab.formats.adapter_folder import OLD_TENSORS_NAME, TENSORS_NAME, config_content, tensors_path
-from loralab.formats.adapter_pairs import method_name
 from loralab.formats.delta_pairs import local_keys, shared_matrices, special_pairs, vera_pairs
 from loralab.formats.finding import Finding, some
 from loralab.formats.loralib import ALPHA_KEY
@@ -125,7 +124,6 @@ def _folder(found: Specimen) -> Specimen:
 def _sidecar(folder: Path) -> Sidecar | None:
     sidecar = read_sidecar(folder)
     if sidecar is not None:
-        method_name(sidecar.method)
         for record in sidecar.modules.values():
             scales = [each.recipe.scale for each in record.parts.values()]
             if not all(map(math.isfinite, scales)):

@@ -19,10 +19,14 @@ from loralab.core.magnitude import Magnitude, MagnitudeConv, MagnitudeEmbedding,
 from loralab.core.substitution import AttentionUpdate, ParameterUpdate, attention_shapes
 from loralab.core.update import WHOLE, Update, device_of, tensor_of
 from loralab.errors import AdapterFileError
+from loralab.formats.json_fields import count, flag, listing, mapping, number, sizes, text, texts
 from loralab.methods.adamix_adapter import MixedBottleneckUpdate
 from loralab.methods.bottleneck import BottleneckUpdate
 from loralab.methods.prefix import BlockPrefixUpdate, PrefixUpdate
 from loralab.methods.registry import DELTAS
+
+_UNFIT = (IndexError, AttributeError, KeyError, RuntimeError, TypeError, ValueError)
+"""What making an update raises where a record, which may be any file's, and a module do not go together."""
 
 Runs = list[list[int]]
 """Row numbers as [first, one past last] runs."""
@@ -51,12 +55,14 @@ class PartRecord:
 
     @staticmethod
     def from_json(content: Mapping[str, Any]) -> "PartRecord":
-        """The inverse of `to_json`; raises TypeError for fields that do not exist."""
+        """The inverse of `to_json`; raises TypeError for fields that do not exist, or hold what they cannot."""
         fields = dict(content)
-        rows, kind, settings = fields.pop("rows", None), fields.pop("delta", ""), fields.pop("settings", {})
-        out_and_in = tuple(int(size) for size in fields.pop("shape", ()))
-        shape = (out_and_in[0], out_and_in[1]) if out_and_in else None
-        return PartRecord(Recipe(**fields), rows, kind, settings, shape)
+        rows, kind = fields.pop("rows", None), text(fields.pop("delta", ""), "delta")
+        settings, shape = mapping(fields.pop("settings", {}), "settings"), sizes(fields.pop("shape", []), "shape")
+        if len(shape) != (2 if kind else 0):
+            raise TypeError(f"shape is {list(shape)}, not the outputs and inputs of a delta that is no plain pair")
+        out_and_in = (shape[0], shape[1]) if kind else None
+        return PartRecord(_recipe(fields), None if rows is None else _runs(rows), kind, settings, out_and_in)
 
 
 @dataclass(frozen=True)
@@ -89,13 +95,21 @@ class ModuleRecord:
 
     @staticmethod
     def from_json(content: Mapping[str, Any]) -> "ModuleRecord":
-        """The inverse of `to_json`; raises TypeError, KeyError or AttributeError for another shape of content."""
+        """The inverse of `to_json`; raises TypeError or KeyError for another shape of content."""
+        records = [mapping(record, "part") for record in listing(content.get("parts", []), "parts")]
         parts = {
-            record["part"]: PartRecord.from_json({key: value for key, value in record.items() if key != "part"})
-            for record in content.get("parts", [])
+            text(record["part"], "part"): PartRecord.from_json(
+                {key: each for key, each in record.items() if key != "part"}
+            )
+            for record in records
         }
-        replaced, settings = tuple(content.get("replaced", ())), content.get("settings", {})
-        return ModuleRecord(content["kind"], parts, replaced, content.get("dense", False), settings)
+        return ModuleRecord(
+            text(content["kind"], "kind"),
+            parts,
+            tuple(texts(content.get("replaced", []), "replaced")),
+            flag(content.get("dense", False), "dense"),
+            mapping(content.get("settings", {}), "settings"),
+        )
 
     def build(self, path: str, module: nn.Module, shared: SharedMatrices | None = None) -> Update:
         """An update of this structure for `module`, its factors zero; AdapterFileError if it does not fit there."""
@@ -105,8 +119,27 @@ class ModuleRecord:
             )
         try:
             return _BUILDERS[self.kind](self, module, shared)
-        except (IndexError, AttributeError, KeyError, RuntimeError, TypeError) as problem:
+        except _UNFIT as problem:
             raise AdapterFileError(f"the adapter's update of {path} does not fit {module}: {problem}") from problem
+
+
+def _recipe(fields: Mapping[str, Any]) -> Recipe:
+    """TypeError for fields that do not exist, are missing, or hold what they cannot."""
+    recipe = Recipe(**fields)
+    count(recipe.rank, "rank")
+    number(recipe.alpha, "alpha")
+    flag(recipe.rank_stabilized, "rank_stabilized")
+    text(recipe.init, "init")
+    if not 0 <= number(recipe.dropout, "dropout") < 1:
+        raise TypeError(f"dropout is {recipe.dropout!r} and must lie in [0, 1)")
+    return recipe
+
+
+def _runs(value: object) -> Runs:
+    runs = [sizes(run, "rows") for run in listing(value, "rows")]
+    if not runs or any(len(run) != 2 or run[0] >= run[1] for run in runs):
+        raise TypeError(f"rows is {value!r}, not runs of rows, each as [first, one past last]")
+    return [list(run) for run in runs]
 
 
 def adapted_tensors(update: Update, base: nn.Module) -> list[str]:
@@ -208,9 +241,24 @@ def delta_of_record(
         return _factors(record, shapes, device)
     meta = torch.device("meta")
     outline = Outline(record.recipe, out_features, in_features, meta, shared, record.settings)
-    delta = DELTAS[record.kind].blank(outline)
-    _zero(delta, device)
+    try:
+        delta = DELTAS[record.kind].blank(outline)
+        _zero(delta, device)
+        _refuse_misshapen(delta, out_features, in_features)
+    except _UNFIT as problem:
+        raise AdapterFileError(
+            f"a delta of the kind {record.kind!r} cannot be made as recorded: {problem}"
+        ) from problem
     return delta
+
+
+def _refuse_misshapen(delta: LowRankDelta, out_features: int, in_features: int) -> None:
+    """ValueError where a delta that was made as a file says comes to no pair for its matrix."""
+    if any(tensor.is_meta for _, tensor in delta.stored()):
+        return
+    A, B = delta.settled()
+    if A.shape[-1] != in_features or B.shape[-2] != out_features or A.shape[-2] != B.shape[-1]:
+        raise ValueError(f"its A is {list(A.shape)} and its B {list(B.shape)}, for {out_features}×{in_features}")
 
 
 def _zero(delta: LowRankDelta, device: torch.device) -> None:
@@ -224,6 +272,9 @@ def _zero(delta: LowRankDelta, device: torch.device) -> None:
 def _linear(record: ModuleRecord, module: nn.Module, shared: SharedMatrices | None) -> Update:
     O, I = linear_shape(module)  # noqa: E741
     device = device_of(module)
+    unplaced = [part for part, each in record.parts.items() if (each.rows is None) != (part == WHOLE)]
+    if unplaced:
+        raise IndexError(f"the record does not say which rows of the whole are those of {', '.join(unplaced)}")
     rows = {part: rows_of(each.rows).to(device) for part, each in record.parts.items() if each.rows is not None}
     if any(int(index.max()) >= O for index in rows.values()):
         raise IndexError(f"it updates rows beyond the {O} there are")

@@ -22,7 +22,8 @@ from torch import Tensor, nn
 from loralab.core.build import Maker
 from loralab.core.factors import LowRankDelta, Pair, Recipe, SharedMatrices, Spot
 from loralab.core.init import initialise
-from loralab.methods.low_rank_method import ScaledMethod, choice_problems, count_problems, refuse
+from loralab.methods.low_rank_method import ScaledMethod
+from loralab.methods.specification import choice_problems, count_problems
 
 SHARED_SIDES = ("B", "A", "none")
 
@@ -85,11 +86,9 @@ class AdaMix(ScaledMethod):
     share: str = "B"
     """The side of which there is one copy: `B` (as released), `A`, or `none`."""
 
-    def __post_init__(self) -> None:
-        refuse(
-            "AdaMix",
-            [*self.scaled_problems(), *count_problems(self, "experts"), *choice_problems(self, "share", SHARED_SIDES)],
-        )
+    def problems(self) -> list[str]:
+        own = [*count_problems(self, "experts"), *choice_problems(self, "share", SHARED_SIDES)]
+        return [*super().problems(), *own]
 
     def makers(self, model: nn.Module, found: Sequence[Spot]) -> tuple[Maker | None, SharedMatrices | None]:
         return self._start, None

@@ -15,9 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from loralab.core.update import Update
-from loralab.errors import SpecError
 from loralab.methods.adamix import SHARED_SIDES
 from loralab.methods.bottleneck import STYLES, BottleneckAdapter, BottleneckUpdate, bottleneck
+from loralab.methods.specification import choice_problems, count_problems
 
 STYLE = "adamix"
 
@@ -93,13 +93,9 @@ class AdaMixAdapter(BottleneckAdapter):
     share: str = "B"
     """The side of which there is one copy: up (`B`, as released), down (`A`), or `none`."""
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.style != STYLE or self.experts < 1 or self.share not in SHARED_SIDES:
-            raise SpecError(
-                f"style {self.style!r}, experts {self.experts}, share {self.share!r}: the style is {STYLE!r}, at least "
-                f"one expert is needed, and share is one of {', '.join(SHARED_SIDES)}"
-            )
+    def problems(self) -> list[str]:
+        own = [*count_problems(self, "experts"), *choice_problems(self, "share", SHARED_SIDES)]
+        return [*super().problems(), *choice_problems(self, "style", [STYLE]), *own]
 
     def fresh_update(self, width: int, device: torch.device) -> Update:
         update = MixedBottleneckUpdate(width, self.size, self.experts, self.share, device)

@@ -10,10 +10,11 @@ from loralab.core.names import unwrapped
 from loralab.errors import TargetError
 from loralab.methods.biases import bias_updates
 from loralab.methods.heads import head_updates, heads_of
+from loralab.methods.specification import Specification
 
 
 @dataclass(frozen=True)
-class BitFit:
+class BitFit(Specification):
     """Every bias of the model trains, those of its norms included, and a fresh head beside them."""
 
     modules_to_save: Sequence[str] | None = None

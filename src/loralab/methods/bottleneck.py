@@ -27,8 +27,9 @@ from loralab.core.adapter import Plan
 from loralab.core.build import is_linear, linear_shape
 from loralab.core.targets import Target, find_targets, layer_index, split_patterns
 from loralab.core.update import WHOLE, Update, device_of
-from loralab.errors import SpecError, TargetError
+from loralab.errors import TargetError
 from loralab.methods.heads import head_updates, heads_of
+from loralab.methods.specification import Specification, choice_problems, count_problems
 from loralab.models.families import sublayer_outputs
 
 
@@ -93,7 +94,7 @@ def bottleneck(h: Tensor, w: dict[str, Tensor], style: Style) -> Tensor:
 
 
 @dataclass(frozen=True)
-class BottleneckAdapter:
+class BottleneckAdapter(Specification):
     """A bottleneck behind the sublayers of every block: Adapter-H, Adapter-L or Adapter-P by `style`."""
 
     style: str = "houlsby"
@@ -111,11 +112,11 @@ class BottleneckAdapter:
     modules_to_save: Sequence[str] | None = None
     """The task's head, trained in full and counted apart. None: it is found."""
 
-    def __post_init__(self) -> None:
-        if self.style not in STYLES:
-            raise SpecError(f"bottleneck style {self.style!r}: choose {', '.join(STYLES)}")
-        if self.size < 1 or self.drop_layers < 0:
-            raise SpecError(f"size {self.size} must be at least 1, and drop_layers {self.drop_layers} not negative")
+    def problems(self) -> list[str]:
+        found = [*choice_problems(self, "style", STYLES), *count_problems(self, "size")]
+        if self.drop_layers < 0:
+            found.append(f"drop_layers is {self.drop_layers} and must be a whole number from 0")
+        return found
 
     def plan(self, model: nn.Module) -> Plan:
         """A fresh bottleneck behind each target, and the heads."""

@@ -14,12 +14,13 @@ from loralab.core.names import modules_by_path, unwrapped
 from loralab.core.update import Update
 from loralab.errors import SpecError, TargetError
 from loralab.methods.heads import head_updates, heads_of, refuse_quantized
+from loralab.methods.specification import Specification
 from loralab.methods.ties import share_ties
 from loralab.models.families import block_paths
 
 
 @dataclass(frozen=True)
-class FullFineTune:
+class FullFineTune(Specification):
     """Every parameter trains; with `top_layers` only those of the last blocks. Tied weights stay tied."""
 
     top_layers: int | None = None
@@ -27,9 +28,10 @@ class FullFineTune:
     modules_to_save: Sequence[str] | None = None
     """The task's head, trained with the top layers and counted apart. None: it is found."""
 
-    def __post_init__(self) -> None:
-        if self.top_layers is not None and self.top_layers < 1:
-            raise SpecError(f"top_layers {self.top_layers}: at least 1 is needed, or None to train everything")
+    def problems(self) -> list[str]:
+        if self.top_layers is None or self.top_layers >= 1:
+            return []
+        return [f"top_layers is {self.top_layers}; at least 1 is needed, or None to train everything"]
 
     def plan(self, model: nn.Module) -> Plan:
         """A trained copy of every parameter in the chosen modules."""

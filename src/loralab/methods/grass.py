@@ -24,6 +24,7 @@ from torch import Tensor
 
 from loralab.core.projection import ROW_CHOICES, Projection, chosen_rows
 from loralab.methods.projected import ProjectedFineTune, ProjectedWeight
+from loralab.methods.specification import choice_problems
 
 RowChoice = Literal["top", "norm", "norm-replace", "norm2", "uniform"]
 
@@ -43,12 +44,11 @@ class Grass(ProjectedFineTune):
 
     states: ClassVar[tuple[str, ...]] = ("reset", "carry", "keep")
 
-    def _problems(self) -> list[str]:
-        unknown = self.row_choice not in ROW_CHOICES
-        said = [f"row_choice is {self.row_choice!r} and must be one of {', '.join(ROW_CHOICES)}"] if unknown else []
+    def problems(self) -> list[str]:
+        said = choice_problems(self, "row_choice", ROW_CHOICES)
         if self.largest_factor is not None and not self.largest_factor > 0:
             said.append(f"largest_factor is {self.largest_factor!r} and must be above 0")
-        return [*super()._problems(), *said]
+        return [*super().problems(), *said]
 
     def choose(self, G_MN: Tensor, rank: int, generator: torch.Generator) -> Projection:
         return chosen_rows(G_MN, rank, self.row_choice, generator, self.largest_factor)

@@ -11,12 +11,13 @@ import torch
 from torch import nn
 
 from loralab.core.build import Maker, Site
+from loralab.core.checks import is_finite
 from loralab.core.factors import Recipe, SharedMatrices, Spot
 from loralab.core.init import INITIALISERS
 from loralab.core.targets import Target
 from loralab.errors import SpecError, TargetError
 from loralab.methods.frozen_a import FrozenA
-from loralab.methods.low_rank_method import ScaledMethod, dropout_problems, is_count, is_finite, part_paths, refuse
+from loralab.methods.low_rank_method import ScaledMethod, part_paths
 from loralab.methods.pissa import is_pissa, pissa
 
 EVA = "eva"
@@ -46,8 +47,33 @@ class LoRA(ScaledMethod):
     nearest_step: bool = False
     """Of LoRA-FA: turn B's gradient, so that a step against it is the nearest to one of full fine-tuning."""
 
-    def __post_init__(self) -> None:
-        refuse("LoRA", _problems(self))
+    def problems(self) -> list[str]:
+        ranks = {f"rank_pattern[{key!r}]": rank for key, rank in self.rank_pattern.items()}
+        alphas = {f"alpha_pattern[{key!r}]": alpha for key, alpha in self.alpha_pattern.items()}
+        found = [
+            *super().problems(),
+            *(f"{name} is {rank!r} and must be a whole number from 1" for name, rank in ranks.items() if rank < 1),
+            *(f"{name} is {a!r} and must be a finite number" for name, a in alphas.items() if not is_finite(a)),
+        ]
+        if self.init not in (*INITIALISERS, EVA) and not is_pissa(self.init):
+            known = ", ".join((*INITIALISERS, EVA))
+            found.append(f"init is {self.init!r} and must be one of {known}, pissa, pissa-K (pissa-4)")
+        return found + self._at_odds(scales_nothing=0 in (self.alpha, *alphas.values()))
+
+    def _at_odds(self, scales_nothing: bool) -> list[str]:
+        """Options that do not combine."""
+        combinations = {
+            "freeze_a with init pissa: PiSSA trains the principal part, both A and B of it": (
+                self.freeze_a and is_pissa(self.init)
+            ),
+            "nearest_step is of freeze_a (LoRA-FA), which is not asked for": self.nearest_step and not self.freeze_a,
+            "alpha is 0 with nearest_step, which divides by the scale": self.nearest_step and scales_nothing,
+            "through_norm is of magnitude (DoRA), which is not asked for": self.through_norm and not self.magnitude,
+            "alpha is 0 with init pissa, whose factors are the principal part divided by the scale": (
+                is_pissa(self.init) and scales_nothing
+            ),
+        }
+        return [reason for reason, is_so in combinations.items() if is_so]
 
     def recipe(self, path: str) -> Recipe:
         """Rank, alpha and the rest for one module or part (`c_attn[q]`)."""
@@ -100,29 +126,3 @@ def _key_matches(key: str, path: str) -> bool:
     if path == key or path.endswith("." + key):
         return True
     return any(re.match(rf"(.*\.)?({key})$", other) for other in (path, whole, f"{whole}.{part.rstrip(']')}"))
-
-
-def _problems(spec: LoRA) -> list[str]:
-    ranks = {"rank": spec.rank, **{f"rank_pattern[{key!r}]": rank for key, rank in spec.rank_pattern.items()}}
-    found = [
-        f"{name} is {rank!r} and must be a whole number from 1" for name, rank in ranks.items() if not is_count(rank)
-    ]
-    alphas = {"alpha": spec.alpha, **{f"alpha_pattern[{key!r}]": a for key, a in spec.alpha_pattern.items()}}
-    found += [
-        f"{name} is {alpha!r} and must be a finite number" for name, alpha in alphas.items() if not is_finite(alpha)
-    ]
-    found += [*dropout_problems(spec), *spec.common_problems()]
-    if spec.init not in (*INITIALISERS, EVA) and not is_pissa(spec.init):
-        known = ", ".join((*INITIALISERS, EVA))
-        found.append(f"init is {spec.init!r} and must be one of {known}, pissa, pissa-K (pissa-4)")
-    if spec.freeze_a and is_pissa(spec.init):
-        found.append("freeze_a with init pissa: PiSSA trains the principal part, both A and B of it")
-    if spec.nearest_step and not spec.freeze_a:
-        found.append("nearest_step is of freeze_a (LoRA-FA), which is not asked for")
-    if spec.nearest_step and any(alpha == 0 for alpha in alphas.values()):
-        found.append("alpha is 0 with nearest_step, which divides by the scale")
-    if spec.through_norm and not spec.magnitude:
-        found.append("through_norm is of magnitude (DoRA), which is not asked for")
-    if is_pissa(spec.init) and any(alpha == 0 for alpha in alphas.values()):
-        found.append("alpha is 0 with init pissa, whose factors are the principal part divided by the scale")
-    return found

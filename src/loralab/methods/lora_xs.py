@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from loralab.core.build import Maker
 from loralab.core.factors import LowRankDelta, Pair, Recipe, SharedMatrices, Spot
-from loralab.methods.low_rank_method import ScaledMethod, refuse
+from loralab.methods.low_rank_method import ScaledMethod
 from loralab.methods.pissa import principal_of_spot
 
 
@@ -54,9 +54,6 @@ class LoRAXS(ScaledMethod):
 
     alpha: float = 8.0
     """The numerator of the scale alpha/rank; r² parameters train in each layer."""
-
-    def __post_init__(self) -> None:
-        refuse("LoRA-XS", [*self.scaled_problems()])
 
     def makers(self, model: nn.Module, found: Sequence[Spot]) -> tuple[Maker | None, SharedMatrices | None]:
         return CoreMatrix.start, None

@@ -3,7 +3,6 @@
 A method is its fields, a `recipe` for each matrix and a `makers` that says how the update of a matrix is made.
 """
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,6 +20,13 @@ from loralab.core.update import WHOLE
 from loralab.errors import SpecError, TargetError
 from loralab.methods.biases import add_biases
 from loralab.methods.heads import head_updates, heads_of
+from loralab.methods.specification import (
+    Specification,
+    choice_problems,
+    count_problems,
+    dropout_problems,
+    number_problems,
+)
 from loralab.methods.ties import tie_notes
 from loralab.models.families import default_targets, expand_alias, family_of, fused_layout, output_head_names
 
@@ -30,7 +36,7 @@ ALIASES = ("attention", "q", "k", "v", "o", "mlp", ALL_LINEAR)
 
 
 @dataclass(frozen=True, kw_only=True)
-class LowRankMethod(ABC):
+class LowRankMethod(Specification, ABC):
     """W frozen, and a low-rank update of it on chosen modules."""
 
     targets: str | Sequence[str] | None = None
@@ -99,8 +105,7 @@ class LowRankMethod(ABC):
                 return {part: torch.as_tensor(rows, dtype=torch.long) for part, rows in parts.items()}
         return fused_layout(model, target.path, linear_shape(target.module)[0])
 
-    def common_problems(self) -> list[str]:
-        """What cannot be, of the fields above, as sentences."""
+    def problems(self) -> list[str]:
         found = choice_problems(self, "bias", BIASES)
         if self.targets is not None and not split_patterns(self.targets):
             found.append("targets is empty; name modules, or leave it out for the family's q and v")
@@ -121,10 +126,9 @@ class ScaledMethod(LowRankMethod):
     def recipe(self, path: str) -> Recipe:
         return Recipe(self.rank, float(self.alpha), self.dropout)
 
-    def scaled_problems(self) -> list[str]:
-        """What cannot be, of these fields and those above, as sentences."""
+    def problems(self) -> list[str]:
         numbers = [*count_problems(self, "rank"), *number_problems(self, "alpha"), *dropout_problems(self)]
-        return [*self.common_problems(), *numbers]
+        return [*super().problems(), *numbers]
 
 
 def part_paths(target: Target) -> list[str]:
@@ -157,52 +161,3 @@ def _all_linear(model: nn.Module, heads: Sequence[str]) -> list[str]:
     if not found:
         raise TargetError("all-linear was asked for, but this model has no dense layers")
     return found
-
-
-# -- checks of a specification's fields ------------------------------------------------------------------------
-
-
-def count_problems(spec: object, *names: str) -> list[str]:
-    """For fields that must be whole numbers from 1: what is wrong, as sentences."""
-    values = {name: getattr(spec, name) for name in names}
-    return [
-        f"{name} is {value!r} and must be a whole number from 1"
-        for name, value in values.items()
-        if not is_count(value)
-    ]
-
-
-def number_problems(spec: object, *names: str) -> list[str]:
-    """For fields that must be finite numbers."""
-    values = {name: getattr(spec, name) for name in names}
-    return [
-        f"{name} is {value!r} and must be a finite number" for name, value in values.items() if not is_finite(value)
-    ]
-
-
-def dropout_problems(spec: object) -> list[str]:
-    """For the dropout of a low-rank path."""
-    dropout = getattr(spec, "dropout")  # noqa: B009  every specification has one, and no class in common says so
-    return [] if is_finite(dropout) and 0 <= dropout < 1 else [f"dropout is {dropout!r} and must lie in [0, 1)"]
-
-
-def choice_problems(spec: object, name: str, choices: Sequence[str]) -> list[str]:
-    """For a field that is one of several words."""
-    value = getattr(spec, name)
-    return [] if value in choices else [f"{name} is {value!r} and must be one of {', '.join(choices)}"]
-
-
-def is_count(value: object) -> bool:
-    """A whole number from 1."""
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
-
-
-def is_finite(value: object) -> bool:
-    """A finite number."""
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def refuse(name: str, problems: Sequence[str]) -> None:
-    """SpecError that lists all problems of a specification, or nothing."""
-    if problems:
-        raise SpecError(f"this {name} cannot be: " + "; ".join(problems))

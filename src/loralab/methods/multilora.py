@@ -16,7 +16,8 @@ from torch import nn
 
 from loralab.core.build import Maker
 from loralab.core.factors import LowRankDelta, Pair, Recipe, SharedMatrices, Spot
-from loralab.methods.low_rank_method import ScaledMethod, choice_problems, count_problems, refuse
+from loralab.methods.low_rank_method import ScaledMethod
+from loralab.methods.specification import choice_problems, count_problems
 
 GATES = ("vector", "scalar")
 
@@ -67,11 +68,9 @@ class MultiLoRA(ScaledMethod):
     rank_stabilized: bool = False
     """Scale by α/√r instead."""
 
-    def __post_init__(self) -> None:
-        refuse(
-            "MultiLoRA",
-            [*self.scaled_problems(), *count_problems(self, "modules"), *choice_problems(self, "gate", GATES)],
-        )
+    def problems(self) -> list[str]:
+        own = [*count_problems(self, "modules"), *choice_problems(self, "gate", GATES)]
+        return [*super().problems(), *own]
 
     def recipe(self, path: str) -> Recipe:
         return Recipe(self.rank, float(self.alpha), self.dropout, self.rank_stabilized)

@@ -15,15 +15,16 @@ from torch import Tensor, nn
 from loralab.core.adapter import Plan
 from loralab.core.names import modules_by_path, unwrapped
 from loralab.core.update import Update, wide
-from loralab.errors import SpecError, TargetError
+from loralab.errors import TargetError
 from loralab.methods.heads import head_updates, heads_of
 from loralab.methods.prefix import BlockPrefixUpdate, PrefixUpdate, link
+from loralab.methods.specification import Specification
 from loralab.models.families import block_paths, family_of
 from loralab.nn.mode import evaluating
 
 
 @dataclass(frozen=True)
-class PrefixEmbedding:
+class PrefixEmbedding(Specification):
     """Trained embeddings before and after the prompt: PreEmbed, d·(prefix+infix) parameters."""
 
     prefix: int = 8
@@ -33,12 +34,12 @@ class PrefixEmbedding:
     modules_to_save: Sequence[str] | None = None
     """The task's head, trained in full and counted apart. None: it is found."""
 
-    def __post_init__(self) -> None:
-        if min(self.prefix, self.infix) < 0 or self.prefix + self.infix < 1:
-            raise SpecError(
-                f"prefix {self.prefix} and infix {self.infix}: neither can be negative, and at least one must be "
-                "above 0"
-            )
+    def problems(self) -> list[str]:
+        if min(self.prefix, self.infix) >= 0 and self.prefix + self.infix >= 1:
+            return []
+        return [
+            f"prefix is {self.prefix} and infix {self.infix}; neither can be negative, and at least one must be above 0"
+        ]
 
     def plan(self, model: nn.Module) -> Plan:
         """The update of the model's body, and the heads. Raises TargetError for a model that it is not known how to run

@@ -29,6 +29,7 @@ from loralab.core.projection import Projection
 from loralab.core.update import WHOLE, Update
 from loralab.errors import SpecError
 from loralab.methods.full import FullFineTune
+from loralab.methods.specification import choice_problems, count_problems
 from loralab.models.families import output_head_names
 
 StateOnRefresh = Literal["reset", "carry", "keep"]
@@ -93,20 +94,11 @@ class ProjectedFineTune(FullFineTune, ABC):
     states: ClassVar[tuple[str, ...]] = ("reset", "keep")
     """What `state_on_refresh` may be."""
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        problems = self._problems()
-        if problems:
-            raise SpecError(f"this {type(self).__name__} cannot be: " + "; ".join(problems))
-
-    def _problems(self) -> list[str]:
-        found = [
-            f"{name} is {getattr(self, name)!r} and must be a whole number from {least}"
-            for name, least in (("rank", 1), ("refresh_every", 1), ("refresh_warmup", 0))
-            if not isinstance(getattr(self, name), int) or getattr(self, name) < least
-        ]
-        if self.state_on_refresh not in self.states:
-            found.append(f"state_on_refresh is {self.state_on_refresh!r} and must be one of {', '.join(self.states)}")
+    def problems(self) -> list[str]:
+        found = [*super().problems(), *count_problems(self, "rank", "refresh_every")]
+        found += choice_problems(self, "state_on_refresh", self.states)
+        if self.refresh_warmup < 0:
+            found.append(f"refresh_warmup is {self.refresh_warmup} and must be a whole number from 0")
         if not 0 < self.projection_scale < float("inf"):
             found.append(f"projection_scale is {self.projection_scale!r} and must be a finite number above 0")
         return found

@@ -22,7 +22,8 @@ from torch import Tensor, nn
 from loralab.core.build import Maker
 from loralab.core.factors import LowRankDelta, Outline, Pair, Recipe, SharedMatrices, Spot
 from loralab.errors import AdapterFileError, TargetError
-from loralab.methods.low_rank_method import LowRankMethod, count_problems, dropout_problems, number_problems, refuse
+from loralab.methods.low_rank_method import LowRankMethod
+from loralab.methods.specification import count_problems, dropout_problems, number_problems
 from loralab.models.families import expand_alias
 
 PARTS = ("A", "B", "u", "v")
@@ -93,15 +94,15 @@ class TiedLoRA(LowRankMethod):
     train: str | Sequence[str] = PARTS
     """Which of A, B, u and v train: all for TL6, `A,B` for TL5."""
 
-    def __post_init__(self) -> None:
-        problems = [*self.common_problems(), *count_problems(self, "rank"), *dropout_problems(self)]
-        problems += [] if self.alpha is None else number_problems(self, "alpha")
+    def problems(self) -> list[str]:
+        found = [*super().problems(), *count_problems(self, "rank"), *dropout_problems(self)]
+        found += [] if self.alpha is None else number_problems(self, "alpha")
         unknown = [part for part in self.trained if part not in PARTS]
         if unknown or len(set(self.trained)) < len(self.trained):
-            problems.append(f"train is {self.train!r} and must name some of {', '.join(PARTS)}, each once")
+            found.append(f"train is {self.train!r} and must name some of {', '.join(PARTS)}, each once")
         elif not {"B", "v"} & set(self.trained):
-            problems.append(f"train is {self.train!r}: without B or v the update would stay zero for ever")
-        refuse("Tied-LoRA", problems)
+            found.append(f"train is {self.train!r}: without B or v the update would stay zero for ever")
+        return found
 
     @property
     def trained(self) -> tuple[str, ...]:

@@ -17,7 +17,8 @@ from torch import nn
 from loralab.core.build import Maker
 from loralab.core.factors import LowRankDelta, Outline, Pair, Recipe, SharedMatrices, Spot
 from loralab.errors import AdapterFileError, SpecError
-from loralab.methods.low_rank_method import LowRankMethod, count_problems, dropout_problems, number_problems, refuse
+from loralab.methods.low_rank_method import LowRankMethod
+from loralab.methods.specification import count_problems, dropout_problems, number_problems
 
 A_NAME, B_NAME = "vera_A", "vera_B"
 LAMBDA_D, LAMBDA_B = "vera_lambda_d", "vera_lambda_b"
@@ -88,14 +89,12 @@ class VeRA(LowRankMethod):
 
     rank_within_width: ClassVar[bool] = False
 
-    def __post_init__(self) -> None:
-        problems = [*self.common_problems(), *count_problems(self, "rank"), *dropout_problems(self)]
-        problems += number_problems(self, "d_initial")
+    def problems(self) -> list[str]:
+        found = [*super().problems(), *count_problems(self, "rank"), *dropout_problems(self)]
+        found += number_problems(self, "d_initial")
         if self.d_initial == 0:
-            problems.append("d_initial is 0: with b at 0 too, nothing would ever train")
-        if isinstance(self.projection_seed, bool) or not isinstance(self.projection_seed, int):
-            problems.append(f"projection_seed is {self.projection_seed!r} and must be a whole number")
-        refuse("VeRA", problems)
+            found.append("d_initial is 0: with b at 0 too, nothing would ever train")
+        return found
 
     def recipe(self, path: str) -> Recipe:
         return Recipe(self.rank, float(self.rank), self.dropout)
