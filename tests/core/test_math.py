@@ -1,9 +1,13 @@
 """The pure functions against their definitions."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
+from torch import Tensor
 
-from loralab.core.math import adapted_linear, delta, low_rank, low_rank_rows, scaling, truncated
+from loralab.core.math import adapted_linear, delta, low_rank, low_rank_rows, scaled_linear, scaling, truncated
+from loralab.core.projected_linear import wide_linear
 
 
 def test_scaling_is_alpha_over_rank_or_its_root() -> None:
@@ -43,6 +47,40 @@ def test_adapted_linear_keeps_no_input_for_a_frozen_A() -> None:
     with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
         adapted_linear(x, torch.randn(4, 5), None, torch.randn(2, 5), torch.randn(4, 2, requires_grad=True))
     assert [tuple(tensor.shape) for tensor in kept if tensor.shape[0] == 6] == [(6, 2)]
+
+
+LINEAR: dict[str, Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]] = {
+    "adapted": lambda x, W, A, B: adapted_linear(x, W, None, A, B),
+    "scaled": lambda x, W, A, B: scaled_linear(x, W, None, A, B, torch.ones(4)),
+    "wide": lambda x, W, A, B: wide_linear(x, W + B @ A, None),
+}
+
+
+@pytest.mark.parametrize("name", LINEAR)
+def test_what_a_layer_gives_may_be_changed_in_place(name: str) -> None:
+    """As Hubert does with padded positions."""
+    x, W, A, B = torch.randn(2, 3, 5), torch.randn(4, 5), torch.randn(2, 5), torch.randn(4, 2)
+    grads = []
+    for linear in (LINEAR[name], lambda x, W, A, B: x @ (W + B @ A).T):
+        given = x.clone().requires_grad_(), W, A.clone().requires_grad_(), B.clone().requires_grad_()
+        h = linear(*given)
+        h[:, 1] = 0
+        h.mul_(2)
+        h.square().sum().backward()
+        grads.append([given[0].grad, given[2].grad, given[3].grad])
+    torch.testing.assert_close(*grads)
+
+
+@pytest.mark.parametrize("name", LINEAR)
+def test_no_rows_and_a_single_one(name: str) -> None:
+    """As an expert sees that no token chose."""
+    W, A, B = torch.randn(4, 5), torch.randn(2, 5), torch.randn(4, 2)
+    for shape in ((0, 5), (2, 0, 5), (5,)):
+        x = torch.randn(shape, requires_grad=True)
+        h = LINEAR[name](x, W, A, B)
+        assert h.shape == (*shape[:-1], 4)
+        h.sum().backward()
+        assert x.grad is not None
 
 
 def test_adapted_linear_refuses_a_second_derivative() -> None:

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from torch import Tensor
-from transformers import OPTConfig, OPTForCausalLM
+from transformers import AlbertConfig, AlbertForSequenceClassification, OPTConfig, OPTForCausalLM
 
 import loralab as ll
 from loralab.core.prompt import ends_before_targets, prompts_end_at
@@ -49,11 +49,17 @@ def test_a_fresh_prefix_is_real_tokens_before_the_text(name: str, spec: object) 
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
 
 
+def opt(embedding: int) -> OPTForCausalLM:
+    sizes = {"hidden_size": 32, "word_embed_proj_dim": embedding, "ffn_dim": 48, "num_hidden_layers": 2}
+    return OPTForCausalLM(OPTConfig(**sizes, num_attention_heads=4, vocab_size=64, **NO_ENDS)).eval()
+
+
+@pytest.mark.parametrize("embedding", [32, 16])
 @pytest.mark.parametrize("spec", [ll.PrefixEmbedding(3, 0), ll.PrefixLayer(3, 0)])
-def test_a_model_that_calls_its_decoder_past_the_base_model_sees_the_prefix(spec: object) -> None:
+def test_a_model_that_calls_its_decoder_past_the_base_model_sees_the_prefix(spec: object, embedding: int) -> None:
+    """Its blocks may be wider than its embeddings."""
     torch.manual_seed(0)
-    sizes = {"hidden_size": 32, "word_embed_proj_dim": 32, "ffn_dim": 48, "num_hidden_layers": 2}
-    model = OPTForCausalLM(OPTConfig(**sizes, num_attention_heads=4, vocab_size=64, **NO_ENDS)).eval()
+    model = opt(embedding)
     adapter, ids = ll.attach(model, spec), torch.randint(2, 64, (2, 6))
     through_head, body = model(input_ids=ids).logits, model.model(input_ids=ids)[0]
     torch.testing.assert_close(model.lm_head(body), through_head)
@@ -162,6 +168,14 @@ def test_counts() -> None:
     assert inserted_positions(adapter.updates) == 5
 
 
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+def test_the_activations_are_as_wide_as_the_blocks(device: str) -> None:
+    with torch.device(device):
+        model = opt(16)
+    adapter = ll.attach(model, ll.PrefixLayer(3, 2))
+    assert sum(p.numel() for p in adapter.parameters()) == 5 * (16 + 32)
+
+
 def test_gradient_checkpointing_gives_the_same_gradients() -> None:
     def gradients(checkpointing: bool) -> list[Tensor]:
         model = build("llama").train()
@@ -221,3 +235,8 @@ def test_models_that_cannot_are_refused() -> None:
         ll.attach(torch.nn.Sequential(torch.nn.Linear(2, 2)), ll.PrefixEmbedding(1, 1))
     with pytest.raises(ll.SpecError, match="at least one"):
         ll.PrefixLayer(0, 0)
+    sizes = {"vocab_size": 64, "hidden_size": 32, "num_attention_heads": 4, "intermediate_size": 48}
+    albert = AlbertForSequenceClassification(AlbertConfig(**sizes, num_hidden_layers=3))
+    with pytest.raises(ll.TargetError, match="runs its 1 3 times; choose prefix-embed"):
+        ll.attach(albert, ll.PrefixLayer(1, 1))
+    assert ll.attach(albert, ll.PrefixEmbedding(1, 1))

@@ -10,6 +10,7 @@ from torch.utils.hooks import RemovableHandle
 from loralab.core.factors import SharedMatrices
 from loralab.core.layer import AdaptedLayer, Routing, Rows
 from loralab.core.names import unwrapped
+from loralab.core.statistics import HeldStatistics, has_statistics
 from loralab.core.update import Update
 from loralab.errors import AdapterFileError, AdapterStateError, UnknownAdapterError
 
@@ -122,6 +123,7 @@ class AdapterSet:
     trained_before: list[nn.Parameter] = field(default_factory=list)
     originals: list["Original"] = field(default_factory=list)
     fused_parents: list["FusedParent"] = field(default_factory=list)
+    held: list[HeldStatistics] = field(default_factory=list)
 
     def route(self, active: str | None = None, rows: Rows | None = None, merged: str | None = None) -> None:
         """Say which adapter speaks: the only place that changes the routing."""
@@ -138,6 +140,24 @@ class AdapterSet:
         """See to it that this layer does not pass its adapted submodules by."""
         if all(parent.module is not module for parent in self.fused_parents):
             self.fused_parents.append(FusedParent(module))
+
+    def hold_statistics(self, model: nn.Module) -> None:
+        """See to it that training leaves the running statistics of the base as they are."""
+        there = {id(each.module) for each in self.held}
+        for module in model.modules():
+            if has_statistics(module) and id(module) not in there:
+                self.held.append(HeldStatistics(module, self.owns_statistics))
+
+    def owns_statistics(self, tensor: Tensor) -> bool:
+        """Whether a buffer is an adapter's own, and not the base's."""
+        updates = (update for adapter in self.adapters.values() for update in adapter.updates.values())
+        return any(tensor is own for update in updates for own in update.replaced._buffers.values())
+
+    def release_statistics(self) -> None:
+        """Let the base's running statistics run again."""
+        for each in self.held:
+            each.release()
+        self.held.clear()
 
     def adapter(self, name: str) -> Adapter:
         """The adapter of this name, or UnknownAdapterError listing those there are."""

@@ -42,6 +42,7 @@ def attach(model: nn.Module, spec: Method | Sequence[Method], name: str = "defau
     if not adapters.adapters:
         adapters.trained_before = [p for p in model.parameters() if p.requires_grad]
     model.requires_grad_(False)
+    adapters.hold_statistics(model)
     adapters.share(plan.shared)
     for path, update in plan.updates.items():
         _put(adapters, name, path, update, places[path])
@@ -77,6 +78,7 @@ def detach(model: nn.Module, name: str | None = None, *, keep_merged: bool = Fal
     if not adapters.adapters:
         keep_adapters(model, None)
         adapters.thaw(True)
+        adapters.release_statistics()
 
 
 def activate(model: nn.Module, name: str | None) -> None:

@@ -61,8 +61,21 @@ def adapted_linear(x: Tensor, W_OI: Tensor, bias_O: Tensor | None, A_RI: Tensor,
     Keeps x (no copy of it) and the r-wide x·Aᵀ for the backward pass, nothing else of the input's length; where A is
     frozen (LoRA-FA, arXiv 2308.03303) not even x.
     """
-    h: Tensor = _AdaptedLinear.apply(x, W_OI, bias_O, A_RI, B_OR)  # type: ignore[no-untyped-call]
-    return h
+    h_NO: Tensor = _AdaptedLinear.apply(as_rows(x), W_OI, bias_O, A_RI, B_OR)  # type: ignore[no-untyped-call]
+    return like_rows_of(x, h_NO)
+
+
+def as_rows(x: Tensor) -> Tensor:
+    """[..., I] → [N, I]."""
+    return x.reshape(-1, x.shape[-1])
+
+
+def like_rows_of(x: Tensor, h_NO: Tensor) -> Tensor:
+    """[N, O] → [..., O] for x of shape [..., I].
+
+    Outside of the graph's own node: what is a view when it leaves one cannot be changed in place, as Hubert does.
+    """
+    return h_NO.view(*x.shape[:-1], h_NO.shape[-1])
 
 
 class _AdaptedLinear(torch.autograd.Function):
@@ -73,24 +86,22 @@ class _AdaptedLinear(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, W_OI: Tensor, bias_O: Tensor | None, A_RI: Tensor, B_OR: Tensor) -> Tensor:
-        x_NI = x.reshape(-1, x.shape[-1])
-        A, B = A_RI.to(x.dtype), B_OR.to(x.dtype)
+    def forward(ctx: Any, x_NI: Tensor, W_OI: Tensor, bias_O: Tensor | None, A_RI: Tensor, B_OR: Tensor) -> Tensor:
+        A, B = A_RI.to(x_NI.dtype), B_OR.to(x_NI.dtype)
         u_NR = x_NI @ A.T
         h_NO = F.linear(x_NI, W_OI, bias_O).addmm_(u_NR, B.T)
         ctx.save_for_backward(x_NI if ctx.needs_input_grad[3] else None, u_NR, W_OI, A, B)
         ctx.dtypes = (A_RI.dtype, B_OR.dtype, None if bias_O is None else bias_O.dtype)
-        return h_NO.view(*x.shape[:-1], -1)
+        return h_NO
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, g_NO: Tensor) -> tuple[Tensor | None, ...]:
         x_NI, u_NR, W_OI, A, B = ctx.saved_tensors
         need_x, _, need_bias, need_A, need_B = ctx.needs_input_grad
         A_dtype, B_dtype, bias_dtype = ctx.dtypes
-        g_NO = grad.reshape(-1, grad.shape[-1])
         v_NR = g_NO @ B if need_x or need_A else None
-        dx = (g_NO @ W_OI).addmm_(v_NR, A).view(*grad.shape[:-1], -1) if need_x else None
+        dx = (g_NO @ W_OI).addmm_(v_NR, A) if need_x else None
         dA = (v_NR.T @ x_NI).to(A_dtype) if need_A and v_NR is not None else None
         dB = (g_NO.T @ u_NR).to(B_dtype) if need_B else None
         dbias = g_NO.sum(0).to(bias_dtype) if need_bias else None
@@ -120,8 +131,8 @@ def scaled_linear(x: Tensor, W_OI: Tensor, bias_O: Tensor | None, A_RI: Tensor, 
     With c = 1 and B = 0 it is the base's own product, bit for bit. Keeps one product [N, O] more than
     `adapted_linear`: the gradient of c needs it.
     """
-    h: Tensor = _ScaledLinear.apply(x, W_OI, bias_O, A_RI, B_OR, c_O)  # type: ignore[no-untyped-call]
-    return h
+    h_NO: Tensor = _ScaledLinear.apply(as_rows(x), W_OI, bias_O, A_RI, B_OR, c_O)  # type: ignore[no-untyped-call]
+    return like_rows_of(x, h_NO)
 
 
 class _ScaledLinear(torch.autograd.Function):
@@ -133,29 +144,27 @@ class _ScaledLinear(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, W_OI: Tensor, bias_O: Tensor | None, A_RI: Tensor, B_OR: Tensor, c_O: Tensor
+        ctx: Any, x_NI: Tensor, W_OI: Tensor, bias_O: Tensor | None, A_RI: Tensor, B_OR: Tensor, c_O: Tensor
     ) -> Tensor:
-        x_NI = x.reshape(-1, x.shape[-1])
-        A, B = A_RI.to(x.dtype), B_OR.to(x.dtype)
+        A, B = A_RI.to(x_NI.dtype), B_OR.to(x_NI.dtype)
         u_NR = x_NI @ A.T
         t_NO = F.linear(x_NI, W_OI, bias_O).addmm_(u_NR, B.T)
-        h_NO = (t_NO * c_O).to(x.dtype)
+        h_NO = (t_NO * c_O).to(x_NI.dtype)
         if bias_O is not None:
-            h_NO += ((1 - c_O) * bias_O).to(x.dtype)
+            h_NO += ((1 - c_O) * bias_O).to(x_NI.dtype)
         ctx.save_for_backward(x_NI if ctx.needs_input_grad[3] else None, u_NR, t_NO, W_OI, bias_O, A, B, c_O)
         ctx.dtypes = (A_RI.dtype, B_OR.dtype, None if bias_O is None else bias_O.dtype)
-        return h_NO.view(*x.shape[:-1], -1)
+        return h_NO
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, g_NO: Tensor) -> tuple[Tensor | None, ...]:
         x_NI, u_NR, t_NO, W_OI, bias_O, A, B, c_O = ctx.saved_tensors
         need_x, _, need_bias, need_A, need_B, need_c = ctx.needs_input_grad
         A_dtype, B_dtype, bias_dtype = ctx.dtypes
-        g_NO = grad.reshape(-1, grad.shape[-1])
         k_NO = (g_NO * c_O).to(g_NO.dtype)
         v_NR = k_NO @ B if need_x or need_A else None
-        dx = (k_NO @ W_OI).addmm_(v_NR, A).view(*grad.shape[:-1], -1) if need_x else None
+        dx = (k_NO @ W_OI).addmm_(v_NR, A) if need_x else None
         dA = (v_NR.T @ x_NI).to(A_dtype) if need_A and v_NR is not None else None
         dB = (k_NO.T @ u_NR).to(B_dtype) if need_B else None
         summed = g_NO.sum(0, dtype=c_O.dtype) if bias_O is not None else None

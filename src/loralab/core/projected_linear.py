@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from loralab.core.math import as_rows, like_rows_of
 from loralab.core.projection import Projection
 
 
@@ -25,45 +26,43 @@ def projected_linear(
     x: Tensor, W_OI: Tensor, bias_O: Tensor | None, A_RN: Tensor, projection: Projection, of_outputs: bool
 ) -> Tensor:
     """h for x [..., I]; differentiable in x, the bias and, in W's stead, `A_RN`: [R, I] or [R, O]."""
-    h: Tensor = _ProjectedLinear.apply(  # type: ignore[no-untyped-call]
-        x, W_OI.detach(), bias_O, A_RN, projection, of_outputs
+    h_NO: Tensor = _ProjectedLinear.apply(  # type: ignore[no-untyped-call]
+        as_rows(x), W_OI.detach(), bias_O, A_RN, projection, of_outputs
     )
-    return h
+    return like_rows_of(x, h_NO)
 
 
 def wide_linear(x: Tensor, W_OI: Tensor, bias_O: Tensor | None) -> Tensor:
     """h for x [..., I]; differentiable in x, W and the bias, which may be wider than x: no cast copy of W is kept."""
-    h: Tensor = _ProjectedLinear.apply(x, W_OI, bias_O, None, None, True)  # type: ignore[no-untyped-call]
-    return h
+    h_NO: Tensor = _ProjectedLinear.apply(as_rows(x), W_OI, bias_O, None, None, True)  # type: ignore[no-untyped-call]
+    return like_rows_of(x, h_NO)
 
 
 class _ProjectedLinear(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any,
-        x: Tensor,
+        x_NI: Tensor,
         W_OI: Tensor,
         bias_O: Tensor | None,
         A_RN: Tensor | None,
         projection: Projection | None,
         of_outputs: bool,
     ) -> Tensor:
-        x_NI = x.reshape(-1, x.shape[-1])
-        h_NO = F.linear(x_NI, W_OI.to(x.dtype), None if bias_O is None else bias_O.to(x.dtype))
+        h_NO = F.linear(x_NI, W_OI.to(x_NI.dtype), None if bias_O is None else bias_O.to(x_NI.dtype))
         narrow_here = projection is not None and not of_outputs
         ctx.save_for_backward(projection.narrow(x_NI) if narrow_here and projection is not None else x_NI, W_OI)
         ctx.projection, ctx.of_outputs = projection, of_outputs
         ctx.dtypes = (None if bias_O is None else bias_O.dtype, None if A_RN is None else A_RN.dtype)
-        return h_NO.view(*x.shape[:-1], -1)
+        return h_NO
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, g_NO: Tensor) -> tuple[Tensor | None, ...]:
         kept, W_OI = ctx.saved_tensors
         need_x, need_W, need_bias, need_A, _, _ = ctx.needs_input_grad
         bias_dtype, A_dtype = ctx.dtypes
-        g_NO = grad.reshape(-1, grad.shape[-1])
-        dx = (g_NO @ W_OI.to(g_NO.dtype)).view(*grad.shape[:-1], -1) if need_x else None
+        dx = g_NO @ W_OI.to(g_NO.dtype) if need_x else None
         dW = (g_NO.T @ kept).to(W_OI.dtype) if need_W else None
         dbias = g_NO.sum(0).to(bias_dtype) if need_bias else None
         dA = None

@@ -46,13 +46,20 @@ class Update(nn.Module):
 
     # -- parameters and state ---------------------------------------------------------------------------------
 
-    def replace(self, name: str, tensor: Tensor) -> None:
-        """From now on the module's tensor `name` is a trained copy of `tensor`, in float32 (integers stay a buffer)."""
-        if tensor.is_floating_point():
+    def replace(self, name: str, tensor: Tensor, trains: bool = True) -> None:
+        """From now on the module's tensor `name` is a copy of `tensor`: one that trains, in float32, or one that does
+        not (whole numbers, running statistics), in its own dtype."""
+        if trains and tensor.is_floating_point():
             copied = tensor.detach().to(wide(tensor), copy=True)
             self.replaced.register_parameter(_key(name), nn.Parameter(copied))
         else:
             self.replaced.register_buffer(_key(name), tensor.detach().clone())
+
+    def restore(self, name: str, saved: Tensor, base: nn.Module) -> None:
+        """Replace the module's tensor `name` by what was saved of it."""
+        own = tensor_of(base, name)
+        trains = isinstance(own, nn.Parameter)
+        self.replace(name, saved.to(own.device, None if trains else own.dtype), trains)
 
     def delta_of(self, part: str) -> LowRankDelta:
         """The low-rank update of one part."""

@@ -156,7 +156,7 @@ def _add_others(
         elif path in updates and leaf in adapted_tensors(updates[path], by_path[path]):
             problems.append(f"{name} is in the file in full beside its own low-rank update")
         else:
-            updates.setdefault(path, Update({})).replace(leaf, tensor.to(own.device))
+            updates.setdefault(path, Update({})).restore(leaf, tensor, by_path[path])
     return [path for path, update in updates.items() if not len(update.parts)]
 
 

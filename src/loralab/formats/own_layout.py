@@ -81,7 +81,7 @@ def from_own(
     for path, update in updates.items():
         _fill(path, update, tensors)
         for name in modules[path].replaced:
-            update.replace(name, tensors[stored[path, name]].to(tensor_of(by_path[path], name).device))
+            update.restore(name, tensors[stored[path, name]], by_path[path])
     share_ties(updates, by_path)
     link(updates)
     return updates, shared

@@ -259,7 +259,7 @@ def _filled(reading: Reading, plot: Plot) -> dict[str, Update]:
     for path, names in plot.replaced.items():
         for name in names:
             value = reading.tensors[tensor_key(path, name, plot.depths)]
-            updates[path].replace(name, value.to(tensor_of(by_path[path], name).device))
+            updates[path].restore(name, value, by_path[path])
         if path not in plot.depths and not set(names) <= BIASES:
             add_unstored(updates[path], by_path[path], names)
     return updates
@@ -285,7 +285,7 @@ def add_unstored(update: Update, module: nn.Module, stored: list[str]) -> None:
     """Buffers that a module does not save belong to a module trained in full all the same."""
     for name, buffer in module.named_buffers():
         if name not in stored:
-            update.replace(name, buffer)
+            update.replace(name, buffer, trains=False)
 
 
 def _record(reading: Reading, plot: Plot, path: str) -> ModuleRecord:

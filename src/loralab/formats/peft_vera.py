@@ -18,7 +18,7 @@ from loralab.core.build import is_linear, linear_shape
 from loralab.core.factors import Outline, Recipe, SharedMatrices
 from loralab.core.low_rank import LinearUpdate
 from loralab.core.names import class_name, modules_by_path, unwrapped
-from loralab.core.update import WHOLE, Update, device_of, tensor_of
+from loralab.core.update import WHOLE, Update, device_of
 from loralab.errors import AdapterFileError
 from loralab.formats.peft_config import CONFIG_NAME
 from loralab.formats.peft_layout import BIASES
@@ -294,7 +294,7 @@ def _filled(reading: Reading, plot: Plot, recipe: Recipe, shared: SharedMatrices
     for path, names in plot.replaced.items():
         for name in names:
             value = reading.tensors[tensor_key(path, name, plot.depths)]
-            updates[path].replace(name, value.to(tensor_of(by_path[path], name).device))
+            updates[path].restore(name, value, by_path[path])
         if path not in targets and not set(names) <= BIASES:
             add_unstored(updates[path], by_path[path], names)
     return updates

@@ -11,6 +11,7 @@ from torch import nn
 
 from loralab.core.adapter import Plan
 from loralab.core.names import modules_by_path, unwrapped
+from loralab.core.statistics import has_statistics, statistics_of
 from loralab.core.update import Update
 from loralab.errors import SpecError, TargetError
 from loralab.methods.heads import head_updates, heads_of, refuse_quantized
@@ -49,8 +50,8 @@ class FullFineTune(Specification):
 
 
 def _owners(module: nn.Module, prefix: str) -> Iterator[tuple[str, nn.Module]]:
-    """The outermost modules below `module` that hold parameters of their own, once each."""
-    if any(parameter is not None for parameter in module._parameters.values()):
+    """The outermost modules below `module` that hold parameters or running statistics of their own, once each."""
+    if any(parameter is not None for parameter in module._parameters.values()) or has_statistics(module):
         if not prefix:
             raise TargetError(
                 f"full fine-tuning was asked of a bare {type(module).__name__}, whose own parameters cannot be "
@@ -70,6 +71,8 @@ def _trained_copy(module: nn.Module) -> Update:
     update = Update({})
     for name, parameter in module.named_parameters():
         update.replace(name, parameter)
+    for name, statistics in statistics_of(module):
+        update.replace(name, statistics, trains=False)
     return update
 
 

@@ -57,10 +57,12 @@ def head_updates(model: nn.Module, heads: Sequence[str]) -> dict[str, Update]:
 
 
 def saved_in_full(module: nn.Module) -> Update:
-    """An update that replaces every tensor of a module by a trained copy."""
+    """An update that replaces every tensor of a module: parameters by a trained copy, buffers by one of their own."""
     update = Update({})
-    for name, tensor in (*module.named_parameters(), *module.named_buffers()):
-        update.replace(name, tensor)
+    for name, parameter in module.named_parameters():
+        update.replace(name, parameter)
+    for name, buffer in module.named_buffers():
+        update.replace(name, buffer, trains=False)
     return update
 
 

@@ -63,7 +63,7 @@ class PrefixLayer(PrefixEmbedding):
         blocks = _blocks(model)
         starts = _activations(body, list(blocks.values()), embeddings.added.get_parameter("embeddings"))
         for (block, _), start_SH in list(zip(blocks.items(), starts, strict=True))[1:]:
-            update = BlockPrefixUpdate(self.prefix + self.infix, embeddings.width, start_SH.device)
+            update = BlockPrefixUpdate(len(start_SH), start_SH.shape[1], start_SH.device)
             with torch.no_grad():
                 update.added.get_parameter("activations").copy_(start_SH)
             updates[block] = update
@@ -117,9 +117,13 @@ def _fresh_embeddings(model: nn.Module, body: nn.Module, prefix: int, infix: int
 
 @torch.no_grad()
 def _activations(body: nn.Module, blocks: list[nn.Module], embeddings_SH: Tensor) -> list[Tensor]:
-    """What enters each block [S, H] when the body runs on these embeddings alone (on no device: nothing runs)."""
+    """What enters each block [S, H] when the body runs on these embeddings alone (on no device: nothing runs).
+
+    TargetError where a block does not run once, as the one that all layers of an ALBERT share.
+    """
     if embeddings_SH.device.type == "meta":
-        return [embeddings_SH.detach() for _ in blocks]
+        width = getattr(body.config, "hidden_size", embeddings_SH.shape[1])
+        return [embeddings_SH.new_empty(len(embeddings_SH), width) for _ in blocks]
     seen: list[Tensor] = []
 
     def remember(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -129,4 +133,9 @@ def _activations(body: nn.Module, blocks: list[nn.Module], embeddings_SH: Tensor
         for block in blocks:
             hooks.callback(block.register_forward_pre_hook(remember, with_kwargs=True).remove)
         body(inputs_embeds=embeddings_SH[None].to(next(body.parameters()).dtype))
+    if len(seen) != len(blocks):
+        raise TargetError(
+            f"prefix-layer replaces activations before every block, and a pass through {type(body).__name__} runs its "
+            f"{len(blocks)} {len(seen)} times; choose prefix-embed"
+        )
     return seen
