@@ -3,7 +3,7 @@
     python runs/neighbours.py cola ../shared/data/glue out/neighbours
     python runs/neighbours.py mrpc ../shared/data/glue out/neighbours
     python runs/neighbours.py rte ../shared/data/glue out/neighbours
-    python runs/neighbours.py e2e ../shared/data/e2e out/neighbours --seeds 1
+    python runs/neighbours.py e2e ../shared/data/e2e out/neighbours
     python runs/neighbours.py docstrings - out/neighbours
 
     python -m benchmarks.neighbours --cells out/neighbours/mrpc-{matched,full,vera}/cells … \\
@@ -13,8 +13,8 @@
 Methods whose size can be chosen get the trainable parameters of LoRA r=8 on q and v; VeRA, AdaMix and the optimizers
 of the whole model cannot be, and have the size that the comparison says. Learning rates are one per method, set
 beforehand and tuned for none; `--rate-times` says how much that matters. Every comparison goes on where it was
-interrupted. With `--threads 1` on a core of an Intel Xeon MRPC and CoLA took 2 hours each, RTE 1, and one seed of E2E
-half an hour; two tasks can run side by side.
+interrupted. With `--threads 1`, on one core of an Intel Xeon, CoLA and MRPC took 2 hours each, RTE 1 and E2E 1½; two
+tasks can run side by side.
 """
 
 import argparse
