@@ -41,12 +41,12 @@ def test_lengths_start_as_those_of_the_weights(init: str) -> None:
     close(m, W.norm(dim=1), 1e-6)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("init", ["kaiming", "pissa"])
+@pytest.mark.parametrize(
+    "kind, init",
+    [(kind, "kaiming") for kind in KINDS] + [(kind, "pissa") for kind in KINDS if kind not in ("embedding", "conv2d")],
+)
 def test_merged_weights_have_the_trained_lengths(kind: str, init: str) -> None:
     toy = TOYS[kind]
-    if init == "pissa" and kind in ("embedding", "conv2d"):
-        return
     model = toy.build().eval()
     adapter = ll.attach(model, ll.LoRA(rank=RANK, magnitude=True, targets=toy.targets, init=init))
     give_effect(adapter, std=0.3)

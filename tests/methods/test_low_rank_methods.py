@@ -343,14 +343,18 @@ def test_what_is_settled_has_no_gradient_and_no_chance(case: str) -> None:
             assert not any(factor.requires_grad for factor in first)
 
 
-@every_case
-def test_a_sum_with_itself_is_the_double_of_it_where_it_adds_up(case: str) -> None:
+@pytest.mark.parametrize("case", [case for case in CASES if CASES[case].plain_rank is None])
+def test_what_is_no_sum_is_not_combined(case: str) -> None:
     model, adapter = adapted("llama", case)
     give_effect(adapter)
-    if CASES[case].plain_rank is None:
-        with pytest.raises(ll.SpecError):
-            ll.combine(model, {"default": 2.0}, "double")
-        return
+    with pytest.raises(ll.SpecError):
+        ll.combine(model, {"default": 2.0}, "double")
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if CASES[case].plain_rank is not None])
+def test_a_sum_with_itself_is_the_double_of_it(case: str) -> None:
+    model, adapter = adapted("llama", case)
+    give_effect(adapter)
     path, update = next(iter(adapter.updates.items()))
     (single,) = update.deltas(adapter.layers[path].base).values()
     (double,) = ll.combine(model, {"default": 2.0}, "double").updates[path].deltas(adapter.layers[path].base).values()
@@ -396,13 +400,24 @@ def test_cast_to_half_precision_what_trains_stays_wide(case: str) -> None:
     close(quiet_logits(model).float(), live, 5e-2)
 
 
-@pytest.mark.parametrize("case", [case for case in CASES if case not in ("lora", "rslora")])
-def test_what_is_no_dense_layer_is_refused_unless_it_is_dora(case: str) -> None:
-    model = nn.ModuleDict({"layer": nn.Conv2d(8, 8, 3), "dense": nn.Linear(8, 8)})
+CONVOLUTIONS = ("lora", "rslora", "dora", "dora, through the norm")
+"""What adapts them too."""
+
+
+def convolution_and_dense() -> nn.ModuleDict:
+    return nn.ModuleDict({"layer": nn.Conv2d(8, 8, 3), "dense": nn.Linear(8, 8)})
+
+
+@pytest.mark.parametrize("case", CONVOLUTIONS)
+def test_convolutions_are_adapted_by_those_that_can(case: str) -> None:
     spec = CASES[case].spec(targets=["layer", "dense"], rank=RANK)
-    if case in ("dora", "dora, through the norm"):
-        ll.attach(model, spec)
-        return
+    assert ll.attach(convolution_and_dense(), spec).matched == ["layer", "dense"]
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if case not in CONVOLUTIONS])
+def test_what_is_no_dense_layer_is_refused_by_the_others(case: str) -> None:
+    model = convolution_and_dense()
+    spec = CASES[case].spec(targets=["layer", "dense"], rank=RANK)
     with pytest.raises(ll.TargetError, match=r"layer is a Conv2d.*dense layers"):
         ll.attach(model, spec)
     assert isinstance(model["dense"], nn.Linear)

@@ -141,9 +141,7 @@ def method_name(method: Mapping[str, Any]) -> str:
     if kind == "FullFineTune":
         return "full" if method.get("top_layers") is None else f"top{method['top_layers']}"
     if kind == "BottleneckAdapter":
-        return {"houlsby": "adapter-h", "lin": "adapter-l", "pfeiffer": "adapter-p"}[
-            method.get("style", BottleneckAdapter.style)
-        ]
+        return _STYLES[method.get("style", BottleneckAdapter.style)]
     return _NAMES.get(kind) or _kind_of_lora(method)
 
 

@@ -1,5 +1,6 @@
 """Values of a JSON file, taken for what they must be: another kind of value is a TypeError that names the field."""
 
+import reprlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -63,4 +64,4 @@ def listing(value: object, name: str) -> list[Any]:
 
 
 def _another(value: object, name: str, kind: str) -> TypeError:
-    return TypeError(f"{name} is {value!r}, not {kind}")
+    return TypeError(f"{name} is {reprlib.repr(value)}, not {kind}")

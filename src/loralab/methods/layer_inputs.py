@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from loralab.core.adapter import adapters_on
 from loralab.core.attach import disabled
+from loralab.core.math import as_rows
 from loralab.core.names import modules_by_path
 from loralab.errors import SpecError
 from loralab.nn.mode import evaluating
@@ -82,7 +83,7 @@ def rows_of(x: Tensor, real_BT: Tensor | None, path: str) -> Tensor:
     An input with one row per sequence, as a classification head's, is taken whole. SpecError for any other shape.
     """
     if real_BT is None:
-        return x.reshape(-1, x.shape[-1])
+        return as_rows(x)
     if x.shape[:-1] == real_BT.shape:
         return x[real_BT]
     if x.shape[:-1] == (real_BT.numel(),):
