@@ -152,6 +152,9 @@ def main() -> None:
 def report(out: Path) -> None:
     """neighbours.md, neighbours.png and neighbours.json, of all that has been run into this folder."""
     rows = gathered(out)
+    if not rows:
+        print(f"no comparison at the methods' own rates is in {out} yet, so there is nothing to put into a table")
+        return
     text = table(rows)
     for task in rows:
         text += rates_table(out, task, rows[task])
@@ -280,7 +283,7 @@ def rates_table(out: Path, task: str, rows: dict[str, Row]) -> str:
 
 
 def plot(rows: Rows, path: Path) -> None:
-    """Each task's metric, a method a line, with LoRA's mean through it; beside them what MiniLM's method trains."""
+    """Each task's metric, a method a line, with LoRA's mean through it; beside them what the first task trains."""
     names = list(dict.fromkeys(name for task in rows.values() for name in task))[::-1]
     figure = Figure(figsize=(3 + 2.6 * len(rows), 1 + 0.32 * len(names)), layout="constrained")
     *panels, size = figure.subplots(1, len(rows) + 1, sharey=True)
@@ -290,12 +293,13 @@ def plot(rows: Rows, path: Path) -> None:
         places = [names.index(name) for name in shown]
         means, spreads = [each["mean"] for each in shown.values()], [each["sd"] for each in shown.values()]
         axes.errorbar(means, places, xerr=spreads, fmt="o", capsize=3)
-        axes.axvline(shown["lora"]["mean"], color="C7", linestyle=":")
+        if "lora" in shown:
+            axes.axvline(shown["lora"]["mean"], color="C7", linestyle=":")
         axes.set_title(task)
         axes.set_xlabel(f"{metric}, {'lower' if metric == 'loss' else 'higher'} is better")
         axes.grid(alpha=0.3, axis="x")
-    first = next(iter(rows.values()))
-    size.plot([first[name]["trainable_params"] for name in names], range(len(names)), "s", color="C1")
+    trained = [next(task[name] for task in rows.values() if name in task)["trainable_params"] for name in names]
+    size.plot(trained, range(len(names)), "s", color="C1")
     size.set(xscale="log", title="trained parameters", xlabel="the head apart")
     size.grid(alpha=0.3, axis="x")
     panels[0].set_yticks(range(len(names)), names)
