@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from loralab.core.factors import SharedMatrices
+from loralab.core.first_pass import FirstPass
 from loralab.core.layer import AdaptedLayer, Routing, Rows
 from loralab.core.names import unwrapped
 from loralab.core.statistics import HeldStatistics, has_statistics
@@ -124,6 +125,9 @@ class AdapterSet:
     originals: list["Original"] = field(default_factory=list)
     fused_parents: list["FusedParent"] = field(default_factory=list)
     held: list[HeldStatistics] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.first_pass = FirstPass(self.routing, self.layers)
 
     def route(self, active: str | None = None, rows: Rows | None = None, merged: str | None = None) -> None:
         """Say which adapter speaks: the only place that changes the routing."""

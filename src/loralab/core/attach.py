@@ -17,6 +17,7 @@ from loralab.core.layer import AdaptedLayer, Rows
 from loralab.core.merge import originals_in_place
 from loralab.core.names import Slot, slots, unwrapped
 from loralab.core.update import Update
+from loralab.core.watch import pass_through
 from loralab.errors import AdapterStateError, SpecError, TargetError
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -56,7 +57,19 @@ def attach(model: nn.Module, spec: Method | Sequence[Method], name: str = "defau
     for known in adapters.adapters.values():
         for parameter in known.parameters():
             parameter.requires_grad_(True)
+    _prove_reached(model, name)
     return adapter
+
+
+def _prove_reached(model: nn.Module, name: str) -> None:
+    """Take a fresh adapter off again, with TargetError, where the model passes layers of it by."""
+    first_pass = adapters_of(model).first_pass
+    first_pass.wait(unwrapped(model))
+    try:
+        pass_through(unwrapped(model))
+    except TargetError:
+        detach(model, name)
+        raise
 
 
 def detach(model: nn.Module, name: str | None = None, *, keep_merged: bool = False) -> None:
@@ -77,6 +90,7 @@ def detach(model: nn.Module, name: str | None = None, *, keep_merged: bool = Fal
         _remove(model, adapters.layers.pop(path))
     if not adapters.adapters:
         keep_adapters(model, None)
+        adapters.first_pass.leave()
         adapters.thaw(True)
         adapters.release_statistics()
 

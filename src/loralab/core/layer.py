@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from loralab.core.update import Update
+from loralab.core.watch import Watch
 from loralab.errors import AdapterStateError
 
 
@@ -39,6 +40,8 @@ class Routing:
     active: str | None = None
     rows: Rows | None = None
     merged: str | None = None
+    watch: Watch | None = None
+    """Where layers tell that they are called, for as long as that is being watched."""
 
     @property
     def is_live(self) -> bool:
@@ -74,7 +77,10 @@ class AdaptedLayer(nn.Module):
             return frozen
         update = self.update_of(self.routing.active)
         replaced = {} if update is None else update.replacements()
-        return replaced[name].to(frozen.dtype) if name in replaced else frozen
+        if name in replaced:
+            return replaced[name].to(frozen.dtype)
+        watched = self.routing.watch is not None and update is not None and len(update.parts) and frozen.dim() > 1
+        return self.routing.watch.spied(self, frozen) if watched and self.routing.watch is not None else frozen
 
     # -- updates by adapter name ------------------------------------------------------------------------------
 
@@ -103,6 +109,8 @@ class AdaptedLayer(nn.Module):
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """The base's output, under the active adapter's update or each row's own."""
         routing = self.routing
+        if routing.watch is not None:
+            routing.watch.called.add(self)
         if routing.merged is not None:
             return self._merged(*args, **kwargs)
         if routing.rows is not None:

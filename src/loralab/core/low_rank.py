@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from loralab.core.factors import Factors, LowRankDelta, Pair
 from loralab.core.math import adapted_linear, delta, low_rank, low_rank_rows
+from loralab.core.trial import convolution_input, embedding_scale, is_untouched, rows_for, tokens_for
 from loralab.core.update import WHOLE, Update, tensor_of, wide
 from loralab.errors import AdapterStateError
 from loralab.nn.dropout import dropout
@@ -79,6 +80,9 @@ class LinearUpdate(Update):
         h: Tensor = self.call(base, *args, **kwargs)
         return h + low_rank(dropout(x, probability), A, B).to(h.dtype)
 
+    def trial_input(self, base: nn.Module) -> Tensor | None:
+        return rows_for(base, self.settled_factors()[0].shape[1])
+
     def _bias(self, base: nn.Module) -> Tensor | None:
         if "bias" in self.replacements():
             return self.replacements()["bias"].to(tensor_of(base, WHOLE).dtype)
@@ -113,7 +117,10 @@ class EmbeddingUpdate(Update):
         A, B = self.factors()
         h: Tensor = base(*args, **kwargs)
         u = F.embedding(args[0], A.T).to(wide(h))
-        return h + _embedding_scale(base, h) * F.linear(u, B.to(u.dtype)).to(h.dtype)
+        return h + embedding_scale(base, h) * F.linear(u, B.to(u.dtype)).to(h.dtype)
+
+    def trial_input(self, base: nn.Module) -> Tensor | None:
+        return tokens_for(base)
 
     def can_mix(self) -> bool:
         return True
@@ -125,7 +132,7 @@ class EmbeddingUpdate(Update):
         h: Tensor = base(x)
         u_STR = F.embedding(tokens_ST, A_KRV.transpose(1, 2).reshape(-1, rank)).to(wide(h))
         added = torch.bmm(u_STR, B_KDR[adapter_S].to(u_STR.dtype).transpose(1, 2)).view(h.shape)
-        return h + _embedding_scale(base, h) * added.to(h.dtype)
+        return h + embedding_scale(base, h) * added.to(h.dtype)
 
 
 class ConvUpdate(Update):
@@ -148,6 +155,9 @@ class ConvUpdate(Update):
                 "of its input channels, as PEFT trains it; a grouped weight cannot hold that: keep the adapter live"
             )
         return {WHOLE: delta(*_by_group(whole.lora_A, whole.scaled_B), wide(W)).reshape(W.shape)}
+
+    def trial_input(self, base: nn.Module) -> Tensor | None:
+        return convolution_input(base)
 
     def matrices(self, part: str) -> Pair:
         whole = self.factors_of(part)
@@ -181,19 +191,12 @@ def _by_group(A: Tensor, B: Tensor) -> Pair:
     return A.reshape(groups, rank, -1), B.reshape(groups, -1, rank)
 
 
-def _embedding_scale(base: nn.Module, like: Tensor) -> Tensor | float:
-    """The factor that scaled embeddings (Gemma's) apply to every row they look up."""
-    scale = getattr(base, "embed_scale", 1.0)
-    return scale.to(like.dtype) if isinstance(scale, Tensor) else float(scale)
-
-
 def is_plain_product(base: nn.Module, x: Tensor) -> bool:
     """Whether the base is nothing but x·Wᵀ + bias right now: no wrapper, hook, quantisation, sharding or autocast."""
     return (
-        (type(base) is nn.Linear or type(base).__name__ == "Conv1D")
+        is_untouched(base)
         and type(base.weight) is nn.Parameter
         and base.weight.dtype == x.dtype
-        and not (base._forward_hooks or base._forward_pre_hooks or base._backward_hooks or base._backward_pre_hooks)
         and not torch.is_autocast_enabled(x.device.type)
     )
 

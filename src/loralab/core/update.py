@@ -150,6 +150,10 @@ class Update(nn.Module):
         """Tensor name within the module → ΔW in that tensor's own layout, in `wide` of that tensor's dtype."""
         return {}
 
+    def trial_input(self, base: nn.Module) -> Tensor | None:
+        """Something to run the module on, where it does not run by substitution, so that a merge can be tried."""
+        return None
+
     def forward(self, base: nn.Module, *args: Any, **kwargs: Any) -> Any:
         """The module's output under this update, by substitution."""
         return functional_call(base, self.substituted(base), args, kwargs)
