@@ -78,8 +78,8 @@ def build(site: Site) -> Update:
     """The update that adapts this site; raises TargetError for a module that no builder knows."""
     if WHOLE in site.module.__dict__ and (site.magnitude or site.make is not None):
         raise TargetError(
-            f"{site.path} gets its weight anew before each forward pass (weight_norm or spectral_norm by hooks, pruning), "
-            "so a method that starts from the weight would start from an old one; make it plain first, or use plain LoRA"
+            f"{site.path} gets its weight anew before each forward pass (weight_norm by hooks, pruning), so "
+            "a method that starts from the weight would start from an old one; make it plain first, or use plain LoRA"
         )
     for matches, builder in _BUILDERS:
         if matches(site.module):

@@ -69,10 +69,7 @@ class Magnitude(Update, ABC):
     def start(self, base: nn.Module) -> "Magnitude":
         """Take the lengths from the base's weight, and return this update."""
         with torch.no_grad():
-            norms = self._adapted(self._norms(base, self._settled()))
-            if norms.dtype == torch.float64:
-                self.added.double()
-            self.magnitude.copy_(norms.view_as(self.magnitude))
+            self.set_lengths(self._norms(base, self._settled()))
         return self
 
     @property
@@ -85,8 +82,10 @@ class Magnitude(Update, ABC):
         return self.magnitude
 
     def set_lengths(self, values: Tensor) -> None:
-        """Take m from values for every output of the module."""
+        """Take m from values for every output of the module, in float64 where they come in float64."""
         with torch.no_grad():
+            if values.dtype == torch.float64:
+                self.added.double()
             self.magnitude.copy_(self._adapted(values.flatten()).view_as(self.magnitude))
 
     def stretch(self, base: nn.Module, pair: Pair) -> Tensor:
