@@ -184,6 +184,15 @@ class Update(nn.Module):
             return 0.0
         return max(self.delta_of(part).recipe.dropout for part in self.parts)
 
+    # -- beside other adapters' updates -----------------------------------------------------------------------
+
+    runs_beside: ClassVar[bool] = False
+    """Whether `beside` computes this update; where it does not, it takes the place of the module's tensors."""
+
+    def beside(self, base: nn.Module, h: Tensor, x: Tensor) -> Tensor:
+        """What this update adds to the module's output `h` for the input `x`, in the dtype of `h`."""
+        raise AssertionError(f"{type(self).__name__} does not run beside its module")
+
     # -- one adapter per sequence of the batch ----------------------------------------------------------------
 
     def can_mix(self) -> bool:
