@@ -138,6 +138,15 @@ class Update(nn.Module):
         """Let this part be B·A with scale 1, in the rank of A."""
         self.parts[part] = Factors.of(A, B, rank=A.shape[-2], like=self.delta_of(part))
 
+    def change(self, base: nn.Module, part: str) -> Tensor:
+        """ΔW […, O, I] of one part as a matrix, in full and detached."""
+        A, scaled_B = self.matrices(part)
+        return scaled_B @ A
+
+    def without_lengths(self) -> "Update":
+        """An update by low-rank pairs alone; itself where nothing else belongs to it."""
+        return self
+
     def adopt_parts(self, other: "Update") -> None:
         """Take over the parts of another update of the same module that this one lacks."""
         for part in other.parts:
