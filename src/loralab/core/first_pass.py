@@ -65,7 +65,7 @@ class FirstPass:
 
 
 def _has_factors(layer: AdaptedLayer) -> bool:
-    return any(len(update.parts) for update in layer.all_updates())
+    return any(update.is_low_rank for update in layer.all_updates())
 
 
 def _tied_to(model: nn.Module, base: nn.Module) -> list[str]:

@@ -23,6 +23,8 @@ from loralab.nn.dropout import dropout
 class LinearUpdate(Update):
     """ΔW [O, I] = Σ over parts of s·B·A, each in that part's output rows."""
 
+    runs_beside = True
+
     def __init__(
         self,
         parts: Mapping[str, LowRankDelta],
@@ -72,13 +74,14 @@ class LinearUpdate(Update):
 
     def forward(self, base: nn.Module, *args: Any, **kwargs: Any) -> Tensor:
         x: Tensor = args[0]
-        A, B = self.factors()
-        probability = self.dropout()
-        if probability == 0.0 and is_plain_product(base, x):
+        if self.dropout() == 0.0 and is_plain_product(base, x):
             W, bias = tensor_of(base, WHOLE), self._bias(base)
-            return adapted_linear(x, W.T if self.stored_transposed else W, bias, A, B)
+            return adapted_linear(x, W.T if self.stored_transposed else W, bias, *self.factors())
         h: Tensor = self.call(base, *args, **kwargs)
-        return h + low_rank(dropout(x, probability), A, B).to(h.dtype)
+        return h + self.beside(base, h, x)
+
+    def beside(self, base: nn.Module, h: Tensor, x: Tensor) -> Tensor:
+        return low_rank(dropout(x, self.dropout()), *self.factors()).to(h.dtype)
 
     def trial_input(self, base: nn.Module) -> Tensor | None:
         return rows_for(base, self.settled_factors()[0].shape[1])
@@ -104,6 +107,8 @@ class EmbeddingUpdate(Update):
     There is no dropout on this path, as in loralib: its input is an index.
     """
 
+    runs_beside = True
+
     def factors(self) -> Pair:
         """(A [R, V], s·B [D, R])."""
         whole = self.factors_of(WHOLE)
@@ -114,10 +119,13 @@ class EmbeddingUpdate(Update):
         return {WHOLE: delta(A, B, wide(tensor_of(base, WHOLE))).T}
 
     def forward(self, base: nn.Module, *args: Any, **kwargs: Any) -> Tensor:
-        A, B = self.factors()
         h: Tensor = base(*args, **kwargs)
-        u = F.embedding(args[0], A.T).to(wide(h))
-        return h + embedding_scale(base, h) * F.linear(u, B.to(u.dtype)).to(h.dtype)
+        return h + self.beside(base, h, args[0])
+
+    def beside(self, base: nn.Module, h: Tensor, x: Tensor) -> Tensor:
+        A, B = self.factors()
+        u = F.embedding(x, A.T).to(wide(h))
+        return embedding_scale(base, h) * F.linear(u, B.to(u.dtype)).to(h.dtype)
 
     def trial_input(self, base: nn.Module) -> Tensor | None:
         return tokens_for(base)
@@ -142,6 +150,8 @@ class ConvUpdate(Update):
     that B·A has exactly the shape of the grouped weight. An A over all input channels, [G·R, I, …], as PEFT
     trains it, runs too; its B·A is denser than the weight and cannot be merged.
     """
+
+    runs_beside = True
 
     def is_dense(self, base: nn.Module) -> bool:
         """Whether A reads every input channel although the convolution is grouped."""
@@ -171,14 +181,17 @@ class ConvUpdate(Update):
 
     def forward(self, base: nn.Module, *args: Any, **kwargs: Any) -> Tensor:
         h: Tensor = self.call(base, *args, **kwargs)
-        x = dropout(args[0], self.dropout()).to(h.dtype)
+        return h + self.beside(base, h, args[0])
+
+    def beside(self, base: nn.Module, h: Tensor, x: Tensor) -> Tensor:
+        x = dropout(x, self.dropout()).to(h.dtype)
         A, B = self.factors_of(WHOLE).lora_A.to(h.dtype), self.factors_of(WHOLE).scaled_B.to(h.dtype)
         conv, convolve = cast(nn.Conv2d, base), _CONVOLUTIONS[A.dim()]  # the three classes have the same attributes
         padding: Any = conv.padding
         if conv.padding_mode != "zeros":
             x, padding = F.pad(x, conv._reversed_padding_repeated_twice, mode=conv.padding_mode), 0
         u = convolve(x, A, None, conv.stride, padding, conv.dilation, 1 if self.is_dense(base) else conv.groups)
-        return h + convolve(u, B, groups=conv.groups)
+        return convolve(u, B, groups=conv.groups)
 
 
 _CONVOLUTIONS: dict[int, Callable[..., Tensor]] = {3: F.conv1d, 4: F.conv2d, 5: F.conv3d}

@@ -107,6 +107,11 @@ class Magnitude(Update, ABC):
         V = W.to(D.dtype) + D
         return {WHOLE: self._along(self.stretch(base, self._settled())) * V - W}
 
+    def change(self, base: nn.Module, part: str) -> Tensor:
+        """W' − W, which is of full rank."""
+        with torch.no_grad():
+            return self._rows_of_weight(self.deltas(base)[WHOLE])
+
     def can_mix(self) -> bool:
         return False
 
@@ -175,6 +180,14 @@ class MagnitudeLinear(Magnitude, LinearUpdate):
             product = F.linear(x, self._weight(base).to(x.dtype))
         return h + ((c - 1) * product + c * low_rank(x, A, B)).to(h.dtype)
 
+    def change(self, base: nn.Module, part: str) -> Tensor:
+        D_OI = super().change(base, part)
+        return D_OI if part == WHOLE else D_OI[self.rows_of(part)]
+
+    def without_lengths(self) -> Update:
+        parts = {part: self.delta_of(part) for part in self.parts}
+        return LinearUpdate(parts, self.out_features, dict(self.rows.named_buffers()), self.stored_transposed)
+
     def lengths(self, base: nn.Module) -> Tensor:
         if WHOLE in self.parts:
             return self.magnitude
@@ -213,6 +226,9 @@ class MagnitudeEmbedding(Magnitude, EmbeddingUpdate):
         h = EmbeddingUpdate.forward(self, base, *args, **kwargs)
         return (h * self.stretch(base, self.factors())).to(h.dtype)
 
+    def without_lengths(self) -> Update:
+        return EmbeddingUpdate({WHOLE: self.delta_of(WHOLE)})
+
     def _rows_of_weight(self, stored: Tensor) -> Tensor:
         return stored.T
 
@@ -231,6 +247,12 @@ class MagnitudeConv(Magnitude, ConvUpdate):
     def forward(self, base: nn.Module, *args: Any, **kwargs: Any) -> Tensor:
         h: Tensor = Update.forward(self, base, *args, **kwargs)
         return h
+
+    def change(self, base: nn.Module, part: str) -> Tensor:
+        return super().change(base, part)[None]  # one group
+
+    def without_lengths(self) -> Update:
+        return ConvUpdate({WHOLE: self.delta_of(WHOLE)})
 
     def _rows_of_weight(self, stored: Tensor) -> Tensor:
         return stored.flatten(1)
