@@ -11,6 +11,7 @@ from loralab.core.factors import SharedMatrices
 from loralab.core.first_pass import FirstPass
 from loralab.core.layer import AdaptedLayer, Routing, Rows, Speaker, in_words
 from loralab.core.names import unwrapped
+from loralab.core.row_proof import RowProofs
 from loralab.core.statistics import HeldStatistics, has_statistics
 from loralab.core.update import Update
 from loralab.errors import AdapterFileError, AdapterStateError, UnknownAdapterError
@@ -128,6 +129,7 @@ class AdapterSet:
 
     def __post_init__(self) -> None:
         self.first_pass = FirstPass(self.routing, self.layers)
+        self.row_proofs = RowProofs(self.routing, self.layers)
 
     def route(self, active: Speaker | None = None, rows: Rows | None = None, merged: Speaker | None = None) -> None:
         """Say which adapter speaks: the only place that changes the routing."""

@@ -146,11 +146,16 @@ def rows(model: nn.Module, names: Sequence[str | Sequence[str] | None]) -> Itera
     speakers = [speaker(adapters, name) for name in names]
     before = adapters.routing.active, adapters.routing.rows
     adapters.route(adapters.routing.active, Rows.of(speakers))
-    guard = unwrapped(model).register_forward_pre_hook(_batch_guard(len(names)), with_kwargs=True)
+    guards = [
+        unwrapped(model).register_forward_pre_hook(guard, with_kwargs=True)
+        for guard in (_batch_guard(len(names)), adapters.row_proofs.before)
+    ]
     try:
         yield
     finally:
-        guard.remove()
+        for guard in guards:
+            guard.remove()
+        adapters.routing.layouts = None
         adapters.route(*before)
 
 

@@ -4,13 +4,14 @@ The layer decides *which* update applies, from the model's one `Routing`; the up
 weight: neither `forward` nor `train()` nor `eval()` does (merging is `merge.py`).
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from loralab.core.layout import FLAT, Layout, digest
 from loralab.core.update import Update, device_of
 from loralab.core.update_sum import UpdateSum
 from loralab.core.watch import Watch
@@ -29,6 +30,10 @@ def in_words(speaker: Speaker) -> str:
     """`adapter 'a'`, or `adapters 'a' + 'b'`."""
     names = names_of(speaker)
     return f"adapter{'s' if len(names) > 1 else ''} {' + '.join(map(repr, names))}"
+
+
+Call = tuple[Any, Any]
+"""Digests of what a layer was called with: positional arguments, keyword arguments."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +62,10 @@ class Routing:
     merged: Speaker | None = None
     watch: Watch | None = None
     """Where layers tell that they are called, for as long as that is being watched."""
+    calls: dict[nn.Module, list[Call]] | None = None
+    """Where layers put down what they are called with, the base computing, for as long as that is being looked at."""
+    layouts: Mapping[nn.Module, Layout | None] | None = None
+    """Where the sequences are in each layer's input, as far as that has been proven for this batch."""
 
     @property
     def is_live(self) -> bool:
@@ -139,6 +148,9 @@ class AdaptedLayer(nn.Module):
         routing = self.routing
         if routing.watch is not None:
             routing.watch.called.add(self)
+        if routing.calls is not None:
+            routing.calls.setdefault(self, []).append((digest(args), digest(kwargs)))
+            return self.base(*args, **kwargs)
         if routing.merged is not None:
             return self._merged(*args, **kwargs)
         if routing.rows is not None:
@@ -163,9 +175,17 @@ class AdaptedLayer(nn.Module):
             return present[0](self.base, *args, **kwargs)
         first = present[0]
         adapter_S = rows.adapter_S.to(device_of(self.base))
-        if not kwargs and len(args) == 1 and all(type(u) is type(first) and u.can_mix() for u in present):
-            return first.mixed(self.base, updates, adapter_S, args[0])
-        return self._split(first, updates, adapter_S, args, kwargs)
+        layout = self._layout(first, args, kwargs, len(adapter_S))
+        if first.features is None or kwargs or len(args) != 1:
+            return self._split(first, updates, adapter_S, args, kwargs)
+        x: Tensor = args[0]
+        leading, count = x.dim() - first.features, len(adapter_S)
+        arranged = layout.sequences_first(x, leading, count)
+        if all(type(update) is type(first) and update.can_mix() for update in present):
+            output = first.mixed(self.base, updates, adapter_S, arranged)
+        else:
+            output = self._split(first, updates, adapter_S, (arranged,), {})
+        return layout.restored(output, x, leading, count)
 
     def _split(self, guide: Update, updates: list[Update | None], adapter_S: Tensor, args: Any, kwargs: Any) -> Any:
         """Run the module once per adapter on that adapter's sequences and put the outputs back in order."""
@@ -175,6 +195,22 @@ class AdaptedLayer(nn.Module):
             some, named = guide.take_rows(self.base, args, kwargs, group, len(adapter_S))
             outputs.append(self.base(*some, **named) if update is None else update(self.base, *some, **named))
         return guide.join_rows(self.base, outputs, torch.cat(groups).argsort())
+
+    def _layout(self, guide: Update, args: Any, kwargs: Any, count: int) -> Layout:
+        """Where the sequences are in this input: as was proven, or, outside of the model's own pass, where the shape
+        leaves no doubt. AdapterStateError otherwise."""
+        first = next(each for each in (*args, *kwargs.values()) if isinstance(each, Tensor))
+        leading = first.shape[: first.dim() - (guide.features or 0)]
+        proven = None if self.routing.layouts is None else self.routing.layouts.get(self)
+        alone = self.routing.layouts is None and [size == count for size in leading].count(True) == 1
+        layout = FLAT if alone and leading[guide.sequence_dimension(self.base)] == count else proven
+        if layout is None or not (guide.features is None or layout.fits(leading, count)):
+            raise AdapterStateError(
+                f"rows() named {count} sequences, and it is not known which entries of an input {[*first.shape]} to a "
+                f"{type(self.base).__name__} are whose; call the whole model within rows(), or run the adapters in "
+                "separate batches"
+            )
+        return layout
 
 
 def _key(name: str) -> str:

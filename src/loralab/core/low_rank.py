@@ -24,6 +24,7 @@ class LinearUpdate(Update):
     """ΔW [O, I] = Σ over parts of s·B·A, each in that part's output rows."""
 
     runs_beside = True
+    features = 1
 
     def __init__(
         self,
@@ -108,6 +109,7 @@ class EmbeddingUpdate(Update):
     """
 
     runs_beside = True
+    features = 0
 
     def factors(self) -> Pair:
         """(A [R, V], s·B [D, R])."""

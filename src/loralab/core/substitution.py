@@ -56,10 +56,13 @@ class AttentionUpdate(Update):
         factors = self.factors_of(part)
         return delta(factors.lora_A, factors.scaled_B, wide(W))
 
+    def sequence_dimension(self, base: nn.Module) -> int:
+        return 0 if base.batch_first else 1
+
     def take_rows(self, base: nn.Module, args: Any, kwargs: Any, index: Tensor, count: int) -> tuple[Any, Any]:
         names = ("query", "key", "value", "key_padding_mask", "need_weights", "attn_mask")
         given = dict(zip(names, args, strict=False)) | kwargs
-        batch = 0 if base.batch_first else 1
+        batch = self.sequence_dimension(base)
         for name in ("query", "key", "value"):
             given[name] = select(given[name], index, count, batch)
         given["key_padding_mask"] = select(given.get("key_padding_mask"), index, count)
@@ -70,7 +73,7 @@ class AttentionUpdate(Update):
 
     def join_rows(self, base: nn.Module, outputs: Sequence[Any], order: Tensor) -> Any:
         attended, weights = zip(*outputs, strict=True)
-        return join(attended, order, 0 if base.batch_first else 1), join(weights, order)
+        return join(attended, order, self.sequence_dimension(base)), join(weights, order)
 
 
 def attention_shapes(base: nn.Module) -> dict[str, tuple[int, int]]:

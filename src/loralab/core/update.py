@@ -213,13 +213,21 @@ class Update(nn.Module):
 
     # -- one adapter per sequence of the batch ----------------------------------------------------------------
 
+    features: ClassVar[int | None] = None
+    """How many dimensions of its one input are an entry's own, where every entry is treated alike: 1 for a dense layer,
+    0 for a lookup. None where what is next to an entry counts as well."""
+
     def can_mix(self) -> bool:
         """Whether `mixed` computes this update now; where it does not, the batch is split by adapter."""
         return False
 
     def mixed(self, base: nn.Module, updates: Sequence["Update | None"], adapter_S: Tensor, x: Tensor) -> Tensor:
-        """The output for a whole batch whose sequence s is under `updates[adapter_S[s]]`, in one pass."""
+        """The output for a whole batch, sequences first, of which s is under `updates[adapter_S[s]]`, in one pass."""
         raise AssertionError(f"{type(self).__name__} cannot mix")
+
+    def sequence_dimension(self, base: nn.Module) -> int:
+        """Which dimension of the module's input `take_rows` takes the sequences from."""
+        return 0
 
     def take_rows(self, base: nn.Module, args: Any, kwargs: Any, index: Tensor, count: int) -> tuple[Any, Any]:
         """The inputs of the sequences `index` alone, of a batch of `count` sequences."""

@@ -19,6 +19,7 @@ class UpdateSum(Update):
     def __init__(self, updates: Sequence[Update]) -> None:
         super().__init__({})
         self.updates = tuple(updates)
+        self.features = updates[0].features if len({update.features for update in updates}) == 1 else None  # type: ignore[misc]
         self.inside = tuple(update for update in updates if not update.runs_beside)
         self.outside = tuple(update for update in updates if update.runs_beside)
 
