@@ -2,16 +2,14 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 
 from loralab.core.adapter import Adapter
 from loralab.core.attach import attach
-from loralab.core.joint import Method
 from loralab.errors import SpecError
 from loralab.formats.quantized_base import quantize_base, trained_on
-from loralab.methods.heads import fresh_heads
 from loralab.methods.quantized import principal_under
 from loralab.methods.registry import specification
 from loralab.methods.room import text_room
@@ -72,7 +70,7 @@ def prepare(config: TrainConfig, dtype: str) -> Prepared:
     )
     notes = [*task.notes, *loaded.notes]
     if config.quantize is not None:
-        principal = principal_under(loaded.model, adaptation(config, loaded))
+        principal = principal_under(loaded.model, specification(config))
         notes.append(str(quantize_base(loaded.model, config.quantize, principal)))
     if loaded.model.device.type == "cpu" and loaded.dtype == torch.float32:
         notes.append(use_fast_float32())
@@ -108,21 +106,8 @@ def _read(config: TrainConfig, task: Task, loaded: LoadedModel) -> tuple[int, Tr
 
 def _attach(config: TrainConfig, loaded: LoadedModel, read: tuple[int, TrainingData, Sequence[str]] | None) -> Adapter:
     """A fresh adapter, started from the data where they were read for it."""
-    method = adaptation(config, loaded)
+    method = specification(config)
     return attach(loaded.model, method) if read is None else attach_from_data(config, method, loaded.model, read[1])
-
-
-def adaptation(config: TrainConfig, loaded: LoadedModel) -> Method:
-    """The method that the flags describe; heads that the checkpoint did not hold are trained in full."""
-    if config.modules_to_save is not None or not loaded.fresh:
-        return specification(config)
-    return specification(replace(config, modules_to_save=(*fresh_heads(loaded.model), *_beside(loaded))))
-
-
-def _beside(loaded: LoadedModel) -> list[str]:
-    """Fresh modules that are not a head's by place: a pooler, say."""
-    heads = fresh_heads(loaded.model)
-    return [path for path in loaded.fresh if not any(path == h or path.startswith(f"{h}.") for h in heads)]
 
 
 def _check_held_out(config: TrainConfig, task: Task) -> None:

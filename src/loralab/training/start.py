@@ -49,7 +49,8 @@ def _as_trained(path: Path, adapter: Adapter, config: TrainConfig, loaded: Loade
     labels, regression = (None, False) if not kind.endswith("-classification") else _outputs(path, adapter, loaded)
     dtype = str(loaded.dtype).removeprefix("torch.")
     base = load_model(config.model, kind=kind, labels=labels, regression=regression, dtype=dtype, device=config.device)
-    return load(base.model, path, "earlier", alpha=config.alpha if path.is_file() else None)
+    alpha = config.alpha if path.is_file() else None
+    return load(base.model, path, "earlier", alpha=alpha, allow_random_head=True)  # this run has a head of its own
 
 
 def _outputs(path: Path, adapter: Adapter, loaded: LoadedModel) -> tuple[list[str] | None, bool]:
