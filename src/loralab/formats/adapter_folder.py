@@ -46,9 +46,11 @@ from loralab.formats.structure import adapted_tensors, describe
 from loralab.formats.tensor_checks import is_finite, listed
 from loralab.formats.tensor_reading import read_tensors
 from loralab.formats.tensor_writing import write_tensors
-from loralab.methods.heads import random_beside
+from loralab.methods.heads import fresh_heads, random_beside
 from loralab.methods.lora import LoRA
 from loralab.methods.ties import tie_notes
+from loralab.models.outputs import output_names
+from loralab.tasks.label_order import are_placeholders
 
 TENSORS_NAME = "adapter_model.safetensors"
 OLD_TENSORS_NAME = "adapter_model.bin"
@@ -101,6 +103,7 @@ def save(adapter: Adapter, path: str | Path, *, model: nn.Module | None = None, 
         adapter.notes,
         adapter.heads,
         {} if shared is None else {name: isinstance(each, nn.Parameter) for name, each in shared.stored()},
+        _named_outputs(model),
     )
     _drop_plain(folder)
     _write(folder, config, tensors, sidecar)
@@ -109,6 +112,14 @@ def save(adapter: Adapter, path: str | Path, *, model: nn.Module | None = None, 
     if overwrite:
         (folder / OLD_TENSORS_NAME).unlink(missing_ok=True)
     return folder
+
+
+def _named_outputs(model: nn.Module | None) -> tuple[str, ...]:
+    """The classes of a classifier in the order of its outputs; empty where it does not name them."""
+    if model is None or not fresh_heads(model):
+        return ()
+    names = output_names(getattr(unwrapped(model), "config", None)) or ()
+    return () if are_placeholders(names) else names
 
 
 def _drop_plain(folder: Path) -> None:

@@ -7,12 +7,10 @@ from loralab.formats.finding import Finding, some
 from loralab.formats.json_fields import texts
 from loralab.formats.peft_config import CONFIG_NAME, PeftConfig, Targets, pattern_matches, read_json
 from loralab.formats.peft_targets import ALL_LINEAR
+from loralab.formats.recorded_labels import RUN_NAME
 from loralab.formats.sidecar import SIDECAR_NAME
 from loralab.formats.specimen import AGAIN, Specimen
 from loralab.models.fit import FRESH
-
-RUN_NAME = "run.json"
-"""The record of the training, where loralab trained it."""
 
 _RESTORE = f"restore the {CONFIG_NAME} that was saved with the tensors"
 
