@@ -7,12 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from loralab.errors import NotFoundError
+from loralab.errors import NotFoundError, SpecError
 
 if TYPE_CHECKING:
     from loralab.core.adapter import Adapter
     from loralab.models.load import LoadedModel
     from loralab.tasks.task import Task
+
+Labels = tuple[str, ...] | None
+"""Classes in the order of a model's outputs."""
 
 MODEL_KINDS = {"SEQ_CLS": "sequence-classification", "SEQ_2_SEQ_LM": "seq2seq-lm"}
 """What adapter_config.json calls the task -> the kind of model; a language model where it says nothing."""
@@ -33,6 +36,9 @@ class LoadingFlags:
 
     quantize: Literal["nf4", "nf4-double"] | None = None
     """Keep the dense layers of the base in 4 bits, as a training with the same flag did."""
+
+    labels: tuple[str, ...] | None = None
+    """The classes in the order of the model's outputs, for an adapter or a checkpoint that does not record it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,18 +102,45 @@ def training_for(task: "Task") -> Training:
     return Training(task.model_kind, task.labels or None, task.kind == "regression")
 
 
-def training_of(adapter: str | None) -> Training:
+def open_ordered(name: str, data: str | None, model: str, adapter: str | None, labels: Labels = None) -> "Task":
+    """The task `name` with its classes in the order of the model's outputs; where nothing records it, what is assumed
+    goes to stderr. Raises what opening the task raises, and SpecError for a checkpoint of other classes.
+    """
+    from loralab.evaluation.label_order import in_assumed_order, in_order_of_model
+    from loralab.models.load import read_config
+    from loralab.tasks.task import open_task
+
+    known = training_of(adapter, labels).labels
+    task = open_task(name, data, labels=known)
+    say(task.notes)
+    if known is not None or task.kind != "classification":
+        return task
+    find = in_order_of_model if adapter is None else in_assumed_order
+    ordered, notes = find(task, read_config(model))
+    say(notes)
+    return ordered
+
+
+def training_of(adapter: str | None, labels: Labels = None) -> Training:
     """The model that an adapter was trained on: from its run.json, or else from its adapter_config.json.
 
-    A loralib checkpoint says nothing, and means a language model. Raises NotFoundError if there is no such adapter.
+    `labels` are the flag's. A loralib checkpoint says nothing, and means a language model. Raises NotFoundError if
+    there is no such adapter, and SpecError for labels that are not those that it records.
     """
     if adapter is None or Path(adapter).is_file():
-        return Training("generation")
+        return Training("generation", labels)
     if not Path(adapter).is_dir():
         raise NotFoundError(f"--adapter: no such folder: {adapter}")
-    kind = MODEL_KINDS.get(str(_read(Path(adapter) / "adapter_config.json").get("task_type")), "generation")
-    run = _read(Path(adapter) / "run.json")
-    return Training(run.get("model_kind", kind), tuple(run.get("labels", ())) or None, run.get("kind") == "regression")
+    from loralab.formats.recorded_labels import recorded_labels
+
+    folder = Path(adapter)
+    kind = MODEL_KINDS.get(str(_read(folder / "adapter_config.json").get("task_type")), "generation")
+    run, recorded = _read(folder / "run.json"), recorded_labels(folder)
+    if labels is not None and recorded not in (None, labels):
+        raise SpecError(
+            f"--labels {','.join(labels)}: {adapter} records {','.join(recorded or ())}; leave --labels out"
+        )
+    return Training(run.get("model_kind", kind), recorded or labels, run.get("kind") == "regression")
 
 
 def say(notes: Iterable[str]) -> None:

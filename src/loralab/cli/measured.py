@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from loralab.cli.adapted import LoadingFlags, load_adapter, load_base, say, training_for, training_of
+from loralab.cli.adapted import LoadingFlags, load_adapter, load_base, open_ordered, say, training_for
 from loralab.generation.config import GenerationConfig
 
 if TYPE_CHECKING:
@@ -48,10 +48,8 @@ class MeasuredAdapter(LoadingFlags, GenerationConfig):
 def open_measured(config: MeasuredAdapter) -> "tuple[Adapter, Measurement]":
     """The adapter, active on its model, and what measures the model as it is. Raises what loading both raises."""
     from loralab.analysis.measurement import Measurement, default_metric
-    from loralab.tasks.task import open_task
 
-    task = open_task(config.task, config.data, labels=training_of(config.adapter).labels)
-    say(task.notes)
+    task = open_ordered(config.task, config.data, config.model, config.adapter, config.labels)
     loaded = load_base(config.model, config.dtype, training_for(task))
     measurement = Measurement(
         loaded.model,

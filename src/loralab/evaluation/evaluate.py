@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from loralab.errors import SpecError
+from loralab.evaluation.label_order import in_order_of_model
 from loralab.evaluation.labels import predict_labels
 from loralab.evaluation.likelihood import mean_target_loss
 from loralab.evaluation.result import Evaluation as Evaluation
@@ -39,11 +40,13 @@ def evaluate(
     `tokenizer` is the model's own, or the image processor of one that looks at images. With `generate` a text is
     generated for every example and scored against its references. The model is in evaluation mode meanwhile, and
     afterwards as before. Examples of more than `max_length` tokens, or than the model's context, are cut as
-    `encode_examples` says. A split without labels is predicted, and not scored. Raises `SpecError` for arguments
-    that do not fit the task or model.
+    `encode_examples` says. Classes are numbered as the model names its outputs, where it has the same
+    ones. A split without labels is predicted, and not scored. Raises `SpecError` for arguments that do not fit the task
+    or model, and for a model of other classes.
     """
     if generate and task.kind != "generation":
         raise SpecError(f"task {task.name} is a {task.kind}: there is no text to generate; leave out generate")
+    task, ordered = in_order_of_model(task, model.config)
     examples = task.examples(split, limit)
     encoding = encode_examples(
         task,
@@ -77,7 +80,7 @@ def evaluate(
         samples=samples,
         outputs=outputs,
         truncated=encoding.truncated,
-        notes=(*encoding.notes, *scored.notes),
+        notes=(*ordered, *encoding.notes, *scored.notes),
     )
 
 

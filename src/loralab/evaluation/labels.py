@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from transformers import PreTrainedModel
 
 from loralab.errors import DataError, NumericsError
+from loralab.models.padding import row_logits
 from loralab.tasks.batching import Batch, collate, longest_width, sorted_batches
 from loralab.tasks.encoding import AnyEncoded
 
@@ -49,8 +50,7 @@ def _are_labelled(encoded: Sequence[AnyEncoded]) -> bool:
 
 def class_logits(model: PreTrainedModel, batch: Batch) -> Tensor:
     """The classifier's outputs [B, C] in float32."""
-    logits: Tensor = model(**{name: _in_precision(tensor, model) for name, tensor in batch.inputs.items()}).logits
-    return logits.float()
+    return row_logits(model, {name: _in_precision(tensor, model) for name, tensor in batch.inputs.items()}).float()
 
 
 def _in_precision(tensor: Tensor, model: PreTrainedModel) -> Tensor:

@@ -46,8 +46,11 @@ from loralab.formats.structure import adapted_tensors, describe
 from loralab.formats.tensor_checks import is_finite, listed
 from loralab.formats.tensor_reading import read_tensors
 from loralab.formats.tensor_writing import write_tensors
+from loralab.methods.heads import fresh_heads, random_beside
 from loralab.methods.lora import LoRA
 from loralab.methods.ties import tie_notes
+from loralab.models.outputs import output_names
+from loralab.tasks.label_order import are_placeholders
 
 TENSORS_NAME = "adapter_model.safetensors"
 OLD_TENSORS_NAME = "adapter_model.bin"
@@ -79,12 +82,14 @@ def save(adapter: Adapter, path: str | Path, *, model: nn.Module | None = None, 
 
     With `model`, the base's name and task are recorded for PEFT too. An adapter that loralab saved there before is
     replaced; other files of the folder stay. Raises OutputError for a folder that holds a model or another program's
-    adapter (unless `overwrite`) and where writing fails, NumericsError for NaN, AdapterStateError for empty tensors
-    or a merged model.
+    adapter (unless `overwrite`) and where writing fails, NumericsError for NaN, AdapterStateError for empty tensors,
+    a merged model, or a `model` whose head is random and not the adapter's.
     """
     folder = Path(path)
     bases = {where: unwrapped(layer) for where, layer in adapter.layers.items()}
     _refuse_unsound(adapter)
+    if model is not None:
+        _refuse_random_head(adapter, model)
     _refuse_foreign(folder, overwrite)
     updates = {where: update.stored_form() for where, update in adapter.updates.items()}
     layout, config, tensors = _laid_out(adapter, updates, bases, model)
@@ -98,6 +103,7 @@ def save(adapter: Adapter, path: str | Path, *, model: nn.Module | None = None, 
         adapter.notes,
         adapter.heads,
         {} if shared is None else {name: isinstance(each, nn.Parameter) for name, each in shared.stored()},
+        _named_outputs(model),
     )
     _drop_plain(folder)
     _write(folder, config, tensors, sidecar)
@@ -106,6 +112,14 @@ def save(adapter: Adapter, path: str | Path, *, model: nn.Module | None = None, 
     if overwrite:
         (folder / OLD_TENSORS_NAME).unlink(missing_ok=True)
     return folder
+
+
+def _named_outputs(model: nn.Module | None) -> tuple[str, ...]:
+    """The classes of a classifier in the order of its outputs; empty where it does not name them."""
+    if model is None or not fresh_heads(model):
+        return ()
+    names = output_names(getattr(unwrapped(model), "config", None)) or ()
+    return () if are_placeholders(names) else names
 
 
 def _drop_plain(folder: Path) -> None:
@@ -176,6 +190,17 @@ def _refuse_unsound(adapter: Adapter) -> None:
         raise NumericsError(f"adapter '{adapter.name}' holds NaN or infinite values: {listed(spoilt)}; it is not saved")
 
 
+def _refuse_random_head(adapter: Adapter, model: nn.Module) -> None:
+    """A head that is random in the model and not in the folder would be another one after loading."""
+    random = random_beside(model, adapter.updates)
+    if random:
+        raise AdapterStateError(
+            f"adapter '{adapter.name}' does not hold {listed(random)}, which its checkpoint does not hold either: "
+            "they would be random again after loading. Name their modules in modules_to_save before training, or save "
+            "the base with its head and load it from there"
+        )
+
+
 def _refuse_foreign(folder: Path, overwrite: bool) -> None:
     if folder.exists() and not folder.is_dir():
         raise OutputError(f"{folder} was asked for as an adapter's folder, but it is a file; name another place")
@@ -225,12 +250,14 @@ def load(
     alpha: float | None = None,
     rank_stabilized: bool = False,
     allow_other_base: bool = False,
+    allow_random_head: bool = False,
 ) -> Adapter:
     """Read an adapter from disk, put it on the model, make it active and return it.
 
     `path` is a PEFT folder, or a loralib checkpoint, which does not record its `alpha`. Strict: AdapterFileError
     lists every tensor that is missing, extra, misshapen or not finite and every setting that is not supported;
-    FingerprintError if the adapter was trained on another base (unless `allow_other_base`); the model is then as it
+    FingerprintError if the adapter was trained on another base (unless `allow_other_base`); AdapterStateError for a
+    model whose head is random, where the adapter holds none (unless `allow_random_head`); the model is then as it
     was. `name` defaults to the folder's or file's name.
     """
     source = Path(path)
@@ -240,9 +267,22 @@ def load(
         loaded = _read_folder(model, source, allow_other_base)
     else:
         loaded = Loaded(*read_loralib(model, read_tensors(source), alpha, rank_stabilized))
+    if not allow_random_head:
+        _refuse_headless(model, source, loaded)
     adapter = attach(model, loaded, name if name is not None else name_for(source))
     adapter.spec = loaded.spec
     return adapter
+
+
+def _refuse_headless(model: nn.Module, source: Path, loaded: Loaded) -> None:
+    random = random_beside(model, loaded.updates)
+    if random:
+        raise AdapterStateError(
+            f"adapter {source} was to be loaded onto {type(unwrapped(model)).__name__}, whose {listed(random)} no "
+            "checkpoint has filled, and the adapter does not hold them: the outputs would be random. Load the base "
+            "with the head that the adapter was trained beside, or train the adapter again with its head; to train a "
+            "new head on, pass allow_random_head=True"
+        )
 
 
 def name_for(path: Path) -> str:

@@ -2,11 +2,15 @@
 
 import re
 
+from loralab.errors import AdapterFileError
 from loralab.formats.finding import Finding, some
-from loralab.formats.peft_config import CONFIG_NAME, PeftConfig, Targets, pattern_matches
+from loralab.formats.json_fields import texts
+from loralab.formats.peft_config import CONFIG_NAME, PeftConfig, Targets, pattern_matches, read_json
 from loralab.formats.peft_targets import ALL_LINEAR
+from loralab.formats.recorded_labels import RUN_NAME
 from loralab.formats.sidecar import SIDECAR_NAME
 from loralab.formats.specimen import AGAIN, Specimen
+from loralab.models.fit import FRESH
 
 _RESTORE = f"restore the {CONFIG_NAME} that was saved with the tensors"
 
@@ -24,6 +28,7 @@ def config_findings(found: Specimen) -> list[Finding]:
         *_ranks(found),
         *_patterns(found.config, names),
         *_heads(found, heads),
+        *_fresh_heads(found),
     ]
 
 
@@ -105,3 +110,18 @@ def _heads(found: Specimen, paths: list[str]) -> list[Finding]:
     ]
     what = f"modules_to_save names {some(missing)}, which is not in the file: a fresh one would be used"
     return [Finding("error", CONFIG_NAME, what, AGAIN)] if missing else []
+
+
+def _fresh_heads(found: Specimen) -> list[Finding]:
+    """What was random when the run began, as run.json says, and is not in the file."""
+    path = found.source / RUN_NAME
+    if not path.is_file():
+        return []
+    try:
+        notes = texts(read_json(path).get("notes", []), "notes")
+    except (AdapterFileError, TypeError):
+        return [Finding("warning", RUN_NAME, "it is damaged", "restore it, or remove it")]
+    fresh = [name for note in notes if note.startswith(FRESH) for name in note.removeprefix(FRESH).split(", ")]
+    lost = [name for name in fresh if not any(f".{name}." in f".{key}" for key in found.tensors)]
+    what = f"the run began with a fresh {some(lost)}, which is not in the file: after loading it is random again"
+    return [Finding("error", RUN_NAME, what, "train again; fresh heads are now trained and saved")] if lost else []

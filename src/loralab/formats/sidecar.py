@@ -37,6 +37,8 @@ class Sidecar:
     heads: tuple[str, ...] = ()
     shared: Mapping[str, bool] = field(default_factory=dict)
     """Matrices that several modules share, by name: whether each trains."""
+    labels: tuple[str, ...] = ()
+    """The classes in the order of the model's outputs, where the model names them."""
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON."""
@@ -50,6 +52,7 @@ class Sidecar:
             "notes": list(self.notes),
             "heads": list(self.heads),
             **({"shared": dict(self.shared)} if self.shared else {}),
+            **({"labels": list(self.labels)} if self.labels else {}),
         }
 
     def spec(self) -> object | None:
@@ -91,6 +94,7 @@ def read_sidecar(folder: Path) -> Sidecar | None:
             texts(content.get("notes", []), "notes"),
             tuple(texts(content.get("heads", []), "heads")),
             {name: flag(trains, name) for name, trains in mapping(content.get("shared", {}), "shared").items()},
+            tuple(texts(content.get("labels", []), "labels")),
         )
     except (KeyError, TypeError) as problem:
         raise AdapterFileError(f"{path} is damaged ({problem!r}); save the adapter again") from problem

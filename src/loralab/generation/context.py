@@ -7,9 +7,9 @@ OFFSET_BY_TYPE = {"roberta": 2, "xlm-roberta": 2, "camembert": 2, "mpnet": 2}
 
 
 def context_length(model: PreTrainedModel) -> int | None:
-    """Tokens that fit into the model, or None where its positions have no end (ALiBi, T5's relative ones)."""
+    """Tokens that fit into the model, or None where its positions have no end (ALiBi, T5's relative ones, XLNet)."""
     config = model.config.get_text_config()
     longest = getattr(config, "max_position_embeddings", None)
-    if not isinstance(longest, int):
+    if not isinstance(longest, int) or longest < 1:
         return None
     return longest - OFFSET_BY_TYPE.get(config.model_type, 0)

@@ -5,7 +5,7 @@ says which child is the pretrained body (`base_model_prefix`); what lies beside 
 taken apart (CLIP's image tower), the head is known by its name.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from torch import nn
 
@@ -33,12 +33,43 @@ def fresh_heads(model: nn.Module) -> list[str]:
 
 
 def heads_of(model: nn.Module, names: Sequence[str] | None) -> list[str]:
-    """Paths of the modules to train in full beside a method: those of these names, or by default the fresh heads.
+    """Paths of the modules to train in full beside a method: those of these names, or by default the heads; and,
+    whatever is named, what no checkpoint has filled.
 
     Raises TargetError for a name that no module has.
     """
-    if names is None:
-        return fresh_heads(model)
+    chosen = fresh_heads(model) if names is None else _named(model, names)
+    chosen = list(dict.fromkeys([*chosen, *_unfilled_modules(model)]))
+    return [path for path in chosen if not any(path.startswith(f"{other}.") for other in chosen)]
+
+
+def unfilled_tensors(model: nn.Module) -> list[str]:
+    """Names of a head's parameters that the checkpoint did not hold, so that they are random; of models that were
+    loaded from none, nothing is known: empty.
+
+    transformers marks what it has loaded (`_is_hf_initialized`), and keeps the mark when a model is moved or converted.
+    """
+    inner = unwrapped(model)
+    body, heads = getattr(inner, "base_model_prefix", ""), fresh_heads(model)
+    found, filled = [], False
+    for path, module in modules_by_path(model).items():
+        is_head = any(path == head or path.startswith(f"{head}.") for head in heads)
+        is_pooler = bool(heads) and path.removeprefix(f"{body}.").split(".")[0] == "pooler"
+        for name, parameter in module.named_parameters(recurse=False):
+            loaded = getattr(parameter, "_is_hf_initialized", False)
+            filled |= loaded
+            if not loaded and (is_head or is_pooler):
+                found.append(f"{path}.{name}")
+    return found if filled else []
+
+
+def random_beside(model: nn.Module, updates: Mapping[str, Update]) -> list[str]:
+    """The unfilled tensors that these updates do not replace: with them alone the model's outputs are random."""
+    held = {f"{path}.{name}" for path, update in updates.items() for name in update.replacements()}
+    return [name for name in unfilled_tensors(model) if name not in held]
+
+
+def _named(model: nn.Module, names: Sequence[str]) -> list[str]:
     found: dict[str, None] = {}
     for name in names:
         paths = [path for path in modules_by_path(model) if path == name or path.endswith("." + name)]
@@ -46,6 +77,14 @@ def heads_of(model: nn.Module, names: Sequence[str] | None) -> list[str]:
             raise TargetError(f"modules_to_save names {name!r}, but the model has no such module")
         found |= dict.fromkeys(paths)
     return list(found)
+
+
+def _unfilled_modules(model: nn.Module) -> list[str]:
+    """The heads, and what beside them is part of one (BERT's pooler), with a tensor that is unfilled."""
+    heads = fresh_heads(model)
+    owners = [name.rpartition(".")[0] for name in unfilled_tensors(model)]
+    inside = {path: [head for head in heads if path == head or path.startswith(f"{head}.")] for path in owners}
+    return [(inside[path] or [path])[0] for path in owners]
 
 
 def head_updates(model: nn.Module, heads: Sequence[str]) -> dict[str, Update]:

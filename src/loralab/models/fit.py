@@ -11,6 +11,9 @@ from transformers import PreTrainedModel
 from loralab.errors import ModelLoadError
 from loralab.models.families import output_head_names
 
+FRESH = "fresh, to be trained in full: "
+"""How the remark begins that names what the checkpoint did not fill."""
+
 
 def judge_fit(
     name: str, model: PreTrainedModel, head_may_be_fresh: bool, report: dict[str, Any]
@@ -29,7 +32,7 @@ def judge_fit(
     fresh = tuple(dict.fromkeys(key.rpartition(".")[0] for key in absent))
     remarks = []
     if fresh:
-        remarks.append(f"fresh, to be trained in full: {', '.join(fresh)}")
+        remarks.append(FRESH + ", ".join(fresh))
     remarks += [f"{key} {_shapes(shapes)}: initialised afresh" for key, shapes in mismatched.items()]
     if surplus:
         remarks.append(f"not needed by {type(model).__name__}, left in the file: {_some(surplus)}")

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from loralab.models.cross_entropy import sum_cross_entropy
+from loralab.models.padding import padding_lent
 from loralab.nn.mode import evaluating
 
 IGNORED = -100
@@ -56,7 +57,8 @@ def target_loss_sum(
     smoothing ε a token's loss is (1−ε)·(−log p) + ε·mean over the vocabulary of (−log p).
     """
     if model.config.is_encoder_decoder:  # type: ignore[union-attr]
-        logits = model(input_ids=input_ids, attention_mask=attention_mask, labels=labels).logits
+        with padding_lent(model, 0):  # the decoder's input holds one where a target is padded, read by none
+            logits = model(input_ids=input_ids, attention_mask=attention_mask, labels=labels).logits
         return _from_logits(logits, labels, label_smoothing)
     route = loss_route(model, input_ids)
     mask = None if route.causal and _is_right_padded(attention_mask) else attention_mask

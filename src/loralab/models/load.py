@@ -32,6 +32,7 @@ from loralab.models.family_table import FAMILY_BY_TYPE
 from loralab.models.fit import judge_fit
 from loralab.models.image_processor import check_processor, default_processor, has_processor
 from loralab.models.locate import choices, is_linearized, locate
+from loralab.models.outputs import output_names
 from loralab.models.precision import choose_dtype
 from loralab.models.quiet import quiet_transformers
 
@@ -194,7 +195,7 @@ def _set_labels(config: PreTrainedConfig, kind: str, labels: Sequence[str] | Non
     config.problem_type = "single_label_classification"
     if labels is None:
         return [f"no labels were given: the checkpoint's {config.num_labels} outputs are kept"]
-    own = list(config.id2label.values()) if config.id2label else []
+    own = list(output_names(config) or ())
     config.num_labels = len(labels)
     config.id2label = dict(enumerate(labels))
     config.label2id = {label: index for index, label in enumerate(labels)}

@@ -37,6 +37,10 @@ class TrainConfig(MethodSettings):
     """Start from this adapter's values instead, trained on the same base with the same targets, rank and scale. A head
     of another size starts afresh."""
 
+    labels: tuple[str, ...] | None = None
+    """The classes in the order of the model's outputs; without it that of the checkpoint where it has the same classes,
+    else that of their names."""
+
     eva_batches: int = field(default=32, metadata={"group": "adapter"})
     """With init eva: look at no more than this many batches, the first of the run."""
 

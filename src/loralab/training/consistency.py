@@ -16,6 +16,7 @@ from transformers import PreTrainedModel
 from loralab.core.prompt import ends_before_targets, prompts_end_at
 from loralab.errors import DataError
 from loralab.evaluation.labels import class_logits
+from loralab.models.padding import padding_lent
 from loralab.tasks.batching import Batch
 from loralab.tasks.tokens import IGNORED
 
@@ -56,7 +57,8 @@ def _target_logits(model: PreTrainedModel, batch: Batch, kind: str) -> tuple[Ten
     labels_BT = batch.labels
     with prompts_end_at(ends_before_targets(labels_BT, IGNORED)):
         if model.config.is_encoder_decoder:
-            logits_BTV: Tensor = model(**batch.inputs, labels=labels_BT).logits
+            with padding_lent(model, 0):
+                logits_BTV: Tensor = model(**batch.inputs, labels=labels_BT).logits
         else:
             logits_BTV = model(**batch.inputs, use_cache=False).logits[:, :-1]
             labels_BT = labels_BT[:, 1:]

@@ -2,26 +2,28 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
 from loralab.core.adapter import Adapter
 from loralab.core.attach import attach
-from loralab.core.joint import Method
 from loralab.errors import SpecError
+from loralab.evaluation.label_order import in_known_order, in_order_of_model
 from loralab.formats.quantized_base import quantize_base, trained_on
-from loralab.methods.heads import fresh_heads
+from loralab.formats.recorded_labels import recorded_labels
 from loralab.methods.quantized import principal_under
 from loralab.methods.registry import specification
 from loralab.methods.room import text_room
 from loralab.models.attention import short_sequence_attention
 from loralab.models.head_dropout import set_head_dropout
 from loralab.models.lean import lean_leaves
-from loralab.models.load import LoadedModel, load_model
+from loralab.models.load import LoadedModel, load_model, read_config
 from loralab.models.precision import use_fast_float32
 from loralab.nn.dropout import quick_dropout
 from loralab.tasks.encoding import encode_examples, padding_id
+from loralab.tasks.label_order import in_order_of
 from loralab.tasks.task import Task, open_task
 from loralab.training.config import TrainConfig
 from loralab.training.consistency import consistency_weight
@@ -54,11 +56,14 @@ def held_out_split(task: Task) -> str | None:
     return next((split for split in ("validation", "test") if split in task.splits), None)
 
 
-def prepare(config: TrainConfig, dtype: str) -> Prepared:
-    """Load the model in `dtype`, read the data, attach a fresh adapter; everything random comes from `config.seed`."""
+def prepare(config: TrainConfig, dtype: str, labels: Sequence[str] = ()) -> Prepared:
+    """Load the model in `dtype`, read the data, attach a fresh adapter; everything random comes from `config.seed`.
+
+    `labels` are the classes of the run that is resumed, in its order.
+    """
     if config.threads:
         torch.set_num_threads(config.threads)
-    task = open_task(config.task, config.data)
+    task, ordered = _open_task(config, labels)
     _check_best_metric(config, task)
     _check_held_out(config, task)
     loaded = load_model(
@@ -70,9 +75,9 @@ def prepare(config: TrainConfig, dtype: str) -> Prepared:
         device=config.device,
         seed=config.seed,
     )
-    notes = [*task.notes, *loaded.notes]
+    notes = [*task.notes, *ordered, *loaded.notes]
     if config.quantize is not None:
-        principal = principal_under(loaded.model, adaptation(config, loaded))
+        principal = principal_under(loaded.model, specification(config))
         notes.append(str(quantize_base(loaded.model, config.quantize, principal)))
     if loaded.model.device.type == "cpu" and loaded.dtype == torch.float32:
         notes.append(use_fast_float32())
@@ -95,6 +100,24 @@ def prepare(config: TrainConfig, dtype: str) -> Prepared:
     return Prepared(loaded, task, trainee, max_length, (*notes, *adapter.notes, *said))
 
 
+def _open_task(config: TrainConfig, labels: Sequence[str]) -> tuple[Task, list[str]]:
+    """The task with its classes in the order of a run before, of the flag, of the adapter to start from, or of the
+    checkpoint, and what is to be said of it."""
+    task = open_task(config.task, config.data)
+    if task.kind != "classification":
+        if config.labels is not None:
+            raise SpecError(f"labels {', '.join(config.labels)}: task {task.name} is a {task.kind} and has no classes")
+        return task, []
+    earlier = recorded_labels(Path(config.init_adapter)) if config.init_adapter else None
+    if labels:
+        return in_known_order(task, labels, "the run before")
+    if config.labels is not None:
+        return in_known_order(task, config.labels, "labels")
+    if earlier is not None and len(in_order_of(task.labels, earlier) or ()) == len(task.labels):
+        return in_known_order(task, earlier, f"the adapter {config.init_adapter}")
+    return in_order_of_model(task, read_config(config.model), trains=True)
+
+
 def _read(config: TrainConfig, task: Task, loaded: LoadedModel) -> tuple[int, TrainingData, Sequence[str]]:
     """(the tokens that a text may have, the encoded training data, what is to be said of it)."""
     max_length = min(config.max_length, text_room(loaded.model) or config.max_length)
@@ -108,21 +131,8 @@ def _read(config: TrainConfig, task: Task, loaded: LoadedModel) -> tuple[int, Tr
 
 def _attach(config: TrainConfig, loaded: LoadedModel, read: tuple[int, TrainingData, Sequence[str]] | None) -> Adapter:
     """A fresh adapter, started from the data where they were read for it."""
-    method = adaptation(config, loaded)
+    method = specification(config)
     return attach(loaded.model, method) if read is None else attach_from_data(config, method, loaded.model, read[1])
-
-
-def adaptation(config: TrainConfig, loaded: LoadedModel) -> Method:
-    """The method that the flags describe; heads that the checkpoint did not hold are trained in full."""
-    if config.modules_to_save is not None or not loaded.fresh:
-        return specification(config)
-    return specification(replace(config, modules_to_save=(*fresh_heads(loaded.model), *_beside(loaded))))
-
-
-def _beside(loaded: LoadedModel) -> list[str]:
-    """Fresh modules that are not a head's by place: a pooler, say."""
-    heads = fresh_heads(loaded.model)
-    return [path for path in loaded.fresh if not any(path == h or path.startswith(f"{h}.") for h in heads)]
 
 
 def _check_held_out(config: TrainConfig, task: Task) -> None:

@@ -60,7 +60,7 @@ def train(config: TrainConfig) -> TrainResult:
     folder = claim(config)
     keep_few_kernels()
     before = folder.read_record() if config.resume else {}
-    prepared = prepare(config, before.get("dtype", config.dtype))
+    prepared = prepare(config, before.get("dtype", config.dtype), before.get("labels", ()))
     last = total_steps(config, prepared)
     with made_fast(prepared) as kernels:
         observer = _open(config, prepared, folder, last)

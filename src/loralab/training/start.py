@@ -17,6 +17,7 @@ from loralab.core.adapter import Adapter
 from loralab.core.update import Update
 from loralab.errors import AdapterFileError, NotFoundError, SpecError
 from loralab.formats.adapter_folder import load, tensors_path
+from loralab.formats.recorded_labels import recorded_labels
 from loralab.formats.tensor_reading import read_tensors
 from loralab.models.load import LoadedModel, load_model
 from loralab.training.config import TrainConfig
@@ -49,15 +50,17 @@ def _as_trained(path: Path, adapter: Adapter, config: TrainConfig, loaded: Loade
     labels, regression = (None, False) if not kind.endswith("-classification") else _outputs(path, adapter, loaded)
     dtype = str(loaded.dtype).removeprefix("torch.")
     base = load_model(config.model, kind=kind, labels=labels, regression=regression, dtype=dtype, device=config.device)
-    return load(base.model, path, "earlier", alpha=config.alpha if path.is_file() else None)
+    alpha = config.alpha if path.is_file() else None
+    return load(base.model, path, "earlier", alpha=alpha, allow_random_head=True)  # this run has a head of its own
 
 
 def _outputs(path: Path, adapter: Adapter, loaded: LoadedModel) -> tuple[list[str] | None, bool]:
     """The classes that the earlier adapter was trained on, and whether it predicted a value instead."""
     record = path / "run.json"
-    if record.is_file():
-        run = json.loads(record.read_text(encoding="utf-8"))
-        return list(run.get("labels", ())) or None, run.get("kind") == "regression"
+    if record.is_file() and json.loads(record.read_text(encoding="utf-8")).get("kind") == "regression":
+        return None, True
+    if labels := recorded_labels(path):
+        return list(labels), False
     tensors = read_tensors(tensors_path(path) if path.is_dir() else path).tensors
     rows = _rows_of_head(tensors, adapter)
     return [f"class {number}" for number in range(rows or int(loaded.model.config.num_labels or 1))], False

@@ -4,9 +4,10 @@ import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from loralab.cli.adapted import LoadingFlags, Training, load_base, say, training_of
+from loralab.cli.adapted import Labels, LoadingFlags, Training, load_base, say, training_of
 from loralab.cli.findings import show_findings
 from loralab.cli.verb import Answer, Verb, done
+from loralab.errors import AdapterFileError
 
 UNHEALTHY = 2
 
@@ -32,7 +33,7 @@ def run(config: DoctorConfig) -> Answer:
 
     model = None
     if config.model is not None:
-        model = load_base(config.model, config.dtype, _training(config.adapter), config.quantize).model
+        model = load_base(config.model, config.dtype, _training(config.adapter, config.labels), config.quantize).model
     found = examine(config.adapter, model, alpha=config.alpha, allow_other_base=config.allow_other_base).to_json()
     if config.out is not None:
         write_json(Path(config.out) / "doctor.json", found)
@@ -53,11 +54,11 @@ def status(answer: Answer) -> int:
     return done(answer) if answer["healthy"] else UNHEALTHY
 
 
-def _training(adapter: str) -> Training:
+def _training(adapter: str, labels: Labels) -> Training:
     """The kind of model that the adapter says it was trained on; a language model where that cannot be read."""
     try:
-        return training_of(adapter)
-    except (json.JSONDecodeError, UnicodeDecodeError) as problem:
+        return training_of(adapter, labels)
+    except (json.JSONDecodeError, UnicodeDecodeError, AdapterFileError) as problem:
         say([f"{adapter} does not say what kind of model it is of ({problem}); a language model is taken"])
         return Training("generation")
 

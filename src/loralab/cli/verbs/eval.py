@@ -4,7 +4,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from loralab.cli.adapted import AdaptedModel, load_adapted, say, training_for, training_of
+from loralab.cli.adapted import AdaptedModel, load_adapted, open_ordered, say, training_for
 from loralab.cli.answer import show_answer
 from loralab.cli.verb import Answer, Verb
 from loralab.errors import DataError, SpecError
@@ -48,10 +48,8 @@ class EvalConfig(AdaptedModel, GenerationConfig):
 def run(config: EvalConfig) -> Answer:
     """Open the task, load the model with its adapter, measure."""
     from loralab.evaluation.evaluate import evaluate
-    from loralab.tasks.task import open_task
 
-    task = open_task(config.task, config.data, labels=training_of(config.adapter).labels)
-    say(task.notes)
+    task = open_ordered(config.task, config.data, config.model, config.adapter, config.labels)
     if config.predictions is not None and task.kind == "generation" and not config.generate:
         raise SpecError(f"--predictions needs --generate: without it the model writes no text for task {task.name}")
     loaded = load_adapted(config, training_for(task))

@@ -20,7 +20,7 @@ class GenerateConfig(AdaptedModel, GenerationConfig):
 def run(config: GenerateConfig) -> Answer:
     """Read the prompts, then load the model and complete them all."""
     prompts = [config.prompt] if config.prompt is not None else prompts_from_stdin()
-    training = training_of(config.adapter)
+    training = training_of(config.adapter, config.labels)
 
     from loralab.generation.generate import generate
 

@@ -24,7 +24,7 @@ def run(config: InspectConfig) -> Answer:
     """Read the files; with a model also try them on it."""
     from loralab.formats.inspect import inspect
 
-    training = training_of(config.adapter)
+    training = training_of(config.adapter, config.labels)
     model = load_base(config.model, config.dtype, training, config.quantize).model if config.model else None
     found = inspect(config.adapter, model, alpha=config.alpha, allow_other_base=config.allow_other_base).to_json()
     if model is None:

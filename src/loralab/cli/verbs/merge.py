@@ -43,7 +43,7 @@ def run(config: MergeConfig) -> Answer:
     from loralab.formats.merged import write_merged
     from loralab.formats.proof_precision import choose_proof_dtype
 
-    training = training_of(config.adapter)
+    training = training_of(config.adapter, config.labels)
     dtype, reason = choose_proof_dtype(config.model, config.dtype)
     say([reason])
     loaded = load_base(config.model, dtype, training, config.quantize)
