@@ -54,6 +54,13 @@ class Training:
     labels: tuple[str, ...] | None = None
     regression: bool = False
 
+    @property
+    def label_kind(self) -> Literal["classification", "regression"] | None:
+        """What the labels were that it was trained on; None where that is not known."""
+        if self.regression:
+            return "regression"
+        return None if self.labels is None else "classification"
+
 
 def load_adapted(config: AdaptedModel, training: Training) -> "LoadedModel":
     """The model with its adapter, if one is named, active. Raises what `load_base` and `load_adapter` raise."""

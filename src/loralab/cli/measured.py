@@ -50,7 +50,8 @@ def open_measured(config: MeasuredAdapter) -> "tuple[Adapter, Measurement]":
     from loralab.analysis.measurement import Measurement, default_metric
     from loralab.tasks.task import open_task
 
-    task = open_task(config.task, config.data, labels=training_of(config.adapter).labels)
+    training = training_of(config.adapter)
+    task = open_task(config.task, config.data, labels=training.labels, kind=training.label_kind)
     say(task.notes)
     loaded = load_base(config.model, config.dtype, training_for(task))
     measurement = Measurement(

@@ -40,8 +40,9 @@ def open_task(
     """The task `name`, with its data at the path `data`, in which `~` is the user's home.
 
     `labels` are the classes that a trained model already has, in its order; without them the training split
-    says. `kind` says what labels are that could be classes or values; of other data it must be what they are. Raises `SpecError` for an unknown name, `NotFoundError` for a path that is not there, and
-    `DataError` for data that cannot be used.
+    says. `kind` says what labels are that could be classes or values; of other data it must be what they are.
+    Raises `SpecError` for an unknown name, `NotFoundError` for a path that is not there, and `DataError` for data
+    that cannot be used.
     """
     if name not in READERS:
         raise SpecError(f"task {name!r} is not known; choose {', '.join(READERS)}")

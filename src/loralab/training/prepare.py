@@ -26,7 +26,9 @@ from loralab.tasks.task import Task, open_task
 from loralab.training.config import TrainConfig
 from loralab.training.consistency import consistency_weight
 from loralab.training.data import TrainingData
+from loralab.training.data_record import Record, record_data
 from loralab.training.eva_start import attach_from_data
+from loralab.training.held_out import held_out_split, with_validation
 from loralab.training.loop import Trainee
 from loralab.training.neighbour_cosine import neighbour_cosine
 from loralab.training.projected_adamw import optimizer_for
@@ -42,6 +44,8 @@ class Prepared:
     trainee: Trainee
     max_length: int
     notes: tuple[str, ...]
+    data: Record
+    """What the data were, for run.json."""
 
     @property
     def held_out(self) -> str | None:
@@ -49,16 +53,11 @@ class Prepared:
         return held_out_split(self.task)
 
 
-def held_out_split(task: Task) -> str | None:
-    """The split to evaluate on while training: the validation split, else the test split."""
-    return next((split for split in ("validation", "test") if split in task.splits), None)
-
-
 def prepare(config: TrainConfig, dtype: str) -> Prepared:
     """Load the model in `dtype`, read the data, attach a fresh adapter; everything random comes from `config.seed`."""
     if config.threads:
         torch.set_num_threads(config.threads)
-    task = open_task(config.task, config.data)
+    task = with_validation(open_task(config.task, config.data, kind=config.kind), config)
     _check_best_metric(config, task)
     _check_held_out(config, task)
     loaded = load_model(
@@ -92,7 +91,14 @@ def prepare(config: TrainConfig, dtype: str) -> Prepared:
     regularizer = neighbour_cosine(loaded.model, config.cosine_penalty)
     consistency = consistency_weight(config.consistency, config.method, task.kind)
     trainee = Trainee(loaded.model, adapter, optimizer, data, task.kind, regularizer, consistency)
-    return Prepared(loaded, task, trainee, max_length, (*notes, *adapter.notes, *said))
+    said = (*notes, *adapter.notes, *said)
+    return Prepared(loaded, task, trainee, max_length, said, record_data(task, config.data, _splits_read(config, task)))
+
+
+def _splits_read(config: TrainConfig, task: Task) -> list[str]:
+    """Training, and what is measured on."""
+    held_out = held_out_split(task) if config.eval_limit or config.best_epoch else None
+    return ["train", *([held_out] if held_out else [])]
 
 
 def _read(config: TrainConfig, task: Task, loaded: LoadedModel) -> tuple[int, TrainingData, Sequence[str]]:

@@ -2,7 +2,7 @@
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from loralab.cli.adapted import AdaptedModel, load_adapted, say, training_for, training_of
 from loralab.cli.answer import show_answer
@@ -26,7 +26,11 @@ class EvalConfig(AdaptedModel, GenerationConfig):
     """The task: docstrings, jsonl, images, glue/cola (sst2, mrpc, …), e2e, webnlg, dart, wikisql, or samsum."""
 
     data: str | None = None
-    """The task's data: the official files, or your own JSONL."""
+    """The task's data: the official files, or your own: JSONL, JSON, CSV, TSV, Parquet, or a folder of these or of
+    datasets."""
+
+    kind: Literal["classification", "regression"] | None = None
+    """What the labels of your own data are, where numbers could be either; an adapter's run says it otherwise."""
 
     split: str = "test"
     """Which split of the task to measure on."""
@@ -50,7 +54,8 @@ def run(config: EvalConfig) -> Answer:
     from loralab.evaluation.evaluate import evaluate
     from loralab.tasks.task import open_task
 
-    task = open_task(config.task, config.data, labels=training_of(config.adapter).labels)
+    training = training_of(config.adapter)
+    task = open_task(config.task, config.data, labels=training.labels, kind=config.kind or training.label_kind)
     say(task.notes)
     if config.predictions is not None and task.kind == "generation" and not config.generate:
         raise SpecError(f"--predictions needs --generate: without it the model writes no text for task {task.name}")
