@@ -7,14 +7,14 @@ counted. It knows nothing of models beyond whether one has an encoder and a deco
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from transformers import BaseImageProcessor, PreTrainedTokenizerBase
 
 from loralab.errors import DataError, SpecError
 from loralab.tasks.chat import conversation_segments, generation_prompt
 from loralab.tasks.definition import Task
-from loralab.tasks.example import AnyExample, Conversation, Example, LabelledExample
+from loralab.tasks.example import AnyExample, Conversation, Example, LabelledExample, weight_of
 from loralab.tasks.image_encoding import EncodedImage, encode_images
 from loralab.tasks.tokens import IGNORED, cut_left, fit, plain_ids, prompt_ids, target_ids, whole_ids
 
@@ -38,6 +38,8 @@ class Encoded:
     """Which text of a pair a token is of, for tokenizers that say."""
     decoded: bool = False
     """The labels are tokens of a decoder, beside the encoder's `input_ids` and not among them."""
+    weight: float = 1.0
+    """What each target counts in the training loss."""
 
     @property
     def targets(self) -> int:
@@ -123,7 +125,8 @@ def _encode_texts(
     truncated = sum(cut for _, cut in pairs)
     where = " (prompts at their left end)" if task.kind == "generation" else ""
     note = f"{truncated} of {len(pairs)} examples were longer than {max_length} tokens and were cut{where}"
-    return Encoding([encoded for encoded, _ in pairs], truncated, (note,) if truncated else ())
+    encoded = [replace(each, weight=weight_of(example)) for (each, _), example in zip(pairs, examples, strict=True)]
+    return Encoding(encoded, truncated, (note,) if truncated else ())
 
 
 def encode_prompts(

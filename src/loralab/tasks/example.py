@@ -86,3 +86,8 @@ class ImageExample:
 
 AnyExample = Example | Conversation | LabelledExample | ImageExample
 Examples = Sequence[AnyExample]
+
+
+def weight_of(example: AnyExample) -> float:
+    """What the targets of an example count in the training loss; an image's class counts 1."""
+    return 1.0 if isinstance(example, ImageExample) else example.weight

@@ -9,7 +9,7 @@ import torch
 from loralab.core.adapter import Adapter
 from loralab.core.attach import attach
 from loralab.core.joint import Method
-from loralab.errors import SpecError
+from loralab.errors import DataError, SpecError
 from loralab.formats.quantized_base import quantize_base, trained_on
 from loralab.methods.heads import fresh_heads
 from loralab.methods.quantized import principal_under
@@ -22,6 +22,7 @@ from loralab.models.load import LoadedModel, load_model
 from loralab.models.precision import use_fast_float32
 from loralab.nn.dropout import quick_dropout
 from loralab.tasks.encoding import encode_examples, padding_id
+from loralab.tasks.example import Examples, weight_of
 from loralab.tasks.task import Task, open_task
 from loralab.training.config import TrainConfig
 from loralab.training.consistency import consistency_weight
@@ -104,12 +105,21 @@ def _splits_read(config: TrainConfig, task: Task) -> list[str]:
 def _read(config: TrainConfig, task: Task, loaded: LoadedModel) -> tuple[int, TrainingData, Sequence[str]]:
     """(the tokens that a text may have, the encoded training data, what is to be said of it)."""
     max_length = min(config.max_length, text_room(loaded.model) or config.max_length)
-    examples = task.examples("train", config.limit)
+    examples, said = _that_count(task.examples("train", config.limit))
     encoder_decoder = bool(getattr(loaded.model.config, "is_encoder_decoder", False))
     encoding = encode_examples(task, examples, loaded.processor, max_length, encoder_decoder=encoder_decoder)
     pad_id = padding_id(loaded.processor)
     data = TrainingData(encoding.encoded, config.batch_size, config.accumulate, config.seed, pad_id)
-    return max_length, data, encoding.notes
+    return max_length, data, (*said, *encoding.notes)
+
+
+def _that_count(examples: Examples) -> tuple[Examples, tuple[str, ...]]:
+    """The examples whose weight is above 0, and a sentence on the others; raises `DataError` where there are none."""
+    counting = [example for example in examples if weight_of(example)]
+    if not counting:
+        raise DataError(f"all {len(examples)} training examples have weight 0; there is nothing to learn")
+    left = len(examples) - len(counting)
+    return counting, (f"{left} of {len(examples)} training examples have weight 0 and are left out",) if left else ()
 
 
 def _attach(config: TrainConfig, loaded: LoadedModel, read: tuple[int, TrainingData, Sequence[str]] | None) -> Adapter:
