@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import pytest
 from transformers import LlamaForCausalLM
 
 from loralab.cli.main import main
+from loralab.cli.verbs.generate import prompts_from_stdin
 
 Ask = Callable[..., dict[str, Any]]
 
@@ -102,3 +104,30 @@ def test_an_adapter_that_is_not_there(verb: str, tiny: Path, capsys: pytest.Capt
     needed = {"merge": ["--out", "nowhere/out"], "eval": ["--task", "docstrings"], "generate": ["--prompt", "a"]}
     assert main([verb, "--model", str(tiny), "--adapter", "nowhere/at-all", *needed[verb]]) == 2
     assert "error: " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("raw", "message"),
+    [
+        (b"count 1:\ncount \xff:\n", "stdin, line 2: not UTF-8"),
+        (b"\xff\xfec\x00", "stdin, line 1: not UTF-8"),
+        (b"\xef\xbb\xbf\n", "line 1 is empty"),
+    ],
+)
+def test_bytes_on_stdin_that_are_no_text(
+    raw: bytes, message: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(raw), encoding="ascii", errors="surrogateescape"))
+    assert main(["generate", "--model", "anything"]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_stdin_is_utf8_whatever_the_locale(monkeypatch: pytest.MonkeyPatch) -> None:
+    raw = b"\xef\xbb\xbfna\xc3\xafve\r\n\xe4\xb8\xad"
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(raw), encoding="ascii"))
+    assert prompts_from_stdin() == ["naïve", "中"]
+
+
+def test_a_prompt_of_bytes_that_are_no_text(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["generate", "--model", "anything", "--prompt", os.fsdecode(b"a\xff")]) == 2
+    assert "bytes that are not UTF-8" in capsys.readouterr().err

@@ -84,3 +84,21 @@ def test_what_cannot_be_encoded(tokenizer: PreTrainedTokenizerFast) -> None:
     tokenizer.eos_token = None
     with pytest.raises(DataError, match="no end-of-text token"):
         encode(tokenizer, Example("a", "b"))
+
+
+@pytest.mark.parametrize(
+    "example", [LabelledExample("", None, 1), LabelledExample("", "", 1), LabelledExample("", "b", 1)]
+)
+def test_a_blank_text_is_never_without_a_token(tokenizer: PreTrainedTokenizerFast, example: LabelledExample) -> None:
+    found = encode(tokenizer, example, LabelledExample("ab", None, 0), task=LABEL)
+    blank = not example.text_b
+    assert found.encoded[0].input_ids == ([tokenizer.eos_token_id] if blank else tokenizer("b")["input_ids"])
+    assert [note for note in found.notes if "1 of 2 texts are without a token" in note] == list(
+        found.notes[:1] if blank else ()
+    )
+
+
+def test_a_blank_prompt_for_an_encoder(tokenizer: PreTrainedTokenizerFast) -> None:
+    (one,) = encode(tokenizer, Example("", "b"), encoder_decoder=True).encoded
+    assert [one.input_ids] == encode_prompts([Example("", "b")], tokenizer, 8, encoder_decoder=True)
+    assert one.input_ids == [tokenizer.eos_token_id]

@@ -60,7 +60,7 @@ def test_known_classes(tmp_path: Path) -> None:
             r"test/c: not one of the training data's classes \(a, b\)",
         ),
         (["train/a/1.png", "train/b/1.png", "train/3.png"], r"images outside the folders of the classes"),
-        (["training/a/1.png", "testing/a/1.png"], "splits: these are called train, validation, val, dev, test"),
+        (["part_1/a/1.png", "part_2/a/1.png"], "splits: these are called train, training, validation, valid, val, dev"),
         (["train/a/1.png", "val/a/1.png", "dev/a/1.png"], "two are for one split"),
     ],
 )

@@ -60,3 +60,30 @@ def test_labels_outside_the_set(training: tuple[Any, ...], other: Any) -> None:
 def test_a_value_that_is_not_finite() -> None:
     with pytest.raises(DataError, match="finite"):
         labels_of(rows(0.5, 1.0), rows(float("inf")))
+
+
+@pytest.mark.parametrize("labels", [(0.0, 1.0), (1, 0.0, 2), (3.0, 1.5)])
+def test_numbers_with_a_point_are_values_aloud_and_classes_if_asked(labels: tuple[Any, ...]) -> None:
+    found = find_labelling(rows(*labels))
+    assert found.kind == "regression"
+    assert "they are values to be predicted" in found.notes[0]
+    assert ("say kind classification" in found.notes[0]) == all(float(label).is_integer() for label in labels)
+    asked = find_labelling(rows(*labels), "classification")
+    assert (asked.kind, len(asked.names), asked.notes) == ("classification", len(labels), ())
+    assert sorted(each.label for each in label_rows(rows(*labels), asked)) == list(range(len(labels)))
+
+
+def test_a_whole_number_is_one_class_with_and_without_a_point() -> None:
+    assert find_labelling(rows(0.0, 1, 1.0), "classification").names == ("0", "1")
+    assert [each.label for each in label_rows(rows(1.0, 0), known_labelling(["0", "1"]))] == [1, 0]
+
+
+def test_integers_are_values_if_asked_and_words_never() -> None:
+    assert find_labelling(rows(1, 2), "regression").kind == "regression"
+    with pytest.raises(DataError, match="line 1: the label 'a' is a word"):
+        find_labelling(rows("a", "b"), "regression")
+
+
+def test_a_number_beyond_all_floats() -> None:
+    with pytest.raises(DataError, match="line 1: the label is 1000"):
+        labels_of(rows(0.5, 1), rows(10**400))

@@ -21,6 +21,7 @@ from loralab.tasks.docstrings import open_docstrings
 from loralab.tasks.encoding import Encoded, padding_id
 from loralab.tasks.example import Example
 from loralab.tasks.json_lines import read_lines
+from loralab.tasks.task import expand_home
 from loralab.tasks.tokens import IGNORED, prompt_ids
 
 HELD_OUT = 0.2
@@ -60,7 +61,7 @@ def read_texts(data: str | None, held_out: float = HELD_OUT) -> Texts:
         splits = open_docstrings(None).splits
         fit, test = (tuple(_document(each) for each in splits[name]()) for name in ("train", "test"))
         return Texts(EMBEDDED, fit, test)
-    path = Path(data)
+    path = Path(expand_home(data))
     if not path.is_file():
         raise NotFoundError(f'data file {path} does not exist; give a text file, or JSON lines with a "text" each')
     documents = _documents(path)

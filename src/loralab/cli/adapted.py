@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 Labels = tuple[str, ...] | None
 """Classes in the order of a model's outputs."""
 
+LabelKind = Literal["classification", "regression"] | None
+"""What the labels of a task are; None: as the data look."""
+
 MODEL_KINDS = {"SEQ_CLS": "sequence-classification", "SEQ_2_SEQ_LM": "seq2seq-lm"}
 """What adapter_config.json calls the task -> the kind of model; a language model where it says nothing."""
 
@@ -60,6 +63,13 @@ class Training:
     labels: tuple[str, ...] | None = None
     regression: bool = False
 
+    @property
+    def label_kind(self) -> LabelKind:
+        """What the labels were that it was trained on; None where that is not known."""
+        if self.regression:
+            return "regression"
+        return None if self.labels is None else "classification"
+
 
 def load_adapted(config: AdaptedModel, training: Training) -> "LoadedModel":
     """The model with its adapter, if one is named, active. Raises what `load_base` and `load_adapter` raise."""
@@ -102,7 +112,9 @@ def training_for(task: "Task") -> Training:
     return Training(task.model_kind, task.labels or None, task.kind == "regression")
 
 
-def open_ordered(name: str, data: str | None, model: str, adapter: str | None, labels: Labels = None) -> "Task":
+def open_ordered(
+    name: str, data: str | None, model: str, adapter: str | None, labels: Labels = None, kind: LabelKind = None
+) -> "Task":
     """The task `name` with its classes in the order of the model's outputs; where nothing records it, what is assumed
     goes to stderr. Raises what opening the task raises, and SpecError for a checkpoint of other classes.
     """
@@ -110,8 +122,9 @@ def open_ordered(name: str, data: str | None, model: str, adapter: str | None, l
     from loralab.models.load import read_config
     from loralab.tasks.task import open_task
 
-    known = training_of(adapter, labels).labels
-    task = open_task(name, data, labels=known)
+    training = training_of(adapter, labels)
+    known = training.labels
+    task = open_task(name, data, labels=known, kind=kind or training.label_kind)
     say(task.notes)
     if known is not None or task.kind != "classification":
         return task

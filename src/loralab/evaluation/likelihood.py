@@ -17,12 +17,22 @@ from loralab.tasks.batching import Batch, collate, longest_width, sorted_batches
 from loralab.tasks.encoding import AnyEncoded
 
 
-def batch_target_loss(model: PreTrainedModel, batch: Batch, label_smoothing: float = 0.0) -> tuple[Tensor, int]:
-    """(Σ cross-entropy of a batch in nats, a differentiable float32 scalar; its number of target tokens)."""
+def batch_target_loss(
+    model: PreTrainedModel, batch: Batch, label_smoothing: float = 0.0, *, weighted: bool = False
+) -> tuple[Tensor, int]:
+    """(Σ cross-entropy of a batch in nats, a differentiable float32 scalar; its number of target tokens).
+
+    With `weighted` a token counts as much as its example's weight says.
+    """
     assert batch.labels is not None
     with prompts_end_at(ends_before_targets(batch.labels, IGNORED)):
         return target_loss_sum(
-            model, batch.input_ids, batch.attention_mask, batch.labels, label_smoothing=label_smoothing
+            model,
+            batch.input_ids,
+            batch.attention_mask,
+            batch.labels,
+            label_smoothing=label_smoothing,
+            weights=batch.weights if weighted else None,
         )
 
 

@@ -21,7 +21,7 @@ def matched_settings(config: CompareConfig, settings: list[Setting]) -> list[Set
 
     Raises what opening the task, reading the model's configuration or attaching a method raises.
     """
-    task = open_task(config.task, config.data)
+    task = open_task(config.task, config.data, kind=config.kind)
     model = blueprint(config.model, 1 if task.kind == "regression" else len(task.labels) or None)
     return [_matched(config, model, setting) if setting.has_size else setting for setting in settings]
 

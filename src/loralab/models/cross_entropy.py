@@ -3,6 +3,8 @@
     loss = Σ_n [ lse(x_n) − (1−ε)·x_n[y_n] − ε·mean(x_n) ],   x = head(h)
     ∂loss/∂x_n = softmax(x_n) − (1−ε)·onehot(y_n) − ε/V
 
+Where positions have weights w_n, each is multiplied by its own.
+
 The gradient with respect to the hidden states is formed in the forward pass, while a chunk's logits are still in
 the cache, so nothing of the vocabulary's width is kept for the backward pass. It knows a head as a module that maps
 hidden states to logits, and nothing of models or batches.
@@ -26,34 +28,41 @@ BLOCK_BYTES = 3 * 2**20
 (blocks of 3 MB took 0.7 of the time of whole chunks in float32, 0.55 in bfloat16)."""
 
 
-def sum_cross_entropy(hidden_NH: Tensor, head: nn.Module, targets_N: Tensor, smoothing: float = 0.0) -> Tensor:
+def sum_cross_entropy(
+    hidden_NH: Tensor, head: nn.Module, targets_N: Tensor, smoothing: float = 0.0, weights_N: Tensor | None = None
+) -> Tensor:
     """The sum of the losses in nats, a float32 scalar; differentiable in `hidden_NH` and in the head's parameters."""
     trainable = [parameter for parameter in head.parameters() if parameter.requires_grad]
     if torch.is_grad_enabled() and (hidden_NH.requires_grad or trainable):
         loss: Tensor = _ChunkedCrossEntropy.apply(  # type: ignore[no-untyped-call]
-            hidden_NH, targets_N, head, smoothing, *trainable
+            hidden_NH, targets_N, head, smoothing, weights_N, *trainable
         )
         return loss
     total = hidden_NH.new_zeros((), dtype=_wide(hidden_NH.dtype))
     buffer = _logits_buffer(hidden_NH, head) if _is_frozen_linear(head) else None
     for rows in _chunks(hidden_NH, head):
         logits = _logits(hidden_NH[rows], head, buffer)
-        total += losses_and_gradient_(logits, targets_N[rows], smoothing).sum()
+        total += losses_and_gradient_(logits, targets_N[rows], smoothing, _part(weights_N, rows)).sum()
     return total
 
 
-def losses_and_gradient_(logits_NV: Tensor, targets_N: Tensor, smoothing: float = 0.0) -> Tensor:
+def losses_and_gradient_(
+    logits_NV: Tensor, targets_N: Tensor, smoothing: float = 0.0, weights_N: Tensor | None = None
+) -> Tensor:
     """The loss of each row, in float32 or wider; `logits_NV` is overwritten by the gradient of their sum."""
     rows = len(logits_NV)
     block = max(1, BLOCK_BYTES // (4 * logits_NV.shape[1])) if logits_NV.device.type == "cpu" else max(1, rows)
     losses = logits_NV.new_empty(rows, dtype=_wide(logits_NV.dtype))
     for start in range(0, rows, block):
         part = slice(start, start + block)
-        losses[part] = _block_losses_and_gradient_(logits_NV[part], targets_N[part, None], smoothing)
+        weights = None if weights_N is None else weights_N[part, None]
+        losses[part] = _block_losses_and_gradient_(logits_NV[part], targets_N[part, None], smoothing, weights)
     return losses
 
 
-def _block_losses_and_gradient_(logits_NV: Tensor, targets_N1: Tensor, smoothing: float) -> Tensor:
+def _block_losses_and_gradient_(
+    logits_NV: Tensor, targets_N1: Tensor, smoothing: float, weights_N1: Tensor | None
+) -> Tensor:
     x = logits_NV.to(_wide(logits_NV.dtype))
     at_target = x.gather(1, targets_N1)
     mean = x.mean(1, keepdim=True) if smoothing else 0.0
@@ -64,22 +73,31 @@ def _block_losses_and_gradient_(logits_NV: Tensor, targets_N1: Tensor, smoothing
     if smoothing:
         x.sub_(smoothing / x.shape[1])
     x.scatter_add_(1, targets_N1, torch.full_like(at_target, smoothing - 1))
+    if weights_N1 is not None:
+        x.mul_(weights_N1)
+        losses = losses * weights_N1
     if x is not logits_NV:
         logits_NV.copy_(x)
     return losses.squeeze(1)
 
 
 class _ChunkedCrossEntropy(torch.autograd.Function):
-    """Inputs: hidden states, targets, the head, ε, and the head's trainable parameters (so that they get gradients)."""
+    """Inputs: hidden states, targets, the head, ε, weights, the head's trainable parameters (they get gradients)."""
 
     @staticmethod
     def forward(
-        ctx: Any, hidden_NH: Tensor, targets_N: Tensor, head: nn.Module, smoothing: float, *trainable: Tensor
+        ctx: Any,
+        hidden_NH: Tensor,
+        targets_N: Tensor,
+        head: nn.Module,
+        smoothing: float,
+        weights_N: Tensor | None,
+        *trainable: Tensor,
     ) -> Tensor:
         if _is_frozen_linear(head):
-            loss, gradients = _through_frozen_linear(hidden_NH, targets_N, head, smoothing)
+            loss, gradients = _through_frozen_linear(hidden_NH, targets_N, head, smoothing, weights_N)
         else:
-            loss, gradients = _through_module(hidden_NH, targets_N, head, smoothing, trainable)
+            loss, gradients = _through_module(hidden_NH, targets_N, head, smoothing, weights_N, trainable)
         ctx.save_for_backward(*gradients)
         return loss
 
@@ -87,11 +105,11 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         hidden_gradient, *others = (gradient * grad.to(gradient.dtype) for gradient in ctx.saved_tensors)
-        return hidden_gradient, None, None, None, *others
+        return hidden_gradient, None, None, None, None, *others
 
 
 def _through_frozen_linear(
-    hidden_NH: Tensor, targets_N: Tensor, head: nn.Module, smoothing: float
+    hidden_NH: Tensor, targets_N: Tensor, head: nn.Module, smoothing: float, weights_N: Tensor | None
 ) -> tuple[Tensor, list[Tensor]]:
     """Loss and hidden gradient for a plain frozen `nn.Linear`: two products a chunk into buffers used again."""
     weight_VH: Tensor = head.weight  # type: ignore[assignment]
@@ -100,13 +118,18 @@ def _through_frozen_linear(
     buffer = _logits_buffer(hidden_NH, head)
     for rows in _chunks(hidden_NH, head):
         logits = _logits(hidden_NH[rows], head, buffer)
-        total += losses_and_gradient_(logits, targets_N[rows], smoothing).sum()
+        total += losses_and_gradient_(logits, targets_N[rows], smoothing, _part(weights_N, rows)).sum()
         torch.mm(logits, weight_VH, out=gradient_NH[rows])
     return total, [gradient_NH]
 
 
 def _through_module(
-    hidden_NH: Tensor, targets_N: Tensor, head: nn.Module, smoothing: float, trainable: tuple[Tensor, ...]
+    hidden_NH: Tensor,
+    targets_N: Tensor,
+    head: nn.Module,
+    smoothing: float,
+    weights_N: Tensor | None,
+    trainable: tuple[Tensor, ...],
 ) -> tuple[Tensor, list[Tensor]]:
     """The same for any head (adapted, trained in full, several layers), differentiated chunk by chunk by autograd."""
     total = hidden_NH.new_zeros((), dtype=_wide(hidden_NH.dtype))
@@ -117,13 +140,17 @@ def _through_module(
         with torch.enable_grad():
             logits = head(part)
         upstream = logits.detach().clone()
-        total += losses_and_gradient_(upstream, targets_N[rows], smoothing).sum()
+        total += losses_and_gradient_(upstream, targets_N[rows], smoothing, _part(weights_N, rows)).sum()
         found = torch.autograd.grad(logits, (part, *trainable), upstream, allow_unused=True)
         hidden_gradient[rows] = found[0]
         for gradient, addend in zip(gradients, found[1:], strict=True):
             if addend is not None:
                 gradient += addend
     return total, [hidden_gradient, *gradients]
+
+
+def _part(weights_N: Tensor | None, rows: slice) -> Tensor | None:
+    return None if weights_N is None else weights_N[rows]
 
 
 def _is_frozen_linear(head: nn.Module) -> bool:

@@ -27,6 +27,7 @@ from transformers import (
 
 from loralab.errors import ModelLoadError, NotFoundError, SpecError
 from loralab.models.affine_maps import REMAINING, put_maps
+from loralab.models.audio import is_of_sound
 from loralab.models.device import choose_device
 from loralab.models.family_table import FAMILY_BY_TYPE
 from loralab.models.fit import judge_fit
@@ -174,6 +175,11 @@ def _read_config(name: str, source: str) -> PreTrainedConfig:
 
 
 def _check_kind(name: str, config: PreTrainedConfig, kind: str) -> None:
+    if is_of_sound(config):
+        raise ModelLoadError(
+            f"model {name!r} (type {config.model_type!r}) hears or makes sound, which is not supported as {kind}: text "
+            "is not what it works on; load it with transformers, and adapt it with loralab.attach"
+        )
     fitting = [each for each, auto in AUTO_CLASSES.items() if type(config) in auto._model_mapping]
     family = FAMILY_BY_TYPE.get(config.model_type)
     if family is not None and family.architecture == "encoder" and not getattr(config, "is_decoder", False):

@@ -44,6 +44,8 @@ class Batch:
     """Real tokens: padding is not counted, an encoder-decoder's targets are; an image is one."""
     targets: int
     """Tokens, or labels, that the loss is taken on."""
+    weights: Tensor | None = None
+    """[B], what each example's targets count in the training loss; None where all count 1."""
 
     @property
     def input_ids(self) -> Tensor:
@@ -55,10 +57,19 @@ class Batch:
         """[B, T], or None where none is needed."""
         return self.inputs.get("attention_mask")
 
+    @property
+    def mass(self) -> float:
+        """Σ over the targets of their weights: what the weighted sum of their losses is divided by."""
+        if self.weights is None or self.labels is None:
+            return self.targets
+        targets_B = (self.labels != IGNORED).sum(1) if self.labels.ndim > 1 else torch.ones_like(self.weights)
+        return float(targets_B.to(self.weights.dtype) @ self.weights)
+
     def to(self, device: torch.device | str) -> "Batch":
         """The same batch on another device."""
         inputs = {name: tensor.to(device) for name, tensor in self.inputs.items()}
-        return replace(self, inputs=inputs, labels=None if self.labels is None else self.labels.to(device))
+        labels, weights = (None if each is None else each.to(device) for each in (self.labels, self.weights))
+        return replace(self, inputs=inputs, labels=labels, weights=weights)
 
 
 def epoch_batches(lengths: Sequence[int], batch_size: int, seed: int, epoch: int) -> list[list[int]]:
@@ -104,11 +115,13 @@ def collate(encoded: Sequence[AnyEncoded], pad_id: int, *, causal: bool = False,
     """
     images = [each for each in encoded if isinstance(each, EncodedImage)]
     texts = [each for each in encoded if isinstance(each, Encoded)]
+    weights = [each.weight for each in encoded]
     return Batch(
         inputs={"pixel_values": pixel_values(images)} if images else _text_inputs(texts, pad_id, causal, longest),
         labels=_label_tensor([each.labels for each in encoded], longest),
         tokens=sum(each.tokens for each in encoded),
         targets=sum(each.targets for each in encoded),
+        weights=torch.tensor(weights) if any(weight != 1 for weight in weights) else None,
     )
 
 

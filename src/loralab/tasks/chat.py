@@ -4,7 +4,9 @@ A template is a program that writes a whole conversation; where an assistant's t
 conversation up to that turn with the generation prompt, and up to its end. It knows nothing of token ids.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
@@ -28,13 +30,14 @@ def conversation_segments(conversation: Conversation, tokenizer: PreTrainedToken
     templates put after it is context of what follows, and left out at the end. Raises `DataError` where the
     tokenizer has no template, or one that writes a turn otherwise once more turns follow.
     """
+    _check_all_is_written(conversation, tokenizer)
     messages = conversation.messages
     written, segments = "", []
     for place, message in enumerate(messages):
         if message.role != "assistant":
             continue
-        before = _render(messages[:place], tokenizer, prompted=True)
-        after = _render(messages[: place + 1], tokenizer, prompted=False)
+        before = _render(messages[:place], tokenizer, conversation.tools, prompted=True)
+        after = _render(messages[: place + 1], tokenizer, conversation.tools, prompted=False)
         if not before.startswith(written) or not after.startswith(before):
             raise DataError(
                 f"the chat template writes turn {place + 1} otherwise when it is the last, "
@@ -49,7 +52,7 @@ def conversation_segments(conversation: Conversation, tokenizer: PreTrainedToken
 
 def generation_prompt(conversation: Conversation, tokenizer: PreTrainedTokenizerBase) -> str:
     """The conversation without its last turn, and what makes the model answer."""
-    return _render(conversation.messages[:-1], tokenizer, prompted=True)
+    return _render(conversation.messages[:-1], tokenizer, conversation.tools, prompted=True)
 
 
 def _up_to_end(said: str, tokenizer: PreTrainedTokenizerBase) -> str:
@@ -58,15 +61,44 @@ def _up_to_end(said: str, tokenizer: PreTrainedTokenizerBase) -> str:
     return said.rstrip() if said.rstrip().endswith(end) else said
 
 
-def _render(messages: tuple[Message, ...], tokenizer: PreTrainedTokenizerBase, *, prompted: bool) -> str:
-    turns = [{"role": message.role, "content": message.content} for message in messages]
+def _check_all_is_written(conversation: Conversation, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Raises `DataError` for tools, or calls of them, that the template passes over: the model would never see them."""
+    messages, tools = conversation.messages, conversation.tools
+    called = [message for message in messages if "tool_calls" in message.more]
+    if not tools and not called:
+        return
+    whole = _render(messages, tokenizer, tools, prompted=False)
+    plain = tuple(replace(each, more={}) if each in called else each for each in messages)
+    passed_over = [
+        *(["tools"] if tools and _render(messages, tokenizer, (), prompted=False) == whole else []),
+        *(["tool_calls"] if called and _render(plain, tokenizer, tools, prompted=False) == whole else []),
+    ]
+    if passed_over:
+        raise DataError(
+            f"the conversations have {' and '.join(passed_over)}, which the tokenizer's chat template does not write; "
+            "choose a model whose template does, or leave them out"
+        )
+
+
+def _render(
+    messages: tuple[Message, ...],
+    tokenizer: PreTrainedTokenizerBase,
+    tools: Sequence[Mapping[str, Any]],
+    *,
+    prompted: bool,
+) -> str:
+    turns = [message.turn() for message in messages]
     if tokenizer.chat_template is None:
         raise DataError(
             "the tokenizer has no chat template, which messages need; choose an instruction-tuned model, "
             'or give {"prompt", "completion"}'
         )
     try:
-        return str(tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=prompted))
+        return str(
+            tokenizer.apply_chat_template(
+                turns, tools=[dict(tool) for tool in tools] or None, tokenize=False, add_generation_prompt=prompted
+            )
+        )
     except TemplateError as error:
         raise DataError(
             f"the chat template refuses the turns {[message.role for message in messages]}: {error}"

@@ -20,7 +20,7 @@ from loralab.tasks.definition import Task
 from loralab.tasks.example import Example
 from loralab.tasks.hub import HubSet
 from loralab.tasks.json_lines import Line, read_lines
-from loralab.tasks.official import refuse_labels, split_readers
+from loralab.tasks.official import read_files, refuse_labels, split_readers
 from loralab.tasks.triples import METRICS, WORDLESS, Entry, Text, Triple, grouped_texts, single_texts
 from loralab.tasks.triples_xml import parse_entries
 
@@ -56,6 +56,7 @@ def open_dart(data: str | None, labels: Sequence[str] | None = None) -> Task:
         notes=(WORDLESS,),
         score_texts=score_triples,
         score_aligned=score_tokenized_triples,
+        files=read_files("dart", data, FILES),
     )
 
 

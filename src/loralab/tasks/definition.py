@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
 
 from loralab.errors import DataError, SpecError
@@ -9,13 +10,14 @@ from loralab.metrics.scores import TextScore
 from loralab.metrics.suites import score_rouge
 from loralab.tasks.example import Examples
 from loralab.tasks.outputs import LINES, OutputFormat
+from loralab.tasks.splits import SPLIT_NAMES
 
 Kind = Literal["generation", "classification", "regression"]
 
 ROUGE = ("rouge_1", "rouge_2", "rouge_l")
 """What `score_rouge` gives: the metrics of generated text, for every task that has none of its own."""
 
-ALIASES = {"dev": "validation"}
+ALIASES = {name: split for name, split in SPLIT_NAMES.items() if name != split}
 """Names that users give a split as well; also as the beginning of one (dev_matched)."""
 
 
@@ -42,6 +44,8 @@ class Task:
     """How a system's outputs stand in a file."""
     answers: Mapping[str, Callable[[], Examples]] = field(default_factory=dict)
     """For splits without all their inputs (WikiSQL without tables): what reads enough to score outputs against."""
+    files: tuple[Path, ...] = ()
+    """The data files that it is read from; none where the data come from the Hub, or are the task's own."""
     inputs: Literal["text", "images"] = "text"
     """What the model looks at: it decides, beside `kind`, which kind of model the task needs."""
 

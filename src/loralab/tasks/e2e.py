@@ -16,7 +16,7 @@ from loralab.tasks.definition import Task
 from loralab.tasks.e2e_outputs import CUE, E2E_OUTPUTS
 from loralab.tasks.example import Example
 from loralab.tasks.hub import HubSet
-from loralab.tasks.official import refuse_labels, split_readers
+from loralab.tasks.official import read_files, refuse_labels, split_readers
 
 FILES = {"train": ["trainset.csv"], "validation": ["devset.csv"], "test": ["testset_w_refs.csv"]}
 """The official file of each split."""
@@ -39,7 +39,15 @@ def open_e2e(data: str | None, labels: Sequence[str] | None = None) -> Task:
     """
     refuse_labels("e2e", labels)
     splits = split_readers("e2e", data, FILES, _from_file, _from_hub)
-    return Task("e2e", "generation", splits, METRICS, score_texts=score_e2e, outputs=E2E_OUTPUTS)
+    return Task(
+        "e2e",
+        "generation",
+        splits,
+        METRICS,
+        score_texts=score_e2e,
+        outputs=E2E_OUTPUTS,
+        files=read_files("e2e", data, FILES),
+    )
 
 
 def read_rows(path: Path) -> list[Row]:

@@ -7,16 +7,16 @@ counted. It knows nothing of models beyond whether one has an encoder and a deco
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from transformers import BaseImageProcessor, PreTrainedTokenizerBase
 
 from loralab.errors import DataError, SpecError
 from loralab.tasks.chat import conversation_segments, generation_prompt
 from loralab.tasks.definition import Task
-from loralab.tasks.example import AnyExample, Conversation, Example, LabelledExample
+from loralab.tasks.example import AnyExample, Conversation, Example, LabelledExample, weight_of
 from loralab.tasks.image_encoding import EncodedImage, encode_images
-from loralab.tasks.tokens import IGNORED, cut_left, fit, plain_ids, prompt_ids, target_ids, whole_ids
+from loralab.tasks.tokens import IGNORED, cut_left, empty_text_id, fit, plain_ids, prompt_ids, target_ids, whole_ids
 
 Processor = PreTrainedTokenizerBase | BaseImageProcessor
 """What turns examples into what a model takes: its tokenizer, or the processor of a model that looks at images."""
@@ -38,6 +38,8 @@ class Encoded:
     """Which text of a pair a token is of, for tokenizers that say."""
     decoded: bool = False
     """The labels are tokens of a decoder, beside the encoder's `input_ids` and not among them."""
+    weight: float = 1.0
+    """What each target counts in the training loss."""
 
     @property
     def targets(self) -> int:
@@ -123,7 +125,21 @@ def _encode_texts(
     truncated = sum(cut for _, cut in pairs)
     where = " (prompts at their left end)" if task.kind == "generation" else ""
     note = f"{truncated} of {len(pairs)} examples were longer than {max_length} tokens and were cut{where}"
-    return Encoding([encoded for encoded, _ in pairs], truncated, (note,) if truncated else ())
+    empty = sum(not each.input_ids for each, _ in pairs)
+    said = f"{empty} of {len(pairs)} texts are without a token; they are read as the beginning of a text and no more"
+    encoded = [
+        replace(_not_empty(each, tokenizer), weight=weight_of(example))
+        for (each, _), example in zip(pairs, examples, strict=True)
+    ]
+    return Encoding(encoded, truncated, (*([note] if truncated else []), *([said] if empty else [])))
+
+
+def _not_empty(encoded: Encoded, tokenizer: PreTrainedTokenizerBase) -> Encoded:
+    """A blank text has no token where the tokenizer puts none around it; a model needs one to look at."""
+    if encoded.input_ids:
+        return encoded
+    kinds = None if encoded.token_type_ids is None else [0]
+    return replace(encoded, input_ids=[empty_text_id(tokenizer)], token_type_ids=kinds)
 
 
 def encode_prompts(
@@ -140,7 +156,7 @@ def encode_prompts(
     else:
         tokenize = whole_ids if encoder_decoder else prompt_ids
         ids = tokenize([each.prompt for each in _written(examples)], tokenizer)
-    return [cut_left(each, max_length, tokenizer) for each in ids]
+    return [cut_left(each or [empty_text_id(tokenizer)], max_length, tokenizer) for each in ids]
 
 
 Pairs = list[tuple[Encoded, bool]]

@@ -3,9 +3,11 @@
 It knows nothing of tokenizers: `encoding` turns these into what a model takes.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -18,6 +20,8 @@ class Example:
     """Every right answer, for the text metrics; empty: the target is the only one."""
     part: str = ""
     """The part of the split that it belongs to, where each part is also scored apart (WebNLG: seen, unseen)."""
+    weight: float = 1.0
+    """What each of its targets counts in the training loss, which is a weighted mean; 0 leaves it out of training."""
 
     def answers(self) -> tuple[str, ...]:
         """The references, without surrounding space; the target where there are none."""
@@ -30,6 +34,12 @@ class Message:
 
     role: str
     content: str
+    more: Mapping[str, Any] = field(default_factory=dict)
+    """What else a chat template is told of the turn: tool_calls, tool_call_id, name, reasoning_content."""
+
+    def turn(self) -> dict[str, Any]:
+        """The turn as chat templates take it."""
+        return {"role": self.role, "content": self.content, **self.more}
 
 
 @dataclass(frozen=True)
@@ -38,10 +48,15 @@ class Conversation:
 
     messages: tuple[Message, ...]
     part: str = ""
+    tools: tuple[Mapping[str, Any], ...] = ()
+    """The functions that the assistant may call, as JSON schemas."""
+    weight: float = 1.0
+    """As `Example.weight`."""
 
     def answers(self) -> tuple[str, ...]:
-        """What the assistant said last, the text to compare a generated answer with."""
-        return (self.messages[-1].content.strip(),)
+        """What the assistant said last, the text to compare a generated answer with; or the calls it made."""
+        last = self.messages[-1]
+        return (last.content.strip() or json.dumps(last.more.get("tool_calls", "")),)
 
 
 @dataclass(frozen=True)
@@ -53,6 +68,8 @@ class LabelledExample:
     label: int | float | None
     part: str = ""
     """As `Example.part` (MNLI: matched, mismatched)."""
+    weight: float = 1.0
+    """What it counts in the training loss, which is a weighted mean; 0 leaves it out of training."""
 
 
 @dataclass(frozen=True)
@@ -69,3 +86,8 @@ class ImageExample:
 
 AnyExample = Example | Conversation | LabelledExample | ImageExample
 Examples = Sequence[AnyExample]
+
+
+def weight_of(example: AnyExample) -> float:
+    """What the targets of an example count in the training loss; an image's class counts 1."""
+    return 1.0 if isinstance(example, ImageExample) else example.weight

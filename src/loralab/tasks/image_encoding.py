@@ -31,6 +31,8 @@ class EncodedImage:
     """The number of labels that the loss is taken on."""
     tokens: int = 1
     """An image counts as one, whatever a model cuts it into: tokens a second are images a second."""
+    weight: float = 1.0
+    """What it counts in the training loss."""
 
 
 def encode_images(examples: Sequence[AnyExample], processor: BaseImageProcessor) -> list[EncodedImage]:

@@ -9,8 +9,9 @@ from pathlib import Path
 
 from loralab.errors import DataError
 from loralab.tasks.image_file import SUFFIXES
-from loralab.tasks.image_lists import SPLIT_NAMES, ListedImage, Listing, by_split
+from loralab.tasks.image_lists import ListedImage, Listing, by_split
 from loralab.tasks.official import WHOLE_FILE
+from loralab.tasks.splits import SPLIT_NAMES
 
 HIDDEN = ("Thumbs.db", "desktop.ini")
 """Files that Windows hides, as a leading dot does elsewhere."""

@@ -11,10 +11,7 @@ from loralab.errors import DataError, NotFoundError
 from loralab.tasks.json_labels import Labelling, find_labelling, known_labelling, label_rows
 from loralab.tasks.json_lines import Line, read_lines
 from loralab.tasks.json_shapes import RawLabelled
-from loralab.tasks.jsonl import SPLITS
-
-SPLIT_NAMES = {"train": "train", "validation": "validation", "val": "validation", "dev": "validation", "test": "test"}
-"""What a split's folder, or its JSONL file without the ending, is called -> the split."""
+from loralab.tasks.splits import SPLIT_NAMES, SPLITS
 
 
 @dataclass(frozen=True)

@@ -17,9 +17,10 @@ from loralab.tasks.definition import Task
 from loralab.tasks.example import Examples, ImageExample
 from loralab.tasks.image_file import examine_image
 from loralab.tasks.image_folders import list_folders
-from loralab.tasks.image_lists import SPLIT_NAMES, ListedImage, Listing, by_split, list_lines
-from loralab.tasks.jsonl import LABEL_METRICS, SPLITS, split_rows
+from loralab.tasks.image_lists import ListedImage, Listing, by_split, list_lines
+from loralab.tasks.jsonl import LABEL_METRICS, split_rows
 from loralab.tasks.official import WHOLE_FILE
+from loralab.tasks.splits import SPLIT_NAMES, SPLITS
 
 MOST_SHOWN = 5
 """Unusable images that one error names."""

@@ -6,10 +6,8 @@ from json import JSONDecodeError
 from pathlib import Path
 from typing import Any, NoReturn
 
-from loralab.errors import DataError, NotFoundError
-
-MARK = b"\xef\xbb\xbf"
-"""The byte-order mark of UTF-8."""
+from loralab.errors import DataError
+from loralab.tasks.file_bytes import decode_utf8, lone_half, read_bytes
 
 
 @dataclass(frozen=True)
@@ -42,15 +40,13 @@ class Line:
 
 
 def read_lines(path: Path) -> list[Line]:
-    """Every object of a UTF-8 file, which may start with a byte-order mark and end in blank lines.
+    """Every object of a UTF-8 file, which may start with a byte-order mark, end in blank lines, and be gzip.
 
     A file that begins with `[` is one list, of which each element is an object; any other has one object a line.
     Raises `NotFoundError` where there is no such file, and `DataError` with the line's or element's number for
     one that is not a JSON object, and for a file without any.
     """
-    if not path.is_file():
-        raise NotFoundError(f"data file {path} does not exist; give the path of a JSON or JSONL file as --data")
-    raw = path.read_bytes().removeprefix(MARK).rstrip()
+    raw = read_bytes(path).rstrip()
     if not raw:
         raise DataError(f"{path} is empty; it needs one JSON object per line")
     return _elements(path, raw) if raw.lstrip().startswith(b"[") else _lines(path, raw)
@@ -65,21 +61,19 @@ def _line(path: Path, number: int, raw: bytes) -> Line:
     if not raw.strip():
         raise DataError(f"{where}: blank between two objects; remove the line")
     try:
-        content = _parse(raw)
+        text = raw.decode("utf-8")
+        content = _parse(text)
     except UnicodeDecodeError as error:
         raise DataError(f"{where}: not UTF-8 ({error.reason}); save the file as UTF-8") from error
     except (ValueError, RecursionError) as error:
-        shown = raw.decode("utf-8")[:60]
-        raise DataError(f"{where}: not JSON ({error}): {shown!r}; write one JSON object per line") from error
+        raise DataError(f"{where}: not JSON ({error}): {text[:60]!r}; write one JSON object per line") from error
     return _object(path, number, content, "line")
 
 
 def _elements(path: Path, raw: bytes) -> list[Line]:
+    text = decode_utf8(str(path), raw)
     try:
-        content = _parse(raw)
-    except UnicodeDecodeError as error:
-        line = raw.count(b"\n", 0, error.start) + 1
-        raise DataError(f"{path}, line {line}: not UTF-8 ({error.reason}); save the file as UTF-8") from error
+        content = _parse(text)
     except JSONDecodeError as error:
         raise DataError(f"{path}, line {error.lineno}: not JSON ({error.msg}, column {error.colno})") from error
     except (ValueError, RecursionError) as error:
@@ -92,11 +86,21 @@ def _elements(path: Path, raw: bytes) -> list[Line]:
 def _object(path: Path, number: int, content: Any, unit: str) -> Line:
     if not isinstance(content, dict):
         raise DataError(f"{path}, {unit} {number}: a {type(content).__name__}, not an object; write JSON objects")
+    if half := _lone_half_in(content):
+        raise DataError(f"{path}, {unit} {number}: {half} is half of a character and stands alone; correct the text")
     return Line(path, number, content, unit)
 
 
-def _parse(raw: bytes) -> Any:
-    return json.loads(raw.decode("utf-8"), parse_constant=_refuse, object_pairs_hook=_unique)
+def _lone_half_in(content: Any) -> str | None:
+    """The first lone half of a character in any text of the content, keys included."""
+    if isinstance(content, str):
+        return lone_half(content)
+    parts = [*content, *content.values()] if isinstance(content, dict) else content
+    return next(filter(None, map(_lone_half_in, parts)), None) if isinstance(parts, list) else None
+
+
+def _parse(text: str) -> Any:
+    return json.loads(text, parse_constant=_refuse, object_pairs_hook=_unique)
 
 
 def _refuse(constant: str) -> NoReturn:

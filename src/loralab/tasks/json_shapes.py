@@ -1,19 +1,32 @@
 """The shapes of a user's JSON object, and the example that each becomes. It knows nothing of files.
 
-{"prompt", "completion"}, {"instruction", "output"} with or without "input", {"messages"}: text to be written;
+{"prompt", "completion"}, {"instruction", "output"} with or without "input" (Alpaca; Dolly: "context", "response"),
+{"messages"} or {"conversations"} (ShareGPT), and {"text"} alone: text to be written;
 {"text", "label"}, {"text_a", "text_b", "label"}: a class or a value to be predicted. A label here is as it stands
-in the file; `json_labels` makes it an index.
+in the file; `json_labels` makes it an index. Each may have a "weight". Keys that only say where an object comes from
+are ignored, and that is said; all others are errors.
 """
 
+import math
+from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from loralab.tasks.example import AnyExample, Conversation, Example, Message
+from loralab.tasks.example import Conversation, Example
 from loralab.tasks.instructions import instruction_prompt
 from loralab.tasks.json_lines import Line
+from loralab.tasks.json_turns import parse_messages, parse_sharegpt
 
-ROLES = ("system", "user", "assistant")
+IGNORED = frozenset((
+    "id", "_id", "idx", "index", "uid", "uuid", "guid", "row_id", "example_id", "prompt_id", "conversation_id",
+    "source", "dataset", "origin", "subset", "split", "url", "link", "title", "license", "author", "date", "created",
+    "created_at", "timestamp", "meta", "metadata", "info", "tags", "topic", "category", "domain", "task", "task_name",
+    "task_type", "lang", "language", "model", "generator", "__index_level_0__", "Unnamed: 0", "",
+))  # fmt: skip
+"""Keys that say what an object is called or where it comes from; the last three are what pandas calls its index."""
+
+WEIGHT = "weight"
 
 
 @dataclass(frozen=True)
@@ -24,6 +37,30 @@ class RawLabelled:
     text_a: str
     text_b: str | None
     label: Any
+    weight: float = 1.0
+
+
+Row = Example | Conversation | RawLabelled
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Which keys an object has, and what it becomes."""
+
+    required: frozenset[str]
+    parse: Callable[[Line], Row]
+    optional: frozenset[str] = frozenset()
+    repeated: frozenset[str] = frozenset()
+    """Keys that say again what the others say; they are ignored as `IGNORED` is."""
+
+    @property
+    def used(self) -> frozenset[str]:
+        """The keys that are read."""
+        return self.required | self.optional | {WEIGHT}
+
+    def unknown(self, line: Line) -> list[str]:
+        """The line's keys that are neither read nor ignored."""
+        return sorted(line.content.keys() - self.used - self.repeated - IGNORED)
 
 
 def parse_completion(line: Line) -> Example:
@@ -41,6 +78,19 @@ def parse_instruction(line: Line) -> Example:
     return Example(instruction_prompt(line.text("instruction"), given), line.text("output"))
 
 
+def parse_dolly(line: Line) -> Example:
+    """The same under Dolly's names."""
+    return Example(instruction_prompt(line.text("instruction"), line.text("context")), line.text("response"))
+
+
+def parse_document(line: Line) -> Example:
+    """A text alone: every one of its tokens is a target, and nothing stands before it."""
+    text = line.text("text")
+    if not text.strip():
+        raise line.error("the text is empty; there is nothing to learn from it")
+    return Example("", text)
+
+
 def parse_text(line: Line) -> RawLabelled:
     return RawLabelled(line, line.text("text"), None, line.content["label"])
 
@@ -49,73 +99,73 @@ def parse_pair(line: Line) -> RawLabelled:
     return RawLabelled(line, line.text("text_a"), line.text("text_b"), line.content["label"])
 
 
-def parse_messages(line: Line) -> Conversation:
-    """A conversation: perhaps a system turn, then a user's, in the end an assistant's."""
-    turns = line.content["messages"]
-    if not isinstance(turns, list) or not turns:
-        raise line.error("messages must be a list of turns")
-    messages = tuple(_message(line, number, turn) for number, turn in enumerate(turns, start=1))
-    roles = [message.role for message in messages]
-    if "system" in roles[1:]:
-        raise line.error("a system turn may only come first")
-    if roles[-1] != "assistant":
-        raise line.error(f"the last turn is the {roles[-1]}'s; a conversation must end with an assistant turn to learn")
-    if "user" not in roles[: roles.index("assistant")]:
-        raise line.error("an assistant turn comes before any user turn; begin with the user's")
-    return Conversation(messages)
+def _keys(text: str) -> frozenset[str]:
+    return frozenset(text.split())
 
 
-SHAPES: dict[frozenset[str], Callable[[Line], AnyExample | RawLabelled]] = {
-    frozenset({"prompt", "completion"}): parse_completion,
-    frozenset({"instruction", "output"}): parse_instruction,
-    frozenset({"instruction", "input", "output"}): parse_instruction,
-    frozenset({"text", "label"}): parse_text,
-    frozenset({"text_a", "text_b", "label"}): parse_pair,
-    frozenset({"messages"}): parse_messages,
-}
-"""The exact keys of a line -> its parser."""
+SHAPES = (
+    Shape(_keys("prompt completion"), parse_completion),
+    Shape(_keys("instruction output"), parse_instruction, _keys("input"), _keys("text")),
+    Shape(_keys("instruction context response"), parse_dolly, repeated=_keys("text")),
+    Shape(_keys("text label"), parse_text, repeated=_keys("label_text")),
+    Shape(_keys("text_a text_b label"), parse_pair, repeated=_keys("label_text")),
+    Shape(_keys("messages"), parse_messages, _keys("tools"), _keys("prompt")),
+    Shape(_keys("conversations"), parse_sharegpt, _keys("tools system")),
+    Shape(_keys("text"), parse_document),
+)
 
 
-def parse_lines(lines: Sequence[Line], shape: frozenset[str]) -> list[AnyExample | RawLabelled]:
-    """Every line as an example of the shape with these keys; an instruction's input may come and go.
+def parse_lines(lines: Sequence[Line], shape: Shape) -> list[Row]:
+    """Every line as an example of this shape; optional and ignored keys may come and go.
 
     Raises `DataError` with the line's number where the keys are another shape's or no shape's, or a value has
     the wrong type.
     """
-    parse = SHAPES[shape]
-    return [parse(_agreeing(line, shape)) for line in lines]
+    return [_weighted(line, shape.parse(_agreeing(line, shape))) for line in lines]
 
 
-def shape_of(line: Line) -> frozenset[str]:
-    """The keys of a line. Raises `DataError` where they are no shape's."""
-    found = frozenset(line.content)
-    if found not in SHAPES:
-        known = " or ".join("{" + _keys(keys) + "}" for keys in SHAPES)
-        raise line.error(f"its keys are {_keys(found)}; a line must have the keys {known}, and no others")
-    return found
+def shape_of(line: Line) -> Shape:
+    """The shape of a line's keys. Raises `DataError` where they are no shape's, with those that are too much."""
+    found = line.content.keys()
+    near = [shape for shape in SHAPES if shape.required <= found]
+    for shape in near:
+        if not shape.unknown(line):
+            return shape
+    known = " or ".join("{" + _listed(shape.required) + "}" for shape in SHAPES)
+    if not near:
+        raise line.error(f"its keys are {_listed(found)}; a line must have the keys {known}")
+    best = min(near, key=lambda shape: len(shape.unknown(line)))
+    raise line.error(
+        f"its keys are {_listed(found)}; {', '.join(map(repr, best.unknown(line)))} is not known beside "
+        f"{_listed(best.required)}: remove it, or give one of {known}"
+    )
 
 
-def _agreeing(line: Line, shape: frozenset[str]) -> Line:
-    found = frozenset(line.content)
-    if SHAPES.get(found) is not SHAPES[shape]:
-        raise line.error(
-            f"its keys are {_keys(found)}, those of the first line {_keys(shape)}; all lines must have the same shape"
-        )
-    return line
+def ignored_keys(lines: Sequence[Line], shape: Shape) -> tuple[str, ...]:
+    """A sentence that says which keys of the lines are not read, and how often each stands there."""
+    counts = Counter(key for line in lines for key in line.content if key not in shape.used)
+    named = ", ".join(f"{key or 'a column without a name'} ({count})" for key, count in sorted(counts.items()))
+    return (f"keys that are ignored, and how many objects have them: {named}",) if counts else ()
 
 
-def _message(line: Line, number: int, turn: Any) -> Message:
-    if not isinstance(turn, dict) or set(turn) != {"role", "content"}:
-        raise line.error(f"turn {number} must be an object with role and content, found {turn!r:.80}")
-    role, content = turn["role"], turn["content"]
-    if role not in ROLES:
-        raise line.error(f"turn {number} has the role {role!r}; choose {', '.join(ROLES)}")
-    if not isinstance(content, str):
-        raise line.error(f"the content of turn {number} is a {type(content).__name__}; it must be a string")
-    if role == "assistant" and not content.strip():
-        raise line.error(f"turn {number} is an empty assistant turn; there is nothing to learn from it")
-    return Message(role, content)
+def _agreeing(line: Line, shape: Shape) -> Line:
+    if shape.required <= line.content.keys() and not shape.unknown(line):
+        return line
+    raise line.error(
+        f"its keys are {_listed(line.content)}, those of the first line {_listed(shape.required)}; all lines must have "
+        "the same shape"
+    )
 
 
-def _keys(keys: frozenset[str]) -> str:
+def _weighted(line: Line, row: Row) -> Row:
+    """The row with its weight, a finite number that is not negative."""
+    if WEIGHT not in line.content:
+        return row
+    weight = line.content[WEIGHT]
+    if type(weight) not in (int, float) or not 0 <= weight < math.inf:
+        raise line.error(f"the weight is {weight!r:.60}; it must be a finite number that is not negative")
+    return replace(row, weight=float(weight))
+
+
+def _listed(keys: Any) -> str:
     return ", ".join(sorted(keys)) or "none"

@@ -49,6 +49,11 @@ def split_readers(
     return {split: cache(partial(from_file, split, path)) for split, path in official_files(task, data, files).items()}
 
 
+def read_files(task: str, data: str | None, files: Mapping[str, Sequence[str]]) -> tuple[Path, ...]:
+    """The files at `data` that `split_readers` reads; none of the Hub's."""
+    return () if data is None else tuple(official_files(task, data, files).values())
+
+
 def refuse_labels(task: str, labels: Sequence[str] | None) -> None:
     """Raises `SpecError` for labels that were given to a task which generates text."""
     if labels is not None:

@@ -15,7 +15,7 @@ from loralab.tasks.example import Example
 from loralab.tasks.grouping import one_per_input
 from loralab.tasks.hub import HubSet
 from loralab.tasks.json_lines import Line, read_lines
-from loralab.tasks.official import refuse_labels, split_readers
+from loralab.tasks.official import read_files, refuse_labels, split_readers
 
 FILES = {
     "train": ["train.json", "train.jsonl"],
@@ -44,7 +44,15 @@ def open_samsum(data: str | None, labels: Sequence[str] | None = None) -> Task:
     """
     refuse_labels("samsum", labels)
     splits = split_readers("samsum", data, FILES, _from_file, _from_hub)
-    return Task("samsum", "generation", splits, ROUGE, notes=(NOTE,), score_texts=score_rouge)
+    return Task(
+        "samsum",
+        "generation",
+        splits,
+        ROUGE,
+        notes=(NOTE,),
+        score_texts=score_rouge,
+        files=read_files("samsum", data, FILES),
+    )
 
 
 def _from_file(split: str, path: Path) -> tuple[Example, ...]:

@@ -2,9 +2,11 @@
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from pathlib import Path
 
-from loralab.errors import SpecError
+from loralab.errors import NotFoundError, SpecError
 from loralab.tasks.dart import open_dart
+from loralab.tasks.definition import Kind
 from loralab.tasks.definition import Task as Task
 from loralab.tasks.docstrings import open_docstrings
 from loralab.tasks.e2e import open_e2e
@@ -32,13 +34,30 @@ READERS: dict[str, Reader] = {
 """name -> function of (data path, labels already known)."""
 
 
-def open_task(name: str, data: str | None = None, *, labels: Sequence[str] | None = None) -> Task:
-    """The task `name`, with its data at the path `data`.
+def open_task(
+    name: str, data: str | None = None, *, labels: Sequence[str] | None = None, kind: Kind | None = None
+) -> Task:
+    """The task `name`, with its data at the path `data`, in which `~` is the user's home.
 
     `labels` are the classes that a trained model already has, in its order; without them the training split
-    says. Raises `SpecError` for an unknown name, `NotFoundError` for a path that is not there, and
-    `DataError` for data that cannot be used.
+    says. `kind` says what labels are that could be classes or values; of other data it must be what they are.
+    Raises `SpecError` for an unknown name, `NotFoundError` for a path that is not there, and `DataError` for data
+    that cannot be used.
     """
     if name not in READERS:
         raise SpecError(f"task {name!r} is not known; choose {', '.join(READERS)}")
-    return READERS[name](data, labels)
+    path = None if data is None else expand_home(data)
+    if name == "jsonl":
+        return open_jsonl(path, labels, kind)
+    task = READERS[name](path, labels)
+    if kind not in (None, task.kind):
+        raise SpecError(f"kind {kind}: task {name} is a {task.kind}; leave it out")
+    return task
+
+
+def expand_home(path: str) -> str:
+    """A path with `~` or `~name` written out. Raises `NotFoundError` for a user that there is not."""
+    try:
+        return str(Path(path).expanduser())
+    except RuntimeError as error:
+        raise NotFoundError(f"{path}: {error}; write the path out") from error

@@ -66,11 +66,16 @@ def fit(ids: list[int], labels: list[int], max_length: int, keep_first: bool) ->
     return ids[:max_length], [IGNORED, *labels[1:max_length]], True
 
 
+def empty_text_id(tokenizer: PreTrainedTokenizerBase) -> int:
+    """The one token that a text without any is read as: the beginning of text, or what the tokenizer has instead."""
+    known = (getattr(tokenizer, f"{name}_token_id", None) for name in ("bos", "eos", "cls", "sep", "pad"))
+    return int(next((token for token in known if token is not None), 0))
+
+
 def _begun(ids: list[int], tokenizer: PreTrainedTokenizerBase) -> list[int]:
     if ids and ids[-1] == tokenizer.eos_token_id:
         ids = ids[:-1]
-    start = tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
-    return ids or [int(start)]
+    return ids or [empty_text_id(tokenizer)]
 
 
 def _adds_space(tokenizer: PreTrainedTokenizerBase) -> bool:

@@ -53,10 +53,11 @@ def open_webnlg(data: str | None, labels: Sequence[str] | None = None) -> Task:
     """
     refuse_labels("webnlg", labels)
     splits: dict[str, Read]
+    found = {} if data is None else webnlg_files(data)
     if data is None:
         splits = {split: cache(partial(_from_hub, split)) for split in FOLDERS}
     else:
-        splits = {split: cache(partial(_from_files, split, files)) for split, files in webnlg_files(data).items()}
+        splits = {split: cache(partial(_from_files, split, files)) for split, files in found.items()}
     if test := splits.get("test"):
         splits |= {f"test_{part}": partial(_part, test, part) for part in PARTS}
     return Task(
@@ -67,6 +68,7 @@ def open_webnlg(data: str | None, labels: Sequence[str] | None = None) -> Task:
         notes=(NOTE, WORDLESS),
         score_texts=score_triples,
         score_aligned=score_tokenized_triples,
+        files=tuple(path for files in found.values() for path in files),
     )
 
 

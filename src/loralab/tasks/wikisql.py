@@ -54,6 +54,7 @@ def open_wikisql(data: str | None, labels: Sequence[str] | None = None) -> Task:
         METRICS,
         score_texts=partial(score_queries, sources=sources),
         outputs=WIKISQL_OUTPUTS,
+        files=(*files.values(), *(tables_file(path) for path in files.values() if _has_tables(path))),
         answers={split: cache(partial(_answers, path)) for split, path in files.items() if not _has_tables(path)},
     )
 

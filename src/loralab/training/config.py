@@ -31,7 +31,12 @@ class TrainConfig(MethodSettings):
     """Folder for the adapter, the run's record, its curves and its checkpoints."""
 
     data: str | None = None
-    """The task's data: the official files, or your own JSONL. Without it the Hub's copy of an official data set."""
+    """The task's data: the official files, or your own: JSONL, JSON, CSV, TSV, Parquet, or a folder of these or of
+    datasets. Without it the Hub's copy of an official data set."""
+
+    kind: Literal["classification", "regression"] | None = None
+    """What the labels of your own data are, where numbers could be either. Without it whole numbers are classes, and
+    numbers of which one has a decimal point are values."""
 
     init_adapter: str | None = field(default=None, metadata={"group": "adapter"})
     """Start from this adapter's values instead, trained on the same base with the same targets, rank and scale. A head

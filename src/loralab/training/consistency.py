@@ -19,6 +19,7 @@ from loralab.evaluation.labels import class_logits
 from loralab.models.padding import padding_lent
 from loralab.tasks.batching import Batch
 from loralab.tasks.tokens import IGNORED
+from loralab.training.loss import label_loss_sum
 
 
 def consistent_loss_sum(
@@ -30,30 +31,32 @@ def consistent_loss_sum(
     """
     if batch.labels is None:
         raise DataError("an example to train on has no label; give it one, or leave it out")
-    first, targets_N = _target_logits(model, batch, kind)
-    second, _ = _target_logits(model, batch, kind)
-    if kind == "regression":
-        task = F.mse_loss(first[:, 0], targets_N, reduction="sum")
-    else:
-        task = F.cross_entropy(first, targets_N, reduction="sum", label_smoothing=label_smoothing)
-    return task, weight * disagreement(first, second, kind == "regression")
+    first, targets_N, weights_N = _target_logits(model, batch, kind)
+    second, _, _ = _target_logits(model, batch, kind)
+    task = label_loss_sum(first, targets_N, kind, label_smoothing, weights_N)
+    return task, weight * disagreement(first, second, kind == "regression", weights_N)
 
 
-def disagreement(first_NC: Tensor, second_NC: Tensor, values: bool = False) -> Tensor:
-    """Σ over N of ½·[KL(sg(p₂) ‖ p₁) + KL(sg(p₁) ‖ p₂)], or of the squared difference of two `values`."""
+def disagreement(first_NC: Tensor, second_NC: Tensor, values: bool = False, weights_N: Tensor | None = None) -> Tensor:
+    """Σ over N of ½·[KL(sg(p₂) ‖ p₁) + KL(sg(p₁) ‖ p₂)], or of the squared difference of two `values`; each times its
+    weight, where there are weights.
+    """
+    reduction = "sum" if weights_N is None else "none"
     if values:
-        return F.mse_loss(first_NC, second_NC, reduction="sum")
-    log_p, log_q = first_NC.log_softmax(-1), second_NC.log_softmax(-1)
-    there = F.kl_div(log_p, log_q.detach(), reduction="sum", log_target=True)
-    back = F.kl_div(log_q, log_p.detach(), reduction="sum", log_target=True)
-    return 0.5 * (there + back)
+        apart = F.mse_loss(first_NC, second_NC, reduction=reduction)
+    else:
+        log_p, log_q = first_NC.log_softmax(-1), second_NC.log_softmax(-1)
+        there = F.kl_div(log_p, log_q.detach(), reduction=reduction, log_target=True)
+        back = F.kl_div(log_q, log_p.detach(), reduction=reduction, log_target=True)
+        apart = 0.5 * (there + back)
+    return apart if weights_N is None else apart.sum(-1) @ weights_N
 
 
-def _target_logits(model: PreTrainedModel, batch: Batch, kind: str) -> tuple[Tensor, Tensor]:
-    """(the outputs [N, C] in float32 at what is to be predicted, what that is [N])."""
+def _target_logits(model: PreTrainedModel, batch: Batch, kind: str) -> tuple[Tensor, Tensor, Tensor | None]:
+    """(the outputs [N, C] in float32 at what is to be predicted, what that is [N], and its weights [N] if any)."""
     assert batch.labels is not None
     if kind != "generation":
-        return class_logits(model, batch), batch.labels
+        return class_logits(model, batch), batch.labels, batch.weights
     labels_BT = batch.labels
     with prompts_end_at(ends_before_targets(labels_BT, IGNORED)):
         if model.config.is_encoder_decoder:
@@ -63,7 +66,8 @@ def _target_logits(model: PreTrainedModel, batch: Batch, kind: str) -> tuple[Ten
             logits_BTV = model(**batch.inputs, use_cache=False).logits[:, :-1]
             labels_BT = labels_BT[:, 1:]
     wanted_BT = labels_BT != IGNORED
-    return logits_BTV[wanted_BT].float(), labels_BT[wanted_BT]
+    weights_N = None if batch.weights is None else batch.weights[wanted_BT.nonzero()[:, 0]]
+    return logits_BTV[wanted_BT].float(), labels_BT[wanted_BT], weights_N
 
 
 def consistency_weight(asked: float | None, method: str, kind: str) -> float:

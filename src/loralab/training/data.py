@@ -26,6 +26,11 @@ class StepData:
         """Target tokens, or labels."""
         return sum(batch.targets for batch in self.batches)
 
+    @property
+    def mass(self) -> float:
+        """What the targets count together: their number, where none has a weight."""
+        return sum(batch.mass for batch in self.batches)
+
 
 class TrainingData:
     """Encoded examples, cut into steps of `accumulate` batches each, anew for every epoch."""

@@ -110,14 +110,16 @@ def run_steps(trainee: Trainee, config: TrainConfig, first: int, last: int, obse
 def accumulate_gradients(trainee: Trainee, data: StepData, label_smoothing: float = 0.0) -> float:
     """The gradient of the mean loss over all targets of the step, batch by batch; returns that loss.
 
-    Every batch's summed loss is divided by the step's number of targets, so the gradient is the one that a single batch
-    of all examples would give. A regulariser is added to what is minimised, not to what is returned.
+        loss = Σ_i w_i Σ_t loss_it / Σ_i w_i n_i        (example i of weight w_i, 1 unless given, with n_i targets)
+
+    Every batch's summed loss is divided by what the step's targets count together, so the gradient is the one that a
+    single batch of all examples would give. A regulariser is added to what is minimised, not to what is returned.
     """
     total = 0.0
     for batch in data.batches:
         here = batch.to(trainee.model.device)
         with watched(trainee.regularizer):
-            loss, objective = _losses(trainee, here, data.targets, label_smoothing)
+            loss, objective = _losses(trainee, here, data.mass, label_smoothing)
         if trainee.regularizer is not None:
             objective = objective + trainee.regularizer.penalty(here) * (batch.targets / data.targets)
         objective.backward()  # type: ignore[no-untyped-call]
@@ -125,13 +127,13 @@ def accumulate_gradients(trainee: Trainee, data: StepData, label_smoothing: floa
     return total
 
 
-def _losses(trainee: Trainee, batch: Batch, targets: int, label_smoothing: float) -> tuple[Tensor, Tensor]:
+def _losses(trainee: Trainee, batch: Batch, mass: float, label_smoothing: float) -> tuple[Tensor, Tensor]:
     """(the batch's share of the step's loss, what is minimised: the same, and the consistency loss if there is one)."""
     if not trainee.consistency:
-        loss = batch_loss_sum(trainee.model, batch, trainee.kind, label_smoothing) / targets
+        loss = batch_loss_sum(trainee.model, batch, trainee.kind, label_smoothing) / mass
         return loss, loss
     task, disagreement = consistent_loss_sum(trainee.model, batch, trainee.kind, label_smoothing, trainee.consistency)
-    return task / targets, (task + disagreement) / targets
+    return task / mass, (task + disagreement) / mass
 
 
 def clip_gradients(trained: HasParameters, largest: float) -> float:

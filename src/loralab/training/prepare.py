@@ -9,7 +9,7 @@ import torch
 
 from loralab.core.adapter import Adapter
 from loralab.core.attach import attach
-from loralab.errors import SpecError
+from loralab.errors import DataError, SpecError
 from loralab.evaluation.label_order import in_known_order, in_order_of_model
 from loralab.formats.quantized_base import quantize_base, trained_on
 from loralab.formats.recorded_labels import recorded_labels
@@ -23,12 +23,15 @@ from loralab.models.load import LoadedModel, load_model, read_config
 from loralab.models.precision import use_fast_float32
 from loralab.nn.dropout import quick_dropout
 from loralab.tasks.encoding import encode_examples, padding_id
+from loralab.tasks.example import Examples, weight_of
 from loralab.tasks.label_order import in_order_of
 from loralab.tasks.task import Task, open_task
 from loralab.training.config import TrainConfig
 from loralab.training.consistency import consistency_weight
 from loralab.training.data import TrainingData
+from loralab.training.data_record import Record, record_data
 from loralab.training.eva_start import attach_from_data
+from loralab.training.held_out import held_out_split, with_validation
 from loralab.training.loop import Trainee
 from loralab.training.neighbour_cosine import neighbour_cosine
 from loralab.training.projected_adamw import optimizer_for
@@ -44,16 +47,13 @@ class Prepared:
     trainee: Trainee
     max_length: int
     notes: tuple[str, ...]
+    data: Record
+    """What the data were, for run.json."""
 
     @property
     def held_out(self) -> str | None:
         """The split to evaluate on."""
         return held_out_split(self.task)
-
-
-def held_out_split(task: Task) -> str | None:
-    """The split to evaluate on while training: the validation split, else the test split."""
-    return next((split for split in ("validation", "test") if split in task.splits), None)
 
 
 def prepare(config: TrainConfig, dtype: str, labels: Sequence[str] = ()) -> Prepared:
@@ -64,6 +64,7 @@ def prepare(config: TrainConfig, dtype: str, labels: Sequence[str] = ()) -> Prep
     if config.threads:
         torch.set_num_threads(config.threads)
     task, ordered = _open_task(config, labels)
+    task = with_validation(task, config)
     _check_best_metric(config, task)
     _check_held_out(config, task)
     loaded = load_model(
@@ -97,13 +98,20 @@ def prepare(config: TrainConfig, dtype: str, labels: Sequence[str] = ()) -> Prep
     regularizer = neighbour_cosine(loaded.model, config.cosine_penalty)
     consistency = consistency_weight(config.consistency, config.method, task.kind)
     trainee = Trainee(loaded.model, adapter, optimizer, data, task.kind, regularizer, consistency)
-    return Prepared(loaded, task, trainee, max_length, (*notes, *adapter.notes, *said))
+    said = (*notes, *adapter.notes, *said)
+    return Prepared(loaded, task, trainee, max_length, said, record_data(task, config.data, _splits_read(config, task)))
+
+
+def _splits_read(config: TrainConfig, task: Task) -> list[str]:
+    """Training, and what is measured on."""
+    held_out = held_out_split(task) if config.eval_limit or config.best_epoch else None
+    return ["train", *([held_out] if held_out else [])]
 
 
 def _open_task(config: TrainConfig, labels: Sequence[str]) -> tuple[Task, list[str]]:
     """The task with its classes in the order of a run before, of the flag, of the adapter to start from, or of the
     checkpoint, and what is to be said of it."""
-    task = open_task(config.task, config.data)
+    task = open_task(config.task, config.data, kind=config.kind)
     if task.kind != "classification":
         if config.labels is not None:
             raise SpecError(f"labels {', '.join(config.labels)}: task {task.name} is a {task.kind} and has no classes")
@@ -121,12 +129,21 @@ def _open_task(config: TrainConfig, labels: Sequence[str]) -> tuple[Task, list[s
 def _read(config: TrainConfig, task: Task, loaded: LoadedModel) -> tuple[int, TrainingData, Sequence[str]]:
     """(the tokens that a text may have, the encoded training data, what is to be said of it)."""
     max_length = min(config.max_length, text_room(loaded.model) or config.max_length)
-    examples = task.examples("train", config.limit)
+    examples, said = _that_count(task.examples("train", config.limit))
     encoder_decoder = bool(getattr(loaded.model.config, "is_encoder_decoder", False))
     encoding = encode_examples(task, examples, loaded.processor, max_length, encoder_decoder=encoder_decoder)
     pad_id = padding_id(loaded.processor)
     data = TrainingData(encoding.encoded, config.batch_size, config.accumulate, config.seed, pad_id)
-    return max_length, data, encoding.notes
+    return max_length, data, (*said, *encoding.notes)
+
+
+def _that_count(examples: Examples) -> tuple[Examples, tuple[str, ...]]:
+    """The examples whose weight is above 0, and a sentence on the others; raises `DataError` where there are none."""
+    counting = [example for example in examples if weight_of(example)]
+    if not counting:
+        raise DataError(f"all {len(examples)} training examples have weight 0; there is nothing to learn")
+    left = len(examples) - len(counting)
+    return counting, (f"{left} of {len(examples)} training examples have weight 0 and are left out",) if left else ()
 
 
 def _attach(config: TrainConfig, loaded: LoadedModel, read: tuple[int, TrainingData, Sequence[str]] | None) -> Adapter:

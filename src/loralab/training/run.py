@@ -1,7 +1,7 @@
 """`train`: one run from its configuration to an adapter on disk."""
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 from loralab.errors import SpecError
 from loralab.formats.adapter_folder import save
@@ -9,6 +9,7 @@ from loralab.methods.counts import parameter_counts
 from loralab.models.resident import keep_few_kernels
 from loralab.training.checkpoint import newest_checkpoint, restore
 from loralab.training.config import DEFAULT_EPOCHS, TrainConfig
+from loralab.training.data_record import check_unchanged
 from loralab.training.folder import RunFolder, claim, clear
 from loralab.training.forecast import forecast
 from loralab.training.journal import Journal, read_journal
@@ -61,6 +62,9 @@ def train(config: TrainConfig) -> TrainResult:
     keep_few_kernels()
     before = folder.read_record() if config.resume else {}
     prepared = prepare(config, before.get("dtype", config.dtype), before.get("labels", ()))
+    if config.resume:
+        said = check_unchanged(before, prepared.data, folder.path)
+        prepared = replace(prepared, notes=(*prepared.notes, *said))
     last = total_steps(config, prepared)
     with made_fast(prepared) as kernels:
         observer = _open(config, prepared, folder, last)
@@ -140,6 +144,7 @@ def _facts(prepared: Prepared) -> dict[str, object]:
         "kind": prepared.task.kind,
         "model_kind": prepared.task.model_kind,
         "labels": list(prepared.task.labels),
+        "data": prepared.data,
         "dtype": str(prepared.loaded.dtype).removeprefix("torch."),
         "matched": prepared.trainee.adapter.matched,
         "notes": list(prepared.notes),

@@ -2,7 +2,7 @@
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from loralab.cli.adapted import AdaptedModel, load_adapted, open_ordered, say, training_for
 from loralab.cli.answer import show_answer
@@ -26,7 +26,11 @@ class EvalConfig(AdaptedModel, GenerationConfig):
     """The task: docstrings, jsonl, images, glue/cola (sst2, mrpc, …), e2e, webnlg, dart, wikisql, or samsum."""
 
     data: str | None = None
-    """The task's data: the official files, or your own JSONL."""
+    """The task's data: the official files, or your own: JSONL, JSON, CSV, TSV, Parquet, or a folder of these or of
+    datasets."""
+
+    kind: Literal["classification", "regression"] | None = None
+    """What the labels of your own data are, where numbers could be either; an adapter's run says it otherwise."""
 
     split: str = "test"
     """Which split of the task to measure on."""
@@ -49,7 +53,7 @@ def run(config: EvalConfig) -> Answer:
     """Open the task, load the model with its adapter, measure."""
     from loralab.evaluation.evaluate import evaluate
 
-    task = open_ordered(config.task, config.data, config.model, config.adapter, config.labels)
+    task = open_ordered(config.task, config.data, config.model, config.adapter, config.labels, config.kind)
     if config.predictions is not None and task.kind == "generation" and not config.generate:
         raise SpecError(f"--predictions needs --generate: without it the model writes no text for task {task.name}")
     loaded = load_adapted(config, training_for(task))

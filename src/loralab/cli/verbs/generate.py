@@ -7,6 +7,8 @@ from loralab.cli.adapted import AdaptedModel, load_adapted, training_of
 from loralab.cli.verb import Answer, Verb
 from loralab.errors import DataError
 from loralab.generation.config import GenerationConfig
+from loralab.tasks.file_bytes import MARK, decode_utf8, lone_half
+from loralab.tasks.outputs import text_lines
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,7 +21,7 @@ class GenerateConfig(AdaptedModel, GenerationConfig):
 
 def run(config: GenerateConfig) -> Answer:
     """Read the prompts, then load the model and complete them all."""
-    prompts = [config.prompt] if config.prompt is not None else prompts_from_stdin()
+    prompts = [_whole_text(config.prompt)] if config.prompt is not None else prompts_from_stdin()
     training = training_of(config.adapter, config.labels)
 
     from loralab.generation.generate import generate
@@ -29,15 +31,26 @@ def run(config: GenerateConfig) -> Answer:
 
 
 def prompts_from_stdin() -> list[str]:
-    """The lines of stdin. Raises DataError where there is none, or an empty one: it could not be completed."""
+    """The lines of stdin, which are UTF-8 whatever the locale says.
+
+    Raises DataError where there is none, or an empty one, which could not be completed, or one that is no text.
+    """
     if sys.stdin.isatty():
         raise DataError("no prompt was given: write --prompt TEXT, or pipe in one prompt a line")
-    prompts = [line.rstrip("\r\n") for line in sys.stdin]
+    raw = sys.stdin.buffer.read() if hasattr(sys.stdin, "buffer") else sys.stdin.read().encode("utf-8", "surrogatepass")
+    prompts = text_lines(decode_utf8("stdin", raw.removeprefix(MARK)))
     empty = [str(number) for number, prompt in enumerate(prompts, start=1) if not prompt.strip()]
     if empty or not prompts:
         where = f"line {', '.join(empty)} is empty" if empty else "stdin is empty"
         raise DataError(f"a prompt was expected on every line of stdin, but {where}; or give --prompt TEXT")
     return prompts
+
+
+def _whole_text(prompt: str) -> str:
+    """The prompt as it was given, if its bytes are UTF-8: others come in as halves of characters."""
+    if lone_half(prompt):
+        raise DataError(f"--prompt {prompt!r}: it holds bytes that are not UTF-8; correct them")
+    return prompt
 
 
 def show(answer: Answer) -> None:
