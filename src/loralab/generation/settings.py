@@ -87,7 +87,7 @@ a setting that transformers itself does not know is read by the model's own clas
 
 def own_settings(model: PreTrainedModel) -> dict[str, object]:
     """What counts of the model's generation settings, whether they come from generation_config.json or config.json."""
-    own = model.generation_config
+    own = getattr(model, "generation_config", None)
     if own is None:
         return {}
     known = vars(TransformersConfig())  # type: ignore[no-untyped-call]
@@ -96,6 +96,12 @@ def own_settings(model: PreTrainedModel) -> dict[str, object]:
         for name, value in vars(own).items()
         if value is not None and (RULES.get(name) is Rule.MODEL or (name not in known and not name.startswith("_")))
     }
+
+
+def forced_first_token(model: PreTrainedModel) -> int | None:
+    """The token that every text of the model begins with, whatever it is asked; None where it is free."""
+    token = own_settings(model).get("forced_bos_token_id")
+    return token if isinstance(token, int) else None
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from loralab.core.attach import attach
 from loralab.core.joint import Method
 from loralab.errors import SpecError
 from loralab.formats.quantized_base import quantize_base, trained_on
+from loralab.generation.settings import forced_first_token
 from loralab.methods.heads import fresh_heads
 from loralab.methods.quantized import principal_under
 from loralab.methods.registry import specification
@@ -22,6 +23,7 @@ from loralab.models.load import LoadedModel, load_model
 from loralab.models.precision import use_fast_float32
 from loralab.nn.dropout import quick_dropout
 from loralab.tasks.encoding import encode_examples, padding_id
+from loralab.tasks.first_token import begin_targets
 from loralab.tasks.task import Task, open_task
 from loralab.training.config import TrainConfig
 from loralab.training.consistency import consistency_weight
@@ -101,6 +103,7 @@ def _read(config: TrainConfig, task: Task, loaded: LoadedModel) -> tuple[int, Tr
     examples = task.examples("train", config.limit)
     encoder_decoder = bool(getattr(loaded.model.config, "is_encoder_decoder", False))
     encoding = encode_examples(task, examples, loaded.processor, max_length, encoder_decoder=encoder_decoder)
+    encoding = begin_targets(encoding, forced_first_token(loaded.model), max_length)
     pad_id = padding_id(loaded.processor)
     data = TrainingData(encoding.encoded, config.batch_size, config.accumulate, config.seed, pad_id)
     return max_length, data, encoding.notes
