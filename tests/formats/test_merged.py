@@ -10,6 +10,8 @@ from torch import Tensor, nn
 from transformers import (
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
+    BartConfig,
+    BartForConditionalGeneration,
     BertConfig,
     BertForMaskedLM,
     BertForSequenceClassification,
@@ -259,6 +261,23 @@ def test_t5_and_a_vision_model(tmp_path: Path) -> None:
         assert found is not None
         assert found.passed
         assert found.tells
+
+
+@pytest.mark.parametrize("from_files", [True, False])
+def test_generation_settings_of_an_older_base_go_along(from_files: bool, tmp_path: Path) -> None:
+    """BART's first token was said in config.json alone, before there was a file for it."""
+    sizes: dict[str, int] = {"d_model": 16, "encoder_layers": 1, "decoder_layers": 1, "decoder_ffn_dim": 16}
+    heads = {"encoder_attention_heads": 2, "decoder_attention_heads": 2, "encoder_ffn_dim": 16}
+    config = BartConfig(vocab_size=64, max_position_embeddings=64, decoder_start_token_id=2, **sizes, **heads)
+    base = saved(BartForConditionalGeneration(config), tmp_path / "base")
+    (base / "generation_config.json").unlink()
+    settings = json.loads((base / "config.json").read_text())
+    older = {"forced_bos_token_id": 7, "num_beams": 4, "temperature": 0.5}
+    (base / "config.json").write_text(json.dumps(settings | older))
+    model = BartForConditionalGeneration.from_pretrained(base)
+    write_merged(model, adapted(model), tmp_path / "out", source=base if from_files else None)
+    again = BartForConditionalGeneration.from_pretrained(tmp_path / "out").generation_config
+    assert {name: getattr(again, name) for name in older} == older
 
 
 def test_a_changed_base_is_written_from_memory_and_said(tmp_path: Path) -> None:

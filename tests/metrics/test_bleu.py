@@ -1,6 +1,7 @@
 import math
 
 import pytest
+from sacrebleu.metrics.bleu import BLEU
 
 from loralab.errors import DataError
 from loralab.metrics.bleu import bleu_mteval, bleu_tokenized
@@ -53,3 +54,21 @@ def test_of_equally_close_lengths_the_shorter_counts() -> None:
 def test_what_does_not_pair_up() -> None:
     with pytest.raises(DataError, match="1 predictions for 2"):
         bleu_mteval(["a"], [["a"], ["b"]])
+
+
+def test_chinese_is_sacrebleus() -> None:
+    outputs = ["我今天在北京的图书馆看书。", "他有 3,000 本 Python 书，很贵！"]
+    references = ["我今天去了北京的图书馆看书。", "他有3,000本 Python 的书，很贵！"]
+    expected = BLEU(tokenize="zh", lowercase=True, smooth_method="none").corpus_score(outputs, [references]).score
+    assert bleu_mteval(outputs, [[each] for each in references]) == pytest.approx(expected)
+
+
+def test_a_chinese_name_in_english_stays_one_token() -> None:
+    """As in DART, whose official figures must not move."""
+    texts = ["the code of ten mile junction station (Chinese name: 十里广场) is BP14", "a b c d e"]
+    expected = BLEU(tokenize="13a", lowercase=True, smooth_method="none").corpus_score(
+        [texts[0].replace("广", "广广"), texts[1]], [texts]
+    )
+    assert bleu_mteval([texts[0].replace("广", "广广"), texts[1]], [[each] for each in texts]) == pytest.approx(
+        expected.score
+    )

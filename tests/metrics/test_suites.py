@@ -98,3 +98,26 @@ def test_bleu_of_triples_is_that_of_their_tokens(no_java: None) -> None:
     """GenerationEval's multi-bleu-detok.perl splits what is already split once more: at underscores."""
     outputs, references = ["a_b c d e f"], [["a_b c d e g"]]
     assert score_triples(outputs, references).metrics["bleu"] == bleu_mteval(["a _ b c d e f"], [["a _ b c d e g"]])
+
+
+@pytest.mark.usefixtures("no_java")
+@pytest.mark.parametrize("suite", SUITES)
+def test_a_script_without_spaces_is_read_by_characters_and_said(suite) -> None:
+    text = "我今天在北京的图书馆看书"
+    scores = suite([text], [[text]])
+    assert scores.metrics["bleu"] == pytest.approx(100)
+    assert any("1 of 1 references are in a script without spaces" in note for note in scores.notes)
+    assert any("METEOR" in note and "English" in note for note in scores.notes)
+
+
+@pytest.mark.usefixtures("no_java")
+@pytest.mark.parametrize("suite", [*SUITES, score_rouge])
+def test_nothing_is_said_of_english(suite) -> None:
+    text = "The café (Chinese name: 十里广场) is on the other side of the river ."
+    assert not [note for note in suite([text], [[text]]).notes if "script" in note or "English" in note]
+
+
+def test_rouge_says_what_it_counts() -> None:
+    scores = score_rouge(["東京へ行く", "a"], [["東京へ行く"], ["a"]])
+    assert scores.metrics["rouge_2"] == 50.0
+    assert scores.notes[0].startswith("1 of 2 references are in a script without spaces")

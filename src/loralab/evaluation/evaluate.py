@@ -13,11 +13,13 @@ from loralab.evaluation.result import Evaluation as Evaluation
 from loralab.evaluation.result import Sample as Sample
 from loralab.evaluation.score import Scored, score_outputs
 from loralab.generation.generate import GenerationConfig, decode, generate_ids
+from loralab.generation.settings import forced_first_token
 from loralab.methods.room import text_room
 from loralab.nn.mode import evaluating
 from loralab.tasks.definition import Task
 from loralab.tasks.encoding import Processor, encode_examples, encode_prompts, padding_id
 from loralab.tasks.example import AnyExample, Conversation, Example
+from loralab.tasks.first_token import begin_targets
 
 LARGEST_EXPONENT = 700.0
 """Beyond this loss the perplexity is no float any more; it stays at e^700."""
@@ -48,13 +50,10 @@ def evaluate(
         raise SpecError(f"task {task.name} is a {task.kind}: there is no text to generate; leave out generate")
     task, ordered = in_order_of_model(task, model.config)
     examples = task.examples(split, limit)
-    encoding = encode_examples(
-        task,
-        examples,
-        tokenizer,
-        min(max_length, text_room(model) or max_length),
-        encoder_decoder=bool(getattr(model.config, "is_encoder_decoder", False)),
-    )
+    longest = min(max_length, text_room(model) or max_length)
+    encoder_decoder = bool(getattr(model.config, "is_encoder_decoder", False))
+    encoding = encode_examples(task, examples, tokenizer, longest, encoder_decoder=encoder_decoder)
+    encoding = begin_targets(encoding, forced_first_token(model), longest)
     pad_id = padding_id(tokenizer)
     samples: tuple[Sample, ...] = ()
     outputs: tuple[str, ...] = ()

@@ -35,6 +35,7 @@ VERIFY = ("logits", "tensors")
 _COPIED = (".json", ".txt", ".model", ".jinja", ".py", ".tiktoken", ".vocab", ".bpe", ".spm")
 """Endings of the small files that a model's folder needs: tokenizer, processor, generation, code of its own."""
 _TEMPLATES = "additional_chat_templates"
+_GENERATION = "generation_config.json"
 _LICENCES = ("license", "licence", "notice", "use_policy", "copying")
 _LEFT = frozenset({
     "config.json", "adapter_config.json", "trainer_state.json", "run.json", "modules.json",
@@ -148,8 +149,16 @@ def _write_small_files(
             shutil.copytree(base / _TEMPLATES, folder / _TEMPLATES)
     elif tokenizer is not None:
         tokenizer.save_pretrained(folder)
-    if base is None and isinstance(generation := getattr(model, "generation_config", None), GenerationConfig):
-        generation.save_pretrained(folder)
+    _write_generation(model, folder)
+
+
+def _write_generation(model: PreTrainedModel, folder: Path) -> None:
+    """The model's generation settings, unless the base's file was copied: older bases have them in config.json, from
+    where transformers moves them, also those that it would not write itself (a temperature without sampling).
+    """
+    generation = getattr(model, "generation_config", None)
+    if isinstance(generation, GenerationConfig) and not (folder / _GENERATION).exists():
+        generation.to_json_file(folder / _GENERATION)
 
 
 def _small_files(folder: Path) -> Iterator[Path]:

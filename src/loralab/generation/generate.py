@@ -1,7 +1,7 @@
 """New text after prompts: in batches, greedy, sampled or by beam search, through transformers' `generate`.
 
 Prompts are padded on the left (on the right for an encoder), alike long ones together, and come back in their
-order. Of the model's own generation settings only its special tokens count: what is not asked for
+order. Of the model's own generation settings only those count that `settings` keeps: what is not asked for
 (a repetition penalty, a sampling temperature) is off. It knows nothing of tasks and adapters.
 
 Shapes: B prompts of a batch, T tokens, V vocabulary.
@@ -11,7 +11,6 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from transformers import GenerationConfig as TransformersConfig
 from transformers import (
     LogitsProcessor,
     LogitsProcessorList,
@@ -23,6 +22,7 @@ from transformers import (
 from loralab.errors import SpecError
 from loralab.generation.config import GenerationConfig as GenerationConfig
 from loralab.generation.context import context_length
+from loralab.generation.settings import generating_with
 from loralab.nn.mode import evaluating
 
 
@@ -92,31 +92,30 @@ def _generate_batch(
     processors = LogitsProcessorList()
     if config.no_repeat_ngram:
         processors.append(NoRepeatInNewText(config.no_repeat_ngram, prompt_width))
-    output = model.generate(  # type: ignore[operator]
-        input_ids=torch.tensor(rows, device=model.device),
-        attention_mask=torch.tensor(mask, device=model.device),
-        generation_config=_transformers_config(config, ends, pad_id),
-        logits_processor=processors,
-    )
+    with generating_with(model, _asked_settings(config, ends, pad_id)) as settings:
+        output = model.generate(  # type: ignore[operator]
+            input_ids=torch.tensor(rows, device=model.device),
+            attention_mask=torch.tensor(mask, device=model.device),
+            generation_config=settings,
+            logits_processor=processors,
+        )
     return [_up_to_end(ids, ends) for ids in output[:, prompt_width:].tolist()]
 
 
-def _transformers_config(config: GenerationConfig, ends: list[int], pad_id: int) -> TransformersConfig:
+def _asked_settings(config: GenerationConfig, ends: list[int], pad_id: int) -> dict[str, object]:
+    """In transformers' names."""
     settings: dict[str, object] = {
         "max_new_tokens": config.max_new_tokens,
         "num_beams": config.beams,
         "do_sample": config.temperature > 0,
         "eos_token_id": ends or None,
         "pad_token_id": pad_id,
-        "repetition_penalty": 1.0,
-        "no_repeat_ngram_size": 0,
-        "min_length": 0,
     }
     if config.beams > 1:
         settings |= {"length_penalty": config.length_penalty, "early_stopping": False}
     if config.temperature > 0:
         settings |= {"temperature": config.temperature, "top_p": config.top_p, "top_k": 0}
-    return TransformersConfig(**settings)  # type: ignore[no-untyped-call]
+    return settings
 
 
 def _prompt_ids(prompt: str, tokenizer: PreTrainedTokenizerBase, encoder: bool) -> list[int]:

@@ -1,7 +1,8 @@
 """Corpus BLEU-4 by sacrebleu, without regard to case and without smoothing, on a 0–100 scale.
 
 Any number of references per text; the closest reference length counts, the shorter of two equally close ones.
-Where no output shares a run of four tokens with its references the score is 0. It knows nothing of tasks.
+Where no output shares a run of four tokens with its references the score is 0. Characters of a script without
+spaces are tokens, as in sacrebleu's `zh`. It knows nothing of tasks.
 """
 
 from collections.abc import Sequence
@@ -10,6 +11,7 @@ from itertools import zip_longest
 from sacrebleu.metrics.bleu import BLEU
 
 from loralab.metrics.pairing import check_pairs
+from loralab.metrics.scripts import spread
 
 
 def bleu_mteval(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> float:
@@ -29,5 +31,6 @@ def _corpus_bleu(predictions: Sequence[str], references: Sequence[Sequence[str]]
     """Raises `DataError` where predictions and references do not pair up."""
     check_pairs(predictions, references)
     scorer = BLEU(lowercase=True, tokenize=tokens, smooth_method="none", force=True)
-    by_place = list(zip_longest(*references))  # all first references, all second ones, …; None where there are fewer
-    return min(100.0, float(scorer.corpus_score(list(predictions), by_place).score))  # sacrebleu rounds above it
+    outputs, answers = spread(predictions, references)
+    by_place = list(zip_longest(*answers))  # all first references, all second ones, …; None where there are fewer
+    return min(100.0, float(scorer.corpus_score(outputs, by_place).score))  # sacrebleu rounds above it

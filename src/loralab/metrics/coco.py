@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from loralab.metrics.coco_package import coco_module
 from loralab.metrics.pairing import check_pairs
+from loralab.metrics.scripts import spread
 from loralab.metrics.tokens import caption_words
 
 Captions = dict[int, list[str]]
@@ -39,8 +40,9 @@ def cider(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> fl
 def _captions(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> tuple[Captions, Captions]:
     """The references' captions, then the outputs'."""
     check_pairs(predictions, references)
-    answers = {number: [_caption(text) for text in texts] for number, texts in enumerate(references)}
-    return answers, {number: [_caption(text)] for number, text in enumerate(predictions)}
+    outputs, answers = spread(predictions, references)
+    captions = {number: [_caption(text) for text in texts] for number, texts in enumerate(answers)}
+    return captions, {number: [_caption(text)] for number, text in enumerate(outputs)}
 
 
 def _caption(text: str) -> str:

@@ -3,7 +3,7 @@
 Written by hand, as no library gives the published figures: those that have NIST at all, and the challenge's
 later Python script, take another reference length for brevity. Here it is the average over all references of the
 corpus times the number of texts (in tgen's case 16695 tokens; the mean per text, summed, would be 17031). Tokens
-are mteval-v13a's, in lower case. It knows nothing of tasks.
+are mteval-v13a's, in lower case; in a script without spaces its characters. It knows nothing of tasks.
 """
 
 import math
@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from loralab.metrics.pairing import check_pairs
+from loralab.metrics.scripts import spread
 from loralab.metrics.tokens import mteval_tokens
 
 LONGEST = 5
@@ -29,8 +30,9 @@ def nist(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> flo
     and references do not pair up.
     """
     check_pairs(predictions, references)
-    outputs = [mteval_tokens(text) for text in predictions]
-    answers = [[mteval_tokens(text) for text in texts] for texts in references]
+    spread_outputs, spread_answers = spread(predictions, references)
+    outputs = [mteval_tokens(text) for text in spread_outputs]
+    answers = [[mteval_tokens(text) for text in texts] for texts in spread_answers]
     counted = [[_count_ngrams(tokens) for tokens in each] for each in answers]
     total = _total_counts(ngrams for each in counted for ngrams in each)
     gained, possible = [0.0] * (LONGEST + 1), [0] * (LONGEST + 1)

@@ -1,6 +1,6 @@
 """ROUGE of generated texts, by Google's `rouge-score`: F1 on a 0–100 scale.
 
-Words are lower-cased runs of a–z and 0–9, without stemming: text in other scripts has no words and scores 0. ROUGE-L is
+Words are those of `rouge_words`, without stemming: in English the package's own, in other scripts Unicode's. ROUGE-L is
 that of the whole text as one sequence. With several references the best one counts; the score of many texts
 is the mean over them. It knows nothing of models.
 """
@@ -10,6 +10,14 @@ from collections.abc import Sequence
 from rouge_score.rouge_scorer import RougeScorer
 
 from loralab.metrics.pairing import check_pairs
+from loralab.metrics.tokens import rouge_words
+
+
+class _Words:
+    """How the package asks for words."""
+
+    def tokenize(self, text: str) -> list[str]:
+        return rouge_words(text)
 
 
 def rouge_1(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> float:
@@ -30,7 +38,7 @@ def rouge_l(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> 
 def _mean_f1(kind: str, predictions: Sequence[str], references: Sequence[Sequence[str]]) -> float:
     """Raises `DataError` where predictions and references do not pair up, or a text has no reference."""
     check_pairs(predictions, references)
-    scorer = RougeScorer([kind], use_stemmer=False)
+    scorer = RougeScorer([kind], tokenizer=_Words())
     best = [
         max(float(scorer.score(reference, prediction)[kind].fmeasure) for reference in answers)
         for prediction, answers in zip(predictions, references, strict=True)

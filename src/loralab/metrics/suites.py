@@ -1,6 +1,7 @@
 """The metrics that a task's table reports together, each suite as the task's official script computes it.
 
-A metric whose package or program is not installed is left out, and a note says why and what installs it.
+A metric whose package or program is not installed is left out, and a note says why and what installs it. Where
+texts are not in the writing that the official scripts were made for, a note says what is counted.
 """
 
 import re
@@ -15,6 +16,7 @@ from loralab.metrics.nist import nist
 from loralab.metrics.pairing import present_references
 from loralab.metrics.rouge import rouge_1, rouge_2, rouge_l
 from loralab.metrics.scores import Scores
+from loralab.metrics.scripts import is_mostly_latin, spread, spread_note
 from loralab.metrics.ter import corpus_ter, mean_ter
 from loralab.metrics.tokens import caption_words, words_and_signs
 
@@ -23,13 +25,18 @@ COUNTED_TRIPLE_REFERENCES = 6
 
 GLUED_STOP = re.compile(r"\w\.\s*$")
 
+ENGLISH_METEOR = (
+    "most of the references are not in Latin letters: METEOR's stems, synonyms and paraphrases are English, so here it "
+    "counts equal words alone"
+)
+
 References = Sequence[Sequence[str]]
 
 
 def score_rouge(predictions: Sequence[str], references: References) -> Scores:
     """ROUGE-1, ROUGE-2 and ROUGE-L, as `loralab.metrics.rouge` states them."""
     metrics = {metric.__name__: metric(predictions, references) for metric in (rouge_1, rouge_2, rouge_l)}
-    return Scores(metrics)
+    return Scores(metrics, spread_note(references))
 
 
 def score_e2e(predictions: Sequence[str], references: References) -> Scores:
@@ -47,7 +54,8 @@ def score_e2e(predictions: Sequence[str], references: References) -> Scores:
             "meteor": lambda: meteor(words, words_of_references),
             "rouge_l": lambda: caption_rouge_l(predictions, references),
             "cider": lambda: cider(predictions, references),
-        }
+        },
+        _script_notes(references),
     )
 
 
@@ -69,7 +77,7 @@ def score_triples(predictions: Sequence[str], references: References) -> Scores:
             "meteor": lambda: meteor(outputs, answers),
             "ter": lambda: mean_ter(outputs, answers),
         },
-        (f"{note}, as in the LoRA authors' scripts",) if longer else (),
+        ((f"{note}, as in the LoRA authors' scripts",) if longer else ()) + _script_notes(references),
     )
 
 
@@ -80,14 +88,14 @@ def score_tokenized_triples(predictions: Sequence[str], references: References) 
     as they stand. Blank references count for BLEU as `bleu_tokenized` says, and are none for the others. Raises as
     `score_e2e`.
     """
-    present = present_references(predictions, references)
+    outputs, present = spread(predictions, present_references(predictions, references))
     return _scores(
         {
             "bleu": lambda: bleu_tokenized(predictions, references),
-            "meteor": lambda: meteor(_lower(predictions), [_lower(each) for each in present]),
+            "meteor": lambda: meteor(_lower(outputs), [_lower(each) for each in present]),
             "ter": lambda: corpus_ter(predictions, references),
         },
-        _untokenized_note(predictions),
+        _untokenized_note(predictions) + _script_notes(references),
     )
 
 
@@ -113,12 +121,18 @@ def _respaced(
     split: Callable[[str], Sequence[str]], predictions: Sequence[str], references: References
 ) -> tuple[list[str], list[list[str]]]:
     """Both with single spaces between their tokens."""
-    outputs = [" ".join(split(text)) for text in predictions]
-    return outputs, [[" ".join(split(text)) for text in each] for each in references]
+    outputs, answers = spread(predictions, references)
+    return [" ".join(split(text)) for text in outputs], [[" ".join(split(text)) for text in each] for each in answers]
 
 
 def _lower(texts: Sequence[str]) -> list[str]:
     return [text.lower() for text in texts]
+
+
+def _script_notes(references: References) -> tuple[str, ...]:
+    if is_mostly_latin(text for each in references for text in each):
+        return spread_note(references)
+    return (*spread_note(references), ENGLISH_METEOR)
 
 
 def _untokenized_note(predictions: Sequence[str]) -> tuple[str, ...]:

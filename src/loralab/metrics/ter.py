@@ -1,9 +1,9 @@
 """Translation edit rate (Snover et al. 2006), by sacrebleu: edits per reference token, on a 0–100 scale.
 
-Edits are insertions, deletions, substitutions and shifts of tokens between spaces, without regard to case; lower is
-better, and outputs much longer than their references score above 100. sacrebleu searches the shifts; the distances that
-it asks for, which take nearly all of its time, are ours. Scripts differ in how many texts make one
-figure, hence two functions. It knows nothing of tasks.
+Edits are insertions, deletions, substitutions and shifts of tokens between spaces (in a script without spaces: of its
+characters), without regard to case; lower is better, and outputs much longer than their references score above 100.
+sacrebleu searches the shifts; the distances that it asks for, which take nearly all of its time, are ours. Scripts
+differ in how many texts make one figure, hence two functions. It knows nothing of tasks.
 """
 
 import math
@@ -14,6 +14,7 @@ from sacrebleu.metrics.lib_ter import _MAX_SHIFT_CANDIDATES, _shift
 
 from loralab.metrics.edit_distance import EditDistance
 from loralab.metrics.pairing import present_references
+from loralab.metrics.scripts import spread
 
 Tokens = list[str]
 
@@ -45,7 +46,7 @@ def _tokenized(predictions: Sequence[str], references: Sequence[Sequence[str]]) 
     present = present_references(predictions, references)
     return [
         (output.lower().split(), [answer.lower().split() for answer in answers])
-        for output, answers in zip(predictions, present, strict=True)
+        for output, answers in zip(*spread(predictions, present), strict=True)
     ]
 
 

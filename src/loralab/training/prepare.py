@@ -13,6 +13,7 @@ from loralab.errors import DataError, SpecError
 from loralab.evaluation.label_order import in_known_order, in_order_of_model
 from loralab.formats.quantized_base import quantize_base, trained_on
 from loralab.formats.recorded_labels import recorded_labels
+from loralab.generation.settings import forced_first_token
 from loralab.methods.quantized import principal_under
 from loralab.methods.registry import specification
 from loralab.methods.room import text_room
@@ -24,6 +25,7 @@ from loralab.models.precision import use_fast_float32
 from loralab.nn.dropout import quick_dropout
 from loralab.tasks.encoding import encode_examples, padding_id
 from loralab.tasks.example import Examples, weight_of
+from loralab.tasks.first_token import begin_targets
 from loralab.tasks.label_order import in_order_of
 from loralab.tasks.task import Task, open_task
 from loralab.training.config import TrainConfig
@@ -132,6 +134,7 @@ def _read(config: TrainConfig, task: Task, loaded: LoadedModel) -> tuple[int, Tr
     examples, said = _that_count(task.examples("train", config.limit))
     encoder_decoder = bool(getattr(loaded.model.config, "is_encoder_decoder", False))
     encoding = encode_examples(task, examples, loaded.processor, max_length, encoder_decoder=encoder_decoder)
+    encoding = begin_targets(encoding, forced_first_token(loaded.model), max_length)
     pad_id = padding_id(loaded.processor)
     data = TrainingData(encoding.encoded, config.batch_size, config.accumulate, config.seed, pad_id)
     return max_length, data, (*said, *encoding.notes)
