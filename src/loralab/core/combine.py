@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from loralab.core.adapter import Adapter, AdapterSet, Plan, adapters_of
 from loralab.core.attach import attach
 from loralab.core.math import truncated
+from loralab.core.tokens import TokenUpdate
 from loralab.core.update import WHOLE, Update
 from loralab.errors import SpecError
 
@@ -95,6 +96,11 @@ def _refuse_unlike(path: str, updates: Sequence[Update]) -> None:
         raise SpecError(
             f"combine() was asked for adapters that train {path} in full (a head or a bias); only low-rank updates "
             "have a sum: combine adapters without modules_to_save and bias"
+        )
+    if any(isinstance(update, TokenUpdate) for update in updates):
+        raise SpecError(
+            f"combine() was asked for adapters that train rows of {path} (trainable_token_indices), which stand in the "
+            "place of the base's and have no sum; combine adapters without them, or serve each by itself"
         )
     if not all(update.adds_up for update in updates):
         raise SpecError(

@@ -73,8 +73,7 @@ class AdaptedLayer(nn.Module):
         if self.routing.merged is not None or self.routing.rows is not None:
             return frozen
         update = self.update_of(self.routing.active)
-        replaced = {} if update is None else update.replacements()
-        return replaced[name].to(frozen.dtype) if name in replaced else frozen
+        return frozen if update is None else update.as_read(name, frozen)
 
     # -- updates by adapter name ------------------------------------------------------------------------------
 

@@ -113,7 +113,7 @@ class EmbeddingUpdate(Update):
         A, B = self.factors()
         h: Tensor = base(*args, **kwargs)
         u = F.embedding(args[0], A.T).to(wide(h))
-        return h + _embedding_scale(base, h) * F.linear(u, B.to(u.dtype)).to(h.dtype)
+        return h + embedding_scale(base, h) * F.linear(u, B.to(u.dtype)).to(h.dtype)
 
     def can_mix(self) -> bool:
         return True
@@ -125,7 +125,7 @@ class EmbeddingUpdate(Update):
         h: Tensor = base(x)
         u_STR = F.embedding(tokens_ST, A_KRV.transpose(1, 2).reshape(-1, rank)).to(wide(h))
         added = torch.bmm(u_STR, B_KDR[adapter_S].to(u_STR.dtype).transpose(1, 2)).view(h.shape)
-        return h + _embedding_scale(base, h) * added.to(h.dtype)
+        return h + embedding_scale(base, h) * added.to(h.dtype)
 
 
 class ConvUpdate(Update):
@@ -181,7 +181,7 @@ def _by_group(A: Tensor, B: Tensor) -> Pair:
     return A.reshape(groups, rank, -1), B.reshape(groups, -1, rank)
 
 
-def _embedding_scale(base: nn.Module, like: Tensor) -> Tensor | float:
+def embedding_scale(base: nn.Module, like: Tensor) -> Tensor | float:
     """The factor that scaled embeddings (Gemma's) apply to every row they look up."""
     scale = getattr(base, "embed_scale", 1.0)
     return scale.to(like.dtype) if isinstance(scale, Tensor) else float(scale)
