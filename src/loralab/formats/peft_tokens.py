@@ -29,6 +29,8 @@ INDICES = "trainable_token_indices"
 DELTA = "token_adapter.trainable_tokens_delta"
 COPY = "token_adapter.base_layer.weight"
 """The base's own weight, which PEFT stores beside the rows when it is told to save embeddings."""
+_INSIDE_PEFT = ("lora_A", "lora_B", "lora_dropout", "lora_embedding_A", "lora_embedding_B", "lora_magnitude_vector")
+"""Modules that PEFT puts into those that it adapts, and then looks through by the endings of their names as well."""
 
 
 # -- the configuration --------------------------------------------------------------------------------------------
@@ -155,7 +157,7 @@ def why_not_peft_rows(base: nn.Module) -> str | None:
 def ambiguous_rows(updates: Mapping[str, Update], model: nn.Module | None) -> list[str]:
     """For every module with trained rows that PEFT would take others for as well, by the ending of its path: why."""
     rows = written_rows(updates, model)
-    paths = list(updates) if model is None else list(modules_by_path(model))
+    paths = [*(updates if model is None else modules_by_path(model)), *_INSIDE_PEFT]
     alike = {path: [other for other in paths if other != path and other.endswith(path)] for path in rows}
     return [
         f"{path}: PEFT would take the rows of {', '.join(others)} for it too, whose path ends in its own"

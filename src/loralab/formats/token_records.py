@@ -21,11 +21,18 @@ def settings_of_rows(indices: Sequence[int], follows: str) -> dict[str, Any]:
 
 
 def recorded_rows(settings: Mapping[str, Any]) -> Rows:
-    """The inverse; TypeError or ValueError for what cannot be."""
+    """The inverse; TypeError for what cannot be."""
     indices = sizes(settings.get("indices"), "indices")
     if not indices or len(set(indices)) < len(indices):
-        raise ValueError(f"indices is {list(indices)}, and must name rows, each once")
+        raise TypeError(f"indices is {list(indices)}, and must name rows, each once")
     return indices, text(settings.get("follows", ""), "follows")
+
+
+def check_leaders(rows: Mapping[str, Rows]) -> None:
+    """TypeError where a module is recorded to share rows that no other module has, or has others of."""
+    for path, (indices, follows) in rows.items():
+        if follows and rows.get(follows) != (indices, ""):
+            raise TypeError(f"{path} follows {follows}, which has no such rows of its own")
 
 
 def fill_rows(updates: Mapping[str, Update], values: Mapping[str, Tensor]) -> None:

@@ -14,7 +14,7 @@ def tied_paths(model: nn.Module) -> dict[str, list[str]]:
     holders: dict[int, list[str]] = {}
     for path, module in modules_by_path(model).items():
         for parameter in module._parameters.values():
-            if parameter is not None:
+            if parameter is not None and parameter.dim() > 1:
                 holders.setdefault(id(parameter), []).append(path)
     return {path: [p for p in paths if p != path] for paths in holders.values() if len(paths) > 1 for path in paths}
 
