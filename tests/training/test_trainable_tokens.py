@@ -1,5 +1,6 @@
 """Rows of single tokens through the whole of a run: they learn, resume bit for bit, are counted, and come back."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -66,6 +67,10 @@ def test_tokens_that_the_data_lacks_may_rest_and_stay_what_they_are(configured: 
     ll.train(config)
     base = load_model(config.model, dtype="float32", device="cpu").model.get_input_embeddings().weight
     assert torch.equal(rows(config.out)[-1], base[ABSENT])
+    notes = json.loads((Path(config.out) / "run.json").read_text())["notes"]
+    assert any(
+        f"the rows of token {ABSENT} in model.embed_tokens are still those of the base" in each for each in notes
+    )
     ll.train(replace(config, trainable_token_indices=(ABSENT,), out=config.out + "2"))
 
 
