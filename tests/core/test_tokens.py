@@ -171,3 +171,11 @@ def test_rows_have_no_sum() -> None:
         ll.attach(model, ll.LoRA(rank=2, trainable_token_indices=TOKENS), name)
     with pytest.raises(ll.SpecError, match=r"trainable_token_indices.*no sum"):
         ll.combine(model, {"a": 0.5, "b": 0.5}, "c")
+
+
+def test_rows_of_two_adapters_are_not_active_at_once() -> None:
+    model = made(llama)
+    for name in ("a", "b"):
+        ll.attach(model, ll.LoRA(rank=2, trainable_token_indices=TOKENS), name)
+    with pytest.raises(ll.LoralabError, match=r"trainable_token_indices"):
+        ll.activate(model, ["a", "b"])

@@ -1,5 +1,8 @@
 """DoRA: lengths apart from directions, with the norm that carries no gradient and is computed without forming V."""
 
+from collections.abc import Callable
+from pathlib import Path
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -309,3 +312,26 @@ def test_what_is_kept_for_decoding_is_never_stale() -> None:
     with torch.inference_mode():
         torch.testing.assert_close(update.stretch(base, update.factors()), doubled)
     assert update.stretch(base, update.factors()).requires_grad
+
+
+@pytest.mark.parametrize(
+    "make, target, x",
+    [
+        (lambda: nn.Linear(8, 6), "0", torch.randn(4, 8, dtype=torch.float64)),
+        (lambda: nn.Embedding(9, 6), "0", torch.arange(9)),
+        (lambda: nn.Conv1d(3, 6, 2), "0", torch.randn(2, 3, 8, dtype=torch.float64)),
+    ],
+)
+def test_lengths_of_a_float64_base_stay_float64_when_they_are_loaded(
+    make: Callable[[], nn.Module], target: str, x: Tensor, tmp_path: Path
+) -> None:
+    model = nn.Sequential(make()).double().eval()
+    adapter = ll.attach(model, ll.LoRA(rank=2, targets=[target], magnitude=True))
+    with torch.no_grad():
+        for parameter in adapter.parameters():
+            parameter.add_(torch.randn_like(parameter), alpha=0.1)
+    live = model(x)
+    ll.save(adapter, tmp_path / "adapter")
+    ll.detach(model)
+    ll.load(model, tmp_path / "adapter")
+    assert (model(x) - live).abs().max() < 1e-14

@@ -85,6 +85,26 @@ def test_a_weighted_sum_in_a_lower_rank(tmp_path: Path) -> None:
     assert_same(output(ours, x), output(theirs.eval(), x), unlike=output(base, x))
 
 
+SUMMED = {
+    name: case
+    for name, case in (MODELS | MODULES).items()
+    if case.theirs is not None and case.ours.keys() <= {"targets"} and not case.common and "head" not in name
+}
+
+
+@pytest.mark.filterwarnings("ignore:Already following adapters were merged")
+@pytest.mark.parametrize("case", SUMMED.values(), ids=SUMMED.keys())
+def test_several_active_at_once(tmp_path: Path, case: Case) -> None:
+    base, theirs, ours = two(case, tmp_path)
+    x = case.inputs()
+    theirs.base_model.set_adapter(list(NAMES))
+    ll.activate(ours, NAMES)
+    expected = output(theirs, x)
+    assert_same(output(ours, x), expected, unlike=output(base, x))
+    ll.merge(ours)
+    assert_same(output(ours, x), expected, unlike=output(base, x))
+
+
 @pytest.mark.parametrize("name", ["lora", "lora_A", "base_layer", "weight", "base", "v1.0", "keys", "forward"])
 def test_a_name_makes_no_difference(tmp_path: Path, name: str) -> None:
     case = MODULES["dense layers"]

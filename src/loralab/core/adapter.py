@@ -8,7 +8,8 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from loralab.core.factors import SharedMatrices
-from loralab.core.layer import AdaptedLayer, Routing, Rows
+from loralab.core.first_pass import FirstPass
+from loralab.core.layer import AdaptedLayer, Routing, Rows, Speaker, in_words
 from loralab.core.names import unwrapped
 from loralab.core.statistics import HeldStatistics, has_statistics
 from loralab.core.update import Update
@@ -125,7 +126,10 @@ class AdapterSet:
     fused_parents: list["FusedParent"] = field(default_factory=list)
     held: list[HeldStatistics] = field(default_factory=list)
 
-    def route(self, active: str | None = None, rows: Rows | None = None, merged: str | None = None) -> None:
+    def __post_init__(self) -> None:
+        self.first_pass = FirstPass(self.routing, self.layers)
+
+    def route(self, active: Speaker | None = None, rows: Rows | None = None, merged: Speaker | None = None) -> None:
         """Say which adapter speaks: the only place that changes the routing."""
         self.routing.active, self.routing.rows, self.routing.merged = active, rows, merged
         for parent in self.fused_parents:
@@ -176,7 +180,7 @@ class AdapterSet:
         """An error while an adapter is merged into the base."""
         if self.routing.merged is not None:
             raise AdapterStateError(
-                f"{what} was asked for while adapter '{self.routing.merged}' is merged into the base weights; "
+                f"{what} was asked for while {in_words(self.routing.merged)} is merged into the base weights; "
                 "call unmerge(model) first"
             )
 

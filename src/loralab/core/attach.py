@@ -13,10 +13,12 @@ from torch import Tensor, nn
 
 from loralab.core.adapter import Adapter, AdapterSet, adapters_of, adapters_on, keep_adapters
 from loralab.core.joint import JointMethod, Method
-from loralab.core.layer import AdaptedLayer, Rows
+from loralab.core.layer import AdaptedLayer, Rows, Speaker, names_of
 from loralab.core.merge import originals_in_place
 from loralab.core.names import Slot, slots, unwrapped
+from loralab.core.speaker import speaker
 from loralab.core.update import Update
+from loralab.core.watch import pass_through
 from loralab.errors import AdapterStateError, SpecError, TargetError
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -56,7 +58,19 @@ def attach(model: nn.Module, spec: Method | Sequence[Method], name: str = "defau
     for known in adapters.adapters.values():
         for parameter in known.parameters():
             parameter.requires_grad_(True)
+    _prove_reached(model, name)
     return adapter
+
+
+def _prove_reached(model: nn.Module, name: str) -> None:
+    """Take a fresh adapter off again, with TargetError, where the model passes layers of it by."""
+    first_pass = adapters_of(model).first_pass
+    first_pass.wait(unwrapped(model))
+    try:
+        pass_through(unwrapped(model))
+    except TargetError:
+        detach(model, name)
+        raise
 
 
 def detach(model: nn.Module, name: str | None = None, *, keep_merged: bool = False) -> None:
@@ -71,21 +85,31 @@ def detach(model: nn.Module, name: str | None = None, *, keep_merged: bool = Fal
     for gone in [adapters.adapter(name).name] if name is not None else list(adapters.adapters):
         for path in adapters.adapters.pop(gone).updates:
             adapters.layers[path].drop(gone)
-        if adapters.routing.active == gone:
-            adapters.route()
+        if gone in names_of(adapters.routing.active):
+            adapters.route(active=_without(adapters.routing.active, gone))
     for path in [path for path, layer in adapters.layers.items() if not len(layer.updates)]:
         _remove(model, adapters.layers.pop(path))
     if not adapters.adapters:
         keep_adapters(model, None)
+        adapters.first_pass.leave()
         adapters.thaw(True)
         adapters.release_statistics()
 
 
-def activate(model: nn.Module, name: str | None) -> None:
-    """From now on this adapter speaks; None: the base alone."""
+def activate(model: nn.Module, name: str | Sequence[str] | None) -> None:
+    """From now on this adapter speaks; several by a list, as the exact sum ΔW_a + ΔW_b; None: the base alone.
+
+    Several must be low-rank changes of weights: SpecError, with the reason, for DoRA, for modules and biases that are
+    trained in full, for prefixes and inserted layers.
+    """
     adapters = adapters_of(model)
     adapters.refuse_merged("switching adapters")
-    adapters.route(active=None if name is None else adapters.adapter(name).name)
+    adapters.route(active=speaker(adapters, name))
+
+
+def _without(active: Speaker | None, gone: str) -> Speaker | None:
+    left = tuple(name for name in names_of(active) if name != gone)
+    return left if len(left) > 1 else next(iter(left), None)
 
 
 @contextmanager
@@ -108,20 +132,20 @@ def disabled(model: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def rows(model: nn.Module, names: Sequence[str | None]) -> Iterator[None]:
+def rows(model: nn.Module, names: Sequence[str | Sequence[str] | None]) -> Iterator[None]:
     """Within this block sequence i of every batch is under the adapter names[i] (None: the base), also in training.
+
+    An entry ("a", "b") puts a sequence under the sum of several, as `activate` does.
 
     Each call of the model must have as many sequences as there are names, or it raises SpecError.
     """
     adapters = adapters_of(model)
     adapters.refuse_merged("rows()")
-    for name in names:
-        if name is not None:
-            adapters.adapter(name)
     if not names:
         raise SpecError("rows() was given no names; give one per sequence of the batch")
+    speakers = [speaker(adapters, name) for name in names]
     before = adapters.routing.active, adapters.routing.rows
-    adapters.route(adapters.routing.active, Rows.of(names))
+    adapters.route(adapters.routing.active, Rows.of(speakers))
     guard = unwrapped(model).register_forward_pre_hook(_batch_guard(len(names)), with_kwargs=True)
     try:
         yield

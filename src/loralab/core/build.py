@@ -10,9 +10,11 @@ from loralab.core.factors import Factors, LowRankDelta, Recipe, Spot, check_rank
 from loralab.core.low_rank import ConvUpdate, EmbeddingUpdate, LinearUpdate
 from loralab.core.magnitude import MagnitudeConv, MagnitudeEmbedding, MagnitudeLinear
 from loralab.core.substitution import ATTENTION_PARTS, AttentionUpdate, ParameterUpdate, attention_shapes
+from loralab.core.trial import gives_rows, is_convolution, is_lookup, is_product, is_transformers_conv1d
 from loralab.core.update import WHOLE, Update, device_of, tensor_of
 from loralab.errors import SpecError, TargetError
 
+CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 Layout = Mapping[str, Tensor]
 """Part name → the output rows of a fused projection that belong to it."""
 
@@ -74,6 +76,11 @@ class Site:
 
 def build(site: Site) -> Update:
     """The update that adapts this site; raises TargetError for a module that no builder knows."""
+    if WHOLE in site.module.__dict__ and (site.magnitude or site.make is not None):
+        raise TargetError(
+            f"{site.path} gets its weight anew before each forward pass (weight_norm by hooks, pruning), so "
+            "a method that starts from the weight would start from an old one; make it plain first, or use plain LoRA"
+        )
     for matches, builder in _BUILDERS:
         if matches(site.module):
             return builder(site)
@@ -86,11 +93,29 @@ def can_adapt(module: nn.Module) -> bool:
 
 
 def is_linear(module: nn.Module) -> bool:
-    """A dense layer: nn.Linear, transformers' Conv1D, or what has the in_features and out_features of one."""
-    return _is_conv1d(module) or (
-        all(isinstance(getattr(module, name, None), int) for name in ("in_features", "out_features"))
-        and isinstance(getattr(module, "weight", None), Tensor)
-    )
+    """A dense layer: nn.Linear, transformers' Conv1D, or what has the attributes of one and computes the same.
+
+    A subclass of nn.Linear that does more with its product is one too; one that returns no such tensor is not.
+    """
+    if _is_conv1d(module):
+        return True
+    sizes = [getattr(module, name, None) for name in ("in_features", "out_features")]
+    if not all(isinstance(size, int) for size in sizes) or not isinstance(getattr(module, "weight", None), Tensor):
+        return False
+    inputs, outputs = (int(str(size)) for size in sizes)
+    if isinstance(module, nn.Linear) or not tensor_of(module, WHOLE).is_floating_point():
+        return gives_rows(module, inputs, outputs)
+    return is_product(module, inputs, outputs)
+
+
+def is_embedding(module: nn.Module) -> bool:
+    """An embedding that looks up what it is given."""
+    return isinstance(module, nn.Embedding) and is_lookup(module)
+
+
+def is_conv(module: nn.Module) -> bool:
+    """A convolution that computes what its attributes say."""
+    return isinstance(module, CONVOLUTIONS) and is_convolution(module)
 
 
 def linear_shape(module: nn.Module) -> tuple[int, int]:
@@ -102,7 +127,10 @@ def linear_shape(module: nn.Module) -> tuple[int, int]:
 
 
 def _is_conv1d(module: nn.Module) -> bool:
-    return type(module).__name__ == "Conv1D" and hasattr(module, "nf")
+    if type(module).__name__ != "Conv1D" or not hasattr(module, "nf"):
+        return False
+    inputs, outputs = tensor_of(module, WHOLE).shape
+    return is_transformers_conv1d(module) or is_product(module, inputs, outputs, stored_transposed=True)
 
 
 def spots(site: Site) -> dict[str, Spot]:
@@ -226,7 +254,7 @@ def _only_whole(site: Site) -> None:
 
 _BUILDERS: list[tuple[Callable[[nn.Module], bool], Callable[[Site], Update]]] = [
     (lambda module: isinstance(module, nn.MultiheadAttention), _attention),
-    (lambda module: isinstance(module, nn.Embedding), _embedding),
-    (lambda module: isinstance(module, (nn.Conv1d, nn.Conv2d, nn.Conv3d)), _conv),
+    (is_embedding, _embedding),
+    (is_conv, _conv),
     (is_linear, _linear),
 ]

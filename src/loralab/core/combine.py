@@ -3,6 +3,9 @@
 Exact by rank concatenation: [B₁ … Bₙ]·diag(wᵢ·sᵢ)·[A₁; …; Aₙ] *is* the weighted sum, without the cross terms that
 come from adding the A and the B separately. With a rank, that product is truncated by SVD, computed from QR of the
 thin factors and never from ΔW itself.
+
+What DoRA makes of a weight differs from it in full rank, so a sum with such an adapter has no exact low-rank form: it
+is formed of W' − W in full and truncated, which takes a rank.
 """
 
 import copy
@@ -14,7 +17,9 @@ from torch import Tensor, nn
 
 from loralab.core.adapter import Adapter, AdapterSet, Plan, adapters_of
 from loralab.core.attach import attach
-from loralab.core.math import truncated
+from loralab.core.combine_replaced import kept_head, summed_biases
+from loralab.core.math import low_rank_of, truncated
+from loralab.core.names import unwrapped
 from loralab.core.tokens import TokenUpdate
 from loralab.core.update import WHOLE, Update
 from loralab.errors import SpecError
@@ -38,19 +43,27 @@ def combine(model: nn.Module, weights: Mapping[str, float], name: str, rank: int
     """Put the weighted sum of adapters on the model as a new adapter, and make it active.
 
     `adapter.spec` is a `Combination`, which says the truncation error where `rank` is given. Raises SpecError for
-    adapters that cannot be summed (tensors trained in full that differ, dense and blocked grouped convolutions).
+    adapters that cannot be summed (heads that differ, dense and blocked grouped convolutions, prefixes), and for DoRA
+    without a rank. A head that one of them has, or that is the same in all that have it, is kept whole.
     """
     adapters = adapters_of(model)
+    adapters.refuse_merged("combine()")
     if not weights:
         raise SpecError("combine() was given no adapters; give a weight for each, as {'sql': 0.7, 'chat': 0.3}")
     if rank is not None and rank < 1:
         raise SpecError(f"combine() was asked for rank {rank}; give a rank of at least 1, or None for the exact sum")
     chosen = {key: adapters.adapter(key) for key in weights}
+    heads = dict.fromkeys(head for adapter in chosen.values() for head in adapter.heads)
+    kept = {path: kept_head(path, chosen) for path in heads}
     errors: dict[str, float] = {}
     updates = {
-        path: _combined(path, _weighted(path, chosen, weights), rank, errors) for path in _paths(adapters, chosen)
+        path: _combined(path, unwrapped(adapters.layers[path]), _weighted(path, chosen, weights), rank, errors)
+        for path in _paths(adapters, chosen)
+        if path not in kept
     }
-    spec = _Combined(Plan(updates), Combination(dict(weights), rank, errors))
+    updates |= {path: copy.deepcopy(update) for path, (update, _) in kept.items()}
+    plan = Plan(updates, tuple(note for _, note in kept.values()), tuple(heads))
+    spec = _Combined(plan, Combination(dict(weights), rank, errors))
     adapter = attach(model, spec, name)
     adapter.spec = spec.combination
     return adapter
@@ -76,38 +89,65 @@ def _weighted(path: str, chosen: Mapping[str, Adapter], weights: Mapping[str, fl
 
 
 def _combined(
-    path: str, weighted: Sequence[tuple[float, Update]], rank: int | None, errors: dict[str, float]
+    path: str,
+    base: nn.Module,
+    weighted: Sequence[tuple[float, Update]],
+    rank: int | None,
+    errors: dict[str, float],
 ) -> Update:
     """The update whose ΔW is the weighted sum at one module."""
-    updates = [update for _, update in weighted]
-    _refuse_unlike(path, updates)
-    combined = copy.deepcopy(updates[0].plain())
-    for update in updates[1:]:
-        combined.adopt_parts(update)
-    for part in list(combined.parts):
-        pairs = [(weight, update.matrices(part)) for weight, update in weighted if part in update.parts]
-        A, B, errors[f"{path}.{part}"] = _sum(pairs, rank)
-        combined.set_matrices(part, A, B)
-    return combined
-
-
-def _refuse_unlike(path: str, updates: Sequence[Update]) -> None:
-    if any(update.replacements() for update in updates):
-        raise SpecError(
-            f"combine() was asked for adapters that train {path} in full (a head or a bias); only low-rank updates "
-            "have a sum: combine adapters without modules_to_save and bias"
-        )
-    if any(isinstance(update, TokenUpdate) for update in updates):
+    if any(isinstance(update, TokenUpdate) for _, update in weighted):
         raise SpecError(
             f"combine() was asked for adapters that train rows of {path} (trainable_token_indices), which stand in the "
             "place of the base's and have no sum; combine adapters without them, or serve each by itself"
         )
-    if not all(update.adds_up for update in updates):
+    low_rank = [(weight, update) for weight, update in weighted if update.is_insertion]
+    combined = _fresh(path, [update for _, update in low_rank], rank)
+    for part in list(combined.parts):
+        having = [(weight, update) for weight, update in low_rank if part in update.parts]
+        A, B, errors[f"{path}.{part}"] = _part(base, part, having, rank)
+        combined.set_matrices(part, A, B)
+    for name, tensor in summed_biases(path, base, weighted).items():
+        combined.replace(name, tensor)
+    return combined
+
+
+def _fresh(path: str, updates: Sequence[Update], rank: int | None) -> Update:
+    """An update with the parts of all of these, their values still to be set."""
+    if not updates:
+        return Update({})
+    _refuse_unlike(path, updates, rank)
+    fresh = copy.deepcopy(updates[0].without_lengths().plain())
+    fresh.replaced = nn.Module()
+    for update in updates[1:]:
+        fresh.adopt_parts(update)
+    return fresh
+
+
+def _part(
+    base: nn.Module, part: str, having: Sequence[tuple[float, Update]], rank: int | None
+) -> tuple[Tensor, Tensor, float]:
+    """(A, B) of the weighted sum in one part, and its relative error."""
+    if rank is None or all(update.adds_up for _, update in having):
+        return _sum([(weight, update.matrices(part)) for weight, update in having], rank)
+    changes = [weight * update.change(base, part) for weight, update in having]
+    return low_rank_of(sum(changes[1:], changes[0]), rank)
+
+
+def _refuse_unlike(path: str, updates: Sequence[Update], rank: int | None) -> None:
+    for update in updates:
+        if update.why_not_merged:
+            raise SpecError(
+                f"combine() was asked for adapters that are, at {path}, {update.why_not_merged}; only low-rank updates "
+                "and biases have a sum"
+            )
+    if rank is None and not all(update.adds_up for update in updates):
         raise SpecError(
-            f"combine() was asked for adapters that stretch the weights of {path} to trained lengths (DoRA): each "
-            "rescales what the others would add to, so they have no sum"
+            f"combine() was asked for adapters that stretch the weights of {path} to trained lengths (DoRA): what they "
+            "change is of full rank and has no exact low-rank sum; give rank=… for the nearest one of that rank "
+            "(adapter.spec.errors then says how near)"
         )
-    shapes = {(type(update), WHOLE in update.parts) for update in updates}
+    shapes = {(type(update.without_lengths()), WHOLE in update.parts) for update in updates}
     inputs = {update.matrices(part)[0].shape[-1] for update in updates for part in update.parts if part == WHOLE}
     if len(shapes) > 1 or len(inputs) > 1:
         raise SpecError(f"combine() was asked for adapters whose updates of {path} are of different kinds")

@@ -11,34 +11,52 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from loralab.core.update import Update
+from loralab.core.update import Update, device_of
+from loralab.core.update_sum import UpdateSum
+from loralab.core.watch import Watch
 from loralab.errors import AdapterStateError
+
+Speaker = str | tuple[str, ...]
+"""The adapter that speaks, by name; or several at once, whose updates add up."""
+
+
+def names_of(speaker: Speaker | None) -> tuple[str, ...]:
+    """The names of all that speak."""
+    return (speaker,) if isinstance(speaker, str) else speaker or ()
+
+
+def in_words(speaker: Speaker) -> str:
+    """`adapter 'a'`, or `adapters 'a' + 'b'`."""
+    names = names_of(speaker)
+    return f"adapter{'s' if len(names) > 1 else ''} {' + '.join(map(repr, names))}"
 
 
 @dataclass(frozen=True)
 class Rows:
-    """One adapter per sequence of a batch: sequence s is under the adapter `names[adapter_S[s]]` (None: the base)."""
+    """Who speaks to each sequence of a batch: to sequence s it is `names[adapter_S[s]]` (None: the base)."""
 
-    names: tuple[str | None, ...]
+    names: tuple[Speaker | None, ...]
     adapter_S: Tensor
 
     @staticmethod
-    def of(per_sequence: Sequence[str | None]) -> "Rows":
-        """From one name per sequence."""
+    def of(per_sequence: Sequence[Speaker | None]) -> "Rows":
+        """From one speaker per sequence."""
         names = tuple(dict.fromkeys(per_sequence))
         return Rows(names, torch.tensor([names.index(name) for name in per_sequence]))
 
 
 @dataclass
 class Routing:
-    """Which adapter speaks, shared by all adapted layers of one model.
+    """Who speaks, shared by all adapted layers of one model.
 
-    `rows` takes precedence over `active`; `merged` is the adapter whose update the base weights already hold.
+    `rows` takes precedence over `active`; `merged` is whose update the base weights already hold.
     """
 
-    active: str | None = None
+    active: Speaker | None = None
     rows: Rows | None = None
-    merged: str | None = None
+    merged: Speaker | None = None
+    watch: Watch | None = None
+    """Where layers tell that they are called, for as long as that is being watched."""
 
     @property
     def is_live(self) -> bool:
@@ -47,7 +65,7 @@ class Routing:
 
 
 class AdaptedLayer(nn.Module):
-    """A base module with the updates of any number of adapters, at most one of which applies to a sequence.
+    """A base module with the updates of any number of adapters, of which those that speak to a sequence apply to it.
 
     Attributes that the layer does not have are the base's (`weight`, `in_features`, …), so that code which looks
     into a module keeps working. What it sees there is the *frozen* tensor, unless the active adapter replaces it in
@@ -59,6 +77,7 @@ class AdaptedLayer(nn.Module):
         self.base = base
         self.routing = routing
         self.updates = nn.ModuleDict()
+        self.sums: dict[tuple[str, ...], UpdateSum] = {}
         self.train(base.training)
 
     def __getattr__(self, name: str) -> Any:
@@ -73,25 +92,41 @@ class AdaptedLayer(nn.Module):
         if self.routing.merged is not None or self.routing.rows is not None:
             return frozen
         update = self.update_of(self.routing.active)
-        return frozen if update is None else update.as_read(name, frozen)
+        read = frozen if update is None else update.as_read(name, frozen)
+        if read is not frozen:
+            return read
+        watch = self.routing.watch
+        acts = update is not None and update.is_low_rank and frozen.dim() > 1
+        return watch.spied(self, frozen) if watch is not None and acts else frozen
 
     # -- updates by adapter name ------------------------------------------------------------------------------
 
     def put(self, name: str, update: Update) -> None:
         """Add the update of the adapter called `name`."""
         self.updates[_key(name)] = update
+        self.sums.clear()
 
     def drop(self, name: str) -> None:
         """Forget the update of the adapter called `name`."""
         del self.updates[_key(name)]
+        self.sums.clear()
 
-    def update_of(self, name: str | None) -> Update | None:
-        """The update that this adapter brings to this layer, or None where it brings none."""
-        if name is None or _key(name) not in self.updates:
+    def update_of(self, speaker: Speaker | None) -> Update | None:
+        """What this adapter, or these together, bring to this layer; None where that is nothing."""
+        names = [name for name in names_of(speaker) if _key(name) in self.updates]
+        if not names:
             return None
-        update = self.updates[_key(name)]
+        if len(names) > 1:
+            return self._sum(tuple(names))
+        update = self.updates[_key(names[0])]
         assert isinstance(update, Update)
         return update
+
+    def _sum(self, names: tuple[str, ...]) -> UpdateSum:
+        if names not in self.sums:
+            members = [self.updates[_key(name)] for name in names]
+            self.sums[names] = UpdateSum([update for update in members if isinstance(update, Update)])
+        return self.sums[names]
 
     def all_updates(self) -> list[Update]:
         """What all adapters bring to this layer."""
@@ -102,6 +137,8 @@ class AdaptedLayer(nn.Module):
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """The base's output, under the active adapter's update or each row's own."""
         routing = self.routing
+        if routing.watch is not None:
+            routing.watch.called.add(self)
         if routing.merged is not None:
             return self._merged(*args, **kwargs)
         if routing.rows is not None:
@@ -112,8 +149,8 @@ class AdaptedLayer(nn.Module):
     def _merged(self, *args: Any, **kwargs: Any) -> Any:
         if self.training and torch.is_grad_enabled():
             raise AdapterStateError(
-                f"a training forward pass was asked of a model into which adapter '{self.routing.merged}' is merged; "
-                "its own parameters would get no gradient: call unmerge(model) first, or model.eval()"
+                f"a training forward pass was asked of a model while {in_words(self.routing.merged or ())} is merged "
+                "into it, whose own parameters would get no gradient: call unmerge(model) first, or model.eval()"
             )
         return self.base(*args, **kwargs)
 
@@ -125,7 +162,7 @@ class AdaptedLayer(nn.Module):
         if len(updates) == 1:
             return present[0](self.base, *args, **kwargs)
         first = present[0]
-        adapter_S = rows.adapter_S.to(next(first.parameters()).device)
+        adapter_S = rows.adapter_S.to(device_of(self.base))
         if not kwargs and len(args) == 1 and all(type(u) is type(first) and u.can_mix() for u in present):
             return first.mixed(self.base, updates, adapter_S, args[0])
         return self._split(first, updates, adapter_S, args, kwargs)

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from loralab.core.factors import Factors, LowRankDelta, Pair
 from loralab.core.math import adapted_linear, delta, low_rank, low_rank_rows
+from loralab.core.trial import convolution_input, embedding_scale, is_untouched, rows_for, tokens_for
 from loralab.core.update import WHOLE, Update, tensor_of, wide
 from loralab.errors import AdapterStateError
 from loralab.nn.dropout import dropout
@@ -21,6 +22,8 @@ from loralab.nn.dropout import dropout
 
 class LinearUpdate(Update):
     """ΔW [O, I] = Σ over parts of s·B·A, each in that part's output rows."""
+
+    runs_beside = True
 
     def __init__(
         self,
@@ -71,13 +74,17 @@ class LinearUpdate(Update):
 
     def forward(self, base: nn.Module, *args: Any, **kwargs: Any) -> Tensor:
         x: Tensor = args[0]
-        A, B = self.factors()
-        probability = self.dropout()
-        if probability == 0.0 and is_plain_product(base, x):
+        if self.dropout() == 0.0 and is_plain_product(base, x):
             W, bias = tensor_of(base, WHOLE), self._bias(base)
-            return adapted_linear(x, W.T if self.stored_transposed else W, bias, A, B)
+            return adapted_linear(x, W.T if self.stored_transposed else W, bias, *self.factors())
         h: Tensor = self.call(base, *args, **kwargs)
-        return h + low_rank(dropout(x, probability), A, B).to(h.dtype)
+        return h + self.beside(base, h, x)
+
+    def beside(self, base: nn.Module, h: Tensor, x: Tensor) -> Tensor:
+        return low_rank(dropout(x, self.dropout()), *self.factors()).to(h.dtype)
+
+    def trial_input(self, base: nn.Module) -> Tensor | None:
+        return rows_for(base, self.settled_factors()[0].shape[1])
 
     def _bias(self, base: nn.Module) -> Tensor | None:
         if "bias" in self.replacements():
@@ -100,6 +107,8 @@ class EmbeddingUpdate(Update):
     There is no dropout on this path, as in loralib: its input is an index.
     """
 
+    runs_beside = True
+
     def factors(self) -> Pair:
         """(A [R, V], s·B [D, R])."""
         whole = self.factors_of(WHOLE)
@@ -110,10 +119,16 @@ class EmbeddingUpdate(Update):
         return {WHOLE: delta(A, B, wide(tensor_of(base, WHOLE))).T}
 
     def forward(self, base: nn.Module, *args: Any, **kwargs: Any) -> Tensor:
-        A, B = self.factors()
         h: Tensor = base(*args, **kwargs)
-        u = F.embedding(args[0], A.T).to(wide(h))
-        return h + embedding_scale(base, h) * F.linear(u, B.to(u.dtype)).to(h.dtype)
+        return h + self.beside(base, h, args[0])
+
+    def beside(self, base: nn.Module, h: Tensor, x: Tensor) -> Tensor:
+        A, B = self.factors()
+        u = F.embedding(x, A.T).to(wide(h))
+        return embedding_scale(base, h) * F.linear(u, B.to(u.dtype)).to(h.dtype)
+
+    def trial_input(self, base: nn.Module) -> Tensor | None:
+        return tokens_for(base)
 
     def can_mix(self) -> bool:
         return True
@@ -136,6 +151,8 @@ class ConvUpdate(Update):
     trains it, runs too; its B·A is denser than the weight and cannot be merged.
     """
 
+    runs_beside = True
+
     def is_dense(self, base: nn.Module) -> bool:
         """Whether A reads every input channel although the convolution is grouped."""
         return self.factors_of(WHOLE).lora_A.shape[1] != tensor_of(base, WHOLE).shape[1]
@@ -149,6 +166,9 @@ class ConvUpdate(Update):
             )
         return {WHOLE: delta(*_by_group(whole.lora_A, whole.scaled_B), wide(W)).reshape(W.shape)}
 
+    def trial_input(self, base: nn.Module) -> Tensor | None:
+        return convolution_input(base)
+
     def matrices(self, part: str) -> Pair:
         whole = self.factors_of(part)
         return _by_group(whole.lora_A.detach(), whole.scaled_B.detach())
@@ -161,14 +181,17 @@ class ConvUpdate(Update):
 
     def forward(self, base: nn.Module, *args: Any, **kwargs: Any) -> Tensor:
         h: Tensor = self.call(base, *args, **kwargs)
-        x = dropout(args[0], self.dropout()).to(h.dtype)
+        return h + self.beside(base, h, args[0])
+
+    def beside(self, base: nn.Module, h: Tensor, x: Tensor) -> Tensor:
+        x = dropout(x, self.dropout()).to(h.dtype)
         A, B = self.factors_of(WHOLE).lora_A.to(h.dtype), self.factors_of(WHOLE).scaled_B.to(h.dtype)
         conv, convolve = cast(nn.Conv2d, base), _CONVOLUTIONS[A.dim()]  # the three classes have the same attributes
         padding: Any = conv.padding
         if conv.padding_mode != "zeros":
             x, padding = F.pad(x, conv._reversed_padding_repeated_twice, mode=conv.padding_mode), 0
         u = convolve(x, A, None, conv.stride, padding, conv.dilation, 1 if self.is_dense(base) else conv.groups)
-        return h + convolve(u, B, groups=conv.groups)
+        return convolve(u, B, groups=conv.groups)
 
 
 _CONVOLUTIONS: dict[int, Callable[..., Tensor]] = {3: F.conv1d, 4: F.conv2d, 5: F.conv3d}
@@ -181,19 +204,12 @@ def _by_group(A: Tensor, B: Tensor) -> Pair:
     return A.reshape(groups, rank, -1), B.reshape(groups, -1, rank)
 
 
-def embedding_scale(base: nn.Module, like: Tensor) -> Tensor | float:
-    """The factor that scaled embeddings (Gemma's) apply to every row they look up."""
-    scale = getattr(base, "embed_scale", 1.0)
-    return scale.to(like.dtype) if isinstance(scale, Tensor) else float(scale)
-
-
 def is_plain_product(base: nn.Module, x: Tensor) -> bool:
     """Whether the base is nothing but x·Wᵀ + bias right now: no wrapper, hook, quantisation, sharding or autocast."""
     return (
-        (type(base) is nn.Linear or type(base).__name__ == "Conv1D")
+        is_untouched(base)
         and type(base.weight) is nn.Parameter
         and base.weight.dtype == x.dtype
-        and not (base._forward_hooks or base._forward_pre_hooks or base._backward_hooks or base._backward_pre_hooks)
         and not torch.is_autocast_enabled(x.device.type)
     )
 

@@ -69,10 +69,7 @@ class Magnitude(Update, ABC):
     def start(self, base: nn.Module) -> "Magnitude":
         """Take the lengths from the base's weight, and return this update."""
         with torch.no_grad():
-            norms = self._adapted(self._norms(base, self._settled()))
-            if norms.dtype == torch.float64:
-                self.added.double()
-            self.magnitude.copy_(norms.view_as(self.magnitude))
+            self.set_lengths(self._norms(base, self._settled()))
         return self
 
     @property
@@ -85,8 +82,10 @@ class Magnitude(Update, ABC):
         return self.magnitude
 
     def set_lengths(self, values: Tensor) -> None:
-        """Take m from values for every output of the module."""
+        """Take m from values for every output of the module, in float64 where they come in float64."""
         with torch.no_grad():
+            if values.dtype == torch.float64:
+                self.added.double()
             self.magnitude.copy_(self._adapted(values.flatten()).view_as(self.magnitude))
 
     def stretch(self, base: nn.Module, pair: Pair) -> Tensor:
@@ -107,6 +106,11 @@ class Magnitude(Update, ABC):
         D = super().deltas(base)[WHOLE]
         V = W.to(D.dtype) + D
         return {WHOLE: self._along(self.stretch(base, self._settled())) * V - W}
+
+    def change(self, base: nn.Module, part: str) -> Tensor:
+        """W' − W, which is of full rank."""
+        with torch.no_grad():
+            return self._rows_of_weight(self.deltas(base)[WHOLE])
 
     def can_mix(self) -> bool:
         return False
@@ -176,6 +180,14 @@ class MagnitudeLinear(Magnitude, LinearUpdate):
             product = F.linear(x, self._weight(base).to(x.dtype))
         return h + ((c - 1) * product + c * low_rank(x, A, B)).to(h.dtype)
 
+    def change(self, base: nn.Module, part: str) -> Tensor:
+        D_OI = super().change(base, part)
+        return D_OI if part == WHOLE else D_OI[self.rows_of(part)]
+
+    def without_lengths(self) -> Update:
+        parts = {part: self.delta_of(part) for part in self.parts}
+        return LinearUpdate(parts, self.out_features, dict(self.rows.named_buffers()), self.stored_transposed)
+
     def lengths(self, base: nn.Module) -> Tensor:
         if WHOLE in self.parts:
             return self.magnitude
@@ -214,6 +226,9 @@ class MagnitudeEmbedding(Magnitude, EmbeddingUpdate):
         h = EmbeddingUpdate.forward(self, base, *args, **kwargs)
         return (h * self.stretch(base, self.factors())).to(h.dtype)
 
+    def without_lengths(self) -> Update:
+        return EmbeddingUpdate({WHOLE: self.delta_of(WHOLE)})
+
     def _rows_of_weight(self, stored: Tensor) -> Tensor:
         return stored.T
 
@@ -232,6 +247,12 @@ class MagnitudeConv(Magnitude, ConvUpdate):
     def forward(self, base: nn.Module, *args: Any, **kwargs: Any) -> Tensor:
         h: Tensor = Update.forward(self, base, *args, **kwargs)
         return h
+
+    def change(self, base: nn.Module, part: str) -> Tensor:
+        return super().change(base, part)[None]  # one group
+
+    def without_lengths(self) -> Update:
+        return ConvUpdate({WHOLE: self.delta_of(WHOLE)})
 
     def _rows_of_weight(self, stored: Tensor) -> Tensor:
         return stored.flatten(1)

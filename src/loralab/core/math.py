@@ -50,9 +50,21 @@ def truncated(A_RI: Tensor, B_OR: Tensor, rank: int) -> tuple[Tensor, Tensor, fl
     root = S[..., :rank].sqrt()
     A = root[..., :, None] * (Vh[..., :rank, :] @ Q_A.mT)
     B = (Q_B @ U[..., :rank]) * root[..., None, :]
+    return A.to(A_RI.dtype), B.to(B_OR.dtype), _share_lost(S, rank)
+
+
+def low_rank_of(D_OI: Tensor, rank: int) -> tuple[Tensor, Tensor, float]:
+    """The best A [rank, I] and B [O, rank] for a matrix, and ‖D − B·A‖_F / ‖D‖_F (leading dimensions are a batch)."""
+    U, S, Vh = torch.linalg.svd(D_OI.double(), full_matrices=False)
+    root = S[..., :rank].sqrt()
+    A, B = root[..., :, None] * Vh[..., :rank, :], U[..., :rank] * root[..., None, :]
+    return A.to(D_OI.dtype), B.to(D_OI.dtype), _share_lost(S, rank)
+
+
+def _share_lost(S: Tensor, rank: int) -> float:
+    """‖S beyond rank‖ / ‖S‖ of singular values […, K]."""
     lost, whole = S[..., rank:].square().sum(), S.square().sum()
-    error = float((lost / whole).sqrt()) if whole > 0 else 0.0
-    return A.to(A_RI.dtype), B.to(B_OR.dtype), error
+    return float((lost / whole).sqrt()) if whole > 0 else 0.0
 
 
 def adapted_linear(x: Tensor, W_OI: Tensor, bias_O: Tensor | None, A_RI: Tensor, B_OR: Tensor) -> Tensor:

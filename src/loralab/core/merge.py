@@ -4,18 +4,30 @@ A plan is made first: every merged tensor is computed (summed in float32 or wide
 anything on the model changes. Then tensors are *exchanged*, not overwritten: a merged module gets new tensors and
 the original objects are kept, so that unmerging is exact and a tensor shared with another module (tied embeddings)
 stays as it was there.
+
+A module that is more than torch's own class with a weight (a subclass, a foreign one, one with hooks) is run live
+before the exchange and merged after it: unless the two agree, the originals are put back and the merge is refused.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from loralab.core.adapter import Adapter, AdapterSet, Original, adapters_of, adapters_on
+from loralab.core.adapter import AdapterSet, Original, adapters_of, adapters_on
+from loralab.core.layer import Speaker, in_words, names_of
+from loralab.core.mergeable import (
+    refuse_disagreeing,
+    refuse_read_past,
+    refuse_recomputed,
+    refuse_unmergeable,
+    trials_of,
+)
 from loralab.core.names import unwrapped
-from loralab.core.update import WHOLE, Update, tensor_of
+from loralab.core.speaker import speaker
+from loralab.core.update import Update, tensor_of
 from loralab.errors import AdapterStateError, NumericsError
 
 
@@ -37,7 +49,7 @@ class MergedTensor:
 
 @dataclass(frozen=True)
 class MergeReport:
-    """What a merge did: the adapter, and for each tensor it changed the Frobenius norm of the change."""
+    """What a merge did: the adapter (`a + b`: two), and for each tensor it changed the Frobenius norm of the change."""
 
     adapter: str
     changes: dict[str, float]
@@ -48,50 +60,43 @@ class MergeReport:
         return len(self.changes)
 
 
-def plan_merge(model: nn.Module, name: str | None = None) -> list[MergedTensor]:
+def plan_merge(model: nn.Module, name: str | Sequence[str] | None = None) -> list[MergedTensor]:
     """The merged value of every tensor that the adapter (the active one by default) touches; changes nothing."""
     adapters = adapters_of(model)
-    chosen = name if name is not None else adapters.routing.active
-    if chosen is None:
-        raise AdapterStateError("a merge was asked for, but no adapter is active; activate one or name it")
-    refuse_unmergeable(adapters.adapter(chosen))
+    chosen = _chosen(adapters, name)
+    for each in names_of(chosen):
+        refuse_unmergeable(adapters.adapter(each))
     plan = [
         MergedTensor(path, base, tensor_name, merged, _change(merged, tensor_of(base, tensor_name)))
-        for path, update in adapters.adapter(chosen).updates.items()
+        for path, update in _updates(adapters, chosen).items()
         for base in [unwrapped(adapters.layers[path])]
         for tensor_name, merged in update.merged(base).items()
     ]
+    refuse_recomputed(in_words(chosen), [(each.full_name, each.owner, each.name) for each in plan])
     spoilt = [tensor.full_name for tensor in plan if not torch.isfinite(tensor.merged).all()]
     if spoilt:
-        raise NumericsError(f"adapter '{chosen}' would merge NaN or infinite values into: {', '.join(spoilt)}")
+        raise NumericsError(f"{in_words(chosen)} would merge NaN or infinite values into: {', '.join(spoilt)}")
     return plan
 
 
-def refuse_unmergeable(adapter: Adapter) -> None:
-    """AdapterStateError for an adapter that is more than a change of the base's weights, saying where and why."""
-    for path, update in adapter.updates.items():
-        if update.why_not_merged:
-            raise AdapterStateError(
-                f"adapter '{adapter.name}' was asked to be merged, but at {path} it is {update.why_not_merged}; "
-                "keep it live"
-            )
-        packed = _why_packed(update, unwrapped(adapter.layers[path]))
-        if packed:
-            raise AdapterStateError(
-                f"adapter '{adapter.name}' was asked to be merged, but the weight of {path} is {packed}; load the base "
-                "without quantising it, put the adapter on that and merge there, then evaluate what you merged: the "
-                "adapter was on other weights, by the error of the quantisation"
-            )
+def _chosen(adapters: AdapterSet, name: str | Sequence[str] | None) -> Speaker:
+    chosen = speaker(adapters, name) if name is not None else adapters.routing.active
+    if chosen is None:
+        raise AdapterStateError("a merge was asked for, but no adapter is active; activate one or name it")
+    return chosen
 
 
-def _why_packed(update: Update, base: nn.Module) -> str:
-    """Why this module's weight cannot take its update up: what a quantised layer says; empty for any other."""
-    touches = len(update.parts) or WHOLE in update.replacements()
-    return str(getattr(base, "why_not_merged", "")) if touches else ""
+def _updates(adapters: AdapterSet, chosen: Speaker) -> dict[str, Update]:
+    """What the chosen adapters together bring to each module, each module once."""
+    paths = dict.fromkeys(path for name in names_of(chosen) for path in adapters.adapter(name).updates)
+    found = {path: adapters.layers[path].update_of(chosen) for path in paths}
+    return {path: update for path, update in found.items() if update is not None}
 
 
-def merge(model: nn.Module, name: str | None = None) -> MergeReport:
-    """Fold an adapter (the active one by default) into the base weights; nothing changes if anything is wrong.
+def merge(model: nn.Module, name: str | Sequence[str] | None = None) -> MergeReport:
+    """Fold an adapter (what is active by default) into the base weights; nothing changes if anything is wrong.
+
+    Several adapters, by a list of names or because several are active, are folded in as their sum.
 
     Raises AdapterStateError if one is merged already or none is active, NumericsError naming the tensors if a
     merged value is NaN or infinite.
@@ -99,12 +104,18 @@ def merge(model: nn.Module, name: str | None = None) -> MergeReport:
     adapters = adapters_of(model)
     adapters.refuse_merged("another merge")
     plan = plan_merge(model, name)
-    chosen = name if name is not None else adapters.routing.active
+    chosen = _chosen(adapters, name)
+    refuse_read_past(adapters, [each.path for each in plan])
+    trials = list(trials_of(adapters, _updates(adapters, chosen)))
     adapters.originals = [_exchange(tensor) for tensor in plan]
+    wrong = [trial for trial in trials if not trial.agrees()]
+    if wrong:
+        _restore(adapters)
+        adapters.originals = []
+        refuse_disagreeing(wrong)
     adapters.route(active=chosen, merged=chosen)
-    for parameter in adapters.adapter(str(chosen)).parameters():
-        parameter.requires_grad_(False)
-    return MergeReport(str(chosen), {tensor.full_name: tensor.change for tensor in plan})
+    _let_train(adapters, chosen, False)
+    return MergeReport(" + ".join(names_of(chosen)), {tensor.full_name: tensor.change for tensor in plan})
 
 
 def unmerge(model: nn.Module) -> None:
@@ -112,11 +123,16 @@ def unmerge(model: nn.Module) -> None:
     adapters = adapters_of(model)
     if adapters.routing.merged is None:
         raise AdapterStateError("unmerge was asked for, but nothing is merged into this model")
-    for parameter in adapters.adapter(adapters.routing.merged).parameters():
-        parameter.requires_grad_(True)
+    _let_train(adapters, adapters.routing.merged, True)
     _restore(adapters)
     adapters.originals = []
     adapters.route(active=adapters.routing.active)
+
+
+def _let_train(adapters: AdapterSet, chosen: Speaker, trains: bool) -> None:
+    for name in names_of(chosen):
+        for parameter in adapters.adapter(name).parameters():
+            parameter.requires_grad_(trains)
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from loralab.core.build import can_adapt
+from loralab.core.build import CONVOLUTIONS, can_adapt
 from loralab.core.names import Slot, slots
 from loralab.core.update import WHOLE
 from loralab.errors import SpecError, TargetError
@@ -136,6 +136,8 @@ def _places_of(slot: Slot) -> list[_Place]:
         return [_Place(slot.path, slot.path.rpartition(".")[0], slot.parent, "out")]
     if can_adapt(slot.module):
         return [_Place(slot.path, slot.path, slot.module, WHOLE)]
+    if isinstance(slot.module, CONVOLUTIONS):
+        return []
     raw = [
         name
         for name, parameter in slot.module._parameters.items()
@@ -156,14 +158,21 @@ def _all_must_match(model: nn.Module, patterns: Sequence[Pattern], places: Seque
     names = [place.name for place in places]
     lost = [pattern for pattern in patterns if not any(pattern.matches_any(place.names) for place in places)]
     if lost:
-        lines = [f"{pattern.text!r} {_unfit(model, pattern)}{_near(pattern.path, names)}" for pattern in lost]
+        lines = [f"{pattern.text!r} {_unfit(model, pattern, places)}{_near(pattern.path, names)}" for pattern in lost]
         raise TargetError("; ".join(lines) + ". Names are module paths or their endings, or a regular expression")
 
 
-def _unfit(model: nn.Module, pattern: Pattern) -> str:
+def _unfit(model: nn.Module, pattern: Pattern, places: Sequence[_Place]) -> str:
     """What a pattern without a target does name: a module of another kind, or nothing."""
-    kinds = {type(slot.module).__name__ for slot in slots(model) if pattern.matches(slot.path)}
-    return f"names {', '.join(sorted(kinds))}, which cannot be a target" if kinds else "matches no module"
+    named = [slot for slot in slots(model) if pattern.matches(slot.path)]
+    if not named:
+        return "matches no module"
+    kinds = ", ".join(sorted({type(slot.module).__name__ for slot in named}))
+    odd = any(isinstance(slot.module, (nn.Linear, nn.Embedding, *CONVOLUTIONS)) for slot in named)
+    reason = ": its forward is not the product, lookup or convolution of its class" if odd else ""
+    raw = [place.name for place in places for slot in named if place.path == slot.path != place.name]
+    instead = f"; {raw[0]} can be one, as a raw parameter that the module itself computes with" if raw else ""
+    return f"names {kinds}, which cannot be a target{reason}{instead}"
 
 
 def _near(asked: str, names: Sequence[str]) -> str:

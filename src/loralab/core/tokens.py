@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from loralab.core.low_rank import embedding_scale
+from loralab.core.trial import embedding_scale
 from loralab.core.update import WHOLE, Update, tensor_of, wide
 
 TOKEN_ROWS = "token_rows"

@@ -125,6 +125,11 @@ class Update(nn.Module):
         """Whether it computes something beside its module's own tensors: a low-rank path, a layer, a prefix."""
         return not self.only_replaces
 
+    @property
+    def is_low_rank(self) -> bool:
+        """Whether it changes weights of its module by low-rank pairs."""
+        return bool(len(self.parts))
+
     def silent_at_first_step(self) -> set[str]:
         """Local names of the tensors whose gradient is rightly zero in the very first backward pass."""
         return {_local(part, name) for part in self.parts for name in self.delta_of(part).silent_at_first_step()}
@@ -143,6 +148,15 @@ class Update(nn.Module):
         """Let this part be B·A with scale 1, in the rank of A."""
         self.parts[part] = Factors.of(A, B, rank=A.shape[-2], like=self.delta_of(part))
 
+    def change(self, base: nn.Module, part: str) -> Tensor:
+        """ΔW […, O, I] of one part as a matrix, in full and detached."""
+        A, scaled_B = self.matrices(part)
+        return scaled_B @ A
+
+    def without_lengths(self) -> "Update":
+        """An update by low-rank pairs alone; itself where nothing else belongs to it."""
+        return self
+
     def adopt_parts(self, other: "Update") -> None:
         """Take over the parts of another update of the same module that this one lacks."""
         for part in other.parts:
@@ -154,6 +168,10 @@ class Update(nn.Module):
     def deltas(self, base: nn.Module) -> dict[str, Tensor]:
         """Tensor name within the module → ΔW in that tensor's own layout, in `wide` of that tensor's dtype."""
         return {}
+
+    def trial_input(self, base: nn.Module) -> Tensor | None:
+        """Something to run the module on, where it does not run by substitution, so that a merge can be tried."""
+        return None
 
     def forward(self, base: nn.Module, *args: Any, **kwargs: Any) -> Any:
         """The module's output under this update, by substitution."""
@@ -193,6 +211,15 @@ class Update(nn.Module):
         if not self.training or not self.parts:
             return 0.0
         return max(self.delta_of(part).recipe.dropout for part in self.parts)
+
+    # -- beside other adapters' updates -----------------------------------------------------------------------
+
+    runs_beside: ClassVar[bool] = False
+    """Whether `beside` computes this update; where it does not, it takes the place of the module's tensors."""
+
+    def beside(self, base: nn.Module, h: Tensor, x: Tensor) -> Tensor:
+        """What this update adds to the module's output `h` for the input `x`, in the dtype of `h`."""
+        raise AssertionError(f"{type(self).__name__} does not run beside its module")
 
     # -- one adapter per sequence of the batch ----------------------------------------------------------------
 

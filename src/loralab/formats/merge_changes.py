@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from loralab.core.adapter import adapters_of
-from loralab.core.merge import refuse_unmergeable
+from loralab.core.mergeable import refuse_unmergeable
 from loralab.core.names import unwrapped
 from loralab.core.tokens import TokenUpdate
 from loralab.core.update import Update

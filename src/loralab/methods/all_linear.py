@@ -12,13 +12,12 @@ from torch import Tensor, nn
 
 from loralab.core.build import can_adapt, is_linear, linear_shape
 from loralab.core.names import modules_by_path
+from loralab.core.trial import UNRUNNABLE
 from loralab.core.update import WHOLE, Update
 from loralab.errors import TargetError
 from loralab.models.families import output_head_names
 
 ALL_LINEAR = "all-linear"
-_UNFIT = (RuntimeError, TypeError, ValueError, IndexError)
-"""What the forward of a foreign layer raises for an input of a shape or device that it does not take."""
 
 
 def all_linear(model: nn.Module, heads: Sequence[str]) -> list[str]:
@@ -38,7 +37,8 @@ def left_out_notes(model: nn.Module, heads: Sequence[str], updates: Mapping[str,
         for name in _stacks(module)
         if path not in updates or name not in updates[path].parts
     ]
-    odd = [path for path, each in places.items() if is_linear(each) and path not in updates and not _is_taken(each)]
+    dense = [path for path, each in places.items() if isinstance(each, nn.Linear) and path not in updates]
+    odd = [path for path in dense if not _is_taken(places[path])]
     return [*_stack_notes(places, stacked, updates), *_odd_notes(places, odd)]
 
 
@@ -77,19 +77,18 @@ def _is_taken(module: nn.Module) -> bool:
 
 @torch.no_grad()
 def _gives_outputs(module: nn.Module) -> bool:
-    """Whether a dense layer with a forward of its own gives one tensor of its outputs: a router may give a tuple.
+    """Whether a dense layer without weights (a plan's), with a forward of its own, gives one tensor of its outputs.
 
-    Found by a trial of one whose weight is a plain one. Where it fails the layer counts as what it says it is.
+    One with weights was tried already (`is_linear`). Where the trial fails the layer counts as what it says it is.
     """
     own = isinstance(module, nn.Linear) and type(module).forward is not nn.Linear.forward
-    if not own or type(module.weight) is not nn.Parameter or not module.weight.is_floating_point():
+    weight = getattr(module, WHOLE, None)
+    if not own or not isinstance(weight, Tensor) or not weight.is_meta:
         return True
     outputs, inputs = linear_shape(module)
-    x = torch.zeros(2, inputs, dtype=module.weight.dtype, device=module.weight.device)
     try:
-        with torch.random.fork_rng(devices=[]):
-            found = type(module).forward(module, x)
-    except _UNFIT:
+        found = type(module).forward(module, torch.zeros(2, inputs, dtype=weight.dtype, device="meta"))
+    except UNRUNNABLE:
         return True
     return isinstance(found, Tensor) and found.shape == (2, outputs)
 
@@ -105,7 +104,8 @@ def _stacks(module: nn.Module) -> list[str]:
 
 def _is_raw_matrix(module: nn.Module) -> bool:
     weight = module._parameters.get(WHOLE)
-    return weight is not None and weight.dim() == 2 and not can_adapt(module)
+    dense = isinstance(module, nn.Linear) or can_adapt(module)
+    return weight is not None and weight.dim() == 2 and not dense
 
 
 def _parameter(places: Mapping[str, nn.Module], name: str) -> Tensor:

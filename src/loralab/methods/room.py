@@ -3,6 +3,7 @@
 from transformers import PreTrainedModel
 
 from loralab.core.adapter import adapters_on
+from loralab.core.layer import names_of
 from loralab.generation.context import context_length
 from loralab.methods.prefix import inserted_positions
 
@@ -10,7 +11,7 @@ from loralab.methods.prefix import inserted_positions
 def text_room(model: PreTrainedModel) -> int | None:
     """Tokens, or None where the model's positions have no end."""
     context, adapters = context_length(model), adapters_on(model)
-    active = adapters.routing.active
-    if context is None or active is None:
-        return context
-    return context - inserted_positions(adapters.adapter(active).updates)
+    if context is None:
+        return None
+    speaking = names_of(adapters.routing.active)
+    return context - sum(inserted_positions(adapters.adapter(name).updates) for name in speaking)
