@@ -1,6 +1,7 @@
 """Which modules a pattern names, and what is said of one that names none."""
 
 import pytest
+import torch
 from torch import nn
 
 from loralab.core.targets import find_targets, split_patterns
@@ -31,6 +32,36 @@ def test_a_regular_expression_matches_whole_paths() -> None:
     assert paths(r"layers\.[02]\..*q_proj") == ["layers.0.attn.q_proj", "layers.2.attn.q_proj"]
     with pytest.raises(SpecError, match="regular expression"):
         paths("q_proj(")
+
+
+class Foreign(nn.Module):
+    """A module that keeps a matrix of its own under the usual name."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(4, 4))
+
+
+KINDS = {"lin": nn.Linear(4, 4), "emb": nn.Embedding(4, 4), "conv": nn.Conv1d(4, 4, 3), "raw": Foreign()}
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_the_name_of_a_weight_is_that_of_its_module(name: str) -> None:
+    model = nn.ModuleDict({"block": nn.ModuleDict(KINDS), "attn": nn.MultiheadAttention(4, 2)})
+    for pattern in (f"{name}.weight", f"block.{name}.weight", rf"block\.({name})\.weight"):
+        assert [(each.path, each.parts) for each in find_targets(model, [pattern])] == [(f"block.{name}", ("weight",))]
+    (target,) = find_targets(model, ["out_proj.weight"])
+    assert (target.path, target.parts) == ("attn", ("out",))
+    left = find_targets(model, [r"block\..*"], exclude=["emb.weight"])
+    assert [each.path for each in left] == ["block.lin", "block.conv", "block.raw"]
+
+
+def test_the_name_of_a_weight_takes_parts_and_is_no_wildcard() -> None:
+    (target,) = find_targets(blocks(), ["c_attn.weight[q,v]"], layers=[0])
+    assert (target.path, target.parts) == ("layers.0.attn.c_attn", ("q", "v"))
+    for pattern in ("weight", "attn.weight", "q_prj.weight", "q_proj.bias"):
+        with pytest.raises(TargetError, match="matches no module"):
+            paths(pattern)
 
 
 def test_parts_of_one_module_come_together() -> None:

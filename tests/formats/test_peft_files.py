@@ -38,6 +38,16 @@ def delta(tensors: dict[str, Tensor], name: str) -> Tensor:
     return tensors[f"{name}.lora_B.weight"] @ tensors[f"{name}.lora_A.weight"]
 
 
+@pytest.mark.parametrize("targets", [["inner.weight"], r"inner\.weight"])
+def test_a_target_by_the_name_of_its_weight_is_the_module(tmp_path: Path, targets: object) -> None:
+    model, tensors = model_of(inner=nn.Linear(8, 4)), pair("inner", 4, 8)
+    x = torch.randn(3, 8)
+    expected = model.inner(x) + 3 * x @ delta(tensors, "inner").T
+    adapter = ll.load(model, written(tmp_path / "a", tensors, target_modules=targets))
+    torch.testing.assert_close(model.inner(x), expected)
+    assert not any("does not have" in note for note in adapter.notes)
+
+
 # -- attention: one pair for q, k and v, and the output's update added twice ---------------------------------------
 
 

@@ -96,7 +96,13 @@ def _read_mapping(kind: Any, written: Any) -> dict[str, Any]:
         written = {key.strip(): value.strip() for key, equals, value in pairs if equals or _refuse(written)}
     if not isinstance(written, dict):
         _refuse(written)
-    return {key: _read_one_of(members(get_args(kind)[1]), value) for key, value in written.items()}
+    return {key: _read_one_of(members(get_args(kind)[1]), _without_brackets(value)) for key, value in written.items()}
+
+
+def _without_brackets(written: Any) -> Any:
+    """`[1,2]`, as a list is written within a mapping, without its brackets."""
+    is_list = isinstance(written, str) and written.startswith("[") and written.endswith("]")
+    return written[1:-1] if is_list else written
 
 
 def _read_bool(written: Any) -> bool:

@@ -20,6 +20,7 @@ from loralab.core.attach import attach
 from loralab.core.combine_replaced import kept_head, summed_biases
 from loralab.core.math import low_rank_of, truncated
 from loralab.core.names import unwrapped
+from loralab.core.tokens import TokenUpdate
 from loralab.core.update import WHOLE, Update
 from loralab.errors import SpecError
 
@@ -95,6 +96,11 @@ def _combined(
     errors: dict[str, float],
 ) -> Update:
     """The update whose ΔW is the weighted sum at one module."""
+    if any(isinstance(update, TokenUpdate) for _, update in weighted):
+        raise SpecError(
+            f"combine() was asked for adapters that train rows of {path} (trainable_token_indices), which stand in the "
+            "place of the base's and have no sum; combine adapters without them, or serve each by itself"
+        )
     low_rank = [(weight, update) for weight, update in weighted if update.is_insertion]
     combined = _fresh(path, [update for _, update in low_rank], rank)
     for part in list(combined.parts):

@@ -42,9 +42,9 @@ def _together(path: str, first: Update, second: Update, heads: Sequence[str]) ->
     """One update for a module that two methods change: possible where one of them only replaces tensors."""
     if path in heads:
         return first
-    if first.is_insertion and second.is_insertion:
+    if not (first.only_replaces or second.only_replaces):
         raise SpecError(f"two of the methods adapt {path}; choose one of them there (targets, exclude)")
-    kept, other = (first, second) if first.is_insertion else (second, first)
+    kept, other = (second, first) if first.only_replaces else (first, second)
     for name, tensor in other.replacements().items():
         if name not in kept.replacements():
             kept.share(name, nn.Parameter(tensor))

@@ -101,9 +101,9 @@ class AdaptedLayer(nn.Module):
         if self.routing.merged is not None or self.routing.rows is not None:
             return frozen
         update = self.update_of(self.routing.active)
-        replaced = {} if update is None else update.replacements()
-        if name in replaced:
-            return replaced[name].to(frozen.dtype)
+        read = frozen if update is None else update.as_read(name, frozen)
+        if read is not frozen:
+            return read
         watch = self.routing.watch
         acts = update is not None and update.is_low_rank and frozen.dim() > 1
         return watch.spied(self, frozen) if watch is not None and acts else frozen

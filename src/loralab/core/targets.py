@@ -1,7 +1,8 @@
 """From patterns to modules: which of a model's modules and raw parameters a list of targets names.
 
 A pattern is a path or its ending at a dot (`q_proj`, `attention.self.query`), or a regular expression for the
-whole path. `c_attn[q,v]` names parts of a fused projection. Every pattern must match something.
+whole path. `c_attn[q,v]` names parts of a fused projection. The name of a module's weight (`q_proj.weight`) is that of
+the module, where it is adapted as a whole. Every pattern must match something.
 """
 
 import difflib
@@ -47,6 +48,11 @@ class Pattern:
         """Whether the path is the pattern, ends in it at a dot, or is matched by it as a regular expression."""
         return path == self.path or path.endswith("." + self.path) or self._matches_as_regex(path)
 
+    def matches_any(self, names: Sequence[str]) -> bool:
+        """Whether it matches one of a place's names. Of a weight that many modules have it takes more than `weight`."""
+        spelled = names if self.path.endswith(f".{WHOLE}") else names[:1]
+        return any(self.matches(name) for name in spelled)
+
     def _matches_as_regex(self, path: str) -> bool:
         if not _REGEX.search(self.path):
             return False
@@ -77,8 +83,8 @@ def find_targets(
     _layers_must_exist(layers, places)
     kept: dict[str, Target] = {}
     for place in places:
-        hits = [pattern for pattern in wanted if pattern.matches(place.name)]
-        if not hits or any(pattern.matches(place.name) for pattern in unwanted):
+        hits = [pattern for pattern in wanted if pattern.matches_any(place.names)]
+        if not hits or any(pattern.matches_any(place.names) for pattern in unwanted):
             continue
         if layers is None or layer_index(place.name) in layers:
             target = place.target(hits)
@@ -101,6 +107,12 @@ class _Place:
     path: str
     module: nn.Module
     part: str
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What it can be called: its name, and of what is adapted as a whole the name of its weight."""
+        is_raw = self.name == f"{self.path}.{self.part}"
+        return (self.name,) if is_raw else (self.name, f"{self.name}.{WHOLE}")
 
     def target(self, hits: Sequence[Pattern]) -> Target:
         parts = tuple(dict.fromkeys(part for pattern in hits for part in pattern.parts))
@@ -144,7 +156,7 @@ def _joined(first: Target | None, second: Target) -> Target:
 
 def _all_must_match(model: nn.Module, patterns: Sequence[Pattern], places: Sequence[_Place]) -> None:
     names = [place.name for place in places]
-    lost = [pattern for pattern in patterns if not any(pattern.matches(name) for name in names)]
+    lost = [pattern for pattern in patterns if not any(pattern.matches_any(place.names) for place in places)]
     if lost:
         lines = [f"{pattern.text!r} {_unfit(model, pattern, places)}{_near(pattern.path, names)}" for pattern in lost]
         raise TargetError("; ".join(lines) + ". Names are module paths or their endings, or a regular expression")

@@ -116,9 +116,14 @@ class Update(nn.Module):
         yield from self.replacements().items()
 
     @property
+    def only_replaces(self) -> bool:
+        """Whether it is trained copies of the module's tensors and nothing else."""
+        return not (len(self.parts) or self.added._parameters)
+
+    @property
     def is_insertion(self) -> bool:
         """Whether it computes something beside its module's own tensors: a low-rank path, a layer, a prefix."""
-        return bool(len(self.parts) or self.added._parameters)
+        return not self.only_replaces
 
     @property
     def is_low_rank(self) -> bool:
@@ -187,6 +192,11 @@ class Update(nn.Module):
     def _substituted_wide(self, base: nn.Module) -> dict[str, Tensor]:
         summed = {name: tensor_of(base, name).to(D.dtype) + D for name, D in self.deltas(base).items()}
         return summed | self.replacements()
+
+    def as_read(self, name: str, frozen: Tensor) -> Tensor:
+        """What a parent that reads the module's tensor `name` is to find: the trained copy, in its dtype, if any."""
+        replaced = self.replacements()
+        return replaced[name].to(frozen.dtype) if name in replaced else frozen
 
     def call(self, base: nn.Module, *args: Any, **kwargs: Any) -> Any:
         """The base's own forward, with only the tensors replaced that this update replaces in full."""

@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from loralab.core.tokens import TokenUpdate
 from loralab.core.update import Update
 
 
@@ -54,6 +55,8 @@ def why_not_summed(update: Update) -> str:
     """Why this update cannot act beside another adapter's; empty where it can."""
     if update.why_not_merged:
         return update.why_not_merged
+    if isinstance(update, TokenUpdate):
+        return "rows of single tokens (trainable_token_indices), which stand in the place of the base's"
     if not update.adds_up:
         return "stretched to trained lengths (DoRA), which rescale what another would add to"
     if update.replacements():

@@ -30,6 +30,7 @@ from loralab.formats.loralib import read_loralib
 from loralab.formats.own_layout import from_own, own_config, own_tensors
 from loralab.formats.peft_config import CONFIG_NAME, OWN_TYPE, PeftConfig, parse_config, read_json
 from loralab.formats.peft_reading import from_peft
+from loralab.formats.peft_tokens import ambiguous_rows
 from loralab.formats.peft_vera import has_vera, vera_from_peft, vera_to_peft, why_not_peft_vera
 from loralab.formats.peft_vera_config import is_vera, vera_spec
 from loralab.formats.peft_writing import base_name, reasons_against_peft, to_peft
@@ -137,7 +138,7 @@ def _write_plain(
 ) -> None:
     """The plain LoRA that the updates come to, for PEFT and whatever reads its files; nothing where there is none."""
     plain = {where: update.plain() for where, update in updates.items()}
-    if reasons_against_peft(plain, bases):
+    if reasons_against_peft(plain, bases) or ambiguous_rows(plain, model):
         return
     packed = to_peft(plain, bases, 0.0, model)
     records = {where: describe(update, bases[where]) for where, update in plain.items()}
@@ -153,7 +154,7 @@ def _laid_out(
     """(the layout, adapter_config.json, the tensors): PEFT's wherever PEFT knows the method."""
     if has_vera(updates) and not why_not_peft_vera(updates, bases) and adapter.shared is not None:
         return PEFT_LAYOUT, *vera_to_peft(updates, adapter.shared, bases, adapter.spec, model)
-    reasons = reasons_against_peft(updates, bases)
+    reasons = [*reasons_against_peft(updates, bases), *ambiguous_rows(updates, model)]
     if reasons:
         return OWN_LAYOUT, own_config(reasons, base_name(model)), own_tensors(updates, adapter.shared)
     packed = to_peft(updates, bases, _dropout(adapter), model)
@@ -373,6 +374,7 @@ def _spec_of(config: PeftConfig) -> LoRA:
             modules_to_save=config.modules_to_save,
             rank_stabilized=config.rank_stabilized,
             magnitude=config.magnitude,
+            trainable_token_indices=config.tokens,
         )
     except SpecError as problem:
         raise AdapterFileError(f"{CONFIG_NAME} cannot be: {problem}") from problem

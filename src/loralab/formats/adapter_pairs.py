@@ -22,6 +22,7 @@ from loralab.formats.own_layout import own_reasons
 from loralab.formats.peft_config import OWN_TYPE, parse_config
 from loralab.formats.peft_pairs import FilePair, file_pairs
 from loralab.formats.peft_reading import plain_names
+from loralab.formats.peft_tokens import DELTA, row_count
 from loralab.formats.peft_vera_config import is_vera, vera_spec
 from loralab.formats.sidecar import Sidecar, read_sidecar
 from loralab.formats.structure import ModuleRecord
@@ -76,7 +77,9 @@ def _folder(folder: Path) -> AdapterPairs:
     config = parse_config(content, str(folder))
     pairs, others = file_pairs(config, plain_names(file.tensors)[0], sidecar)
     notes = [] if sidecar else [NO_SIDECAR]
-    whole = [name for name in others if not name.endswith(MAGNITUDE)]
+    rows = row_count(others)
+    notes += [f"{count} rows of {path} are trained (trainable_token_indices)" for path, count in rows.items()]
+    whole = [name for name in others if not name.endswith((MAGNITUDE, DELTA))]
     if whole:
         notes.append(f"{len(whole)} tensors are saved in full: {', '.join(whole[:4])}")
     kept = tuple(pair for pair in pairs if not _is_padding(pair, sidecar))

@@ -120,6 +120,15 @@ def _refuse_lengths(source: Path, magnitude: bool, to: str) -> None:
         )
 
 
+def _refuse_rows(source: Path, config: PeftConfig, to: str) -> None:
+    """Rows of single tokens stand in the place of the base's: they are no low-rank update."""
+    if config.tokens is not None:
+        raise AdapterFileError(
+            f"{source} trains rows of an embedding (trainable_token_indices), and {to} has no place for them; merge it "
+            "into its base instead (loralab merge), whose vocabulary has the new tokens"
+        )
+
+
 def _write_folder(
     target: Path, content: Mapping[str, Any], tensors: Mapping[str, Tensor], sidecar: Sidecar | None = None
 ) -> Conversion:
@@ -186,6 +195,7 @@ def _folder_to_loralib(source: Path, target: Path) -> Conversion:
     _refuse_own(source, content, "loralib")
     config = parse_config(content, str(source / CONFIG_NAME))
     _refuse_lengths(source, config.magnitude, "loralib's format")
+    _refuse_rows(source, config, "loralib's format")
     pairs, others = file_pairs(config, plain_names(read_tensors(tensors_path(source)).tensors)[0], sidecar)
     foreign = [f"{pair.name} ({pair.kind})" for pair in pairs if pair.kind not in ("linear", "embedding")]
     if foreign:
@@ -248,6 +258,7 @@ def _folder_to_gguf(source: Path, target: Path, model: str | None) -> Conversion
     content = config_content(source)
     _refuse_own(source, content, "gguf")
     _refuse_lengths(source, bool(content.get("use_dora")), "GGUF")
+    _refuse_rows(source, parse_config(content, str(source / CONFIG_NAME)), "GGUF")
     found = read_pairs(source)
     written = write_gguf(found, _gguf_base(source, content, found.sidecar, model), target)
     return Conversion(str(target), written.tensors, written.lossless, written.max_relative_error, written.notes)

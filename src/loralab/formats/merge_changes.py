@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from loralab.core.adapter import adapters_of
 from loralab.core.mergeable import refuse_unmergeable
 from loralab.core.names import unwrapped
+from loralab.core.tokens import TokenUpdate
 from loralab.core.update import Update
 from loralab.errors import NumericsError
 from loralab.formats.held_tensors import Held
@@ -57,6 +58,11 @@ class Changes:
         """Whether this tensor is taken from the adapter as it is, instead of having a difference added."""
         update, _, local = self.places[full]
         return local in update.replacements()
+
+    def led_by(self, full: str) -> str:
+        """The name of the tensor whose change is this one's: another's where rows are shared with a tied module."""
+        update, _, local = self.places[full]
+        return f"{update.follows}.{local}" if isinstance(update, TokenUpdate) and update.follows else full
 
     def tensor(self, full: str) -> Tensor:
         """The difference ΔW, in float32 or wider, or the value to take instead."""

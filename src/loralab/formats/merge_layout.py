@@ -34,7 +34,7 @@ class Merging:
     """Name → all names of the very same tensor."""
 
     def __post_init__(self) -> None:
-        places = {self.held[name].place: name for name in self.changes.places}
+        places = {self.held[name].place: self.changes.led_by(name) for name in self.changes.places}
         changed = {name: places[each.place] for name, each in self.held.items() if each.place in places}
         object.__setattr__(self, "changed", changed)
         object.__setattr__(self, "sharing", sharing_names(self.held))

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from loralab.core.adapter import SHARED
 from loralab.core.factors import SharedMatrices
 from loralab.core.names import modules_by_path, unwrapped
+from loralab.core.tokens import link_tokens
 from loralab.core.update import WHOLE, Update, device_of, tensor_of
 from loralab.errors import AdapterFileError
 from loralab.formats.delta_pairs import shared_matrices
@@ -73,6 +74,7 @@ def from_own(
     if shared is not None:
         shared.to(device_of(unwrapped(model)))
     updates = {path: record.build(path, by_path[path], shared) for path, record in modules.items()}
+    link_tokens(updates)
     expected = {name: tuple(tensor.shape) for name, tensor in own_tensors(updates, shared).items()}
     stored = _stored_names(modules, by_path, tensors)
     for (path, name), full in stored.items():
@@ -118,4 +120,5 @@ def _fill(path: str, update: Update, tensors: Mapping[str, Tensor]) -> None:
                 tensor.copy_(found[name])
     with torch.no_grad():
         for name, parameter in update.added.named_parameters():
-            parameter.copy_(tensors[f"{path}.{name}"])
+            if f"{path}.{name}" in tensors:  # not of rows that another module holds
+                parameter.copy_(tensors[f"{path}.{name}"])

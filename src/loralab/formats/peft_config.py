@@ -15,6 +15,8 @@ from typing import Any
 from loralab.core.checks import is_count, is_finite
 from loralab.core.factors import Recipe
 from loralab.errors import AdapterFileError, NotFoundError
+from loralab.formats.peft_tokens import mistyped_tokens, parse_tokens
+from loralab.methods.trainable_tokens import Tokens
 
 CONFIG_NAME = "adapter_config.json"
 OWN_TYPE = "LORALAB"
@@ -45,6 +47,7 @@ _READ = frozenset(
         "target_modules",
         "target_parameters",
         "task_type",
+        "trainable_token_indices",
         "use_dora",
         "use_rslora",
     ]
@@ -77,7 +80,6 @@ _CHANGES_FUNCTION = frozenset(
         "lora_bias",
         "megatron_config",
         "monteclora_config",
-        "trainable_token_indices",
         "use_bdlora",
         "use_qalora",
         "velora_config",
@@ -112,6 +114,8 @@ class PeftConfig:
     """Whether weights are stored [I, O]; PEFT corrects it per module, with a warning."""
     magnitude: bool = False
     """Whether every output's weights have a trained length (DoRA)."""
+    tokens: Tokens | None = None
+    """Which rows of embeddings are trained."""
 
     def recipe(self, path: str) -> Recipe:
         """Rank, alpha and the rest for one module or raw parameter: the first pattern that matches its path counts."""
@@ -146,7 +150,7 @@ class PeftConfig:
             "revision": None,
             "target_modules": self.targets if isinstance(self.targets, str) else list(self.targets or ()),
             "task_type": self.task_type,
-            "trainable_token_indices": None,
+            "trainable_token_indices": _listed(self.tokens),
             "use_dora": self.magnitude,
             "use_rslora": self.rank_stabilized,
         }
@@ -210,6 +214,7 @@ def parse_config(content: Mapping[str, Any], source: str) -> PeftConfig:
         task_type=content.get("task_type"),
         peft_version=_version(content.get("peft_version")),
         magnitude=bool(content.get("use_dora")),
+        tokens=parse_tokens(content),
     )
 
 
@@ -247,6 +252,7 @@ def mistyped(content: Mapping[str, Any]) -> list[str]:
             problems.append(f"{key} is {content[key]!r}, not a name or a list of names")
     if not content.get("target_modules") and not content.get("target_parameters"):
         problems.append("it names neither target_modules nor target_parameters")
+    problems += mistyped_tokens(content)
     problems += [f"{name} is no valid regular expression ({why})" for name, why in _bad_expressions(content)]
     layers = content.get("layers_to_transform") or []
     if not isinstance(layers, int) and not (isinstance(layers, list) and all(isinstance(i, int) for i in layers)):
@@ -292,6 +298,12 @@ def _names(value: str | Sequence[str] | None) -> tuple[str, ...]:
 def _version(value: object) -> tuple[int, ...] | None:
     found = re.match(r"(\d+)\.(\d+)(?:\.(\d+))?", value) if isinstance(value, str) else None
     return tuple(int(number or 0) for number in found.groups()) if found else None
+
+
+def _listed(tokens: Tokens | None) -> list[int] | dict[str, list[int]] | None:
+    if isinstance(tokens, Mapping):
+        return {name: list(indices) for name, indices in tokens.items()}
+    return None if tokens is None else list(tokens)
 
 
 def _plain(number: float) -> float:

@@ -21,8 +21,10 @@ from loralab.core.factors import Factors, Recipe
 from loralab.core.low_rank import ConvUpdate, EmbeddingUpdate, LinearUpdate
 from loralab.core.magnitude import MAGNITUDE, Magnitude
 from loralab.core.substitution import AttentionUpdate, ParameterUpdate
+from loralab.core.tokens import TokenUpdate
 from loralab.core.update import WHOLE, Update, tensor_of
 from loralab.errors import AdapterFileError
+from loralab.formats.peft_tokens import why_not_peft_rows
 
 A, B = "lora_A.weight", "lora_B.weight"
 EMBEDDING_A, EMBEDDING_B = "lora_embedding_A", "lora_embedding_B"
@@ -151,6 +153,8 @@ def _pair_shapes(base: nn.Module, parameter: str | None, rank: int) -> dict[str,
 
 def why_not_peft(update: Update, base: nn.Module) -> str | None:
     """Why PEFT cannot express this update, or None if it can."""
+    if isinstance(update, TokenUpdate):
+        return why_not_peft_rows(base)
     if isinstance(update, AttentionUpdate) and base.in_proj_weight is None:
         return "PEFT adapts nn.MultiheadAttention only where keys and values are as wide as queries"
     if isinstance(update, ConvUpdate) and (base.padding_mode != "zeros" or set(_tuple(base.dilation)) != {1}):

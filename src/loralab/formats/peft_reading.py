@@ -5,7 +5,7 @@ file, or an AdapterFileError lists all that is wrong. Nothing of the model is ch
 """
 
 import math
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -26,10 +26,12 @@ from loralab.formats.peft_targets import (
     unmatched_names,
     wrap_depths,
 )
+from loralab.formats.peft_tokens import COPY, DELTA, refuse_beyond, refuse_taken, row_shapes, token_plot
 from loralab.formats.peft_writing import reasons_against_peft
 from loralab.formats.sidecar import Sidecar
-from loralab.formats.structure import WITH_MAGNITUDE, ModuleRecord, PartRecord, has_tensor, kind_of
+from loralab.formats.structure import TOKENS, WITH_MAGNITUDE, ModuleRecord, PartRecord, has_tensor, kind_of
 from loralab.formats.tensor_checks import refuse_unfit
+from loralab.formats.token_records import fill_rows, recorded_rows, settings_of_rows
 
 PREFIX = "base_model.model."
 WRAPPERS = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
@@ -56,6 +58,13 @@ class Plot:
     targets: list[PeftTarget]
     replaced: dict[str, list[str]]
     depths: Mapping[str, int]
+    tokens: Mapping[str, tuple[tuple[int, ...], str]] = field(default_factory=dict)
+    """Module path → the indices of its trained rows, and the path whose rows it shares or nothing."""
+
+    def row_keys(self, tensors: Mapping[str, Tensor]) -> dict[str, str]:
+        """Module path → the key of its rows: of all that have their own, and of others where the file holds them."""
+        keys = {path: f"{key_prefix(path, self.depths)}.{DELTA}" for path in self.tokens}
+        return {path: key for path, key in keys.items() if not self.tokens[path][1] or key in tensors}
 
     def stem(self, target: PeftTarget) -> str:
         """What the keys of a target's tensors begin with."""
@@ -111,7 +120,9 @@ def plot_of(reading: Reading) -> Plot:
     replaced = {path: list(by_path[path].state_dict()) for path in dict.fromkeys(heads)}
     for path, name in _biases(reading, depths, list(replaced)):
         replaced.setdefault(path, []).append(name)
-    return Plot(targets, replaced, depths)
+    tokens = token_plot(reading.model, reading.config.tokens)
+    refuse_taken(tokens, depths, {path: names for path, names in replaced.items() if not set(names) <= BIASES})
+    return Plot(targets, replaced, depths, tokens)
 
 
 def _plot_of_sidecar(model: nn.Module, sidecar: Sidecar) -> Plot:
@@ -127,7 +138,9 @@ def _plot_of_sidecar(model: nn.Module, sidecar: Sidecar) -> Plot:
         elif parts:
             targets.append(PeftTarget(path, module))
     replaced = {path: _stored(record, by_path[path]) for path, record in sidecar.modules.items() if record.replaced}
-    return Plot(targets, replaced, wrap_depths(targets))
+    tokens = {path: recorded_rows(record.settings) for path, record in sidecar.modules.items() if record.kind == TOKENS}
+    refuse_beyond({path: indices for path, (indices, _) in tokens.items()}, by_path)
+    return Plot(targets, replaced, wrap_depths(targets), tokens)
 
 
 def _stored(record: ModuleRecord, module: nn.Module) -> list[str]:
@@ -163,7 +176,7 @@ def expected_shapes(reading: Reading, plot: Plot) -> dict[str, tuple[int, ...]]:
     for path, names in plot.replaced.items():
         for name in names:
             expected[tensor_key(path, name, plot.depths)] = tuple(tensor_of(by_path[path], name).shape)
-    return expected
+    return expected | row_shapes(plot.tokens, by_path, plot.row_keys(reading.tensors))
 
 
 def whole_numbers(reading: Reading, plot: Plot) -> list[str]:
@@ -191,6 +204,10 @@ def leave_out_copies(reading: Reading, plot: Plot) -> None:
     ]
     for key in doubles:
         del reading.tensors[key]
+    for path, (indices, _) in plot.tokens.items():
+        key = f"{key_prefix(path, plot.depths)}.{COPY}"
+        if key in reading.tensors:
+            _refuse_other_base(path, reading.tensors.pop(key), modules_by_path(reading.model)[path], indices)
     for path, base in _embeddings(reading.model).items():
         key = f"{key_prefix(path, plot.depths)}.base_layer.weight"
         if path in plot.depths and key in reading.tensors:
@@ -227,17 +244,22 @@ def _embeddings(model: nn.Module) -> dict[str, nn.Module]:
     return found
 
 
-def _refuse_other_base(path: str, values: Tensor, base: nn.Module) -> None:
-    if not _is_copy(values, base):
+def _refuse_other_base(path: str, values: Tensor, base: nn.Module, apart_from: Sequence[int] = ()) -> None:
+    if not _is_copy(values, base, apart_from):
         raise AdapterFileError(
             f"the file holds a copy of the base's {path}.weight, {list(values.shape)}, that is not this model's own: "
             "it was resized or trained. Resize or load the model so that they are the same"
         )
 
 
-def _is_copy(values: Tensor, base: nn.Module) -> bool:
+def _is_copy(values: Tensor, base: nn.Module, apart_from: Sequence[int] = ()) -> bool:
+    """Whether these are the base's values, but for rows that are replaced anyway."""
     weight = tensor_of(base, WHOLE).detach().cpu()
-    return values.shape == weight.shape and torch.equal(values.to(weight.dtype), weight)
+    if values.shape != weight.shape:
+        return False
+    compared = torch.ones(len(weight), dtype=torch.bool)
+    compared[list(apart_from)] = False
+    return torch.equal(values[compared].to(weight.dtype), weight[compared])
 
 
 # -- filling ----------------------------------------------------------------------------------------------------
@@ -245,7 +267,7 @@ def _is_copy(values: Tensor, base: nn.Module) -> bool:
 
 def _filled(reading: Reading, plot: Plot) -> dict[str, Update]:
     by_path = modules_by_path(reading.model)
-    touched = {*plot.depths, *plot.replaced}
+    touched = {*plot.depths, *plot.replaced, *plot.tokens}
     order = by_path if reading.sidecar is None else reading.sidecar.modules
     updates = {path: _record(reading, plot, path).build(path, by_path[path]) for path in order if path in touched}
     _refuse_other_function(updates, by_path)
@@ -262,6 +284,7 @@ def _filled(reading: Reading, plot: Plot) -> dict[str, Update]:
             updates[path].restore(name, value, by_path[path])
         if path not in plot.depths and not set(names) <= BIASES:
             add_unstored(updates[path], by_path[path], names)
+    fill_rows(updates, {path: reading.tensors[key] for path, key in plot.row_keys(reading.tensors).items()})
     return updates
 
 
@@ -293,6 +316,8 @@ def _record(reading: Reading, plot: Plot, path: str) -> ModuleRecord:
     if reading.sidecar is not None:
         return reading.sidecar.modules[path]
     targets = [target for target in plot.targets if target.path == path]
+    if path in plot.tokens:
+        return ModuleRecord(TOKENS, settings=settings_of_rows(*plot.tokens[path]))
     if not targets:
         return ModuleRecord("replacement")
     if targets[0].parameter is not None:

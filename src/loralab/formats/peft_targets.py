@@ -13,6 +13,7 @@ from torch import nn
 
 from loralab.core.build import can_adapt, is_linear
 from loralab.core.names import modules_by_path, unwrapped
+from loralab.core.update import WHOLE
 from loralab.errors import AdapterFileError
 from loralab.formats.peft_config import PeftConfig, Targets
 from loralab.models.families import output_head_names
@@ -75,7 +76,7 @@ def unmatched_names(model: nn.Module, config: PeftConfig) -> list[str]:
         f"{key} names {name!r}, which this model does not have"
         for key, (names, there) in wanted.items()
         for name in names
-        if not any(_named(path, (name,)) for path in there)
+        if not any(_named(path, (name, name.removesuffix(f".{WHOLE}"))) for path in there)
     ]
 
 
@@ -117,7 +118,12 @@ def _target_paths(model: nn.Module, config: PeftConfig, saved: Sequence[str]) ->
         heads = output_head_names(unwrapped(model))
         linear = [path for path, module in by_path.items() if is_linear(module) and path not in heads]
         return [path for path in linear if not _is_attention_output(by_path, path) and not _inside(path, saved)]
-    return [path for path in by_path if _is_target(path, config) and not _inside(path, saved)]
+    return [path for path in by_path if _names_module(by_path, path, config) and not _inside(path, saved)]
+
+
+def _names_module(by_path: Mapping[str, nn.Module], path: str, config: PeftConfig) -> bool:
+    """Whether the configuration names this module, by its own name or by that of its weight (`q_proj.weight`)."""
+    return _is_target(path, config) or (can_adapt(by_path[path]) and _is_target(f"{path}.{WHOLE}", config))
 
 
 def _is_target(path: str, config: PeftConfig) -> bool:

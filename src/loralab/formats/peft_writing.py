@@ -18,6 +18,7 @@ from loralab.core.update import Update
 from loralab.formats.peft_config import PeftConfig
 from loralab.formats.peft_layout import BIASES, Packed, pack, why_not_peft
 from loralab.formats.peft_targets import key_prefix, parameter_prefix, tensor_key
+from loralab.formats.peft_tokens import DELTA, config_tokens, written_rows
 
 PREFIX = "base_model.model."
 _TASKS = {
@@ -84,6 +85,8 @@ def to_peft(
             local = "" if each.parameter is None else parameter_prefix(bases[path], parameters, each.parameter)
             stem = f"{PREFIX}{key_prefix(path, depths)}.{local}"
             adapter.tensors |= {stem + key: tensor for key, tensor in each.tensors.items()}
+    for path, rows in written_rows(updates, model).items():
+        adapter.tensors[f"{PREFIX}{key_prefix(path, depths)}.{DELTA}"] = rows.rows_TH.detach()
     for path, update in updates.items():
         stored = bases[path].state_dict().keys() if path in heads else None
         for name, tensor in update.replacements().items():
@@ -124,6 +127,7 @@ def _config(
         task_type=task_type(model, heads),
         fan_in_fan_out=any(class_name(bases[path]) == "Conv1D" for path in modules),
         magnitude=any(isinstance(update, Magnitude) for update in updates.values()),
+        tokens=config_tokens(updates, model),
     )
 
 

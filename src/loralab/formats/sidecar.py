@@ -16,7 +16,8 @@ from loralab.errors import AdapterFileError, SpecError
 from loralab.formats.fingerprint import Fingerprint
 from loralab.formats.json_fields import flag, listing, mapping, text, texts
 from loralab.formats.peft_config import read_json
-from loralab.formats.structure import ModuleRecord
+from loralab.formats.structure import TOKENS, ModuleRecord
+from loralab.formats.token_records import check_leaders, recorded_rows
 from loralab.methods.registry import SPECS
 
 SIDECAR_NAME = "loralab.json"
@@ -95,6 +96,9 @@ def read_sidecar(folder: Path) -> Sidecar | None:
             tuple(texts(content.get("heads", []), "heads")),
             {name: flag(trains, name) for name, trains in mapping(content.get("shared", {}), "shared").items()},
             tuple(texts(content.get("labels", []), "labels")),
+        )
+        check_leaders(
+            {path: recorded_rows(each.settings) for path, each in read.modules.items() if each.kind == TOKENS}
         )
     except (KeyError, TypeError) as problem:
         raise AdapterFileError(f"{path} is damaged ({problem!r}); save the adapter again") from problem

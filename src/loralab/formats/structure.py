@@ -17,13 +17,16 @@ from loralab.core.factors import Factors, LowRankDelta, Outline, Recipe, SharedM
 from loralab.core.low_rank import ConvUpdate, EmbeddingUpdate, LinearUpdate
 from loralab.core.magnitude import Magnitude, MagnitudeConv, MagnitudeEmbedding, MagnitudeLinear
 from loralab.core.substitution import AttentionUpdate, ParameterUpdate, attention_shapes
+from loralab.core.tokens import TokenUpdate
 from loralab.core.update import WHOLE, Update, device_of, tensor_of
 from loralab.errors import AdapterFileError
 from loralab.formats.json_fields import count, flag, listing, mapping, number, sizes, text, texts
+from loralab.formats.token_records import recorded_rows, settings_of_rows
 from loralab.methods.adamix_adapter import MixedBottleneckUpdate
 from loralab.methods.bottleneck import BottleneckUpdate
 from loralab.methods.prefix import BlockPrefixUpdate, PrefixUpdate
 from loralab.methods.registry import DELTAS
+from loralab.methods.trainable_tokens import RESIZE
 
 _UNFIT = (IndexError, AttributeError, KeyError, RuntimeError, TypeError, ValueError)
 """What making an update raises where a record, which may be any file's, and a module do not go together."""
@@ -151,6 +154,8 @@ def adapted_tensors(update: Update, base: nn.Module) -> list[str]:
         return [WHOLE]
     if isinstance(update, PrefixUpdate):
         return [f"{name}.weight" for name, module in base.named_modules() if module is _embeddings(base)]
+    if isinstance(update, TokenUpdate):
+        return []  # its rows stand in the place of the base's, and the others are no more to it than any weight
     if not len(update.parts):
         return [name for name in update.replacements() if tensor_of(base, name).is_floating_point()]
     if isinstance(update, ParameterUpdate):
@@ -194,6 +199,8 @@ def describe(update: Update, base: nn.Module) -> ModuleRecord:
     settings = {name: getattr(update, name) for name in _SETTINGS.get(kind, ())}
     if isinstance(update, Magnitude) and update.through_norm:
         settings = {"through_norm": True}
+    if isinstance(update, TokenUpdate):
+        settings = settings_of_rows(update.indices, update.follows)
     return ModuleRecord(kind, parts, tuple(update.replacements()), dense, settings)
 
 
@@ -330,6 +337,14 @@ def _inserted(record: ModuleRecord, module: nn.Module, shared: SharedMatrices | 
     return make(**record.settings, device=device_of(module))
 
 
+def _tokens(record: ModuleRecord, module: nn.Module, shared: SharedMatrices | None) -> Update:
+    indices, follows = recorded_rows(record.settings)
+    V, H = tensor_of(module, WHOLE).shape
+    if max(indices) >= V:
+        raise IndexError(f"it trained the row {max(indices)}, and there are {V}. {RESIZE}")
+    return TokenUpdate(indices, H, device_of(module), follows)
+
+
 WITH_MAGNITUDE = " with magnitude"
 """What the kinds of update end in that have trained lengths (DoRA)."""
 _SETTINGS = {
@@ -339,7 +354,9 @@ _SETTINGS = {
     "prefix of a block": ("positions", "width"),
 }
 """Kind of insertion -> the names that its constructor takes, which it keeps as attributes."""
-_ANYWHERE = ("parameters", *_SETTINGS)
+TOKENS = "token rows"
+"""The kind of update that replaces single rows."""
+_ANYWHERE = ("parameters", TOKENS, *_SETTINGS)
 _CLASSES: dict[str, type[Update]] = {
     "linear": LinearUpdate,
     f"linear{WITH_MAGNITUDE}": MagnitudeLinear,
@@ -350,6 +367,7 @@ _CLASSES: dict[str, type[Update]] = {
     "attention": AttentionUpdate,
     "parameters": ParameterUpdate,
     "replacement": Update,
+    TOKENS: TokenUpdate,
     "bottleneck": BottleneckUpdate,
     "mixed bottleneck": MixedBottleneckUpdate,
     "prefix": PrefixUpdate,
@@ -367,6 +385,7 @@ _BUILDERS: dict[str, Callable[[ModuleRecord, nn.Module, SharedMatrices | None], 
     **dict.fromkeys(("conv", f"conv{WITH_MAGNITUDE}"), _conv),
     "attention": _attention,
     "parameters": _parameters,
+    TOKENS: _tokens,
     "replacement": lambda record, module, shared: Update({}),
     **dict.fromkeys(_SETTINGS, _inserted),
 }

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import nn
 
+from loralab.core.adapter import Plan
 from loralab.core.build import Maker, Site
 from loralab.core.checks import is_finite
 from loralab.core.factors import Recipe, SharedMatrices, Spot
@@ -19,6 +20,7 @@ from loralab.errors import SpecError, TargetError
 from loralab.methods.frozen_a import FrozenA
 from loralab.methods.low_rank_method import ScaledMethod, part_paths
 from loralab.methods.pissa import is_pissa, pissa
+from loralab.methods.trainable_tokens import Tokens, token_problems, with_tokens
 
 EVA = "eva"
 """The start that needs data (`eva.py`)."""
@@ -46,6 +48,15 @@ class LoRA(ScaledMethod):
     """Train B alone; A stays as it was drawn (LoRA-FA, arXiv 2308.03303)."""
     nearest_step: bool = False
     """Of LoRA-FA: turn B's gradient, so that a step against it is the nearest to one of full fine-tuning."""
+    trainable_token_indices: Tokens | None = None
+    """Tokens whose rows of the embedding train as well, by index: those that were added to the vocabulary. A list is of
+    the model's input embedding; a mapping names modules, as {"embed_tokens": [32000], "lm_head": [32000]}. A head that
+    is tied to the embedding computes with the same rows; one that is not stays as it is unless it is named."""
+
+    def plan(self, model: nn.Module) -> Plan:
+        planned = super().plan(model)
+        tokens = self.trainable_token_indices
+        return planned if tokens is None else with_tokens(planned, model, tokens)
 
     def problems(self) -> list[str]:
         ranks = {f"rank_pattern[{key!r}]": rank for key, rank in self.rank_pattern.items()}
@@ -58,6 +69,7 @@ class LoRA(ScaledMethod):
         if self.init not in (*INITIALISERS, EVA) and not is_pissa(self.init):
             known = ", ".join((*INITIALISERS, EVA))
             found.append(f"init is {self.init!r} and must be one of {known}, pissa, pissa-K (pissa-4)")
+        found += token_problems("trainable_token_indices", self.trainable_token_indices)
         return found + self._at_odds(scales_nothing=0 in (self.alpha, *alphas.values()))
 
     def _at_odds(self, scales_nothing: bool) -> list[str]:

@@ -17,7 +17,8 @@ from loralab.core.factors import Recipe, SharedMatrices, Spot, check_rank
 from loralab.core.names import modules_by_path
 from loralab.core.targets import Target, find_targets, split_patterns
 from loralab.core.update import WHOLE
-from loralab.errors import SpecError, TargetError
+from loralab.errors import SpecError
+from loralab.methods.all_linear import ALL_LINEAR, all_linear, left_out_notes
 from loralab.methods.biases import add_biases
 from loralab.methods.heads import head_updates, heads_of
 from loralab.methods.specification import (
@@ -28,10 +29,9 @@ from loralab.methods.specification import (
     number_problems,
 )
 from loralab.methods.ties import tie_notes
-from loralab.models.families import default_targets, expand_alias, family_of, fused_layout, output_head_names
+from loralab.models.families import default_targets, expand_alias, family_of, fused_layout
 
 BIASES = ("none", "all", "lora_only")
-ALL_LINEAR = "all-linear"
 ALIASES = ("attention", "q", "k", "v", "o", "mlp", ALL_LINEAR)
 
 
@@ -80,9 +80,10 @@ class LowRankMethod(Specification, ABC):
                 check_rank(spot.recipe, spot.path, spot.out_features, spot.in_features)
         make, shared = self.makers(model, found)
         updates = {site.path: build(site.made_by(make)) for site in sites}
+        notes = left_out_notes(model, heads, updates) if ALL_LINEAR in split_patterns(self.targets or "") else []
         add_biases(model, updates, self.bias, heads)
         updates |= head_updates(model, heads)
-        return Plan(updates, tuple(tie_notes(model, updates)), tuple(heads), shared)
+        return Plan(updates, (*notes, *tie_notes(model, updates)), tuple(heads), shared)
 
     def find(self, model: nn.Module, heads: Sequence[str]) -> list[Target]:
         """The modules to adapt. Raises TargetError where a pattern names nothing."""
@@ -141,23 +142,9 @@ def _expand(model: nn.Module, pattern: str, heads: Sequence[str]) -> list[str]:
     if pattern not in ALIASES:
         return [pattern]
     if pattern == ALL_LINEAR:
-        return _all_linear(model, heads)
+        return all_linear(model, heads)
     attentions = [path for path, module in modules_by_path(model).items() if isinstance(module, nn.MultiheadAttention)]
     if family_of(model) is None and attentions and pattern != "mlp":
         part = {"attention": "", "o": "[out]"}.get(pattern, f"[{pattern}]")
         return [path + part for path in attentions]
     return expand_alias(model, pattern)
-
-
-def _all_linear(model: nn.Module, heads: Sequence[str]) -> list[str]:
-    """Every dense layer and nn.MultiheadAttention but the output head and what is trained in full."""
-    left_out = {*output_head_names(model), *heads}
-    found = [
-        path
-        for path, module in modules_by_path(model).items()
-        if (is_linear(module) or isinstance(module, nn.MultiheadAttention))
-        and not any(path == name or path.startswith(name + ".") for name in left_out)
-    ]
-    if not found:
-        raise TargetError("all-linear was asked for, but this model has no dense layers")
-    return found

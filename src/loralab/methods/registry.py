@@ -59,6 +59,7 @@ def _lora(**changes: Any) -> Callable[[MethodSettings], Method]:
             "rank_pattern": settings.rank_pattern or {},
             "alpha_pattern": settings.alpha_pattern or {},
             "rank_stabilized": settings.rank_stabilized,
+            "trainable_token_indices": settings.trainable_token_indices,
         }
         return LoRA(**fields | _where(settings) | changes | {"init": init})
 

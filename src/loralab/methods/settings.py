@@ -38,6 +38,9 @@ LOW_RANK, BOTTLENECK, PREFIX = (
 )
 """Which methods have a rank, a bottleneck size, or a number of inserted positions."""
 
+WITH_TOKENS = frozenset({"lora", "rslora", "lora-fa", "dora", "pissa"})
+"""Which methods train rows of single tokens beside their own."""
+
 ALONE = frozenset({"grass", "galore"})
 """Which methods are an optimizer of the whole model, with which nothing can be combined."""
 
@@ -85,6 +88,12 @@ class MethodSettings:
 
     modules_to_save: tuple[str, ...] | None = field(default=None, metadata={"group": "adapter"})
     """Modules trained and saved in full; a fresh classification head is found by itself."""
+
+    trainable_token_indices: tuple[int, ...] | dict[str, tuple[int, ...]] | None = field(
+        default=None, metadata={"group": "adapter"}
+    )
+    """Of lora and its kinds: tokens whose rows of the input embedding train as well, by index (32000,32001), or of
+    modules by name, as embed_tokens=[32000],lm_head=[32000]. A head that is tied to the embedding has the same rows."""
 
     init: Literal["kaiming", "gaussian", "orthogonal", "eva", "pissa"] = field(
         default="kaiming", metadata={"group": "adapter"}
@@ -169,6 +178,9 @@ class MethodSettings:
             found.append(f"drop_layers {self.drop_layers}: it cannot be negative")
         if min(self.prefix, self.infix) < 0:
             found.append(f"prefix {self.prefix}, infix {self.infix}: they cannot be negative")
+        if self.trainable_token_indices is not None and not set(names) & WITH_TOKENS:
+            kinds = ", ".join(sorted(WITH_TOKENS))
+            found.append(f"trainable_token_indices: method {self.method!r} trains no single rows; choose of {kinds}")
         if any(name in PREFIX for name in names) and self.prefix + self.infix < 1:
             found.append("prefix and infix are both 0: there is nothing to train")
         return found

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from torch import nn
 
 from loralab.core.adapter import Adapter
+from loralab.core.tokens import TOKEN_ROWS
 from loralab.errors import TrainingError
 from loralab.training.data import StepData
 
@@ -15,7 +16,7 @@ def every_parameter_has_a_gradient(adapter: Adapter, trained: Iterable[tuple[str
 
     The method itself says whose first gradient is rightly zero (every A, while B is zero). Copies of the base's own
     tensors may rest: a key's bias shifts all scores alike, and an expert waits for its tokens. But not all of them.
-    What the method leaves to chance (AdaMix's experts) may rest too.
+    What the method leaves to chance (AdaMix's experts) may rest too, and so may rows of tokens that a batch lacks.
     `trained` is what bears the gradients, where that is not the adapter's own tensors.
     """
     expected_silent, sleepers = adapter.silent_at_first_step, adapter.sleepers
@@ -25,7 +26,7 @@ def every_parameter_has_a_gradient(adapter: Adapter, trained: Iterable[tuple[str
         name
         for name, parameter in named
         if name not in own
-        and not (parameter.grad is None and name in sleepers)
+        and not (name in sleepers and (parameter.grad is None or name.endswith(f".{TOKEN_ROWS}")))
         and (parameter.grad is None or (name not in expected_silent and not parameter.grad.any()))
     ]
     if not silent and not any(parameter.grad is not None and parameter.grad.any() for _, parameter in named):

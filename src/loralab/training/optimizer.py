@@ -12,8 +12,9 @@ from torch.optim import AdamW
 
 from loralab.training.config import TrainConfig
 
-NOT_DECAYED = ("bias", "lora_magnitude_vector", "lora_scaling")
-"""Biases, DoRA's lengths (decay would shrink the weights themselves) and MultiLoRA's gates (it would close them)."""
+NOT_DECAYED = ("bias", "lora_magnitude_vector", "lora_scaling", "token_rows")
+"""Biases, DoRA's lengths and single tokens' rows (decay would shrink the weights themselves; rows also in steps without
+their tokens), and MultiLoRA's gates (it would close them)."""
 
 Named = list[tuple[str, nn.Parameter]]
 

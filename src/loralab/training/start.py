@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from loralab.core.adapter import Adapter
+from loralab.core.tokens import TokenUpdate
 from loralab.core.update import Update
 from loralab.errors import AdapterFileError, NotFoundError, SpecError
 from loralab.formats.adapter_folder import load, tensors_path
@@ -33,6 +34,7 @@ def start_from(path: str, adapter: Adapter, config: TrainConfig, loaded: LoadedM
     own, theirs = _low_rank(adapter), _low_rank(earlier)
     _check_same_modules(path, own, theirs)
     _check_all_is_taken(path, adapter, earlier)
+    _check_same_tokens(path, adapter, earlier)
     values = earlier.state_dict()
     afresh = [where for where in _heads(adapter) if not _fits(where, adapter, values)]
     with torch.no_grad():
@@ -104,8 +106,19 @@ def _check_all_is_taken(path: str, adapter: Adapter, earlier: Adapter) -> None:
     if lost:
         raise AdapterFileError(
             f"init_adapter {path} holds {', '.join(lost)} in full, which this run does not train: it would not start "
-            "where that adapter ended; give the same bias and modules_to_save"
+            "where that adapter ended; give the same bias, modules_to_save and trainable_token_indices"
         )
+
+
+def _check_same_tokens(path: str, adapter: Adapter, earlier: Adapter) -> None:
+    """Rows of single tokens are taken over for the same tokens only."""
+    for where, update in adapter.updates.items():
+        theirs = earlier.updates.get(where)
+        if isinstance(update, TokenUpdate) and isinstance(theirs, TokenUpdate) and update.indices != theirs.indices:
+            raise SpecError(
+                f"init_adapter {path} trained the rows {list(theirs.indices)} of {where}, this run "
+                f"{list(update.indices)}; give the same trainable_token_indices"
+            )
 
 
 def _check_same_modules(path: str, own: Mapping[str, tuple[Any, ...]], theirs: Mapping[str, tuple[Any, ...]]) -> None:
