@@ -228,7 +228,7 @@ def test_the_forced_first_token_comes_from_either_file(tmp_path: Path, file: str
 def test_settings_that_exclude_each_other_are_refused_by_name() -> None:
     model = made("bart")
     model.generation_config.forced_bos_token_id, model.generation_config.suppress_tokens = 77, [77]
-    with pytest.raises(SpecError, match="generation settings .*forced_bos_token_id"):
+    with pytest.raises(SpecError, match=r"generation settings .*forced_bos_token_id"):
         written(model)
 
 
