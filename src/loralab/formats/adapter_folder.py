@@ -333,6 +333,7 @@ def _spec_of(config: PeftConfig) -> LoRA:
             modules_to_save=config.modules_to_save,
             rank_stabilized=config.rank_stabilized,
             magnitude=config.magnitude,
+            invocation_tokens=config.invocation or None,
         )
     except SpecError as problem:
         raise AdapterFileError(f"{CONFIG_NAME} cannot be: {problem}") from problem
