@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from transformers import MambaConfig, MambaForCausalLM, RwkvConfig, RwkvForCausalLM
 
 import loralab as ll
 from loralab.core.invocation import NEVER, Starts
@@ -274,3 +275,17 @@ def test_a_detached_one_hears_no_more() -> None:
     assert not any(module._forward_pre_hooks for module in model.modules())
     assert quiet(other, prompts()).logits.shape == quiet(model, prompts()).logits.shape
     assert other is not model
+
+
+RECURRENT = {"vocab_size": 64, "hidden_size": 32, "num_hidden_layers": 2, "bos_token_id": None, "pad_token_id": 0}
+
+
+def test_a_recurrent_models_cache_is_gone_on_from_or_refused() -> None:
+    settings = {"max_new_tokens": 5, "do_sample": False, "eos_token_id": None, "attention_mask": torch.ones(3, 9)}
+    mamba = MambaForCausalLM(MambaConfig(**RECURRENT, state_size=4))
+    model = invoked(mamba, targets=["in_proj", "out_proj"], alpha=40)
+    cached = model.generate(prompts(), **settings)
+    assert torch.equal(cached, model.generate(prompts(), use_cache=False, **settings))
+    rwkv = RwkvForCausalLM(RwkvConfig(**RECURRENT, context_length=64))
+    with pytest.raises(ll.AdapterStateError, match="goes on from a 'state'"):
+        invoked(rwkv, targets="head").generate(prompts(), **settings)
