@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from loralab.core.attach import disabled as disabled
     from loralab.core.attach import rows as rows
     from loralab.core.combine import combine as combine
+    from loralab.core.invocation import invocation_starts as invocation_starts
     from loralab.core.merge import MergeReport as MergeReport
     from loralab.core.merge import merge as merge
     from loralab.core.merge import unmerge as unmerge
@@ -85,6 +86,7 @@ _HOME = {
     "detach": "core.attach",
     "disabled": "core.attach",
     "evaluate": "evaluation.evaluate",
+    "invocation_starts": "core.invocation",
     "load": "formats.adapter_folder",
     "merge": "core.merge",
     "plan": "planning.plan",

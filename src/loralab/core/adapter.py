@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -53,6 +54,11 @@ class Adapter:
     def in_head(self, name: str) -> bool:
         """Whether a module or tensor of this name belongs to the task's head."""
         return any(name == head or name.startswith(f"{head}.") for head in self.heads)
+
+    @property
+    def invocation(self) -> tuple[int, ...]:
+        """The tokens from which on it acts (aLoRA); empty where it acts at every position."""
+        return next((update.invocation for update in self.updates.values() if update.invocation), ())
 
     @property
     def silent_at_first_step(self) -> set[str]:
@@ -126,6 +132,7 @@ class AdapterSet:
     originals: list["Original"] = field(default_factory=list)
     fused_parents: list["FusedParent"] = field(default_factory=list)
     held: list[HeldStatistics] = field(default_factory=list)
+    listener: "Ear | None" = None
 
     def __post_init__(self) -> None:
         self.first_pass = FirstPass(self.routing, self.layers)
@@ -172,6 +179,10 @@ class AdapterSet:
             raise UnknownAdapterError(f"adapter {name!r} was asked for; on this model there is: {there}")
         return self.adapters[name]
 
+    def invocation_of(self, speaker: Speaker | None) -> tuple[int, ...]:
+        """The invocation of the adapter that speaks; empty for the base, and for several, of which none has one."""
+        return self.adapter(speaker).invocation if isinstance(speaker, str) else ()
+
     def share(self, newcomer: SharedMatrices | None) -> None:
         """Let an adapter that is being attached use those frozen matrices of the others that equal its own."""
         for known in self.adapters.values():
@@ -192,6 +203,13 @@ class AdapterSet:
             raise AdapterStateError("keep_merged was asked for, but nothing is merged; call merge(model) first")
         self.originals = []
         self.route()
+
+
+class Ear(Protocol):
+    """What hears the tokens that the model is called with (`listener.py`)."""
+
+    def remove(self) -> None:
+        """Hear no more."""
 
 
 @dataclass

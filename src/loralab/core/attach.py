@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from loralab.core.adapter import Adapter, AdapterSet, adapters_of, adapters_on, keep_adapters
 from loralab.core.joint import JointMethod, Method
 from loralab.core.layer import AdaptedLayer, Rows, Speaker, names_of
+from loralab.core.listener import Listener
 from loralab.core.merge import originals_in_place
 from loralab.core.names import Slot, slots, unwrapped
 from loralab.core.speaker import speaker
@@ -53,6 +54,7 @@ def attach(model: nn.Module, spec: Method | Sequence[Method], name: str = "defau
         name, spec, dict(plan.updates), [*plan.notes, *_wrapper_notes(model)], layers, plan.heads, plan.shared
     )
     adapters.adapters[name] = adapter
+    _listen(model, adapters)
     adapters.route(active=name)
     keep_adapters(model, adapters)
     for known in adapters.adapters.values():
@@ -87,6 +89,7 @@ def detach(model: nn.Module, name: str | None = None, *, keep_merged: bool = Fal
             adapters.layers[path].drop(gone)
         if gone in names_of(adapters.routing.active):
             adapters.route(active=_without(adapters.routing.active, gone))
+    _listen(model, adapters)
     for path in [path for path, layer in adapters.layers.items() if not len(layer.updates)]:
         _remove(model, adapters.layers.pop(path))
     if not adapters.adapters:
@@ -132,10 +135,18 @@ def disabled(model: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def rows(model: nn.Module, names: Sequence[str | Sequence[str] | None]) -> Iterator[None]:
+def rows(
+    model: nn.Module,
+    names: Sequence[str | Sequence[str] | None],
+    starts: Sequence[int | None] | Tensor | None = None,
+) -> Iterator[None]:
     """Within this block sequence i of every batch is under the adapter names[i] (None: the base), also in training.
 
     An entry ("a", "b") puts a sequence under the sum of several, as `activate` does.
+
+    `starts` says from which position each sequence's adapter acts, for adapters with an invocation (aLoRA): counted
+    from the beginning of the sequence, padding and cached positions included. Where it is None the invocation tokens
+    are looked for in the model's `input_ids`. `invocation.NEVER` stands for: not at all.
 
     Each call of the model must have as many sequences as there are names, or it raises SpecError.
     """
@@ -145,7 +156,7 @@ def rows(model: nn.Module, names: Sequence[str | Sequence[str] | None]) -> Itera
         raise SpecError("rows() was given no names; give one per sequence of the batch")
     speakers = [speaker(adapters, name) for name in names]
     before = adapters.routing.active, adapters.routing.rows
-    adapters.route(adapters.routing.active, Rows.of(speakers))
+    adapters.route(adapters.routing.active, Rows.of(speakers, _checked_starts(adapters, speakers, starts)))
     guards = [
         unwrapped(model).register_forward_pre_hook(guard, with_kwargs=True)
         for guard in (_batch_guard(len(names)), adapters.row_proofs.before)
@@ -157,6 +168,33 @@ def rows(model: nn.Module, names: Sequence[str | Sequence[str] | None]) -> Itera
             guard.remove()
         adapters.routing.layouts = None
         adapters.route(*before)
+
+
+def _listen(model: nn.Module, adapters: AdapterSet) -> None:
+    """Hear the tokens that the model is called with for as long as an adapter on it waits for its invocation."""
+    waits = any(adapter.invocation for adapter in adapters.adapters.values())
+    if waits and adapters.listener is None:
+        adapters.listener = Listener(unwrapped(model), adapters)
+    elif not waits and adapters.listener is not None:
+        adapters.listener.remove()
+        adapters.listener = None
+
+
+def _checked_starts(
+    adapters: AdapterSet, speakers: Sequence[Speaker | None], starts: Sequence[int | None] | Tensor | None
+) -> tuple[int | None, ...] | None:
+    """One start per sequence, and only for adapters that have an invocation."""
+    if starts is None:
+        return None
+    given = tuple(starts.tolist() if isinstance(starts, Tensor) else starts)
+    plain = [at for who, at in zip(speakers, given, strict=False) if at and not adapters.invocation_of(who)]
+    wrong = [at for at in given if at is not None and (isinstance(at, bool) or not isinstance(at, int) or at < 0)]
+    if len(given) != len(speakers) or plain or wrong:
+        raise SpecError(
+            f"rows() was given the starts {list(given)} for {[*speakers]}; give one whole number from 0 for each "
+            "sequence, and None (or 0) where the base or an adapter without an invocation speaks"
+        )
+    return given
 
 
 def _batch_guard(count: int) -> Any:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from loralab.core.factors import Factors, LowRankDelta, Recipe, Spot, check_rank
+from loralab.core.invoked import InvokedLinear
 from loralab.core.low_rank import ConvUpdate, EmbeddingUpdate, LinearUpdate
 from loralab.core.magnitude import MagnitudeConv, MagnitudeEmbedding, MagnitudeLinear
 from loralab.core.substitution import ATTENTION_PARTS, AttentionUpdate, ParameterUpdate, attention_shapes
@@ -36,6 +37,8 @@ class Site:
     magnitude: bool = False
     """Whether the length of every output's weights trains as well (DoRA)."""
     through_norm: bool = False
+    invocation: tuple[int, ...] = ()
+    """The tokens from which on the update acts (aLoRA)."""
 
     @property
     def device(self) -> torch.device:
@@ -62,7 +65,7 @@ class Site:
 
     def refuse_special(self, with_magnitude: bool = False) -> None:
         """An error where something else than plain LoRA was asked for: it is defined for dense layers."""
-        if self.make is not None or (self.magnitude and not with_magnitude):
+        if self.make is not None or self.invocation or (self.magnitude and not with_magnitude):
             raise TargetError(
                 f"{self.path} is a {type(self.module).__name__}, which only plain LoRA adapts; the method that was "
                 "asked for is defined for dense layers: leave it out with exclude"
@@ -161,6 +164,8 @@ def _linear(site: Site) -> Update:
     parts = {part: site.delta(part, spot) for part, spot in spots(site).items()}
     if site.magnitude:
         return MagnitudeLinear(parts, out_features, rows, transposed, site.through_norm).start(site.module)
+    if site.invocation:
+        return InvokedLinear(parts, out_features, rows, transposed, site.invocation)
     return LinearUpdate(parts, out_features, rows, transposed)
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from loralab.core.invocation import Starts
 from loralab.core.layout import FLAT, Layout, digest
 from loralab.core.update import Update, device_of
 from loralab.core.update_sum import UpdateSum
@@ -42,12 +43,14 @@ class Rows:
 
     names: tuple[Speaker | None, ...]
     adapter_S: Tensor
+    starts: tuple[int | None, ...] | None = None
+    """From which position the adapter of each sequence acts, for one with an invocation; None: it is looked for."""
 
     @staticmethod
-    def of(per_sequence: Sequence[Speaker | None]) -> "Rows":
+    def of(per_sequence: Sequence[Speaker | None], starts: tuple[int | None, ...] | None = None) -> "Rows":
         """From one speaker per sequence."""
         names = tuple(dict.fromkeys(per_sequence))
-        return Rows(names, torch.tensor([names.index(name) for name in per_sequence]))
+        return Rows(names, torch.tensor([names.index(name) for name in per_sequence]), starts)
 
 
 @dataclass
@@ -66,6 +69,39 @@ class Routing:
     """Where layers put down what they are called with, the base computing, for as long as that is being looked at."""
     layouts: Mapping[nn.Module, Layout | None] | None = None
     """Where the sequences are in each layer's input, as far as that has been proven for this batch."""
+    starts: Starts | None = None
+    """Of the call that is being computed, where an adapter with an invocation speaks."""
+    waiting: tuple[Starts, ...] = ()
+    """Of the last calls (two at most) that no backward pass has followed, for layers that it computes again."""
+    computed_again: bool = False
+
+    def close(self) -> None:
+        """The call has been computed."""
+        if self.starts is not None and torch.is_grad_enabled():
+            self.waiting = (*(() if self.computed_again else self.waiting[-1:]), self.starts)
+            self.computed_again = False
+        self.starts = None
+
+    def starts_now(self) -> Starts:
+        """From where adapters act in the call that is being computed. AdapterStateError where that is not known."""
+        if self.starts is not None:
+            return self.starts
+        if torch._C._current_graph_task_id() != -1 and self.waiting:  # within a backward pass: checkpointing
+            return self._starts_again()
+        raise AdapterStateError(
+            "an adapter that acts from its invocation tokens on is on a layer that was called by itself: its tokens "
+            "were not seen; call the model that takes input_ids"
+        )
+
+    def _starts_again(self) -> Starts:
+        self.computed_again = True
+        if len(self.waiting) > 1 and not self.waiting[0].is_as(self.waiting[1]):
+            raise AdapterStateError(
+                "a layer is computed again (checkpointing) after several calls of the model, whose adapter acts from "
+                "other positions in each: which call this is of is not known. Call backward() after each call, and "
+                "evaluate under torch.no_grad()"
+            )
+        return self.waiting[-1]
 
     @property
     def is_live(self) -> bool:
@@ -155,8 +191,17 @@ class AdaptedLayer(nn.Module):
             return self._merged(*args, **kwargs)
         if routing.rows is not None:
             return self._by_row(routing.rows, args, kwargs)
-        update = self.update_of(routing.active)
-        return self.base(*args, **kwargs) if update is None else update(self.base, *args, **kwargs)
+        return self._under(self.update_of(routing.active), args, kwargs, self._starts(self.update_of(routing.active)))
+
+    def _under(self, update: Update | None, args: Any, kwargs: Any, starts: Starts | None) -> Any:
+        if update is None:
+            return self.base(*args, **kwargs)
+        given = {"starts": starts} if update.invocation else {}
+        return update(self.base, *args, **kwargs, **given)
+
+    def _starts(self, *updates: Update | None) -> Starts | None:
+        """From where each sequence's adapter acts, if any of these updates asks."""
+        return self.routing.starts_now() if any(update and update.invocation for update in updates) else None
 
     def _merged(self, *args: Any, **kwargs: Any) -> Any:
         if self.training and torch.is_grad_enabled():
@@ -171,29 +216,37 @@ class AdaptedLayer(nn.Module):
         present = [update for update in updates if update is not None]
         if not present:
             return self.base(*args, **kwargs)
+        first, starts = present[0], self._starts(*present)
         if len(updates) == 1:
-            return present[0](self.base, *args, **kwargs)
-        first = present[0]
+            return self._under(first, args, kwargs, starts)
         adapter_S = rows.adapter_S.to(device_of(self.base))
         layout = self._layout(first, args, kwargs, len(adapter_S))
         if first.features is None or kwargs or len(args) != 1:
-            return self._split(first, updates, adapter_S, args, kwargs)
+            return self._split(first, updates, adapter_S, args, kwargs, starts)
         x: Tensor = args[0]
         leading, count = x.dim() - first.features, len(adapter_S)
         arranged = layout.sequences_first(x, leading, count)
-        if all(type(update) is type(first) and update.can_mix() for update in present):
-            output = first.mixed(self.base, updates, adapter_S, arranged)
+        if all(u.mixes_as() is first.mixes_as() and u.can_mix() for u in present):
+            output = first.mixed(self.base, updates, adapter_S, arranged, starts)
         else:
-            output = self._split(first, updates, adapter_S, (arranged,), {})
+            output = self._split(first, updates, adapter_S, (arranged,), {}, starts)
         return layout.restored(output, x, leading, count)
 
-    def _split(self, guide: Update, updates: list[Update | None], adapter_S: Tensor, args: Any, kwargs: Any) -> Any:
+    def _split(
+        self,
+        guide: Update,
+        updates: list[Update | None],
+        adapter_S: Tensor,
+        args: Any,
+        kwargs: Any,
+        starts: Starts | None,
+    ) -> Any:
         """Run the module once per adapter on that adapter's sequences and put the outputs back in order."""
         groups = [(adapter_S == k).nonzero().flatten() for k in range(len(updates))]
         outputs = []
         for update, group in zip(updates, groups, strict=True):
             some, named = guide.take_rows(self.base, args, kwargs, group, len(adapter_S))
-            outputs.append(self.base(*some, **named) if update is None else update(self.base, *some, **named))
+            outputs.append(self._under(update, some, named, None if starts is None else starts.of(group)))
         return guide.join_rows(self.base, outputs, torch.cat(groups).argsort())
 
     def _layout(self, guide: Update, args: Any, kwargs: Any, count: int) -> Layout:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from loralab.core.factors import Factors, LowRankDelta, Pair
+from loralab.core.invocation import Starts
 from loralab.core.math import adapted_linear, delta, low_rank, low_rank_rows
 from loralab.core.trial import convolution_input, embedding_scale, is_untouched, rows_for, tokens_for
 from loralab.core.update import WHOLE, Update, tensor_of, wide
@@ -95,11 +96,19 @@ class LinearUpdate(Update):
     def can_mix(self) -> bool:
         return not self.replacements() and self.dropout() == 0.0
 
-    def mixed(self, base: nn.Module, updates: Sequence[Update | None], adapter_S: Tensor, x: Tensor) -> Tensor:
+    def mixed(
+        self,
+        base: nn.Module,
+        updates: Sequence[Update | None],
+        adapter_S: Tensor,
+        x: Tensor,
+        starts: Starts | None = None,
+    ) -> Tensor:
         A_KRI, B_KOR = _stack([u.factors() if isinstance(u, LinearUpdate) else None for u in updates])
         h: Tensor = base(x)
         x_STI = x.reshape(len(adapter_S), -1, x.shape[-1])
-        return h + low_rank_rows(x_STI, A_KRI, B_KOR, adapter_S).view(h.shape).to(h.dtype)
+        added = low_rank_rows(x_STI, A_KRI, B_KOR, adapter_S).view(h.shape).to(h.dtype)
+        return h + added if starts is None else starts.applied(h, added)
 
 
 class EmbeddingUpdate(Update):
@@ -135,7 +144,14 @@ class EmbeddingUpdate(Update):
     def can_mix(self) -> bool:
         return True
 
-    def mixed(self, base: nn.Module, updates: Sequence[Update | None], adapter_S: Tensor, x: Tensor) -> Tensor:
+    def mixed(
+        self,
+        base: nn.Module,
+        updates: Sequence[Update | None],
+        adapter_S: Tensor,
+        x: Tensor,
+        starts: Starts | None = None,
+    ) -> Tensor:
         A_KRV, B_KDR = _stack([u.factors() if isinstance(u, EmbeddingUpdate) else None for u in updates])
         rank, vocabulary = A_KRV.shape[1:]
         tokens_ST = x.reshape(len(adapter_S), -1) + adapter_S[:, None] * vocabulary

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from loralab.core.factors import Factors, LowRankDelta
+from loralab.core.invocation import Starts
 from loralab.core.wide import Added
 from loralab.errors import AdapterStateError
 
@@ -28,6 +29,8 @@ class Update(nn.Module):
 
     why_not_merged: ClassVar[str] = ""
     """Why the base's weights cannot take this update up; empty where they can."""
+    invocation: tuple[int, ...] = ()
+    """The tokens from which on it acts (aLoRA); empty where it acts at every position."""
     adds_up: ClassVar[bool] = True
     """Whether its ΔW is the low-rank product of its parts, so that several of them have a sum."""
 
@@ -231,8 +234,22 @@ class Update(nn.Module):
         """Whether `mixed` computes this update now; where it does not, the batch is split by adapter."""
         return False
 
-    def mixed(self, base: nn.Module, updates: Sequence["Update | None"], adapter_S: Tensor, x: Tensor) -> Tensor:
-        """The output for a whole batch, sequences first, of which s is under `updates[adapter_S[s]]`, in one pass."""
+    def mixes_as(self) -> type["Update"]:
+        """The class whose `mixed` computes this update beside others of that class."""
+        return type(self)
+
+    def mixed(
+        self,
+        base: nn.Module,
+        updates: Sequence["Update | None"],
+        adapter_S: Tensor,
+        x: Tensor,
+        starts: Starts | None = None,
+    ) -> Tensor:
+        """The output for a whole batch, sequences first, of which s is under `updates[adapter_S[s]]`, in one pass.
+
+        `starts` where any of the updates has an invocation.
+        """
         raise AssertionError(f"{type(self).__name__} cannot mix")
 
     def sequence_dimension(self, base: nn.Module) -> int:

@@ -375,6 +375,7 @@ def _spec_of(config: PeftConfig) -> LoRA:
             rank_stabilized=config.rank_stabilized,
             magnitude=config.magnitude,
             trainable_token_indices=config.tokens,
+            invocation_tokens=config.invocation or None,
         )
     except SpecError as problem:
         raise AdapterFileError(f"{CONFIG_NAME} cannot be: {problem}") from problem

@@ -83,12 +83,20 @@ def _folder(folder: Path) -> AdapterPairs:
     if whole:
         notes.append(f"{len(whole)} tensors are saved in full: {', '.join(whole[:4])}")
     kept = tuple(pair for pair in pairs if not _is_padding(pair, sidecar))
-    said = {"rank_stabilized": config.rank_stabilized, "magnitude": config.magnitude}
+    said = {
+        "rank_stabilized": config.rank_stabilized,
+        "magnitude": config.magnitude,
+        "invocation_tokens": config.invocation,
+    }
     method = method_name(said if sidecar is None else sidecar.method)
     if config.magnitude:
         notes.append(
             "DoRA: the pairs change the direction of the weights, whose lengths are trained beside them; norms are "
             "those of B·A, not of the whole change"
+        )
+    if config.invocation:
+        notes.append(
+            f"aLoRA: it acts only from where the tokens {list(config.invocation)} begin on, at their last place"
         )
     return AdapterPairs(folder, name_for(folder), method, kept, others, len(file.tensors), sidecar, tuple(notes))
 
@@ -149,6 +157,8 @@ def method_name(method: Mapping[str, Any]) -> str:
 
 
 def _kind_of_lora(method: Mapping[str, Any]) -> str:
+    if method.get("invocation_tokens"):
+        return "alora"
     if method.get("magnitude"):
         return "dora"
     if str(method.get("init", "")).startswith("pissa"):

@@ -19,7 +19,7 @@ from loralab.formats.gguf_layout import GgufBase
 from loralab.formats.gguf_writing import write_gguf
 from loralab.formats.loralib import ALPHA_KEY, ENABLED, Checkpoint
 from loralab.formats.own_layout import own_reasons
-from loralab.formats.peft_config import CONFIG_NAME, OWN_TYPE, PeftConfig, parse_config
+from loralab.formats.peft_config import CONFIG_NAME, INVOCATION_TOKENS, OWN_TYPE, PeftConfig, parse_config
 from loralab.formats.peft_layout import EMBEDDING_A, EMBEDDING_B, A, B
 from loralab.formats.peft_pairs import FilePair, file_pairs, plain_path
 from loralab.formats.peft_reading import plain_names
@@ -129,6 +129,15 @@ def _refuse_rows(source: Path, config: PeftConfig, to: str) -> None:
         )
 
 
+def _refuse_invocation(source: Path, content: Mapping[str, Any], to: str) -> None:
+    """What acts from certain tokens on would act everywhere in a format that does not say so."""
+    if content.get(INVOCATION_TOKENS):
+        raise AdapterFileError(
+            f"{source} acts only from its invocation tokens on (aLoRA), which {to} does not tell every reader of it; "
+            "use it as the PEFT folder that it is"
+        )
+
+
 def _write_folder(
     target: Path, content: Mapping[str, Any], tensors: Mapping[str, Tensor], sidecar: Sidecar | None = None
 ) -> Conversion:
@@ -196,6 +205,7 @@ def _folder_to_loralib(source: Path, target: Path) -> Conversion:
     config = parse_config(content, str(source / CONFIG_NAME))
     _refuse_lengths(source, config.magnitude, "loralib's format")
     _refuse_rows(source, config, "loralib's format")
+    _refuse_invocation(source, content, "loralib's format")
     pairs, others = file_pairs(config, plain_names(read_tensors(tensors_path(source)).tensors)[0], sidecar)
     foreign = [f"{pair.name} ({pair.kind})" for pair in pairs if pair.kind not in ("linear", "embedding")]
     if foreign:
@@ -259,6 +269,7 @@ def _folder_to_gguf(source: Path, target: Path, model: str | None) -> Conversion
     _refuse_own(source, content, "gguf")
     _refuse_lengths(source, bool(content.get("use_dora")), "GGUF")
     _refuse_rows(source, parse_config(content, str(source / CONFIG_NAME)), "GGUF")
+    _refuse_invocation(source, content, "GGUF")
     found = read_pairs(source)
     written = write_gguf(found, _gguf_base(source, content, found.sidecar, model), target)
     return Conversion(str(target), written.tensors, written.lossless, written.max_relative_error, written.notes)

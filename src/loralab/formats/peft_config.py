@@ -22,10 +22,12 @@ CONFIG_NAME = "adapter_config.json"
 OWN_TYPE = "LORALAB"
 """The peft_type of an adapter that PEFT has no way to express: PEFT refuses it instead of misreading it."""
 
+INVOCATION_TOKENS = "alora_invocation_tokens"
 LARGEST_CONFIG = 64 * 2**20
 
 _READ = frozenset(
     [
+        "alora_invocation_tokens",
         "alpha_pattern",
         "auto_mapping",
         "base_model_name_or_path",
@@ -72,7 +74,6 @@ _HARMLESS_INIT = (True, False, None, "gaussian", "eva", "orthogonal", "mica")
 
 _CHANGES_FUNCTION = frozenset(
     [
-        "alora_invocation_tokens",
         "arrow_config",
         "ensure_weight_tying",
         "kasa_config",
@@ -116,6 +117,8 @@ class PeftConfig:
     """Whether every output's weights have a trained length (DoRA)."""
     tokens: Tokens | None = None
     """Which rows of embeddings are trained."""
+    invocation: tuple[int, ...] = ()
+    """The tokens from which on it acts (aLoRA); empty where it acts at every position."""
 
     def recipe(self, path: str) -> Recipe:
         """Rank, alpha and the rest for one module or raw parameter: the first pattern that matches its path counts."""
@@ -154,7 +157,8 @@ class PeftConfig:
             "use_dora": self.magnitude,
             "use_rslora": self.rank_stabilized,
         }
-        return content | ({"target_parameters": list(self.target_parameters)} if self.target_parameters else {})
+        more = {"target_parameters": list(self.target_parameters), INVOCATION_TOKENS: list(self.invocation)}
+        return content | {key: given for key, given in more.items() if given}
 
 
 def pattern_matches(key: str, path: str) -> bool:
@@ -215,6 +219,7 @@ def parse_config(content: Mapping[str, Any], source: str) -> PeftConfig:
         peft_version=_version(content.get("peft_version")),
         magnitude=bool(content.get("use_dora")),
         tokens=parse_tokens(content),
+        invocation=tuple(content.get(INVOCATION_TOKENS) or ()),
     )
 
 
@@ -254,10 +259,17 @@ def mistyped(content: Mapping[str, Any]) -> list[str]:
         problems.append("it names neither target_modules nor target_parameters")
     problems += mistyped_tokens(content)
     problems += [f"{name} is no valid regular expression ({why})" for name, why in _bad_expressions(content)]
+    tokens = content.get(INVOCATION_TOKENS)
+    if tokens is not None and not (isinstance(tokens, list) and tokens and all(_is_token(each) for each in tokens)):
+        problems.append(f"{INVOCATION_TOKENS} is {tokens!r}, not a list of tokens' numbers")
     layers = content.get("layers_to_transform") or []
     if not isinstance(layers, int) and not (isinstance(layers, list) and all(isinstance(i, int) for i in layers)):
         problems.append(f"layers_to_transform is {layers!r}, not a list of numbers")
     return problems
+
+
+def _is_token(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
 
 
 def _bad_expressions(content: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

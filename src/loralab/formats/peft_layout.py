@@ -162,7 +162,7 @@ def why_not_peft(update: Update, base: nn.Module) -> str | None:
     if isinstance(update, ParameterUpdate) and update.stored_transposed:
         single = any(tensor_of(base, name).shape[0] == 1 for name in update.parts)
         return "PEFT does not transpose the update of a single expert" if single else None
-    if update.why_not_merged:
+    if update.why_not_merged and not update.invocation:
         return f"it is {update.why_not_merged}"
     if not update.is_plain:
         kinds = dict.fromkeys(update.delta_of(part).kind for part in update.parts)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from loralab.core.names import modules_by_path, unwrapped
 from loralab.core.update import WHOLE, Update, tensor_of
 from loralab.errors import AdapterFileError
-from loralab.formats.peft_config import PeftConfig
+from loralab.formats.peft_config import INVOCATION_TOKENS, PeftConfig
 from loralab.formats.peft_layout import BIASES, OUTPUT_TWICE, A, entry_shapes, is_blocked, pack, unpack
 from loralab.formats.peft_targets import (
     PeftTarget,
@@ -29,7 +29,16 @@ from loralab.formats.peft_targets import (
 from loralab.formats.peft_tokens import COPY, DELTA, refuse_beyond, refuse_taken, row_shapes, token_plot
 from loralab.formats.peft_writing import reasons_against_peft
 from loralab.formats.sidecar import Sidecar
-from loralab.formats.structure import TOKENS, WITH_MAGNITUDE, ModuleRecord, PartRecord, has_tensor, kind_of
+from loralab.formats.structure import (
+    FROM_INVOCATION,
+    INVOCATION,
+    TOKENS,
+    WITH_MAGNITUDE,
+    ModuleRecord,
+    PartRecord,
+    has_tensor,
+    kind_of,
+)
 from loralab.formats.tensor_checks import refuse_unfit
 from loralab.formats.token_records import fill_rows, recorded_rows, settings_of_rows
 
@@ -269,7 +278,9 @@ def _filled(reading: Reading, plot: Plot) -> dict[str, Update]:
     by_path = modules_by_path(reading.model)
     touched = {*plot.depths, *plot.replaced, *plot.tokens}
     order = by_path if reading.sidecar is None else reading.sidecar.modules
-    updates = {path: _record(reading, plot, path).build(path, by_path[path]) for path in order if path in touched}
+    records = {path: _record(reading, plot, path) for path in order if path in touched}
+    _invocations_must_agree(reading.config, records)
+    updates = {path: record.build(path, by_path[path]) for path, record in records.items()}
     _refuse_other_function(updates, by_path)
     _scales_must_agree(reading, plot, updates)
     for target in plot.targets:
@@ -320,6 +331,8 @@ def _record(reading: Reading, plot: Plot, path: str) -> ModuleRecord:
         return ModuleRecord(TOKENS, settings=settings_of_rows(*plot.tokens[path]))
     if not targets:
         return ModuleRecord("replacement")
+    if reading.config.invocation:
+        return _invoked_record(reading, targets[0])
     if targets[0].parameter is not None:
         parts = {str(each.parameter): PartRecord(reading.config.recipe(each.name)) for each in targets}
         return ModuleRecord("parameters", parts)
@@ -335,6 +348,28 @@ def _record(reading: Reading, plot: Plot, path: str) -> ModuleRecord:
     if kind == "conv":
         return _conv_record(reading, plot, targets[0])
     return ModuleRecord(kind, {WHOLE: PartRecord(recipe)})
+
+
+def _invoked_record(reading: Reading, target: PeftTarget) -> ModuleRecord:
+    """aLoRA, which is of dense layers."""
+    if target.parameter is not None or kind_of(target.module, {WHOLE: None}) != "linear":
+        raise AdapterFileError(
+            f"{target.name} is no dense layer, and the adapter's config says {INVOCATION_TOKENS}, which is for those "
+            "only, in PEFT too; leave it out of target_modules"
+        )
+    settings = {INVOCATION: list(reading.config.invocation)}
+    return ModuleRecord(
+        f"linear{FROM_INVOCATION}", {WHOLE: PartRecord(reading.config.recipe(target.path))}, settings=settings
+    )
+
+
+def _invocations_must_agree(config: PeftConfig, records: Mapping[str, ModuleRecord]) -> None:
+    other = [path for path, record in records.items() if record.parts and record.invocation != config.invocation]
+    if other:
+        raise AdapterFileError(
+            f"the config has the adapter act from the tokens {list(config.invocation)} on, but loralab.json, at "
+            f"{other[0]}, from {list(records[other[0]].invocation)}; one of the files was changed: get both again"
+        )
 
 
 def _magnitude_record(reading: Reading, path: str, module: nn.Module, kind: str) -> ModuleRecord:

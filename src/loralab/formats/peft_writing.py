@@ -57,6 +57,11 @@ def reasons_against_peft(updates: Mapping[str, Update], bases: Mapping[str, nn.M
     stretched = [isinstance(update, Magnitude) for update in updates.values() if len(update.parts)]
     if any(stretched) and not all(stretched):
         found.append("PEFT trains the lengths of all adapted modules' weights (DoRA), or of none")
+    invocations = {update.invocation for update in updates.values() if len(update.parts)}
+    if len(invocations) > 1:
+        found.append("PEFT has all adapted modules act from one invocation on (aLoRA), or from none")
+    if any(invocations) and any(is_saved_in_full(update) for update in updates.values()):
+        found.append("PEFT looks for an invocation (aLoRA) in causal language models alone, which have no fresh head")
     if not adapted:
         found.append("PEFT's LoRA needs a low-rank update, and this adapter has none")
     return found
@@ -109,6 +114,7 @@ def _config(
         for each in packed
     }
     usual_rank, usual_alpha = _usual(each.recipe for each in named.values())
+    invocation = next((update.invocation for update in updates.values() if update.invocation), ())
     modules = [path for path in entries if not isinstance(updates[path], ParameterUpdate)]
     there = list(modules_by_path(model)) if model is not None else None
     targets: str | tuple[str, ...] = shortest_names(modules, there) if there is not None else tuple(modules)
@@ -124,10 +130,11 @@ def _config(
         modules_to_save=tuple(heads),
         target_parameters=tuple(name for name, each in named.items() if each.parameter is not None),
         base_model=base_name(model),
-        task_type=task_type(model, heads),
+        task_type="CAUSAL_LM" if invocation else task_type(model, heads),  # else PEFT looks for no invocation
         fan_in_fan_out=any(class_name(bases[path]) == "Conv1D" for path in modules),
         magnitude=any(isinstance(update, Magnitude) for update in updates.values()),
         tokens=config_tokens(updates, model),
+        invocation=invocation,
     )
 
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from loralab.core.build import is_linear, linear_shape
 from loralab.core.factors import Factors, LowRankDelta, Outline, Recipe, SharedMatrices
+from loralab.core.invoked import InvokedLinear
 from loralab.core.low_rank import ConvUpdate, EmbeddingUpdate, LinearUpdate
 from loralab.core.magnitude import Magnitude, MagnitudeConv, MagnitudeEmbedding, MagnitudeLinear
 from loralab.core.substitution import AttentionUpdate, ParameterUpdate, attention_shapes
@@ -82,8 +83,13 @@ class ModuleRecord:
 
     @property
     def module_kind(self) -> str:
-        """The kind of module that it updates, whether or not lengths train as well."""
-        return self.kind.removesuffix(WITH_MAGNITUDE)
+        """The kind of module that it updates, whether or not lengths train as well, and from where on it acts."""
+        return self.kind.removesuffix(WITH_MAGNITUDE).removesuffix(FROM_INVOCATION)
+
+    @property
+    def invocation(self) -> tuple[int, ...]:
+        """The tokens from which on it acts (aLoRA); empty where it acts at every position."""
+        return sizes(self.settings[INVOCATION], INVOCATION) if self.kind.endswith(FROM_INVOCATION) else ()
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON, empty fields left out; the parts are a list, because they are packed in this order."""
@@ -201,6 +207,8 @@ def describe(update: Update, base: nn.Module) -> ModuleRecord:
         settings = {"through_norm": True}
     if isinstance(update, TokenUpdate):
         settings = settings_of_rows(update.indices, update.follows)
+    if isinstance(update, InvokedLinear):
+        settings = {INVOCATION: list(update.invocation)}
     return ModuleRecord(kind, parts, tuple(update.replacements()), dense, settings)
 
 
@@ -292,6 +300,8 @@ def _linear(record: ModuleRecord, module: nn.Module, shared: SharedMatrices | No
     transposed = not hasattr(module, "out_features")
     if record.kind.endswith(WITH_MAGNITUDE):
         return MagnitudeLinear(parts, O, rows, transposed, bool(record.settings.get("through_norm")))
+    if record.invocation:
+        return InvokedLinear(parts, O, rows, transposed, record.invocation)
     return LinearUpdate(parts, O, rows, stored_transposed=transposed)
 
 
@@ -347,6 +357,9 @@ def _tokens(record: ModuleRecord, module: nn.Module, shared: SharedMatrices | No
 
 WITH_MAGNITUDE = " with magnitude"
 """What the kinds of update end in that have trained lengths (DoRA)."""
+FROM_INVOCATION = " from its invocation on"
+"""What the kind of update ends in that acts from certain tokens on (aLoRA)."""
+INVOCATION = "invocation"
 _SETTINGS = {
     "bottleneck": ("width", "size", "style"),
     "mixed bottleneck": ("width", "size", "experts", "shared_side"),
@@ -360,6 +373,7 @@ _ANYWHERE = ("parameters", TOKENS, *_SETTINGS)
 _CLASSES: dict[str, type[Update]] = {
     "linear": LinearUpdate,
     f"linear{WITH_MAGNITUDE}": MagnitudeLinear,
+    f"linear{FROM_INVOCATION}": InvokedLinear,
     f"embedding{WITH_MAGNITUDE}": MagnitudeEmbedding,
     f"conv{WITH_MAGNITUDE}": MagnitudeConv,
     "embedding": EmbeddingUpdate,
@@ -380,7 +394,7 @@ _SERVES: list[tuple[str, Callable[[nn.Module], bool]]] = [
     ("linear", is_linear),
 ]
 _BUILDERS: dict[str, Callable[[ModuleRecord, nn.Module, SharedMatrices | None], Update]] = {
-    **dict.fromkeys(("linear", f"linear{WITH_MAGNITUDE}"), _linear),
+    **dict.fromkeys(("linear", f"linear{WITH_MAGNITUDE}", f"linear{FROM_INVOCATION}"), _linear),
     **dict.fromkeys(("embedding", f"embedding{WITH_MAGNITUDE}"), _embedding),
     **dict.fromkeys(("conv", f"conv{WITH_MAGNITUDE}"), _conv),
     "attention": _attention,

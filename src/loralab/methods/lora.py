@@ -53,6 +53,10 @@ class LoRA(ScaledMethod):
     the model's input embedding; a mapping names modules, as {"embed_tokens": [32000], "lm_head": [32000]}. A head that
     is tied to the embedding computes with the same rows; one that is not stays as it is unless it is named."""
 
+    invocation_tokens: Sequence[int] | None = None
+    """Act only from where these tokens of a prompt begin on, at their last occurrence (aLoRA, arXiv 2504.12397); before
+    that the output is the base's, whose cached keys and values serve."""
+
     def plan(self, model: nn.Module) -> Plan:
         planned = super().plan(model)
         tokens = self.trainable_token_indices
@@ -70,7 +74,25 @@ class LoRA(ScaledMethod):
             known = ", ".join((*INITIALISERS, EVA))
             found.append(f"init is {self.init!r} and must be one of {known}, pissa, pissa-K (pissa-4)")
         found += token_problems("trainable_token_indices", self.trainable_token_indices)
-        return found + self._at_odds(scales_nothing=0 in (self.alpha, *alphas.values()))
+        return found + self._wrong_invocation() + self._at_odds(scales_nothing=0 in (self.alpha, *alphas.values()))
+
+    def _wrong_invocation(self) -> list[str]:
+        tokens = self.invocation_tokens
+        if tokens is None:
+            return []
+        found = (
+            []
+            if tokens and all(token >= 0 for token in tokens)
+            else [f"invocation_tokens is {list(tokens)} and must be at least one token, each a whole number from 0"]
+        )
+        everywhere = {"bias": self.bias != "none", "modules_to_save": bool(self.modules_to_save)}
+        everywhere["trainable_token_indices"] = self.trainable_token_indices is not None
+        return found + [
+            f"{name} with invocation_tokens: what it trains acts before the invocation too, where the output is the "
+            "base's"
+            for name, is_given in everywhere.items()
+            if is_given
+        ]
 
     def _at_odds(self, scales_nothing: bool) -> list[str]:
         """Options that do not combine."""
@@ -80,6 +102,9 @@ class LoRA(ScaledMethod):
             ),
             "nearest_step is of freeze_a (LoRA-FA), which is not asked for": self.nearest_step and not self.freeze_a,
             "alpha is 0 with nearest_step, which divides by the scale": self.nearest_step and scales_nothing,
+            "magnitude with invocation_tokens: DoRA of some positions alone is not defined": (
+                self.magnitude and self.invocation_tokens is not None
+            ),
             "through_norm is of magnitude (DoRA), which is not asked for": self.through_norm and not self.magnitude,
             "alpha is 0 with init pissa, whose factors are the principal part divided by the scale": (
                 is_pissa(self.init) and scales_nothing
@@ -104,9 +129,19 @@ class LoRA(ScaledMethod):
 
     def site(self, target: Target, layout: Mapping[str, torch.Tensor] | None) -> Site:
         plain = super().site(target, layout)
-        return replace(plain, magnitude=self.magnitude, through_norm=self.through_norm)
+        return replace(
+            plain,
+            magnitude=self.magnitude,
+            through_norm=self.through_norm,
+            invocation=tuple(self.invocation_tokens or ()),
+        )
 
     def find(self, model: nn.Module, heads: Sequence[str]) -> list[Target]:
+        if self.invocation_tokens and getattr(getattr(model, "config", None), "is_encoder_decoder", False):
+            raise SpecError(
+                f"invocation_tokens was asked for {type(model).__name__}, whose encoder and decoder see different "
+                "tokens; an invocation is of a model that reads one text: leave it out"
+            )
         targets = super().find(model, heads)
         self._patterns_must_match(targets)
         return targets
