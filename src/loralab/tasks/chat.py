@@ -1,73 +1,91 @@
-"""Conversations through a tokenizer's chat template, parted into what is said to the model and what it says.
+"""Conversations through a tokenizer's chat template: the whole text, and which pieces of it are the assistant's.
 
-A template is a program that writes a whole conversation; where an assistant's turn begins is found by writing the
-conversation up to that turn with the generation prompt, and up to its end. It knows nothing of token ids.
+A template is a program that writes a whole conversation. Some mark what the assistant wrote, and are taken at their
+word. For others a turn is found by writing the conversation up to it with the generation prompt, and up to its end. A
+template that writes a turn otherwise once more turns follow (it drops the thinking of earlier ones, say) shows a model
+something there that it will never be asked for: such turns are no targets, and counted; the last is one always. It
+knows nothing of token ids.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
 from loralab.errors import DataError
 from loralab.tasks.example import Conversation, Message
+from loralab.tasks.template import marked_spans, marks_answers, render
+from loralab.tasks.turn_end import ANSWER, TurnEnd
 
 
 @dataclass(frozen=True)
-class Segment:
-    """A piece of text, and whether it is a target."""
+class Templated:
+    """A conversation as its template writes it."""
 
     text: str
-    target: bool
+    targets: tuple[tuple[int, int], ...]
+    """Where the assistant's turns begin and end, each with its end of turn."""
+    left: int
+    """How many of the assistant's turns are no targets."""
 
 
-def conversation_segments(conversation: Conversation, tokenizer: PreTrainedTokenizerBase) -> list[Segment]:
-    """The templated conversation in pieces, alternately context and an assistant's turn.
+def templated(conversation: Conversation, tokenizer: PreTrainedTokenizerBase, end: TurnEnd) -> Templated:
+    """The conversation as one text with its targets, which is what `apply_chat_template` writes.
 
-    An assistant's turn ends with the end-of-text token where the template writes one; the line break that many
-    templates put after it is context of what follows, and left out at the end. Raises `DataError` where the
-    tokenizer has no template, or one that writes a turn otherwise once more turns follow.
+    Raises `DataError` where the tokenizer has no template, or one that does not write what the assistant says.
     """
     messages = conversation.messages
-    written, segments = "", []
-    for place, message in enumerate(messages):
-        if message.role != "assistant":
-            continue
-        before = _render(messages[:place], tokenizer, prompted=True)
-        after = _render(messages[: place + 1], tokenizer, prompted=False)
-        if not before.startswith(written) or not after.startswith(before):
-            raise DataError(
-                f"the chat template writes turn {place + 1} otherwise when it is the last, "
-                "so its targets cannot be found; use a tokenizer whose template only appends, "
-                'or give {"prompt", "completion"}'
-            )
-        said = _up_to_end(after[len(before) :], tokenizer)
-        segments += [Segment(before[len(written) :], False), Segment(said, True)]
-        written = before + said
-    return segments
+    text = render(messages, tokenizer, prompted=False)
+    if marks_answers(tokenizer):
+        spans = marked_spans(messages, tokenizer)
+    else:
+        turns = [place for place, message in enumerate(messages[:-1]) if message.role == "assistant"]
+        earlier = [_earlier_turn(text, messages[: place + 1], tokenizer, end) for place in turns]
+        start = len(answer_context(conversation, tokenizer))
+        last = start, _end_of_turn(text, start, end)
+        spans = tuple(span for span in (*earlier, last) if span is not None)
+    if not spans:
+        raise DataError("the chat template marks nothing as the assistant's; mend its {% generation %} blocks")
+    return Templated(text, spans, max(0, sum(message.role == "assistant" for message in messages) - len(spans)))
 
 
-def generation_prompt(conversation: Conversation, tokenizer: PreTrainedTokenizerBase) -> str:
-    """The conversation without its last turn, and what makes the model answer."""
-    return _render(conversation.messages[:-1], tokenizer, prompted=True)
+def answer_context(conversation: Conversation, tokenizer: PreTrainedTokenizerBase) -> str:
+    """What stands before the last answer, which generation is given too: the turns, and what makes the model answer.
 
-
-def _up_to_end(said: str, tokenizer: PreTrainedTokenizerBase) -> str:
-    """The turn without the space that follows its end-of-text token."""
-    end = str(tokenizer.eos_token)
-    return said.rstrip() if said.rstrip().endswith(end) else said
-
-
-def _render(messages: tuple[Message, ...], tokenizer: PreTrainedTokenizerBase, *, prompted: bool) -> str:
-    turns = [{"role": message.role, "content": message.content} for message in messages]
-    if tokenizer.chat_template is None:
+    Some templates' generation prompts hold what they do not write into a finished turn (an opened thinking). There it
+    is what the finished turn has before the answer. Raises `DataError` where a template writes none, or rewrites all.
+    """
+    messages = conversation.messages
+    text, prompt = render(messages, tokenizer, prompted=False), render(messages[:-1], tokenizer, prompted=True)
+    if text.startswith(prompt) and text[len(prompt) :].strip():
+        return prompt
+    finished = render((*messages[:-1], Message("assistant", ANSWER)), tokenizer, prompted=False)
+    context, written, _ = finished.rpartition(ANSWER)
+    if not written or not text.startswith(context):
         raise DataError(
-            "the tokenizer has no chat template, which messages need; choose an instruction-tuned model, "
-            'or give {"prompt", "completion"}'
+            "the chat template does not write what the assistant says last at a place that can be found, so there is "
+            'nothing to learn; use a tokenizer whose template does, or give {"prompt", "completion"}'
         )
-    try:
-        return str(tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=prompted))
-    except TemplateError as error:
-        raise DataError(
-            f"the chat template refuses the turns {[message.role for message in messages]}: {error}"
-        ) from error
+    return context
+
+
+def prompt_is_kept(conversation: Conversation, tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether the last answer stands after just what the template's generation prompt is."""
+    prompt = render(conversation.messages[:-1], tokenizer, prompted=True)
+    return answer_context(conversation, tokenizer) == prompt
+
+
+def _earlier_turn(
+    text: str, messages: Sequence[Message], tokenizer: PreTrainedTokenizerBase, end: TurnEnd
+) -> tuple[int, int] | None:
+    """The last turn of `messages` in the text of a longer conversation; None where it is written otherwise there."""
+    before = render(messages[:-1], tokenizer, prompted=True)
+    alone = render(messages, tokenizer, prompted=False)
+    place = _end_of_turn(alone, len(before), end)
+    return (len(before), place) if alone.startswith(before) and text.startswith(alone[:place]) else None
+
+
+def _end_of_turn(text: str, start: int, end: TurnEnd) -> int:
+    """Where the last turn of a text ends: behind what ends it, or with the text."""
+    place = text.rfind(end.written, start) if end.written.strip() else -1
+    return place + len(end.written) if place >= 0 else len(text)
