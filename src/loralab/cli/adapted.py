@@ -53,6 +53,8 @@ class Training:
     kind: str
     labels: tuple[str, ...] | None = None
     regression: bool = False
+    conversations: bool = False
+    """Whether the run's examples were conversations, written by the chat template."""
 
 
 def load_adapted(config: AdaptedModel, training: Training) -> "LoadedModel":
@@ -107,7 +109,12 @@ def training_of(adapter: str | None) -> Training:
         raise NotFoundError(f"--adapter: no such folder: {adapter}")
     kind = MODEL_KINDS.get(str(_read(Path(adapter) / "adapter_config.json").get("task_type")), "generation")
     run = _read(Path(adapter) / "run.json")
-    return Training(run.get("model_kind", kind), tuple(run.get("labels", ())) or None, run.get("kind") == "regression")
+    return Training(
+        run.get("model_kind", kind),
+        tuple(run.get("labels", ())) or None,
+        run.get("kind") == "regression",
+        bool(run.get("conversations")),
+    )
 
 
 def say(notes: Iterable[str]) -> None:

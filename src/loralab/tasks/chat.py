@@ -7,8 +7,7 @@ something there that it will never be asked for: such turns are no targets, and 
 knows nothing of token ids.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from transformers import PreTrainedTokenizerBase
 
@@ -34,13 +33,12 @@ def templated(conversation: Conversation, tokenizer: PreTrainedTokenizerBase, en
 
     Raises `DataError` where the tokenizer has no template, or one that does not write what the assistant says.
     """
-    messages = conversation.messages
-    text = render(messages, tokenizer, prompted=False)
+    text, messages = render(conversation, tokenizer, prompted=False), conversation.messages
     if marks_answers(tokenizer):
-        spans = marked_spans(messages, tokenizer)
+        spans = marked_spans(conversation, tokenizer)
     else:
         turns = [place for place, message in enumerate(messages[:-1]) if message.role == "assistant"]
-        earlier = [_earlier_turn(text, messages[: place + 1], tokenizer, end) for place in turns]
+        earlier = [_earlier_turn(text, _up_to(conversation, place + 1), tokenizer, end) for place in turns]
         start = len(answer_context(conversation, tokenizer))
         last = start, _end_of_turn(text, start, end)
         spans = tuple(span for span in (*earlier, last) if span is not None)
@@ -49,17 +47,27 @@ def templated(conversation: Conversation, tokenizer: PreTrainedTokenizerBase, en
     return Templated(text, spans, max(0, sum(message.role == "assistant" for message in messages) - len(spans)))
 
 
+def asked(prompt: str, *, as_in_training: bool) -> Conversation:
+    """A user's turn to be answered: as the template asks for an answer, or as one stands in a finished conversation."""
+    question = Message("user", prompt)
+    return Conversation((question, Message("assistant", ANSWER)) if as_in_training else (question,))
+
+
 def answer_context(conversation: Conversation, tokenizer: PreTrainedTokenizerBase) -> str:
     """What stands before the last answer, which generation is given too: the turns, and what makes the model answer.
 
     Some templates' generation prompts hold what they do not write into a finished turn (an opened thinking). There it
-    is what the finished turn has before the answer. Raises `DataError` where a template writes none, or rewrites all.
+    is what the finished turn has before the answer. After a user's turn it is the template's own. Raises `DataError`
+    where a template writes no answer, or rewrites all for it.
     """
-    messages = conversation.messages
-    text, prompt = render(messages, tokenizer, prompted=False), render(messages[:-1], tokenizer, prompted=True)
+    if conversation.messages[-1].role != "assistant":
+        return render(conversation, tokenizer, prompted=True)
+    before = _up_to(conversation, -1)
+    text, prompt = render(conversation, tokenizer, prompted=False), render(before, tokenizer, prompted=True)
     if text.startswith(prompt) and text[len(prompt) :].strip():
         return prompt
-    finished = render((*messages[:-1], Message("assistant", ANSWER)), tokenizer, prompted=False)
+    answered = replace(conversation, messages=(*before.messages, Message("assistant", ANSWER)))
+    finished = render(answered, tokenizer, prompted=False)
     context, written, _ = finished.rpartition(ANSWER)
     if not written or not text.startswith(context):
         raise DataError(
@@ -71,18 +79,23 @@ def answer_context(conversation: Conversation, tokenizer: PreTrainedTokenizerBas
 
 def prompt_is_kept(conversation: Conversation, tokenizer: PreTrainedTokenizerBase) -> bool:
     """Whether the last answer stands after just what the template's generation prompt is."""
-    prompt = render(conversation.messages[:-1], tokenizer, prompted=True)
+    prompt = render(_up_to(conversation, -1), tokenizer, prompted=True)
     return answer_context(conversation, tokenizer) == prompt
 
 
 def _earlier_turn(
-    text: str, messages: Sequence[Message], tokenizer: PreTrainedTokenizerBase, end: TurnEnd
+    text: str, conversation: Conversation, tokenizer: PreTrainedTokenizerBase, end: TurnEnd
 ) -> tuple[int, int] | None:
-    """The last turn of `messages` in the text of a longer conversation; None where it is written otherwise there."""
-    before = render(messages[:-1], tokenizer, prompted=True)
-    alone = render(messages, tokenizer, prompted=False)
+    """The last turn of a conversation in the text of a longer one; None where it is written otherwise there."""
+    before = render(_up_to(conversation, -1), tokenizer, prompted=True)
+    alone = render(conversation, tokenizer, prompted=False)
     place = _end_of_turn(alone, len(before), end)
     return (len(before), place) if alone.startswith(before) and text.startswith(alone[:place]) else None
+
+
+def _up_to(conversation: Conversation, place: int) -> Conversation:
+    """Its first turns."""
+    return replace(conversation, messages=conversation.messages[:place])
 
 
 def _end_of_turn(text: str, start: int, end: TurnEnd) -> int:

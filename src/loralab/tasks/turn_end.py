@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from transformers import PreTrainedTokenizerBase
 
 from loralab.errors import DataError
-from loralab.tasks.example import Message
+from loralab.tasks.example import Conversation, Message
 from loralab.tasks.template import render
 from loralab.tasks.tokens import plain_ids
 
@@ -31,7 +31,7 @@ class TurnEnd:
 
 def turn_end(tokenizer: PreTrainedTokenizerBase) -> TurnEnd:
     """The end of the last turn of a conversation. Raises `DataError` where there is no template."""
-    asked = Message("user", QUESTION), Message("assistant", ANSWER)
+    asked = Conversation((Message("user", QUESTION), Message("assistant", ANSWER)))
     tail = render(asked, tokenizer, prompted=False).rpartition(ANSWER)[2]
     token = _first_added(tail, tokenizer)
     if token is not None:
@@ -52,10 +52,10 @@ def _first_added(text: str, tokenizer: PreTrainedTokenizerBase) -> int | None:
     return next((token for token in ids if token in added or token in tokenizer.all_special_ids), None)
 
 
-def _what_follows(asked: tuple[Message, ...], tokenizer: PreTrainedTokenizerBase) -> str | None:
+def _what_follows(asked: Conversation, tokenizer: PreTrainedTokenizerBase) -> str | None:
     """What begins the next turn, for a template that only writes who speaks."""
     try:
-        going_on = render((*asked, Message("user", NEXT)), tokenizer, prompted=False)
+        going_on = render(Conversation((*asked.messages, Message("user", NEXT))), tokenizer, prompted=False)
     except DataError:
         return None
     follows = going_on.rpartition(ANSWER)[2].partition(NEXT)[0].rstrip()

@@ -22,6 +22,7 @@ from loralab.models.load import LoadedModel, load_model
 from loralab.models.precision import use_fast_float32
 from loralab.nn.dropout import quick_dropout
 from loralab.tasks.encoding import encode_examples, padding_id
+from loralab.tasks.example import Conversation
 from loralab.tasks.task import Task, open_task
 from loralab.training.config import TrainConfig
 from loralab.training.consistency import consistency_weight
@@ -42,6 +43,8 @@ class Prepared:
     trainee: Trainee
     max_length: int
     notes: tuple[str, ...]
+    conversations: bool = False
+    """Whether the examples are conversations, which the chat template writes."""
 
     @property
     def held_out(self) -> str | None:
@@ -92,7 +95,8 @@ def prepare(config: TrainConfig, dtype: str) -> Prepared:
     regularizer = neighbour_cosine(loaded.model, config.cosine_penalty)
     consistency = consistency_weight(config.consistency, config.method, task.kind)
     trainee = Trainee(loaded.model, adapter, optimizer, data, task.kind, regularizer, consistency)
-    return Prepared(loaded, task, trainee, max_length, (*notes, *adapter.notes, *said))
+    talks = isinstance(task.examples("train", 1)[0], Conversation)
+    return Prepared(loaded, task, trainee, max_length, (*notes, *adapter.notes, *said), talks)
 
 
 def _read(config: TrainConfig, task: Task, loaded: LoadedModel) -> tuple[int, TrainingData, Sequence[str]]:

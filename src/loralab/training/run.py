@@ -140,6 +140,7 @@ def _facts(prepared: Prepared) -> dict[str, object]:
         "kind": prepared.task.kind,
         "model_kind": prepared.task.model_kind,
         "labels": list(prepared.task.labels),
+        "conversations": prepared.conversations,
         "dtype": str(prepared.loaded.dtype).removeprefix("torch."),
         "matched": prepared.trainee.adapter.matched,
         "notes": list(prepared.notes),
