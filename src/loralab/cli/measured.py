@@ -52,7 +52,7 @@ def open_measured(config: MeasuredAdapter) -> "tuple[Adapter, Measurement]":
 
     task = open_task(config.task, config.data, labels=training_of(config.adapter).labels)
     say(task.notes)
-    loaded = load_base(config.model, config.dtype, training_for(task))
+    loaded = load_base(config.model, config.dtype, training_for(task), adapter=config.adapter)
     measurement = Measurement(
         loaded.model,
         loaded.processor,

@@ -32,7 +32,7 @@ def run(config: DoctorConfig) -> Answer:
 
     model = None
     if config.model is not None:
-        model = load_base(config.model, config.dtype, _training(config.adapter), config.quantize).model
+        model = load_base(config.model, config.dtype, _training(config.adapter), config.quantize, config.adapter).model
     found = examine(config.adapter, model, alpha=config.alpha, allow_other_base=config.allow_other_base).to_json()
     if config.out is not None:
         write_json(Path(config.out) / "doctor.json", found)
