@@ -3,8 +3,6 @@ import torch
 from transformers import (
     GPT2Config,
     GPT2LMHeadModel,
-    LlamaConfig,
-    LlamaForCausalLM,
     PreTrainedModel,
     PreTrainedTokenizerFast,
     T5Config,
@@ -16,15 +14,6 @@ from loralab.generation.generate import GenerationConfig, generate, generate_ids
 
 PROMPTS = ["a longer prompt than", "the", "second one", "x"]
 SIZES = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
-
-
-@pytest.fixture
-def llama(tokenizer: PreTrainedTokenizerFast) -> PreTrainedModel:
-    config = LlamaConfig(vocab_size=len(tokenizer), bos_token_id=None, eos_token_id=1, pad_token_id=0, **SIZES)
-    model = LlamaForCausalLM(config).eval()
-    for parameter in model.parameters():
-        torch.nn.init.normal_(parameter, std=0.5)
-    return model
 
 
 def greedy_by_hand(model: PreTrainedModel, ids: list[int], steps: int) -> list[int]:

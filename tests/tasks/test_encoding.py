@@ -3,6 +3,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from tokenizers.processors import TemplateProcessing
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from loralab.errors import DataError, SpecError
@@ -10,6 +11,7 @@ from loralab.tasks.definition import Task
 from loralab.tasks.encoding import Encoding, encode_examples, encode_prompts
 from loralab.tasks.example import AnyExample, Conversation, Example, LabelledExample, Message
 from loralab.tasks.tokens import IGNORED
+from small_tokenizers import KINDS, small_tokenizer
 
 WRITE = Task("toy", "generation", {}, ())
 LABEL = Task("toy", "classification", {}, (), ("a", "b"))
@@ -50,7 +52,7 @@ def test_conversations(tokenizer: PreTrainedTokenizerFast) -> None:
     assert tokenizer.decode([label for label in one.labels if label != IGNORED]) == "yo<eos>"
     (ids,) = encode_prompts([TALK], tokenizer, 64)
     assert one.input_ids[: len(ids)] == ids
-    assert len(one.input_ids) == len(ids) + one.targets
+    assert tokenizer.decode(one.input_ids[len(ids) + one.targets :]) == "\n"  # as the template writes it
 
 
 def test_an_encoder_decoder_has_its_targets_apart(tokenizer: PreTrainedTokenizerFast) -> None:
@@ -102,3 +104,48 @@ def test_a_blank_prompt_for_an_encoder(tokenizer: PreTrainedTokenizerFast) -> No
     (one,) = encode(tokenizer, Example("", "b"), encoder_decoder=True).encoded
     assert [one.input_ids] == encode_prompts([Example("", "b")], tokenizer, 8, encoder_decoder=True)
     assert one.input_ids == [tokenizer.eos_token_id]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_conversation_is_what_its_template_gives(kind: str) -> None:
+    tokenizer = small_tokenizer(kind)
+    said = ("user", "hi "), ("assistant", "it is 17"), ("user", "and\n 5?"), ("assistant", "yes, hello ")
+    (one,) = encode(tokenizer, Conversation(tuple(Message(*turn) for turn in said)), longest=400).encoded
+    turns = [{"role": role, "content": content} for role, content in said]
+    assert one.input_ids == tokenizer.apply_chat_template(turns, tokenize=True, return_dict=True)["input_ids"]
+    end = tokenizer.convert_tokens_to_ids("<|im_end|>")
+    learned = [place for place, label in enumerate(one.labels) if label != IGNORED]
+    text = tokenizer.decode([one.input_ids[place] for place in learned])
+    assert "".join(text.split()) == "itis17<|im_end|>yes,hello<|im_end|>"
+    assert [one.labels[place] for place in learned].count(end) == 2
+    ids = encode_prompts([Conversation(tuple(Message(*turn) for turn in said))], tokenizer, 400)[0]
+    assert one.input_ids[: len(ids)] == ids
+    assert one.labels[len(ids) - 1] == IGNORED != one.labels[len(ids)]
+
+
+def test_a_template_that_marks_answers_is_taken_at_its_word(tokenizer: PreTrainedTokenizerFast) -> None:
+    tokenizer.chat_template = (
+        "{% for m in messages %}<{{ m.role }}>{% if m.role == 'assistant' and loop.last %}{% generation %}"
+        "{{ m.content }}<eos>{% endgeneration %}{% else %}{{ m.content }}{% endif %}\n{% endfor %}"
+        "{% if add_generation_prompt %}<assistant>{% endif %}"
+    )
+    found = encode(tokenizer, Conversation((*TALK.messages, *TALK.messages)))
+    (one,) = found.encoded
+    assert tokenizer.decode([label for label in one.labels if label != IGNORED]) == "yo<eos>"
+    turns = [{"role": each.role, "content": each.content} for each in (*TALK.messages, *TALK.messages)]
+    theirs = tokenizer.apply_chat_template(turns, return_dict=True, return_assistant_tokens_mask=True)
+    assert [int(label != IGNORED) for label in one.labels] == theirs["assistant_masks"]
+    assert "{% generation %}" in found.notes[0]
+
+
+def test_an_encoder_decoders_answer_has_its_tokenizers_own_tokens_around_it() -> None:
+    tokenizer = small_tokenizer("byte-level")
+    around = TemplateProcessing(single="<s> $A </s>", special_tokens=[("<s>", 1), ("</s>", 2)])
+    tokenizer.backend_tokenizer.post_processor = around  # BART's way
+    (one,) = encode(tokenizer, Example("hello", " yes"), encoder_decoder=True).encoded
+    assert tokenizer.decode(one.labels) == "<s>yes</s>"
+
+
+def test_a_token_of_prompt_and_answer_is_said() -> None:
+    found = encode(small_tokenizer("byte-level"), Example("hel", "lo"), Example("hello", " world"))
+    assert "in 1 of 2 examples a token spans the end of the prompt" in found.notes[0]

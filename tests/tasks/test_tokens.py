@@ -1,12 +1,11 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tokenizers import Tokenizer, pre_tokenizers
-from tokenizers.models import WordLevel
 from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedTokenizerFast
 
-from loralab.tasks.tokens import IGNORED, cut_left, fit, plain_ids, prompt_ids, target_ids
+from loralab.tasks.tokens import IGNORED, answer_ids, context_ids, cut_left, fit, prompt_ids
+from small_tokenizers import KINDS, small_tokenizer
 
 
 @given(st.integers(1, 30), st.integers(1, 30), st.integers(8, 40), st.booleans())
@@ -44,17 +43,19 @@ def test_an_appended_end_is_taken_off_and_an_empty_prompt_begins(tokenizer: PreT
     assert prompt_ids([""], tokenizer) == [[end]]
 
 
-def test_targets_end(tokenizer: PreTrainedTokenizerFast) -> None:
-    (ids,) = target_ids([" b"], tokenizer)
-    assert ids == [*plain_ids([" b"], tokenizer)[0], tokenizer.eos_token_id]
-    assert tokenizer.decode(ids) == " b<eos>"
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_space_at_a_prompts_end_is_left_to_the_model_where_words_bring_their_own(kind: str) -> None:
+    tokenizer = small_tokenizer(kind)
+    with_space, without = context_ids(["Answer: ", "Answer:"], tokenizer, special=True)
+    assert with_space == without
+    (ids,) = context_ids(["Answer:\n"], tokenizer, special=True)
+    assert ids == prompt_ids(["Answer:\n"], tokenizer)[0]
 
 
-def test_a_tokenizer_that_adds_a_space_gets_no_second() -> None:
-    backend = Tokenizer(WordLevel({"<eos>": 0, "▁": 1, "▁x": 2, "▁b": 3}, unk_token="▁"))
-    backend.pre_tokenizer = pre_tokenizers.Metaspace()
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<eos>")
-    assert target_ids([" b"], tokenizer) == [[3, 0]]
+def test_answers_end_once(tokenizer: PreTrainedTokenizerFast) -> None:
+    (ids,) = answer_ids(["b"], tokenizer)
+    assert tokenizer.decode(ids) == "b<eos>"
+    assert answer_ids(["b<eos>"], tokenizer) == [ids]
 
 
 @pytest.mark.parametrize("bos, kept", [(9, [9, 3, 4]), (None, [2, 3, 4])])

@@ -62,6 +62,8 @@ class Training:
     kind: str
     labels: tuple[str, ...] | None = None
     regression: bool = False
+    conversations: bool = False
+    """Whether the run's examples were conversations, written by the chat template."""
 
     @property
     def label_kind(self) -> LabelKind:
@@ -73,24 +75,30 @@ class Training:
 
 def load_adapted(config: AdaptedModel, training: Training) -> "LoadedModel":
     """The model with its adapter, if one is named, active. Raises what `load_base` and `load_adapter` raise."""
-    loaded = load_base(config.model, config.dtype, training, config.quantize)
+    loaded = load_base(config.model, config.dtype, training, config.quantize, config.adapter)
     if config.adapter is not None:
         load_adapter(config.adapter, config, loaded)
     return loaded
 
 
-def load_base(model: str, dtype: str, training: Training, quantize: str | None = None) -> "LoadedModel":
-    """The base model, on the fast kernels; what is noteworthy goes to stderr. Raises what `load_model` and
-    `quantize_base` raise.
+def load_base(
+    model: str, dtype: str, training: Training, quantize: str | None = None, adapter: str | None = None
+) -> "LoadedModel":
+    """The base model, on the fast kernels, with the tokenizer of the adapter that it is for; what is noteworthy goes to
+    stderr. Raises what `load_model`, `with_own_tokenizer` and `quantize_base` raise.
     """
     import torch
 
+    from loralab.formats.folder_tokenizer import with_own_tokenizer
     from loralab.formats.quantized_base import quantize_base
     from loralab.models.load import load_model
     from loralab.models.precision import use_fast_float32
 
     loaded = load_model(model, kind=training.kind, labels=training.labels, regression=training.regression, dtype=dtype)
     say(loaded.notes)
+    if adapter is not None:
+        base, loaded = loaded, with_own_tokenizer(loaded, adapter)
+        say(loaded.notes if loaded is not base else ())
     if quantize is not None:
         say([str(quantize_base(loaded.model, quantize))])
     if loaded.model.device.type == "cpu" and loaded.dtype == torch.float32:
@@ -153,7 +161,12 @@ def training_of(adapter: str | None, labels: Labels = None) -> Training:
         raise SpecError(
             f"--labels {','.join(labels)}: {adapter} records {','.join(recorded or ())}; leave --labels out"
         )
-    return Training(run.get("model_kind", kind), recorded or labels, run.get("kind") == "regression")
+    return Training(
+        run.get("model_kind", kind),
+        recorded or labels,
+        run.get("kind") == "regression",
+        bool(run.get("conversations")),
+    )
 
 
 def say(notes: Iterable[str]) -> None:

@@ -50,7 +50,7 @@ def open_measured(config: MeasuredAdapter) -> "tuple[Adapter, Measurement]":
     from loralab.analysis.measurement import Measurement, default_metric
 
     task = open_ordered(config.task, config.data, config.model, config.adapter, config.labels)
-    loaded = load_base(config.model, config.dtype, training_for(task))
+    loaded = load_base(config.model, config.dtype, training_for(task), adapter=config.adapter)
     measurement = Measurement(
         loaded.model,
         loaded.processor,

@@ -6,18 +6,19 @@ from collections.abc import Sequence
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from loralab.errors import SpecError
+from loralab.evaluation.answers import answers
 from loralab.evaluation.label_order import in_order_of_model
 from loralab.evaluation.labels import predict_labels
 from loralab.evaluation.likelihood import mean_target_loss
 from loralab.evaluation.result import Evaluation as Evaluation
 from loralab.evaluation.result import Sample as Sample
 from loralab.evaluation.score import Scored, score_outputs
-from loralab.generation.generate import GenerationConfig, decode, generate_ids
+from loralab.generation.config import GenerationConfig
 from loralab.generation.settings import forced_first_token
 from loralab.methods.room import text_room
 from loralab.nn.mode import evaluating
 from loralab.tasks.definition import Task
-from loralab.tasks.encoding import Processor, encode_examples, encode_prompts, padding_id
+from loralab.tasks.encoding import Processor, encode_examples, padding_id
 from loralab.tasks.example import AnyExample, Conversation, Example
 from loralab.tasks.first_token import begin_targets
 
@@ -108,22 +109,11 @@ def _generate_samples(
     config: GenerationConfig,
     max_length: int,
 ) -> tuple[Sample, ...]:
-    encoder_decoder = bool(model.config.is_encoder_decoder)
-    context = text_room(model)
-    if context is not None and not encoder_decoder:
-        if config.max_new_tokens >= context:
-            raise SpecError(
-                f"{config.max_new_tokens} new tokens do not fit into the model's context of {context}; ask for fewer"
-            )
-        max_length = min(max_length, context - config.max_new_tokens)
-    prompts = encode_prompts(
-        examples, tokenizer, min(max_length, context or max_length), encoder_decoder=encoder_decoder
-    )
-    texts = decode(generate_ids(model, prompts, config, tokenizer), tokenizer)
+    written = [each for each in examples if isinstance(each, Example | Conversation)]
+    texts = answers(model, tokenizer, written, config, max_length)
     return tuple(
         Sample(prompt_of(example), text.strip(), example.answers())
-        for example, text in zip(examples, texts, strict=True)
-        if isinstance(example, Example | Conversation)
+        for example, text in zip(written, texts, strict=True)
     )
 
 

@@ -23,6 +23,7 @@ from loralab.core.adapter import Adapter, adapters_of
 from loralab.core.names import unwrapped
 from loralab.errors import NumericsError, OutputError, SpecError
 from loralab.formats.atomic import refuse_occupied, whole_folder
+from loralab.formats.folder_tokenizer import TOKENIZER_FILES
 from loralab.formats.merge_weights import MergedWeights, merged_weights
 from loralab.formats.probe import Probe, make_probe
 from loralab.formats.tensor_file import WEIGHTS, TensorFolder, write_index, write_tensors
@@ -63,15 +64,17 @@ def write_merged(
     *,
     source: str | Path | None = None,
     tokenizer: PreTrainedTokenizerBase | None = None,
+    own_tokenizer: bool = False,
     verify: str = "logits",
     probe: Probe | None = None,
 ) -> MergedFolder:
     """Merge an adapter that is on `model` into a new folder `out`; the model itself is left as it was.
 
     `source` is where the model was loaded from (an embedded name, a folder, or a Hub id): its files' own values and
-    dtypes are merged into, and its tokenizer is copied. Without it the live weights are written. The tokenizer also
-    gives the probe real sentences. Every written tensor is compared bit for bit with its recomputed value; with
-    verify="logits" the reopened model's logits are compared with the live ones as well.
+    dtypes are merged into, and its tokenizer is copied, unless the one given is to be written (`own_tokenizer`: the
+    adapter's). Without it the live weights are written. The tokenizer also gives the probe real sentences. Every
+    written tensor is compared bit for bit with its recomputed value; with verify="logits" the reopened model's logits
+    are compared with the live ones as well.
 
     Raises OutputError if `out` holds something or cannot be written, NumericsError with the figures if the
     verification fails, AdapterStateError while an adapter is merged, SpecError for a model that is not transformers'.
@@ -86,6 +89,8 @@ def write_merged(
         with quiet_transformers():
             _write_config(inner, weights, draft)
             _write_small_files(inner, base, tokenizer, draft)
+            if own_tokenizer and tokenizer is not None:
+                _replace_tokenizer(tokenizer, draft)
         _write_weights(weights, draft)
         check_tensors(weights, draft)
         found = compare(inner, name, draft, calls) if verify == "logits" else None
@@ -159,6 +164,14 @@ def _write_generation(model: PreTrainedModel, folder: Path) -> None:
     generation = getattr(model, "generation_config", None)
     if isinstance(generation, GenerationConfig) and not (folder / _GENERATION).exists():
         generation.to_json_file(folder / _GENERATION)
+
+
+def _replace_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+    """Write this one in place of the base's."""
+    for name in TOKENIZER_FILES:
+        (folder / name).unlink(missing_ok=True)
+    shutil.rmtree(folder / _TEMPLATES, ignore_errors=True)
+    tokenizer.save_pretrained(folder)
 
 
 def _small_files(folder: Path) -> Iterator[Path]:

@@ -7,7 +7,8 @@ order. Of the model's own generation settings only those count that `settings` k
 Shapes: B prompts of a batch, T tokens, V vocabulary.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -17,11 +18,13 @@ from transformers import (
     NoRepeatNGramLogitsProcessor,
     PreTrainedModel,
     PreTrainedTokenizerBase,
+    StoppingCriteriaList,
 )
 
 from loralab.errors import SpecError
 from loralab.generation.config import GenerationConfig as GenerationConfig
 from loralab.generation.context import context_length
+from loralab.generation.ends import NO_MORE, Ends
 from loralab.generation.settings import generating_with
 from loralab.nn.mode import evaluating
 
@@ -59,10 +62,11 @@ def generate_ids(
     prompts: Sequence[list[int]],
     config: GenerationConfig,
     tokenizer: PreTrainedTokenizerBase,
+    more_ends: Ends = NO_MORE,
 ) -> list[list[int]]:
-    """The same from token ids to token ids; the tokenizer only names the special tokens. Ends are cut off."""
+    """The same from token ids to token ids; ends are cut off but for ending texts, which `decode` cuts."""
     _check_lengths(model, prompts, config.max_new_tokens)
-    ends = _end_ids(model, tokenizer)
+    ends = sorted({*_end_ids(model, tokenizer), *more_ends.tokens})
     order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
     answers: list[list[int]] = [[] for _ in prompts]
     devices = [model.device] if model.device.type == "cuda" else []
@@ -70,19 +74,28 @@ def generate_ids(
         torch.manual_seed(config.seed)
         for start in range(0, len(order), config.batch_size):
             batch = order[start : start + config.batch_size]
-            new = _generate_batch(model, [prompts[index] for index in batch], config, ends, _pad_id(tokenizer))
+            rows = [prompts[index] for index in batch]
+            new = _generate_batch(model, rows, config, ends, _pad_id(tokenizer), partial(more_ends.criteria, tokenizer))
             for index, ids in zip(batch, new, strict=True):
                 answers[index] = ids
     return answers
 
 
-def decode(answers: Sequence[list[int]], tokenizer: PreTrainedTokenizerBase) -> list[str]:
-    """Token ids as text, without special tokens and without tidying of spaces."""
-    return [str(tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)) for ids in answers]
+def decode(answers: Sequence[list[int]], tokenizer: PreTrainedTokenizerBase, more_ends: Ends = NO_MORE) -> list[str]:
+    """Token ids as text up to an ending text, without special tokens and without tidying of spaces."""
+    return [
+        more_ends.cut(str(tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)))
+        for ids in answers
+    ]
 
 
 def _generate_batch(
-    model: PreTrainedModel, prompts: list[list[int]], config: GenerationConfig, ends: list[int], pad_id: int
+    model: PreTrainedModel,
+    prompts: list[list[int]],
+    config: GenerationConfig,
+    ends: list[int],
+    pad_id: int,
+    stopping: Callable[[int], StoppingCriteriaList],
 ) -> list[list[int]]:
     width = max(map(len, prompts))
     left = not model.config.is_encoder_decoder
@@ -98,6 +111,7 @@ def _generate_batch(
             attention_mask=torch.tensor(mask, device=model.device),
             generation_config=settings,
             logits_processor=processors,
+            stopping_criteria=stopping(prompt_width),
         )
     return [_up_to_end(ids, ends) for ids in output[:, prompt_width:].tolist()]
 

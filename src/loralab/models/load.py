@@ -70,6 +70,8 @@ class LoadedModel:
     """Paths of the modules whose weights were not in the checkpoint, e.g. ("classifier",): to be trained in
     full.
     """
+    own_tokenizer: bool = False
+    """Whether the tokenizer, or its chat template, is another than the model's own: an adapter's."""
 
     @property
     def tokenizer(self) -> PreTrainedTokenizerBase:
@@ -230,9 +232,18 @@ def _read_processor(
     return processor, []
 
 
-def _read_tokenizer(name: str, source: str) -> PreTrainedTokenizerBase:
+def load_tokenizer(folder: str, config: PreTrainedConfig) -> tuple[PreTrainedTokenizerBase, list[str]]:
+    """The tokenizer that lies in a folder for a model with this config, and what was set because the files do not say
+    it. Raises `ModelLoadError`.
+    """
+    with quiet_transformers():
+        tokenizer = _read_tokenizer(folder, folder, config)
+    return tokenizer, _set_padding(tokenizer, config)
+
+
+def _read_tokenizer(name: str, source: str, config: PreTrainedConfig | None = None) -> PreTrainedTokenizerBase:
     try:
-        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(source)
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(source, config=config)
     except _TRANSFORMERS_ERRORS as error:
         raise ModelLoadError(f"model {name!r}: its tokenizer cannot be loaded: {_first_line(error)}") from error
     return tokenizer

@@ -1,9 +1,9 @@
 """Examples as token ids, with the target tokens marked; or as images to be decoded.
 
-Prompt and target are tokenized apart and joined, so that a prompt gives the same tokens in training and in
-generation. A target ends with the end-of-text token. What is too long loses the LEFT end of its prompt,
-never a part of its target; only a target that is too long by itself is cut, at its end. All cuts are
-counted. It knows nothing of models beyond whether one has an encoder and a decoder.
+Prompt and target are one text and tokenized as one, as a model reads them (`marking` says which tokens are targets); a
+target ends with the end-of-text token, a turn of a conversation with what the chat template ends it with. What is too
+long loses the LEFT end of its prompt, never a part of its target; only a target that is too long by itself is cut, at
+its end. All cuts are counted. It knows nothing of models beyond whether one has an encoder and a decoder.
 """
 
 from collections.abc import Callable, Sequence
@@ -12,11 +12,24 @@ from dataclasses import dataclass, replace
 from transformers import BaseImageProcessor, PreTrainedTokenizerBase
 
 from loralab.errors import DataError, SpecError
-from loralab.tasks.chat import conversation_segments, generation_prompt
+from loralab.tasks.chat import answer_context, templated
 from loralab.tasks.definition import Task
 from loralab.tasks.example import AnyExample, Conversation, Example, LabelledExample, weight_of
 from loralab.tasks.image_encoding import EncodedImage, encode_images
-from loralab.tasks.tokens import IGNORED, cut_left, empty_text_id, fit, plain_ids, prompt_ids, target_ids, whole_ids
+from loralab.tasks.marking import Marked, mark
+from loralab.tasks.remarks import conversation_remarks, spanning_remarks
+from loralab.tasks.tokens import (
+    IGNORED,
+    answer_ids,
+    begun,
+    context_ids,
+    cut_left,
+    empty_text_id,
+    ended,
+    fit,
+    whole_ids,
+)
+from loralab.tasks.turn_end import turn_end
 
 Processor = PreTrainedTokenizerBase | BaseImageProcessor
 """What turns examples into what a model takes: its tokenizer, or the processor of a model that looks at images."""
@@ -121,7 +134,7 @@ def _encode_texts(
     if not examples:
         return Encoding([], 0, ())
     kind = "decoded" if encoder_decoder and task.kind == "generation" else type(examples[0]).__name__
-    pairs = _ENCODERS[kind](examples, tokenizer, max_length)
+    pairs, remarks = _ENCODERS[kind](examples, tokenizer, max_length)
     truncated = sum(cut for _, cut in pairs)
     where = " (prompts at their left end)" if task.kind == "generation" else ""
     note = f"{truncated} of {len(pairs)} examples were longer than {max_length} tokens and were cut{where}"
@@ -131,7 +144,7 @@ def _encode_texts(
         replace(_not_empty(each, tokenizer), weight=weight_of(example))
         for (each, _), example in zip(pairs, examples, strict=True)
     ]
-    return Encoding(encoded, truncated, (*([note] if truncated else []), *([said] if empty else [])))
+    return Encoding(encoded, truncated, (*remarks, *([note] if truncated else []), *([said] if empty else [])))
 
 
 def _not_empty(encoded: Encoded, tokenizer: PreTrainedTokenizerBase) -> Encoded:
@@ -152,50 +165,58 @@ def encode_prompts(
     """The ids to generate from: what stands before the (last) target in training, cut on the left."""
     chats = [each for each in examples if isinstance(each, Conversation)]
     if chats:
-        ids = plain_ids([generation_prompt(each, tokenizer) for each in chats], tokenizer)
+        ids = context_ids([answer_context(each, tokenizer) for each in chats], tokenizer, special=False)
+    elif encoder_decoder:
+        ids = whole_ids([each.prompt for each in _written(examples)], tokenizer)
     else:
-        tokenize = whole_ids if encoder_decoder else prompt_ids
-        ids = tokenize([each.prompt for each in _written(examples)], tokenizer)
+        ids = context_ids([each.prompt for each in _written(examples)], tokenizer, special=True)
     return [cut_left(each or [empty_text_id(tokenizer)], max_length, tokenizer) for each in ids]
 
 
-Pairs = list[tuple[Encoded, bool]]
-"""Each example, and whether it was cut."""
+Pairs = tuple[list[tuple[Encoded, bool]], Sequence[str]]
+"""Each example, and whether it was cut; and what is to be said of them."""
 
 
 def _encode_written(examples: Sequence[AnyExample], tokenizer: PreTrainedTokenizerBase, max_length: int) -> Pairs:
     written = _written(examples)
-    prompts = prompt_ids([each.prompt for each in written], tokenizer)
-    targets = target_ids([each.target for each in written], tokenizer)
-    return [
-        _join([(prompt, False), (target, True)], tokenizer, max_length)
-        for prompt, target in zip(prompts, targets, strict=True)
-    ]
+    texts = [each.prompt + each.target for each in written]
+    spans = [[(len(each.prompt), len(text))] for each, text in zip(written, texts, strict=True)]
+    found = [_with_ends(each, tokenizer) for each in mark(texts, spans, tokenizer, special=True)]
+    return [_fitted(each, tokenizer, max_length) for each in found], spanning_remarks(found)
+
+
+def _with_ends(marked: Marked, tokenizer: PreTrainedTokenizerBase) -> Marked:
+    """A text that begins with a token to go on from, as generation does where the prompt gives none, and ends."""
+    ids = ended(marked.ids, tokenizer)
+    labels = [*marked.labels, *ids[len(marked.ids) :]]
+    if labels[0] != IGNORED and not marked.spanned:
+        start = begun([], tokenizer)
+        ids, labels = start + ids, [IGNORED, *labels]
+    return Marked(ids, labels, marked.spanned)
 
 
 def _encode_conversations(examples: Sequence[AnyExample], tokenizer: PreTrainedTokenizerBase, max_length: int) -> Pairs:
-    pairs = []
-    for each in examples:
-        assert isinstance(each, Conversation)
-        segments = conversation_segments(each, tokenizer)
-        ids = plain_ids([segment.text for segment in segments], tokenizer)
-        parts = [(tokens, segment.target) for tokens, segment in zip(ids, segments, strict=True)]
-        pairs.append(_join(parts, tokenizer, max_length))
-    return pairs
+    conversations = [each for each in examples if isinstance(each, Conversation)]
+    end = turn_end(tokenizer)
+    written = [templated(each, tokenizer, end) for each in conversations]
+    found = mark([each.text for each in written], [each.targets for each in written], tokenizer, special=False)
+    remarks = conversation_remarks(conversations, written, tokenizer, end)
+    return [_fitted(each, tokenizer, max_length) for each in found], [*remarks, *spanning_remarks(found)]
 
 
 def _encode_decoded(examples: Sequence[AnyExample], tokenizer: PreTrainedTokenizerBase, max_length: int) -> Pairs:
     """For an encoder-decoder: the prompt with the tokenizer's own ending, the target for the decoder."""
     written = _written(examples)
     prompts = whole_ids([each.prompt for each in written], tokenizer)
-    targets = target_ids([each.target.lstrip() for each in written], tokenizer)
-    return [
+    targets = answer_ids([each.target.lstrip() for each in written], tokenizer)
+    pairs = [
         (
             Encoded(cut_left(prompt, max_length, tokenizer), target[:max_length], decoded=True),
             max(len(prompt), len(target)) > max_length,
         )
         for prompt, target in zip(prompts, targets, strict=True)
     ]
+    return pairs, ()
 
 
 def _encode_labelled(examples: Sequence[AnyExample], tokenizer: PreTrainedTokenizerBase, max_length: int) -> Pairs:
@@ -210,7 +231,7 @@ def _encode_labelled(examples: Sequence[AnyExample], tokenizer: PreTrainedTokeni
                 each.text_a, each.text_b, truncation="longest_first", max_length=max_length, verbose=False
             )
         pairs.append((Encoded(whole["input_ids"], each.label, whole.get("token_type_ids")), cut))
-    return pairs
+    return pairs, ()
 
 
 _ENCODERS: dict[str, Callable[[Sequence[AnyExample], PreTrainedTokenizerBase, int], Pairs]] = {
@@ -221,13 +242,9 @@ _ENCODERS: dict[str, Callable[[Sequence[AnyExample], PreTrainedTokenizerBase, in
 }
 
 
-def _join(
-    parts: Sequence[tuple[list[int], bool]], tokenizer: PreTrainedTokenizerBase, max_length: int
-) -> tuple[Encoded, bool]:
-    """Pieces of ids, of which some are targets, as one example."""
-    ids = [token for tokens, _ in parts for token in tokens]
-    labels = [token if target else IGNORED for tokens, target in parts for token in tokens]
-    ids, labels, cut = fit(ids, labels, max_length, ids[0] == tokenizer.bos_token_id)
+def _fitted(marked: Marked, tokenizer: PreTrainedTokenizerBase, max_length: int) -> tuple[Encoded, bool]:
+    labels = [IGNORED, *marked.labels[1:]]  # there is nothing before a first token to foresee it from
+    ids, labels, cut = fit(marked.ids, labels, max_length, marked.ids[0] == tokenizer.bos_token_id)
     return Encoded(ids, labels), cut
 
 

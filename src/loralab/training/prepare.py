@@ -24,7 +24,7 @@ from loralab.models.load import LoadedModel, load_model, read_config
 from loralab.models.precision import use_fast_float32
 from loralab.nn.dropout import quick_dropout
 from loralab.tasks.encoding import encode_examples, padding_id
-from loralab.tasks.example import Examples, weight_of
+from loralab.tasks.example import Conversation, Examples, weight_of
 from loralab.tasks.first_token import begin_targets
 from loralab.tasks.label_order import in_order_of
 from loralab.tasks.task import Task, open_task
@@ -51,6 +51,8 @@ class Prepared:
     notes: tuple[str, ...]
     data: Record
     """What the data were, for run.json."""
+    conversations: bool = False
+    """Whether the examples are conversations, which the chat template writes."""
 
     @property
     def held_out(self) -> str | None:
@@ -101,7 +103,9 @@ def prepare(config: TrainConfig, dtype: str, labels: Sequence[str] = ()) -> Prep
     consistency = consistency_weight(config.consistency, config.method, task.kind)
     trainee = Trainee(loaded.model, adapter, optimizer, data, task.kind, regularizer, consistency)
     said = (*notes, *adapter.notes, *said)
-    return Prepared(loaded, task, trainee, max_length, said, record_data(task, config.data, _splits_read(config, task)))
+    record = record_data(task, config.data, _splits_read(config, task))
+    talks = isinstance(task.examples("train", 1)[0], Conversation)
+    return Prepared(loaded, task, trainee, max_length, said, record, talks)
 
 
 def _splits_read(config: TrainConfig, task: Task) -> list[str]:

@@ -146,6 +146,7 @@ def _facts(prepared: Prepared) -> dict[str, object]:
         "model_kind": prepared.task.model_kind,
         "labels": list(prepared.task.labels),
         "data": prepared.data,
+        "conversations": prepared.conversations,
         "dtype": str(prepared.loaded.dtype).removeprefix("torch."),
         "matched": prepared.trainee.adapter.matched,
         "notes": list(prepared.notes),

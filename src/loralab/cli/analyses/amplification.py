@@ -38,7 +38,7 @@ def run(config: AmplificationConfig) -> Answer:
     """Measure every module, and write the files."""
     from loralab.analysis.amplification_report import analyse_amplification
 
-    model = load_base(config.model, "auto", training_of(config.adapter)).model
+    model = load_base(config.model, "auto", training_of(config.adapter), adapter=config.adapter).model
     return analyse_amplification(
         config.adapter,
         model,

@@ -33,7 +33,8 @@ def run(config: DoctorConfig) -> Answer:
 
     model = None
     if config.model is not None:
-        model = load_base(config.model, config.dtype, _training(config.adapter, config.labels), config.quantize).model
+        training = _training(config.adapter, config.labels)
+        model = load_base(config.model, config.dtype, training, config.quantize, config.adapter).model
     found = examine(config.adapter, model, alpha=config.alpha, allow_other_base=config.allow_other_base).to_json()
     if config.out is not None:
         write_json(Path(config.out) / "doctor.json", found)

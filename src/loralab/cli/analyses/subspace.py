@@ -46,7 +46,7 @@ def run(config: SubspaceConfig) -> Answer:
     from loralab.analysis.subspace_report import analyse_subspaces
 
     one, other = config.adapters[0], config.adapters[1] if config.model is None else None
-    model = None if config.model is None else load_base(config.model, "auto", training_of(one)).model
+    model = None if config.model is None else load_base(config.model, "auto", training_of(one), adapter=one).model
     return analyse_subspaces(
         one, other, Path(config.out), model=model, of=config.of, modules=config.modules, seed=config.seed
     )

@@ -2,13 +2,17 @@
 
 import sys
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from loralab.cli.adapted import AdaptedModel, load_adapted, training_of
+from loralab.cli.adapted import AdaptedModel, Training, load_adapted, say, training_of
 from loralab.cli.verb import Answer, Verb
 from loralab.errors import DataError
 from loralab.generation.config import GenerationConfig
 from loralab.tasks.file_bytes import MARK, decode_utf8, lone_half
 from loralab.tasks.outputs import text_lines
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,16 +22,36 @@ class GenerateConfig(AdaptedModel, GenerationConfig):
     prompt: str | None = None
     """The text to complete. Without it, every line of stdin is a prompt."""
 
+    chat: bool | None = None
+    """Put each prompt as a user's turn through the chat template, and stop where a turn ends. Without it this is done
+    for an adapter whose run trained it on messages; --no-chat completes the prompts as they are."""
+
 
 def run(config: GenerateConfig) -> Answer:
     """Read the prompts, then load the model and complete them all."""
     prompts = [_whole_text(config.prompt)] if config.prompt is not None else prompts_from_stdin()
     training = training_of(config.adapter, config.labels)
 
-    from loralab.generation.generate import generate
+    from loralab.evaluation.answers import answers
+    from loralab.tasks.chat import asked
+    from loralab.tasks.example import Example
 
     loaded = load_adapted(config, training)
-    return {"completions": generate(loaded.model, loaded.tokenizer, prompts, config)}
+    chat = _as_chat(config, training, loaded.tokenizer)
+    trained = training.conversations
+    examples = [asked(prompt, as_in_training=trained) if chat else Example(prompt, "") for prompt in prompts]
+    return {"completions": answers(loaded.model, loaded.tokenizer, examples, config)}
+
+
+def _as_chat(config: GenerateConfig, training: Training, tokenizer: "PreTrainedTokenizerBase") -> bool:
+    """Whether prompts are turns of a conversation; said where nobody asked for it, or might have meant it."""
+    if config.chat is not None:
+        return config.chat
+    if training.conversations:
+        say(["the adapter was trained on messages: a prompt is a user's turn in the chat template, unless --no-chat"])
+    elif tokenizer.chat_template is not None:
+        say(["the prompts are completed as they are; --chat puts them through the chat template"])
+    return training.conversations
 
 
 def prompts_from_stdin() -> list[str]:

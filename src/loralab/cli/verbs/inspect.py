@@ -25,7 +25,9 @@ def run(config: InspectConfig) -> Answer:
     from loralab.formats.inspect import inspect
 
     training = training_of(config.adapter, config.labels)
-    model = load_base(config.model, config.dtype, training, config.quantize).model if config.model else None
+    model = (
+        load_base(config.model, config.dtype, training, config.quantize, config.adapter).model if config.model else None
+    )
     found = inspect(config.adapter, model, alpha=config.alpha, allow_other_base=config.allow_other_base).to_json()
     if model is None:
         del found["probe_logit_change"]

@@ -46,7 +46,7 @@ def run(config: MergeConfig) -> Answer:
     training = training_of(config.adapter, config.labels)
     dtype, reason = choose_proof_dtype(config.model, config.dtype)
     say([reason])
-    loaded = load_base(config.model, dtype, training, config.quantize)
+    loaded = load_base(config.model, dtype, training, config.quantize, config.adapter)
     adapter = load_adapter(config.adapter, config, loaded)
     merged = write_merged(
         loaded.model,
@@ -54,6 +54,7 @@ def run(config: MergeConfig) -> Answer:
         config.out,
         source=config.model,
         tokenizer=None if training.kind == "image-classification" else loaded.tokenizer,
+        own_tokenizer=loaded.own_tokenizer,
         verify=config.verify,
     )
     say(merged.notes)

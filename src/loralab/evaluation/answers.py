@@ -1,0 +1,68 @@
+"""A language model's answers to examples: it is given what training has before each target, and stops where that ends.
+
+It knows nothing of scores.
+"""
+
+import sys
+from collections.abc import Sequence
+
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from loralab.errors import SpecError
+from loralab.generation.config import GenerationConfig
+from loralab.generation.ends import NO_MORE, Ends
+from loralab.generation.generate import decode, generate_ids
+from loralab.methods.room import text_room
+from loralab.tasks.encoding import encode_prompts
+from loralab.tasks.example import AnyExample, Conversation, Example
+from loralab.tasks.tokens import prompt_ids
+from loralab.tasks.turn_end import turn_end
+
+
+def answers(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    examples: Sequence[Example | Conversation],
+    config: GenerationConfig,
+    max_length: int | None = None,
+) -> list[str]:
+    """What the model writes after each prompt or conversation but its last turn, without special tokens.
+
+    Prompts lose their left end beyond `max_length` tokens and the model's room; without it none is cut. Raises
+    `SpecError` where prompts and new tokens do not fit.
+    """
+    encoder_decoder = bool(model.config.is_encoder_decoder)
+    longest = sys.maxsize if max_length is None else _room(model, config, max_length)
+    prompts = encode_prompts(examples, tokenizer, longest, encoder_decoder=encoder_decoder)
+    ends = _ends(examples, tokenizer)
+    texts = decode(generate_ids(model, prompts, config, tokenizer, ends), tokenizer, ends)
+    if encoder_decoder:
+        return texts
+    return [_after(*each, tokenizer) for each in zip(examples, prompts, texts, strict=True)]
+
+
+def _room(model: PreTrainedModel, config: GenerationConfig, max_length: int) -> int:
+    context = text_room(model)
+    if context is None or model.config.is_encoder_decoder:
+        return min(max_length, context or max_length)
+    if config.max_new_tokens >= context:
+        raise SpecError(
+            f"{config.max_new_tokens} new tokens do not fit into the model's context of {context}; ask for fewer"
+        )
+    return min(max_length, context - config.max_new_tokens)
+
+
+def _ends(examples: Sequence[AnyExample], tokenizer: PreTrainedTokenizerBase) -> Ends:
+    """An answer in a conversation also ends with what the chat template ends a turn with."""
+    if not any(isinstance(each, Conversation) for each in examples):
+        return NO_MORE
+    end = turn_end(tokenizer)
+    return Ends(() if end.token is None else (end.token,), () if end.text is None else (end.text,))
+
+
+def _after(example: Example | Conversation, ids: Sequence[int], text: str, tokenizer: PreTrainedTokenizerBase) -> str:
+    """What follows the prompt: a space that ends it was left to the model to write (`tokens.context_ids`)."""
+    if not isinstance(example, Example) or not example.prompt.endswith(" "):
+        return text
+    left = len(ids) < len(prompt_ids([example.prompt], tokenizer)[0])
+    return text.removeprefix(" ") if left else text
