@@ -286,7 +286,7 @@ def _targets(value: str | Sequence[str] | None) -> Targets | None:
 
 
 def _names(value: str | Sequence[str] | None) -> tuple[str, ...]:
-    return (value,) if isinstance(value, str) else tuple(value or ())
+    return (value,) if isinstance(value, str) and value else tuple(value or ())
 
 
 def _version(value: object) -> tuple[int, ...] | None:

@@ -14,12 +14,14 @@ from torch import Tensor, nn
 from loralab.core.names import modules_by_path, unwrapped
 from loralab.core.update import WHOLE, Update, tensor_of
 from loralab.errors import AdapterFileError
+from loralab.formats.peft_agreement import Plot, refuse_two_stories, some_modules
 from loralab.formats.peft_config import PeftConfig
 from loralab.formats.peft_layout import BIASES, OUTPUT_TWICE, A, entry_shapes, is_blocked, pack, unpack
 from loralab.formats.peft_targets import (
     PeftTarget,
     find_peft_targets,
     key_prefix,
+    named_targets,
     parameter_prefix,
     saved_modules,
     tensor_key,
@@ -47,19 +49,6 @@ class Reading:
     tensors: dict[str, Tensor]
     sidecar: Sidecar | None
     notes: list[str] = field(default_factory=list)
-
-
-@dataclass(frozen=True)
-class Plot:
-    """Where every tensor goes: entries of low-rank targets, and tensors that replace a module's own."""
-
-    targets: list[PeftTarget]
-    replaced: dict[str, list[str]]
-    depths: Mapping[str, int]
-
-    def stem(self, target: PeftTarget) -> str:
-        """What the keys of a target's tensors begin with."""
-        return f"{key_prefix(target.path, self.depths)}.{target.local}"
 
 
 def from_peft(
@@ -102,12 +91,25 @@ def plain_names(tensors: Mapping[str, Tensor], children: Collection[str] = ()) -
 
 
 def plot_of(reading: Reading) -> Plot:
+    """Where every tensor goes; AdapterFileError where configuration and tensors do not say the same."""
     if reading.sidecar is not None:
-        return _plot_of_sidecar(reading.model, reading.sidecar)
-    targets = find_peft_targets(reading.model, reading.config)
+        held = _plot_of_sidecar(reading.model, reading.sidecar)
+        refuse_two_stories(reading.config, held, _plot_of_names(reading, named_targets(reading.model, reading.config)))
+        return held
+    try:
+        targets = find_peft_targets(reading.model, reading.config)
+    except AdapterFileError as problem:
+        raise AdapterFileError(f"{problem}; the tensors are of {some_modules(reading.tensors)}") from problem
+    return _plot_of_names(reading, targets)
+
+
+def _plot_of_names(reading: Reading, targets: list[PeftTarget]) -> Plot:
+    """Of what the configuration names, and embeddings that PEFT wrote in full."""
     depths = wrap_depths(targets)
     by_path = modules_by_path(reading.model)
-    heads = [*saved_modules(reading.model, reading.config), *_saved_embeddings(reading, depths)]
+    heads = saved_modules(reading.model, reading.config)
+    if reading.sidecar is None:
+        heads += _saved_embeddings(reading, depths)
     replaced = {path: list(by_path[path].state_dict()) for path in dict.fromkeys(heads)}
     for path, name in _biases(reading, depths, list(replaced)):
         replaced.setdefault(path, []).append(name)

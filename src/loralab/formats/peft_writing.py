@@ -18,21 +18,9 @@ from loralab.core.update import Update
 from loralab.formats.peft_config import PeftConfig
 from loralab.formats.peft_layout import BIASES, Packed, pack, why_not_peft
 from loralab.formats.peft_targets import key_prefix, parameter_prefix, tensor_key
+from loralab.formats.peft_task import task_type
 
 PREFIX = "base_model.model."
-_TASKS = {
-    "ForCausalLM": "CAUSAL_LM",
-    "LMHeadModel": "CAUSAL_LM",
-    "ForSequenceClassification": "SEQ_CLS",
-    "ForTokenClassification": "TOKEN_CLS",
-    "ForQuestionAnswering": "QUESTION_ANS",
-    "ForConditionalGeneration": "SEQ_2_SEQ_LM",
-}
-_HEADS_PEFT_SAVES = {
-    "SEQ_CLS": ("classifier", "score"),
-    "TOKEN_CLS": ("classifier", "score"),
-    "QUESTION_ANS": ("qa_outputs",),
-}
 
 
 @dataclass
@@ -165,15 +153,3 @@ def base_name(model: nn.Module | None) -> str | None:
     inner = None if model is None else unwrapped(model)
     name = getattr(inner, "name_or_path", None) or getattr(getattr(inner, "config", None), "_name_or_path", None)
     return str(name) if name else None
-
-
-def task_type(model: nn.Module | None, heads: Sequence[str]) -> str | None:
-    """PEFT's task type, left out where PEFT would expect a head in the file that this adapter does not save."""
-    if model is None:
-        return None
-    inner = unwrapped(model)
-    task = next((task for ending, task in _TASKS.items() if type(inner).__name__.endswith(ending)), None)
-    expected = [
-        path for path in modules_by_path(model) for name in _HEADS_PEFT_SAVES.get(task or "", ()) if path.endswith(name)
-    ]
-    return task if set(expected) <= set(heads) else None
