@@ -93,7 +93,7 @@ def plain_names(tensors: Mapping[str, Tensor], children: Collection[str] = ()) -
 def plot_of(reading: Reading) -> Plot:
     """Where every tensor goes; AdapterFileError where configuration and tensors do not say the same."""
     if reading.sidecar is not None:
-        held = _plot_of_sidecar(reading.model, reading.sidecar)
+        held = _plot_of_sidecar(reading.model, reading.sidecar, reading.config)
         refuse_two_stories(reading.config, held, _plot_of_names(reading, named_targets(reading.model, reading.config)))
         return held
     try:
@@ -116,7 +116,7 @@ def _plot_of_names(reading: Reading, targets: list[PeftTarget]) -> Plot:
     return Plot(targets, replaced, depths)
 
 
-def _plot_of_sidecar(model: nn.Module, sidecar: Sidecar) -> Plot:
+def _plot_of_sidecar(model: nn.Module, sidecar: Sidecar, config: PeftConfig) -> Plot:
     by_path = modules_by_path(model)
     lost = [path for path in sidecar.modules if path not in by_path]
     if lost:
@@ -127,7 +127,8 @@ def _plot_of_sidecar(model: nn.Module, sidecar: Sidecar) -> Plot:
         if record.kind == "parameters":
             targets += [PeftTarget(path, module, name, parameter_prefix(module, parts, name)) for name in parts]
         elif parts:
-            targets.append(PeftTarget(path, module))
+            as_parameter = f"{path}.{WHOLE}" in config.target_parameters
+            targets.append(PeftTarget(path, module, WHOLE if as_parameter else None))
     replaced = {path: _stored(record, by_path[path]) for path, record in sidecar.modules.items() if record.replaced}
     return Plot(targets, replaced, wrap_depths(targets))
 

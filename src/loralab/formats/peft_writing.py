@@ -6,21 +6,23 @@ What PEFT can express is written so that PEFT computes the same function; `why_n
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from torch import Tensor, nn
 
 from loralab.core.factors import Recipe
+from loralab.core.low_rank import LinearUpdate
 from loralab.core.magnitude import Magnitude
 from loralab.core.names import class_name, modules_by_path, unwrapped
-from loralab.core.substitution import ParameterUpdate
-from loralab.core.update import Update
+from loralab.core.update import WHOLE, Update
 from loralab.formats.peft_config import PeftConfig
 from loralab.formats.peft_layout import BIASES, Packed, pack, why_not_peft
 from loralab.formats.peft_targets import key_prefix, parameter_prefix, tensor_key
 from loralab.formats.peft_task import task_type
 
 PREFIX = "base_model.model."
+FUSED_EXPERTS = "gate_up_proj"
+EXPERTS_HAD = ("gate", "gate_proj", "up_proj", "down_proj", "w1", "w2", "w3")
 
 
 @dataclass
@@ -31,9 +33,15 @@ class PeftAdapter:
     tensors: dict[str, Tensor] = field(default_factory=dict)
 
 
-def reasons_against_peft(updates: Mapping[str, Update], bases: Mapping[str, nn.Module]) -> list[str]:
+def reasons_against_peft(
+    updates: Mapping[str, Update], bases: Mapping[str, nn.Module], model: nn.Module | None = None
+) -> list[str]:
     """For every update that PEFT cannot express: its path and why."""
-    found = []
+    found = [
+        f"{path}: PEFT takes a target of this name for the model's fused experts, and as a parameter it has no DoRA"
+        for path in taken_for_experts(updates, model)
+        if isinstance(updates[path], Magnitude)
+    ]
     for path, update in updates.items():
         why = why_not_peft(update, bases[path])
         if why:
@@ -63,6 +71,8 @@ def to_peft(
     entries = {
         path: pack(update, bases[path], rank_stabilized) for path, update in updates.items() if len(update.parts)
     }
+    for path in taken_for_experts(updates, model):
+        entries[path] = [replace(each, parameter=WHOLE) for each in entries[path]]
     heads = [path for path, update in updates.items() if is_saved_in_full(update)]
     depths = {path: len(packed) for path, packed in entries.items()}
     adapter = PeftAdapter(_config(updates, bases, entries, heads, dropout, model))
@@ -94,7 +104,7 @@ def _config(
         for each in packed
     }
     usual_rank, usual_alpha = _usual(each.recipe for each in named.values())
-    modules = [path for path in entries if not isinstance(updates[path], ParameterUpdate)]
+    modules = [path for path, packed in entries.items() if all(each.parameter is None for each in packed)]
     there = list(modules_by_path(model)) if model is not None else None
     targets: str | tuple[str, ...] = shortest_names(modules, there) if there is not None else tuple(modules)
     return PeftConfig(
@@ -113,6 +123,18 @@ def _config(
         fan_in_fan_out=any(class_name(bases[path]) == "Conv1D" for path in modules),
         magnitude=any(isinstance(update, Magnitude) for update in updates.values()),
     )
+
+
+def taken_for_experts(updates: Mapping[str, Update], model: nn.Module | None) -> list[str]:
+    """Paths of the dense layers that PEFT would take for a model's fused experts if target_modules named them.
+
+    In a model whose experts transformers 5 keeps in one tensor, PEFT 0.21 reads these names, which the experts' own
+    layers had before, as the name of that tensor, for whatever layer they stand. As target_parameters it adapts them.
+    """
+    if model is None or not any(name.endswith(f".{FUSED_EXPERTS}") for name, _ in unwrapped(model).named_parameters()):
+        return []
+    dense = [path for path, update in updates.items() if update.parts and isinstance(update, LinearUpdate)]
+    return [path for path in dense if path.rpartition(".")[2] in EXPERTS_HAD]
 
 
 def shortest_names(paths: Sequence[str], there: Sequence[str]) -> str | tuple[str, ...]:
