@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 import torch
 from peft import IA3Config, LoraConfig, PeftConfig, get_peft_model
-from torch import nn
+from torch import Tensor, nn
+from transformers.models.bit.modeling_bit import WeightStandardizedConv2d
 
 import loralab as ll
 from oracle.case import Case, assert_same, ours_saved, output, peft_loads, theirs_saved
@@ -50,6 +51,47 @@ def test_what_peft_computed_otherwise_we_refuse_to_load(tmp_path: Path, case: Ca
     with pytest.raises(ll.AdapterFileError, match=r"what it computes there has no equal here.*PEFT"):
         ll.load(base, tmp_path / "theirs")
     assert not any("lora" in name for name, _ in base.named_parameters())
+
+
+class Standardised(nn.Conv2d):
+    def forward(self, input: Tensor) -> Tensor:
+        centred = self.weight - self.weight.mean(dim=(1, 2, 3), keepdim=True)
+        return self._conv_forward(input, centred / centred.std(dim=(1, 2, 3), keepdim=True), self.bias)
+
+
+class SamePadding(nn.Conv1d):
+    def forward(self, input: Tensor) -> Tensor:
+        return super().forward(nn.functional.pad(input, (1, 1)))
+
+
+OF_THEIR_OWN: dict[str, tuple[Callable[[], nn.Module], int]] = {
+    "BiT's standardised weights": (lambda: WeightStandardizedConv2d(16, 8, 3, padding=1), 2),
+    "standardised weights": (lambda: Standardised(16, 8, 3, padding=1), 2),
+    "padding of its own": (lambda: SamePadding(16, 8, 3), 1),
+}
+
+
+@pytest.mark.parametrize("kind", OF_THEIR_OWN)
+def test_a_convolution_of_its_own_kind_that_peft_adapted_is_refused(tmp_path: Path, kind: str) -> None:
+    """PEFT makes its A a layer of the same class, which does to A what it does to the weight."""
+    make, dimensions = OF_THEIR_OWN[kind]
+    base, _ = theirs_saved(Case(sandwich(make, dimensions), rows, **IN_BOTH), tmp_path)
+    with pytest.raises(ll.AdapterFileError, match="convolves in a way of its own"):
+        ll.load(base, tmp_path)
+
+
+def test_a_convolution_whose_class_takes_other_arguments_is_not_called_pefts(tmp_path: Path) -> None:
+    class Depthwise(nn.Conv1d):
+        def __init__(self, channels: int) -> None:
+            super().__init__(channels, channels, 3, padding=1, groups=channels)
+
+    case = Case(sandwich(lambda: Depthwise(16), 1), rows, **IN_BOTH)
+    base, ours = ours_saved(case, tmp_path, rank=1)
+    with pytest.raises((KeyError, ValueError), match="LORALAB"):
+        peft_loads(base, tmp_path)
+    x = case.inputs()
+    ll.load(base, tmp_path)
+    assert torch.equal(output(base, x), output(ours, x))
 
 
 @pytest.mark.parametrize("groups", [2, 4])

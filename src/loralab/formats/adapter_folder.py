@@ -138,7 +138,7 @@ def _write_plain(
 ) -> None:
     """The plain LoRA that the updates come to, for PEFT and whatever reads its files; nothing where there is none."""
     plain = {where: update.plain() for where, update in updates.items()}
-    if reasons_against_peft(plain, bases) or ambiguous_rows(plain, model):
+    if reasons_against_peft(plain, bases, model) or ambiguous_rows(plain, model):
         return
     packed = to_peft(plain, bases, 0.0, model)
     records = {where: describe(update, bases[where]) for where, update in plain.items()}
@@ -154,7 +154,7 @@ def _laid_out(
     """(the layout, adapter_config.json, the tensors): PEFT's wherever PEFT knows the method."""
     if has_vera(updates) and not why_not_peft_vera(updates, bases) and adapter.shared is not None:
         return PEFT_LAYOUT, *vera_to_peft(updates, adapter.shared, bases, adapter.spec, model)
-    reasons = [*reasons_against_peft(updates, bases), *ambiguous_rows(updates, model)]
+    reasons = [*reasons_against_peft(updates, bases, model), *ambiguous_rows(updates, model)]
     if reasons:
         return OWN_LAYOUT, own_config(reasons, base_name(model)), own_tensors(updates, adapter.shared)
     packed = to_peft(updates, bases, _dropout(adapter), model)

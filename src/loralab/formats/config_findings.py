@@ -57,7 +57,7 @@ def _records(found: Specimen) -> list[Finding]:
 def _targets(config: PeftConfig, names: list[str]) -> list[Finding]:
     """PEFT adapts what target_modules names and ignores other tensors; what is named and not there stays fresh."""
     findings = []
-    parameters = set(config.target_parameters)
+    parameters = {name.removesuffix(".weight") for name in config.target_parameters}
     outside = [name for name in names if not _is_named(config.targets, name) and not _ends_in(name, parameters)]
     if outside:
         what = f"target_modules does not name {some(outside)}, whose factors are in the file: PEFT would drop them"

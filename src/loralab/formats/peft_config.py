@@ -121,7 +121,12 @@ class PeftConfig:
     """The tokens from which on it acts (aLoRA); empty where it acts at every position."""
 
     def recipe(self, path: str) -> Recipe:
-        """Rank, alpha and the rest for one module or raw parameter: the first pattern that matches its path counts."""
+        """Rank, alpha and the rest for one module or raw parameter: the first pattern that matches its path counts.
+
+        A dense layer may be targeted by its parameter, and its patterns are then matched against that.
+        """
+        weight = f".{path}.weight"
+        path = weight[1:] if any(weight.endswith(f".{name}") for name in self.target_parameters) else path
         rank = next((rank for key, rank in self.rank_pattern.items() if pattern_matches(key, path)), self.rank)
         alpha = next((alpha for key, alpha in self.alpha_pattern.items() if pattern_matches(key, path)), self.alpha)
         return Recipe(rank, alpha, self.dropout, self.rank_stabilized)
@@ -304,7 +309,7 @@ def _targets(value: str | Sequence[str] | None) -> Targets | None:
 
 
 def _names(value: str | Sequence[str] | None) -> tuple[str, ...]:
-    return (value,) if isinstance(value, str) else tuple(value or ())
+    return (value,) if isinstance(value, str) and value else tuple(value or ())
 
 
 def _version(value: object) -> tuple[int, ...] | None:

@@ -159,6 +159,8 @@ def why_not_peft(update: Update, base: nn.Module) -> str | None:
         return "PEFT adapts nn.MultiheadAttention only where keys and values are as wide as queries"
     if isinstance(update, ConvUpdate) and (base.padding_mode != "zeros" or set(_tuple(base.dilation)) != {1}):
         return "PEFT's convolutions have no dilation and pad with zeros, so it would compute another function"
+    if isinstance(update, ConvUpdate) and not _is_plain_convolution(base):
+        return f"PEFT makes its A a {type(base).__name__} too, which convolves in a way of its own"
     if isinstance(update, ParameterUpdate) and update.stored_transposed:
         single = any(tensor_of(base, name).shape[0] == 1 for name in update.parts)
         return "PEFT does not transpose the update of a single expert" if single else None
@@ -170,6 +172,12 @@ def why_not_peft(update: Update, base: nn.Module) -> str | None:
     if update.parts and not set(update.replacements()) <= BIASES:
         return "PEFT does not replace other tensors than the bias of a module with a low-rank update"
     return None
+
+
+def _is_plain_convolution(base: nn.Module) -> bool:
+    """Whether another module of this class is torch's own convolution: PEFT makes A from the class of the base."""
+    torchs = next(each for each in (nn.Conv1d, nn.Conv2d, nn.Conv3d) if isinstance(base, each))
+    return all(getattr(type(base), name) is getattr(torchs, name) for name in ("__init__", "forward", "_conv_forward"))
 
 
 def is_blocked(A_dense: Tensor, groups: int) -> bool:

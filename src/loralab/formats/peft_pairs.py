@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from loralab.core.factors import Recipe
+from loralab.core.update import WHOLE
 from loralab.errors import AdapterFileError
 from loralab.formats.peft_config import PeftConfig
 from loralab.formats.peft_layout import EMBEDDING_A, EMBEDDING_B, OUTPUT_TWICE, A, B
@@ -124,6 +125,8 @@ def _pair(
     path = plain_path(stem.removesuffix(OUTPUT) if output else stem)
     name = path if output else _parameter_name(config, sidecar, path, stem) or path
     recipe = config.recipe(name)
+    if name == f"{path}.{WHOLE}" and len(values[0]) == recipe.rank:
+        name = path
     kind = "linear" if values[0].dim() == 2 else "conv"
     if keys[0].endswith(EMBEDDING_A):
         kind = "embedding"

@@ -14,19 +14,21 @@ from torch import Tensor, nn
 from loralab.core.names import modules_by_path, unwrapped
 from loralab.core.update import WHOLE, Update, tensor_of
 from loralab.errors import AdapterFileError
+from loralab.formats.peft_agreement import Plot, refuse_two_stories, some_modules
 from loralab.formats.peft_config import INVOCATION_TOKENS, PeftConfig
 from loralab.formats.peft_layout import BIASES, OUTPUT_TWICE, A, entry_shapes, is_blocked, pack, unpack
 from loralab.formats.peft_targets import (
     PeftTarget,
     find_peft_targets,
     key_prefix,
+    named_targets,
     parameter_prefix,
     saved_modules,
     tensor_key,
     unmatched_names,
     wrap_depths,
 )
-from loralab.formats.peft_tokens import COPY, DELTA, refuse_beyond, refuse_taken, row_shapes, token_plot
+from loralab.formats.peft_tokens import COPY, refuse_beyond, refuse_taken, row_shapes, token_plot
 from loralab.formats.peft_writing import reasons_against_peft
 from loralab.formats.sidecar import Sidecar
 from loralab.formats.structure import (
@@ -58,26 +60,6 @@ class Reading:
     tensors: dict[str, Tensor]
     sidecar: Sidecar | None
     notes: list[str] = field(default_factory=list)
-
-
-@dataclass(frozen=True)
-class Plot:
-    """Where every tensor goes: entries of low-rank targets, and tensors that replace a module's own."""
-
-    targets: list[PeftTarget]
-    replaced: dict[str, list[str]]
-    depths: Mapping[str, int]
-    tokens: Mapping[str, tuple[tuple[int, ...], str]] = field(default_factory=dict)
-    """Module path → the indices of its trained rows, and the path whose rows it shares or nothing."""
-
-    def row_keys(self, tensors: Mapping[str, Tensor]) -> dict[str, str]:
-        """Module path → the key of its rows: of all that have their own, and of others where the file holds them."""
-        keys = {path: f"{key_prefix(path, self.depths)}.{DELTA}" for path in self.tokens}
-        return {path: key for path, key in keys.items() if not self.tokens[path][1] or key in tensors}
-
-    def stem(self, target: PeftTarget) -> str:
-        """What the keys of a target's tensors begin with."""
-        return f"{key_prefix(target.path, self.depths)}.{target.local}"
 
 
 def from_peft(
@@ -120,12 +102,25 @@ def plain_names(tensors: Mapping[str, Tensor], children: Collection[str] = ()) -
 
 
 def plot_of(reading: Reading) -> Plot:
+    """Where every tensor goes; AdapterFileError where configuration and tensors do not say the same."""
     if reading.sidecar is not None:
-        return _plot_of_sidecar(reading.model, reading.sidecar)
-    targets = find_peft_targets(reading.model, reading.config)
+        held = _plot_of_sidecar(reading.model, reading.sidecar, reading.config)
+        refuse_two_stories(reading.config, held, _plot_of_names(reading, named_targets(reading.model, reading.config)))
+        return held
+    try:
+        targets = find_peft_targets(reading.model, reading.config)
+    except AdapterFileError as problem:
+        raise AdapterFileError(f"{problem}; the tensors are of {some_modules(reading.tensors)}") from problem
+    return _plot_of_names(reading, targets)
+
+
+def _plot_of_names(reading: Reading, targets: list[PeftTarget]) -> Plot:
+    """Of what the configuration names, and embeddings that PEFT wrote in full."""
     depths = wrap_depths(targets)
     by_path = modules_by_path(reading.model)
-    heads = [*saved_modules(reading.model, reading.config), *_saved_embeddings(reading, depths)]
+    heads = saved_modules(reading.model, reading.config)
+    if reading.sidecar is None:
+        heads += _saved_embeddings(reading, depths)
     replaced = {path: list(by_path[path].state_dict()) for path in dict.fromkeys(heads)}
     for path, name in _biases(reading, depths, list(replaced)):
         replaced.setdefault(path, []).append(name)
@@ -134,7 +129,7 @@ def plot_of(reading: Reading) -> Plot:
     return Plot(targets, replaced, depths, tokens)
 
 
-def _plot_of_sidecar(model: nn.Module, sidecar: Sidecar) -> Plot:
+def _plot_of_sidecar(model: nn.Module, sidecar: Sidecar, config: PeftConfig) -> Plot:
     by_path = modules_by_path(model)
     lost = [path for path in sidecar.modules if path not in by_path]
     if lost:
@@ -145,7 +140,8 @@ def _plot_of_sidecar(model: nn.Module, sidecar: Sidecar) -> Plot:
         if record.kind == "parameters":
             targets += [PeftTarget(path, module, name, parameter_prefix(module, parts, name)) for name in parts]
         elif parts:
-            targets.append(PeftTarget(path, module))
+            as_parameter = f"{path}.{WHOLE}" in config.target_parameters
+            targets.append(PeftTarget(path, module, WHOLE if as_parameter else None))
     replaced = {path: _stored(record, by_path[path]) for path, record in sidecar.modules.items() if record.replaced}
     tokens = {path: recorded_rows(record.settings) for path, record in sidecar.modules.items() if record.kind == TOKENS}
     refuse_beyond({path: indices for path, (indices, _) in tokens.items()}, by_path)

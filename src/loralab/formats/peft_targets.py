@@ -6,6 +6,7 @@ own tensors and children have `base_layer.` in their keys; each further raw para
 """
 
 import re
+import reprlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -39,24 +40,41 @@ class PeftTarget:
 def find_peft_targets(model: nn.Module, config: PeftConfig) -> list[PeftTarget]:
     """All targets in the model's order; AdapterFileError if there are none, or one cannot be adapted."""
     by_path = modules_by_path(model)
-    saved = saved_modules(model, config)
-    found = [PeftTarget(path, by_path[path]) for path in _target_paths(model, config, saved)]
+    found = named_targets(model, config)
+    modules = [target for target in found if target.parameter is None]
     problems = [
         f"target_modules names {target.path}, a {type(target.module).__name__}, which cannot be adapted"
-        for target in found
+        for target in modules
         if not can_adapt(target.module)
     ]
     problems += [
         f"{target.path} belongs to an nn.MultiheadAttention, which does not call it"
-        for target in found
+        for target in modules
         if _is_attention_output(by_path, target.path)
     ]
-    found += _parameter_targets(by_path, config)
     if not found:
-        problems += unmatched_names(model, config)
+        problems += unmatched_names(model, config) or [f"{said_targets(config)} names nothing that it has"]
     if problems:
         raise AdapterFileError("the adapter does not fit this model: " + "; ".join(problems))
     return found
+
+
+def named_targets(model: nn.Module, config: PeftConfig) -> list[PeftTarget]:
+    """Every module and raw parameter that the configuration names, in the model's order, whether or not it fits."""
+    by_path = modules_by_path(model)
+    found = [PeftTarget(path, by_path[path]) for path in _target_paths(model, config, saved_modules(model, config))]
+    return [*found, *_parameter_targets(by_path, config)]
+
+
+def said_targets(config: PeftConfig) -> str:
+    """What the configuration says about its targets, for messages."""
+    fields = {
+        "target_modules": config.targets,
+        "exclude_modules": config.exclude,
+        "layers_to_transform": config.layers,
+        "target_parameters": config.target_parameters,
+    }
+    return ", ".join(f"{name} {reprlib.repr(value)}" for name, value in fields.items() if value)
 
 
 def saved_modules(model: nn.Module, config: PeftConfig) -> list[str]:

@@ -20,11 +20,11 @@ from loralab.core.low_rank import LinearUpdate
 from loralab.core.names import class_name, modules_by_path, unwrapped
 from loralab.core.update import WHOLE, Update, device_of
 from loralab.errors import AdapterFileError
+from loralab.formats.peft_agreement import Plot
 from loralab.formats.peft_config import CONFIG_NAME
 from loralab.formats.peft_layout import BIASES
 from loralab.formats.peft_reading import (
     WRAPPERS,
-    Plot,
     Reading,
     add_unstored,
     expected_shapes,
@@ -34,8 +34,9 @@ from loralab.formats.peft_reading import (
     whole_numbers,
 )
 from loralab.formats.peft_targets import PeftTarget, key_prefix, tensor_key, unmatched_names
+from loralab.formats.peft_task import task_type
 from loralab.formats.peft_vera_config import VERA_TYPE, PeftVeraConfig, parse_vera
-from loralab.formats.peft_writing import PREFIX, base_name, is_saved_in_full, shortest_names, task_type, trained_biases
+from loralab.formats.peft_writing import PREFIX, base_name, is_saved_in_full, shortest_names, trained_biases
 from loralab.formats.sidecar import Sidecar
 from loralab.formats.tensor_checks import refuse_unfit
 from loralab.methods.vera import A_NAME, B_NAME, LAMBDA_B, LAMBDA_D, ScaledProjections, VeRA, projections

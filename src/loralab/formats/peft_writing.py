@@ -6,34 +6,24 @@ What PEFT can express is written so that PEFT computes the same function; `why_n
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from torch import Tensor, nn
 
 from loralab.core.factors import Recipe
+from loralab.core.low_rank import LinearUpdate
 from loralab.core.magnitude import Magnitude
 from loralab.core.names import class_name, modules_by_path, unwrapped
-from loralab.core.substitution import ParameterUpdate
-from loralab.core.update import Update
+from loralab.core.update import WHOLE, Update
 from loralab.formats.peft_config import PeftConfig
 from loralab.formats.peft_layout import BIASES, Packed, pack, why_not_peft
 from loralab.formats.peft_targets import key_prefix, parameter_prefix, tensor_key
+from loralab.formats.peft_task import task_type
 from loralab.formats.peft_tokens import DELTA, config_tokens, written_rows
 
 PREFIX = "base_model.model."
-_TASKS = {
-    "ForCausalLM": "CAUSAL_LM",
-    "LMHeadModel": "CAUSAL_LM",
-    "ForSequenceClassification": "SEQ_CLS",
-    "ForTokenClassification": "TOKEN_CLS",
-    "ForQuestionAnswering": "QUESTION_ANS",
-    "ForConditionalGeneration": "SEQ_2_SEQ_LM",
-}
-_HEADS_PEFT_SAVES = {
-    "SEQ_CLS": ("classifier", "score"),
-    "TOKEN_CLS": ("classifier", "score"),
-    "QUESTION_ANS": ("qa_outputs",),
-}
+FUSED_EXPERTS = "gate_up_proj"
+EXPERTS_HAD = ("gate", "gate_proj", "up_proj", "down_proj", "w1", "w2", "w3")
 
 
 @dataclass
@@ -44,9 +34,15 @@ class PeftAdapter:
     tensors: dict[str, Tensor] = field(default_factory=dict)
 
 
-def reasons_against_peft(updates: Mapping[str, Update], bases: Mapping[str, nn.Module]) -> list[str]:
+def reasons_against_peft(
+    updates: Mapping[str, Update], bases: Mapping[str, nn.Module], model: nn.Module | None = None
+) -> list[str]:
     """For every update that PEFT cannot express: its path and why."""
-    found = []
+    found = [
+        f"{path}: PEFT takes a target of this name for the model's fused experts, and as a parameter it has no DoRA"
+        for path in taken_for_experts(updates, model)
+        if isinstance(updates[path], Magnitude)
+    ]
     for path, update in updates.items():
         why = why_not_peft(update, bases[path])
         if why:
@@ -81,6 +77,8 @@ def to_peft(
     entries = {
         path: pack(update, bases[path], rank_stabilized) for path, update in updates.items() if len(update.parts)
     }
+    for path in taken_for_experts(updates, model):
+        entries[path] = [replace(each, parameter=WHOLE) for each in entries[path]]
     heads = [path for path, update in updates.items() if is_saved_in_full(update)]
     depths = {path: len(packed) for path, packed in entries.items()}
     adapter = PeftAdapter(_config(updates, bases, entries, heads, dropout, model))
@@ -115,7 +113,7 @@ def _config(
     }
     usual_rank, usual_alpha = _usual(each.recipe for each in named.values())
     invocation = next((update.invocation for update in updates.values() if update.invocation), ())
-    modules = [path for path in entries if not isinstance(updates[path], ParameterUpdate)]
+    modules = [path for path, packed in entries.items() if all(each.parameter is None for each in packed)]
     there = list(modules_by_path(model)) if model is not None else None
     targets: str | tuple[str, ...] = shortest_names(modules, there) if there is not None else tuple(modules)
     return PeftConfig(
@@ -136,6 +134,18 @@ def _config(
         tokens=config_tokens(updates, model),
         invocation=invocation,
     )
+
+
+def taken_for_experts(updates: Mapping[str, Update], model: nn.Module | None) -> list[str]:
+    """Paths of the dense layers that PEFT would take for a model's fused experts if target_modules named them.
+
+    In a model whose experts transformers 5 keeps in one tensor, PEFT 0.21 reads these names, which the experts' own
+    layers had before, as the name of that tensor, for whatever layer they stand. As target_parameters it adapts them.
+    """
+    if model is None or not any(name.endswith(f".{FUSED_EXPERTS}") for name, _ in unwrapped(model).named_parameters()):
+        return []
+    dense = [path for path, update in updates.items() if update.parts and isinstance(update, LinearUpdate)]
+    return [path for path in dense if path.rpartition(".")[2] in EXPERTS_HAD]
 
 
 def shortest_names(paths: Sequence[str], there: Sequence[str]) -> str | tuple[str, ...]:
@@ -176,15 +186,3 @@ def base_name(model: nn.Module | None) -> str | None:
     inner = None if model is None else unwrapped(model)
     name = getattr(inner, "name_or_path", None) or getattr(getattr(inner, "config", None), "_name_or_path", None)
     return str(name) if name else None
-
-
-def task_type(model: nn.Module | None, heads: Sequence[str]) -> str | None:
-    """PEFT's task type, left out where PEFT would expect a head in the file that this adapter does not save."""
-    if model is None:
-        return None
-    inner = unwrapped(model)
-    task = next((task for ending, task in _TASKS.items() if type(inner).__name__.endswith(ending)), None)
-    expected = [
-        path for path in modules_by_path(model) for name in _HEADS_PEFT_SAVES.get(task or "", ()) if path.endswith(name)
-    ]
-    return task if set(expected) <= set(heads) else None
