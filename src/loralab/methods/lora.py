@@ -118,6 +118,11 @@ class LoRA(ScaledMethod):
         alpha = _by_pattern(self.alpha_pattern, path, self.alpha)
         return Recipe(int(rank), float(alpha), self.dropout, self.rank_stabilized, self.init)
 
+    def takes_any_rank(self, path: str) -> bool:
+        """PEFT does. A start that is made from W has no such rank, and neither has what inverts A·Aᵀ."""
+        is_drawn = self.init in INITIALISERS and not self.nearest_step
+        return is_drawn and not any(_key_matches(key, path) for key in self.rank_pattern)
+
     def makers(self, model: nn.Module, found: Sequence[Spot]) -> tuple[Maker | None, SharedMatrices | None]:
         if self.init == EVA:
             raise SpecError("init eva starts A from data, and none was given; use attach_eva, or `train --init eva`")
