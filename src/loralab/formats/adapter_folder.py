@@ -372,7 +372,7 @@ def _spec_of(config: PeftConfig) -> LoRA:
             layers=config.layers,
             rank_pattern=config.rank_pattern,
             alpha_pattern=config.alpha_pattern,
-            bias=config.bias,
+            bias=config.trained_bias,
             modules_to_save=config.modules_to_save,
             rank_stabilized=config.rank_stabilized,
             magnitude=config.magnitude,

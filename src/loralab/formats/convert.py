@@ -19,6 +19,7 @@ from loralab.formats.gguf_layout import GgufBase
 from loralab.formats.gguf_writing import write_gguf
 from loralab.formats.loralib import ALPHA_KEY, ENABLED, Checkpoint
 from loralab.formats.own_layout import own_reasons
+from loralab.formats.peft_beside_base import refuse_without_base
 from loralab.formats.peft_config import CONFIG_NAME, INVOCATION_TOKENS, OWN_TYPE, PeftConfig, parse_config
 from loralab.formats.peft_layout import EMBEDDING_A, EMBEDDING_B, A, B
 from loralab.formats.peft_pairs import FilePair, file_pairs, plain_path
@@ -205,6 +206,7 @@ def _folder_to_loralib(source: Path, target: Path) -> Conversion:
     config = parse_config(content, str(source / CONFIG_NAME))
     _refuse_lengths(source, config.magnitude, "loralib's format")
     _refuse_rows(source, config, "loralib's format")
+    refuse_without_base(source, config, "loralib's format")
     _refuse_invocation(source, content, "loralib's format")
     pairs, others = file_pairs(config, plain_names(read_tensors(tensors_path(source)).tensors)[0], sidecar)
     foreign = [f"{pair.name} ({pair.kind})" for pair in pairs if pair.kind not in ("linear", "embedding")]
@@ -268,7 +270,9 @@ def _folder_to_gguf(source: Path, target: Path, model: str | None) -> Conversion
     content = config_content(source)
     _refuse_own(source, content, "gguf")
     _refuse_lengths(source, bool(content.get("use_dora")), "GGUF")
-    _refuse_rows(source, parse_config(content, str(source / CONFIG_NAME)), "GGUF")
+    config = parse_config(content, str(source / CONFIG_NAME))
+    _refuse_rows(source, config, "GGUF")
+    refuse_without_base(source, config, "GGUF")
     _refuse_invocation(source, content, "GGUF")
     found = read_pairs(source)
     written = write_gguf(found, _gguf_base(source, content, found.sidecar, model), target)

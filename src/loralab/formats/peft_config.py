@@ -23,6 +23,8 @@ OWN_TYPE = "LORALAB"
 """The peft_type of an adapter that PEFT has no way to express: PEFT refuses it instead of misreading it."""
 
 INVOCATION_TOKENS = "alora_invocation_tokens"
+LORA_BIAS = "lora_bias"
+TYING = "ensure_weight_tying"
 LARGEST_CONFIG = 64 * 2**20
 
 _READ = frozenset(
@@ -32,6 +34,7 @@ _READ = frozenset(
         "auto_mapping",
         "base_model_name_or_path",
         "bias",
+        "ensure_weight_tying",
         "exclude_modules",
         "fan_in_fan_out",
         "inference_mode",
@@ -39,6 +42,7 @@ _READ = frozenset(
         "layers_pattern",
         "layers_to_transform",
         "lora_alpha",
+        "lora_bias",
         "lora_dropout",
         "modules_to_save",
         "peft_type",
@@ -75,10 +79,8 @@ _HARMLESS_INIT = (True, False, None, "gaussian", "eva", "orthogonal", "mica")
 _CHANGES_FUNCTION = frozenset(
     [
         "arrow_config",
-        "ensure_weight_tying",
         "kasa_config",
         "layer_replication",
-        "lora_bias",
         "megatron_config",
         "monteclora_config",
         "use_bdlora",
@@ -119,6 +121,15 @@ class PeftConfig:
     """Which rows of embeddings are trained."""
     invocation: tuple[int, ...] = ()
     """The tokens from which on it acts (aLoRA); empty where it acts at every position."""
+    bias_of_B: bool = False
+    """Whether B has a bias, b, and the update adds s·b as well."""
+    ties_weights: bool = False
+    """Whether modules that share their weight are to have one adapter."""
+
+    @property
+    def trained_bias(self) -> str:
+        """Which biases of the model train, b taken for a part of its layer's own."""
+        return "lora_only" if self.bias_of_B and self.bias == "none" else self.bias
 
     def recipe(self, path: str) -> Recipe:
         """Rank, alpha and the rest for one module or raw parameter: the first pattern that matches its path counts.
@@ -225,6 +236,8 @@ def parse_config(content: Mapping[str, Any], source: str) -> PeftConfig:
         magnitude=bool(content.get("use_dora")),
         tokens=parse_tokens(content),
         invocation=tuple(content.get(INVOCATION_TOKENS) or ()),
+        bias_of_B=bool(content.get(LORA_BIAS)),
+        ties_weights=bool(content.get(TYING)),
     )
 
 
@@ -237,6 +250,9 @@ def _unsupported(content: Mapping[str, Any]) -> list[str]:
             f"init_lora_weights is {content['init_lora_weights']!r}, which changes the base weights; "
             "convert the adapter to plain LoRA in PEFT (path_initial_model_for_weight_conversion)"
         )
+    if content.get(LORA_BIAS):
+        beside = [key for key in ("use_dora", INVOCATION_TOKENS) if content.get(key)]
+        problems += [f"{LORA_BIAS} is true beside {key}, which PEFT does not know together" for key in beside]
     for key, value in content.items():
         if value and key not in _READ and key not in _ONLY_AT_START and _may_change_function(key):
             problems.append(f"{key} is {value!r}, which changes what the adapter computes and is not supported")

@@ -20,6 +20,7 @@ from loralab.errors import AdapterFileError, SpecError
 from loralab.formats.adapter_folder import TENSORS_NAME, config_content, plain_folder, tensors_path
 from loralab.formats.adapter_pairs import AdapterPairs, read_pairs
 from loralab.formats.atomic import json_text, whole_folder
+from loralab.formats.peft_beside_base import refuse_without_base
 from loralab.formats.peft_config import CONFIG_NAME, OWN_TYPE, PeftConfig, parse_config, read_json
 from loralab.formats.peft_layout import packed_alpha
 from loralab.formats.peft_pairs import FilePair, file_pairs
@@ -123,6 +124,7 @@ def read_resizable(path: str | Path) -> Resizable:
     if not own:  # with the zeros that stand for what is not adapted, which have to be as wide as the rest
         config = parse_config(content, str(source / CONFIG_NAME))
         _refuse_bare_parameters(config, found)
+        refuse_without_base(source, config, "one of another rank")
         tensors = plain_names(read_tensors(tensors_path(source)).tensors)[0]
         pairs, others = file_pairs(config, tensors, found.sidecar)
     by_pair = [(pair, pieces_of(pair, found.sidecar, own)) for pair in pairs]
