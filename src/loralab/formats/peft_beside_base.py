@@ -17,6 +17,7 @@ from loralab.core.update import wide
 from loralab.errors import AdapterFileError
 from loralab.formats.peft_agreement import Plot
 from loralab.formats.peft_config import LORA_BIAS, TYING, PeftConfig
+from loralab.formats.peft_instead import MERGE
 from loralab.formats.peft_targets import PeftTarget, tensor_key
 from loralab.methods.ties import tied_paths
 
@@ -44,8 +45,7 @@ def refuse_tied(model: nn.Module, plot: Plot) -> None:
         pairs = "; ".join(f"{path} with {', '.join(ties[path])}" for path in found)
         raise AdapterFileError(
             f"{TYING} is true, and the adapter touches modules that share their weight with others ({pairs}): PEFT "
-            "gives all of them one adapter, which has no equal here. Load it in PEFT, merge_and_unload, and save the "
-            "model; or train again with other targets"
+            f"gives all of them one adapter, which has no equal here: {MERGE}; or train again with other targets"
         )
 
 

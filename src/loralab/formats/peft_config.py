@@ -7,6 +7,7 @@ Knows nothing of tensors.
 import json
 import math
 import re
+import reprlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import Any
 from loralab.core.checks import is_count, is_finite
 from loralab.core.factors import Recipe
 from loralab.errors import AdapterFileError, NotFoundError
+from loralab.formats.peft_instead import instead_of_setting, instead_of_start, instead_of_type
 from loralab.formats.peft_tokens import mistyped_tokens, parse_tokens
 from loralab.methods.trainable_tokens import Tokens
 
@@ -244,18 +246,18 @@ def parse_config(content: Mapping[str, Any], source: str) -> PeftConfig:
 def _unsupported(content: Mapping[str, Any]) -> list[str]:
     problems = []
     if content.get("peft_type") != "LORA":
-        problems.append(f"peft_type is {content.get('peft_type')!r}, and only 'LORA' is known")
+        kind = content.get("peft_type")
+        problems.append(f"peft_type is {kind!r}, and only 'LORA' is known: {instead_of_type(kind)}")
     if content.get("init_lora_weights", True) not in _HARMLESS_INIT:
-        problems.append(
-            f"init_lora_weights is {content['init_lora_weights']!r}, which changes the base weights; "
-            "convert the adapter to plain LoRA in PEFT (path_initial_model_for_weight_conversion)"
-        )
+        init = content["init_lora_weights"]
+        problems.append(f"init_lora_weights is {init!r}, which changes the base weights: {instead_of_start(init)}")
     if content.get(LORA_BIAS):
         beside = [key for key in ("use_dora", INVOCATION_TOKENS) if content.get(key)]
         problems += [f"{LORA_BIAS} is true beside {key}, which PEFT does not know together" for key in beside]
     for key, value in content.items():
         if value and key not in _READ and key not in _ONLY_AT_START and _may_change_function(key):
-            problems.append(f"{key} is {value!r}, which changes what the adapter computes and is not supported")
+            said = f"{key} is {reprlib.repr(value)}, which changes what the adapter computes and is not supported"
+            problems.append(f"{said}: {instead_of_setting(key)}")
     return problems
 
 

@@ -17,6 +17,7 @@ from loralab.errors import AdapterFileError
 from loralab.formats.peft_agreement import Plot, refuse_two_stories, some_modules
 from loralab.formats.peft_beside_base import fold_biases, refuse_tied
 from loralab.formats.peft_config import INVOCATION_TOKENS, PeftConfig
+from loralab.formats.peft_instead import MERGE
 from loralab.formats.peft_layout import BIASES, OUTPUT_TWICE, A, entry_shapes, is_blocked, pack, unpack
 from loralab.formats.peft_targets import (
     PeftTarget,
@@ -307,7 +308,7 @@ def _refuse_other_function(updates: Mapping[str, Update], by_path: Mapping[str, 
     if reasons:
         raise AdapterFileError(
             f"PEFT wrote this adapter, but what it computes there has no equal here: {'; '.join(reasons)}. "
-            "Leave these modules out, or train them with loralab"
+            f"Leave these modules out, or train them with loralab; or {MERGE}"
         )
 
 
@@ -379,7 +380,9 @@ def _magnitude_record(reading: Reading, path: str, module: nn.Module, kind: str)
     groups = getattr(module, "groups", 1)
     if kind not in ("linear", "embedding", "conv") or (isinstance(groups, int) and groups > 1):
         what = f"{type(module).__name__} in {groups} groups" if kind == "conv" else type(module).__name__
-        raise AdapterFileError(f"{path} is a {what}, and the adapter's config says use_dora, which is not for those")
+        raise AdapterFileError(
+            f"{path} is a {what}, and the adapter's config says use_dora, which is not for those here: {MERGE}"
+        )
     return ModuleRecord(kind + WITH_MAGNITUDE, {WHOLE: PartRecord(reading.config.recipe(path))})
 
 
