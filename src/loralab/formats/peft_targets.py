@@ -44,8 +44,8 @@ def find_peft_targets(model: nn.Module, config: PeftConfig) -> list[PeftTarget]:
     found = named_targets(model, config)
     modules = [target for target in found if target.parameter is None]
     problems = [
-        f"target_modules names {target.path}, a {type(target.module).__name__}, which cannot be adapted: its forward is "
-        "not the product, lookup or convolution of a plain layer, and what PEFT computes there has no equal here "
+        f"target_modules names {target.path}, a {type(target.module).__name__}, which cannot be adapted: its forward "
+        "is not the product, lookup or convolution of a plain layer, and what PEFT computes there has no equal here "
         f"({MERGE})"
         for target in modules
         if not can_adapt(target.module)

@@ -37,9 +37,10 @@ class LoRA(ScaledMethod):
     rank_stabilized: bool = False
     """Scale by α/√r instead (rsLoRA, arXiv 2312.03732)."""
     init: str = "kaiming"
-    """How A starts: `kaiming`, `gaussian` or `orthogonal`; B is zero. `pissa` starts both in the principal part of W
-    (arXiv 2404.02948); `pissa-K` finds that part by K subspace iterations instead of a whole SVD. `eva` takes A from
-    data (arXiv 2410.07170), which `attach_eva` is given."""
+    """How A starts: `kaiming`, `gaussian` or `orthogonal` (A with orthonormal rows); B is zero. PEFT's `orthogonal` is
+    another start: there A and B both differ from zero, in halves of an even rank that are orthogonal to each other.
+    `pissa` starts both in the principal part of W (arXiv 2404.02948); `pissa-K` finds it by K subspace iterations
+    instead of a whole SVD. `eva` takes A from data (arXiv 2410.07170), which `attach_eva` is given."""
     magnitude: bool = False
     """Train the length of every output's weights as well (DoRA, arXiv 2402.09353)."""
     through_norm: bool = False
