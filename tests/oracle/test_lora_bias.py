@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 import loralab as ll
 from loralab.formats.convert import convert
+from loralab.formats.inspect import inspect
 from loralab.formats.resize import read_resizable
 from oracle.case import Case, assert_same, output, peft_loads, theirs_saved
 from oracle.model_cases import gpt2, llama, roberta, tokens
@@ -121,3 +122,11 @@ def test_it_is_not_resized_without_the_base(tmp_path: Path) -> None:
     theirs_saved(Case(MLP, rows, {}, BOTH), tmp_path / "theirs", lora_bias=True)
     with pytest.raises(ll.AdapterFileError, match="lora_bias can be understood only beside its base"):
         read_resizable(tmp_path / "theirs")
+
+
+def test_inspecting_names_it_for_what_it_is(tmp_path: Path) -> None:
+    theirs_saved(Case(MLP, rows, {}, BOTH), tmp_path, lora_bias=True)
+    said = inspect(tmp_path)
+    assert any("every B has a bias" in note for note in said.notes)
+    assert not any("saved in full" in note for note in said.notes)
+    assert all(finding.severity == "note" for finding in said.findings)

@@ -19,6 +19,7 @@ from loralab.formats.adapter_folder import config_content, name_for, tensors_pat
 from loralab.formats.delta_pairs import local_keys, shared_matrices, special_pairs, vera_pairs
 from loralab.formats.loralib import ALPHA_KEY, Checkpoint
 from loralab.formats.own_layout import own_reasons
+from loralab.formats.peft_beside_base import BIAS_OF_B
 from loralab.formats.peft_config import OWN_TYPE, parse_config
 from loralab.formats.peft_pairs import FilePair, file_pairs
 from loralab.formats.peft_reading import plain_names
@@ -79,7 +80,7 @@ def _folder(folder: Path) -> AdapterPairs:
     notes = [] if sidecar else [NO_SIDECAR]
     rows = row_count(others)
     notes += [f"{count} rows of {path} are trained (trainable_token_indices)" for path, count in rows.items()]
-    whole = [name for name in others if not name.endswith((MAGNITUDE, DELTA))]
+    whole = [name for name in others if not name.endswith((MAGNITUDE, DELTA, BIAS_OF_B))]
     if whole:
         notes.append(f"{len(whole)} tensors are saved in full: {', '.join(whole[:4])}")
     kept = tuple(pair for pair in pairs if not _is_padding(pair, sidecar))
@@ -89,6 +90,8 @@ def _folder(folder: Path) -> AdapterPairs:
         "invocation_tokens": config.invocation,
     }
     method = method_name(said if sidecar is None else sidecar.method)
+    if config.bias_of_B:
+        notes.append("lora_bias: every B has a bias, which moves its layer's own; norms are those of B·A alone")
     if config.magnitude:
         notes.append(
             "DoRA: the pairs change the direction of the weights, whose lengths are trained beside them; norms are "
