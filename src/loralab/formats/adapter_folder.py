@@ -18,7 +18,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from loralab.core.adapter import Adapter, Plan, adapters_on
+from loralab.core.adapter import Adapter, Plan, adapters_on, refuse_foreign_adapter
 from loralab.core.attach import attach
 from loralab.core.factors import SharedMatrices
 from loralab.core.names import modules_by_path, unwrapped
@@ -262,6 +262,7 @@ def load(
     was. `name` defaults to the folder's or file's name.
     """
     source = Path(path)
+    refuse_foreign_adapter(model)
     adapters_on(model).refuse_merged("loading an adapter")
     if source.is_dir():
         _refuse_alpha(source, alpha, rank_stabilized)
@@ -334,6 +335,9 @@ def _read_folder(model: nn.Module, folder: Path, allow_other_base: bool) -> Load
         config = parse_config(content, str(folder / CONFIG_NAME))
         updates, notes = from_peft(model, config, tensors, sidecar)
         spec = (sidecar.spec() if sidecar else None) or _spec_of(config)
+    beside = [name for name in _MODEL_FILES if name != "config.json" and (folder / name).exists()]
+    if beside:
+        notes.append(f"the folder holds a whole model too ({', '.join(beside)}); the adapter alone was read")
     if sidecar is None:
         notes.append("the folder has no loralab.json: whether the base model is the right one could not be checked")
     elif not allow_other_base:
