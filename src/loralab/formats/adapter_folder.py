@@ -29,6 +29,7 @@ from loralab.formats.fingerprint import Fingerprint, fingerprint
 from loralab.formats.loralib import read_loralib
 from loralab.formats.own_layout import from_own, own_config, own_tensors
 from loralab.formats.peft_config import CONFIG_NAME, OWN_TYPE, PeftConfig, parse_config, read_json
+from loralab.formats.peft_dialects import as_plain_lora
 from loralab.formats.peft_reading import from_peft
 from loralab.formats.peft_tokens import ambiguous_rows
 from loralab.formats.peft_vera import has_vera, vera_from_peft, vera_to_peft, why_not_peft_vera
@@ -332,8 +333,10 @@ def _read_folder(model: nn.Module, folder: Path, allow_other_base: bool) -> Load
         updates, shared, notes = vera_from_peft(model, content, tensors, sidecar, str(folder / CONFIG_NAME))
         spec = (sidecar.spec() if sidecar else None) or vera_spec(content, str(folder / CONFIG_NAME))
     else:
-        config = parse_config(content, str(folder / CONFIG_NAME))
-        updates, notes = from_peft(model, config, tensors, sidecar)
+        plain = as_plain_lora(content, tensors)
+        config = parse_config(plain.content, str(folder / CONFIG_NAME))
+        updates, notes = from_peft(model, config, plain.tensors, sidecar)
+        notes = [*plain.notes, *notes]
         spec = (sidecar.spec() if sidecar else None) or _spec_of(config)
     beside = [name for name in _MODEL_FILES if name != "config.json" and (folder / name).exists()]
     if beside:

@@ -1,0 +1,111 @@
+"""PEFT's other forms of adapter that come to a plain LoRA, rewritten as one: configuration and tensors, exactly.
+
+Each dialect is recognised by its configuration and rewritten before anything else reads it. Knows nothing of models.
+Shapes: R rank, I inputs, O outputs.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from loralab.core.checks import is_count, is_finite
+from loralab.errors import AdapterFileError
+from loralab.formats.peft_layout import A, B
+from loralab.formats.peft_reading import PREFIX, plain_names
+
+Content = dict[str, Any]
+Tensors = dict[str, Tensor]
+
+ADALORA = "ADALORA"
+_BUDGET = ("target_r", "init_r", "tinit", "tfinal", "deltaT", "beta1", "beta2", "orth_reg_weight", "total_step")
+"""What AdaLoRA's configuration has more than LoRA's: how the ranks were chosen in training."""
+_EPSILON = 1e-5
+"""What PEFT adds to the rank that it divides by."""
+
+
+@dataclass(frozen=True)
+class PlainLora:
+    """An adapter_config.json and tensors of plain LoRA, and what to tell the user of how they came about."""
+
+    content: Content
+    tensors: Tensors
+    notes: tuple[str, ...] = ()
+
+
+def as_plain_lora(content: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> PlainLora:
+    """The same adapter as plain LoRA; itself where it is no dialect. AdapterFileError where it cannot be one."""
+    plain = PlainLora(dict(content), dict(tensors))
+    for is_it, rewrite in _DIALECTS:
+        if is_it(plain.content):
+            rewritten = rewrite(plain.content, plain.tensors)
+            plain = PlainLora(rewritten.content, rewritten.tensors, (*plain.notes, *rewritten.notes))
+    return plain
+
+
+# -- AdaLoRA ----------------------------------------------------------------------------------------------------
+
+
+def _from_adalora(content: Content, tensors: Tensors) -> PlainLora:
+    """ΔW = B·diag(E)·A·s/(r + 1e-5) with r the rank that training began with; every layer of the rank it was left."""
+    alpha, initial = content.get("lora_alpha", 8), content.get("init_r", 12)
+    if not is_finite(alpha) or not is_count(initial):
+        raise AdapterFileError(f"an AdaLoRA adapter has lora_alpha {alpha!r} and init_r {initial!r}; get it again")
+    others = dict(plain_names(tensors)[0])
+    ranks, alphas = dict[str, int](), dict[str, float]()
+    for stem in [key.removesuffix(".lora_E") for key in others if key.endswith(".lora_E")]:
+        A_RI, B_OR, left = _product(others, stem)
+        if left or f"{stem}.base_layer.bias" in others:
+            ranks[stem] = len(A_RI)
+            alphas[stem] = (alpha if alpha > 0 else left) * len(A_RI) / (initial + _EPSILON)
+            others |= {f"{stem}.{A}": A_RI, f"{stem}.{B}": B_OR}
+    if not ranks:
+        raise AdapterFileError("an AdaLoRA adapter has no layer of a rank above 0: there is nothing in it")
+    note = f"an AdaLoRA adapter, read as the plain LoRA it is, of ranks {min(ranks.values())} to {max(ranks.values())}"
+    plain = {f"{PREFIX}{key}": each for key, each in others.items()}
+    return PlainLora(_as_lora_config(content, ranks, alphas), plain, (note,))
+
+
+def _product(tensors: Tensors, stem: str) -> tuple[Tensor, Tensor, int]:
+    """(diag(E)·A [R, I], B [O, R], how many singular values are left), taken out of the tensors; of rank 1, and zero,
+    where none is.
+    """
+    A_RI, B_OR, E_R1 = (_taken(tensors, f"{stem}.{name}").float() for name in ("lora_A", "lora_B", "lora_E"))
+    left = len(E_R1)
+    if len(A_RI) != left or B_OR.shape[1] != left:
+        raise AdapterFileError(f"{stem} has {left} singular values, which do not fit its factors; get it again")
+    if not left:
+        return A_RI.new_zeros(1, A_RI.shape[1]), B_OR.new_zeros(len(B_OR), 1), 0
+    return A_RI * E_R1, B_OR, left
+
+
+def _taken(tensors: Tensors, key: str) -> Tensor:
+    if key not in tensors or tensors[key].dim() != 2:
+        raise AdapterFileError(f"{key} of an AdaLoRA adapter is missing or no matrix; get the file again")
+    return tensors.pop(key)
+
+
+def _as_lora_config(content: Content, ranks: Mapping[str, int], alphas: Mapping[str, float]) -> Content:
+    """The configuration with what AdaLoRA reads otherwise, or not at all, put in LoRA's terms: layer by layer."""
+    usual = Counter(ranks.values()).most_common(1)[0][0]
+    return {key: value for key, value in content.items() if key not in _BUDGET} | {
+        "peft_type": "LORA",
+        "r": usual,
+        "lora_alpha": next(alphas[stem] for stem in ranks if ranks[stem] == usual),
+        "rank_pattern": {f"^{re.escape(stem)}": rank for stem, rank in ranks.items()},
+        "alpha_pattern": {f"^{re.escape(stem)}": alpha for stem, alpha in alphas.items()},
+        "target_modules": "|".join(map(re.escape, ranks)),
+        "exclude_modules": None,
+        "layers_to_transform": None,
+        "layers_pattern": None,
+        "init_lora_weights": True,
+        "use_rslora": False,
+    }
+
+
+_DIALECTS: list[tuple[Callable[[Content], bool], Callable[[Content, Tensors], PlainLora]]] = [
+    (lambda content: content.get("peft_type") == ADALORA, _from_adalora),
+]
