@@ -1,6 +1,7 @@
 """PEFT's other forms of LoRA (AdaLoRA, …) are read as the plain LoRA that they come to, and computed as PEFT does."""
 
 import copy
+import json
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -129,3 +130,97 @@ def test_an_adalora_with_a_factor_missing_or_unfit_is_refused(tmp_path: Path) ->
     spoil(tmp_path, lambda tensors: tensors.pop(key))
     with pytest.raises(AdapterFileError, match=r"layers\.1\.self_attn\.v_proj\.lora_A of an AdaLoRA .* is missing"):
         ll.load(base, tmp_path)
+
+
+# -- slices of a fused projection, as PEFT 0.1 and 0.2 wrote them ------------------------------------------------
+
+
+def enabled_folder(base: nn.Module, folder: Path, name: str, enabled: list[bool], groups: int) -> None:
+    """The files that PEFT 0.2 wrote (in 0.1 `peft_type` and the rest are the same), with rank 4 for every slice."""
+    count, rank, tensors = sum(enabled), 4, {}
+    for path, module in base.named_modules():
+        if path.endswith(name):
+            outputs, inputs = module.nf if name == "c_attn" else len(module.weight), 16
+            stem = f"base_model.model.{path}"
+            tensors[f"{stem}.lora_A.weight"] = torch.randn(count * rank, inputs)
+            tensors[f"{stem}.lora_B.weight"] = torch.randn(outputs // len(enabled) * count, count * rank // groups, 1)
+    config = {
+        "base_model_name_or_path": "base", "bias": "none", "enable_lora": enabled, "fan_in_fan_out": name == "c_attn",
+        "inference_mode": True, "lora_alpha": 6, "lora_dropout": 0.1, "merge_weights": False, "modules_to_save": None,
+        "peft_type": "LORA", "r": rank, "target_modules": [name], "task_type": "CAUSAL_LM",
+    }  # fmt: skip
+    folder.mkdir()
+    (folder / "adapter_config.json").write_text(json.dumps(config))
+    torch.save(tensors, folder / "adapter_model.bin")
+
+
+def as_it_computed(base: nn.Module, folder: Path, groups: int) -> nn.Module:
+    """The base with hooks that add what PEFT 0.2's layers added: a grouped convolution, zero in the other slices."""
+    model, config = copy.deepcopy(base), json.loads((folder / "adapter_config.json").read_text())
+    tensors, enabled = torch.load(folder / "adapter_model.bin"), torch.tensor(config["enable_lora"])
+    for path, module in model.named_modules():
+        if f"base_model.model.{path}.lora_A.weight" in tensors:
+            A, B = (tensors[f"base_model.model.{path}.lora_{each}.weight"] for each in "AB")
+
+            def add(_: nn.Module, inputs: tuple[Tensor], result: Tensor, A: Tensor = A, B: Tensor = B) -> Tensor:
+                low = (inputs[0] @ A.T).transpose(-2, -1)
+                high = nn.functional.conv1d(low, B, groups=groups).transpose(-2, -1)
+                change = torch.zeros_like(result)
+                rows = torch.repeat_interleave(enabled, result.shape[-1] // len(enabled))
+                change[..., rows] = high
+                return result + change * config["lora_alpha"] / config["r"]
+
+            module.register_forward_hook(add)
+    return model
+
+
+def neox() -> nn.Module:
+    return hf.GPTNeoXForCausalLM(
+        hf.GPTNeoXConfig(
+            vocab_size=32, hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2
+        )
+    ).eval()
+
+
+@pytest.mark.parametrize(
+    ("enabled", "groups"),
+    [
+        ([True, False, True], 2),
+        ([False, True, True], 2),
+        ([True, True, True], 2),
+        ([True, False, False], 2),
+        ([True, True, True], 3),
+        ([True], 1),
+    ],
+)
+@pytest.mark.parametrize(("build", "name"), [(gpt2, "c_attn"), (neox, "query_key_value")])
+def test_enabled_slices_compute_what_they_did(
+    tmp_path: Path, build: Callable[[], nn.Module], name: str, enabled: list[bool], groups: int
+) -> None:
+    base = build()
+    enabled_folder(base, tmp_path / "old", name, enabled, groups)
+    expected, plain = output(as_it_computed(base, tmp_path / "old", groups), IDS), output(base, IDS)
+    ours = copy.deepcopy(base)
+    ll.load(ours, tmp_path / "old")
+    assert_same(output(ours, IDS), expected, unlike=plain)
+    written = convert(tmp_path / "old", tmp_path / "new")
+    assert written.lossless
+    assert any("enable_lora" in note for note in written.notes)
+    assert_same(output(peft_loads(base, tmp_path / "new"), IDS), expected, unlike=plain)
+
+
+@pytest.mark.parametrize("change", [{"enable_lora": [1, 0, 1]}, {"enable_lora": "qv"}, {"r": 3}, {"r": None}])
+def test_enabled_slices_that_cannot_be_known_are_refused(tmp_path: Path, change: dict[str, object]) -> None:
+    enabled_folder(gpt2(), tmp_path / "old", "c_attn", [True, False, True], 2)
+    file = tmp_path / "old" / "adapter_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | change))
+    with pytest.raises(AdapterFileError, match=r"enable_lora .*merge it into its base with the PEFT that wrote it"):
+        convert(tmp_path / "old", tmp_path / "new")
+
+
+def test_slices_without_a_convolution_are_refused(tmp_path: Path) -> None:
+    enabled_folder(gpt2(), tmp_path / "old", "c_attn", [True, False, True], 2)
+    file = tmp_path / "old" / "adapter_model.bin"
+    torch.save({key: each.flatten(1) for key, each in torch.load(file).items()}, file)
+    with pytest.raises(AdapterFileError, match="no convolution of width 1 over 8 ranks"):
+        ll.load(gpt2(), tmp_path / "old")

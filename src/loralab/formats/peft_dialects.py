@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from loralab.core.checks import is_count, is_finite
@@ -25,6 +26,7 @@ _BUDGET = ("target_r", "init_r", "tinit", "tfinal", "deltaT", "beta1", "beta2", 
 """What AdaLoRA's configuration has more than LoRA's: how the ranks were chosen in training."""
 _EPSILON = 1e-5
 """What PEFT adds to the rank that it divides by."""
+_BY_ITS_WRITER = "get the adapter again, or merge it into its base with the PEFT that wrote it (0.1 or 0.2)"
 
 
 @dataclass(frozen=True)
@@ -106,6 +108,56 @@ def _as_lora_config(content: Content, ranks: Mapping[str, int], alphas: Mapping[
     }
 
 
+# -- PEFT 0.1 and 0.2: slices of a fused projection --------------------------------------------------------------------
+
+
+def _from_enabled(content: Content, tensors: Tensors) -> PlainLora:
+    """`enable_lora: [true, false, true]`: n of N equal slices of the outputs are adapted, all from one A [n·R, I]."""
+    enabled, rank, alpha = content["enable_lora"], content.get("r", 8), content.get("lora_alpha", 8)
+    sound = isinstance(enabled, list) and any(enabled) and all(isinstance(each, bool) for each in enabled)
+    if not sound or not is_count(rank) or not is_finite(alpha):
+        raise AdapterFileError(
+            f"enable_lora is {enabled!r}, r {rank!r} and lora_alpha {alpha!r}: which slices of the fused projections "
+            f"are adapted cannot be known; {_BY_ITS_WRITER}"
+        )
+    found, ranks = dict(tensors), sum(enabled) * rank
+    for key in [key for key in tensors if key.endswith(f".{A}")]:
+        other = key.removesuffix(A) + B
+        if len(tensors[key]) != ranks or other not in tensors:
+            raise AdapterFileError(
+                f"{key} and {other} are no factors of {sum(enabled)} slices with rank {rank}, which enable_lora "
+                f"{enabled} makes them; {_BY_ITS_WRITER}"
+            )
+        found[other] = _placed(other, _ungrouped(other, tensors[other], ranks), enabled)
+    kept = {key: value for key, value in content.items() if key not in ("enable_lora", "merge_weights")}
+    note = f"enable_lora {enabled} of an early PEFT: read as whole layers of rank {ranks}, zero in the other slices"
+    return PlainLora(kept | {"r": ranks, "lora_alpha": alpha * sum(enabled)}, found, (note,))
+
+
+def _ungrouped(key: str, grouped: Tensor, ranks: int) -> Tensor:
+    """The weight [O, K, 1] of a convolution of ranks/K groups → [O, ranks], zero between the groups.
+
+    PEFT 0.1 and 0.2 make two groups of it, however many slices there are.
+    """
+    held = grouped.shape[1] if grouped.dim() == 3 and grouped.shape[2] == 1 else 0
+    if not held or ranks % held or len(grouped) % (ranks // held):
+        raise AdapterFileError(
+            f"{key} is {list(grouped.shape)}, no convolution of width 1 over {ranks} ranks; {_BY_ITS_WRITER}"
+        )
+    whole: Tensor = torch.block_diag(*grouped.squeeze(-1).chunk(ranks // held))  # type: ignore[no-untyped-call]
+    return whole
+
+
+def _placed(key: str, stacked: Tensor, enabled: list[bool]) -> Tensor:
+    """[n·O/N, R] → [O, R]: each slice in its place, zero in the others."""
+    if len(stacked) % sum(enabled):
+        raise AdapterFileError(f"{key} has {len(stacked)} rows, which are not {sum(enabled)} slices; {_BY_ITS_WRITER}")
+    slices = iter(stacked.chunk(sum(enabled)))
+    height = len(stacked) // sum(enabled)
+    return torch.cat([next(slices) if each else stacked.new_zeros(height, stacked.shape[1]) for each in enabled])
+
+
 _DIALECTS: list[tuple[Callable[[Content], bool], Callable[[Content, Tensors], PlainLora]]] = [
     (lambda content: content.get("peft_type") == ADALORA, _from_adalora),
+    (lambda content: content.get("enable_lora") is not None, _from_enabled),
 ]
