@@ -20,7 +20,8 @@ from loralab.formats.convert import convert
 from loralab.formats.doctor import examine
 from loralab.formats.inspect import inspect
 from loralab.formats.resize import read_resizable, uniform_ranks, write_resized
-from oracle.case import assert_same, output, peft_loads
+from oracle.case import assert_same, output, peft_loads, theirs_saved
+from oracle.model_cases import MODELS
 from oracle.peft_warnings import silenced
 
 pytestmark = silenced
@@ -224,3 +225,18 @@ def test_slices_without_a_convolution_are_refused(tmp_path: Path) -> None:
     torch.save({key: each.flatten(1) for key, each in torch.load(file).items()}, file)
     with pytest.raises(AdapterFileError, match="no convolution of width 1 over 8 ranks"):
         ll.load(gpt2(), tmp_path / "old")
+
+
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.float8_e5m2])
+def test_tensors_of_eight_bits_compute_what_they_do_in_peft(tmp_path: Path, dtype: torch.dtype) -> None:
+    case = MODELS["llama"]
+    base, _ = theirs_saved(case, tmp_path)
+    spoil(tmp_path, lambda tensors: tensors.update({key: each.to(dtype) for key, each in tensors.items()}))
+    x, ours = case.inputs(), copy.deepcopy(base)
+    adapter = ll.load(ours, tmp_path)
+    assert_same(output(ours, x), output(peft_loads(base, tmp_path), x), unlike=output(base, x))
+    live = output(ours, x)
+    ll.merge(ours)
+    assert_same(output(ours, x), live, unlike=output(base, x))
+    assert all(each.dtype == torch.float32 for each in adapter.parameters())
+    assert max(inspect(tmp_path).delta_norms.values()) > 0
