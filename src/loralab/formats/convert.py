@@ -22,7 +22,7 @@ from loralab.formats.own_layout import own_reasons
 from loralab.formats.peft_config import CONFIG_NAME, INVOCATION_TOKENS, OWN_TYPE, PeftConfig, parse_config
 from loralab.formats.peft_dialects import as_plain_lora
 from loralab.formats.peft_layout import EMBEDDING_A, EMBEDDING_B, A, B
-from loralab.formats.peft_pairs import FilePair, file_pairs, plain_path
+from loralab.formats.peft_pairs import FilePair, base_copies, file_pairs, plain_path
 from loralab.formats.peft_reading import plain_names
 from loralab.formats.peft_vera_config import is_vera, parse_vera
 from loralab.formats.peft_writing import PREFIX
@@ -213,11 +213,12 @@ def _folder_to_loralib(source: Path, target: Path) -> Conversion:
     foreign = [f"{pair.name} ({pair.kind})" for pair in pairs if pair.kind not in ("linear", "embedding")]
     if foreign:
         raise AdapterFileError(f"loralib has no place for: {', '.join(foreign)}; keep the PEFT folder")
+    copies = base_copies(pairs, others)
     entries = {pair.name: _loralib_entry(pair, sidecar) for pair in pairs}
     alpha = Counter(alpha for _, _, alpha in entries.values()).most_common(1)[0][0]
     checkpoint = Checkpoint(
         {name: (A_values, B_values * (own / alpha)) for name, (A_values, B_values, own) in entries.items()},
-        {plain_path(name): tensor for name, tensor in others.items()},
+        {plain_path(name): tensor for name, tensor in others.items() if name not in copies},
     )
     return _write_loralib(target, checkpoint, alpha, all(own == alpha for _, _, own in entries.values()))
 
