@@ -10,6 +10,7 @@ import pytest
 import torch
 import transformers as hf
 from peft import AdaLoraConfig, PeftModel, get_peft_model
+from peft.tuners.lora.config import MontecloraConfig, VeloraConfig
 from peft.utils.warning import PeftWarning
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -20,7 +21,7 @@ from loralab.formats.convert import convert
 from loralab.formats.doctor import examine
 from loralab.formats.inspect import inspect
 from loralab.formats.resize import read_resizable, uniform_ranks, write_resized
-from oracle.case import assert_same, output, peft_loads, theirs_saved
+from oracle.case import assert_same, output, peft_loads, peft_model, theirs_saved
 from oracle.model_cases import MODELS
 from oracle.peft_warnings import silenced
 
@@ -108,7 +109,7 @@ def test_adalora_without_a_model(tmp_path: Path) -> None:
     assert found.method == "lora"
     assert isinstance(found.rank, dict)
     assert sorted(set(found.rank.values())) == [1, 3]
-    assert not [each for each in examine(tmp_path / "theirs").findings if each.severity == "error"]
+    assert examine(tmp_path / "theirs").healthy
     resizable = read_resizable(tmp_path / "theirs")
     write_resized(resizable, uniform_ranks(resizable, 3), tmp_path / "same", "as it was")
     expected = output(theirs(base, tmp_path / "theirs"), IDS)
@@ -240,3 +241,42 @@ def test_tensors_of_eight_bits_compute_what_they_do_in_peft(tmp_path: Path, dtyp
     assert_same(output(ours, x), live, unlike=output(base, x))
     assert all(each.dtype == torch.float32 for each in adapter.parameters())
     assert max(inspect(tmp_path).delta_norms.values()) > 0
+
+
+# -- methods that differ from LoRA in training only ----------------------------------------------------------------
+
+IN_TRAINING = {
+    "velora": ("VeLoRA", {"velora_config": VeloraConfig(num_groups=4, scale=2.0)}),
+    "velora, from a random start": ("VeLoRA", {"velora_config": VeloraConfig(num_groups=4, init_type="random")}),
+    "monteclora": ("MonteCLoRA", {"monteclora_config": MontecloraConfig(buffer_size=10, num_samples=2)}),
+}
+
+
+@pytest.mark.parametrize(("name", "settings"), IN_TRAINING.values(), ids=IN_TRAINING.keys())
+def test_methods_of_training_compute_what_they_do_in_peft(
+    tmp_path: Path, name: str, settings: dict[str, object]
+) -> None:
+    base = llama()
+    model = peft_model(base, target_modules=["v_proj", "o_proj"], use_rslora=True, **settings)
+    model.train()(**IDS)  # fills what they keep of the inputs
+    model.eval().save_pretrained(tmp_path / "theirs")
+    expected, plain = output(peft_loads(base, tmp_path / "theirs"), IDS), output(base, IDS)
+    ours = copy.deepcopy(base)
+    adapter = ll.load(ours, tmp_path / "theirs")
+    assert_same(output(ours, IDS), expected, unlike=plain)
+    assert any(f"trained with {name}" in note for note in adapter.notes)
+    assert any(f"trained with {name}" in note for note in inspect(tmp_path / "theirs").notes)
+    assert examine(tmp_path / "theirs").healthy
+    convert(tmp_path / "theirs", tmp_path / "plain")
+    assert not [key for key in load_file(tmp_path / "plain" / "adapter_model.safetensors") if "velora" in key]
+    assert_same(output(peft_loads(base, tmp_path / "plain"), IDS), expected, unlike=plain)
+
+
+def test_a_plain_lora_with_tensors_of_a_method_of_training_is_refused(tmp_path: Path) -> None:
+    base = llama()
+    model = peft_model(base, target_modules=["v_proj"], velora_config=VeloraConfig(num_groups=4))
+    model.save_pretrained(tmp_path)
+    file = tmp_path / "adapter_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"velora_config": None}))
+    with pytest.raises(AdapterFileError, match="lora_velora_embed belongs to nothing"):
+        ll.load(base, tmp_path)

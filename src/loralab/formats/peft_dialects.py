@@ -157,7 +157,29 @@ def _placed(key: str, stacked: Tensor, enabled: list[bool]) -> Tensor:
     return torch.cat([next(slices) if each else stacked.new_zeros(height, stacked.shape[1]) for each in enabled])
 
 
+# -- methods that differ from LoRA in training only ----------------------------------------------------------------
+
+
+def _without(setting: str, infix: str, name: str) -> Callable[[Content, Tensors], PlainLora]:
+    """A method that in inference is the plain LoRA beside which its own tensors stand."""
+
+    def rewrite(content: Content, tensors: Tensors) -> PlainLora:
+        kept = {key: tensor for key, tensor in tensors.items() if infix not in key}
+        note = (
+            f"it was trained with {name}, which in inference computes what its A and B alone compute: they are read, "
+            "and would be trained on as plain LoRA"
+        )
+        return PlainLora(content | {setting: None}, kept, (note,))
+
+    return rewrite
+
+
 _DIALECTS: list[tuple[Callable[[Content], bool], Callable[[Content, Tensors], PlainLora]]] = [
     (lambda content: content.get("peft_type") == ADALORA, _from_adalora),
     (lambda content: content.get("enable_lora") is not None, _from_enabled),
+    (lambda content: bool(content.get("velora_config")), _without("velora_config", ".lora_velora_", "VeLoRA")),
+    (
+        lambda content: bool(content.get("monteclora_config")),
+        _without("monteclora_config", ".lora_monteclora_", "MonteCLoRA"),
+    ),
 ]
