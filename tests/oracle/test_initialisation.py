@@ -56,6 +56,15 @@ def test_orthogonal_has_orthonormal_rows() -> None:
     assert not B.any()
 
 
+def test_pefts_orthogonal_is_another_start_that_is_the_base_too() -> None:
+    config = LoraConfig(r=20, target_modules=["layer"], init_lora_weights="orthogonal")
+    theirs = get_peft_model(nn.ModuleDict({"layer": nn.Linear(WIDE, WIDE)}), config)
+    A, B = (parameter.detach() for name, parameter in theirs.named_parameters() if "lora_" in name)
+    assert A.any()
+    assert B.any()
+    assert (B @ A).abs().max() < 1e-5 * B.norm() * A.norm()
+
+
 @pytest.mark.parametrize("init", ["kaiming", "gaussian", "orthogonal"])
 def test_an_embedding_starts_with_a_normal_b(init: str) -> None:
     A, B = fresh(nn.Embedding(WIDE, WIDE), init=init)

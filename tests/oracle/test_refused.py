@@ -76,7 +76,7 @@ def test_a_convolution_of_its_own_kind_that_peft_adapted_is_refused(tmp_path: Pa
     """PEFT makes its A a layer of the same class, which does to A what it does to the weight."""
     make, dimensions = OF_THEIR_OWN[kind]
     base, _ = theirs_saved(Case(sandwich(make, dimensions), rows, **IN_BOTH), tmp_path)
-    with pytest.raises(ll.AdapterFileError, match="which cannot be adapted"):
+    with pytest.raises(ll.AdapterFileError, match=r"cannot be adapted: its forward is not.*merge_and_unload"):
         ll.load(base, tmp_path)
 
 
@@ -118,14 +118,12 @@ def test_a_grouped_convolution_of_ours_survives_peft_and_still_merges(tmp_path: 
 
 BOTH = {"target_modules": ["lin0", "lin1"]}
 OTHER_FUNCTIONS: dict[str, tuple[Callable[[], PeftConfig], str]] = {
-    "a bias on B": (lambda: LoraConfig(**BOTH, lora_bias=True), "lora_bias"),
     "PiSSA, not converted": (lambda: LoraConfig(**BOTH, init_lora_weights="pissa"), "init_lora_weights"),
     "OLoRA, not converted": (lambda: LoraConfig(**BOTH, init_lora_weights="olora"), "init_lora_weights"),
     "IA3": (lambda: IA3Config(**BOTH, feedforward_modules=[]), "peft_type"),
 }
 
 
-@pytest.mark.filterwarnings(r"ignore:Adapter 'default'. 2 LoRA tensor\(s\) have invalid shape")  # PEFT, of its own bias
 @pytest.mark.parametrize("kind", OTHER_FUNCTIONS)
 def test_other_methods_of_pefts_are_named_and_refused(tmp_path: Path, kind: str) -> None:
     config, named = OTHER_FUNCTIONS[kind]

@@ -39,6 +39,8 @@ class Site:
     through_norm: bool = False
     invocation: tuple[int, ...] = ()
     """The tokens from which on the update acts (aLoRA)."""
+    any_rank: bool = False
+    """Whether a rank above the matrix's own width is taken: of a layer that nobody named."""
 
     @property
     def device(self) -> torch.device:
@@ -48,8 +50,13 @@ class Site:
     def factors(self, part: str, out_features: int, in_features: int) -> Factors:
         """Fresh factors A [R, I] and B [O, R] for one part."""
         recipe = self.recipes[part]
-        check_rank(recipe, self.name_of(part), out_features, in_features)
+        self.check_rank(part, self.name_of(part), out_features, in_features)
         return Factors(recipe, (recipe.rank, in_features), (out_features, recipe.rank), self.device)
+
+    def check_rank(self, part: str, name: str, rows: int, columns: int) -> None:
+        """Refuse a rank above the width of the matrix [rows, columns], where that is asked for by name."""
+        if not self.any_rank:
+            check_rank(self.recipes[part], name, rows, columns)
 
     def made_by(self, make: Maker | None) -> "Site":
         """The same site, the updates of its matrices made in this way."""
@@ -193,7 +200,7 @@ def _embedding(site: Site) -> Update:
             f"{site.path} was asked for, but an embedding with max_norm rewrites its own weight as it runs"
         )
     recipe = site.recipes[WHOLE]
-    check_rank(recipe, site.path, V, D)
+    site.check_rank(WHOLE, site.path, V, D)
     site.refuse_special(with_magnitude=True)
     parts = {WHOLE: Factors(recipe, (recipe.rank, V), (D, recipe.rank), site.device, starts_at_A=True)}
     return MagnitudeEmbedding(parts, D).start(site.module) if site.magnitude else EmbeddingUpdate(parts)
@@ -202,7 +209,7 @@ def _embedding(site: Site) -> Update:
 def _conv(site: Site) -> Update:
     _only_whole(site)
     W, recipe = tensor_of(site.module, WHOLE), site.recipes[WHOLE]
-    check_rank(recipe, site.path, W.shape[0], W[0].numel())
+    site.check_rank(WHOLE, site.path, W.shape[0], W[0].numel())
     groups = int(getattr(site.module, "groups", 1))
     A_shape = (groups * recipe.rank, *W.shape[1:])
     B_shape = (W.shape[0], recipe.rank, *(1 for _ in W.shape[2:]))
@@ -227,7 +234,7 @@ def _attention(site: Site) -> Update:
     site.refuse_dropout("nn.MultiheadAttention multiplies its weights itself, which leaves no path for dropout")
     shapes = attention_shapes(site.module)
     recipes = dict.fromkeys(ATTENTION_PARTS, site.recipes[WHOLE]) if WHOLE in site.recipes else site.recipes
-    expanded = Site(site.path, site.module, recipes)
+    expanded = replace(site, recipes=recipes)
     unknown = [part for part in recipes if part not in shapes]
     if unknown:
         raise TargetError(f"{site.path}[{','.join(unknown)}] was asked for; its parts are {', '.join(shapes)}")
@@ -245,7 +252,7 @@ def _raw_factors(site: Site, name: str, transposed: bool) -> Factors:
     shape = tensor_of(site.module, name).shape
     recipe, experts = site.recipes[name], shape[:-2]
     O, I = (shape[-1], shape[-2]) if transposed and experts else (shape[-2], shape[-1])  # noqa: E741
-    check_rank(recipe, f"{site.path}.{name}", O, I)
+    site.check_rank(name, f"{site.path}.{name}", O, I)
     return Factors(recipe, (*experts, recipe.rank, I), (*experts, O, recipe.rank), site.device)
 
 

@@ -25,7 +25,7 @@ def gaussian(A_RI: Tensor, B_OR: Tensor) -> None:
 
 
 def orthogonal(A_RI: Tensor, B_OR: Tensor) -> None:
-    """A with orthonormal rows, B = 0."""
+    """A with orthonormal rows, B = 0. PEFT's start of this name is another: both A and B differ from zero there."""
     nn.init.orthogonal_(A_RI.view(A_RI.shape[0], -1))
     nn.init.zeros_(B_OR)
 

@@ -51,6 +51,7 @@ from loralab.formats.tensor_writing import write_tensors
 from loralab.methods.heads import fresh_heads, random_beside
 from loralab.methods.lora import LoRA
 from loralab.methods.ties import tie_notes
+from loralab.methods.wide_ranks import rank_notes
 from loralab.models.outputs import output_names
 from loralab.tasks.label_order import are_placeholders
 
@@ -348,7 +349,8 @@ def _read_folder(model: nn.Module, folder: Path, allow_other_base: bool) -> Load
         sidecar.fingerprint.check(_fingerprint(updates, by_path, model, sidecar.heads))
     said = sidecar.notes if sidecar else ()
     heads = sidecar.heads if sidecar else ()
-    return Loaded(updates, spec, list(dict.fromkeys([*said, *notes, *tie_notes(model, updates)])), heads, shared)
+    notes += [*rank_notes(updates), *tie_notes(model, updates)]
+    return Loaded(updates, spec, list(dict.fromkeys([*said, *notes])), heads, shared)
 
 
 def _sidecar_of_own(folder: Path, sidecar: Sidecar | None) -> Sidecar:
@@ -377,7 +379,7 @@ def _spec_of(config: PeftConfig) -> LoRA:
             layers=config.layers,
             rank_pattern=config.rank_pattern,
             alpha_pattern=config.alpha_pattern,
-            bias=config.bias,
+            bias=config.trained_bias,
             modules_to_save=config.modules_to_save,
             rank_stabilized=config.rank_stabilized,
             magnitude=config.magnitude,

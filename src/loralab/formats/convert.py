@@ -19,6 +19,7 @@ from loralab.formats.gguf_layout import GgufBase
 from loralab.formats.gguf_writing import write_gguf
 from loralab.formats.loralib import ALPHA_KEY, ENABLED, Checkpoint
 from loralab.formats.own_layout import own_reasons
+from loralab.formats.peft_beside_base import refuse_without_base
 from loralab.formats.peft_config import CONFIG_NAME, INVOCATION_TOKENS, OWN_TYPE, PeftConfig, parse_config
 from loralab.formats.peft_dialects import as_plain_lora
 from loralab.formats.peft_layout import EMBEDDING_A, EMBEDDING_B, A, B
@@ -208,6 +209,7 @@ def _folder_to_loralib(source: Path, target: Path) -> Conversion:
     config = parse_config(plain.content, str(source / CONFIG_NAME))
     _refuse_lengths(source, config.magnitude, "loralib's format")
     _refuse_rows(source, content, "loralib's format")
+    refuse_without_base(source, config, "loralib's format")
     _refuse_invocation(source, content, "loralib's format")
     pairs, others = file_pairs(config, plain_names(plain.tensors)[0], sidecar)
     foreign = [f"{pair.name} ({pair.kind})" for pair in pairs if pair.kind not in ("linear", "embedding")]
@@ -273,6 +275,8 @@ def _folder_to_gguf(source: Path, target: Path, model: str | None) -> Conversion
     _refuse_own(source, content, "gguf")
     _refuse_lengths(source, bool(content.get("use_dora")), "GGUF")
     _refuse_rows(source, content, "GGUF")
+    plain = as_plain_lora(content, read_tensors(tensors_path(source)).tensors)
+    refuse_without_base(source, parse_config(plain.content, str(source / CONFIG_NAME)), "GGUF")
     _refuse_invocation(source, content, "GGUF")
     found = read_pairs(source)
     written = write_gguf(found, _gguf_base(source, content, found.sidecar, model), target)

@@ -22,6 +22,7 @@ from loralab.formats.tensor_checks import is_finite, listed
 from loralab.formats.tensor_reading import TensorFile
 from loralab.methods.lora import LoRA
 from loralab.methods.ties import tie_notes
+from loralab.methods.wide_ranks import rank_notes
 from loralab.models.families import fused_layout
 
 A, B = "lora_A", "lora_B"
@@ -90,7 +91,8 @@ def read_loralib(
         raise AdapterFileError(f"{file.path} does not fit this model: {listed(sorted(problems))}")
     ordered = {path: updates[path] for path in by_path if path in updates}
     notes.append("a loralib checkpoint records no base model: whether this one is right could not be checked")
-    return ordered, _spec(ordered, heads, alpha, rank_stabilized), notes + tie_notes(model, ordered)
+    notes += [*rank_notes(ordered), *tie_notes(model, ordered)]
+    return ordered, _spec(ordered, heads, alpha, rank_stabilized), notes
 
 
 def _alpha(file: TensorFile, given: float | None) -> float:

@@ -7,6 +7,7 @@ Knows nothing of tensors.
 import json
 import math
 import re
+import reprlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import Any
 from loralab.core.checks import is_count, is_finite
 from loralab.core.factors import Recipe
 from loralab.errors import AdapterFileError, NotFoundError
+from loralab.formats.peft_instead import instead_of_setting, instead_of_start, instead_of_type
 from loralab.formats.peft_tokens import mistyped_tokens, parse_tokens
 from loralab.methods.trainable_tokens import Tokens
 
@@ -23,6 +25,8 @@ OWN_TYPE = "LORALAB"
 """The peft_type of an adapter that PEFT has no way to express: PEFT refuses it instead of misreading it."""
 
 INVOCATION_TOKENS = "alora_invocation_tokens"
+LORA_BIAS = "lora_bias"
+TYING = "ensure_weight_tying"
 LARGEST_CONFIG = 64 * 2**20
 
 _READ = frozenset(
@@ -32,6 +36,7 @@ _READ = frozenset(
         "auto_mapping",
         "base_model_name_or_path",
         "bias",
+        "ensure_weight_tying",
         "exclude_modules",
         "fan_in_fan_out",
         "inference_mode",
@@ -39,6 +44,7 @@ _READ = frozenset(
         "layers_pattern",
         "layers_to_transform",
         "lora_alpha",
+        "lora_bias",
         "lora_dropout",
         "modules_to_save",
         "peft_type",
@@ -75,10 +81,8 @@ _HARMLESS_INIT = (True, False, None, "gaussian", "eva", "orthogonal", "mica")
 _CHANGES_FUNCTION = frozenset(
     [
         "arrow_config",
-        "ensure_weight_tying",
         "kasa_config",
         "layer_replication",
-        "lora_bias",
         "megatron_config",
         "monteclora_config",
         "use_bdlora",
@@ -119,6 +123,15 @@ class PeftConfig:
     """Which rows of embeddings are trained."""
     invocation: tuple[int, ...] = ()
     """The tokens from which on it acts (aLoRA); empty where it acts at every position."""
+    bias_of_B: bool = False
+    """Whether B has a bias, b, and the update adds s·b as well."""
+    ties_weights: bool = False
+    """Whether modules that share their weight are to have one adapter."""
+
+    @property
+    def trained_bias(self) -> str:
+        """Which biases of the model train, b taken for a part of its layer's own."""
+        return "lora_only" if self.bias_of_B and self.bias == "none" else self.bias
 
     def recipe(self, path: str) -> Recipe:
         """Rank, alpha and the rest for one module or raw parameter: the first pattern that matches its path counts.
@@ -225,21 +238,26 @@ def parse_config(content: Mapping[str, Any], source: str) -> PeftConfig:
         magnitude=bool(content.get("use_dora")),
         tokens=parse_tokens(content),
         invocation=tuple(content.get(INVOCATION_TOKENS) or ()),
+        bias_of_B=bool(content.get(LORA_BIAS)),
+        ties_weights=bool(content.get(TYING)),
     )
 
 
 def _unsupported(content: Mapping[str, Any]) -> list[str]:
     problems = []
     if content.get("peft_type") != "LORA":
-        problems.append(f"peft_type is {content.get('peft_type')!r}, and only 'LORA' is known")
+        kind = content.get("peft_type")
+        problems.append(f"peft_type is {kind!r}, and only 'LORA' is known: {instead_of_type(kind)}")
     if content.get("init_lora_weights", True) not in _HARMLESS_INIT:
-        problems.append(
-            f"init_lora_weights is {content['init_lora_weights']!r}, which changes the base weights; "
-            "convert the adapter to plain LoRA in PEFT (path_initial_model_for_weight_conversion)"
-        )
+        init = content["init_lora_weights"]
+        problems.append(f"init_lora_weights is {init!r}, which changes the base weights: {instead_of_start(init)}")
+    if content.get(LORA_BIAS):
+        beside = [key for key in ("use_dora", INVOCATION_TOKENS) if content.get(key)]
+        problems += [f"{LORA_BIAS} is true beside {key}, which PEFT does not know together" for key in beside]
     for key, value in content.items():
         if value and key not in _READ and key not in _ONLY_AT_START and _may_change_function(key):
-            problems.append(f"{key} is {value!r}, which changes what the adapter computes and is not supported")
+            said = f"{key} is {reprlib.repr(value)}, which changes what the adapter computes and is not supported"
+            problems.append(f"{said}: {instead_of_setting(key)}")
     return problems
 
 

@@ -15,7 +15,9 @@ from loralab.core.names import modules_by_path, unwrapped
 from loralab.core.update import WHOLE, Update, tensor_of
 from loralab.errors import AdapterFileError
 from loralab.formats.peft_agreement import Plot, refuse_two_stories, some_modules
+from loralab.formats.peft_beside_base import fold_biases, refuse_tied
 from loralab.formats.peft_config import INVOCATION_TOKENS, PeftConfig
+from loralab.formats.peft_instead import MERGE
 from loralab.formats.peft_layout import BIASES, OUTPUT_TWICE, A, entry_shapes, is_blocked, pack, unpack
 from loralab.formats.peft_targets import (
     PeftTarget,
@@ -71,6 +73,10 @@ def from_peft(
     if wrapped:
         reading.notes.append("its keys had the names of a compile, DDP or FSDP wrapper in them, which were left out")
     plot = plot_of(reading)
+    if config.ties_weights:
+        refuse_tied(model, plot)
+    if config.bias_of_B:
+        reading.notes += fold_biases(model, config, plot, reading.tensors)
     if sidecar is None:
         leave_out_copies(reading, plot)
         reading.notes += unmatched_names(model, config)
@@ -168,7 +174,8 @@ def _biases(reading: Reading, depths: Mapping[str, int], heads: list[str]) -> It
         parent, _, leaf = path.rpartition(".")
         of_attention = leaf == "out_proj" and isinstance(by_path.get(parent), nn.MultiheadAttention)
         owner, name = (parent, "out_proj.bias") if of_attention else (path, "bias")
-        wanted = reading.config.bias == "all" or (reading.config.bias == "lora_only" and owner in depths)
+        which = reading.config.trained_bias
+        wanted = which == "all" or (which == "lora_only" and owner in depths)
         if wanted and module._parameters.get("bias") is not None:
             yield owner, name
 
@@ -307,7 +314,7 @@ def _refuse_other_function(updates: Mapping[str, Update], by_path: Mapping[str, 
     if reasons:
         raise AdapterFileError(
             f"PEFT wrote this adapter, but what it computes there has no equal here: {'; '.join(reasons)}. "
-            "Leave these modules out, or train them with loralab"
+            f"Leave these modules out, or train them with loralab; or {MERGE}"
         )
 
 
@@ -379,7 +386,9 @@ def _magnitude_record(reading: Reading, path: str, module: nn.Module, kind: str)
     groups = getattr(module, "groups", 1)
     if kind not in ("linear", "embedding", "conv") or (isinstance(groups, int) and groups > 1):
         what = f"{type(module).__name__} in {groups} groups" if kind == "conv" else type(module).__name__
-        raise AdapterFileError(f"{path} is a {what}, and the adapter's config says use_dora, which is not for those")
+        raise AdapterFileError(
+            f"{path} is a {what}, and the adapter's config says use_dora, which is not for those here: {MERGE}"
+        )
     return ModuleRecord(kind + WITH_MAGNITUDE, {WHOLE: PartRecord(reading.config.recipe(path))})
 
 

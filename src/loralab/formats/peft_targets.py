@@ -17,6 +17,7 @@ from loralab.core.names import modules_by_path, unwrapped
 from loralab.core.update import WHOLE
 from loralab.errors import AdapterFileError
 from loralab.formats.peft_config import PeftConfig, Targets
+from loralab.formats.peft_instead import MERGE
 from loralab.formats.peft_task import heads_peft_saves
 from loralab.models.families import output_head_names
 
@@ -44,7 +45,9 @@ def find_peft_targets(model: nn.Module, config: PeftConfig) -> list[PeftTarget]:
     found = named_targets(model, config)
     modules = [target for target in found if target.parameter is None]
     problems = [
-        f"target_modules names {target.path}, a {type(target.module).__name__}, which cannot be adapted"
+        f"target_modules names {target.path}, a {type(target.module).__name__}, which cannot be adapted: its forward "
+        "is not the product, lookup or convolution of a plain layer, and what PEFT computes there has no equal here "
+        f"({MERGE})"
         for target in modules
         if not can_adapt(target.module)
     ]

@@ -20,6 +20,7 @@ from loralab.errors import AdapterFileError, SpecError
 from loralab.formats.adapter_folder import TENSORS_NAME, config_content, plain_folder, tensors_path
 from loralab.formats.adapter_pairs import AdapterPairs, read_pairs
 from loralab.formats.atomic import json_text, whole_folder
+from loralab.formats.peft_beside_base import refuse_without_base
 from loralab.formats.peft_config import CONFIG_NAME, OWN_TYPE, PeftConfig, parse_config, read_json
 from loralab.formats.peft_dialects import as_plain_lora
 from loralab.formats.peft_layout import packed_alpha
@@ -125,6 +126,7 @@ def read_resizable(path: str | Path) -> Resizable:
         plain = as_plain_lora(content, read_tensors(tensors_path(source)).tensors)
         content, config = plain.content, parse_config(plain.content, str(source / CONFIG_NAME))
         _refuse_bare_parameters(config, found)
+        refuse_without_base(source, config, "one of another rank")
         pairs, others = file_pairs(config, plain_names(plain.tensors)[0], found.sidecar)
     by_pair = [(pair, pieces_of(pair, found.sidecar, own)) for pair in pairs]
     return Resizable(source, content, by_pair, others, found.sidecar)

@@ -156,7 +156,7 @@ def _config(found: Specimen) -> PeftConfig | None:
     if is_vera(found.content):
         found.attempt(CONFIG_NAME, AGAIN, lambda: parse_vera(found.content, str(found.source / CONFIG_NAME)))
         return None
-    advice = "load it with the PEFT that wrote it and convert it to plain LoRA there, or train again without"
+    advice = "do what is said there, or train again without"
     config = found.attempt(CONFIG_NAME, advice, lambda: parse_config(found.content, str(found.source / CONFIG_NAME)))
     if config is not None:
         return config

@@ -37,9 +37,10 @@ class LoRA(ScaledMethod):
     rank_stabilized: bool = False
     """Scale by α/√r instead (rsLoRA, arXiv 2312.03732)."""
     init: str = "kaiming"
-    """How A starts: `kaiming`, `gaussian` or `orthogonal`; B is zero. `pissa` starts both in the principal part of W
-    (arXiv 2404.02948); `pissa-K` finds that part by K subspace iterations instead of a whole SVD. `eva` takes A from
-    data (arXiv 2410.07170), which `attach_eva` is given."""
+    """How A starts: `kaiming`, `gaussian` or `orthogonal` (A with orthonormal rows); B is zero. PEFT's `orthogonal` is
+    another start: there A and B both differ from zero, in halves of an even rank that are orthogonal to each other.
+    `pissa` starts both in the principal part of W (arXiv 2404.02948); `pissa-K` finds it by K subspace iterations
+    instead of a whole SVD. `eva` takes A from data (arXiv 2410.07170), which `attach_eva` is given."""
     magnitude: bool = False
     """Train the length of every output's weights as well (DoRA, arXiv 2402.09353)."""
     through_norm: bool = False
@@ -117,6 +118,11 @@ class LoRA(ScaledMethod):
         rank = _by_pattern(self.rank_pattern, path, self.rank)
         alpha = _by_pattern(self.alpha_pattern, path, self.alpha)
         return Recipe(int(rank), float(alpha), self.dropout, self.rank_stabilized, self.init)
+
+    def takes_any_rank(self, path: str) -> bool:
+        """PEFT does. A start that is made from W has no such rank, and neither has what inverts A·Aᵀ."""
+        is_drawn = self.init in INITIALISERS and not self.nearest_step
+        return is_drawn and not any(_key_matches(key, path) for key in self.rank_pattern)
 
     def makers(self, model: nn.Module, found: Sequence[Spot]) -> tuple[Maker | None, SharedMatrices | None]:
         if self.init == EVA:

@@ -5,7 +5,7 @@ A method is its fields, a `recipe` for each matrix and a `makers` that says how 
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
 import torch
@@ -13,9 +13,9 @@ from torch import nn
 
 from loralab.core.adapter import Plan
 from loralab.core.build import Maker, Site, build, is_linear, linear_shape, spots
-from loralab.core.factors import Recipe, SharedMatrices, Spot, check_rank
+from loralab.core.factors import Recipe, SharedMatrices, Spot
 from loralab.core.names import modules_by_path
-from loralab.core.targets import Target, find_targets, split_patterns
+from loralab.core.targets import Pattern, Target, find_targets, split_patterns
 from loralab.core.update import WHOLE
 from loralab.errors import SpecError
 from loralab.methods.all_linear import ALL_LINEAR, all_linear, left_out_notes
@@ -29,6 +29,7 @@ from loralab.methods.specification import (
     number_problems,
 )
 from loralab.methods.ties import tie_notes
+from loralab.methods.wide_ranks import rank_notes
 from loralab.models.families import default_targets, expand_alias, family_of, fused_layout
 
 BIASES = ("none", "all", "lora_only")
@@ -73,17 +74,40 @@ class LowRankMethod(Specification, ABC):
     def plan(self, model: nn.Module) -> Plan:
         """The updates of all targets, of the biases asked for, and of the modules trained in full."""
         heads = heads_of(model, self.modules_to_save)
-        sites = [self.site(target, self._layout(model, target)) for target in self.find(model, heads)]
+        sites = self._sites(model, heads)
         found = [spot for site in sites if is_linear(site.module) for spot in spots(site).values()]
-        if self.rank_within_width:
-            for spot in found:
-                check_rank(spot.recipe, spot.path, spot.out_features, spot.in_features)
+        self._check_ranks(sites)
         make, shared = self.makers(model, found)
         updates = {site.path: build(site.made_by(make)) for site in sites}
         notes = left_out_notes(model, heads, updates) if ALL_LINEAR in split_patterns(self.targets or "") else []
         add_biases(model, updates, self.bias, heads)
         updates |= head_updates(model, heads)
-        return Plan(updates, (*notes, *tie_notes(model, updates)), tuple(heads), shared)
+        return Plan(updates, (*notes, *rank_notes(updates), *tie_notes(model, updates)), tuple(heads), shared)
+
+    def _sites(self, model: nn.Module, heads: Sequence[str]) -> list[Site]:
+        named = self._named(model, heads)
+        found = []
+        for target in self.find(model, heads):
+            unnamed = not any(pattern.matches_any((target.path, f"{target.path}.{WHOLE}")) for pattern in named)
+            site = self.site(target, self._layout(model, target))
+            found.append(replace(site, any_rank=unnamed and self.takes_any_rank(target.path)))
+        return found
+
+    def _named(self, model: nn.Module, heads: Sequence[str]) -> list[Pattern]:
+        """What is targeted by more than the word `all-linear`."""
+        patterns = default_targets(model) if self.targets is None else split_patterns(self.targets)
+        named = [pattern for pattern in patterns if pattern != ALL_LINEAR]
+        return [Pattern.of(each) for pattern in named for each in _expand(model, pattern, heads)]
+
+    def takes_any_rank(self, path: str) -> bool:
+        """Whether a layer that only `all-linear` names may have a rank above its width."""
+        return False
+
+    def _check_ranks(self, sites: Sequence[Site]) -> None:
+        dense = [site for site in sites if self.rank_within_width and is_linear(site.module)]
+        for site in dense:
+            for part, spot in spots(site).items():
+                site.check_rank(part, spot.path, spot.out_features, spot.in_features)
 
     def find(self, model: nn.Module, heads: Sequence[str]) -> list[Target]:
         """The modules to adapt. Raises TargetError where a pattern names nothing."""

@@ -98,8 +98,9 @@ class MethodSettings:
     init: Literal["kaiming", "gaussian", "orthogonal", "eva", "pissa"] = field(
         default="kaiming", metadata={"group": "adapter"}
     )
-    """How A starts; B starts at zero. eva: from the principal components of the layers' inputs on the training data,
-    which share out the ranks anew. pissa: A and B both start in the principal part of the weight."""
+    """How A starts; B starts at zero, with orthogonal too (unlike PEFT's start of that name). eva: from the principal
+    components of the layers' inputs on the training data, which share out the ranks anew. pissa: A and B both start in
+    the principal part of the weight."""
 
     pissa_iterations: int | None = field(default=None, metadata={"group": "adapter"})
     """Of pissa: find the principal part by this many subspace iterations (4 to 16) instead of a whole SVD."""
