@@ -79,6 +79,14 @@ def test_of_the_same_tokenizer_nothing_is_said(tmp_path: Path, kind: str) -> Non
     assert json.loads((tmp_path / "adapter" / "tokenizer.json").read_text())["truncation"] is None
 
 
+def test_tokens_that_only_the_model_has_are_said(tmp_path: Path) -> None:
+    base = write_llama(tmp_path / "base", vocab_size=260)
+    changed(lambda each: each.add_tokens(["<|a|>", "<|b|>"])).save_pretrained(base)
+    loaded = opened(base, peft_folder(base, tmp_path / "adapter", byte_tokenizer()))
+    assert "2 of the model's tokens are not in it ('<|a|>', '<|b|>')" in loaded.notes[0]
+    assert len(loaded.tokenizer("<|a|>")["input_ids"]) == 5
+
+
 def test_merges_in_another_order_are_said(tmp_path: Path) -> None:
     tokenizer = small_tokenizer("byte-level")
     base = write_llama(tmp_path / "base", vocab_size=len(tokenizer))

@@ -5,13 +5,15 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from peft import AutoPeftModelForCausalLM, PeftModel
-from transformers import AutoImageProcessor, AutoTokenizer
+import torch
+from peft import AutoPeftModelForCausalLM, LoraConfig, PeftModel, get_peft_model
+from transformers import AutoImageProcessor, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
 import loralab as ll
 from loralab.formats.folder_tokenizer import with_own_tokenizer
 from loralab.models.load import load_model
-from tiny import TEMPLATE, write_images, write_vit
+from loralab.tasks.task import open_task
+from tiny import TEMPLATE, byte_tokenizer, write_images, write_vit
 
 Run = Callable[..., ll.TrainConfig]
 
@@ -61,3 +63,65 @@ def test_another_run_leaves_nothing_of_the_tokenizer_before(configured: Run) -> 
     assert not (out / "added_tokens.json").exists()
     assert not (out / "vocab.txt").exists()
     assert (out / "tokenizer.json").exists()
+
+
+SAVED = {
+    "in full": ("modules_to_save", ["embed_tokens", "lm_head"]),
+    "by index": ("trainable_token_indices", {"embed_tokens": [258, 259], "lm_head": [258, 259]}),
+}
+
+
+def earlier(config: ll.TrainConfig, folder: Path, tokenizer: PreTrainedTokenizerFast, **more: object) -> Path:
+    """What PEFT leaves of a run that may have added tokens."""
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_pretrained(config.model)
+    model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+    peft = get_peft_model(model, LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights=False, **more))
+    peft.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def started(config: ll.TrainConfig, folder: Path, **more: object) -> ll.TrainConfig:
+    """A run from an adapter of PEFT's, by one step that moves nothing."""
+    return replace(config, init_adapter=str(folder), targets="q_proj", alpha=8.0, steps=1, lr=1e-30, **more)
+
+
+@pytest.mark.parametrize("way", SAVED)
+def test_a_run_begins_with_the_added_tokens_of_its_first_adapter(configured: Run, tmp_path: Path, way: str) -> None:
+    tokenizer = byte_tokenizer()
+    tokenizer.add_tokens(["say", "<|b|>"])
+    name, value = SAVED[way]
+    folder = earlier(configured(), tmp_path / "peft", tokenizer, **{name: value})
+    config = started(configured(), folder, **{name: value})
+    result = ll.train(config)
+    assert AutoTokenizer.from_pretrained(config.out)("say <|b|>")["input_ids"] == [
+        258,
+        *tokenizer(" ")["input_ids"],
+        259,
+    ]
+    losses = []
+    for place in (folder, config.out):
+        loaded = with_own_tokenizer(load_model(config.model, dtype="float32", device="cpu"), place)
+        ll.load(loaded.model, place)
+        task = open_task("jsonl", config.data)
+        losses.append(ll.evaluate(loaded.model, loaded.tokenizer, task, "validation", limit=8, batch_size=8).loss)
+    assert losses == pytest.approx([result.metrics["loss"]] * 2, abs=1e-5)
+    assert "2 tokens are added ('say', '<|b|>')" in loaded.notes[0]
+
+
+def test_a_run_begins_with_the_template_of_its_first_adapter(configured: Run, tmp_path: Path) -> None:
+    tokenizer = byte_tokenizer()
+    tokenizer.chat_template = "{{ messages[0].content }}"
+    config = started(configured(), earlier(configured(), tmp_path / "peft", tokenizer))
+    ll.train(config)
+    assert AutoTokenizer.from_pretrained(config.out).chat_template == tokenizer.chat_template
+
+
+def test_a_run_does_not_begin_with_ids_that_mean_other_tokens(configured: Run, tmp_path: Path) -> None:
+    folder = earlier(configured(), tmp_path / "peft", byte_tokenizer())
+    file = folder / "tokenizer.json"
+    file.write_text(file.read_text().replace('"a": 66', '"a": 67').replace('"b": 67', '"b": 66'))
+    with pytest.raises(ll.AdapterFileError, match=r"other ids to 2 of its tokens \('a', 'b'\)"):
+        ll.train(started(configured(), folder))
+    assert not Path(configured().out).exists()

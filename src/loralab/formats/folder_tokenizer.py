@@ -106,6 +106,11 @@ def _how_it_differs(own: PreTrainedTokenizerBase, base: PreTrainedTokenizerBase,
     found = (
         [f"{len(difference.added)} tokens are added ({_listed(list(difference.added))})"] if difference.added else []
     )
+    places = set(ours.values())
+    missing = sorted(theirs.keys() - ours.keys(), key=theirs.__getitem__)
+    lost = [token for token in missing if theirs[token] not in places]
+    if lost:
+        found.append(f"{len(lost)} of the model's tokens are not in it ({_listed(lost)})")
     renamed = [token for token, place in ours.items() if token not in theirs and token not in difference.added]
     if renamed:
         found.append(f"{len(renamed)} tokens are called otherwise ({_listed(renamed)})")
