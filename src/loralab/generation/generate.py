@@ -25,6 +25,7 @@ from loralab.errors import SpecError
 from loralab.generation.config import GenerationConfig as GenerationConfig
 from loralab.generation.context import context_length
 from loralab.generation.ends import NO_MORE, Ends
+from loralab.generation.sampling import sampled
 from loralab.generation.settings import generating_with
 from loralab.nn.mode import evaluating
 
@@ -75,7 +76,8 @@ def generate_ids(
         for start in range(0, len(order), config.batch_size):
             batch = order[start : start + config.batch_size]
             rows = [prompts[index] for index in batch]
-            new = _generate_batch(model, rows, config, ends, _pad_id(tokenizer), partial(more_ends.criteria, tokenizer))
+            stopping = partial(more_ends.criteria, tokenizer)
+            new = _generate_batch(model, rows, config, ends, _pad_id(tokenizer), stopping, sampled(config, batch))
             for index, ids in zip(batch, new, strict=True):
                 answers[index] = ids
     return answers
@@ -96,6 +98,7 @@ def _generate_batch(
     ends: list[int],
     pad_id: int,
     stopping: Callable[[int], StoppingCriteriaList],
+    sampling: LogitsProcessorList,
 ) -> list[list[int]]:
     width = max(map(len, prompts))
     left = not model.config.is_encoder_decoder
@@ -110,7 +113,7 @@ def _generate_batch(
             input_ids=torch.tensor(rows, device=model.device),
             attention_mask=torch.tensor(mask, device=model.device),
             generation_config=settings,
-            logits_processor=processors,
+            logits_processor=LogitsProcessorList([*processors, *sampling]),
             stopping_criteria=stopping(prompt_width),
         )
     return [_up_to_end(ids, ends) for ids in output[:, prompt_width:].tolist()]
@@ -121,14 +124,12 @@ def _asked_settings(config: GenerationConfig, ends: list[int], pad_id: int) -> d
     settings: dict[str, object] = {
         "max_new_tokens": config.max_new_tokens,
         "num_beams": config.beams,
-        "do_sample": config.temperature > 0,
+        "do_sample": False,  # what is sampled, `sampling` has drawn before
         "eos_token_id": ends or None,
         "pad_token_id": pad_id,
     }
     if config.beams > 1:
         settings |= {"length_penalty": config.length_penalty, "early_stopping": False}
-    if config.temperature > 0:
-        settings |= {"temperature": config.temperature, "top_p": config.top_p, "top_k": 0}
     return settings
 
 
