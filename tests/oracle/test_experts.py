@@ -14,6 +14,7 @@ import loralab as ll
 from loralab.formats.adapter_pairs import read_pairs
 from oracle.case import Case, assert_same, ours_saved, output, peft_loads, theirs_saved
 from oracle.peft_warnings import silenced
+from toys import give_effect
 
 pytestmark = silenced
 SIZES = {
@@ -80,6 +81,17 @@ def test_peft_adapts_the_dense_layers_and_not_the_experts(tmp_path: Path, family
     each = case(family, targets)
     base, ours = ours_saved(each, tmp_path / "ours", rank_pattern={"down_proj": 3} if len(targets) == 1 else {})
     checked_both_ways(tmp_path / "ours", base, ours, each)
+
+
+@dense
+def test_nor_does_it_of_a_folder_that_was_saved_without_the_model(tmp_path: Path, family: str) -> None:
+    each = case(family, ["down_proj", "o_proj"])
+    base, x = each.make()
+    ours = copy.deepcopy(base)
+    adapter = ll.attach(ours, ll.LoRA(rank=2, alpha=5, targets=["down_proj", "o_proj"]))
+    give_effect(adapter)
+    ll.save(adapter, tmp_path)
+    assert_same(output(peft_loads(base, tmp_path), x), output(ours, x), unlike=output(base, x))
 
 
 @pytest.mark.filterwarnings("ignore:The following alpha_pattern keys did not match any targeted module:RuntimeWarning")

@@ -44,6 +44,8 @@ class Adapter:
     layers: dict[str, AdaptedLayer] = field(default_factory=dict)
     heads: tuple[str, ...] = ()
     shared: SharedMatrices | None = None
+    stacks: frozenset[str] = frozenset()
+    """Names of the model's parameters that stack a matrix for each of several experts, adapted or not."""
 
     @property
     def matched(self) -> list[str]:

@@ -16,7 +16,7 @@ from loralab.core.joint import JointMethod, Method
 from loralab.core.layer import AdaptedLayer, Rows, Speaker, names_of
 from loralab.core.listener import Listener
 from loralab.core.merge import originals_in_place
-from loralab.core.names import Slot, slots, unwrapped
+from loralab.core.names import Slot, slots, stacks_in, unwrapped
 from loralab.core.speaker import speaker
 from loralab.core.update import Update
 from loralab.core.watch import pass_through
@@ -51,9 +51,8 @@ def attach(model: nn.Module, spec: Method | Sequence[Method], name: str = "defau
     for path, update in plan.updates.items():
         _put(adapters, name, path, update, places[path])
     layers = {path: adapters.layers[path] for path in plan.updates}
-    adapter = Adapter(
-        name, spec, dict(plan.updates), [*plan.notes, *_wrapper_notes(model)], layers, plan.heads, plan.shared
-    )
+    notes = [*plan.notes, *_wrapper_notes(model)]
+    adapter = Adapter(name, spec, dict(plan.updates), notes, layers, plan.heads, plan.shared, stacks_in(model))
     adapters.adapters[name] = adapter
     _listen(model, adapters)
     adapters.route(active=name)

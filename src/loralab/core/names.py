@@ -72,3 +72,9 @@ def modules_by_path(model: nn.Module) -> dict[str, nn.Module]:
         found.setdefault(id(slot.module), slot.path)
     by_path = {slot.path: slot.module for slot in slots(model)}
     return {path: by_path[path] for path in found.values()}
+
+
+def stacks_in(model: nn.Module) -> frozenset[str]:
+    """Names of parameters that stack several matrices, of whichever modules: `gate_up_proj`, `down_proj`."""
+    named = {name.rpartition(".")[2]: parameter for name, parameter in model.named_parameters() if parameter.dim() == 3}
+    return frozenset(named) - {"weight"}  # a convolution's

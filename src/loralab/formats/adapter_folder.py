@@ -10,7 +10,7 @@ Loading either puts the whole adapter on the model or raises and leaves the mode
 
 import re
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -111,7 +111,7 @@ def save(adapter: Adapter, path: str | Path, *, model: nn.Module | None = None, 
     _drop_plain(folder)
     _write(folder, config, tensors, sidecar)
     if layout == OWN_LAYOUT:
-        _write_plain(folder / PLAIN_NAME, updates, bases, model, sidecar)
+        _write_plain(folder / PLAIN_NAME, updates, bases, model, sidecar, adapter.stacks)
     if overwrite:
         (folder / OLD_TENSORS_NAME).unlink(missing_ok=True)
     return folder
@@ -137,12 +137,13 @@ def _write_plain(
     bases: Mapping[str, nn.Module],
     model: nn.Module | None,
     sidecar: Sidecar,
+    stacks: Collection[str],
 ) -> None:
     """The plain LoRA that the updates come to, for PEFT and whatever reads its files; nothing where there is none."""
     plain = {where: update.plain() for where, update in updates.items()}
-    if reasons_against_peft(plain, bases, model) or ambiguous_rows(plain, model):
+    if reasons_against_peft(plain, bases, stacks) or ambiguous_rows(plain, model):
         return
-    packed = to_peft(plain, bases, 0.0, model)
+    packed = to_peft(plain, bases, 0.0, model, stacks)
     records = {where: describe(update, bases[where]) for where, update in plain.items()}
     exported = replace(
         sidecar, layout=PEFT_LAYOUT, method={"type": "Exported", "of": dict(sidecar.method)}, modules=records, shared={}
@@ -156,10 +157,10 @@ def _laid_out(
     """(the layout, adapter_config.json, the tensors): PEFT's wherever PEFT knows the method."""
     if has_vera(updates) and not why_not_peft_vera(updates, bases) and adapter.shared is not None:
         return PEFT_LAYOUT, *vera_to_peft(updates, adapter.shared, bases, adapter.spec, model)
-    reasons = [*reasons_against_peft(updates, bases, model), *ambiguous_rows(updates, model)]
+    reasons = [*reasons_against_peft(updates, bases, adapter.stacks), *ambiguous_rows(updates, model)]
     if reasons:
         return OWN_LAYOUT, own_config(reasons, base_name(model)), own_tensors(updates, adapter.shared)
-    packed = to_peft(updates, bases, _dropout(adapter), model)
+    packed = to_peft(updates, bases, _dropout(adapter), model, adapter.stacks)
     return PEFT_LAYOUT, packed.config.to_json(), packed.tensors
 
 

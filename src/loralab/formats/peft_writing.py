@@ -5,7 +5,7 @@ What PEFT can express is written so that PEFT computes the same function; `why_n
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from torch import Tensor, nn
@@ -35,12 +35,12 @@ class PeftAdapter:
 
 
 def reasons_against_peft(
-    updates: Mapping[str, Update], bases: Mapping[str, nn.Module], model: nn.Module | None = None
+    updates: Mapping[str, Update], bases: Mapping[str, nn.Module], stacks: Collection[str] = ()
 ) -> list[str]:
-    """For every update that PEFT cannot express: its path and why."""
+    """For every update that PEFT cannot express: its path and why. `stacks` are those of the model (`Adapter`)."""
     found = [
         f"{path}: PEFT takes a target of this name for the model's fused experts, and as a parameter it has no DoRA"
-        for path in taken_for_experts(updates, model)
+        for path in taken_for_experts(updates, stacks)
         if isinstance(updates[path], Magnitude)
     ]
     found += [
@@ -74,7 +74,11 @@ def is_saved_in_full(update: Update) -> bool:
 
 
 def to_peft(
-    updates: Mapping[str, Update], bases: Mapping[str, nn.Module], dropout: float, model: nn.Module | None
+    updates: Mapping[str, Update],
+    bases: Mapping[str, nn.Module],
+    dropout: float,
+    model: nn.Module | None,
+    stacks: Collection[str] = (),
 ) -> PeftAdapter:
     """PEFT's configuration and tensors. Without the model, what only it knows (its name, its task) stays unset."""
     recipes = [update.delta_of(part).recipe for update in updates.values() for part in update.parts]
@@ -82,7 +86,7 @@ def to_peft(
     entries = {
         path: pack(update, bases[path], rank_stabilized) for path, update in updates.items() if len(update.parts)
     }
-    for path in (*taken_for_experts(updates, model), *foreign_dense(updates, bases)):
+    for path in (*taken_for_experts(updates, stacks), *foreign_dense(updates, bases)):
         entries[path] = [replace(each, parameter=WHOLE) for each in entries[path]]
     heads = [path for path, update in updates.items() if is_saved_in_full(update)]
     depths = {path: len(packed) for path, packed in entries.items()}
@@ -141,13 +145,13 @@ def _config(
     )
 
 
-def taken_for_experts(updates: Mapping[str, Update], model: nn.Module | None) -> list[str]:
+def taken_for_experts(updates: Mapping[str, Update], stacks: Collection[str]) -> list[str]:
     """Paths of the dense layers that PEFT would take for a model's fused experts if target_modules named them.
 
     In a model whose experts transformers 5 keeps in one tensor, PEFT 0.21 reads these names, which the experts' own
     layers had before, as the name of that tensor, for whatever layer they stand. As target_parameters it adapts them.
     """
-    if model is None or not any(name.endswith(f".{FUSED_EXPERTS}") for name, _ in unwrapped(model).named_parameters()):
+    if FUSED_EXPERTS not in stacks:
         return []
     dense = [path for path, update in updates.items() if update.parts and isinstance(update, LinearUpdate)]
     return [path for path in dense if path.rpartition(".")[2] in EXPERTS_HAD]
