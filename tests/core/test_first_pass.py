@@ -127,3 +127,12 @@ def test_a_copy_of_a_waiting_model_waits_for_itself() -> None:
         copied(torch.randn(2, 8))
     assert model._forward_hooks
     assert not copied._forward_hooks
+
+
+def test_a_pass_that_breaks_off_shows_nothing() -> None:
+    model = ReadsItsChild()
+    ll.attach(model, ll.LoRA(rank=2, targets=["idle"]))
+    with pytest.raises(RuntimeError, match="cannot be multiplied"):
+        model(torch.randn(2, 7))
+    with pytest.raises(ll.TargetError, match="idle"):
+        model(torch.randn(2, 8))

@@ -1,6 +1,7 @@
 """Modules that are more, or other, than what their class and attributes say."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
@@ -182,13 +183,22 @@ def _first(output: Tensor | tuple[Tensor, ...]) -> Tensor:
     return output[0] if isinstance(output, tuple) else output
 
 
-def test_a_foreign_dense_layer_merges_to_what_it_was_live() -> None:
-    for dimensions in ((8, 8), (8, 6)):
-        model, _ = adapted(Foreign(*dimensions))
-        x = torch.randn(4, 8)
-        live = model(x)
-        ll.merge(model)
-        torch.testing.assert_close(model(x), live)
+@pytest.mark.parametrize("dimensions", [(8, 8), (8, 6)])
+def test_a_foreign_dense_layer_is_the_same_live_merged_reloaded_and_in_peft(
+    dimensions: tuple[int, int], tmp_path: Path
+) -> None:
+    model, adapter = adapted(Foreign(*dimensions))
+    x = torch.randn(4, 8)
+    live = model(x)
+    ll.save(adapter, tmp_path / "adapter")
+    ll.merge(model)
+    torch.testing.assert_close(model(x), live)
+    ll.unmerge(model)
+    ll.detach(model)
+    ll.load(model, tmp_path / "adapter")
+    torch.testing.assert_close(model(x), live)
+    ll.detach(model)
+    torch.testing.assert_close(PeftModel.from_pretrained(model, str(tmp_path / "adapter"))(x), live)
 
 
 @pytest.mark.parametrize("module", [Standardised(3, 6, 3), StandardisedInside(3, 6, 3), Positions(9, 4)])

@@ -1,5 +1,6 @@
 """Adapters as trainers leave them: with a tokenizer and a chat template beside them."""
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +14,9 @@ import loralab as ll
 from loralab.errors import AdapterFileError
 from loralab.formats.folder_tokenizer import with_own_tokenizer
 from loralab.formats.merged import write_merged
+from loralab.formats.processor_files import replace_processor
 from loralab.models.load import LoadedModel, load_model
+from small_tokenizers import KINDS, small_tokenizer
 from tiny import byte_tokenizer, write_llama
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning:peft")  # of PEFT's making
@@ -64,10 +67,35 @@ def test_a_template_beside_the_adapter_is_used_and_said(base: Path, tmp_path: Pa
     assert "the chat template in" in alone.notes[0]
 
 
-def test_the_same_tokenizer_is_said_to_be_the_same(base: Path, tmp_path: Path) -> None:
-    loaded = opened(base, peft_folder(base, tmp_path, byte_tokenizer()))
-    assert "the same as the model has" in loaded.notes[0]
-    assert not loaded.own_tokenizer
+@pytest.mark.parametrize("kind", KINDS)
+def test_of_the_same_tokenizer_nothing_is_said(tmp_path: Path, kind: str) -> None:
+    tokenizer = small_tokenizer(kind)
+    base = write_llama(tmp_path / "base", vocab_size=len(tokenizer))
+    tokenizer.save_pretrained(base)
+    before = load_model(str(base), dtype="float32", device="cpu")
+    before.tokenizer("one text", "and another", truncation="longest_first", max_length=3)
+    replace_processor(before.tokenizer, peft_folder(base, tmp_path / "adapter", None))
+    assert with_own_tokenizer(before, tmp_path / "adapter") is before
+    assert json.loads((tmp_path / "adapter" / "tokenizer.json").read_text())["truncation"] is None
+
+
+def test_tokens_that_only_the_model_has_are_said(tmp_path: Path) -> None:
+    base = write_llama(tmp_path / "base", vocab_size=260)
+    changed(lambda each: each.add_tokens(["<|a|>", "<|b|>"])).save_pretrained(base)
+    loaded = opened(base, peft_folder(base, tmp_path / "adapter", byte_tokenizer()))
+    assert "2 of the model's tokens are not in it ('<|a|>', '<|b|>')" in loaded.notes[0]
+    assert len(loaded.tokenizer("<|a|>")["input_ids"]) == 5
+
+
+def test_merges_in_another_order_are_said(tmp_path: Path) -> None:
+    tokenizer = small_tokenizer("byte-level")
+    base = write_llama(tmp_path / "base", vocab_size=len(tokenizer))
+    tokenizer.save_pretrained(base)
+    file = peft_folder(base, tmp_path / "adapter", tokenizer) / "tokenizer.json"
+    content = json.loads(file.read_text())
+    content["model"]["merges"].reverse()
+    file.write_text(json.dumps(content))
+    assert "it parts texts otherwise" in opened(base, tmp_path / "adapter").notes[0]
 
 
 def test_without_a_tokenizer_the_models_own_remains(base: Path, tmp_path: Path) -> None:
@@ -107,6 +135,8 @@ def test_embeddings_that_a_trainer_cut_to_its_tokenizer(base: Path, tmp_path: Pa
     saved = {"modules_to_save": ["embed_tokens", "lm_head"]}
     loaded = opened(wide, peft_folder(wide, tmp_path / "adapter", byte_tokenizer(), 258, **saved))
     assert loaded.model.config.vocab_size == 258
+    assert loaded.notes == ("the model embeds 258 tokens instead of 320, as the adapter does",)
+    assert not loaded.own_tokenizer
 
 
 def test_added_tokens_in_rows_that_the_model_has_to_spare(tmp_path: Path) -> None:

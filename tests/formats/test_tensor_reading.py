@@ -81,3 +81,24 @@ def test_every_truncation_is_named(tmp_path: Path, suffix: str) -> None:
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(NotFoundError, match=r"x\.bin"):
         read_tensors(tmp_path / "x.bin")
+
+
+EIGHT_BITS = (torch.float8_e4m3fn, torch.float8_e5m2, torch.float8_e4m3fnuz, torch.float8_e5m2fnuz)
+
+
+@pytest.mark.parametrize("dtype", EIGHT_BITS)
+@pytest.mark.parametrize("name", ["x.safetensors", "x.bin"])
+def test_numbers_of_eight_bits_are_widened(tmp_path: Path, dtype: torch.dtype, name: str) -> None:
+    values = torch.tensor([[0.5, -2.0], [1.75, 0.0]])
+    tensors = {"a": values.to(dtype), "b": torch.ones(4, dtype=torch.bfloat16), "c": torch.arange(3)}
+    (save_file if name.endswith("safetensors") else torch.save)(tensors, tmp_path / name)
+    found = read_tensors(tmp_path / name).tensors
+    assert found["a"].dtype == torch.float32
+    assert torch.equal(found["a"], values)
+    assert (found["b"].dtype, found["c"].dtype) == (torch.bfloat16, torch.int64)
+
+
+def test_several_numbers_in_a_byte_are_refused(tmp_path: Path) -> None:
+    torch.save({"a": torch.zeros(2, 2, dtype=torch.uint8).view(torch.float4_e2m1fn_x2)}, tmp_path / "x.bin")
+    with pytest.raises(AdapterFileError, match="float4_e2m1fn_x2 in a: several numbers in a byte"):
+        read_tensors(tmp_path / "x.bin")

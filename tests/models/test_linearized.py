@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from loralab.cli.main import main
-from loralab.errors import FingerprintError, LoralabError, ModelLoadError
+from loralab.errors import AdapterFileError, LoralabError, ModelLoadError
 from loralab.formats.adapter_folder import load
 from loralab.models.affine_maps import AffineMap
 from loralab.models.linearized import REMAINING, TENSORS, load_linearized, write_linearized
@@ -72,7 +72,7 @@ def test_its_adapters_and_those_of_the_whole_model_are_kept_apart(linearized: Pa
     of_both = {
         folder: trained(folder, tmp_path / f"of-{folder.name}", "--targets", "mlp") for folder in (base, linearized)
     }
-    with pytest.raises(FingerprintError, match="trained on another base model"):
+    with pytest.raises(AdapterFileError, match="the base that the adapter was trained on"):
         load(load_model(str(base), dtype="float32").model, of_both[linearized])
     with pytest.raises(LoralabError):
         load(load_model(str(linearized), dtype="float32").model, of_both[base])

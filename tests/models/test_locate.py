@@ -36,6 +36,22 @@ def test_an_adapter_is_not_a_model(tmp_path: Path) -> None:
         locate(str(tmp_path))
 
 
+@pytest.mark.parametrize("tensors", ["adapter_model.safetensors", "adapter_model.bin"])
+def test_a_model_with_an_adapter_in_its_folder(tmp_path: Path, tensors: str) -> None:
+    for name in ("config.json", "model-00001-of-00002.safetensors", "adapter_config.json", tensors):
+        (tmp_path / name).write_text("{}")
+    both = r"whole model \(config\.json, model-00001-of-00002\.safetensors\) and an adapter \(adapter_config\.json, "
+    with pytest.raises(ModelLoadError, match=both + tensors):
+        locate(str(tmp_path))
+
+
+def test_an_adapter_with_its_models_config_is_still_an_adapter(tmp_path: Path) -> None:
+    for name in ("config.json", "adapter_config.json", "adapter_model.safetensors"):
+        (tmp_path / name).write_text("{}")
+    with pytest.raises(ModelLoadError, match="holds an adapter, not a model"):
+        locate(str(tmp_path))
+
+
 def test_a_folder_with_pickled_weights(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}")
     (tmp_path / "pytorch_model.bin").touch()

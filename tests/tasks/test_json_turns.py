@@ -8,10 +8,11 @@ import pytest
 from transformers import PreTrainedTokenizerFast
 
 from loralab.errors import DataError
-from loralab.tasks.chat import conversation_segments
+from loralab.tasks.chat import templated
 from loralab.tasks.example import Conversation, Message
 from loralab.tasks.json_lines import Line
 from loralab.tasks.json_shapes import parse_lines, shape_of
+from loralab.tasks.turn_end import turn_end
 
 TOOLS = [{"type": "function", "function": {"name": "add", "parameters": {"type": "object"}}}]
 CALL = {"type": "function", "function": {"name": "add", "arguments": {"a": 1}}}
@@ -97,14 +98,12 @@ def test_the_template_is_told_of_tools_or_the_conversation_is_refused(tokenizer:
     with pytest.raises(
         DataError, match="have tools and tool_calls, which the tokenizer's chat template does not write"
     ):
-        conversation_segments(Conversation(turns, tools=tuple(TOOLS)), tokenizer)
+        templated(Conversation(turns, tools=tuple(TOOLS)), tokenizer, turn_end(tokenizer))
     tokenizer.chat_template = (
         "{% if tools %}{{ tools | tojson }}{% endif %}{% for m in messages %}<{{ m.role }}>{{ m.content }}"
         "{% if m.tool_calls %}{{ m.tool_calls | tojson }}{% endif %}\n{% endfor %}"
         "{% if add_generation_prompt %}<assistant>{% endif %}"
     )
-    said = "".join(
-        segment.text for segment in conversation_segments(Conversation(turns, tools=tuple(TOOLS)), tokenizer)
-    )
+    said = templated(Conversation(turns, tools=tuple(TOOLS)), tokenizer, turn_end(tokenizer)).text
     assert '"parameters"' in said
     assert '"arguments"' in said

@@ -271,3 +271,15 @@ def keep_adapters(model: nn.Module, adapters: AdapterSet | None) -> None:
         unwrapped(model).__dict__.pop(_ATTRIBUTE, None)
     else:
         unwrapped(model).__dict__[_ATTRIBUTE] = adapters
+
+
+def refuse_foreign_adapter(model: nn.Module) -> None:
+    """AdapterStateError for a model on which transformers has put an adapter of PEFT's, as it does unasked where one
+    lies in the model's folder.
+    """
+    if getattr(unwrapped(model), "_hf_peft_config_loaded", False):
+        raise AdapterStateError(
+            f"this {type(unwrapped(model)).__name__} has an adapter of PEFT's in it already, which transformers puts "
+            "on where an adapter_config.json lies in the model's folder; load the model from a folder without one, and "
+            "the adapter with loralab.load"
+        )

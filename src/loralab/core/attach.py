@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from loralab.core.adapter import Adapter, AdapterSet, adapters_of, adapters_on, keep_adapters
+from loralab.core.adapter import Adapter, AdapterSet, adapters_of, adapters_on, keep_adapters, refuse_foreign_adapter
 from loralab.core.joint import JointMethod, Method
 from loralab.core.layer import AdaptedLayer, Rows, Speaker, names_of
 from loralab.core.listener import Listener
@@ -31,12 +31,13 @@ def attach(model: nn.Module, spec: Method | Sequence[Method], name: str = "defau
     Several specifications make one adapter that does all of it at once (LoRA and a prefix, say).
 
     The model computes what it did before, bit for bit, until the adapter is trained. Raises TargetError if a target
-    names nothing, SpecError if the specification or the name cannot be, AdapterStateError if the name is taken or
-    an adapter is merged; the model is then as it was.
+    names nothing, SpecError if the specification or the name cannot be, AdapterStateError if the name is taken, an
+    adapter is merged, or transformers has put one of PEFT's on the model; the model is then as it was.
     """
     adapters = adapters_on(model)
     _check_name(name, adapters)
     adapters.refuse_merged(f"attaching adapter '{name}'")
+    refuse_foreign_adapter(model)
     spec = JointMethod(tuple(spec)) if isinstance(spec, Sequence) else spec
     plan = spec.plan(model)
     places = _places(model, plan.updates)

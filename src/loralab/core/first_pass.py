@@ -44,7 +44,7 @@ class FirstPass:
 
     def _after(self, module: nn.Module, args: object, output: object) -> None:
         watch, self.routing.watch = self.routing.watch, None
-        if watch is None:
+        if watch is None or output is None:  # a pass that broke off has shown nothing
             return
         self.leave()
         self.read_past |= {path for path, layer in self.layers.items() if layer in watch.read}

@@ -131,7 +131,7 @@ def alone(nest: Any, sequence: int, count: int) -> Any:
     if type(nest) in (tuple, list):
         return type(nest)(alone(value, sequence, count) for value in nest)
     copied = copy.deepcopy(nest)
-    if hasattr(copied, "batch_select_indices") and copied.get_seq_length():
+    if count > 1 and hasattr(copied, "batch_select_indices") and copied.get_seq_length():
         copied.batch_select_indices(torch.tensor([sequence]))
     return copied
 

@@ -18,7 +18,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from loralab.core.adapter import Adapter, Plan, adapters_on
+from loralab.core.adapter import Adapter, Plan, adapters_on, refuse_foreign_adapter
 from loralab.core.attach import attach
 from loralab.core.factors import SharedMatrices
 from loralab.core.names import modules_by_path, unwrapped
@@ -29,6 +29,7 @@ from loralab.formats.fingerprint import Fingerprint, fingerprint
 from loralab.formats.loralib import read_loralib
 from loralab.formats.own_layout import from_own, own_config, own_tensors
 from loralab.formats.peft_config import CONFIG_NAME, OWN_TYPE, PeftConfig, parse_config, read_json
+from loralab.formats.peft_dialects import as_plain_lora
 from loralab.formats.peft_reading import from_peft
 from loralab.formats.peft_tokens import ambiguous_rows
 from loralab.formats.peft_vera import has_vera, vera_from_peft, vera_to_peft, why_not_peft_vera
@@ -264,6 +265,7 @@ def load(
     was. `name` defaults to the folder's or file's name.
     """
     source = Path(path)
+    refuse_foreign_adapter(model)
     adapters_on(model).refuse_merged("loading an adapter")
     if source.is_dir():
         _refuse_alpha(source, alpha, rank_stabilized)
@@ -333,9 +335,14 @@ def _read_folder(model: nn.Module, folder: Path, allow_other_base: bool) -> Load
         updates, shared, notes = vera_from_peft(model, content, tensors, sidecar, str(folder / CONFIG_NAME))
         spec = (sidecar.spec() if sidecar else None) or vera_spec(content, str(folder / CONFIG_NAME))
     else:
-        config = parse_config(content, str(folder / CONFIG_NAME))
-        updates, notes = from_peft(model, config, tensors, sidecar)
+        plain = as_plain_lora(content, tensors)
+        config = parse_config(plain.content, str(folder / CONFIG_NAME))
+        updates, notes = from_peft(model, config, plain.tensors, sidecar)
+        notes = [*plain.notes, *notes]
         spec = (sidecar.spec() if sidecar else None) or _spec_of(config)
+    beside = [name for name in _MODEL_FILES if name != "config.json" and (folder / name).exists()]
+    if beside:
+        notes.append(f"the folder holds a whole model too ({', '.join(beside)}); the adapter alone was read")
     if sidecar is None:
         notes.append("the folder has no loralab.json: whether the base model is the right one could not be checked")
     elif not allow_other_base:

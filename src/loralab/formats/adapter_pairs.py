@@ -21,7 +21,8 @@ from loralab.formats.loralib import ALPHA_KEY, Checkpoint
 from loralab.formats.own_layout import own_reasons
 from loralab.formats.peft_beside_base import BIAS_OF_B
 from loralab.formats.peft_config import OWN_TYPE, parse_config
-from loralab.formats.peft_pairs import FilePair, file_pairs
+from loralab.formats.peft_dialects import as_plain_lora
+from loralab.formats.peft_pairs import FilePair, base_copies, file_pairs
 from loralab.formats.peft_reading import plain_names
 from loralab.formats.peft_tokens import DELTA, row_count
 from loralab.formats.peft_vera_config import is_vera, vera_spec
@@ -75,12 +76,14 @@ def _folder(folder: Path) -> AdapterPairs:
         return _own(folder, file, content, sidecar)
     if is_vera(content):
         return _vera(folder, file, content, sidecar)
-    config = parse_config(content, str(folder))
-    pairs, others = file_pairs(config, plain_names(file.tensors)[0], sidecar)
-    notes = [] if sidecar else [NO_SIDECAR]
+    plain = as_plain_lora(content, file.tensors)
+    config = parse_config(plain.content, str(folder))
+    pairs, others = file_pairs(config, plain_names(plain.tensors)[0], sidecar)
+    notes = [*plain.notes, *([] if sidecar else [NO_SIDECAR])]
     rows = row_count(others)
     notes += [f"{count} rows of {path} are trained (trainable_token_indices)" for path, count in rows.items()]
-    whole = [name for name in others if not name.endswith((MAGNITUDE, DELTA, BIAS_OF_B))]
+    copies = base_copies(pairs, others)
+    whole = [name for name in others if not name.endswith((MAGNITUDE, DELTA, BIAS_OF_B)) and name not in copies]
     if whole:
         notes.append(f"{len(whole)} tensors are saved in full: {', '.join(whole[:4])}")
     kept = tuple(pair for pair in pairs if not _is_padding(pair, sidecar))

@@ -64,6 +64,31 @@ def whole_folder(path: Path) -> Iterator[Path]:
             shutil.rmtree(temporary, ignore_errors=True)
 
 
+@contextmanager
+def whole_files(folder: Path) -> Iterator[Path]:
+    """Give a temporary folder to fill; on success all that is in it moves into `folder`, one after another and each
+    whole, and replaces what had its name; on any failure it is removed.
+
+    Raises OutputError if the disk is full or the place is not writable.
+    """
+    temporary = None
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=folder))
+        yield temporary
+        _flush_tree(temporary)
+        for each in sorted(temporary.iterdir()):
+            if each.is_dir():
+                shutil.rmtree(folder / each.name, ignore_errors=True)
+            each.replace(folder / each.name)
+        _flush_folder(folder)
+    except OSError as problem:
+        raise _cannot_write(folder, problem) from problem
+    finally:
+        if temporary is not None:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
 def write_text(path: Path, text: str) -> None:
     """Write a UTF-8 text file whole."""
     with whole_file(path) as temporary:

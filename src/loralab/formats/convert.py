@@ -4,7 +4,7 @@ import re
 import tempfile
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +21,9 @@ from loralab.formats.loralib import ALPHA_KEY, ENABLED, Checkpoint
 from loralab.formats.own_layout import own_reasons
 from loralab.formats.peft_beside_base import refuse_without_base
 from loralab.formats.peft_config import CONFIG_NAME, INVOCATION_TOKENS, OWN_TYPE, PeftConfig, parse_config
+from loralab.formats.peft_dialects import as_plain_lora
 from loralab.formats.peft_layout import EMBEDDING_A, EMBEDDING_B, A, B
-from loralab.formats.peft_pairs import FilePair, file_pairs, plain_path
+from loralab.formats.peft_pairs import FilePair, base_copies, file_pairs, plain_path
 from loralab.formats.peft_reading import plain_names
 from loralab.formats.peft_vera_config import is_vera, parse_vera
 from loralab.formats.peft_writing import PREFIX
@@ -98,8 +99,9 @@ def convert(
 def _copy_folder(source: Path, target: Path) -> Conversion:
     content, tensors, sidecar = config_content(source), read_tensors(tensors_path(source)).tensors, read_sidecar(source)
     _refuse_own(source, content, "peft")
-    (parse_vera if is_vera(content) else parse_config)(content, str(source / CONFIG_NAME))
-    return _write_folder(target, content, tensors, sidecar)
+    plain = as_plain_lora(content, tensors)
+    (parse_vera if is_vera(content) else parse_config)(plain.content, str(source / CONFIG_NAME))
+    return replace(_write_folder(target, plain.content, plain.tensors, sidecar), notes=plain.notes)
 
 
 def _refuse_own(source: Path, content: Mapping[str, Any], to: str) -> None:
@@ -121,9 +123,9 @@ def _refuse_lengths(source: Path, magnitude: bool, to: str) -> None:
         )
 
 
-def _refuse_rows(source: Path, config: PeftConfig, to: str) -> None:
+def _refuse_rows(source: Path, content: Mapping[str, Any], to: str) -> None:
     """Rows of single tokens stand in the place of the base's: they are no low-rank update."""
-    if config.tokens is not None:
+    if content.get("trainable_token_indices"):
         raise AdapterFileError(
             f"{source} trains rows of an embedding (trainable_token_indices), and {to} has no place for them; merge it "
             "into its base instead (loralab merge), whose vocabulary has the new tokens"
@@ -203,20 +205,22 @@ def _spread(path: str, count: int, B_values: Tensor) -> Tensor:
 def _folder_to_loralib(source: Path, target: Path) -> Conversion:
     content, sidecar = config_content(source), read_sidecar(source)
     _refuse_own(source, content, "loralib")
-    config = parse_config(content, str(source / CONFIG_NAME))
+    plain = as_plain_lora(content, read_tensors(tensors_path(source)).tensors)
+    config = parse_config(plain.content, str(source / CONFIG_NAME))
     _refuse_lengths(source, config.magnitude, "loralib's format")
-    _refuse_rows(source, config, "loralib's format")
+    _refuse_rows(source, content, "loralib's format")
     refuse_without_base(source, config, "loralib's format")
     _refuse_invocation(source, content, "loralib's format")
-    pairs, others = file_pairs(config, plain_names(read_tensors(tensors_path(source)).tensors)[0], sidecar)
+    pairs, others = file_pairs(config, plain_names(plain.tensors)[0], sidecar)
     foreign = [f"{pair.name} ({pair.kind})" for pair in pairs if pair.kind not in ("linear", "embedding")]
     if foreign:
         raise AdapterFileError(f"loralib has no place for: {', '.join(foreign)}; keep the PEFT folder")
+    copies = base_copies(pairs, others)
     entries = {pair.name: _loralib_entry(pair, sidecar) for pair in pairs}
     alpha = Counter(alpha for _, _, alpha in entries.values()).most_common(1)[0][0]
     checkpoint = Checkpoint(
         {name: (A_values, B_values * (own / alpha)) for name, (A_values, B_values, own) in entries.items()},
-        {plain_path(name): tensor for name, tensor in others.items()},
+        {plain_path(name): tensor for name, tensor in others.items() if name not in copies},
     )
     return _write_loralib(target, checkpoint, alpha, all(own == alpha for _, _, own in entries.values()))
 
@@ -270,9 +274,9 @@ def _folder_to_gguf(source: Path, target: Path, model: str | None) -> Conversion
     content = config_content(source)
     _refuse_own(source, content, "gguf")
     _refuse_lengths(source, bool(content.get("use_dora")), "GGUF")
-    config = parse_config(content, str(source / CONFIG_NAME))
-    _refuse_rows(source, config, "GGUF")
-    refuse_without_base(source, config, "GGUF")
+    _refuse_rows(source, content, "GGUF")
+    plain = as_plain_lora(content, read_tensors(tensors_path(source)).tensors)
+    refuse_without_base(source, parse_config(plain.content, str(source / CONFIG_NAME)), "GGUF")
     _refuse_invocation(source, content, "GGUF")
     found = read_pairs(source)
     written = write_gguf(found, _gguf_base(source, content, found.sidecar, model), target)

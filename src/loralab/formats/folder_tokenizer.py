@@ -17,21 +17,10 @@ from loralab.core.names import modules_by_path
 from loralab.errors import AdapterFileError
 from loralab.formats.adapter_folder import tensors_path
 from loralab.formats.peft_config import CONFIG_NAME, read_json
+from loralab.formats.processor_files import SETTINGS, TEMPLATE, VOCABULARIES
 from loralab.formats.tensor_reading import SAFETENSORS, read_tensors
 from loralab.models.load import LoadedModel, load_tokenizer
 from loralab.models.quiet import quiet_transformers
-
-VOCABULARIES = (
-    "tokenizer.json", "tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "vocab.json", "vocab.txt",
-    "tekken.json",
-)  # fmt: skip
-"""Files of which a tokenizer has one at least."""
-TEMPLATE, SETTINGS = "chat_template.jinja", "tokenizer_config.json"
-TOKENIZER_FILES = (
-    *VOCABULARIES, TEMPLATE, SETTINGS, "chat_template.json", "special_tokens_map.json", "added_tokens.json",
-    "merges.txt",
-)  # fmt: skip
-"""All that a tokenizer writes into a folder."""
 
 SHARE_OF_SAME = 0.5
 """A tokenizer that gives fewer of the base's tokens their ids is another one."""
@@ -62,7 +51,8 @@ class _Difference:
 
 def with_own_tokenizer(loaded: LoadedModel, adapter: str | Path) -> LoadedModel:
     """The model with the tokenizer that lies in the adapter's folder, if one does, and as many embeddings as the
-    adapter holds; what was taken is said in its notes. To be called before the adapter is loaded.
+    adapter holds; what was taken is said in its notes, in place of those before. The model as it was where the two are
+    the same. To be called before the adapter is loaded.
 
     Raises `AdapterFileError` where that tokenizer is not the base's with tokens added, or where the adapter holds no
     embeddings for these, and `ModelLoadError` for a tokenizer that cannot be read.
@@ -76,10 +66,12 @@ def with_own_tokenizer(loaded: LoadedModel, adapter: str | Path) -> LoadedModel:
     own, notes = load_tokenizer(str(folder), loaded.model.config)
     difference = _Difference.of(own, base)
     _check_same(folder, own, base, difference)
-    _fit_embeddings(loaded.model, folder, own, difference)
+    resized = _fit_embeddings(loaded.model, folder, own, difference)
     how = _how_it_differs(own, base, difference)
-    said = f"the tokenizer in {folder} is used: {how or 'it is the same as the model has'}"
-    return replace(loaded, processor=own, notes=(said, *notes), own_tokenizer=bool(how))
+    if not how:
+        return replace(loaded, notes=tuple(resized)) if resized else loaded
+    said = f"the tokenizer in {folder} is used: {how}"
+    return replace(loaded, processor=own, notes=(said, *notes, *resized), own_tokenizer=True)
 
 
 def _with_template(loaded: LoadedModel, folder: Path) -> LoadedModel:
@@ -114,6 +106,11 @@ def _how_it_differs(own: PreTrainedTokenizerBase, base: PreTrainedTokenizerBase,
     found = (
         [f"{len(difference.added)} tokens are added ({_listed(list(difference.added))})"] if difference.added else []
     )
+    places = set(ours.values())
+    missing = sorted(theirs.keys() - ours.keys(), key=theirs.__getitem__)
+    lost = [token for token in missing if theirs[token] not in places]
+    if lost:
+        found.append(f"{len(lost)} of the model's tokens are not in it ({_listed(lost)})")
     renamed = [token for token, place in ours.items() if token not in theirs and token not in difference.added]
     if renamed:
         found.append(f"{len(renamed)} tokens are called otherwise ({_listed(renamed)})")
@@ -127,11 +124,11 @@ def _how_it_differs(own: PreTrainedTokenizerBase, base: PreTrainedTokenizerBase,
 
 
 def _rules(tokenizer: PreTrainedTokenizerBase) -> object:
-    """How a tokenizer normalizes, parts and begins texts."""
+    """How a tokenizer normalizes, parts, merges and begins texts."""
     if not tokenizer.is_fast:
         return type(tokenizer)
     content = json.loads(tokenizer.backend_tokenizer.to_str())
-    return [content[name] for name in ("normalizer", "pre_tokenizer", "post_processor")]
+    return [content[name] for name in ("normalizer", "pre_tokenizer", "model", "post_processor")]
 
 
 # -- embeddings -------------------------------------------------------------------------------------------------
@@ -139,8 +136,8 @@ def _rules(tokenizer: PreTrainedTokenizerBase) -> object:
 
 def _fit_embeddings(
     model: PreTrainedModel, folder: Path, own: PreTrainedTokenizerBase, difference: _Difference
-) -> None:
-    """Give the model as many rows as the adapter's own embeddings have, or as its trained tokens need."""
+) -> list[str]:
+    """Give the model as many rows as the adapter's own embeddings have, or as its trained tokens need, and say so."""
     rows = int(model.get_input_embeddings().get_parameter("weight").shape[0])
     needed = max(own.get_vocab().values()) + 1
     held = _rows_held(model, folder)
@@ -153,9 +150,11 @@ def _fit_embeddings(
             f"{'no embeddings' if held is None else f'{held} of them'}: what {_listed(beyond)} mean is not known. Save "
             "the adapter with its embeddings (PEFT: save_embedding_layers=True, or modules_to_save)"
         )
-    if held is not None and held != rows:
-        with quiet_transformers(), torch.random.fork_rng(devices=[]):
-            model.resize_token_embeddings(held, mean_resizing=False)
+    if held is None or held == rows:
+        return []
+    with quiet_transformers(), torch.random.fork_rng(devices=[]):
+        model.resize_token_embeddings(held, mean_resizing=False)
+    return [f"the model embeds {held} tokens instead of {rows}, as the adapter does"]
 
 
 def _rows_held(model: PreTrainedModel, folder: Path) -> int | None:

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from loralab.errors import SpecError
 from loralab.formats.adapter_pairs import AdapterPairs
-from loralab.formats.peft_pairs import FilePair
+from loralab.formats.peft_pairs import FilePair, base_copies
 from loralab.formats.sidecar import OWN_LAYOUT
 
 TOKENS, OUTPUT = "token_embd.weight", "output.weight"
@@ -108,8 +108,8 @@ def obstacles(found: AdapterPairs, base: GgufBase | None = None) -> list[str]:
     """All that a GGUF LoRA has no place for, or llama.cpp would refuse; with the base also names and ties."""
     if found.sidecar is not None and found.sidecar.layout == OWN_LAYOUT:
         return [f"method {found.method}: no low-rank update of whole weights ({'; '.join(found.notes)})"]
-    ignored = {f"{pair.name}.base_layer.weight" for pair in found.pairs if pair.kind == "embedding"}
-    problems = [_about_tensor(key) for key in found.others if key not in ignored]
+    copies = base_copies(found.pairs, found.others)
+    problems = [_about_tensor(key) for key in found.others if key not in copies]
     for pair in found.pairs:
         problems += [f"{pair.name} ({pair.kind})"] if pair.kind not in HELD else _about_pair(pair, base)
     problems += [] if base is None else _resized(found, base)

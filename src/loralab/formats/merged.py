@@ -23,9 +23,9 @@ from loralab.core.adapter import Adapter, adapters_of
 from loralab.core.names import unwrapped
 from loralab.errors import NumericsError, OutputError, SpecError
 from loralab.formats.atomic import refuse_occupied, whole_folder
-from loralab.formats.folder_tokenizer import TOKENIZER_FILES
 from loralab.formats.merge_weights import MergedWeights, merged_weights
 from loralab.formats.probe import Probe, make_probe
+from loralab.formats.processor_files import MORE_TEMPLATES, replace_processor
 from loralab.formats.tensor_file import WEIGHTS, TensorFolder, write_index, write_tensors
 from loralab.formats.verify import Verification, check_tensors, compare
 from loralab.models.locate import locate
@@ -35,7 +35,6 @@ VERIFY = ("logits", "tensors")
 
 _COPIED = (".json", ".txt", ".model", ".jinja", ".py", ".tiktoken", ".vocab", ".bpe", ".spm")
 """Endings of the small files that a model's folder needs: tokenizer, processor, generation, code of its own."""
-_TEMPLATES = "additional_chat_templates"
 _GENERATION = "generation_config.json"
 _LICENCES = ("license", "licence", "notice", "use_policy", "copying")
 _LEFT = frozenset({
@@ -90,7 +89,7 @@ def write_merged(
             _write_config(inner, weights, draft)
             _write_small_files(inner, base, tokenizer, draft)
             if own_tokenizer and tokenizer is not None:
-                _replace_tokenizer(tokenizer, draft)
+                replace_processor(tokenizer, draft)
         _write_weights(weights, draft)
         check_tensors(weights, draft)
         found = compare(inner, name, draft, calls) if verify == "logits" else None
@@ -150,8 +149,8 @@ def _write_small_files(
     if base is not None:
         for file in _small_files(base):
             shutil.copyfile(file, folder / file.name)
-        if (base / _TEMPLATES).is_dir():
-            shutil.copytree(base / _TEMPLATES, folder / _TEMPLATES)
+        if (base / MORE_TEMPLATES).is_dir():
+            shutil.copytree(base / MORE_TEMPLATES, folder / MORE_TEMPLATES)
     elif tokenizer is not None:
         tokenizer.save_pretrained(folder)
     _write_generation(model, folder)
@@ -164,14 +163,6 @@ def _write_generation(model: PreTrainedModel, folder: Path) -> None:
     generation = getattr(model, "generation_config", None)
     if isinstance(generation, GenerationConfig) and not (folder / _GENERATION).exists():
         generation.to_json_file(folder / _GENERATION)
-
-
-def _replace_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
-    """Write this one in place of the base's."""
-    for name in TOKENIZER_FILES:
-        (folder / name).unlink(missing_ok=True)
-    shutil.rmtree(folder / _TEMPLATES, ignore_errors=True)
-    tokenizer.save_pretrained(folder)
 
 
 def _small_files(folder: Path) -> Iterator[Path]:

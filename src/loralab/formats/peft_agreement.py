@@ -75,7 +75,8 @@ def refuse_two_stories(config: PeftConfig, held: Plot, said: Plot) -> None:
     if problems:
         raise AdapterFileError(
             f"{CONFIG_NAME} and the tensors tell two stories: {'; '.join(problems)}. PEFT follows the configuration, "
-            f"loralab.json the tensors: restore the {CONFIG_NAME} that was saved with them"
+            f"loralab.json the tensors: restore the {CONFIG_NAME} that was saved with them; if it is that one, load "
+            "the base that the adapter was trained on: this one has other modules"
         )
 
 

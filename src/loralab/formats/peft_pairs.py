@@ -1,7 +1,7 @@
 """The factor pairs of a PEFT adapter as they lie in its file, taken apart by their names without any model."""
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import takewhile
 
@@ -116,6 +116,11 @@ def file_pairs(
                 values = others.pop(key), others.pop(stem + end_B)
                 pairs.append(_pair(config, sidecar, stem, (key, stem + end_B), values))
     return pairs, others
+
+
+def base_copies(pairs: Iterable[FilePair], others: Collection[str]) -> set[str]:
+    """Keys of the copies of the base's own embeddings that PEFT puts beside the factors of those it adapts."""
+    return {f"{pair.name}.{WRAPPED}.weight" for pair in pairs} & set(others)
 
 
 def _pair(

@@ -124,7 +124,7 @@ def _plot_of_names(reading: Reading, targets: list[PeftTarget]) -> Plot:
     """Of what the configuration names, and embeddings that PEFT wrote in full."""
     depths = wrap_depths(targets)
     by_path = modules_by_path(reading.model)
-    heads = saved_modules(reading.model, reading.config)
+    heads = [path for path in saved_modules(reading.model, reading.config) if _is_saved(reading, path)]
     if reading.sidecar is None:
         heads += _saved_embeddings(reading, depths)
     replaced = {path: list(by_path[path].state_dict()) for path in dict.fromkeys(heads)}
@@ -133,6 +133,12 @@ def _plot_of_names(reading: Reading, targets: list[PeftTarget]) -> Plot:
     tokens = token_plot(reading.model, reading.config.tokens)
     refuse_taken(tokens, depths, {path: names for path, names in replaced.items() if not set(names) <= BIASES})
     return Plot(targets, replaced, depths, tokens)
+
+
+def _is_saved(reading: Reading, path: str) -> bool:
+    """What modules_to_save names must be in the file; a head that only the task implies may be the base's own."""
+    named = path.endswith(reading.config.modules_to_save)
+    return named or any(key.startswith(f"{path}.") for key in reading.tensors)
 
 
 def _plot_of_sidecar(model: nn.Module, sidecar: Sidecar, config: PeftConfig) -> Plot:

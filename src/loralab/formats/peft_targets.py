@@ -18,6 +18,7 @@ from loralab.core.update import WHOLE
 from loralab.errors import AdapterFileError
 from loralab.formats.peft_config import PeftConfig, Targets
 from loralab.formats.peft_instead import MERGE
+from loralab.formats.peft_task import heads_peft_saves
 from loralab.models.families import output_head_names
 
 ALL_LINEAR = "all-linear"
@@ -81,8 +82,12 @@ def said_targets(config: PeftConfig) -> str:
 
 
 def saved_modules(model: nn.Module, config: PeftConfig) -> list[str]:
-    """Paths of the modules that PEFT trains in full: PEFT matches endings of the path, also inside a name."""
-    return [path for path in modules_by_path(model) if any(path.endswith(name) for name in config.modules_to_save)]
+    """Paths of the modules that PEFT trains in full: PEFT matches endings of the path, also inside a name.
+
+    Among them are those of the task's head, which PEFT did not write into modules_to_save before the spring of 2024.
+    """
+    names = (*config.modules_to_save, *heads_peft_saves(config.task_type))
+    return [path for path in modules_by_path(model) if path.endswith(names)]
 
 
 def unmatched_names(model: nn.Module, config: PeftConfig) -> list[str]:

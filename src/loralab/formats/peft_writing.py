@@ -43,6 +43,11 @@ def reasons_against_peft(
         for path in taken_for_experts(updates, stacks)
         if isinstance(updates[path], Magnitude)
     ]
+    found += [
+        f"{path}: PEFT adapts no {class_name(bases[path])}, and as a parameter it has no DoRA"
+        for path in foreign_dense(updates, bases)
+        if isinstance(updates[path], Magnitude)
+    ]
     for path, update in updates.items():
         why = why_not_peft(update, bases[path])
         if why:
@@ -81,7 +86,7 @@ def to_peft(
     entries = {
         path: pack(update, bases[path], rank_stabilized) for path, update in updates.items() if len(update.parts)
     }
-    for path in taken_for_experts(updates, stacks):
+    for path in (*taken_for_experts(updates, stacks), *foreign_dense(updates, bases)):
         entries[path] = [replace(each, parameter=WHOLE) for each in entries[path]]
     heads = [path for path, update in updates.items() if is_saved_in_full(update)]
     depths = {path: len(packed) for path, packed in entries.items()}
@@ -150,6 +155,18 @@ def taken_for_experts(updates: Mapping[str, Update], stacks: Collection[str]) ->
         return []
     dense = [path for path, update in updates.items() if update.parts and isinstance(update, LinearUpdate)]
     return [path for path in dense if path.rpartition(".")[2] in EXPERTS_HAD]
+
+
+def foreign_dense(updates: Mapping[str, Update], bases: Mapping[str, nn.Module]) -> list[str]:
+    """Paths of dense layers of a class that PEFT does not know; as target_parameters it adapts them."""
+    dense = [path for path, update in updates.items() if WHOLE in update.parts and isinstance(update, LinearUpdate)]
+    return [path for path in dense if _is_foreign(bases[path])]
+
+
+def _is_foreign(base: nn.Module) -> bool:
+    weight = base._parameters.get(WHOLE)
+    plain = weight is not None and weight.is_floating_point() and weight.dim() == 2  # not packed by quantisation
+    return plain and not isinstance(base, nn.Linear) and class_name(base) not in ("Linear", "Conv1D")
 
 
 def shortest_names(paths: Sequence[str], there: Sequence[str]) -> str | tuple[str, ...]:

@@ -22,6 +22,7 @@ from loralab.formats.adapter_pairs import AdapterPairs, read_pairs
 from loralab.formats.atomic import json_text, whole_folder
 from loralab.formats.peft_beside_base import refuse_without_base
 from loralab.formats.peft_config import CONFIG_NAME, OWN_TYPE, PeftConfig, parse_config, read_json
+from loralab.formats.peft_dialects import as_plain_lora
 from loralab.formats.peft_layout import packed_alpha
 from loralab.formats.peft_pairs import FilePair, file_pairs
 from loralab.formats.peft_reading import plain_names
@@ -122,11 +123,11 @@ def read_resizable(path: str | Path) -> Resizable:
     own = content.get("peft_type") == OWN_TYPE
     pairs, others = list(found.pairs), dict(found.others)
     if not own:  # with the zeros that stand for what is not adapted, which have to be as wide as the rest
-        config = parse_config(content, str(source / CONFIG_NAME))
+        plain = as_plain_lora(content, read_tensors(tensors_path(source)).tensors)
+        content, config = plain.content, parse_config(plain.content, str(source / CONFIG_NAME))
         _refuse_bare_parameters(config, found)
         refuse_without_base(source, config, "one of another rank")
-        tensors = plain_names(read_tensors(tensors_path(source)).tensors)[0]
-        pairs, others = file_pairs(config, tensors, found.sidecar)
+        pairs, others = file_pairs(config, plain_names(plain.tensors)[0], found.sidecar)
     by_pair = [(pair, pieces_of(pair, found.sidecar, own)) for pair in pairs]
     return Resizable(source, content, by_pair, others, found.sidecar)
 

@@ -21,6 +21,7 @@ from loralab.formats.delta_pairs import local_keys, shared_matrices, special_pai
 from loralab.formats.finding import Finding, some
 from loralab.formats.loralib import ALPHA_KEY
 from loralab.formats.peft_config import CONFIG_NAME, OWN_TYPE, PeftConfig, parse_config
+from loralab.formats.peft_dialects import as_plain_lora
 from loralab.formats.peft_pairs import FilePair, file_pairs
 from loralab.formats.peft_reading import plain_names
 from loralab.formats.peft_vera_config import is_vera, parse_vera
@@ -112,13 +113,25 @@ def _folder(found: Specimen) -> Specimen:
     file = found.attempt(TENSORS_NAME, AGAIN, lambda: read_tensors(tensors_path(found.source)))
     if file is not None and found.sidecar is not None:
         _check_belongs(found, found.sidecar, file.path)
+    tensors = {} if file is None else _in_plain_words(found, file.tensors)
     if not found.is_own and found.content:
         found.config = _config(found)
     if file is not None:
-        plain = found.attempt(TENSORS_NAME, AGAIN, lambda: plain_names(file.tensors))
-        found.tensors = plain[0] if plain else dict(file.tensors)
+        plain = found.attempt(TENSORS_NAME, AGAIN, lambda: plain_names(tensors))
+        found.tensors = plain[0] if plain else tensors
         _take_apart(found)
     return found
+
+
+def _in_plain_words(found: Specimen, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors, and in `found` the configuration, of the plain LoRA that a dialect of PEFT's comes to."""
+    plain = found.attempt(CONFIG_NAME, AGAIN, lambda: as_plain_lora(found.content, tensors))
+    if plain is None:
+        return tensors
+    found.content = plain.content
+    advice = "loralab convert --to peft writes that plain LoRA"
+    found.findings += [Finding("note", CONFIG_NAME, note, advice) for note in plain.notes]
+    return plain.tensors
 
 
 def _sidecar(folder: Path) -> Sidecar | None:

@@ -52,7 +52,7 @@ def _read_safetensors(path: Path) -> TensorFile:
     try:
         with safe_open(str(path), framework="pt", device="cpu") as stream:
             tensors = {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118  not a mapping
-            return TensorFile(path, tensors, stream.metadata() or {})
+            return TensorFile(path, _widened(path, tensors), stream.metadata() or {})
     except (SafetensorError, OSError) as problem:
         raise AdapterFileError(
             f"{path} ({path.stat().st_size} bytes) is no whole safetensors file: {problem}; "
@@ -79,4 +79,16 @@ def _read_pickle(path: Path) -> TensorFile:
             f"{path} should hold tensors by name, but holds {', '.join(strange[:5])}; "
             "save the adapter's state dict alone"
         )
-    return TensorFile(path, {name: value.detach() for name, value in content.items()}, {})
+    return TensorFile(path, _widened(path, {name: value.detach() for name, value in content.items()}), {})
+
+
+def _widened(path: Path, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The same values, those of eight bits in float32: torch can do little else with them."""
+    narrow = [name for name, each in tensors.items() if each.is_floating_point() and each.element_size() == 1]
+    packed = [name for name in narrow if not str(tensors[name].dtype).startswith("torch.float8_")]
+    if packed:
+        raise AdapterFileError(
+            f"{path} holds {tensors[packed[0]].dtype} in {', '.join(packed[:5])}: several numbers in a byte, which are "
+            "not read; save the adapter in float32 or bfloat16"
+        )
+    return tensors | {name: tensors[name].float() for name in narrow}

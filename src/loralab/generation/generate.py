@@ -1,8 +1,8 @@
 """New text after prompts: in batches, greedy, sampled or by beam search, through transformers' `generate`.
 
-Prompts are padded on the left (on the right for an encoder), alike long ones together, and come back in their
-order. Of the model's own generation settings only those count that `settings` keeps: what is not asked for
-(a repetition penalty, a sampling temperature) is off. It knows nothing of tasks and adapters.
+Alike long prompts share a batch (`padding`), and answers come back in the prompts' order. Of the model's own generation
+settings only those count that `settings` keeps: what is not asked for (a repetition penalty, a sampling temperature) is
+off. It knows nothing of tasks and adapters.
 
 Shapes: B prompts of a batch, T tokens, V vocabulary.
 """
@@ -25,6 +25,8 @@ from loralab.errors import SpecError
 from loralab.generation.config import GenerationConfig as GenerationConfig
 from loralab.generation.context import context_length
 from loralab.generation.ends import NO_MORE, Ends
+from loralab.generation.padding import batches, padded
+from loralab.generation.sampling import sampled
 from loralab.generation.settings import generating_with
 from loralab.nn.mode import evaluating
 
@@ -67,17 +69,17 @@ def generate_ids(
     """The same from token ids to token ids; ends are cut off but for ending texts, which `decode` cuts."""
     _check_lengths(model, prompts, config.max_new_tokens)
     ends = sorted({*_end_ids(model, tokenizer), *more_ends.tokens})
-    order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
+    pad_id = _pad_id(tokenizer)
     answers: list[list[int]] = [[] for _ in prompts]
     devices = [model.device] if model.device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices), evaluating(model), torch.inference_mode():
         torch.manual_seed(config.seed)
-        for start in range(0, len(order), config.batch_size):
-            batch = order[start : start + config.batch_size]
-            rows = [prompts[index] for index in batch]
-            new = _generate_batch(model, rows, config, ends, _pad_id(tokenizer), partial(more_ends.criteria, tokenizer))
-            for index, ids in zip(batch, new, strict=True):
-                answers[index] = ids
+        for batch in batches(model, prompts, config, pad_id):
+            rows = [prompts[number] for number in batch]
+            stopping = partial(more_ends.criteria, tokenizer)
+            new = _generate_batch(model, rows, config, ends, pad_id, stopping, sampled(config, batch))
+            for number, ids in zip(batch, new, strict=True):
+                answers[number] = ids
     return answers
 
 
@@ -96,21 +98,18 @@ def _generate_batch(
     ends: list[int],
     pad_id: int,
     stopping: Callable[[int], StoppingCriteriaList],
+    sampling: LogitsProcessorList,
 ) -> list[list[int]]:
-    width = max(map(len, prompts))
-    left = not model.config.is_encoder_decoder
-    rows = [_pad(ids, width, pad_id, left) for ids in prompts]
-    mask = [_pad([1] * len(ids), width, 0, left) for ids in prompts]
-    prompt_width = width if left else 1  # a decoder of its own begins with one start token
+    inputs = padded(model, prompts, pad_id)
+    prompt_width = 1 if model.config.is_encoder_decoder else inputs["input_ids"].shape[1]  # 1: the decoder's start
     processors = LogitsProcessorList()
     if config.no_repeat_ngram:
         processors.append(NoRepeatInNewText(config.no_repeat_ngram, prompt_width))
     with generating_with(model, _asked_settings(config, ends, pad_id)) as settings:
         output = model.generate(  # type: ignore[operator]
-            input_ids=torch.tensor(rows, device=model.device),
-            attention_mask=torch.tensor(mask, device=model.device),
+            **inputs,
             generation_config=settings,
-            logits_processor=processors,
+            logits_processor=LogitsProcessorList([*processors, *sampling]),
             stopping_criteria=stopping(prompt_width),
         )
     return [_up_to_end(ids, ends) for ids in output[:, prompt_width:].tolist()]
@@ -121,14 +120,12 @@ def _asked_settings(config: GenerationConfig, ends: list[int], pad_id: int) -> d
     settings: dict[str, object] = {
         "max_new_tokens": config.max_new_tokens,
         "num_beams": config.beams,
-        "do_sample": config.temperature > 0,
+        "do_sample": False,  # what is sampled, `sampling` has drawn before
         "eos_token_id": ends or None,
         "pad_token_id": pad_id,
     }
     if config.beams > 1:
         settings |= {"length_penalty": config.length_penalty, "early_stopping": False}
-    if config.temperature > 0:
-        settings |= {"temperature": config.temperature, "top_p": config.top_p, "top_k": 0}
     return settings
 
 
@@ -164,11 +161,6 @@ def _end_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list
 def _pad_id(tokenizer: PreTrainedTokenizerBase) -> int:
     pad = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
     return int(pad or 0)
-
-
-def _pad(row: list[int], width: int, value: int, left: bool) -> list[int]:
-    padding = [value] * (width - len(row))
-    return padding + row if left else row + padding
 
 
 def _up_to_end(ids: list[int], ends: list[int]) -> list[int]:

@@ -283,6 +283,11 @@ def _read_model(
         raise ModelLoadError(
             f"model {name!r} cannot be loaded: {_first_line(error)}; the file may be cut short or hold another model"
         ) from error
+    if getattr(model, "_hf_peft_config_loaded", False):
+        raise ModelLoadError(
+            f"model {name!r} has an adapter (adapter_config.json) beside its own weights, and transformers has put it "
+            "on the model; give a model without one, and name the adapter as the adapter"
+        )
     return model, report
 
 

@@ -13,7 +13,9 @@ AFFINE_PLACES = "affine_blocks.json"
 """What a linearized model's folder has instead of a config.json (see `linearized`)."""
 
 _HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w.-]+)?")
+_ADAPTERS = ("adapter_config.json", "adapter_model.safetensors", "adapter_model.bin")
 _PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt")
+_WEIGHTS = ("*.safetensors", *_PICKLED)
 
 
 def locate(name: str) -> str:
@@ -52,8 +54,7 @@ def _check_folder(path: Path) -> None:
             "it, but it has no configuration of its own, so planning, merging into a Hugging Face folder, GGUF and "
             f"further analyses of its blocks do not work; {path / 'remaining'} is the model with these blocks dropped"
         )
-    if (path / "adapter_config.json").is_file() and not (path / "config.json").is_file():
-        raise ModelLoadError(f"{path} holds an adapter, not a model; give its base as the model")
+    _refuse_adapter(path)
     if not (path / "config.json").is_file():
         raise ModelLoadError(f"{path} is not a Hugging Face model folder: it has no config.json; {choices()}")
     if any(path.glob("*.safetensors")):
@@ -65,3 +66,18 @@ def _check_folder(path: Path) -> None:
             "load it where you trust it and write it again with save_pretrained, which writes safetensors"
         )
     raise ModelLoadError(f"{path} has no weights: no *.safetensors beside its config.json")
+
+
+def _refuse_adapter(path: Path) -> None:
+    """A folder with an adapter in it is no model; with both in it, transformers puts the adapter on unasked."""
+    if not (path / "adapter_config.json").is_file():
+        return
+    model = [file.name for pattern in _WEIGHTS for file in sorted(path.glob(pattern)) if file.name not in _ADAPTERS]
+    if not (path / "config.json").is_file() or not model:
+        raise ModelLoadError(f"{path} holds an adapter, not a model; give its base as the model")
+    adapter = [name for name in _ADAPTERS if (path / name).is_file()]
+    raise ModelLoadError(
+        f"{path} holds a whole model (config.json, {model[0]}) and an adapter ({', '.join(adapter)}), which "
+        "transformers puts on the model whenever it is loaded; move the adapter into a folder of its own and name that "
+        "as the adapter, or remove it"
+    )

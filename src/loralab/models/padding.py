@@ -20,14 +20,10 @@ from transformers import PreTrainedModel
 
 from loralab.errors import DataError
 from loralab.nn.mode import evaluating
+from loralab.nn.rounding import same_but_for_rounding
 
 Inputs = Mapping[str, Tensor]
 """By transformers' names: `input_ids` [B, T], `attention_mask` where something is padded, and others [B, T]."""
-
-ROUNDING = 1e3
-"""Outputs that differ by less than this many roundings of the model's precision are the same."""
-MOST_ROUNDING = 0.1
-"""The same, at most, as a share of the largest output: of bfloat16, whose single rounding is 0.8%."""
 
 _unmoved: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
 
@@ -71,9 +67,8 @@ def _is_unmoved(model: PreTrainedModel, inputs: Inputs) -> bool:
     padded = {name: nn.functional.pad(each[:, kept], (0, width - len(kept))) for name, each in whole.items()}
     both = {name: torch.cat([each, padded[name]]) for name, each in whole.items()}
     with evaluating(model):
-        alone, beside = _run(model, half)[0].float(), _run(model, both)[1].float()
-    share = min(ROUNDING * torch.finfo(model.dtype).eps, MOST_ROUNDING)
-    return bool((alone - beside).abs().max() <= share * alone.abs().max().clamp(min=1e-3))
+        alone, beside = _run(model, half)[0], _run(model, both)[1]
+    return same_but_for_rounding(alone, beside, model.dtype)
 
 
 def _groups(model: PreTrainedModel, inputs: Inputs) -> list[Tensor]:

@@ -39,8 +39,8 @@ class TrainConfig(MethodSettings):
     numbers of which one has a decimal point are values."""
 
     init_adapter: str | None = field(default=None, metadata={"group": "adapter"})
-    """Start from this adapter's values instead, trained on the same base with the same targets, rank and scale. A head
-    of another size starts afresh."""
+    """Start from this adapter's values instead, trained on the same base with the same targets, rank and scale, and
+    with the tokenizer and chat template that lie beside it. A head of another size starts afresh."""
 
     labels: tuple[str, ...] | None = None
     """The classes in the order of the model's outputs; without it that of the checkpoint where it has the same classes,

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from loralab.errors import NotFoundError, OutputError, SpecError
+from loralab.formats.processor_files import remove_processor
 from loralab.training.config import TrainConfig
 
 
@@ -82,5 +83,6 @@ def clear(folder: RunFolder) -> None:
         shutil.rmtree(written, ignore_errors=True)
     for name in ("adapter_config.json", "adapter_model.safetensors", "loralab.json"):
         (folder.path / name).unlink(missing_ok=True)
+    remove_processor(folder.path)
     for file in (folder.record, folder.metrics, folder.curves):
         file.unlink(missing_ok=True)

@@ -11,6 +11,7 @@ from loralab.core.adapter import Adapter
 from loralab.core.attach import attach
 from loralab.errors import DataError, SpecError
 from loralab.evaluation.label_order import in_known_order, in_order_of_model
+from loralab.formats.folder_tokenizer import with_own_tokenizer
 from loralab.formats.quantized_base import quantize_base, trained_on
 from loralab.formats.recorded_labels import recorded_labels
 from loralab.generation.settings import forced_first_token
@@ -71,16 +72,8 @@ def prepare(config: TrainConfig, dtype: str, labels: Sequence[str] = ()) -> Prep
     task = with_validation(task, config)
     _check_best_metric(config, task)
     _check_held_out(config, task)
-    loaded = load_model(
-        config.model,
-        kind=task.model_kind,
-        labels=task.labels or None,
-        regression=task.kind == "regression",
-        dtype=dtype,
-        device=config.device,
-        seed=config.seed,
-    )
-    notes = [*task.notes, *ordered, *loaded.notes]
+    loaded, said = _load(config, task, dtype)
+    notes = [*task.notes, *ordered, *said]
     if config.quantize is not None:
         principal = principal_under(loaded.model, specification(config))
         notes.append(str(quantize_base(loaded.model, config.quantize, principal)))
@@ -106,6 +99,23 @@ def prepare(config: TrainConfig, dtype: str, labels: Sequence[str] = ()) -> Prep
     record = record_data(task, config.data, _splits_read(config, task))
     talks = isinstance(task.examples("train", 1)[0], Conversation)
     return Prepared(loaded, task, trainee, max_length, said, record, talks)
+
+
+def _load(config: TrainConfig, task: Task, dtype: str) -> tuple[LoadedModel, Sequence[str]]:
+    """The model that the task needs, with the tokenizer of the adapter to start from, and what is to be said of it."""
+    loaded = load_model(
+        config.model,
+        kind=task.model_kind,
+        labels=task.labels or None,
+        regression=task.kind == "regression",
+        dtype=dtype,
+        device=config.device,
+        seed=config.seed,
+    )
+    if config.init_adapter is None:
+        return loaded, loaded.notes
+    own = with_own_tokenizer(loaded, config.init_adapter)
+    return own, loaded.notes if own is loaded else (*loaded.notes, *own.notes)
 
 
 def _splits_read(config: TrainConfig, task: Task) -> list[str]:

@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass, replace
 
 from loralab.errors import SpecError
 from loralab.formats.adapter_folder import save
+from loralab.formats.processor_files import replace_processor
 from loralab.methods.counts import parameter_counts
 from loralab.models.resident import keep_few_kernels
 from loralab.training.checkpoint import newest_checkpoint, restore
@@ -114,6 +115,7 @@ def _finish(config: TrainConfig, observer: RunObserver) -> TrainResult:
     observer.bring_back_best()
     final = observer.evaluate() if config.eval_limit or config.best_epoch else None
     save(prepared.trainee.adapter, folder.path, model=prepared.loaded.model)
+    replace_processor(prepared.loaded.processor, folder.path)
     draw_curves(read_journal(folder.metrics), folder.curves, f"{config.model} on {config.task}, {config.method}")
     sizes = parameter_counts(prepared.trainee.adapter, prepared.loaded.model)
     closing = [*closing_notes(prepared.trainee.optimizer), *resting_notes(prepared.trainee.adapter)]

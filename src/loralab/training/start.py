@@ -18,6 +18,7 @@ from loralab.core.tokens import TokenUpdate
 from loralab.core.update import Update
 from loralab.errors import AdapterFileError, NotFoundError, SpecError
 from loralab.formats.adapter_folder import load, tensors_path
+from loralab.formats.folder_tokenizer import with_own_tokenizer
 from loralab.formats.recorded_labels import recorded_labels
 from loralab.formats.tensor_reading import read_tensors
 from loralab.models.load import LoadedModel, load_model
@@ -53,6 +54,7 @@ def _as_trained(path: Path, adapter: Adapter, config: TrainConfig, loaded: Loade
     dtype = str(loaded.dtype).removeprefix("torch.")
     base = load_model(config.model, kind=kind, labels=labels, regression=regression, dtype=dtype, device=config.device)
     alpha = config.alpha if path.is_file() else None
+    base = with_own_tokenizer(base, path)
     return load(base.model, path, "earlier", alpha=alpha, allow_random_head=True)  # this run has a head of its own
 
 
