@@ -60,6 +60,7 @@ def _lora(**changes: Any) -> Callable[[MethodSettings], Method]:
             "alpha_pattern": settings.alpha_pattern or {},
             "rank_stabilized": settings.rank_stabilized,
             "trainable_token_indices": settings.trainable_token_indices,
+            "invocation_tokens": settings.invocation_tokens,
         }
         return LoRA(**fields | _where(settings) | changes | {"init": init})
 

@@ -41,6 +41,9 @@ LOW_RANK, BOTTLENECK, PREFIX = (
 WITH_TOKENS = frozenset({"lora", "rslora", "lora-fa", "dora", "pissa"})
 """Which methods train rows of single tokens beside their own."""
 
+WITH_INVOCATION = frozenset({"lora", "rslora", "lora-fa", "pissa"})
+"""Which methods can act from an invocation on."""
+
 ALONE = frozenset({"grass", "galore"})
 """Which methods are an optimizer of the whole model, with which nothing can be combined."""
 
@@ -94,6 +97,10 @@ class MethodSettings:
     )
     """Of lora and its kinds: tokens whose rows of the input embedding train as well, by index (32000,32001), or of
     modules by name, as embed_tokens=[32000],lm_head=[32000]. A head that is tied to the embedding has the same rows."""
+
+    invocation_tokens: tuple[int, ...] | None = field(default=None, metadata={"group": "adapter"})
+    """Of lora, rslora, lora-fa and pissa: act only from where these tokens begin on, at their last place in a text
+    (aLoRA); before that the base's cached keys and values serve. By index, as 32000,32001."""
 
     init: Literal["kaiming", "gaussian", "orthogonal", "eva", "pissa"] = field(
         default="kaiming", metadata={"group": "adapter"}
@@ -182,6 +189,9 @@ class MethodSettings:
         if self.trainable_token_indices is not None and not set(names) & WITH_TOKENS:
             kinds = ", ".join(sorted(WITH_TOKENS))
             found.append(f"trainable_token_indices: method {self.method!r} trains no single rows; choose of {kinds}")
+        if self.invocation_tokens is not None and not set(names) <= WITH_INVOCATION:
+            kinds = ", ".join(sorted(WITH_INVOCATION))
+            found.append(f"invocation_tokens: method {self.method!r} acts on every token of a text; choose of {kinds}")
         if any(name in PREFIX for name in names) and self.prefix + self.infix < 1:
             found.append("prefix and infix are both 0: there is nothing to train")
         return found

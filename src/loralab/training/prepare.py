@@ -35,6 +35,7 @@ from loralab.training.data import TrainingData
 from loralab.training.data_record import Record, record_data
 from loralab.training.eva_start import attach_from_data
 from loralab.training.held_out import held_out_split, with_validation
+from loralab.training.invocations import check_invoked
 from loralab.training.loop import Trainee
 from loralab.training.neighbour_cosine import neighbour_cosine
 from loralab.training.projected_adamw import optimizer_for
@@ -89,6 +90,7 @@ def prepare(config: TrainConfig, dtype: str, labels: Sequence[str] = ()) -> Prep
     if config.init_adapter is not None:
         notes.append(start_from(config.init_adapter, adapter, config, loaded, task.model_kind))
     max_length, data, said = read or _read(config, task, loaded)
+    notes += check_invoked(data.encoded, adapter.invocation)
     if config.gradient_checkpointing:
         loaded.model.activation_checkpointing_enable({"use_reentrant": False})
     optimizer = optimizer_for(adapter, loaded.model, config)

@@ -36,6 +36,7 @@ def start_from(path: str, adapter: Adapter, config: TrainConfig, loaded: LoadedM
     _check_same_modules(path, own, theirs)
     _check_all_is_taken(path, adapter, earlier)
     _check_same_tokens(path, adapter, earlier)
+    _check_same_invocation(path, adapter, earlier)
     values = earlier.state_dict()
     afresh = [where for where in _heads(adapter) if not _fits(where, adapter, values)]
     with torch.no_grad():
@@ -121,6 +122,16 @@ def _check_same_tokens(path: str, adapter: Adapter, earlier: Adapter) -> None:
                 f"init_adapter {path} trained the rows {list(theirs.indices)} of {where}, this run "
                 f"{list(update.indices)}; give the same trainable_token_indices"
             )
+
+
+def _check_same_invocation(path: str, adapter: Adapter, earlier: Adapter) -> None:
+    """Both act from the same place on."""
+    if adapter.invocation != earlier.invocation:
+        own, theirs = (list(each.invocation) or "the first token" for each in (adapter, earlier))
+        raise SpecError(
+            f"init_adapter {path} acts from {theirs} on, this run's from {own}: it would not start where that adapter "
+            "ended; give the same invocation_tokens"
+        )
 
 
 def _check_same_modules(path: str, own: Mapping[str, tuple[Any, ...]], theirs: Mapping[str, tuple[Any, ...]]) -> None:
