@@ -280,3 +280,27 @@ def test_a_plain_lora_with_tensors_of_a_method_of_training_is_refused(tmp_path: 
     file.write_text(json.dumps(json.loads(file.read_text()) | {"velora_config": None}))
     with pytest.raises(AdapterFileError, match="lora_velora_embed belongs to nothing"):
         ll.load(base, tmp_path)
+
+
+# -- in full and in low rank at once ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("settings", [{"modules_to_save": ["classifier"]}, {"task_type": "SEQ_CLS"}])
+@pytest.mark.parametrize("whole", ["", "base_layer."])
+def test_factors_of_a_module_that_is_in_full_are_refused_by_name(
+    tmp_path: Path, settings: dict[str, object], whole: str
+) -> None:
+    base, stem, folder = bert(), "base_model.model.classifier", tmp_path / "old"
+    peft_model(base, target_modules=["query", "classifier"], **settings).save_pretrained(folder)
+    ll.load(copy.deepcopy(base), folder)  # as PEFT writes it today: the factors left out
+
+    def as_in_2023(tensors: dict[str, Tensor]) -> None:
+        for leaf in ("weight", "bias"):
+            tensors[f"{stem}.{whole}{leaf}"] = tensors.pop(f"{stem}.{leaf}")
+        tensors |= {f"{stem}.lora_A.weight": torch.randn(2, 16), f"{stem}.lora_B.weight": torch.randn(3, 2)}
+
+    spoil(folder, as_in_2023)
+    for read in (lambda: ll.load(base, folder), lambda: inspect(folder), lambda: convert(folder, tmp_path / "new")):
+        with pytest.raises(AdapterFileError, match=r"classifier is trained in full .*and has low-rank factors"):
+            read()
+    assert any("has low-rank factors" in each.what for each in examine(folder).findings)

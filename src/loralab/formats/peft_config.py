@@ -282,6 +282,8 @@ def mistyped(content: Mapping[str, Any]) -> list[str]:
             problems.append(f"{key} is {content[key]!r}, not a name or a list of names")
     if not content.get("target_modules") and not content.get("target_parameters"):
         problems.append("it names neither target_modules nor target_parameters")
+    if not isinstance(content.get("task_type"), str | None):
+        problems.append(f"task_type is {content['task_type']!r}, not a name")
     problems += mistyped_tokens(content)
     problems += [f"{name} is no valid regular expression ({why})" for name, why in _bad_expressions(content)]
     tokens = content.get(INVOCATION_TOKENS)

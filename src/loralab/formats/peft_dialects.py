@@ -6,7 +6,7 @@ Shapes: R rank, I inputs, O outputs.
 
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,8 +15,11 @@ from torch import Tensor
 
 from loralab.core.checks import is_count, is_finite
 from loralab.errors import AdapterFileError
+from loralab.formats.finding import some
 from loralab.formats.peft_layout import A, B
+from loralab.formats.peft_pairs import plain_path
 from loralab.formats.peft_reading import PREFIX, plain_names
+from loralab.formats.peft_task import heads_peft_saves
 
 Content = dict[str, Any]
 Tensors = dict[str, Tensor]
@@ -45,7 +48,29 @@ def as_plain_lora(content: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> 
         if is_it(plain.content):
             rewritten = rewrite(plain.content, plain.tensors)
             plain = PlainLora(rewritten.content, rewritten.tensors, (*plain.notes, *rewritten.notes))
+    _refuse_both(plain)
     return plain
+
+
+def _refuse_both(plain: PlainLora) -> None:
+    """PEFT of 2023 could adapt a module and train it in full as well; later ones drop its factors in silence."""
+    in_full, task = plain.content.get("modules_to_save"), plain.content.get("task_type")
+    listed = in_full if isinstance(in_full, list) else [in_full]
+    names = (*(each for each in listed if isinstance(each, str)), *heads_peft_saves(str(task)))
+    factors = {plain_path(key.partition(".lora_")[0]) for key in plain.tensors if ".lora_" in key}
+    both = sorted(path for path in factors if any(each.endswith(names) for each in _within(path)))
+    if both and plain.content.get("peft_type") == "LORA":
+        raise AdapterFileError(
+            f"{some(both)} is trained in full (modules_to_save {in_full!r}, task_type {task!r}) and has low-rank "
+            "factors in the file as well, which later PEFTs drop: which of the two counts is not known. Merge it "
+            "with the PEFT that wrote it, or train it again with the module in target_modules or modules_to_save alone"
+        )
+
+
+def _within(path: str) -> Iterator[str]:
+    """The path, and those of the modules around it."""
+    pieces = path.split(".")
+    return (".".join(pieces[:end]) for end in range(len(pieces), 0, -1))
 
 
 # -- AdaLoRA ----------------------------------------------------------------------------------------------------
