@@ -272,8 +272,6 @@ def mistyped(content: Mapping[str, Any]) -> list[str]:
     problems += [f"{key} is {value!r}, not a finite number" for key, value in numbers.items() if not is_finite(value)]
     if content.get("bias") not in (None, "none", "all", "lora_only"):
         problems.append(f"bias is {content['bias']!r}, not 'none', 'all' or 'lora_only'")
-    if not isinstance(content.get("task_type") or "", str):
-        problems.append(f"task_type is {content['task_type']!r}, not a name")
     dropout = content.get("lora_dropout") or 0.0
     if not is_finite(dropout) or not 0 <= dropout < 1:
         problems.append(f"lora_dropout is {dropout!r} and must lie in [0, 1)")
