@@ -79,8 +79,32 @@ def test_it_goes_on_training(tmp_path: Path) -> None:
     assert adapter.spec.bias == "lora_only"
 
 
+def test_a_layer_without_a_bias_gets_one(tmp_path: Path) -> None:
+    case = Case(llama, tokens, {}, {"target_modules": ["q_proj", "up_proj"]})
+    base, theirs = theirs_saved(case, tmp_path / "theirs", lora_bias=True, use_rslora=True)
+    x = case.inputs()
+    plain = output(base, x)
+    ours = copy.deepcopy(base)
+    adapter = ll.load(ours, tmp_path / "theirs")
+    assert_same(output(ours, x), output(theirs, x), unlike=plain)
+    assert any("have no bias: the adapter brings one" in note for note in adapter.notes)
+    assert len([name for name, _ in adapter.named_parameters() if name.endswith("lora_bias")]) == 4
+    with pytest.raises(ll.AdapterStateError, match="a bias of a layer that has none"):
+        ll.merge(ours)
+    ll.save(adapter, tmp_path / "ours", model=ours)
+    again = copy.deepcopy(base)
+    ll.load(again, tmp_path / "ours")
+    assert torch.equal(output(again, x), output(ours, x))
+    sequences = len(x["input_ids"])
+    with ll.rows(ours, [adapter.name, *[None] * (sequences - 1)]):
+        mixed = output(ours, x).view(sequences, -1)
+    torch.testing.assert_close(mixed[0], output(again, x).view(sequences, -1)[0], atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(mixed[1:], plain.view(sequences, -1)[1:], atol=1e-5, rtol=1e-5)
+    ll.detach(ours)
+    assert torch.equal(output(ours, x), plain)
+
+
 NOWHERE: dict[str, tuple[Build, Inputs, dict[str, Any], str]] = {
-    "llama's layers": (llama, tokens, {"target_modules": ["q_proj"]}, r"q_proj has no bias.*train it again without"),
     "an attention": (Everything, indices, {"target_modules": ["attend"]}, r"attend is no dense layer"),
 }
 

@@ -3,7 +3,8 @@
     ensure_weight_tying   nothing, unless a module is touched whose weight is another's too
     lora_bias             B has a bias b: h = W·x + bias + s·(B·A·x + b), so that bias' = bias + s·b says the same
 
-Both are read into what we have anyway: the first is dropped, the second becomes the trained bias of its layer.
+Both are read into what we have anyway: the first is dropped, the second becomes the trained bias of its layer. A dense
+layer that has none gets one of its own (`core/biased.py`), which no file of PEFT's but such a one can say.
 """
 
 from collections.abc import Mapping
@@ -12,8 +13,10 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from loralab.core.biased import BiasedLinear
+from loralab.core.build import is_linear, linear_shape
 from loralab.core.names import modules_by_path
-from loralab.core.update import wide
+from loralab.core.update import Update, wide
 from loralab.errors import AdapterFileError
 from loralab.formats.peft_agreement import Plot
 from loralab.formats.peft_config import LORA_BIAS, TYING, PeftConfig
@@ -59,14 +62,45 @@ def fold_biases(model: nn.Module, config: PeftConfig, plot: Plot, tensors: dict[
     if problems:
         raise AdapterFileError(f"{LORA_BIAS} is true, but {'; '.join(problems)}")
     by_path = modules_by_path(model)
-    for target in plot.targets:
+    with_bias = [target for target in plot.targets if not needs_bias(target.module)]
+    for target in with_bias:
         b = tensors.pop(plot.stem(target) + BIAS_OF_B)
         key = tensor_key(target.path, "bias", plot.depths)
         start = tensors.get(key, _bias(by_path[target.path]))
         tensors[key] = _sum(start, b, config.recipe(target.name).scale)
     return [
         f"{LORA_BIAS}: the bias of B, times the scale, is here a part of the layer's own trained bias, and it is saved "
-        "as that (bias: lora_only); it computes the same"
+        "as that (bias: lora_only); it computes the same",
+        *_notes_of_none([target.path for target in plot.targets if target not in with_bias]),
+    ]
+
+
+def needs_bias(module: nn.Module) -> bool:
+    """Whether a bias of B has no bias of the layer's to become a part of."""
+    return module._parameters.get("bias") is None
+
+
+def bias_shapes(config: PeftConfig, plot: Plot) -> dict[str, tuple[int, ...]]:
+    """Key → shape of each b that no layer's bias takes up."""
+    own = [target for target in plot.targets if config.bias_of_B and needs_bias(target.module)]
+    return {plot.stem(target) + BIAS_OF_B: (linear_shape(target.module)[0],) for target in own}
+
+
+def fill_biases(updates: Mapping[str, Update], config: PeftConfig, plot: Plot, tensors: Mapping[str, Tensor]) -> None:
+    """Give the updates that have a bias of their own theirs: s·b."""
+    for target in plot.targets:
+        update = updates[target.path]
+        if config.bias_of_B and isinstance(update, BiasedLinear):
+            b = tensors[plot.stem(target) + BIAS_OF_B]
+            update.set_bias(config.recipe(target.name).scale * b.to(wide(b)))
+
+
+def _notes_of_none(paths: list[str]) -> list[str]:
+    if not paths:
+        return []
+    return [
+        f"{LORA_BIAS}: {', '.join(paths[:3])}{', …' if len(paths) > 3 else ''} have no bias: the adapter brings one, "
+        "which no weight can take up and which is saved in loralab's own layout"
     ]
 
 
@@ -86,14 +120,14 @@ def _why_no_bias(target: PeftTarget, config: PeftConfig, plot: Plot, tensors: Ma
     key = plot.stem(target) + BIAS_OF_B
     if target.parameter is not None or isinstance(target.module, (nn.MultiheadAttention, nn.Embedding)):
         return f"{target.name} is no dense layer and no convolution, and has no bias that s·b could be added to"
-    if own is None:
+    if own is None and not is_linear(target.module):
         return (
             f"{target.path} has no bias that s·b could be added to (PEFT cannot merge it either): train it again "
             "without, or give the base's layer a bias of zeros before loading"
         )
     if key not in tensors:
         return f"{key} is missing from the file"
-    if tensors[key].shape != own.shape:
+    if own is not None and tensors[key].shape != own.shape:
         return f"{key} is {list(tensors[key].shape)}, where the layer's bias is {list(own.shape)}"
     twice = tensor_key(target.path, "bias", plot.depths)
     if config.bias == "none" and twice in tensors:

@@ -11,11 +11,12 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+from loralab.core.biased import BiasedLinear
 from loralab.core.names import modules_by_path, unwrapped
 from loralab.core.update import WHOLE, Update, tensor_of
 from loralab.errors import AdapterFileError
 from loralab.formats.peft_agreement import Plot, refuse_two_stories, some_modules
-from loralab.formats.peft_beside_base import fold_biases, refuse_tied
+from loralab.formats.peft_beside_base import bias_shapes, fill_biases, fold_biases, needs_bias, refuse_tied
 from loralab.formats.peft_config import INVOCATION_TOKENS, PeftConfig
 from loralab.formats.peft_instead import MERGE
 from loralab.formats.peft_layout import BIASES, OUTPUT_TWICE, A, entry_shapes, is_blocked, pack, unpack
@@ -37,6 +38,7 @@ from loralab.formats.structure import (
     FROM_INVOCATION,
     INVOCATION,
     TOKENS,
+    WITH_BIAS,
     WITH_MAGNITUDE,
     ModuleRecord,
     PartRecord,
@@ -194,6 +196,7 @@ def expected_shapes(reading: Reading, plot: Plot) -> dict[str, tuple[int, ...]]:
     for path, names in plot.replaced.items():
         for name in names:
             expected[tensor_key(path, name, plot.depths)] = tuple(tensor_of(by_path[path], name).shape)
+    expected |= bias_shapes(reading.config, plot)
     return expected | row_shapes(plot.tokens, by_path, plot.row_keys(reading.tensors))
 
 
@@ -304,13 +307,15 @@ def _filled(reading: Reading, plot: Plot) -> dict[str, Update]:
             updates[path].restore(name, value, by_path[path])
         if path not in plot.depths and not set(names) <= BIASES:
             add_unstored(updates[path], by_path[path], names)
+    fill_biases(updates, reading.config, plot, reading.tensors)
     fill_rows(updates, {path: reading.tensors[key] for path, key in plot.row_keys(reading.tensors).items()})
     return updates
 
 
 def _refuse_other_function(updates: Mapping[str, Update], by_path: Mapping[str, nn.Module]) -> None:
     """What PEFT computes otherwise than the update of these modules is defined cannot be read as that update."""
-    reasons = reasons_against_peft(updates, by_path)
+    others = {path: update for path, update in updates.items() if not isinstance(update, BiasedLinear)}
+    reasons = reasons_against_peft(others, by_path) if others else []
     if reasons:
         raise AdapterFileError(
             f"PEFT wrote this adapter, but what it computes there has no equal here: {'; '.join(reasons)}. "
@@ -356,7 +361,8 @@ def _record(reading: Reading, plot: Plot, path: str) -> ModuleRecord:
         return _magnitude_record(reading, path, module, kind)
     if kind == "conv":
         return _conv_record(reading, plot, targets[0])
-    return ModuleRecord(kind, {WHOLE: PartRecord(recipe)})
+    brings_bias = kind == "linear" and reading.config.bias_of_B and needs_bias(module)
+    return ModuleRecord(kind + WITH_BIAS if brings_bias else kind, {WHOLE: PartRecord(recipe)})
 
 
 def _invoked_record(reading: Reading, target: PeftTarget) -> ModuleRecord:

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from loralab.core.biased import BiasedLinear
 from loralab.core.build import is_linear, linear_shape
 from loralab.core.factors import Factors, LowRankDelta, Outline, Recipe, SharedMatrices
 from loralab.core.invoked import InvokedLinear
@@ -84,7 +85,7 @@ class ModuleRecord:
     @property
     def module_kind(self) -> str:
         """The kind of module that it updates, whether or not lengths train as well, and from where on it acts."""
-        return self.kind.removesuffix(WITH_MAGNITUDE).removesuffix(FROM_INVOCATION)
+        return self.kind.removesuffix(WITH_MAGNITUDE).removesuffix(FROM_INVOCATION).removesuffix(WITH_BIAS)
 
     @property
     def invocation(self) -> tuple[int, ...]:
@@ -300,6 +301,8 @@ def _linear(record: ModuleRecord, module: nn.Module, shared: SharedMatrices | No
     transposed = not hasattr(module, "out_features")
     if record.kind.endswith(WITH_MAGNITUDE):
         return MagnitudeLinear(parts, O, rows, transposed, bool(record.settings.get("through_norm")))
+    if record.kind.endswith(WITH_BIAS):
+        return BiasedLinear(parts, O, rows, transposed)
     if record.invocation:
         return InvokedLinear(parts, O, rows, transposed, record.invocation)
     return LinearUpdate(parts, O, rows, stored_transposed=transposed)
@@ -359,6 +362,8 @@ WITH_MAGNITUDE = " with magnitude"
 """What the kinds of update end in that have trained lengths (DoRA)."""
 FROM_INVOCATION = " from its invocation on"
 """What the kind of update ends in that acts from certain tokens on (aLoRA)."""
+WITH_BIAS = " with a bias of its own"
+"""What the kind of update ends in that brings a bias to a layer without one."""
 INVOCATION = "invocation"
 _SETTINGS = {
     "bottleneck": ("width", "size", "style"),
@@ -374,6 +379,7 @@ _CLASSES: dict[str, type[Update]] = {
     "linear": LinearUpdate,
     f"linear{WITH_MAGNITUDE}": MagnitudeLinear,
     f"linear{FROM_INVOCATION}": InvokedLinear,
+    f"linear{WITH_BIAS}": BiasedLinear,
     f"embedding{WITH_MAGNITUDE}": MagnitudeEmbedding,
     f"conv{WITH_MAGNITUDE}": MagnitudeConv,
     "embedding": EmbeddingUpdate,
@@ -394,7 +400,7 @@ _SERVES: list[tuple[str, Callable[[nn.Module], bool]]] = [
     ("linear", is_linear),
 ]
 _BUILDERS: dict[str, Callable[[ModuleRecord, nn.Module, SharedMatrices | None], Update]] = {
-    **dict.fromkeys(("linear", f"linear{WITH_MAGNITUDE}", f"linear{FROM_INVOCATION}"), _linear),
+    **dict.fromkeys(("linear", f"linear{WITH_MAGNITUDE}", f"linear{FROM_INVOCATION}", f"linear{WITH_BIAS}"), _linear),
     **dict.fromkeys(("embedding", f"embedding{WITH_MAGNITUDE}"), _embedding),
     **dict.fromkeys(("conv", f"conv{WITH_MAGNITUDE}"), _conv),
     "attention": _attention,
