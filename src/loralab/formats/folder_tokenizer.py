@@ -17,9 +17,9 @@ from loralab.core.names import modules_by_path
 from loralab.errors import AdapterFileError
 from loralab.formats.adapter_folder import tensors_path
 from loralab.formats.peft_config import CONFIG_NAME, read_json
-from loralab.formats.processor_files import SETTINGS, TEMPLATE, VOCABULARIES
 from loralab.formats.tensor_reading import SAFETENSORS, read_tensors
 from loralab.models.load import LoadedModel, load_tokenizer
+from loralab.models.processor_names import SETTINGS, TEMPLATE, VOCABULARIES
 from loralab.models.quiet import quiet_transformers
 
 SHARE_OF_SAME = 0.5

@@ -25,10 +25,11 @@ from loralab.errors import NumericsError, OutputError, SpecError
 from loralab.formats.atomic import refuse_occupied, whole_folder
 from loralab.formats.merge_weights import MergedWeights, merged_weights
 from loralab.formats.probe import Probe, make_probe
-from loralab.formats.processor_files import MORE_TEMPLATES, replace_processor
+from loralab.formats.processor_files import replace_processor
 from loralab.formats.tensor_file import WEIGHTS, TensorFolder, write_index, write_tensors
 from loralab.formats.verify import Verification, check_tensors, compare
 from loralab.models.locate import locate
+from loralab.models.processor_names import MORE_TEMPLATES
 from loralab.models.quiet import quiet_transformers
 
 VERIFY = ("logits", "tensors")

@@ -1,31 +1,15 @@
-"""The files of what turns texts or images into a model's input, written into a folder and taken out of it again.
+"""The files of what turns texts or images into a model's input, written into a folder.
 
 It knows nothing of adapters, and nothing of what the files say.
 """
 
-import shutil
-from collections.abc import Collection
 from pathlib import Path
 
 from transformers import BaseImageProcessor, PreTrainedTokenizerBase
 
 from loralab.formats.atomic import whole_files
-from loralab.models.image_processor import FILES
+from loralab.models.processor_names import remove_processor
 from loralab.models.quiet import quiet_transformers
-
-VOCABULARIES = (
-    "tokenizer.json", "tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "vocab.json", "vocab.txt",
-    "tekken.json",
-)  # fmt: skip
-"""Files of which a tokenizer has one at least."""
-TEMPLATE, SETTINGS = "chat_template.jinja", "tokenizer_config.json"
-MORE_TEMPLATES = "additional_chat_templates"
-"""The folder of those that have a name."""
-TOKENIZER_FILES = (
-    *VOCABULARIES, TEMPLATE, SETTINGS, "chat_template.json", "special_tokens_map.json", "added_tokens.json",
-    "merges.txt",
-)  # fmt: skip
-"""All that a tokenizer writes into a folder."""
 
 
 def replace_processor(processor: PreTrainedTokenizerBase | BaseImageProcessor, folder: Path) -> None:
@@ -40,11 +24,3 @@ def replace_processor(processor: PreTrainedTokenizerBase | BaseImageProcessor, f
         processor.save_pretrained(draft)
         written = {each.name for each in draft.iterdir()}
     remove_processor(folder, written)
-
-
-def remove_processor(folder: Path, but: Collection[str] = ()) -> None:
-    """Take the files of a tokenizer or an image processor out of a folder, all but some."""
-    for name in {*TOKENIZER_FILES, *FILES}.difference(but):
-        (folder / name).unlink(missing_ok=True)
-    if MORE_TEMPLATES not in but:
-        shutil.rmtree(folder / MORE_TEMPLATES, ignore_errors=True)

@@ -11,9 +11,7 @@ import torch
 from transformers import BaseImageProcessor, PreTrainedConfig, PreTrainedModel, ViTImageProcessorPil
 
 from loralab.errors import ModelLoadError
-
-FILES = ("preprocessor_config.json", "processor_config.json")
-"""Where a checkpoint may describe its processor."""
+from loralab.models.processor_names import IMAGE_FILES
 
 MIDDLE = 0.5
 """Mean and standard deviation that send pixels from 0…1 to −1…1, as ViT was pretrained."""
@@ -24,7 +22,7 @@ LARGE_ENOUGH = 224
 
 def has_processor(source: str) -> bool:
     """Whether a checkpoint describes its image processor; a Hub id, of which nothing is known here, is said to."""
-    return not Path(source).is_dir() or any((Path(source) / file).is_file() for file in FILES)
+    return not Path(source).is_dir() or any((Path(source) / file).is_file() for file in IMAGE_FILES)
 
 
 def default_processor(name: str, config: PreTrainedConfig) -> tuple[BaseImageProcessor, list[str]]:
@@ -35,13 +33,13 @@ def default_processor(name: str, config: PreTrainedConfig) -> tuple[BaseImagePro
     side = _vision(config, "image_size", None)
     if side is None:
         raise ModelLoadError(
-            f"model {name!r} has no {FILES[0]}, and its config.json has no image_size to make one from; "
+            f"model {name!r} has no {IMAGE_FILES[0]}, and its config.json has no image_size to make one from; "
             "save the model's image processor in its folder"
         )
     height, width = _height_and_width(side)
     middle = [MIDDLE] * _vision(config, "num_channels", 3)
     processor = ViTImageProcessorPil(size={"height": height, "width": width}, image_mean=middle, image_std=middle)
-    return processor, [f"no {FILES[0]}: images are resized to {height}×{width}, their pixels scaled to −1…1"]
+    return processor, [f"no {IMAGE_FILES[0]}: images are resized to {height}×{width}, their pixels scaled to −1…1"]
 
 
 @torch.no_grad()
@@ -60,7 +58,7 @@ def check_processor(name: str, model: PreTrainedModel, processor: BaseImageProce
     except (ValueError, TypeError, RuntimeError) as error:
         raise ModelLoadError(
             f"model {name!r}: its image processor does not fit it: {error}; correct the size and the number of "
-            f"channels in {FILES[0]}, or in config.json"
+            f"channels in {IMAGE_FILES[0]}, or in config.json"
         ) from error
 
 

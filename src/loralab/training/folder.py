@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from loralab.errors import NotFoundError, OutputError, SpecError
-from loralab.formats.processor_files import remove_processor
+from loralab.models.processor_names import remove_processor
 from loralab.training.config import TrainConfig
 
 
