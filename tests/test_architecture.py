@@ -17,7 +17,8 @@ FILES = sorted((SOURCE / "loralab").rglob("*.py"))
 # Bottom to top. A package may import from groups below its own, never from its own group.
 GROUPS = [
     {"errors"},
-    {"files", "machine", "metrics", "nn", "pictures"},
+    {"files", "machine", "metrics", "nn"},
+    {"pictures"},
     {"core", "models", "tasks"},
     {"generation", "methods"},
     {"formats", "planning", "evaluation"},

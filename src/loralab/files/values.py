@@ -1,10 +1,19 @@
 """Values of a JSON file, taken for what they must be: another kind of value is a TypeError that names the field."""
 
+import math
 import reprlib
 from collections.abc import Mapping
 from typing import Any
 
-from loralab.core.checks import is_count, is_finite
+
+def is_count(value: object) -> bool:
+    """A whole number from 1."""
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+
+
+def is_finite(value: object) -> bool:
+    """A finite number."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def text(value: object, name: str) -> str:

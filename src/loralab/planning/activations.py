@@ -1,7 +1,8 @@
 """What a training step holds at its largest moment beside weights and optimizer: the end of the forward pass.
 
 Blocks by their tables (`block.py`), the method's part (`kept.py`), the output head in chunks
-(models/fast/cross_entropy.py), and the copies of trained tensors in the model's precision (of projected weights one at a time, as is a full gradient).
+(models/fast/cross_entropy.py), and the copies of trained tensors in the model's precision (of projected weights one at
+a time, as is a full gradient).
 """
 
 import math

@@ -12,14 +12,19 @@ Shapes: N samples, L blocks, D width of the stream.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
+import matplotlib
+import numpy as np
 import torch
+from matplotlib.ticker import MaxNLocator
 from torch import Tensor, nn
 
 from loralab.analysis.layers.stream import Tokens, chosen_states, run_levels
 from loralab.analysis.layers.texts import TokenBatch
 from loralab.errors import NumericsError, SpecError
 from loralab.models.surgery.blocks import blocks_of
+from loralab.pictures.picture import COLOURS, GRID, INK, picture, plain
 
 SLICE = 256
 """Samples that are turned into float64 at once."""
@@ -113,3 +118,44 @@ def _states(model: nn.Module, batch: TokenBatch, tokens: Tokens) -> Tensor:
 
     run_levels(model, [batch], keep)
     return torch.stack(kept, 1)
+
+
+def draw_angular(found: AngularDistances, sizes: Sequence[int], path: Path, title: str) -> None:
+    """d(ℓ, n) for every start and size with the best start of each size marked, and the best distance of each size."""
+    with picture(path, title, 10.4, 4.4) as figure:
+        left, right = figure.subplots(1, 2, width_ratios=(1.25, 1))
+        blocks = found.blocks
+        grid = np.full((blocks, blocks), np.nan)
+        for count in range(1, blocks + 1):
+            for start in range(blocks - count + 1):
+                grid[count - 1, start] = found.distance(start, count)
+        edges = (-0.5, blocks - 0.5, 0.5, blocks + 0.5)
+        image = left.imshow(
+            grid, origin="lower", extent=edges, aspect="auto", cmap=matplotlib.colormaps["viridis"], vmin=0
+        )
+        best = [found.best(count) for count in sizes]
+        left.plot(best, sizes, "o", color="white", markeredgecolor=INK, markersize=4.5, label="least of its n")
+        left.legend(fontsize=9, frameon=False, loc="upper right")
+        left.set_title("distance d(ℓ, n)", fontsize=10, color=INK)
+        left.set_xlabel("ℓ: first block of those to drop", fontsize=10, color=INK)
+        left.set_ylabel("n: how many blocks", fontsize=10, color=INK)
+        bar = figure.colorbar(image, ax=left, pad=0.02)
+        bar.outline.set_visible(False)
+        bar.set_label("angle / π: 0 parallel, 1/2 orthogonal", fontsize=9, color=INK)
+        bar.ax.tick_params(length=0, labelsize=8, colors=INK)
+        right.plot(
+            sizes,
+            [found.distance(*each) for each in zip(best, sizes, strict=True)],
+            color=COLOURS[0],
+            marker="o",
+            markersize=3.5,
+        )
+        right.set_title("the least distance of each n", fontsize=10, color=INK)
+        right.set_xlabel("n: how many blocks", fontsize=10, color=INK)
+        right.set_ylabel("d(ℓ*, n)", fontsize=10, color=INK)
+        right.set_ylim(bottom=0)
+        right.grid(color=GRID, linewidth=0.6)
+        for axes in (left, right):
+            plain(axes)
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        left.yaxis.set_major_locator(MaxNLocator(integer=True))

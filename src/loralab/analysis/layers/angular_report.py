@@ -8,14 +8,13 @@ from typing import Any
 
 import torch
 
-from loralab.analysis.layers.angular import AngularDistances, angular_distances, block_sizes
+from loralab.analysis.layers.angular import AngularDistances, angular_distances, block_sizes, draw_angular
 from loralab.analysis.layers.stream import Tokens
 from loralab.analysis.layers.texts import CHARACTERS_PER_TOKEN, encode, read_texts, sample_pieces, token_batches
 from loralab.errors import DataError, NotFoundError
 from loralab.files.whole import write_json, write_text
 from loralab.models.families.aliases import final_norm_paths
 from loralab.models.load import LoadedModel
-from loralab.pictures.bars import draw_angular
 from loralab.tasks.encoding.encode import padding_id
 
 CONVENTION = (

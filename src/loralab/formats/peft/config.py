@@ -13,9 +13,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from loralab.core.checks import is_count, is_finite
 from loralab.core.updates.factors import Recipe
 from loralab.errors import AdapterFileError, NotFoundError
+from loralab.files.values import is_count, is_finite
 from loralab.formats.peft.instead import instead_of_setting, instead_of_start, instead_of_type
 from loralab.formats.peft.tokens import mistyped_tokens, parse_tokens
 from loralab.methods.trainable_tokens import Tokens

@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from loralab.core.checks import is_count, is_finite
 from loralab.errors import AdapterFileError
+from loralab.files.values import is_count, is_finite
 from loralab.formats.finding import some
 from loralab.formats.peft.layout import A, B
 from loralab.formats.peft.reading import PREFIX, plain_names

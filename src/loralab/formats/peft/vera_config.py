@@ -4,9 +4,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from loralab.core.checks import is_finite
 from loralab.core.updates.factors import Recipe
 from loralab.errors import AdapterFileError, SpecError
+from loralab.files.values import is_finite
 from loralab.formats.peft.config import CONFIG_NAME, PeftConfig, mistyped, parse_config
 from loralab.methods.vera import VeRA
 
