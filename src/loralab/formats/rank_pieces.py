@@ -14,7 +14,7 @@ from torch import Tensor
 from loralab.core.thin import Balanced, balance
 from loralab.core.updates.factors import Recipe
 from loralab.core.updates.update import WHOLE
-from loralab.formats.peft.layout import IN_PROJECTION, packed_alpha
+from loralab.formats.peft.layout import IN_PROJECTION
 from loralab.formats.record import ModuleRecord, rows_of
 from loralab.formats.sidecar import Sidecar
 from loralab.formats.updates import FilePair
@@ -159,7 +159,5 @@ def resized_record(record: ModuleRecord, ranks: Mapping[str, int]) -> ModuleReco
     """The record with other ranks by part, every scale as it was."""
     parts = {}
     for part, each in record.parts.items():
-        recipe, rank = each.recipe, ranks.get(part, each.recipe.rank)
-        alpha = packed_alpha(recipe, rank, recipe.rank_stabilized)
-        parts[part] = replace(each, recipe=replace(recipe, rank=rank, alpha=alpha))
+        parts[part] = replace(each, recipe=each.recipe.at_rank(ranks.get(part, each.recipe.rank)))
     return replace(record, parts=parts)
