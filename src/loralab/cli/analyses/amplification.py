@@ -3,8 +3,8 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from loralab.cli.analyses.kinds_table import show_kinds
 from loralab.cli.opening import load_base, training_of
+from loralab.cli.showing import show_kinds
 from loralab.cli.verb import Answer, Verb
 
 

@@ -4,8 +4,8 @@ import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from loralab.cli.findings import show_findings
 from loralab.cli.opening import Labels, LoadingFlags, Training, load_base, say, training_of
+from loralab.cli.showing import show_findings
 from loralab.cli.verb import Answer, Verb, done
 from loralab.errors import AdapterFileError
 

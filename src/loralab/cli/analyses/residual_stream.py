@@ -7,11 +7,7 @@ from loralab.cli.opening import AdaptedModel, Training, load_adapted, load_base,
 from loralab.errors import SpecError
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from loralab.models.load import LoadedModel
-
-WIDTH = 80
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,16 +54,3 @@ def _training(model: str, adapter: str | None) -> Training:
         known = training_of(adapter)
         return Training("causal-lm") if known.kind == "generation" else known
     return Training("causal-lm" if architecture == "decoder" else "sequence-classification")
-
-
-def console() -> "Console":
-    """Where tables are printed: 80 columns, nothing coloured by itself."""
-    from rich.console import Console
-
-    return Console(width=WIDTH, highlight=False)
-
-
-def print_files(files: list[str]) -> None:
-    """The written files, a line each."""
-    for path in files:
-        print(path)

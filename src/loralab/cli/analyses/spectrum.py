@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from loralab.cli.analyses.kinds_table import show_kinds
+from loralab.cli.showing import show_kinds
 from loralab.cli.verb import Answer, Verb
 
 

@@ -3,9 +3,8 @@
 from collections import Counter
 from dataclasses import dataclass, field
 
-from loralab.cli.findings import show_findings
 from loralab.cli.opening import LoadingFlags, load_base, say, training_of
-from loralab.cli.showing import show_answer
+from loralab.cli.showing import show_answer, show_findings
 from loralab.cli.verb import Answer, Verb
 
 
