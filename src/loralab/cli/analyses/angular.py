@@ -4,14 +4,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from loralab.cli.analyses.residual_stream import StreamConfig, open_stream
-from loralab.cli.opening import say
+from loralab.cli.flags import ReadsText
+from loralab.cli.opening import open_stream, say
 from loralab.cli.showing import show_files, show_lines, show_table
 from loralab.cli.verb import Answer, Verb
 
 
 @dataclass(frozen=True, kw_only=True)
-class AngularConfig(StreamConfig):
+class AngularConfig(ReadsText):
     """Everything that `loralab analyse angular` can be told."""
 
     out: str

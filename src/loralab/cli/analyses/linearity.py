@@ -4,7 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from loralab.cli.analyses.residual_stream import StreamConfig, open_stream
+from loralab.cli.flags import ReadsText
+from loralab.cli.opening import open_stream
 from loralab.cli.showing import show_files, show_lines, show_table
 from loralab.cli.verb import Answer, Verb
 
@@ -43,7 +44,7 @@ class CloudConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class LinearityConfig(CloudConfig, StreamConfig):
+class LinearityConfig(CloudConfig, ReadsText):
     """Everything that `loralab analyse linearity` can be told."""
 
     out: str

@@ -5,17 +5,15 @@ from pathlib import Path
 
 from loralab.cli.analyses.linearity import CloudConfig
 from loralab.cli.analyses.prune import MeasureConfig, measuring, show_measures
-from loralab.cli.analyses.residual_stream import open_decoder
+from loralab.cli.flags import NamesModel
+from loralab.cli.opening import open_decoder
 from loralab.cli.showing import show_files, show_lines
 from loralab.cli.verb import Answer, Verb
 
 
 @dataclass(frozen=True, kw_only=True)
-class LinearizeConfig(CloudConfig, MeasureConfig):
+class LinearizeConfig(NamesModel, CloudConfig, MeasureConfig):
     """Everything that `loralab analyse linearize` can be told."""
-
-    model: str
-    """The model: an embedded name (smollm2-135m), a local folder, or a Hub id."""
 
     out: str
     """Folder to write: the remaining blocks as a Hugging Face folder, and the maps beside it. Only loralab puts them

@@ -4,7 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from loralab.cli.analyses.residual_stream import open_decoder
+from loralab.cli.flags import NamesModel, Precision
+from loralab.cli.opening import open_decoder
 from loralab.cli.showing import show_files, show_table
 from loralab.cli.verb import Answer, Verb
 
@@ -37,7 +38,7 @@ class MeasureConfig:
     max_new_tokens: int = 32
     """Tokens that an output may have."""
 
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    dtype: Precision = "auto"
     """Precision to measure in; what is written has that of the model's files."""
 
     seed: int = 0
@@ -45,11 +46,8 @@ class MeasureConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class PruneConfig(MeasureConfig):
+class PruneConfig(NamesModel, MeasureConfig):
     """Everything that `loralab analyse prune` can be told."""
-
-    model: str
-    """The model: an embedded name (smollm2-135m), a local folder, or a Hub id."""
 
     n: int
     """How many blocks to drop."""

@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from loralab.cli.measured import MeasuredAdapter, open_measured
+from loralab.cli.flags import MeasuredAdapter
+from loralab.cli.opening import open_measured
 from loralab.cli.showing import show_files, show_lines, show_table
 from loralab.cli.verb import Answer, Verb
 

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from loralab.cli.flags import ChoosesModules
 from loralab.cli.opening import load_base, training_of
 from loralab.cli.showing import show_files, show_lines, show_table
 from loralab.cli.verb import Answer, Verb
@@ -11,7 +12,7 @@ from loralab.errors import SpecError
 
 
 @dataclass(frozen=True, kw_only=True)
-class SubspaceConfig:
+class SubspaceConfig(ChoosesModules):
     """Everything that `loralab analyse subspace` can be told."""
 
     adapters: tuple[str, ...] = field(metadata={"positional": True})
@@ -27,9 +28,6 @@ class SubspaceConfig:
 
     of: Literal["factors", "update"] = "factors"
     """Singular vectors of A (right) and of B (left), as in the paper, or those of the whole update B·A."""
-
-    modules: str | None = None
-    """Only modules whose path this regular expression is found in."""
 
     seed: int = 0
     """Of the random matrices that stand beside each comparison."""
