@@ -13,7 +13,7 @@ from loralab.core.adapter import Adapter
 from loralab.core.attach import disabled
 from loralab.errors import SpecError
 from loralab.files.whole import write_json
-from loralab.pictures.picture import COLOURS, GRID, INK, picture
+from loralab.pictures.picture import COLOURS, legend_below, picture, style
 
 CERTAIN = 2.0
 """Standard errors that a change must be away from zero to be called one."""
@@ -80,11 +80,9 @@ def _draw(answer: dict[str, Any], path: Path, title: str) -> None:
         _before_and_after(left, [(name, answer["without_adapter"], answer["with_adapter"], None)])
         rows = [(row["text"], row["loss_before"], row["loss_after"], row["standard_error"]) for row in texts]
         _before_and_after(right, rows)
-        left.set_title("the task", fontsize=10, color=INK)
-        right.set_title("other text", fontsize=10, color=INK)
-        left.set_xlabel(answer["metric"], fontsize=10, color=INK)
-        right.set_xlabel("loss, nats per token", fontsize=10, color=INK)
-        figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False, fontsize=9)
+        style(left, "the task", answer["metric"], grid="x", frame=("bottom",))
+        style(right, "other text", "loss, nats per token", grid="x", frame=("bottom",))
+        legend_below(figure, left)
 
 
 def _before_and_after(axes: Any, rows: Sequence[tuple[str, float, float, float | None]]) -> None:
@@ -100,6 +98,3 @@ def _before_and_after(axes: Any, rows: Sequence[tuple[str, float, float, float |
     axes.set_yticks(places, [row[0] for row in rows])
     axes.set_ylim(len(rows) - 0.4, -0.6)
     axes.margins(x=0.25)
-    axes.tick_params(labelsize=9, colors=INK, length=0)
-    axes.grid(axis="x", color=GRID, linewidth=0.6)
-    axes.spines[["top", "right", "left"]].set_visible(False)

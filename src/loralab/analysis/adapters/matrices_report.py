@@ -12,7 +12,7 @@ from loralab.analysis.adapters.parts import has_more
 from loralab.core.adapter import Adapter
 from loralab.errors import SpecError
 from loralab.files.whole import write_json
-from loralab.pictures.picture import COLOURS, GRID, INK, picture
+from loralab.pictures.picture import COLOURS, INK, legend_below, picture, style
 
 TITLES = {"kind": "by kind of matrix", "layer": "by block"}
 MOST_UPRIGHT = 12
@@ -75,11 +75,9 @@ def _draw(found: Contributions, path: Path, title: str) -> None:
         grid = figure.subplots(1, len(panels), squeeze=False, sharey=True, width_ratios=widths)[0]
         for axes, (by, members) in zip(grid, panels.items(), strict=True):
             _bars(axes, members)
-            axes.set_title(TITLES[by], fontsize=10, color=INK)
-        grid[0].set_ylabel("share of the whole gain", fontsize=10, color=INK)
-        figure.legend(
-            *grid[0].get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False, fontsize=9
-        )
+            up = "share of the whole gain" if axes is grid[0] else ""
+            style(axes, TITLES[by], up=up, grid="y", frame=("left",))
+        legend_below(figure, grid[0])
 
 
 def _bars(axes: Any, members: Sequence[Contribution]) -> None:
@@ -92,7 +90,3 @@ def _bars(axes: Any, members: Sequence[Contribution]) -> None:
     axes.set_xticks(places, names, rotation=90 if turned else 0)
     axes.axhline(0, color=INK, linewidth=0.8)
     axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
-    axes.tick_params(labelsize=9, colors=INK, length=0)
-    axes.grid(axis="y", color=GRID, linewidth=0.6)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right", "bottom"]].set_visible(False)

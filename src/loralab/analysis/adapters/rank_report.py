@@ -24,7 +24,7 @@ from loralab.core.thin import pooled_ranks
 from loralab.files.whole import refuse_occupied, write_json, write_text
 from loralab.formats.folder import load
 from loralab.formats.resize import Resizable, Resized, read_resizable, uniform_ranks, write_resized
-from loralab.pictures.picture import COLOURS, GRID, INK, picture
+from loralab.pictures.picture import COLOURS, legend_below, picture, style
 
 TRUNCATED, SUGGESTED = "truncated", "suggested"
 
@@ -139,36 +139,30 @@ def _toml(files: Resizable, ranks: Mapping[str, int], knee: Point) -> str:
 
 
 def _draw(curve: Curve, path: Path, metric: str, title: str, rank_0: str) -> None:
+    measured = [point for point in curve.points if point.rank > 0]
     with picture(path, title, 7.2, 4.4) as figure:
         axes = figure.subplots()
-        measured = [point for point in curve.points if point.rank > 0]
-        places = range(len(measured))
-        axes.axhline(curve.points[0].metric, color="#777777", linewidth=1.2, linestyle=":", label=f"rank 0: {rank_0}")
-        axes.plot(places, [point.metric for point in measured], color=COLOURS[0], marker="o", linewidth=2, label=metric)
-        if curve.knee is not None:
-            level = curve.points[0].metric + curve.share * (measured[-1].metric - curve.points[0].metric)
-            axes.axhline(
-                level, color=COLOURS[2], linewidth=1.0, linestyle="--", label=f"{100 * curve.share:g}% of the gain"
-            )
-            place = measured.index(curve.knee)
-            knee = f"knee: rank {curve.knee.rank}, {100 * (curve.knee.gain_share or 0):.0f}% of the gain"
-            ring = axes.scatter(
-                [place], [curve.knee.metric], s=220, facecolors="none", edgecolors=COLOURS[1], label=knee
-            )
-            ring.set_linewidth(2)
-        axes.set_xticks(places, [str(point.rank) for point in measured])
-        axes.set_xlabel("rank of every update", fontsize=10, color=INK)
-        axes.set_ylabel(metric, fontsize=10, color=INK)
         kept = axes.twinx()
+        axes.axhline(curve.points[0].metric, color="#777777", linewidth=1.2, linestyle=":", label=f"rank 0: {rank_0}")
+        values = [point.metric for point in measured]
+        axes.plot(range(len(measured)), values, color=COLOURS[0], marker="o", linewidth=2, label=metric)
+        if curve.knee is not None:
+            _mark_knee(axes, curve, curve.knee, measured)
+        axes.set_xticks(range(len(measured)), [str(point.rank) for point in measured])
+        style(axes, across="rank of every update", up=metric)
+        style(kept, up="energy kept, Σσ²", grid=None, frame=("right", "bottom"))
         energies = [point.energy for point in measured]
-        kept.plot(
-            places, energies, color=COLOURS[5], marker="s", markersize=4, linewidth=1.2, label="energy kept (right)"
-        )
-        kept.set_ylabel("energy kept, Σσ²", fontsize=10, color="#a06a00")
+        kept.plot(energies, color=COLOURS[5], marker="s", markersize=4, linewidth=1.2, label="energy kept (right)")
         kept.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
         kept.set_ylim(0, 1.05)
-        for each in (axes, kept):
-            each.tick_params(labelsize=9, colors=INK, length=2)
-            each.spines[["top"]].set_visible(False)
-        axes.grid(color=GRID, linewidth=0.6)
-        figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=9)
+        legend_below(figure)
+
+
+def _mark_knee(axes: Any, curve: Curve, knee: Point, measured: Sequence[Point]) -> None:
+    """A ring around the knee, and a line at the share of the gain that it has to keep."""
+    none, share = curve.points[0].metric, f"{100 * curve.share:g}% of the gain"
+    level = none + curve.share * (measured[-1].metric - none)
+    axes.axhline(level, color=COLOURS[2], linewidth=1.0, linestyle="--", label=share)
+    said = f"knee: rank {knee.rank}, {100 * (knee.gain_share or 0):.0f}% of the gain"
+    place = measured.index(knee)
+    axes.scatter([place], [knee.metric], s=220, facecolors="none", edgecolors=COLOURS[1], linewidth=2, label=said)

@@ -24,7 +24,7 @@ from loralab.analysis.layers.stream import Tokens, chosen_states, run_levels
 from loralab.analysis.layers.texts import TokenBatch
 from loralab.errors import NumericsError, SpecError
 from loralab.models.surgery.blocks import blocks_of
-from loralab.pictures.picture import COLOURS, GRID, INK, picture, plain
+from loralab.pictures.picture import COLOURS, INK, colour_bar, picture, style
 
 SLICE = 256
 """Samples that are turned into float64 at once."""
@@ -136,13 +136,8 @@ def draw_angular(found: AngularDistances, sizes: Sequence[int], path: Path, titl
         best = [found.best(count) for count in sizes]
         left.plot(best, sizes, "o", color="white", markeredgecolor=INK, markersize=4.5, label="least of its n")
         left.legend(fontsize=9, frameon=False, loc="upper right")
-        left.set_title("distance d(ℓ, n)", fontsize=10, color=INK)
-        left.set_xlabel("ℓ: first block of those to drop", fontsize=10, color=INK)
-        left.set_ylabel("n: how many blocks", fontsize=10, color=INK)
-        bar = figure.colorbar(image, ax=left, pad=0.02)
-        bar.outline.set_visible(False)
-        bar.set_label("angle / π: 0 parallel, 1/2 orthogonal", fontsize=9, color=INK)
-        bar.ax.tick_params(length=0, labelsize=8, colors=INK)
+        style(left, "distance d(ℓ, n)", "ℓ: first block of those to drop", "n: how many blocks", grid=None)
+        colour_bar(figure, image, left, "angle / π: 0 parallel, 1/2 orthogonal")
         right.plot(
             sizes,
             [found.distance(*each) for each in zip(best, sizes, strict=True)],
@@ -150,12 +145,8 @@ def draw_angular(found: AngularDistances, sizes: Sequence[int], path: Path, titl
             marker="o",
             markersize=3.5,
         )
-        right.set_title("the least distance of each n", fontsize=10, color=INK)
-        right.set_xlabel("n: how many blocks", fontsize=10, color=INK)
-        right.set_ylabel("d(ℓ*, n)", fontsize=10, color=INK)
+        style(right, "the least distance of each n", "n: how many blocks", "d(ℓ*, n)")
         right.set_ylim(bottom=0)
-        right.grid(color=GRID, linewidth=0.6)
         for axes in (left, right):
-            plain(axes)
             axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         left.yaxis.set_major_locator(MaxNLocator(integer=True))
