@@ -25,7 +25,7 @@ class AmplificationConfig(ReadsAdapter, NamesModel, ChoosesModules, GivesAlpha):
 
 def run(config: AmplificationConfig) -> Answer:
     """Measure every module, and write the files."""
-    from loralab.analysis.adapters.amplification_report import analyse_amplification
+    from loralab.analysis.adapters.amplification import analyse_amplification
 
     model = load_base(config.model, "auto", training_of(config.adapter), adapter=config.adapter).model
     return analyse_amplification(

@@ -35,7 +35,7 @@ class AngularConfig(ReadsText):
 
 def run(config: AngularConfig) -> Answer:
     """Measure, and write the files."""
-    from loralab.analysis.layers.angular_report import Sampling, analyse_angular
+    from loralab.analysis.layers.angular import Sampling, analyse_angular
 
     sampling = Sampling(
         data=config.data, samples=config.samples, max_len=config.max_len, tokens=config.tokens, seed=config.seed

@@ -73,7 +73,7 @@ class PruneConfig(NamesModel, MeasureConfig):
 
 def run(config: PruneConfig) -> Answer:
     """Choose the blocks, write the model, measure."""
-    from loralab.analysis.layers.angular_report import Sampling
+    from loralab.analysis.layers.angular import Sampling
     from loralab.analysis.layers.prune import Pruning, prune
 
     sampling = Sampling(data=config.data, samples=config.samples, max_len=config.max_len, seed=config.seed)

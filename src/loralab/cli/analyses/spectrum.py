@@ -18,7 +18,7 @@ class SpectrumConfig(ReadsAdapter, ChoosesModules, GivesAlpha):
 
 def run(config: SpectrumConfig) -> Answer:
     """Look at every update, and write the files."""
-    from loralab.analysis.adapters.spectrum_report import analyse_spectrum
+    from loralab.analysis.adapters.spectrum import analyse_spectrum
 
     return analyse_spectrum(config.adapter, Path(config.out), modules=config.modules, alpha=config.alpha)
 

@@ -21,7 +21,7 @@ class BenchConfig(LatencyConfig):
 def run(config: BenchConfig) -> Answer:
     """Measure; how it goes is said on stderr."""
     from loralab.experiments.latency.measure import measure_latency
-    from loralab.experiments.latency.result import as_answer
+    from loralab.experiments.latency.rows import as_answer
 
     return as_answer(measure_latency(config, lambda sentence: say([sentence])))
 

@@ -26,8 +26,7 @@ def show(answer: Answer) -> None:
 
 
 def _line(row: dict[str, Any], metric: str | None) -> list[str]:
-    from loralab.experiments.comparison.figures import count_text, spread_text
-    from loralab.experiments.comparison.rows import Spread
+    from loralab.experiments.comparison.rows import Spread, count_text, spread_text
 
     value, memory = row["metrics"].get(metric), row["peak_memory_bytes"]
     return [

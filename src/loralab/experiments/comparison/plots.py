@@ -8,7 +8,7 @@ from typing import Any
 
 from matplotlib.ticker import MaxNLocator
 
-from loralab.experiments.comparison.comparable import comparable
+from loralab.experiments.comparison.claims import comparable
 from loralab.experiments.comparison.rows import Row, main_metric
 from loralab.pictures.picture import COLOURS, picture, style
 
