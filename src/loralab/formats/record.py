@@ -27,7 +27,7 @@ from loralab.formats.tokens import recorded_rows, settings_of_rows
 from loralab.methods.adamix_adapter import MixedBottleneckUpdate
 from loralab.methods.bottleneck import BottleneckUpdate
 from loralab.methods.prefix.update import BlockPrefixUpdate, PrefixUpdate
-from loralab.methods.table import DELTAS
+from loralab.methods.registry import deltas
 from loralab.methods.trainable_tokens import RESIZE
 
 _UNFIT = (IndexError, AttributeError, KeyError, RuntimeError, TypeError, ValueError)
@@ -258,7 +258,7 @@ def delta_of_record(
     meta = torch.device("meta")
     outline = Outline(record.recipe, out_features, in_features, meta, shared, record.settings)
     try:
-        delta = DELTAS[record.kind].blank(outline)
+        delta = deltas()[record.kind].blank(outline)
         _zero(delta, device)
         _refuse_misshapen(delta, out_features, in_features)
     except _UNFIT as problem:

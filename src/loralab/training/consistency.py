@@ -16,6 +16,7 @@ from transformers import PreTrainedModel
 from loralab.core.prompt import ends_before_targets, prompts_end_at
 from loralab.errors import DataError
 from loralab.evaluation.labels import class_logits
+from loralab.methods.table import rows_of
 from loralab.models.padding import padding_lent
 from loralab.tasks.encoding.batches import Batch
 from loralab.tasks.encoding.tokens import IGNORED
@@ -74,6 +75,6 @@ def consistency_weight(asked: float | None, method: str, kind: str) -> float:
     """λ: what was asked for; else the released code's for AdaMix, and 0 for every other method."""
     if asked is not None:
         return asked
-    if not any(part.startswith("adamix") for part in method.split("+")):
+    if not any(row.by_chance for row in rows_of(method)):
         return 0.0
     return 100.0 if kind == "generation" else 1.0

@@ -18,7 +18,7 @@ from loralab.core.adapter import Adapter
 from loralab.core.attach import disabled
 from loralab.errors import DataError, NotFoundError, SpecError
 from loralab.evaluation.likelihood import mean_target_loss
-from loralab.methods.prefix.room import text_room
+from loralab.methods.prefix.update import text_room
 from loralab.nn.mode import evaluating
 from loralab.tasks.encoding.encode import Encoded
 from loralab.tasks.encoding.tokens import IGNORED, plain_ids
