@@ -15,7 +15,7 @@ from loralab.evaluation.result import Sample as Sample
 from loralab.evaluation.score import Scored, score_outputs
 from loralab.generation.config import GenerationConfig
 from loralab.generation.settings import forced_first_token
-from loralab.methods.prefix.room import text_room
+from loralab.methods.prefix.update import text_room
 from loralab.nn.mode import evaluating
 from loralab.tasks.encoding.encode import Processor, encode_examples, padding_id
 from loralab.tasks.encoding.first_token import begin_targets

@@ -15,9 +15,9 @@ from loralab.formats.labels import recorded_labels
 from loralab.formats.quantized import quantize_base, trained_on
 from loralab.formats.tokenizer import with_own_tokenizer
 from loralab.generation.settings import forced_first_token
-from loralab.methods.prefix.room import text_room
-from loralab.methods.quantized import principal_under
-from loralab.methods.table import specification
+from loralab.methods.lora import principal_under
+from loralab.methods.prefix.update import text_room
+from loralab.methods.registry import specification
 from loralab.models.fast.attention import short_sequence_attention
 from loralab.models.fast.lean import lean_leaves
 from loralab.models.head_dropout import set_head_dropout

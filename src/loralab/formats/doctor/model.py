@@ -19,7 +19,7 @@ from loralab.formats.gguf.layout import GgufBase
 from loralab.formats.record import has_tensor
 from loralab.formats.specimen import AGAIN, UNEXPECTED, Specimen, unexpected
 from loralab.formats.updates import FilePair
-from loralab.methods.ties import tied_paths
+from loralab.methods.beside import tied_paths
 
 BASE = "base model"
 TOO_LARGE = 1.0
