@@ -3,10 +3,10 @@
 from pathlib import Path
 from typing import Any
 
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-
+from loralab.extras import lazy
 from loralab.files.whole import whole_file
+
+agg, figures = lazy("matplotlib.backends.backend_agg", "plots"), lazy("matplotlib.figure", "plots")
 
 TRAIN, HELD_OUT, RATE = "#4477aa", "#cc6677", "#888888"
 
@@ -15,8 +15,8 @@ def draw_curves(entries: list[dict[str, Any]], path: Path, title: str) -> None:
     """Draw the entries of a journal and write the picture whole."""
     steps = [entry for entry in entries if entry["split"] == "train"]
     held_out = [entry for entry in entries if entry["split"] != "train"]
-    figure = Figure(figsize=(8, 5), dpi=120, layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = figures.Figure(figsize=(8, 5), dpi=120, layout="constrained")
+    agg.FigureCanvasAgg(figure)
     loss, rate = figure.subplots(2, 1, sharex=True, height_ratios=[4, 1])
     if steps:
         _draw_losses(loss, steps)

@@ -4,15 +4,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from matplotlib.ticker import PercentFormatter
-
 from loralab.analysis.adapters.matrices import Contribution, Contributions, contributions, parts_of
 from loralab.analysis.adapters.measurement import Measurement
 from loralab.analysis.adapters.parts import has_more
 from loralab.core.adapter import Adapter
 from loralab.errors import SpecError
 from loralab.files.whole import write_json
-from loralab.pictures.picture import COLOURS, GRID, INK, picture
+from loralab.pictures.picture import COLOURS, GRID, INK, in_per_cent, picture
 
 TITLES = {"kind": "by kind of matrix", "layer": "by block"}
 MOST_UPRIGHT = 12
@@ -91,7 +89,7 @@ def _bars(axes: Any, members: Sequence[Contribution]) -> None:
     turned = len(names) > MOST_UPRIGHT or max(map(len, names)) > len("q_proj") + 2
     axes.set_xticks(places, names, rotation=90 if turned else 0)
     axes.axhline(0, color=INK, linewidth=0.8)
-    axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    in_per_cent(axes.yaxis)
     axes.tick_params(labelsize=9, colors=INK, length=0)
     axes.grid(axis="y", color=GRID, linewidth=0.6)
     axes.set_axisbelow(True)

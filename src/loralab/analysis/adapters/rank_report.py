@@ -13,8 +13,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from matplotlib.ticker import PercentFormatter
-
 from loralab.analysis.adapters.measurement import Measurement
 from loralab.analysis.adapters.parts import has_more
 from loralab.analysis.adapters.rank import Curve, Point, rank_curve
@@ -24,7 +22,7 @@ from loralab.core.thin import pooled_ranks
 from loralab.files.whole import refuse_occupied, write_json, write_text
 from loralab.formats.folder import load
 from loralab.formats.resize import Resizable, Resized, read_resizable, uniform_ranks, write_resized
-from loralab.pictures.picture import COLOURS, GRID, INK, picture
+from loralab.pictures.picture import COLOURS, GRID, INK, in_per_cent, picture
 
 TRUNCATED, SUGGESTED = "truncated", "suggested"
 
@@ -165,7 +163,7 @@ def _draw(curve: Curve, path: Path, metric: str, title: str, rank_0: str) -> Non
             places, energies, color=COLOURS[5], marker="s", markersize=4, linewidth=1.2, label="energy kept (right)"
         )
         kept.set_ylabel("energy kept, Σσ²", fontsize=10, color="#a06a00")
-        kept.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+        in_per_cent(kept.yaxis)
         kept.set_ylim(0, 1.05)
         for each in (axes, kept):
             each.tick_params(labelsize=9, colors=INK, length=2)

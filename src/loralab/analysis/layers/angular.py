@@ -14,17 +14,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import matplotlib
 import numpy as np
 import torch
-from matplotlib.ticker import MaxNLocator
 from torch import Tensor, nn
 
 from loralab.analysis.layers.stream import Tokens, chosen_states, run_levels
 from loralab.analysis.layers.texts import TokenBatch
 from loralab.errors import NumericsError, SpecError
+from loralab.extras import lazy
 from loralab.models.surgery.blocks import blocks_of
 from loralab.pictures.picture import COLOURS, GRID, INK, picture, plain
+
+ticker = lazy("matplotlib.ticker", "plots")
 
 SLICE = 256
 """Samples that are turned into float64 at once."""
@@ -130,9 +131,7 @@ def draw_angular(found: AngularDistances, sizes: Sequence[int], path: Path, titl
             for start in range(blocks - count + 1):
                 grid[count - 1, start] = found.distance(start, count)
         edges = (-0.5, blocks - 0.5, 0.5, blocks + 0.5)
-        image = left.imshow(
-            grid, origin="lower", extent=edges, aspect="auto", cmap=matplotlib.colormaps["viridis"], vmin=0
-        )
+        image = left.imshow(grid, origin="lower", extent=edges, aspect="auto", cmap="viridis", vmin=0)
         best = [found.best(count) for count in sizes]
         left.plot(best, sizes, "o", color="white", markeredgecolor=INK, markersize=4.5, label="least of its n")
         left.legend(fontsize=9, frameon=False, loc="upper right")
@@ -157,5 +156,5 @@ def draw_angular(found: AngularDistances, sizes: Sequence[int], path: Path, titl
         right.grid(color=GRID, linewidth=0.6)
         for axes in (left, right):
             plain(axes)
-            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        left.yaxis.set_major_locator(MaxNLocator(integer=True))
+            axes.xaxis.set_major_locator(ticker.MaxNLocator(integer=True))
+        left.yaxis.set_major_locator(ticker.MaxNLocator(integer=True))

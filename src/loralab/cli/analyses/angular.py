@@ -63,4 +63,6 @@ def show(answer: Answer) -> None:
     print_files(answer["files"])
 
 
-VERB = Verb(AngularConfig, run, show, example="loralab analyse angular --model smollm2-135m --out out/angular")
+VERB = Verb(
+    AngularConfig, run, show, example="loralab analyse angular --model smollm2-135m --out out/angular", needs=("plots",)
+)

@@ -92,4 +92,10 @@ def show(answer: Answer) -> None:
     print_files(answer["files"])
 
 
-VERB = Verb(LinearityConfig, run, show, example="loralab analyse linearity --model smollm2-135m --out out/linearity")
+VERB = Verb(
+    LinearityConfig,
+    run,
+    show,
+    example="loralab analyse linearity --model smollm2-135m --out out/linearity",
+    needs=("plots",),
+)

@@ -79,4 +79,6 @@ def _table(answer: Answer) -> Any:
     return table
 
 
-VERB = Verb(SubspaceConfig, run, show, example="loralab analyse subspace out/r8 out/r64 --out out/subspace")
+VERB = Verb(
+    SubspaceConfig, run, show, example="loralab analyse subspace out/r8 out/r64 --out out/subspace", needs=("plots",)
+)

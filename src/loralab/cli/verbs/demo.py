@@ -117,4 +117,4 @@ def _beside(before: dict[str, Any], after: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-VERB = Verb(DemoConfig, run, show_demo, example="loralab demo --steps 20 --limit 16")
+VERB = Verb(DemoConfig, run, show_demo, example="loralab demo --steps 20 --limit 16", needs=("metrics",))

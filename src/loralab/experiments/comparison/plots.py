@@ -3,15 +3,18 @@
 from collections.abc import Callable, Sequence
 from math import log10
 from pathlib import Path
-from typing import Any
-
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from typing import TYPE_CHECKING, Any
 
 from loralab.experiments.comparison.comparable import comparable
 from loralab.experiments.comparison.rows import Row, main_metric
+from loralab.extras import lazy
 from loralab.files.whole import whole_file
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+agg, figures = lazy("matplotlib.backends.backend_agg", "plots"), lazy("matplotlib.figure", "plots")
+ticker = lazy("matplotlib.ticker", "plots")
 
 COLOURS = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377", "#bbbbbb", "#222255", "#994f00")
 MARKERS = "os^DvP*X<>"
@@ -72,14 +75,14 @@ def _examples(rows: Sequence[Row], metric: str, path: Path, title: str) -> Path:
     return _write(figure, axes, path)
 
 
-def _axes(metric: str, title: str, across: str) -> tuple[Figure, Any]:
-    figure = Figure(figsize=(8, 5), dpi=120, layout="constrained")
-    FigureCanvasAgg(figure)
+def _axes(metric: str, title: str, across: str) -> "tuple[Figure, Any]":
+    figure = figures.Figure(figsize=(8, 5), dpi=120, layout="constrained")
+    agg.FigureCanvasAgg(figure)
     axes = figure.subplots()
     unit = UNITS.get(metric, "of 100")
     measured = f"held-out {metric} ({unit})" if unit else f"held-out {metric}"
     axes.set(title=title, xlabel=across, ylabel=f"{measured}, mean ± sd over seeds")
-    axes.yaxis.set_major_locator(MaxNLocator(nbins=7))
+    axes.yaxis.set_major_locator(ticker.MaxNLocator(nbins=7))
     return figure, axes
 
 
@@ -109,7 +112,7 @@ def _is_curve(points: list[tuple[float, Row]]) -> bool:
     return len({row.targets for _, row in points}) == 1
 
 
-def _write(figure: Figure, axes: Any, path: Path) -> Path:
+def _write(figure: "Figure", axes: Any, path: Path) -> Path:
     axes.legend(frameon=False, title=None, loc="center left", bbox_to_anchor=(1.0, 0.5))
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(alpha=0.25)

@@ -2,13 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
-
-import matplotlib
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.colors import Colormap, Normalize
-from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
+from typing import TYPE_CHECKING, Any
 
 from loralab.experiments.latency.contenders import (
     BASE_AGAIN,
@@ -19,7 +13,16 @@ from loralab.experiments.latency.contenders import (
     LORA_MERGED,
 )
 from loralab.experiments.latency.rows import Row
+from loralab.extras import lazy
 from loralab.files.whole import whole_file
+
+if TYPE_CHECKING:
+    from matplotlib.colors import Colormap, Normalize
+    from matplotlib.figure import Figure
+
+matplotlib, colors = lazy("matplotlib", "plots"), lazy("matplotlib.colors", "plots")
+agg, figures = lazy("matplotlib.backends.backend_agg", "plots"), lazy("matplotlib.figure", "plots")
+patches = lazy("matplotlib.patches", "plots")
 
 PANELS = (
     ("Adapter-H", "bottleneck", {BASE_AGAIN: "base, 0", HOULSBY: "{size}"}),
@@ -50,7 +53,10 @@ def draw_slow_down(rows: Sequence[Row], path: Path, title: str) -> None:
         sharey="row",
         height_ratios=[len(each) for each in lines],
     )
-    colours, scale = matplotlib.colormaps["YlOrRd"], Normalize(0, max(PAPER_SCALE, *(_slow_down(row) for row in rows)))
+    colours, scale = (
+        matplotlib.colormaps["YlOrRd"],
+        colors.Normalize(0, max(PAPER_SCALE, *(_slow_down(row) for row in rows))),
+    )
     for panels, these, (name, unit, labels) in zip(grid, lines, PANELS, strict=True):
         for axes, sequence in zip(panels, sequences, strict=True):
             here = [row for row in rows if row.sequence == sequence]
@@ -64,10 +70,10 @@ def draw_slow_down(rows: Sequence[Row], path: Path, title: str) -> None:
         figure.savefig(temporary, format="png")
 
 
-def _figure(batches: int, lines: Sequence[int], sequences: int) -> Figure:
+def _figure(batches: int, lines: Sequence[int], sequences: int) -> "Figure":
     width, height = 2.6 + sequences * max(2.0, 0.75 * batches), 1.9 + CELL * sum(lines)
-    figure = Figure(figsize=(max(6.5, width), height), dpi=140, layout="constrained")
-    FigureCanvasAgg(figure)
+    figure: Figure = figures.Figure(figsize=(max(6.5, width), height), dpi=140, layout="constrained")
+    agg.FigureCanvasAgg(figure)
     return figure
 
 
@@ -82,14 +88,19 @@ def _place(labels: dict[str, str]) -> Any:
 
 
 def _draw(
-    axes: Any, rows: Sequence[Row], batches: Sequence[int], lines: Sequence[Line], colours: Colormap, scale: Normalize
+    axes: Any,
+    rows: Sequence[Row],
+    batches: Sequence[int],
+    lines: Sequence[Line],
+    colours: "Colormap",
+    scale: "Normalize",
 ) -> None:
     """A cell for each measured row, with its number."""
     axes.set(xlim=(0, len(batches)), ylim=(0, len(lines)), facecolor=BACKGROUND)
     for row in (row for row in rows if (row.contender, row.size) in lines):
         x, y = batches.index(row.batch), lines.index((row.contender, row.size))
         colour = colours(scale(_slow_down(row)))
-        axes.add_patch(Rectangle((x, y), 1, 1, facecolor=colour, edgecolor="white", linewidth=1.5))
+        axes.add_patch(patches.Rectangle((x, y), 1, 1, facecolor=colour, edgecolor="white", linewidth=1.5))
         axes.text(x + 0.5, y + 0.5, _number(row), ha="center", va="center", fontsize=9, color=_ink_on(colour))
     axes.tick_params(length=0, labelsize=9, colors=INK)
     axes.spines[:].set_visible(False)
@@ -108,7 +119,7 @@ def _label_columns(grid: Any, sequences: Sequence[int], batches: Sequence[int]) 
         grid[-1][column].set_xticks([number + 0.5 for number in range(len(batches))], list(map(str, batches)))
 
 
-def _add_bar(figure: Figure, grid: Any, colours: Colormap, scale: Normalize) -> None:
+def _add_bar(figure: "Figure", grid: Any, colours: "Colormap", scale: "Normalize") -> None:
     mappable = matplotlib.cm.ScalarMappable(scale, colours)
     bar = figure.colorbar(mappable, ax=grid, shrink=0.8, aspect=30, pad=0.02)
     bar.set_label("slow-down, % of the base's time", fontsize=10, color=INK)
