@@ -58,7 +58,7 @@ DRAWING = {
     "analyse spectrum": "A --out OUT",
     "analyse subspace": "A B --out OUT",
     "bench latency": "--model M --out OUT",
-    "compare": "--model M --task jsonl --out OUT",
+    "compare": "--model M --task jsonl --methods lora --out OUT",
 }
 
 
