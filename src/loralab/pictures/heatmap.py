@@ -7,7 +7,7 @@ from pathlib import Path
 from torch import Tensor
 
 from loralab.extras import lazy
-from loralab.pictures.picture import INK, picture
+from loralab.pictures.picture import INK, colour_bar, picture, style
 
 matplotlib = lazy("matplotlib", "plots")
 colors, ticker = lazy("matplotlib.colors", "plots"), lazy("matplotlib.ticker", "plots")
@@ -49,15 +49,9 @@ def draw_heatmaps(
                     extent=extent,
                     interpolation="nearest",
                 )
-                axes.set_title(panel.title, fontsize=9, color=INK)
+                style(axes, panel.title, grid=None, frame=())
                 axes.xaxis.set_major_locator(ticker.MaxNLocator(5, integer=True))
                 axes.yaxis.set_major_locator(ticker.MaxNLocator(5, integer=True))
-                axes.tick_params(length=2, labelsize=8, colors=INK)
-                axes.spines[:].set_visible(False)
         figure.supxlabel(across, fontsize=10, color=INK)
         figure.supylabel(down, fontsize=10, color=INK)
-        mappable = matplotlib.cm.ScalarMappable(scale, colours)
-        shown = figure.colorbar(mappable, ax=grid, shrink=0.9, aspect=30, pad=0.02)
-        shown.set_label(bar, fontsize=10, color=INK)
-        shown.outline.set_visible(False)
-        shown.ax.tick_params(length=0, labelsize=8, colors=INK)
+        colour_bar(figure, matplotlib.cm.ScalarMappable(scale, colours), grid, bar, shrink=0.9, aspect=30)
