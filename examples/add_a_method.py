@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import loralab as ll
-from loralab.core.factors import LowRankDelta, Pair, Spot
+from loralab.core.updates.factors import LowRankDelta, Pair, Spot
 from loralab.methods.low_rank_method import ScaledMethod
 
 
