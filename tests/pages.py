@@ -38,7 +38,7 @@ def code(cell: str) -> str:
 
 def commands(page: str) -> Iterator[list[str]]:
     """The words of every `loralab …` line, continued lines joined."""
-    for block in blocks(page, "sh"):
+    for block in blocks(page, "bash"):
         for line in block.replace("\\\n", " ").splitlines():
             if line.startswith("loralab "):
                 yield shlex.split(line, comments=True)
