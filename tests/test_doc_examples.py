@@ -14,6 +14,8 @@ from torch import Tensor, nn
 
 import loralab as ll
 from loralab.core.names import modules_by_path
+from loralab.formats.quantized import quantize_base
+from loralab.methods.quantized import principal_under
 from loralab.methods.settings import METHOD_NAMES, MethodSettings
 from loralab.methods.table import specification
 from pages import DOCS, blocks, broken_links, code, commands, configuration, rows, section
@@ -233,6 +235,14 @@ def test_what_a_page_says_that_a_method_can_do_it_can(name: str, tmp_path: Path)
     assert answers["`combine`"].startswith(summed)
     ll.activate(model, "default")
     assert answers["merges"].startswith("no" if raises(lambda: ll.merge(model)) else "yes")
+
+
+@every_method
+def test_a_base_in_four_bits_is_taken_as_a_page_says(name: str) -> None:
+    answer = dict(rows(section(PAGES[name].read_text(encoding="utf-8"), "What it can do")))["on a base in 4 bits"]
+    model, spec = base_for(name), specification(MethodSettings(method=name, **SMALL))
+    quantize_base(model, "nf4", principal_under(model, spec))
+    assert answer.startswith("no" if raises(lambda: ll.attach(model, spec)) else "yes")
 
 
 def assert_rank_of_export(told: str, config: dict[str, Any], spec: Any) -> None:
