@@ -37,8 +37,8 @@ def run_peft(data: str, steps: int, limit: int, threads: int, bf16: bool) -> Mea
     from transformers import AutoModelForCausalLM, AutoTokenizer, Trainer, TrainingArguments
 
     from loralab.models.embedded import embedded_folder
-    from loralab.tasks.encoding import encode_examples
-    from loralab.tasks.task import open_task
+    from loralab.tasks.encoding.encode import encode_examples
+    from loralab.tasks.table import open_task
 
     torch.set_num_threads(threads)
     folder = embedded_folder(MODEL)

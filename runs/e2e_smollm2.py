@@ -11,11 +11,11 @@ import argparse
 from pathlib import Path
 
 from loralab.evaluation.evaluate import evaluate
-from loralab.formats.adapter_folder import load
-from loralab.formats.atomic import write_json, write_text
+from loralab.files.whole import write_json, write_text
+from loralab.formats.folder import load
 from loralab.generation.config import GenerationConfig
 from loralab.models.load import load_model
-from loralab.tasks.task import open_task
+from loralab.tasks.table import open_task
 from loralab.training.config import TrainConfig
 from loralab.training.run import train
 

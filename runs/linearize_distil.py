@@ -28,7 +28,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from loralab.formats.atomic import write_text
+from loralab.files.whole import write_text
 
 MODEL = "smollm2-135m"
 STATES = ("before", "dropped", "replaced", "distilled")

@@ -17,11 +17,12 @@ FILES = sorted((SOURCE / "loralab").rglob("*.py"))
 # Bottom to top. A package may import from groups below its own, never from its own group.
 GROUPS = [
     {"errors"},
-    {"metrics", "nn"},
-    {"generation", "core", "models", "tasks"},
-    {"methods"},
+    {"files", "machine", "metrics", "nn"},
+    {"pictures"},
+    {"core", "models", "tasks"},
+    {"generation", "methods"},
     {"formats", "planning", "evaluation"},
-    {"training", "analysis", "serving"},
+    {"training", "analysis"},
     {"experiments"},
     {"cli"},
     {"__main__"},

@@ -8,7 +8,7 @@ import pytest
 from loralab.cli.settings import build_config, read_toml
 from loralab.cli.verbs.eval import EvalConfig
 from loralab.cli.verbs.train import TrainVerbConfig
-from loralab.tasks.task import READERS
+from loralab.tasks.table import READERS
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 FILES = sorted(CONFIGS.rglob("*.toml"))

@@ -7,7 +7,7 @@ import pytest
 
 import loralab as ll
 from loralab.models.load import load_model
-from loralab.tasks.task import open_task
+from loralab.tasks.table import open_task
 
 SHIPPED = Path(__file__).resolve().parent.parent / "adapters" / "docstrings-smollm2-135m"
 TOLERANCE = 0.1

@@ -8,9 +8,9 @@ import torch
 
 import loralab as ll
 from loralab.models.load import load_model
-from loralab.tasks.batching import collate
-from loralab.tasks.encoding import encode_examples, padding_id
-from loralab.tasks.task import open_task
+from loralab.tasks.encoding.batches import collate
+from loralab.tasks.encoding.encode import encode_examples, padding_id
+from loralab.tasks.table import open_task
 from tiny import write_llama, write_pairs
 
 TARGETS = ("q_proj", "v_proj", "o_proj", "down_proj")

@@ -17,10 +17,10 @@ if TYPE_CHECKING:
     from loralab.core.attach import disabled as disabled
     from loralab.core.attach import rows as rows
     from loralab.core.combine import combine as combine
-    from loralab.core.invocation import invocation_starts as invocation_starts
     from loralab.core.merge import MergeReport as MergeReport
     from loralab.core.merge import merge as merge
     from loralab.core.merge import unmerge as unmerge
+    from loralab.core.rows.invocation import invocation_starts as invocation_starts
     from loralab.errors import AdapterFileError as AdapterFileError
     from loralab.errors import AdapterStateError as AdapterStateError
     from loralab.errors import DataError as DataError
@@ -36,21 +36,21 @@ if TYPE_CHECKING:
     from loralab.errors import TrainingError as TrainingError
     from loralab.errors import UnknownAdapterError as UnknownAdapterError
     from loralab.evaluation.evaluate import evaluate as evaluate
-    from loralab.formats.adapter_folder import load as load
-    from loralab.formats.adapter_folder import save as save
+    from loralab.formats.folder import load as load
+    from loralab.formats.folder import save as save
     from loralab.methods.adamix import AdaMix as AdaMix
     from loralab.methods.adamix_adapter import AdaMixAdapter as AdaMixAdapter
     from loralab.methods.bitfit import BitFit as BitFit
     from loralab.methods.bottleneck import BottleneckAdapter as BottleneckAdapter
-    from loralab.methods.eva import attach_eva as attach_eva
+    from loralab.methods.eva.method import attach_eva as attach_eva
     from loralab.methods.full import FullFineTune as FullFineTune
     from loralab.methods.galore import GaLore as GaLore
     from loralab.methods.grass import Grass as Grass
     from loralab.methods.lora import LoRA as LoRA
     from loralab.methods.lora_xs import LoRAXS as LoRAXS
     from loralab.methods.multilora import MultiLoRA as MultiLoRA
-    from loralab.methods.prefix_specs import PrefixEmbedding as PrefixEmbedding
-    from loralab.methods.prefix_specs import PrefixLayer as PrefixLayer
+    from loralab.methods.prefix.method import PrefixEmbedding as PrefixEmbedding
+    from loralab.methods.prefix.method import PrefixLayer as PrefixLayer
     from loralab.methods.tied import TiedLoRA as TiedLoRA
     from loralab.methods.vera import VeRA as VeRA
     from loralab.planning.config import PlanConfig as PlanConfig
@@ -74,24 +74,24 @@ _HOME = {
     "MergeReport": "core.merge",
     "MultiLoRA": "methods.multilora",
     "PlanConfig": "planning.config",
-    "PrefixEmbedding": "methods.prefix_specs",
-    "PrefixLayer": "methods.prefix_specs",
+    "PrefixEmbedding": "methods.prefix.method",
+    "PrefixLayer": "methods.prefix.method",
     "TiedLoRA": "methods.tied",
     "TrainConfig": "training.config",
     "VeRA": "methods.vera",
     "activate": "core.attach",
     "attach": "core.attach",
-    "attach_eva": "methods.eva",
+    "attach_eva": "methods.eva.method",
     "combine": "core.combine",
     "detach": "core.attach",
     "disabled": "core.attach",
     "evaluate": "evaluation.evaluate",
-    "invocation_starts": "core.invocation",
-    "load": "formats.adapter_folder",
+    "invocation_starts": "core.rows.invocation",
+    "load": "formats.folder",
     "merge": "core.merge",
     "plan": "planning.plan",
     "rows": "core.attach",
-    "save": "formats.adapter_folder",
+    "save": "formats.folder",
     "train": "training.run",
     "unmerge": "core.merge",
 } | dict.fromkeys(

@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 import torch
 
-from loralab.analysis.linearize_report import as_runs
+from loralab.analysis.layers.linearize import as_runs
 from loralab.cli.main import main
 from loralab.models.linearized import TENSORS, load_linearized
 from loralab.models.load import load_model
-from loralab.models.surgery import blocks_of
+from loralab.models.surgery.blocks import blocks_of
 from tiny import write_llama
 
 Linearized = Callable[..., int]

@@ -6,13 +6,13 @@ import pytest
 import torch
 
 import loralab as ll
-from loralab.analysis.ablation import cells_of, switched_off
-from loralab.analysis.amplification import amplifications
-from loralab.analysis.subspace import overlaps_with_base
-from loralab.analysis.truncation import Truncation
+from loralab.analysis.adapters.amplification import amplifications
+from loralab.analysis.adapters.parts import cells_of, switched_off
+from loralab.analysis.adapters.subspace import overlaps_with_base
+from loralab.analysis.adapters.truncation import Truncation
 from loralab.core.attach import Method
-from loralab.formats.adapter_pairs import read_pairs
 from loralab.formats.resize import read_resizable, uniform_ranks, write_resized
+from loralab.formats.stored import read_pairs
 from small_models import build, logits
 from toys import give_effect
 

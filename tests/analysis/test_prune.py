@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import LlamaForCausalLM
 
-from loralab.analysis.prune_report import deepest_start
+from loralab.analysis.layers.prune import deepest_start
 from loralab.cli.main import main
 from loralab.errors import SpecError
 from tiny import write_bert, write_llama, write_pairs

@@ -12,12 +12,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 import loralab as ll
-from loralab.analysis.deltas import deltas
+from loralab.analysis.adapters.deltas import deltas
 from loralab.cli.main import main
-from loralab.core.balanced import balance, distance, norm, pooled_ranks, rank_for_energy
+from loralab.core.thin import balance, distance, norm, pooled_ranks, rank_for_energy
 from loralab.errors import AdapterFileError, OutputError, SpecError
-from loralab.formats.adapter_pairs import read_pairs
 from loralab.formats.resize import Resized, energy_ranks, read_resizable, uniform_ranks, write_resized
+from loralab.formats.stored import read_pairs
 from oracle.case import Case, ours_saved, output, peft_loads, theirs_saved
 from oracle.model_cases import MODELS
 from oracle.module_cases import MODULES

@@ -16,7 +16,7 @@ from PIL import Image
 
 from loralab.cli.main import main
 from loralab.cli.verbs.compare import VERB
-from loralab.experiments.cell_process import GRACE_SECONDS
+from loralab.experiments.comparison.process import GRACE_SECONDS
 
 Capsys = pytest.CaptureFixture[str]
 STEPS = 150
@@ -196,7 +196,8 @@ def test_wrong_input_starts_nothing(flags: list[str], problem: str, tmp_path: Pa
 
 def test_the_process_that_compares_never_loads_torch() -> None:
     script = (
-        "import sys, loralab.experiments.compare; print([n for n in ('torch', 'transformers') if n in sys.modules])"
+        "import sys, loralab.experiments.comparison.compare as _; "
+        "print([n for n in ('torch', 'transformers') if n in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

@@ -11,8 +11,8 @@ from types import ModuleType
 
 import pytest
 
-from loralab.cli.answer import show_answer
 from loralab.cli.main import VERBS, main
+from loralab.cli.showing import show_answer
 from loralab.cli.verb import Answer, Verb
 from loralab.errors import DataError
 

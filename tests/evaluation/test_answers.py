@@ -9,10 +9,10 @@ from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokeni
 
 from loralab.evaluation.answers import answers
 from loralab.generation.config import GenerationConfig
-from loralab.tasks.chat import asked
-from loralab.tasks.definition import Task
-from loralab.tasks.encoding import encode_examples
+from loralab.tasks.encoding.chat import asked
+from loralab.tasks.encoding.encode import encode_examples
 from loralab.tasks.example import AnyExample, Conversation, Example, Message
+from loralab.tasks.task import Task
 from tiny import byte_tokenizer, write_llama
 
 WRITE = Task("toy", "generation", {}, ())

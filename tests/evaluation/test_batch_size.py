@@ -18,11 +18,11 @@ from transformers import (
 )
 
 from loralab.evaluation.evaluate import Evaluation, evaluate
-from loralab.tasks.batching import collate
-from loralab.tasks.definition import ROUGE, Task
-from loralab.tasks.encoding import encode_examples
+from loralab.tasks.encoding.batches import collate
+from loralab.tasks.encoding.encode import encode_examples
 from loralab.tasks.example import Example, Examples, ImageExample, LabelledExample
-from loralab.training.loss import batch_loss_sum
+from loralab.tasks.task import ROUGE, Task
+from loralab.training.objective import batch_loss_sum
 from tiny import byte_tokenizer, write_image
 
 SIZES = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2} | {

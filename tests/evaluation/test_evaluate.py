@@ -18,9 +18,9 @@ from loralab.evaluation.evaluate import evaluate
 from loralab.generation.generate import GenerationConfig, generate
 from loralab.metrics.rouge import rouge_l
 from loralab.models.load import load_model
-from loralab.tasks.definition import ROUGE, Task
 from loralab.tasks.example import Conversation, Example, LabelledExample, Message
-from loralab.tasks.task import open_task
+from loralab.tasks.table import open_task
+from loralab.tasks.task import ROUGE, Task
 
 SIZES = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
 WORDS = [Example("one ", "two"), Example("three four ", "five", ("five", "six seven")), Example("", "x")]

@@ -13,7 +13,7 @@ from loralab.cli.main import main
 from loralab.evaluation.evaluate import evaluate
 from loralab.models.load import load_model
 from loralab.tasks.label_order import in_order_of
-from loralab.tasks.task import open_task
+from loralab.tasks.table import open_task
 from tiny import SMALL, byte_tokenizer, write_image, write_lines
 
 WORDS = ["bad", "fine", "good"]

@@ -13,8 +13,8 @@ from transformers import (
 
 from loralab.errors import DataError, NumericsError
 from loralab.evaluation.labels import predict_labels
-from loralab.tasks.encoding import Encoded
-from loralab.tasks.image_encoding import EncodedImage
+from loralab.tasks.encoding.encode import Encoded
+from loralab.tasks.encoding.images import EncodedImage
 from tiny import write_image
 
 

@@ -2,8 +2,8 @@ import pytest
 
 from loralab.errors import DataError
 from loralab.evaluation.score import score_lines, score_outputs
-from loralab.tasks.definition import ROUGE, Task
 from loralab.tasks.example import Example, LabelledExample
+from loralab.tasks.task import ROUGE, Task
 
 WRITE = Task("toy", "generation", {}, ROUGE)
 CLASSES = Task("toy", "classification", {}, ("accuracy", "matthews"), ("no", "yes"))

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from loralab.experiments.comparison_rows import Row, spread
+from loralab.experiments.comparison.rows import Row, spread
 
 
 def row(method: str, *values: float, metric: str = "accuracy", **changes: Any) -> Row:

@@ -6,10 +6,10 @@ import pytest
 import torch
 
 import loralab as ll
-from loralab.formats.adapter_pairs import read_pairs
 from loralab.formats.convert import convert
-from loralab.formats.effect import logit_change
+from loralab.formats.doctor.effect import logit_change
 from loralab.formats.resize import read_resizable, uniform_ranks, write_resized
+from loralab.formats.stored import read_pairs
 from small_models import gpt2, llama
 from toys import give_effect, quiet
 

@@ -219,7 +219,7 @@ import resource, signal, sys, os
 import torch
 from torch import nn
 import loralab as ll
-from loralab.formats import adapter_folder
+from loralab.formats import folder
 torch.manual_seed(1)
 model = nn.Sequential(nn.Linear(64, 64))
 adapter = ll.attach(model, ll.LoRA(rank=8, targets=["0"]))

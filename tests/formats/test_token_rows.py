@@ -10,9 +10,9 @@ from transformers import AutoModelForCausalLM
 
 import loralab as ll
 from loralab.formats.convert import convert
-from loralab.formats.doctor import examine
+from loralab.formats.doctor.examine import examine
 from loralab.formats.inspect import inspect
-from loralab.formats.merged import write_merged
+from loralab.formats.merged.folder import write_merged
 from loralab.formats.resize import read_resizable, uniform_ranks, write_resized
 from small_models import llama, logits
 from toys import give_effect

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 import loralab as ll
 from loralab.core.adapter import Adapter
-from loralab.tasks.batching import Batch
+from loralab.tasks.encoding.batches import Batch
 from loralab.training.consistency import consistent_loss_sum, disagreement
 from methods.low_rank_cases import close, kind_of
 from small_models import llama

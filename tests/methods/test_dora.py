@@ -9,10 +9,10 @@ from torch import Tensor, nn
 
 import loralab as ll
 from loralab.core.adapter import Adapter
-from loralab.core.magnitude import MAGNITUDE, MagnitudeLinear
 from loralab.core.math import row_norms, scaled_linear
 from loralab.core.names import unwrapped
-from loralab.core.update import WHOLE
+from loralab.core.updates.magnitude import MAGNITUDE, MagnitudeLinear
+from loralab.core.updates.update import WHOLE
 from loralab.nn.dropout import dropout
 from methods.low_rank_cases import adapted, close
 from toys import TOYS, give_effect, quiet

@@ -13,7 +13,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, RobertaConfig, RobertaFo
 from transformers.pytorch_utils import Conv1D
 
 import loralab as ll
-from loralab.core.update import WHOLE
+from loralab.core.updates.update import WHOLE
 from loralab.methods.counts import parameter_counts
 from methods.low_rank_cases import (
     BLOCKS,

@@ -9,7 +9,7 @@ from torch import nn
 
 import loralab as ll
 from loralab.core.adapter import Adapter
-from loralab.core.update import WHOLE
+from loralab.core.updates.update import WHOLE
 from methods.low_rank_cases import close
 from toys import give_effect, quiet
 

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 import loralab as ll
 from loralab.core.adapter import Adapter
-from loralab.core.update import WHOLE
+from loralab.core.updates.update import WHOLE
 from loralab.methods.pissa import principal_of, principal_part
 from loralab.models.nf4 import quantize_model
 from methods.low_rank_cases import base_of, close, quiet_logits

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import loralab as ll
-from loralab.methods.registry import SPECS
+from loralab.methods.table import SPECS
 
 WRONG: tuple[object, ...] = (None, "word", b"q", 1.5, True, [None], ["q", 3], {"q": None}, {1: 2}, object())
 

@@ -8,7 +8,7 @@ import torch
 from transformers import BertConfig, BertForMaskedLM, T5Config, T5ForConditionalGeneration
 
 import loralab as ll
-from loralab.core.tokens import TokenUpdate
+from loralab.core.updates.tokens import TokenUpdate
 from small_models import CLASSIFIER, llama
 from toys import Sandwich, give_effect
 

@@ -11,8 +11,8 @@ from torch import nn
 
 import loralab as ll
 from loralab.core.adapter import SHARED, Adapter
-from loralab.core.factors import Outline
-from loralab.core.update import WHOLE
+from loralab.core.updates.factors import Outline
+from loralab.core.updates.update import WHOLE
 from loralab.methods.vera import A_NAME, B_NAME, LAMBDA_B, LAMBDA_D, ScaledProjections, projections
 from methods.low_rank_cases import close
 from small_models import llama, logits

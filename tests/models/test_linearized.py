@@ -8,12 +8,12 @@ import torch
 
 from loralab.cli.main import main
 from loralab.errors import AdapterFileError, LoralabError, ModelLoadError
-from loralab.formats.adapter_folder import load
-from loralab.models.affine_maps import AffineMap
+from loralab.formats.folder import load
 from loralab.models.linearized import REMAINING, TENSORS, load_linearized, write_linearized
 from loralab.models.load import load_model, read_config
 from loralab.models.locate import locate
-from loralab.models.surgery import blocks_of
+from loralab.models.surgery.affine import AffineMap
+from loralab.models.surgery.blocks import blocks_of
 from tiny import write_llama, write_pairs
 
 

@@ -10,7 +10,7 @@ from peft.tuners.lora.eva import initialize_lora_eva_weights
 from torch import Tensor, nn
 
 import loralab as ll
-from loralab.methods.eva import attach_eva
+from loralab.methods.eva.method import attach_eva
 from oracle.peft_warnings import silenced
 from small_models import build
 

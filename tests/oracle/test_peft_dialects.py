@@ -18,7 +18,7 @@ from torch import Tensor, nn
 import loralab as ll
 from loralab.errors import AdapterFileError
 from loralab.formats.convert import convert
-from loralab.formats.doctor import examine
+from loralab.formats.doctor.examine import examine
 from loralab.formats.inspect import inspect
 from loralab.formats.resize import read_resizable, uniform_ranks, write_resized
 from oracle.case import assert_same, output, peft_loads, peft_model, theirs_saved

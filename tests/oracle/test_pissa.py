@@ -14,7 +14,7 @@ from transformers.pytorch_utils import Conv1D
 
 import loralab as ll
 from loralab.core.adapter import Adapter
-from loralab.core.update import WHOLE
+from loralab.core.updates.update import WHOLE
 from oracle.case import assert_same, output
 from oracle.model_cases import gpt2, llama, tokens
 from oracle.module_cases import MLP, rows

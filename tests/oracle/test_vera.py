@@ -16,13 +16,13 @@ from torch import Tensor, nn
 import loralab as ll
 from loralab.core.adapter import Adapter, Plan
 from loralab.core.names import modules_by_path
+from loralab.files.tensor_writing import write_tensors
 from loralab.formats.fingerprint import fingerprint
-from loralab.formats.peft_config import CONFIG_NAME
-from loralab.formats.peft_vera import has_vera, vera_from_peft, vera_to_peft, why_not_peft_vera
-from loralab.formats.peft_vera_config import is_vera, vera_spec
+from loralab.formats.peft.config import CONFIG_NAME
+from loralab.formats.peft.vera import has_vera, vera_from_peft, vera_to_peft, why_not_peft_vera
+from loralab.formats.peft.vera_config import is_vera, vera_spec
+from loralab.formats.record import describe
 from loralab.formats.sidecar import PEFT_LAYOUT, Sidecar, method_to_json
-from loralab.formats.structure import describe
-from loralab.formats.tensor_writing import write_tensors
 from oracle.case import TENSORS, assert_same, output
 from oracle.model_cases import bert, gpt2, llama, roberta, tokens
 from oracle.peft_warnings import silenced

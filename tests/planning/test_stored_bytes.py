@@ -7,8 +7,8 @@ import torch
 from safetensors.torch import load_file
 
 import loralab as ll
-from loralab.methods.registry import specification
 from loralab.methods.settings import LOW_RANK, MethodSettings
+from loralab.methods.table import specification
 from loralab.models.load import load_model
 from tiny import write_llama
 

@@ -1,18 +1,23 @@
 import pytest
 
-from loralab.errors import NotFoundError, SpecError
-from loralab.tasks.task import open_task
+from loralab.errors import DataError, SpecError
+from loralab.tasks.example import Example
+from loralab.tasks.task import Task
+
+EXAMPLES = [Example("a", " b"), Example("c", " d")]
+TASK = Task("toy", "generation", {"train": lambda: EXAMPLES, "test": list}, ("rouge_l",))
 
 
-def test_an_unknown_task_lists_the_known() -> None:
-    with pytest.raises(SpecError, match="'sonnets' is not known; choose ") as raised:
-        open_task("sonnets")
-    known = str(raised.value).partition("choose ")[2].split(", ")
-    assert {"dart", "docstrings", "e2e", "glue/cola", "jsonl", "samsum", "webnlg", "wikisql"} <= set(known)
+def test_a_split_is_read_when_asked_for_and_limited() -> None:
+    assert TASK.examples("train") == EXAMPLES
+    assert TASK.examples("train", 1) == EXAMPLES[:1]
+    assert TASK.examples("train", 9) == EXAMPLES
 
 
-def test_labels_reach_the_reader(tmp_path) -> None:
-    with pytest.raises(SpecError, match="labels"):
-        open_task("docstrings", labels=["a", "b"])
-    with pytest.raises(NotFoundError):
-        open_task("jsonl", str(tmp_path / "none.jsonl"), labels=["a", "b"])
+def test_unknown_split_empty_split_and_bad_limit() -> None:
+    with pytest.raises(SpecError, match="no split 'dev'; it has train, test"):
+        TASK.examples("dev")
+    with pytest.raises(DataError, match="'test' is empty"):
+        TASK.examples("test")
+    with pytest.raises(SpecError, match="limit 0"):
+        TASK.examples("train", 0)

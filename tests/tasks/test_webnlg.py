@@ -3,9 +3,9 @@ from pathlib import Path
 import pytest
 
 from loralab.errors import DataError, SpecError
-from loralab.tasks.definition import Task
 from loralab.tasks.example import Example
 from loralab.tasks.outputs import text_lines
+from loralab.tasks.task import Task
 from loralab.tasks.triples import Text
 from loralab.tasks.triples_xml import parse_entries
 from loralab.tasks.webnlg import SEEN, hub_entry, open_webnlg

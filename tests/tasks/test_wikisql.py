@@ -9,10 +9,10 @@ import pytest
 
 from loralab.errors import DataError, NotFoundError, SpecError
 from loralab.metrics.scores import Scores
-from loralab.metrics.wikisql import read_gold
-from loralab.metrics.wikisql_query import AGGREGATIONS, OPERATORS
-from loralab.tasks.definition import Task
+from loralab.metrics.wikisql.query import AGGREGATIONS, OPERATORS
+from loralab.metrics.wikisql.score import read_gold
 from loralab.tasks.example import Example
+from loralab.tasks.task import Task
 from loralab.tasks.wikisql import hub_example, open_wikisql
 
 QUESTION = {"phase": 1, "table_id": "1-2", "question": "Who?", "sql": {"sel": 0, "agg": 0, "conds": [[1, 1, 2]]}}

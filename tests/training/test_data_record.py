@@ -10,7 +10,7 @@ import pytest
 
 import loralab as ll
 from loralab.tasks.example import Conversation, Example, LabelledExample, Message
-from loralab.tasks.task import open_task
+from loralab.tasks.table import open_task
 from loralab.training.data_record import check_unchanged, hash_examples, record_data
 from loralab.training.folder import RunFolder
 

@@ -11,7 +11,7 @@ import loralab as ll
 from loralab.evaluation.evaluate import evaluate
 from loralab.generation.config import GenerationConfig
 from loralab.models.load import load_model
-from loralab.tasks.task import open_task
+from loralab.tasks.table import open_task
 from tiny import byte_tokenizer
 
 PAIRS = [("first", "one two"), ("second", "three"), ("third", "a four")]

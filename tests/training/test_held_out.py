@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 import loralab as ll
-from loralab.tasks.definition import Task
-from loralab.tasks.task import open_task
+from loralab.tasks.table import open_task
+from loralab.tasks.task import Task
 from loralab.training.held_out import held_out_split, with_validation
 
 Configure = Callable[..., ll.TrainConfig]

@@ -13,7 +13,7 @@ from transformers import ViTForImageClassification
 import loralab as ll
 from loralab.evaluation.result import Evaluation
 from loralab.models.load import load_model
-from loralab.tasks.task import open_task
+from loralab.tasks.table import open_task
 from tiny import write_images, write_vit
 
 Configure = Callable[..., ll.TrainConfig]

@@ -12,7 +12,7 @@ import loralab as ll
 from loralab.cli.settings import build_config
 from loralab.methods.settings import METHOD_NAMES, WITH_INVOCATION, MethodSettings
 from loralab.models.load import load_model
-from loralab.tasks.task import open_task
+from loralab.tasks.table import open_task
 from tiny import byte_tokenizer, write_lines
 from training.conftest import Run
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from loralab.errors import SpecError
-from loralab.tasks.batching import Batch
+from loralab.tasks.encoding.batches import Batch
 from loralab.training.config import TrainConfig
 from loralab.training.loop import accumulate_gradients
 from loralab.training.neighbour_cosine import NeighbourCosine, neighbour_cosine

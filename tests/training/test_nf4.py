@@ -12,13 +12,13 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 import loralab as ll
 from loralab.cli.main import main
-from loralab.core.update import Update
-from loralab.formats.merged import write_merged
-from loralab.formats.quantized_base import quantize_base
+from loralab.core.updates.update import Update
+from loralab.formats.merged.folder import write_merged
+from loralab.formats.quantized import quantize_base
 from loralab.methods.counts import parameter_counts
 from loralab.models.load import LoadedModel, load_model
 from loralab.models.nf4 import QuantizedLinear, quantized_layers
-from loralab.tasks.task import open_task
+from loralab.tasks.table import open_task
 from loralab.training.forecast import forecast
 from loralab.training.prepare import prepare
 from small_models import SPECS, build

@@ -13,11 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import loralab as ll
+from loralab.training.curves import draw_curves
 from loralab.training.folder import RunFolder
 from loralab.training.journal import Journal, read_journal
 from loralab.training.loop import accumulate_gradients, clip_gradients
 from loralab.training.optimizer import make_optimizer, set_rate
-from loralab.training.plot import draw_curves
 from loralab.training.prepare import prepare
 from loralab.training.record import peak_memory_bytes
 from loralab.training.schedule import rate_factor, warmup_steps

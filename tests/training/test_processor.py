@@ -10,9 +10,9 @@ from peft import AutoPeftModelForCausalLM, LoraConfig, PeftModel, get_peft_model
 from transformers import AutoImageProcessor, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
 import loralab as ll
-from loralab.formats.folder_tokenizer import with_own_tokenizer
+from loralab.formats.tokenizer import with_own_tokenizer
 from loralab.models.load import load_model
-from loralab.tasks.task import open_task
+from loralab.tasks.table import open_task
 from tiny import TEMPLATE, byte_tokenizer, write_images, write_vit
 
 Run = Callable[..., ll.TrainConfig]

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 import loralab as ll
 from loralab.models.load import load_model
-from loralab.tasks.task import open_task
+from loralab.tasks.table import open_task
 from tiny import write_t5
 
 Configure = Callable[..., ll.TrainConfig]

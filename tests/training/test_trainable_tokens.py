@@ -14,7 +14,7 @@ from loralab.methods.settings import METHOD_NAMES, WITH_TOKENS, MethodSettings
 from loralab.models.load import load_model
 from loralab.planning.config import PlanConfig
 from loralab.planning.plan import plan
-from loralab.tasks.task import open_task
+from loralab.tasks.table import open_task
 from loralab.training.folder import RunFolder
 from tiny import byte_tokenizer, write_llama
 from training.conftest import Run

@@ -9,7 +9,7 @@ import torch
 
 import loralab as ll
 from loralab.evaluation.likelihood import mean_target_loss
-from loralab.tasks.batching import collate
+from loralab.tasks.encoding.batches import collate
 from loralab.training.data import StepData
 from loralab.training.loop import accumulate_gradients
 from loralab.training.prepare import Prepared, prepare

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from loralab.cli.answer import readable_bytes
+from loralab.cli.showing import readable_bytes
 from loralab.cli.verb import Answer
 
 WIDTH = 80

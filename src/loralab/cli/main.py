@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from loralab import __version__
-from loralab.cli.answer import as_json
 from loralab.cli.parser import help_page, parse_arguments
 from loralab.cli.settings import build_config, near_misses, read_toml
+from loralab.cli.showing import as_json
 from loralab.cli.verb import Verb
 from loralab.errors import LoralabError, SpecError
 

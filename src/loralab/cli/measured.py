@@ -3,11 +3,11 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from loralab.cli.adapted import LoadingFlags, load_adapter, load_base, open_ordered, say, training_for
+from loralab.cli.opening import LoadingFlags, load_adapter, load_base, open_ordered, say, training_for
 from loralab.generation.config import GenerationConfig
 
 if TYPE_CHECKING:
-    from loralab.analysis.measurement import Measurement
+    from loralab.analysis.adapters.measurement import Measurement
     from loralab.core.adapter import Adapter
 
 
@@ -47,7 +47,7 @@ class MeasuredAdapter(LoadingFlags, GenerationConfig):
 
 def open_measured(config: MeasuredAdapter) -> "tuple[Adapter, Measurement]":
     """The adapter, active on its model, and what measures the model as it is. Raises what loading both raises."""
-    from loralab.analysis.measurement import Measurement, default_metric
+    from loralab.analysis.adapters.measurement import Measurement, default_metric
 
     task = open_ordered(config.task, config.data, config.model, config.adapter, config.labels)
     loaded = load_base(config.model, config.dtype, training_for(task), adapter=config.adapter)

@@ -8,14 +8,14 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from loralab.core.factors import SharedMatrices
 from loralab.core.first_pass import FirstPass
 from loralab.core.layer import AdaptedLayer, Routing, Rows, Speaker, in_words
 from loralab.core.names import unwrapped
-from loralab.core.row_proof import RowProofs
-from loralab.core.statistics import HeldStatistics, has_statistics
-from loralab.core.update import Update
+from loralab.core.rows.proof import RowProofs
+from loralab.core.updates.factors import SharedMatrices
+from loralab.core.updates.update import Update
 from loralab.errors import AdapterFileError, AdapterStateError, UnknownAdapterError
+from loralab.nn.statistics import HeldStatistics, has_statistics
 
 SHARED = "shared"
 """What the names of shared matrices begin with."""

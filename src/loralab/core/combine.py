@@ -20,8 +20,8 @@ from loralab.core.attach import attach
 from loralab.core.combine_replaced import kept_head, summed_biases
 from loralab.core.math import low_rank_of, truncated
 from loralab.core.names import unwrapped
-from loralab.core.tokens import TokenUpdate
-from loralab.core.update import WHOLE, Update
+from loralab.core.updates.tokens import TokenUpdate
+from loralab.core.updates.update import WHOLE, Update
 from loralab.errors import SpecError
 
 

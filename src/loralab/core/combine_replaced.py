@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from loralab.core.adapter import Adapter
-from loralab.core.update import Update, tensor_of, wide
+from loralab.core.updates.update import Update, tensor_of, wide
 from loralab.errors import SpecError
 
 

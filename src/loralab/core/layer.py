@@ -11,10 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from loralab.core.invocation import Starts
-from loralab.core.layout import FLAT, Layout, digest
-from loralab.core.update import Update, device_of
-from loralab.core.update_sum import UpdateSum
+from loralab.core.rows.invocation import Starts
+from loralab.core.rows.layout import FLAT, Layout, digest
+from loralab.core.updates.sum import UpdateSum
+from loralab.core.updates.update import Update, device_of
 from loralab.core.watch import Watch
 from loralab.errors import AdapterStateError
 

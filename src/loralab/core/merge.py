@@ -26,8 +26,8 @@ from loralab.core.mergeable import (
     trials_of,
 )
 from loralab.core.names import unwrapped
-from loralab.core.speaker import speaker
-from loralab.core.update import Update, tensor_of
+from loralab.core.rows.speaker import speaker
+from loralab.core.updates.update import Update, tensor_of
 from loralab.errors import AdapterStateError, NumericsError
 
 

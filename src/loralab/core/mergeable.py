@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from loralab.core.adapter import Adapter, AdapterSet
 from loralab.core.names import unwrapped
 from loralab.core.trial import agree, is_untouched, output_of
-from loralab.core.update import WHOLE, Update
+from loralab.core.updates.update import WHOLE, Update
 from loralab.errors import AdapterStateError
 
 

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from loralab.core.build import CONVOLUTIONS, can_adapt
 from loralab.core.names import Slot, slots
-from loralab.core.update import WHOLE
+from loralab.core.updates.build import CONVOLUTIONS, can_adapt
+from loralab.core.updates.update import WHOLE
 from loralab.errors import SpecError, TargetError
 
 _PARTS = re.compile(r"(?P<path>.+)\[(?P<parts>[a-z_]+(?:,[a-z_]+)*)\]")

@@ -12,11 +12,11 @@ from loralab.errors import SpecError
 from loralab.generation.config import GenerationConfig
 from loralab.generation.ends import NO_MORE, Ends
 from loralab.generation.generate import decode, generate_ids
-from loralab.methods.room import text_room
-from loralab.tasks.encoding import encode_prompts
+from loralab.methods.prefix.room import text_room
+from loralab.tasks.encoding.encode import encode_prompts
+from loralab.tasks.encoding.tokens import prompt_ids
+from loralab.tasks.encoding.turn_end import turn_end
 from loralab.tasks.example import AnyExample, Conversation, Example
-from loralab.tasks.tokens import prompt_ids
-from loralab.tasks.turn_end import turn_end
 
 
 def answers(

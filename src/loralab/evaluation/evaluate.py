@@ -15,12 +15,12 @@ from loralab.evaluation.result import Sample as Sample
 from loralab.evaluation.score import Scored, score_outputs
 from loralab.generation.config import GenerationConfig
 from loralab.generation.settings import forced_first_token
-from loralab.methods.room import text_room
+from loralab.methods.prefix.room import text_room
 from loralab.nn.mode import evaluating
-from loralab.tasks.definition import Task
-from loralab.tasks.encoding import Processor, encode_examples, padding_id
+from loralab.tasks.encoding.encode import Processor, encode_examples, padding_id
+from loralab.tasks.encoding.first_token import begin_targets
 from loralab.tasks.example import AnyExample, Conversation, Example
-from loralab.tasks.first_token import begin_targets
+from loralab.tasks.task import Task
 
 LARGEST_EXPONENT = 700.0
 """Beyond this loss the perplexity is no float any more; it stays at e^700."""

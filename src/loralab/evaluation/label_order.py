@@ -5,8 +5,8 @@ from typing import Any
 
 from loralab.errors import SpecError
 from loralab.models.outputs import output_names
-from loralab.tasks.definition import Task
 from loralab.tasks.label_order import are_placeholders, in_order_of, reordered
+from loralab.tasks.task import Task
 
 TELL = "give --labels with the classes in the order of the model's outputs"
 """What to do where nothing says the order."""

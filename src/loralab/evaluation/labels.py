@@ -12,8 +12,8 @@ from transformers import PreTrainedModel
 
 from loralab.errors import DataError, NumericsError
 from loralab.models.padding import row_logits
-from loralab.tasks.batching import Batch, collate, longest_width, sorted_batches
-from loralab.tasks.encoding import AnyEncoded
+from loralab.tasks.encoding.batches import Batch, collate, longest_width, sorted_batches
+from loralab.tasks.encoding.encode import AnyEncoded
 
 
 @torch.no_grad()

@@ -12,9 +12,9 @@ from transformers import PreTrainedModel
 
 from loralab.core.prompt import ends_before_targets, prompts_end_at
 from loralab.errors import NumericsError
-from loralab.models.head import IGNORED, target_loss_sum
-from loralab.tasks.batching import Batch, collate, longest_width, sorted_batches
-from loralab.tasks.encoding import AnyEncoded
+from loralab.models.fast.head import IGNORED, target_loss_sum
+from loralab.tasks.encoding.batches import Batch, collate, longest_width, sorted_batches
+from loralab.tasks.encoding.encode import AnyEncoded
 
 
 def batch_target_loss(

@@ -11,8 +11,8 @@ from functools import partial
 from loralab.errors import DataError
 from loralab.metrics.scores import Scores, TextScore
 from loralab.metrics.table import LABEL_METRICS
-from loralab.tasks.definition import Task
 from loralab.tasks.example import Conversation, Example, Examples, ImageExample, LabelledExample
+from loralab.tasks.task import Task
 
 
 @dataclass(frozen=True)

@@ -12,26 +12,26 @@ import torch
 from torch import Tensor
 
 from loralab.errors import AdapterFileError, FingerprintError, ModelLoadError, NotFoundError, OutputError, SpecError
-from loralab.formats.adapter_folder import TENSORS_NAME, config_content, plain_folder, tensors_path
-from loralab.formats.adapter_pairs import read_pairs
-from loralab.formats.atomic import json_text, whole_file, whole_folder
-from loralab.formats.gguf_layout import GgufBase
-from loralab.formats.gguf_writing import write_gguf
+from loralab.files.tensor_checks import listed
+from loralab.files.tensor_writing import write_tensors
+from loralab.files.tensors import SAFETENSORS, read_tensors
+from loralab.files.whole import json_text, whole_file, whole_folder
+from loralab.formats.folder import TENSORS_NAME, config_content, plain_folder, tensors_path
+from loralab.formats.gguf.file import write_gguf
+from loralab.formats.gguf.layout import GgufBase
 from loralab.formats.loralib import ALPHA_KEY, ENABLED, Checkpoint
-from loralab.formats.own_layout import own_reasons
-from loralab.formats.peft_beside_base import refuse_without_base
-from loralab.formats.peft_config import CONFIG_NAME, INVOCATION_TOKENS, OWN_TYPE, PeftConfig, parse_config
-from loralab.formats.peft_dialects import as_plain_lora
-from loralab.formats.peft_layout import EMBEDDING_A, EMBEDDING_B, A, B
-from loralab.formats.peft_pairs import FilePair, base_copies, file_pairs, plain_path
-from loralab.formats.peft_reading import plain_names
-from loralab.formats.peft_vera_config import is_vera, parse_vera
-from loralab.formats.peft_writing import PREFIX
+from loralab.formats.own import own_reasons
+from loralab.formats.peft.beside_base import refuse_without_base
+from loralab.formats.peft.config import CONFIG_NAME, INVOCATION_TOKENS, OWN_TYPE, PeftConfig, parse_config
+from loralab.formats.peft.dialects import as_plain_lora
+from loralab.formats.peft.layout import EMBEDDING_A, EMBEDDING_B, A, B
+from loralab.formats.peft.reading import plain_names
+from loralab.formats.peft.vera_config import is_vera, parse_vera
+from loralab.formats.peft.writing import PREFIX
+from loralab.formats.record import ModuleRecord
 from loralab.formats.sidecar import SIDECAR_NAME, Sidecar, file_sha256, read_sidecar
-from loralab.formats.structure import ModuleRecord
-from loralab.formats.tensor_checks import listed
-from loralab.formats.tensor_reading import SAFETENSORS, read_tensors
-from loralab.formats.tensor_writing import write_tensors
+from loralab.formats.stored import read_pairs
+from loralab.formats.updates import FilePair, base_copies, file_pairs, plain_path
 from loralab.models.load import read_config
 
 FORMATS = ("peft", "loralib", "gguf")

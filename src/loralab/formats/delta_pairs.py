@@ -7,14 +7,14 @@ import torch
 from torch import Tensor
 
 from loralab.core.adapter import SHARED
-from loralab.core.factors import SharedMatrices
-from loralab.core.update import WHOLE
+from loralab.core.updates.factors import SharedMatrices
+from loralab.core.updates.update import WHOLE
 from loralab.errors import AdapterFileError
-from loralab.formats.peft_pairs import FilePair
-from loralab.formats.peft_vera_config import parse_vera
+from loralab.files.tensor_checks import listed, problems_of
+from loralab.formats.peft.vera_config import parse_vera
+from loralab.formats.record import ModuleRecord, PartRecord, delta_of_record
 from loralab.formats.sidecar import Sidecar
-from loralab.formats.structure import ModuleRecord, PartRecord, delta_of_record
-from loralab.formats.tensor_checks import listed, problems_of
+from loralab.formats.updates import FilePair
 from loralab.methods.vera import A_NAME, B_NAME, LAMBDA_B, LAMBDA_D, ScaledProjections
 
 

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from loralab.core.names import class_name
-from loralab.core.update import WHOLE, tensor_of
+from loralab.core.updates.update import WHOLE, tensor_of
 from loralab.errors import FingerprintError
-from loralab.formats.json_fields import listing, mapping, number, sizes, text
+from loralab.files.values import listing, mapping, number, sizes, text
 
 STRIDE = 8
 SKETCHED = 1 + STRIDE

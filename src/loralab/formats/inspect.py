@@ -6,13 +6,13 @@ from typing import Any
 
 from torch import nn
 
-from loralab.core.factors import Recipe
-from loralab.core.update import WHOLE
-from loralab.formats.adapter_pairs import AdapterPairs, read_pairs
-from loralab.formats.doctor import findings_beside_loading
-from loralab.formats.effect import logit_change
+from loralab.core.updates.factors import Recipe
+from loralab.core.updates.update import WHOLE
+from loralab.formats.doctor.effect import logit_change
+from loralab.formats.doctor.examine import findings_beside_loading
 from loralab.formats.finding import Finding
 from loralab.formats.sidecar import Sidecar
+from loralab.formats.stored import AdapterPairs, read_pairs
 
 
 @dataclass(frozen=True)

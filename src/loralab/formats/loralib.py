@@ -11,19 +11,19 @@ from dataclasses import dataclass, field
 
 from torch import Tensor, nn
 
-from loralab.core.build import is_linear, linear_shape
-from loralab.core.factors import Recipe
 from loralab.core.names import modules_by_path
-from loralab.core.update import WHOLE, Update, tensor_of
+from loralab.core.updates.build import is_linear, linear_shape
+from loralab.core.updates.factors import Recipe
+from loralab.core.updates.update import WHOLE, Update, tensor_of
 from loralab.errors import AdapterFileError, SpecError
-from loralab.formats.peft_layout import fill
-from loralab.formats.structure import ModuleRecord, PartRecord, adapted_tensors, has_tensor, kind_of, rows_of, runs_of
-from loralab.formats.tensor_checks import is_finite, listed
-from loralab.formats.tensor_reading import TensorFile
+from loralab.files.tensor_checks import is_finite, listed
+from loralab.files.tensors import TensorFile
+from loralab.formats.peft.layout import fill
+from loralab.formats.record import ModuleRecord, PartRecord, adapted_tensors, has_tensor, kind_of, rows_of, runs_of
 from loralab.methods.lora import LoRA
 from loralab.methods.ties import tie_notes
 from loralab.methods.wide_ranks import rank_notes
-from loralab.models.families import fused_layout
+from loralab.models.families.aliases import fused_layout
 
 A, B = "lora_A", "lora_B"
 ALPHA_KEY = "lora_alpha"

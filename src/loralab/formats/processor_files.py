@@ -7,7 +7,7 @@ from pathlib import Path
 
 from transformers import BaseImageProcessor, PreTrainedTokenizerBase
 
-from loralab.formats.atomic import whole_files
+from loralab.files.whole import whole_files
 from loralab.models.processor_names import remove_processor
 from loralab.models.quiet import quiet_transformers
 

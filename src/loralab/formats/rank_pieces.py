@@ -11,13 +11,13 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from loralab.core.balanced import Balanced, balance
-from loralab.core.factors import Recipe
-from loralab.core.update import WHOLE
-from loralab.formats.peft_layout import IN_PROJECTION, packed_alpha
-from loralab.formats.peft_pairs import FilePair
+from loralab.core.thin import Balanced, balance
+from loralab.core.updates.factors import Recipe
+from loralab.core.updates.update import WHOLE
+from loralab.formats.peft.layout import IN_PROJECTION, packed_alpha
+from loralab.formats.record import ModuleRecord, rows_of
 from loralab.formats.sidecar import Sidecar
-from loralab.formats.structure import ModuleRecord, rows_of
+from loralab.formats.updates import FilePair
 
 Pair = tuple[Tensor, Tensor]
 

@@ -15,23 +15,23 @@ from typing import Any
 
 from torch import Tensor
 
-from loralab.core.balanced import distance, norm, rank_for_energy
+from loralab.core.thin import distance, norm, rank_for_energy
 from loralab.errors import AdapterFileError, SpecError
-from loralab.formats.adapter_folder import TENSORS_NAME, config_content, plain_folder, tensors_path
-from loralab.formats.adapter_pairs import AdapterPairs, read_pairs
-from loralab.formats.atomic import json_text, whole_folder
-from loralab.formats.peft_beside_base import refuse_without_base
-from loralab.formats.peft_config import CONFIG_NAME, OWN_TYPE, PeftConfig, parse_config, read_json
-from loralab.formats.peft_dialects import as_plain_lora
-from loralab.formats.peft_layout import packed_alpha
-from loralab.formats.peft_pairs import FilePair, file_pairs
-from loralab.formats.peft_reading import plain_names
-from loralab.formats.peft_vera_config import is_vera
-from loralab.formats.peft_writing import PREFIX
+from loralab.files.tensor_writing import write_tensors
+from loralab.files.tensors import read_tensors
+from loralab.files.whole import json_text, whole_folder
+from loralab.formats.folder import TENSORS_NAME, config_content, plain_folder, tensors_path
+from loralab.formats.peft.beside_base import refuse_without_base
+from loralab.formats.peft.config import CONFIG_NAME, OWN_TYPE, PeftConfig, parse_config, read_json
+from loralab.formats.peft.dialects import as_plain_lora
+from loralab.formats.peft.layout import packed_alpha
+from loralab.formats.peft.reading import plain_names
+from loralab.formats.peft.vera_config import is_vera
+from loralab.formats.peft.writing import PREFIX
 from loralab.formats.rank_pieces import Piece, entry_of, pieces_of, resized_record, stored, stored_rank
 from loralab.formats.sidecar import SIDECAR_NAME, Sidecar, file_sha256
-from loralab.formats.tensor_reading import read_tensors
-from loralab.formats.tensor_writing import write_tensors
+from loralab.formats.stored import AdapterPairs, read_pairs
+from loralab.formats.updates import FilePair, file_pairs
 
 RUN_NAME = "run.json"
 

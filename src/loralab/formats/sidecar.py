@@ -11,14 +11,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from loralab.core.joint import JointMethod
+from loralab.core.plan import JointMethod
 from loralab.errors import AdapterFileError, SpecError
+from loralab.files.values import flag, listing, mapping, text, texts
 from loralab.formats.fingerprint import Fingerprint
-from loralab.formats.json_fields import flag, listing, mapping, text, texts
-from loralab.formats.peft_config import read_json
-from loralab.formats.structure import TOKENS, ModuleRecord
-from loralab.formats.token_records import check_leaders, recorded_rows
-from loralab.methods.registry import SPECS
+from loralab.formats.peft.config import read_json
+from loralab.formats.record import TOKENS, ModuleRecord
+from loralab.formats.tokens import check_leaders, recorded_rows
+from loralab.methods.table import SPECS
 
 SIDECAR_NAME = "loralab.json"
 VERSION = 1

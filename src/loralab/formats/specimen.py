@@ -13,22 +13,22 @@ from typing import Any, TypeVar
 from torch import Tensor
 
 from loralab.core.adapter import SHARED
-from loralab.core.factors import Recipe, SharedMatrices
-from loralab.core.update import WHOLE
+from loralab.core.updates.factors import Recipe, SharedMatrices
+from loralab.core.updates.update import WHOLE
 from loralab.errors import AdapterFileError, LoralabError, NotFoundError, SpecError
-from loralab.formats.adapter_folder import OLD_TENSORS_NAME, TENSORS_NAME, config_content, tensors_path
+from loralab.files.tensor_checks import is_finite
+from loralab.files.tensors import read_tensors
 from loralab.formats.delta_pairs import local_keys, shared_matrices, special_pairs, vera_pairs
 from loralab.formats.finding import Finding, some
+from loralab.formats.folder import OLD_TENSORS_NAME, TENSORS_NAME, config_content, tensors_path
 from loralab.formats.loralib import ALPHA_KEY
-from loralab.formats.peft_config import CONFIG_NAME, OWN_TYPE, PeftConfig, parse_config
-from loralab.formats.peft_dialects import as_plain_lora
-from loralab.formats.peft_pairs import FilePair, file_pairs
-from loralab.formats.peft_reading import plain_names
-from loralab.formats.peft_vera_config import is_vera, parse_vera
+from loralab.formats.peft.config import CONFIG_NAME, OWN_TYPE, PeftConfig, parse_config
+from loralab.formats.peft.dialects import as_plain_lora
+from loralab.formats.peft.reading import plain_names
+from loralab.formats.peft.vera_config import is_vera, parse_vera
+from loralab.formats.record import ModuleRecord
 from loralab.formats.sidecar import SIDECAR_NAME, Sidecar, read_sidecar
-from loralab.formats.structure import ModuleRecord
-from loralab.formats.tensor_checks import is_finite
-from loralab.formats.tensor_reading import read_tensors
+from loralab.formats.updates import FilePair, file_pairs
 
 AGAIN = "get or save the adapter again"
 _FACTOR = re.compile(r"(?P<stem>.+)\.lora_(?P<embedding>embedding_)?(?P<factor>[AB])(?P<end>\.weight)?")

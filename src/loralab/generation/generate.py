@@ -23,11 +23,11 @@ from transformers import (
 
 from loralab.errors import SpecError
 from loralab.generation.config import GenerationConfig as GenerationConfig
-from loralab.generation.context import context_length
 from loralab.generation.ends import NO_MORE, Ends
 from loralab.generation.padding import batches, padded
 from loralab.generation.sampling import sampled
 from loralab.generation.settings import generating_with
+from loralab.models.context import context_length
 from loralab.nn.mode import evaluating
 
 

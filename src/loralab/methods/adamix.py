@@ -19,9 +19,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from loralab.core.build import Maker
-from loralab.core.factors import LowRankDelta, Pair, Recipe, SharedMatrices, Spot
 from loralab.core.init import initialise
+from loralab.core.updates.build import Maker
+from loralab.core.updates.factors import LowRankDelta, Pair, Recipe, SharedMatrices, Spot
 from loralab.methods.low_rank_method import ScaledMethod
 from loralab.methods.specification import choice_problems, count_problems
 

@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from loralab.core.update import Update
+from loralab.core.updates.update import Update
 from loralab.methods.adamix import SHARED_SIDES
 from loralab.methods.bottleneck import STYLES, BottleneckAdapter, BottleneckUpdate, bottleneck
 from loralab.methods.specification import choice_problems, count_problems

@@ -10,12 +10,12 @@ from collections.abc import Iterable, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from loralab.core.build import can_adapt, is_linear, linear_shape
 from loralab.core.names import modules_by_path
 from loralab.core.trial import UNRUNNABLE
-from loralab.core.update import WHOLE, Update
+from loralab.core.updates.build import can_adapt, is_linear, linear_shape
+from loralab.core.updates.update import WHOLE, Update
 from loralab.errors import TargetError
-from loralab.models.families import output_head_names
+from loralab.models.families.aliases import output_head_names
 
 ALL_LINEAR = "all-linear"
 

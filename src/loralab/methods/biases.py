@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from torch import nn
 
 from loralab.core.names import modules_by_path
-from loralab.core.update import Update
+from loralab.core.updates.update import Update
 
 
 def add_biases(model: nn.Module, updates: dict[str, Update], which: str, heads: Sequence[str]) -> None:

@@ -24,13 +24,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from loralab.core.adapter import Plan
-from loralab.core.build import is_linear, linear_shape
 from loralab.core.targets import Target, find_targets, layer_index, split_patterns
-from loralab.core.update import WHOLE, Update, device_of
+from loralab.core.updates.build import is_linear, linear_shape
+from loralab.core.updates.update import WHOLE, Update, device_of
 from loralab.errors import TargetError
-from loralab.methods.heads import head_updates, heads_of
+from loralab.methods.beside import head_updates, heads_of
 from loralab.methods.specification import Specification, choice_problems, count_problems
-from loralab.models.families import sublayer_outputs
+from loralab.models.families.aliases import sublayer_outputs
 
 
 @dataclass(frozen=True)

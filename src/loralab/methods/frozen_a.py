@@ -13,7 +13,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from loralab.core.factors import Factors, Recipe, Spot
+from loralab.core.updates.factors import Factors, Recipe, Spot
 
 DAMPING = 1e-8
 """Added to the diagonal of A·Aᵀ."""

@@ -11,12 +11,12 @@ import torch
 from torch import nn
 
 from loralab.core.adapter import Plan
-from loralab.core.build import Maker, Site
-from loralab.core.checks import is_finite
-from loralab.core.factors import Recipe, SharedMatrices, Spot
 from loralab.core.init import INITIALISERS
 from loralab.core.targets import Target
+from loralab.core.updates.build import Maker, Site
+from loralab.core.updates.factors import Recipe, SharedMatrices, Spot
 from loralab.errors import SpecError, TargetError
+from loralab.files.values import is_finite
 from loralab.methods.frozen_a import FrozenA
 from loralab.methods.low_rank_method import ScaledMethod, part_paths
 from loralab.methods.pissa import is_pissa, pissa

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from loralab.core.build import Maker
-from loralab.core.factors import LowRankDelta, Pair, Recipe, SharedMatrices, Spot
+from loralab.core.updates.build import Maker
+from loralab.core.updates.factors import LowRankDelta, Pair, Recipe, SharedMatrices, Spot
 from loralab.methods.low_rank_method import ScaledMethod
 from loralab.methods.pissa import principal_of_spot
 

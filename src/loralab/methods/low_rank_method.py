@@ -12,15 +12,15 @@ import torch
 from torch import nn
 
 from loralab.core.adapter import Plan
-from loralab.core.build import Maker, Site, build, is_linear, linear_shape, spots
-from loralab.core.factors import Recipe, SharedMatrices, Spot
 from loralab.core.names import modules_by_path
 from loralab.core.targets import Pattern, Target, find_targets, split_patterns
-from loralab.core.update import WHOLE
+from loralab.core.updates.build import Maker, Site, build, is_linear, linear_shape, spots
+from loralab.core.updates.factors import Recipe, SharedMatrices, Spot
+from loralab.core.updates.update import WHOLE
 from loralab.errors import SpecError
 from loralab.methods.all_linear import ALL_LINEAR, all_linear, left_out_notes
+from loralab.methods.beside import head_updates, heads_of
 from loralab.methods.biases import add_biases
-from loralab.methods.heads import head_updates, heads_of
 from loralab.methods.specification import (
     Specification,
     choice_problems,
@@ -30,7 +30,7 @@ from loralab.methods.specification import (
 )
 from loralab.methods.ties import tie_notes
 from loralab.methods.wide_ranks import rank_notes
-from loralab.models.families import default_targets, expand_alias, family_of, fused_layout
+from loralab.models.families.aliases import default_targets, expand_alias, family_of, fused_layout
 
 BIASES = ("none", "all", "lora_only")
 ALIASES = ("attention", "q", "k", "v", "o", "mlp", ALL_LINEAR)

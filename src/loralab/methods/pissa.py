@@ -17,9 +17,9 @@ import re
 import torch
 from torch import Tensor, nn
 
-from loralab.core.factors import LowRankDelta, Pair, Recipe, Spot
+from loralab.core.updates.factors import LowRankDelta, Pair, Recipe, Spot
 from loralab.errors import NumericsError, TargetError
-from loralab.methods.heads import heads_of
+from loralab.methods.beside import heads_of
 from loralab.methods.low_rank_method import LowRankMethod
 from loralab.models.nf4 import Principal, QuantizedLinear, dequantise, quantise
 

@@ -23,14 +23,14 @@ import torch
 from torch import Tensor, nn
 
 from loralab.core.adapter import Plan
-from loralab.core.build import is_linear, linear_shape
 from loralab.core.names import modules_by_path, unwrapped
 from loralab.core.projection import Projection
-from loralab.core.update import WHOLE, Update
+from loralab.core.updates.build import is_linear, linear_shape
+from loralab.core.updates.update import WHOLE, Update
 from loralab.errors import SpecError
 from loralab.methods.full import FullFineTune
 from loralab.methods.specification import choice_problems, count_problems
-from loralab.models.families import output_head_names
+from loralab.models.families.aliases import output_head_names
 
 StateOnRefresh = Literal["reset", "carry", "keep"]
 

@@ -2,7 +2,7 @@
 
 from torch import nn
 
-from loralab.core.joint import Method
+from loralab.core.plan import Method
 from loralab.methods.lora import LoRA
 from loralab.methods.pissa import is_pissa, principal_of
 from loralab.models.nf4 import Principal

@@ -10,8 +10,8 @@ from dataclasses import dataclass, fields
 from types import NoneType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from loralab.core.checks import is_count, is_finite
 from loralab.errors import SpecError
+from loralab.files.values import is_count, is_finite
 
 _PLAIN = {bool: "true or false", int: "a whole number", float: "a number", str: "a text", NoneType: "None"}
 

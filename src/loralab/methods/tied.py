@@ -19,12 +19,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from loralab.core.build import Maker
-from loralab.core.factors import LowRankDelta, Outline, Pair, Recipe, SharedMatrices, Spot
+from loralab.core.updates.build import Maker
+from loralab.core.updates.factors import LowRankDelta, Outline, Pair, Recipe, SharedMatrices, Spot
 from loralab.errors import AdapterFileError, TargetError
 from loralab.methods.low_rank_method import LowRankMethod
 from loralab.methods.specification import count_problems, dropout_problems, number_problems
-from loralab.models.families import expand_alias
+from loralab.models.families.aliases import expand_alias
 
 PARTS = ("A", "B", "u", "v")
 INPUTS_OF_ATTENTION = "qkv"

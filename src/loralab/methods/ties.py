@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from torch import nn
 
 from loralab.core.names import modules_by_path
-from loralab.core.tokens import TokenUpdate
-from loralab.core.update import Update, tensor_of
+from loralab.core.updates.tokens import TokenUpdate
+from loralab.core.updates.update import Update, tensor_of
 
 
 def tied_paths(model: nn.Module) -> dict[str, list[str]]:

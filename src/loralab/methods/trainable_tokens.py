@@ -1,7 +1,7 @@
 """Single rows of the embedding that train beside an adapter: the usual way to teach a model new tokens.
 
 Which modules hold those rows: the model's input embedding, or those that are named; and, where the output head is tied
-to the embedding, the head with it, as in PEFT. The rows themselves are `core/tokens.py`.
+to the embedding, the head with it, as in PEFT. The rows themselves are `core/updates/tokens.py`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from loralab.core.adapter import Plan
 from loralab.core.names import modules_by_path, slots, unwrapped
-from loralab.core.tokens import TokenUpdate, link_tokens
-from loralab.core.update import WHOLE, Update, tensor_of
+from loralab.core.updates.tokens import TokenUpdate, link_tokens
+from loralab.core.updates.update import WHOLE, Update, tensor_of
 from loralab.errors import SpecError, TargetError
 from loralab.methods.ties import tie_notes, tied_paths
 

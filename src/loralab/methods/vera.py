@@ -14,8 +14,8 @@ from typing import ClassVar
 import torch
 from torch import nn
 
-from loralab.core.build import Maker
-from loralab.core.factors import LowRankDelta, Outline, Pair, Recipe, SharedMatrices, Spot
+from loralab.core.updates.build import Maker
+from loralab.core.updates.factors import LowRankDelta, Outline, Pair, Recipe, SharedMatrices, Spot
 from loralab.errors import AdapterFileError, SpecError
 from loralab.methods.low_rank_method import LowRankMethod
 from loralab.methods.specification import count_problems, dropout_problems, number_problems

@@ -6,8 +6,8 @@ B·A has at most the rank of the smaller side of W. PEFT draws such factors with
 
 from collections.abc import Iterator, Mapping
 
-from loralab.core.factors import Factors
-from loralab.core.update import WHOLE, Update
+from loralab.core.updates.factors import Factors
+from loralab.core.updates.update import WHOLE, Update
 
 SHOWN = 4
 

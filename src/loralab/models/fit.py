@@ -9,7 +9,7 @@ from typing import Any
 from transformers import PreTrainedModel
 
 from loralab.errors import ModelLoadError
-from loralab.models.families import output_head_names
+from loralab.models.families.aliases import output_head_names
 
 FRESH = "fresh, to be trained in full: "
 """How the remark begins that names what the checkpoint did not fill."""

@@ -16,11 +16,11 @@ from pathlib import Path
 from safetensors.torch import save_file
 
 from loralab.errors import NotFoundError
-from loralab.models.affine_maps import REMAINING, TENSORS, AffineMap, block_outputs
+from loralab.models.folder import write_proved
 from loralab.models.load import LoadedModel, load_model
 from loralab.models.locate import AFFINE_PLACES, is_linearized
-from loralab.models.model_folder import write_proved
-from loralab.models.surgery import Run, blocks_of, keep_blocks, layer_type
+from loralab.models.surgery.affine import REMAINING, TENSORS, AffineMap, block_outputs
+from loralab.models.surgery.blocks import Run, blocks_of, keep_blocks, layer_type
 
 __all__ = ["PLACES", "REMAINING", "TENSORS", "AffineMap", "load_linearized", "write_linearized"]
 

@@ -26,16 +26,16 @@ from transformers import (
 )
 
 from loralab.errors import ModelLoadError, NotFoundError, SpecError
-from loralab.models.affine_maps import REMAINING, put_maps
+from loralab.machine import choose_device
 from loralab.models.audio import is_of_sound
-from loralab.models.device import choose_device
-from loralab.models.family_table import FAMILY_BY_TYPE
+from loralab.models.families.table import FAMILY_BY_TYPE
 from loralab.models.fit import judge_fit
-from loralab.models.image_processor import check_processor, default_processor, has_processor
 from loralab.models.locate import choices, is_linearized, locate
 from loralab.models.outputs import output_names
 from loralab.models.precision import choose_dtype
+from loralab.models.processor import check_processor, default_processor, has_processor
 from loralab.models.quiet import quiet_transformers
+from loralab.models.surgery.affine import REMAINING, put_maps
 
 AUTO_CLASSES: dict[str, Any] = {
     "causal-lm": AutoModelForCausalLM,

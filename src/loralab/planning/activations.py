@@ -1,7 +1,8 @@
 """What a training step holds at its largest moment beside weights and optimizer: the end of the forward pass.
 
-Blocks by their tables (`block.py`), the method's part (`kept.py`), the output head in chunks (models/cross_entropy.py),
-and the copies of trained tensors in the model's precision (of projected weights one at a time, as is a full gradient).
+Blocks by their tables (`block.py`), the method's part (`kept.py`), the output head in chunks
+(models/fast/cross_entropy.py), and the copies of trained tensors in the model's precision (of projected weights one at
+a time, as is a full gradient).
 """
 
 import math
@@ -12,8 +13,8 @@ from transformers import PreTrainedModel
 
 from loralab.core.adapter import Adapter
 from loralab.methods.counts import Counts
-from loralab.methods.prefix import inserted_positions
-from loralab.models.cross_entropy import BLOCK_BYTES, CHUNK_BYTES
+from loralab.methods.prefix.update import inserted_positions
+from loralab.models.fast.cross_entropy import BLOCK_BYTES, CHUNK_BYTES
 from loralab.planning.block import BLOCKS, bert_block, llama_block
 from loralab.planning.kept import kept_by
 from loralab.planning.projected import projections
@@ -84,7 +85,7 @@ def _output_head(model: PreTrainedModel) -> nn.Module | None:
 
 
 def _chunk_rows(targets: int, vocabulary: int) -> int:
-    """As models/cross_entropy.py cuts them: equal chunks of at most `CHUNK_BYTES` of float32 logits."""
+    """As models/fast/cross_entropy.py cuts them: equal chunks of at most `CHUNK_BYTES` of float32 logits."""
     most = max(16, CHUNK_BYTES // (FLOAT32 * max(1, vocabulary)))
     return math.ceil(targets / max(1, math.ceil(targets / most)))
 

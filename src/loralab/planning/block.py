@@ -24,7 +24,7 @@ def attention_kept(s: Shape) -> int:
 
 
 def llama_block(s: Shape, recompute_gates: bool) -> Table:
-    """RMSNorm and SwiGLU as in models/lean.py: a norm keeps its input and ρ; a gate g and u, or only its input."""
+    """RMSNorm and SwiGLU as in models/fast/lean.py: a norm keeps its input and ρ; a gate g and u, or only its input."""
     return {
         "norms": 2 * (s.hidden + s.positions * FLOAT32),
         "attention": attention_kept(s),

@@ -4,7 +4,7 @@ import torch
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from loralab.errors import NotFoundError
-from loralab.models.family_table import FAMILY_BY_TYPE
+from loralab.models.families.table import FAMILY_BY_TYPE
 from loralab.models.load import config_of_type, model_from_config, read_config
 from loralab.planning.presets import PRESETS
 

@@ -9,18 +9,18 @@ from dataclasses import dataclass
 from torch import nn
 
 from loralab.core.adapter import Adapter
-from loralab.core.build import is_linear, linear_shape
-from loralab.core.factors import Factors
 from loralab.core.layer import AdaptedLayer
-from loralab.core.magnitude import Magnitude
 from loralab.core.targets import layer_index
-from loralab.core.update import WHOLE, Update
+from loralab.core.updates.build import is_linear, linear_shape
+from loralab.core.updates.factors import Factors
+from loralab.core.updates.magnitude import Magnitude
+from loralab.core.updates.update import WHOLE, Update
 from loralab.errors import TargetError
 from loralab.methods.adamix_adapter import MixedBottleneckUpdate
 from loralab.methods.bottleneck import STYLES, BottleneckUpdate
 from loralab.methods.frozen_a import FrozenA
-from loralab.methods.prefix import PrefixUpdate
-from loralab.models.families import block_paths, embedding_paths, sublayer_outputs
+from loralab.methods.prefix.update import PrefixUpdate
+from loralab.models.families.aliases import block_paths, embedding_paths, sublayer_outputs
 from loralab.planning.shape import FLOAT32, Shape
 
 _GATES = (".gate_proj", ".up_proj")

@@ -8,11 +8,11 @@ from transformers import PreTrainedModel
 from loralab.core.adapter import Adapter
 from loralab.core.attach import attach
 from loralab.errors import SpecError
-from loralab.generation.context import context_length
 from loralab.methods.counts import Counts, frozen_stored, parameter_counts
-from loralab.methods.prefix import inserted_positions
+from loralab.methods.prefix.update import inserted_positions
 from loralab.methods.quantized import principal_under
-from loralab.methods.registry import specification
+from loralab.methods.table import specification
+from loralab.models.context import context_length
 from loralab.models.nf4 import quantize_model
 from loralab.models.precision import choose_dtype
 from loralab.planning.activations import is_in_a_table

@@ -6,8 +6,8 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from loralab.models.attention import LONGEST
-from loralab.models.families import block_paths
+from loralab.models.families.aliases import block_paths
+from loralab.models.fast.attention import LONGEST
 
 FLOAT32 = 4
 """Bytes of an element of what trains, its gradients and the optimizer's moments."""
@@ -52,7 +52,7 @@ class Shape:
     hidden_dropout: bool
     attention_dropout: bool
     attention: str
-    """`short` (models/attention.py), `fused` (torch's kernel), or `products` (torch's way with dropout on a CPU)."""
+    """`short` (models/fast/attention.py), `fused` (torch's kernel), or `products` (torch's dropout on a CPU)."""
     relative: int
     """Relative positions of DeBERTa's attention: rows of its table."""
 

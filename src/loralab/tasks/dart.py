@@ -16,11 +16,11 @@ from typing import Any
 
 from loralab.errors import DataError
 from loralab.metrics.suites import score_tokenized_triples, score_triples
-from loralab.tasks.definition import Task
 from loralab.tasks.example import Example
 from loralab.tasks.hub import HubSet
-from loralab.tasks.json_lines import Line, read_lines
 from loralab.tasks.official import read_files, refuse_labels, split_readers
+from loralab.tasks.readers.lines import Line, read_lines
+from loralab.tasks.task import Task
 from loralab.tasks.triples import METRICS, WORDLESS, Entry, Text, Triple, grouped_texts, single_texts
 from loralab.tasks.triples_xml import parse_entries
 

@@ -19,8 +19,8 @@ from hashlib import sha256
 from pathlib import Path
 
 from loralab.errors import DataError, SpecError
-from loralab.tasks.definition import ROUGE, Task
 from loralab.tasks.example import Example
+from loralab.tasks.task import ROUGE, Task
 
 NOISE = {"test", "tests", "idlelib", "lib2to3", "turtledemo", "pydoc_data", "ensurepip"} | {
     "site-packages",

@@ -12,11 +12,11 @@ from pathlib import Path
 
 from loralab.errors import DataError
 from loralab.metrics.suites import score_e2e
-from loralab.tasks.definition import Task
 from loralab.tasks.e2e_outputs import CUE, E2E_OUTPUTS
 from loralab.tasks.example import Example
 from loralab.tasks.hub import HubSet
 from loralab.tasks.official import read_files, refuse_labels, split_readers
+from loralab.tasks.task import Task
 
 FILES = {"train": ["trainset.csv"], "validation": ["devset.csv"], "test": ["testset_w_refs.csv"]}
 """The official file of each split."""

@@ -9,8 +9,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cache, partial
 
-from loralab.tasks.definition import Task
 from loralab.tasks.example import AnyExample, Examples, ImageExample, LabelledExample
+from loralab.tasks.task import Task
 
 _WORDS = {"false": "0", "true": "1"}
 

@@ -10,12 +10,12 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from loralab.metrics.suites import score_rouge
-from loralab.tasks.definition import ROUGE, Task
 from loralab.tasks.example import Example
 from loralab.tasks.grouping import one_per_input
 from loralab.tasks.hub import HubSet
-from loralab.tasks.json_lines import Line, read_lines
 from loralab.tasks.official import read_files, refuse_labels, split_readers
+from loralab.tasks.readers.lines import Line, read_lines
+from loralab.tasks.task import ROUGE, Task
 
 FILES = {
     "train": ["train.json", "train.jsonl"],

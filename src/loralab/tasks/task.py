@@ -1,63 +1,86 @@
-"""The tasks by name. A new data set is one file and one row of the table here."""
+"""What a task is, whatever its data set. It knows nothing of models and tokenizers."""
 
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
-from loralab.errors import NotFoundError, SpecError
-from loralab.tasks.dart import open_dart
-from loralab.tasks.definition import Kind
-from loralab.tasks.definition import Task as Task
-from loralab.tasks.docstrings import open_docstrings
-from loralab.tasks.e2e import open_e2e
-from loralab.tasks.glue import open_glue
-from loralab.tasks.glue_table import GLUE
-from loralab.tasks.images import open_images
-from loralab.tasks.jsonl import open_jsonl
-from loralab.tasks.samsum import open_samsum
-from loralab.tasks.webnlg import open_webnlg
-from loralab.tasks.wikisql import open_wikisql
+from loralab.errors import DataError, SpecError
+from loralab.metrics.scores import TextScore
+from loralab.metrics.suites import score_rouge
+from loralab.tasks.example import Examples
+from loralab.tasks.outputs import LINES, OutputFormat
+from loralab.tasks.splits import SPLIT_NAMES
 
-Reader = Callable[[str | None, Sequence[str] | None], Task]
+Kind = Literal["generation", "classification", "regression"]
 
-READERS: dict[str, Reader] = {
-    "dart": open_dart,
-    "docstrings": open_docstrings,
-    "e2e": open_e2e,
-    **{f"glue/{name}": partial(open_glue, name) for name in GLUE},
-    "images": open_images,
-    "jsonl": open_jsonl,
-    "samsum": open_samsum,
-    "webnlg": open_webnlg,
-    "wikisql": open_wikisql,
-}
-"""name -> function of (data path, labels already known)."""
+ROUGE = ("rouge_1", "rouge_2", "rouge_l")
+"""What `score_rouge` gives: the metrics of generated text, for every task that has none of its own."""
+
+ALIASES = {name: split for name, split in SPLIT_NAMES.items() if name != split}
+"""Names that users give a split as well; also as the beginning of one (dev_matched)."""
 
 
-def open_task(
-    name: str, data: str | None = None, *, labels: Sequence[str] | None = None, kind: Kind | None = None
-) -> Task:
-    """The task `name`, with its data at the path `data`, in which `~` is the user's home.
+@dataclass(frozen=True)
+class Task:
+    """A data set with its splits, its kind and its metrics."""
 
-    `labels` are the classes that a trained model already has, in its order; without them the training split
-    says. `kind` says what labels are that could be classes or values; of other data it must be what they are.
-    Raises `SpecError` for an unknown name, `NotFoundError` for a path that is not there, and `DataError` for data
-    that cannot be used.
-    """
-    if name not in READERS:
-        raise SpecError(f"task {name!r} is not known; choose {', '.join(READERS)}")
-    path = None if data is None else expand_home(data)
-    if name == "jsonl":
-        return open_jsonl(path, labels, kind)
-    task = READERS[name](path, labels)
-    if kind not in (None, task.kind):
-        raise SpecError(f"kind {kind}: task {name} is a {task.kind}; leave it out")
-    return task
+    name: str
+    kind: Kind
+    splits: Mapping[str, Callable[[], Examples]]
+    """For each split, what reads it; nothing is read before it is asked for."""
+    metrics: tuple[str, ...]
+    """Names of what is measured, the one that chooses the best adapter first: of labels in `LABEL_METRICS`, of texts
+    what `score_texts` gives."""
+    labels: tuple[str, ...] = ()
+    """The names of the classes in the order of their indices; empty unless this is a classification."""
+    notes: tuple[str, ...] = ()
+    """Sentences for the log: how the data were split."""
+    score_texts: TextScore = score_rouge
+    """The scores of generated texts against the examples' references."""
+    score_aligned: TextScore | None = None
+    """The same against line-aligned files of references, where the official script treats those otherwise."""
+    outputs: OutputFormat = LINES
+    """How a system's outputs stand in a file."""
+    answers: Mapping[str, Callable[[], Examples]] = field(default_factory=dict)
+    """For splits without all their inputs (WikiSQL without tables): what reads enough to score outputs against."""
+    files: tuple[Path, ...] = ()
+    """The data files that it is read from; none where the data come from the Hub, or are the task's own."""
+    inputs: Literal["text", "images"] = "text"
+    """What the model looks at: it decides, beside `kind`, which kind of model the task needs."""
 
+    @property
+    def model_kind(self) -> str:
+        """The kind of model that it needs, as `loralab.models.load` calls it."""
+        if self.inputs == "images":
+            return "image-classification"
+        return "generation" if self.kind == "generation" else "sequence-classification"
 
-def expand_home(path: str) -> str:
-    """A path with `~` or `~name` written out. Raises `NotFoundError` for a user that there is not."""
-    try:
-        return str(Path(path).expanduser())
-    except RuntimeError as error:
-        raise NotFoundError(f"{path}: {error}; write the path out") from error
+    def examples(self, split: str, limit: int | None = None) -> Examples:
+        """The examples of a split, in the order of its file; with `limit` only the first so many.
+
+        Raises `SpecError` for a split that the task does not have or a limit below 1, and `DataError` where
+        there is nothing in it.
+        """
+        name = self.split_named(split)
+        if limit is not None and limit < 1:
+            raise SpecError(f"limit {limit}: at least one example is needed")
+        examples = self.splits[name]()
+        if not examples:
+            hint = f" ({'; '.join(self.notes)})" if self.notes else ""
+            raise DataError(f"task {self.name}: the split {name!r} is empty{hint}; give more data")
+        return examples[:limit]
+
+    def references(self, split: str) -> Examples:
+        """The examples of a split to score outputs against, also where they lack what a model would be asked."""
+        name = self.split_named(split)
+        return self.answers[name]() if name in self.answers else self.examples(name)
+
+    def split_named(self, split: str) -> str:
+        """The split's own name, if it was called by an alias. Raises `SpecError` for one that is not there."""
+        if split in self.splits:
+            return split
+        for alias, name in ALIASES.items():
+            if split.startswith(alias) and name + split.removeprefix(alias) in self.splits:
+                return name + split.removeprefix(alias)
+        raise SpecError(f"task {self.name} has no split {split!r}; it has {', '.join(self.splits)}")

@@ -14,10 +14,10 @@ from typing import Any
 
 from loralab.errors import DataError
 from loralab.metrics.suites import score_tokenized_triples, score_triples
-from loralab.tasks.definition import Task
 from loralab.tasks.example import Example
 from loralab.tasks.hub import HubSet
 from loralab.tasks.official import refuse_labels
+from loralab.tasks.task import Task
 from loralab.tasks.triples import METRICS, WORDLESS, Entry, Text, grouped_texts, parse_triple, single_texts
 from loralab.tasks.triples_xml import parse_entries
 from loralab.tasks.webnlg_files import FOLDERS, TEST_FILE, Files, webnlg_files

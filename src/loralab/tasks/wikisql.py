@@ -12,15 +12,15 @@ from pathlib import Path
 from typing import Any
 
 from loralab.errors import DataError
-from loralab.metrics.wikisql import Gold, score_queries, write_gold
-from loralab.metrics.wikisql_database import Source, Table, build_database, open_database
-from loralab.metrics.wikisql_query import Query, read_query
-from loralab.metrics.wikisql_text import render_query
-from loralab.tasks.definition import Task
+from loralab.metrics.wikisql.database import Source, Table, build_database, open_database
+from loralab.metrics.wikisql.query import Query, read_query
+from loralab.metrics.wikisql.score import Gold, score_queries, write_gold
+from loralab.metrics.wikisql.text import render_query
 from loralab.tasks.example import Example
 from loralab.tasks.hub import HubSet
-from loralab.tasks.json_lines import Line, read_lines
 from loralab.tasks.official import official_files, refuse_labels
+from loralab.tasks.readers.lines import Line, read_lines
+from loralab.tasks.task import Task
 from loralab.tasks.wikisql_outputs import WIKISQL_OUTPUTS
 from loralab.tasks.wikisql_tables import ARCHIVE, database_file, parse_table, read_tables, schema, tables_file
 

@@ -4,9 +4,9 @@ from pathlib import Path
 from typing import Any
 
 from loralab.errors import NotFoundError
-from loralab.metrics.wikisql_database import Table
-from loralab.metrics.wikisql_text import column_text
-from loralab.tasks.json_lines import Line, read_lines
+from loralab.metrics.wikisql.database import Table
+from loralab.metrics.wikisql.text import column_text
+from loralab.tasks.readers.lines import Line, read_lines
 
 ARCHIVE = "data.tar.bz2 of https://github.com/salesforce/WikiSQL"
 

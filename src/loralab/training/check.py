@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from torch import nn
 
 from loralab.core.adapter import Adapter
-from loralab.core.tokens import TOKEN_ROWS
+from loralab.core.updates.tokens import TOKEN_ROWS
 from loralab.errors import TrainingError
 from loralab.training.data import StepData
 

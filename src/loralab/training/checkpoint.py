@@ -18,7 +18,7 @@ from torch.optim import AdamW
 
 from loralab.core.adapter import Adapter
 from loralab.errors import TrainingError
-from loralab.formats.atomic import whole_file
+from loralab.files.whole import whole_file
 from loralab.training.optimizer import optimizer_tensors, restore_optimizer
 
 _NAME = re.compile(r"step-(\d{8})\.safetensors")

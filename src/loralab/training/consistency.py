@@ -17,9 +17,9 @@ from loralab.core.prompt import ends_before_targets, prompts_end_at
 from loralab.errors import DataError
 from loralab.evaluation.labels import class_logits
 from loralab.models.padding import padding_lent
-from loralab.tasks.batching import Batch
-from loralab.tasks.tokens import IGNORED
-from loralab.training.loss import label_loss_sum
+from loralab.tasks.encoding.batches import Batch
+from loralab.tasks.encoding.tokens import IGNORED
+from loralab.training.objective import label_loss_sum
 
 
 def consistent_loss_sum(

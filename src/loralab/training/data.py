@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
-from loralab.tasks.batching import Batch, collate, epoch_batches, longest_width
-from loralab.tasks.encoding import AnyEncoded
+from loralab.tasks.encoding.batches import Batch, collate, epoch_batches, longest_width
+from loralab.tasks.encoding.encode import AnyEncoded
 
 
 @dataclass(frozen=True)

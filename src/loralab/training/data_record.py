@@ -14,7 +14,7 @@ from typing import Any
 
 from loralab.errors import DataError
 from loralab.tasks.example import AnyExample
-from loralab.tasks.task import Task, expand_home
+from loralab.tasks.table import Task, expand_home
 
 Record = dict[str, dict[str, str]]
 """`files`: a file's path from that of the data -> its hash; `examples`: a split -> the hash of its examples."""

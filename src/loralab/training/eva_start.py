@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from loralab.core.adapter import Adapter
 from loralab.core.attach import attach
-from loralab.core.joint import Method
+from loralab.core.plan import Method
 from loralab.errors import SpecError
-from loralab.methods.eva import attach_eva, places_of, with_ranks
+from loralab.methods.eva.method import attach_eva, places_of, with_ranks
 from loralab.methods.lora import LoRA
 from loralab.training.checkpoint import Checkpoint, newest_checkpoint
 from loralab.training.config import TrainConfig

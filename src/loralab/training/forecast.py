@@ -1,6 +1,6 @@
 """What a run's memory should peak at, from the longest batch that its data can make: said beside what it took."""
 
-from loralab.models.families import family_of
+from loralab.models.families.aliases import family_of
 from loralab.planning.memory import Memory, estimate
 from loralab.planning.shape import Workload
 from loralab.training.config import TrainConfig

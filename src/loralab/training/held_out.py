@@ -7,8 +7,8 @@ single data file's is, so that no input is on both sides.
 from dataclasses import replace
 
 from loralab.errors import DataError
-from loralab.tasks.jsonl import HELD_OUT_SHARE, hashed_order, input_of
-from loralab.tasks.task import Task
+from loralab.tasks.own.jsonl import HELD_OUT_SHARE, hashed_order, input_of
+from loralab.tasks.table import Task
 from loralab.training.config import TrainConfig
 
 

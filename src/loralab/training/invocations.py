@@ -4,9 +4,9 @@ from collections.abc import Sequence
 
 import torch
 
-from loralab.core.invocation import NEVER, invocation_starts
+from loralab.core.rows.invocation import NEVER, invocation_starts
 from loralab.errors import SpecError
-from loralab.tasks.encoding import AnyEncoded, Encoded
+from loralab.tasks.encoding.encode import AnyEncoded, Encoded
 
 
 def check_invoked(encoded: Sequence[AnyEncoded], tokens: Sequence[int]) -> list[str]:

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch.utils.tensorboard import SummaryWriter
 
-from loralab.formats.atomic import write_text
+from loralab.files.whole import write_text
 from loralab.training.folder import RunFolder
 
 

@@ -15,13 +15,13 @@ from transformers import PreTrainedModel
 
 from loralab.core.adapter import Adapter
 from loralab.models.resident import give_back_free_memory
-from loralab.tasks.batching import Batch
+from loralab.tasks.encoding.batches import Batch
 from loralab.training.check import every_parameter_has_a_gradient, step_is_finite
 from loralab.training.config import TrainConfig
 from loralab.training.consistency import consistent_loss_sum
 from loralab.training.data import StepData, TrainingData
-from loralab.training.loss import batch_loss_sum
 from loralab.training.neighbour_cosine import NeighbourCosine, watched
+from loralab.training.objective import batch_loss_sum
 from loralab.training.optimizer import set_rate, trained_parameters
 from loralab.training.projected_adamw import ProjectedAdamW
 from loralab.training.schedule import rate_factor, warmup_steps

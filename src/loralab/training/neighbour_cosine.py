@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from loralab.errors import SpecError
-from loralab.models.families import block_paths
-from loralab.tasks.batching import Batch
+from loralab.models.families.aliases import block_paths
+from loralab.tasks.encoding.batches import Batch
 
 
 class NeighbourCosine:

@@ -11,24 +11,24 @@ from loralab.core.adapter import Adapter
 from loralab.core.attach import attach
 from loralab.errors import DataError, SpecError
 from loralab.evaluation.label_order import in_known_order, in_order_of_model
-from loralab.formats.folder_tokenizer import with_own_tokenizer
-from loralab.formats.quantized_base import quantize_base, trained_on
-from loralab.formats.recorded_labels import recorded_labels
+from loralab.formats.labels import recorded_labels
+from loralab.formats.quantized import quantize_base, trained_on
+from loralab.formats.tokenizer import with_own_tokenizer
 from loralab.generation.settings import forced_first_token
+from loralab.methods.prefix.room import text_room
 from loralab.methods.quantized import principal_under
-from loralab.methods.registry import specification
-from loralab.methods.room import text_room
-from loralab.models.attention import short_sequence_attention
+from loralab.methods.table import specification
+from loralab.models.fast.attention import short_sequence_attention
+from loralab.models.fast.lean import lean_leaves
 from loralab.models.head_dropout import set_head_dropout
-from loralab.models.lean import lean_leaves
 from loralab.models.load import LoadedModel, load_model, read_config
 from loralab.models.precision import use_fast_float32
 from loralab.nn.dropout import quick_dropout
-from loralab.tasks.encoding import encode_examples, padding_id
+from loralab.tasks.encoding.encode import encode_examples, padding_id
+from loralab.tasks.encoding.first_token import begin_targets
 from loralab.tasks.example import Conversation, Examples, weight_of
-from loralab.tasks.first_token import begin_targets
 from loralab.tasks.label_order import in_order_of
-from loralab.tasks.task import Task, open_task
+from loralab.tasks.table import Task, open_task
 from loralab.training.config import TrainConfig
 from loralab.training.consistency import consistency_weight
 from loralab.training.data import TrainingData

@@ -23,11 +23,11 @@ from torch import Tensor, nn
 from torch.optim import AdamW
 
 from loralab.core.adapter import Adapter
-from loralab.core.low_rank import is_plain_product
 from loralab.core.names import modules_by_path
 from loralab.core.projected_linear import projected_linear, wide_linear
 from loralab.core.projection import Projection, Rows, projection_of
-from loralab.core.update import WHOLE, Update
+from loralab.core.updates.low_rank import is_plain_product
+from loralab.core.updates.update import WHOLE, Update
 from loralab.methods.projected import ProjectedFineTune, ProjectedWeight, projected_weights
 from loralab.training.config import TrainConfig
 from loralab.training.optimizer import make_optimizer, parameter_groups

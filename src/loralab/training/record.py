@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from loralab import __version__
-from loralab.formats.atomic import write_json
+from loralab.files.whole import write_json
 from loralab.training.config import TrainConfig
 
 _PACKAGES = ("transformers", "safetensors", "tokenizers", "numpy")

@@ -2,8 +2,8 @@
 
 from loralab.core.adapter import Adapter
 from loralab.core.names import unwrapped
-from loralab.core.tokens import TokenUpdate
-from loralab.core.update import WHOLE, tensor_of
+from loralab.core.updates.tokens import TokenUpdate
+from loralab.core.updates.update import WHOLE, tensor_of
 
 
 def resting_notes(adapter: Adapter) -> list[str]:

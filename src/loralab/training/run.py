@@ -4,19 +4,19 @@ import math
 from dataclasses import asdict, dataclass, replace
 
 from loralab.errors import SpecError
-from loralab.formats.adapter_folder import save
+from loralab.formats.folder import save
 from loralab.formats.processor_files import replace_processor
 from loralab.methods.counts import parameter_counts
 from loralab.models.resident import keep_few_kernels
 from loralab.training.checkpoint import newest_checkpoint, restore
 from loralab.training.config import DEFAULT_EPOCHS, TrainConfig
+from loralab.training.curves import draw_curves
 from loralab.training.data_record import check_unchanged
 from loralab.training.folder import RunFolder, claim, clear
 from loralab.training.forecast import forecast
 from loralab.training.journal import Journal, read_journal
 from loralab.training.loop import run_steps
 from loralab.training.observer import RunObserver, measured
-from loralab.training.plot import draw_curves
 from loralab.training.prepare import Prepared, made_fast, prepare
 from loralab.training.progress import RunProgress
 from loralab.training.projected_adamw import closing_notes

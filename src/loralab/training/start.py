@@ -14,13 +14,13 @@ import torch
 from torch import Tensor
 
 from loralab.core.adapter import Adapter
-from loralab.core.tokens import TokenUpdate
-from loralab.core.update import Update
+from loralab.core.updates.tokens import TokenUpdate
+from loralab.core.updates.update import Update
 from loralab.errors import AdapterFileError, NotFoundError, SpecError
-from loralab.formats.adapter_folder import load, tensors_path
-from loralab.formats.folder_tokenizer import with_own_tokenizer
-from loralab.formats.recorded_labels import recorded_labels
-from loralab.formats.tensor_reading import read_tensors
+from loralab.files.tensors import read_tensors
+from loralab.formats.folder import load, tensors_path
+from loralab.formats.labels import recorded_labels
+from loralab.formats.tokenizer import with_own_tokenizer
 from loralab.models.load import LoadedModel, load_model
 from loralab.training.config import TrainConfig
 

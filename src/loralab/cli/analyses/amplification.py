@@ -3,8 +3,8 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from loralab.cli.adapted import load_base, training_of
 from loralab.cli.analyses.kinds_table import show_kinds
+from loralab.cli.opening import load_base, training_of
 from loralab.cli.verb import Answer, Verb
 
 
@@ -36,7 +36,7 @@ class AmplificationConfig:
 
 def run(config: AmplificationConfig) -> Answer:
     """Measure every module, and write the files."""
-    from loralab.analysis.amplification_report import analyse_amplification
+    from loralab.analysis.adapters.amplification_report import analyse_amplification
 
     model = load_base(config.model, "auto", training_of(config.adapter), adapter=config.adapter).model
     return analyse_amplification(

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from loralab.cli.adapted import say
 from loralab.cli.analyses.residual_stream import StreamConfig, console, open_stream, print_files
+from loralab.cli.opening import say
 from loralab.cli.verb import Answer, Verb
 
 
@@ -34,7 +34,7 @@ class AngularConfig(StreamConfig):
 
 def run(config: AngularConfig) -> Answer:
     """Measure, and write the files."""
-    from loralab.analysis.angular_report import Sampling, analyse_angular
+    from loralab.analysis.layers.angular_report import Sampling, analyse_angular
 
     sampling = Sampling(
         data=config.data, samples=config.samples, max_len=config.max_len, tokens=config.tokens, seed=config.seed

@@ -4,8 +4,8 @@ import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from loralab.cli.adapted import Labels, LoadingFlags, Training, load_base, say, training_of
 from loralab.cli.findings import show_findings
+from loralab.cli.opening import Labels, LoadingFlags, Training, load_base, say, training_of
 from loralab.cli.verb import Answer, Verb, done
 from loralab.errors import AdapterFileError
 
@@ -28,8 +28,8 @@ class DoctorConfig(LoadingFlags):
 
 def run(config: DoctorConfig) -> Answer:
     """Examine it; damage is reported, not raised."""
-    from loralab.formats.atomic import write_json
-    from loralab.formats.doctor import examine
+    from loralab.files.whole import write_json
+    from loralab.formats.doctor.examine import examine
 
     model = None
     if config.model is not None:

@@ -27,8 +27,8 @@ class ForgettingConfig(MeasuredAdapter):
 
 def run(config: ForgettingConfig) -> Answer:
     """Read the texts, load, measure, write the files."""
-    from loralab.analysis.forgetting import embedded_text, read_text
-    from loralab.analysis.forgetting_report import analyse_forgetting
+    from loralab.analysis.adapters.forgetting import embedded_text, read_text
+    from loralab.analysis.adapters.forgetting_report import analyse_forgetting
 
     texts = [embedded_text()] if config.text is None else [read_text(path) for path in config.text]
     adapter, measurement = open_measured(config)

@@ -8,7 +8,7 @@ from loralab.cli.analyses.residual_stream import StreamConfig, console, open_str
 from loralab.cli.verb import Answer, Verb
 
 if TYPE_CHECKING:
-    from loralab.analysis.linearity_report import Clouds
+    from loralab.analysis.layers.linearity import Clouds
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +29,7 @@ class CloudConfig:
 
     def clouds(self, data: str | None, seed: int) -> "Clouds":
         """What the analysis takes: these, of this text."""
-        from loralab.analysis.linearity_report import Clouds
+        from loralab.analysis.layers.linearity import Clouds
 
         return Clouds(
             data=data,
@@ -60,7 +60,7 @@ class LinearityConfig(CloudConfig, StreamConfig):
 
 def run(config: LinearityConfig) -> Answer:
     """Score, and write the files."""
-    from loralab.analysis.linearity_report import analyse_linearity
+    from loralab.analysis.layers.linearity import analyse_linearity
 
     clouds = config.clouds(config.data, config.seed)
     return analyse_linearity(

@@ -45,8 +45,8 @@ class LinearizeConfig(CloudConfig, MeasureConfig):
 
 def run(config: LinearizeConfig) -> Answer:
     """Choose, fit, write, measure."""
-    from loralab.analysis.distill import Distilling
-    from loralab.analysis.linearize_report import Linearizing, linearize
+    from loralab.analysis.layers.distill import Distilling
+    from loralab.analysis.layers.linearize import Linearizing, linearize
 
     linearizing = Linearizing(
         model=config.model,

@@ -22,7 +22,7 @@ class MatricesConfig(MeasuredAdapter):
 def run(config: MatricesConfig) -> Answer:
     """Load, switch parts off one after another, write the files."""
     adapter, measurement = open_measured(config)
-    from loralab.analysis.matrices_report import analyse_matrices
+    from loralab.analysis.adapters.matrices_report import analyse_matrices
 
     return analyse_matrices(adapter, measurement, Path(config.out), config.layer_groups)
 

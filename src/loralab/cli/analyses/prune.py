@@ -74,8 +74,8 @@ class PruneConfig(MeasureConfig):
 
 def run(config: PruneConfig) -> Answer:
     """Choose the blocks, write the model, measure."""
-    from loralab.analysis.angular_report import Sampling
-    from loralab.analysis.prune_report import Pruning, prune
+    from loralab.analysis.layers.angular_report import Sampling
+    from loralab.analysis.layers.prune import Pruning, prune
 
     sampling = Sampling(data=config.data, samples=config.samples, max_len=config.max_len, seed=config.seed)
     pruning = Pruning(
@@ -88,7 +88,7 @@ def run(config: PruneConfig) -> Answer:
 
 def measuring(config: MeasureConfig) -> Any:
     """The flags as the analysis takes them."""
-    from loralab.analysis.model_measures import Measuring
+    from loralab.analysis.layers.measures import Measuring
 
     return Measuring(
         data=config.data,

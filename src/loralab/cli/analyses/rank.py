@@ -25,7 +25,7 @@ class RankConfig(MeasuredAdapter):
 
 def run(config: RankConfig) -> Answer:
     """Load, cut to one rank after another, write the files."""
-    from loralab.analysis.rank_report import analyse_rank, prepare
+    from loralab.analysis.adapters.rank_report import analyse_rank, prepare
 
     files = prepare(config.adapter, Path(config.out))
     adapter, measurement = open_measured(config)

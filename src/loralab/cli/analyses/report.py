@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from loralab.cli.answer import show_answer
+from loralab.cli.showing import show_answer
 from loralab.cli.verb import Answer, Verb
 from loralab.errors import SpecError
 
@@ -24,8 +24,8 @@ class ReportConfig:
 
 def run(config: ReportConfig) -> Answer:
     """Collect what is there and write the page."""
-    from loralab.analysis.report import sections
-    from loralab.analysis.report_page import write_report
+    from loralab.analysis.report.collect import sections
+    from loralab.analysis.report.page import write_report
 
     if not config.folders:
         raise SpecError("report needs the folder of at least one run or analysis")

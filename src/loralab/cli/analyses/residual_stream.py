@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from loralab.cli.adapted import AdaptedModel, Training, load_adapted, load_base, training_of
+from loralab.cli.opening import AdaptedModel, Training, load_adapted, load_base, training_of
 from loralab.errors import SpecError
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ def open_decoder(model: str, dtype: str) -> "LoadedModel":
 
 
 def _training(model: str, adapter: str | None) -> Training:
-    from loralab.models.family_table import FAMILY_BY_TYPE
+    from loralab.models.families.table import FAMILY_BY_TYPE
     from loralab.models.load import read_config
 
     config = read_config(model)

@@ -33,7 +33,7 @@ def run(config: ResizeConfig) -> Answer:
         raise SpecError(f"resize takes --rank or --energy, {given}; choose one, as --rank 4 or --energy 0.99")
     from pathlib import Path
 
-    from loralab.formats.atomic import refuse_occupied
+    from loralab.files.whole import refuse_occupied
     from loralab.formats.resize import energy_ranks, read_resizable, uniform_ranks, write_resized
 
     refuse_occupied(Path(config.out))

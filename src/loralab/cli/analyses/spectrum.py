@@ -26,7 +26,7 @@ class SpectrumConfig:
 
 def run(config: SpectrumConfig) -> Answer:
     """Look at every update, and write the files."""
-    from loralab.analysis.spectrum_report import analyse_spectrum
+    from loralab.analysis.adapters.spectrum_report import analyse_spectrum
 
     return analyse_spectrum(config.adapter, Path(config.out), modules=config.modules, alpha=config.alpha)
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from loralab.cli.adapted import load_base, training_of
+from loralab.cli.opening import load_base, training_of
 from loralab.cli.verb import Answer, Verb
 from loralab.errors import SpecError
 
@@ -43,7 +43,7 @@ def run(config: SubspaceConfig) -> Answer:
             f"subspace compares two adapters, or with --model one and its base; {len(config.adapters)} were given"
             f"{'' if config.model is None else ' with --model'}: {', '.join(config.adapters)}"
         )
-    from loralab.analysis.subspace_report import analyse_subspaces
+    from loralab.analysis.adapters.subspace_report import analyse_subspaces
 
     one, other = config.adapters[0], config.adapters[1] if config.model is None else None
     model = None if config.model is None else load_base(config.model, "auto", training_of(one), adapter=one).model

@@ -3,9 +3,9 @@
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from loralab.cli.adapted import say
+from loralab.cli.opening import say
 from loralab.cli.verb import Answer, Verb
-from loralab.experiments.latency_config import LatencyConfig
+from loralab.experiments.latency.config import LatencyConfig
 
 WIDTH = 80
 
@@ -20,8 +20,8 @@ class BenchConfig(LatencyConfig):
 
 def run(config: BenchConfig) -> Answer:
     """Measure; how it goes is said on stderr."""
-    from loralab.experiments.latency import measure_latency
-    from loralab.experiments.latency_result import as_answer
+    from loralab.experiments.latency.measure import measure_latency
+    from loralab.experiments.latency.result import as_answer
 
     return as_answer(measure_latency(config, lambda sentence: say([sentence])))
 

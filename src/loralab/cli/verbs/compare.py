@@ -2,16 +2,16 @@
 
 from typing import Any
 
-from loralab.cli.answer import readable_bytes
+from loralab.cli.showing import readable_bytes
 from loralab.cli.verb import Answer, Verb
-from loralab.experiments.comparison_config import CompareConfig
+from loralab.experiments.comparison.config import CompareConfig
 
 WIDTH = 80
 
 
 def run(config: CompareConfig) -> Answer:
     """Train what is not finished yet; the answer has the rows and the claims."""
-    from loralab.experiments.compare import as_answer, compare
+    from loralab.experiments.comparison.compare import as_answer, compare
 
     return as_answer(compare(config))
 
@@ -44,8 +44,8 @@ def _table(answer: Answer) -> Any:
 
 
 def _line(row: dict[str, Any], metric: str | None) -> list[str]:
-    from loralab.experiments.comparison_rows import Spread
-    from loralab.experiments.figures import count_text, spread_text
+    from loralab.experiments.comparison.figures import count_text, spread_text
+    from loralab.experiments.comparison.rows import Spread
 
     value, memory = row["metrics"].get(metric), row["peak_memory_bytes"]
     return [

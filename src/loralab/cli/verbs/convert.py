@@ -3,8 +3,8 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-from loralab.cli.adapted import say
-from loralab.cli.answer import show_answer
+from loralab.cli.opening import say
+from loralab.cli.showing import show_answer
 from loralab.cli.verb import Answer, Verb
 
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from loralab.cli.adapted import say
 from loralab.cli.demo_page import show_demo
+from loralab.cli.opening import say
 from loralab.cli.verb import Answer, Verb
 from loralab.cli.verbs import eval as eval_verb
 from loralab.cli.verbs import merge as merge_verb

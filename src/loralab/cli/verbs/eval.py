@@ -4,15 +4,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from loralab.cli.adapted import AdaptedModel, load_adapted, open_ordered, say, training_for
-from loralab.cli.answer import show_answer
+from loralab.cli.opening import AdaptedModel, load_adapted, open_ordered, say, training_for
+from loralab.cli.showing import show_answer
 from loralab.cli.verb import Answer, Verb
 from loralab.errors import DataError, SpecError
 from loralab.generation.config import GenerationConfig
 
 if TYPE_CHECKING:
     from loralab.evaluation.result import Evaluation
-    from loralab.tasks.definition import Task
+    from loralab.tasks.task import Task
 
 MOST_SAMPLES = 8
 """Generated texts in the answer, spread evenly over the split."""
@@ -84,7 +84,7 @@ def run(config: EvalConfig) -> Answer:
 
 def _write(task: "Task", found: "Evaluation", config: EvalConfig) -> Path:
     """The file of all outputs."""
-    from loralab.formats.atomic import write_text
+    from loralab.files.whole import write_text
 
     assert config.predictions is not None
     path = Path(config.predictions)

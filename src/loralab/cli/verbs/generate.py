@@ -4,12 +4,12 @@ import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from loralab.cli.adapted import AdaptedModel, Training, load_adapted, say, training_of
+from loralab.cli.opening import AdaptedModel, Training, load_adapted, say, training_of
 from loralab.cli.verb import Answer, Verb
 from loralab.errors import DataError
 from loralab.generation.config import GenerationConfig
-from loralab.tasks.file_bytes import MARK, decode_utf8, lone_half
 from loralab.tasks.outputs import text_lines
+from loralab.tasks.readers.unpacked import MARK, decode_utf8, lone_half
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -33,7 +33,7 @@ def run(config: GenerateConfig) -> Answer:
     training = training_of(config.adapter, config.labels)
 
     from loralab.evaluation.answers import answers
-    from loralab.tasks.chat import asked
+    from loralab.tasks.encoding.chat import asked
     from loralab.tasks.example import Example
 
     loaded = load_adapted(config, training)

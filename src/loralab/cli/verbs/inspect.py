@@ -3,9 +3,9 @@
 from collections import Counter
 from dataclasses import dataclass, field
 
-from loralab.cli.adapted import LoadingFlags, load_base, say, training_of
-from loralab.cli.answer import show_answer
 from loralab.cli.findings import show_findings
+from loralab.cli.opening import LoadingFlags, load_base, say, training_of
+from loralab.cli.showing import show_answer
 from loralab.cli.verb import Answer, Verb
 
 

@@ -4,8 +4,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
-from loralab.cli.adapted import LoadingFlags, load_adapter, load_base, say, training_of
-from loralab.cli.answer import show_answer
+from loralab.cli.opening import LoadingFlags, load_adapter, load_base, say, training_of
+from loralab.cli.showing import show_answer
 from loralab.cli.verb import Answer, Verb
 
 FIGURES = ("max_abs_logit_error", "mean_kl", "argmax_agreement", "tolerance", "adapter_effect")
@@ -39,9 +39,9 @@ class MergeConfig(LoadingFlags):
 
 def run(config: MergeConfig) -> Answer:
     """Load the model and the adapter, write the merged folder, reopen it and compare."""
-    from loralab.formats.atomic import write_json
-    from loralab.formats.merged import write_merged
-    from loralab.formats.proof_precision import choose_proof_dtype
+    from loralab.files.whole import write_json
+    from loralab.formats.merged.folder import write_merged
+    from loralab.formats.merged.precision import choose_proof_dtype
 
     training = training_of(config.adapter, config.labels)
     dtype, reason = choose_proof_dtype(config.model, config.dtype)

@@ -1,6 +1,6 @@
 """`loralab plan`: parameters, bytes on disk and memory of a training, before a weight is loaded."""
 
-from loralab.cli.answer import readable_bytes
+from loralab.cli.showing import readable_bytes
 from loralab.cli.verb import Answer, Verb
 from loralab.planning.config import PlanConfig
 

@@ -4,14 +4,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from loralab.cli.adapted import say
-from loralab.cli.answer import show_answer
+from loralab.cli.opening import say
+from loralab.cli.showing import show_answer
 from loralab.cli.verb import Answer, Verb
 from loralab.errors import DataError
 
 if TYPE_CHECKING:
     from loralab.evaluation.score import Scored
-    from loralab.tasks.definition import Task
+    from loralab.tasks.task import Task
 
 OFFICIAL = (".csv", ".tsv", ".xml", ".json", ".jsonl", ".xz")
 """Endings of a task's own files; anything else is a file with one reference a line."""
@@ -49,7 +49,7 @@ def _score_official(config: ScoreConfig) -> "tuple[Scored, int]":
     """Against the task's own file."""
     from loralab.evaluation.score import score_outputs
     from loralab.tasks.official import WHOLE_FILE
-    from loralab.tasks.task import open_task
+    from loralab.tasks.table import open_task
 
     task = open_task(config.task, config.references[0])
     examples = task.references(WHOLE_FILE if WHOLE_FILE in task.splits else "test")
@@ -72,8 +72,8 @@ def _score_lines(config: ScoreConfig) -> "tuple[Scored, int]":
 
 def _task(name: str) -> "Task":
     """The task without its data, which the lines are in place of."""
-    from loralab.tasks.definition import ROUGE, Task
-    from loralab.tasks.task import open_task
+    from loralab.tasks.table import open_task
+    from loralab.tasks.task import ROUGE, Task
 
     return Task(name, "generation", {}, ROUGE) if name == "jsonl" else open_task(name)
 

@@ -4,7 +4,7 @@ configuration.
 
 from dataclasses import asdict, dataclass, field, fields
 
-from loralab.cli.answer import show_answer
+from loralab.cli.showing import show_answer
 from loralab.cli.verb import Answer, Verb
 from loralab.training.config import TrainConfig
 

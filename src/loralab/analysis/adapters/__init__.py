@@ -1,0 +1,1 @@
+"""What an adapter learned: its directions, its size, its parts (paper §7)."""

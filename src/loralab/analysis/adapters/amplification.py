@@ -1,0 +1,92 @@
+"""By how much an update amplifies directions that the base has but does not emphasise (paper §7.3, Table 7).
+
+    ‖Uᵀ·W·V‖_F        W seen in the first r directions of ΔW, of W itself, and of random matrices
+    amplification     ‖ΔW‖_F / ‖Uᵀ·W·V‖_F with the directions of ΔW
+
+U [O, r] and V [I, r] hold singular vectors as columns (the paper writes V's as rows). Random directions see about
+r·‖W‖_F/√(O·I), which is (r/d)·‖W‖_F for a square matrix.
+"""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from loralab.analysis.adapters.base_weight import base_matrix
+from loralab.analysis.adapters.deltas import Delta, deltas
+from loralab.errors import SpecError
+from loralab.formats.stored import AdapterPairs
+
+
+@dataclass(frozen=True)
+class Amplification:
+    """One row of Table 7."""
+
+    name: str
+    rank: int
+    """r: how many directions are looked at."""
+    delta_norm: float
+    """‖ΔW‖_F."""
+    base_norm: float
+    """‖W‖_F."""
+    in_delta: float
+    """‖UᵀWV‖_F in the directions of ΔW."""
+    in_base: float
+    """In the first directions of W: the largest that it can be."""
+    in_random: float
+    """In random directions."""
+
+    @property
+    def factor(self) -> float:
+        """‖ΔW‖_F / ‖UᵀWV‖_F; infinite where W has nothing in the update's directions."""
+        return self.delta_norm / self.in_delta if self.in_delta else math.inf
+
+
+def amplifications(
+    adapter: AdapterPairs, model: nn.Module, *, rank: int | None = None, modules: str | None = None, seed: int = 0
+) -> Iterator[Amplification]:
+    """A row for each module, one after another. `rank` looks at fewer directions than the update has.
+
+    Raises SpecError for modules or shapes that the model does not have, an update that is zero, and a rank below 1.
+    """
+    if rank is not None and rank < 1:
+        raise SpecError(f"rank {rank} was asked for: at least one direction is needed")
+    generator = torch.Generator().manual_seed(seed)
+    for delta in deltas(adapter, modules):
+        W_OI = base_matrix(model, delta.part_of or delta.name, delta.shape, delta.rows)
+        yield amplification(delta, W_OI, rank, generator)
+
+
+def amplification(delta: Delta, W_OI: Tensor, rank: int | None, generator: torch.Generator) -> Amplification:
+    """The row of one module, whose base weight is W."""
+    U, sigma, V = delta.svd()
+    if not len(sigma):
+        raise SpecError(f"the update of {delta.name} is zero: it has no directions; leave it out with --modules")
+    r = min(rank or len(sigma), len(sigma))
+    return Amplification(
+        name=delta.name,
+        rank=r,
+        delta_norm=float(torch.linalg.norm(sigma)),
+        base_norm=float(torch.linalg.norm(W_OI)),
+        in_delta=seen(U[:, :r], W_OI, V[:, :r]),
+        in_base=strongest(W_OI, r),
+        in_random=seen(_random(len(W_OI), r, generator), W_OI, _random(W_OI.shape[1], r, generator)),
+    )
+
+
+def seen(U_OR: Tensor, W_OI: Tensor, V_IR: Tensor) -> float:
+    """‖Uᵀ·W·V‖_F."""
+    return float(torch.linalg.norm(U_OR.T @ W_OI @ V_IR))
+
+
+def strongest(W_OI: Tensor, rank: int) -> float:
+    """√(σ₁² + … + σ_r²) of W, from the eigenvalues of the smaller of its Gram matrices."""
+    gram = W_OI @ W_OI.T if len(W_OI) <= W_OI.shape[1] else W_OI.T @ W_OI
+    return math.sqrt(max(float(torch.linalg.eigvalsh(gram)[-rank:].sum()), 0.0))
+
+
+def _random(size: int, rank: int, generator: torch.Generator) -> Tensor:
+    basis: Tensor = torch.linalg.qr(torch.randn(size, rank, generator=generator, dtype=torch.float64))[0]
+    return basis

@@ -1,0 +1,157 @@
+"""The updates ΔW = s·B·A of an adapter as thin factors, module by module; ΔW itself is never formed.
+
+Shapes: O outputs and I inputs of a module's weight, R the rank, K ≤ R the numerical rank.
+"""
+
+import math
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from loralab.errors import SpecError
+from loralab.files.tensor_checks import listed
+from loralab.formats.record import Runs
+from loralab.formats.stored import AdapterPairs
+from loralab.formats.updates import FilePair
+
+
+@dataclass(frozen=True)
+class Delta:
+    """The update of one matrix, in float64."""
+
+    name: str
+    """The module's path; with a number in brackets for one group of a convolution or one expert."""
+    A_RI: Tensor
+    B_OR: Tensor
+    scale: float
+    part_of: str | None = None
+    """The path of the module whose weight holds the matrix, where it is some rows of it: `c_attn` of `c_attn.q`."""
+    rows: Runs | None = None
+    """Which rows."""
+
+    @property
+    def rank(self) -> int:
+        """R, of the factors."""
+        return len(self.A_RI)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(O, I), of ΔW."""
+        return len(self.B_OR), self.A_RI.shape[1]
+
+    @property
+    def norm(self) -> float:
+        """‖ΔW‖_F, from the Gram matrices: ‖B·A‖² = Σ (A·Aᵀ) ∘ (Bᵀ·B)."""
+        squared = ((self.A_RI @ self.A_RI.T) * (self.B_OR.T @ self.B_OR)).sum().item()
+        return abs(self.scale) * math.sqrt(max(squared, 0.0))
+
+    def svd(self) -> tuple[Tensor, Tensor, Tensor]:
+        """(U [O, K], σ [K] falling, V [I, K]) of ΔW: a QR of each factor, then the SVD of an R×R matrix.
+
+        K is the numerical rank; it is 0 for an update that is zero.
+        """
+        Q_OR, left_RR = torch.linalg.qr(self.B_OR)
+        Q_IR, right_RR = torch.linalg.qr(self.A_RI.T)
+        U, sigma, Vh = torch.linalg.svd(self.scale * left_RR @ right_RR.T)
+        kept = numerical_rank(sigma, len(self.B_OR) + self.A_RI.shape[1])
+        return Q_OR @ U[:, :kept], sigma[:kept], Q_IR @ Vh.T[:, :kept]
+
+
+def numerical_rank(sigma: Tensor, size: int) -> int:
+    """How many of the falling singular values are not rounding: above size · ε · the first, with the ε of float32, in
+    which factors are trained and stored.
+    """
+    return int((sigma > size * torch.finfo(torch.float32).eps * sigma[:1]).sum())
+
+
+def deltas(adapter: AdapterPairs, modules: str | None = None) -> Iterator[Delta]:
+    """The updates of an adapter one after another; with `modules` those whose name a regular expression is found in.
+
+    Raises SpecError where there are none, or none of that name.
+    """
+    chosen = _chosen(adapter, modules)
+    if not adapter.pairs:
+        raise SpecError(f"{adapter.source} is of method {adapter.method}, which has no low-rank factors to analyse")
+    if not chosen:
+        names = listed([pair.name for pair in adapter.pairs])
+        raise SpecError(f"no module of {adapter.source} matches {modules!r}; it adapts {names}")
+    for pair in chosen:
+        A_GRI, B_GOR = pair.matrices()
+        for group, (A_RI, B_OR) in enumerate(zip(A_GRI, B_GOR, strict=True)):
+            name = f"{pair.name}[{group}]" if len(A_GRI) > 1 else pair.name
+            yield Delta(name, A_RI, B_OR, pair.scale, pair.part_of, pair.rows)
+
+
+def module_names(adapter: AdapterPairs, modules: str | None = None) -> list[str]:
+    """The names of the modules that an adapter updates by low-rank factors."""
+    return [pair.name for pair in _chosen(adapter, modules)]
+
+
+def paired_deltas(one: AdapterPairs, other: AdapterPairs, modules: str | None = None) -> Iterator[tuple[Delta, Delta]]:
+    """The updates of the same module by two adapters. Raises SpecError where bases, targets or shapes differ."""
+    refuse_unlike(one, other, modules)
+    for mine, theirs in zip(deltas(one, modules), deltas(other, modules), strict=True):
+        if mine.shape != theirs.shape:
+            raise SpecError(
+                f"{mine.name} is {list(mine.shape)} in {one.source} and {list(theirs.shape)} in {other.source}: "
+                "they were trained on different models"
+            )
+        yield mine, theirs
+
+
+def refuse_unlike(one: AdapterPairs, other: AdapterPairs, modules: str | None = None) -> None:
+    """Two adapters must be of one base and adapt the same modules, or a regular expression must say which to look at.
+
+    Raises SpecError naming what each of them has.
+    """
+    mine, theirs = (set(module_names(each, modules)) for each in (one, other))
+    if mine != theirs:
+        parts = [
+            f"only {each.source} adapts {listed(sorted(names))}"
+            for each, names in ((one, mine - theirs), (other, theirs - mine))
+            if names
+        ]
+        raise SpecError(f"the adapters have different targets: {'; '.join(parts)}; choose common ones with --modules")
+    bases = [None if each.sidecar is None else each.sidecar.fingerprint.digest for each in (one, other)]
+    if modules is None and None not in bases and bases[0] != bases[1]:
+        raise SpecError(
+            f"the adapters belong to different base models: {one.source} to {bases[0]}, {other.source} to {bases[1]}; "
+            "compare adapters of one base"
+        )
+
+
+def layer_number(name: str) -> int | None:
+    """The number of the block that a module is in: the first number in its path."""
+    found = re.search(r"(?:^|\.)(\d+)(?:\.|$)", name)
+    return int(found[1]) if found else None
+
+
+def kind_of_module(name: str) -> str:
+    """What modules of all blocks have in common: the path's last name."""
+    return name.rpartition(".")[2]
+
+
+def group_free(name: str) -> str:
+    """A module's path without the number of one of its groups or experts."""
+    return re.sub(r"\[\d+\]$", "", name)
+
+
+def spread(items: Sequence[str], count: int) -> list[str]:
+    """`count` of the items, evenly spaced, the first and the last among them; all where there are fewer."""
+    if len(items) <= count:
+        return list(items)
+    return [items[round(place * (len(items) - 1) / (count - 1))] for place in range(count)]
+
+
+def _chosen(adapter: AdapterPairs, modules: str | None) -> list[FilePair]:
+    """In the order of the blocks: files list block 10 before block 2."""
+    found = [pair for pair in adapter.pairs if modules is None or re.search(modules, pair.name)]
+    return sorted(found, key=lambda pair: [int(piece) if piece.isdecimal() else piece for piece in _pieces(pair.name)])
+
+
+def _pieces(name: str) -> list[str]:
+    """Text and numbers in turn, text first."""
+    return re.split(r"(\d+)", name)

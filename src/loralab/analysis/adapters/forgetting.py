@@ -1,0 +1,137 @@
+"""What an adapter costs elsewhere: the base's loss on a text that nobody trained it on, before and after.
+
+The text is cut into windows, and the loss of each is taken twice. The change is a mean over windows of paired
+differences, so that its standard error is far below that of either loss.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from pydoc_data.topics import topics
+
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from loralab.core.adapter import Adapter
+from loralab.core.attach import disabled
+from loralab.errors import DataError, NotFoundError, SpecError
+from loralab.evaluation.likelihood import mean_target_loss
+from loralab.methods.prefix.room import text_room
+from loralab.nn.mode import evaluating
+from loralab.tasks.encoding.encode import Encoded
+from loralab.tasks.encoding.tokens import IGNORED, plain_ids
+
+EMBEDDED = "Python's language reference"
+SHORTEST = 8
+"""Tokens of a window below which a loss says nothing."""
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """A plain text and where it is from."""
+
+    name: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Forgetting:
+    """The loss in nats per token on every window, without and with the adapter."""
+
+    name: str
+    tokens: int
+    before_W: tuple[float, ...]
+    after_W: tuple[float, ...]
+
+    @cached_property
+    def before(self) -> float:
+        """Of the base, a mean over windows."""
+        return sum(self.before_W) / len(self.before_W)
+
+    @cached_property
+    def after(self) -> float:
+        """With the adapter."""
+        return sum(self.after_W) / len(self.after_W)
+
+    @property
+    def change(self) -> float:
+        """Nats per token; above zero the model is worse at the text."""
+        return self.after - self.before
+
+    @property
+    def standard_error(self) -> float | None:
+        """Of the change, over windows; None where there is one window alone."""
+        differences = [after - before for before, after in zip(self.before_W, self.after_W, strict=True)]
+        if len(differences) < 2:
+            return None
+        squares = sum((each - self.change) ** 2 for each in differences)
+        return math.sqrt(squares / (len(differences) - 1) / len(differences))
+
+
+def embedded_text() -> HeldOut:
+    """The reference of Python's language as its interactive help holds it: half a million characters of English, which
+    no embedded task trains on.
+    """
+    return HeldOut(EMBEDDED, "\n\n".join(topics.values()))
+
+
+def read_text(path: str) -> HeldOut:
+    """A UTF-8 file. Raises NotFoundError or DataError."""
+    file = Path(path)
+    if not file.is_file():
+        raise NotFoundError(f"{path} was asked for as a held-out text, but there is no such file")
+    try:
+        return HeldOut(file.name, file.read_text(encoding="utf-8"))
+    except UnicodeDecodeError as problem:
+        raise DataError(f"{path} is no UTF-8 text: {problem}; convert it, or name another") from problem
+
+
+def forgetting(
+    adapter: Adapter, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, held_out: HeldOut, *, tokens: int,
+    window: int,
+) -> Forgetting:  # fmt: skip
+    """The loss on `tokens` tokens of the text, in windows spread evenly over it.
+
+    Raises SpecError for sizes that cannot be and for a model that is no causal language model.
+    """
+    encoded = windows_of(model, tokenizer, held_out, tokens, window)
+    with evaluating(model):
+        after = tuple(_losses(model, encoded))
+        with disabled(model):
+            before = tuple(_losses(model, encoded))
+    return Forgetting(held_out.name, sum(each.targets for each in encoded), before, after)
+
+
+def windows_of(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, held_out: HeldOut, tokens: int, window: int
+) -> list[Encoded]:
+    """The windows; the first token of each is context alone."""
+    if getattr(model.config, "is_encoder_decoder", False):
+        raise SpecError(f"forgetting was asked of a {type(model).__name__}, which reads a text and writes another; it "
+                        "takes a causal language model, whose loss a plain text has")  # fmt: skip
+    size = min(window, text_room(model) or window)
+    if size < SHORTEST or tokens < size:
+        raise SpecError(f"{tokens} tokens in windows of {size} were asked for; windows need {SHORTEST} tokens or more, "
+                        "and the text at least one window")  # fmt: skip
+    ids = plain_ids([held_out.text], tokenizer)[0]
+    starts = _starts(len(ids), size, tokens // size)
+    if not starts:
+        raise DataError(f"{held_out.name} has {len(ids)} tokens, less than one window of {size}; give more text")
+    rows = [ids[start : start + size] for start in starts]
+    return [Encoded(row, [IGNORED, *row[1:]]) for row in rows]
+
+
+def _starts(length: int, size: int, count: int) -> list[int]:
+    """Where windows begin: in order, never overlapping, the last one at the end of the text."""
+    count = min(count, length // size)
+    if count <= 1:
+        return [0] * count
+    return [round(place * (length - size) / (count - 1)) for place in range(count)]
+
+
+@torch.no_grad()
+def _losses(model: PreTrainedModel, encoded: Sequence[Encoded]) -> Iterator[float]:
+    for each in encoded:
+        yield mean_target_loss(model, [each], 0, 1)

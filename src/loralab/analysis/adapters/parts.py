@@ -1,0 +1,87 @@
+"""Parts of an adapter switched off, or given other factors, for as long as a block lasts; the model is not copied.
+
+Afterwards the very same factors are in their places again, so that the model computes what it did, bit for bit.
+"""
+
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+
+from loralab.core.adapter import Adapter
+from loralab.core.attach import disabled
+from loralab.core.updates.factors import Factors
+from loralab.core.updates.update import WHOLE
+from loralab.errors import SpecError
+
+Cell = tuple[str, str]
+"""A module's path and the part of its weight that one factor pair updates."""
+
+
+def cells_of(adapter: Adapter) -> list[Cell]:
+    """Every factor pair of an adapter. Raises SpecError where there are none."""
+    found = [(path, part) for path, update in adapter.updates.items() for part in update.parts]
+    if not found:
+        kind = type(adapter.spec).__name__
+        raise SpecError(f"adapter '{adapter.name}' ({kind}) has no low-rank factors to switch off or cut")
+    return found
+
+
+def cell_name(cell: Cell) -> str:
+    """`path`, or `path[part]`."""
+    path, part = cell
+    return path if part == WHOLE else f"{path}[{part}]"
+
+
+def has_more(adapter: Adapter) -> bool:
+    """Whether it holds anything beside low-rank factors: a head, biases, a prefix."""
+    return any(update.replacements() or update.added._parameters for update in adapter.updates.values())
+
+
+@contextmanager
+def replaced_factors(adapter: Adapter, factors: Mapping[Cell, Factors]) -> Iterator[None]:
+    """Within this block these pairs have other factors."""
+    before = {(path, part): adapter.updates[path].delta_of(part) for path, part in factors}
+    try:
+        for (path, part), other in factors.items():
+            adapter.updates[path].parts[part] = other
+        yield
+    finally:
+        for (path, part), own in before.items():
+            adapter.updates[path].parts[part] = own
+
+
+@contextmanager
+def switched_off(model: nn.Module, adapter: Adapter, cells: Collection[Cell]) -> Iterator[None]:
+    """Within this block the updates of these factor pairs are zero.
+
+    A module that has nothing else computes as the base does; with everything off the model is its base, bit for bit.
+    """
+    off = set(cells)
+    if off == set(cells_of(adapter)) and not has_more(adapter):
+        with disabled(model):
+            yield
+        return
+    zeros = {(path, part): _zero(adapter.updates[path].delta_of(part).as_lora()) for path, part in off}
+    silent = [path for path in dict.fromkeys(path for path, _ in cells) if _is_all_off(adapter, path, off)]
+    with replaced_factors(adapter, zeros):
+        try:
+            for path in silent:
+                adapter.layers[path].drop(adapter.name)
+            yield
+        finally:
+            for path in silent:
+                adapter.layers[path].put(adapter.name, adapter.updates[path])
+
+
+def _is_all_off(adapter: Adapter, path: str, off: Collection[Cell]) -> bool:
+    update = adapter.updates[path]
+    more = bool(update.replacements() or update.added._parameters)
+    return not more and all((path, part) in off for part in update.parts)
+
+
+def _zero(factors: Factors) -> Factors:
+    """B is zero, so that A's precision does not count."""
+    made = Factors.of(factors.lora_A.detach(), torch.zeros_like(factors.lora_B), factors.recipe.rank, factors)
+    return made.train(factors.training)

@@ -1,0 +1,1 @@
+"""One page to look at, of what runs, comparisons and analyses wrote."""

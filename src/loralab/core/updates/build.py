@@ -1,0 +1,272 @@
+"""From a module and recipes to the update that adapts it: one builder per kind of module, in one table."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from loralab.core.trial import gives_rows, is_convolution, is_lookup, is_product, is_transformers_conv1d
+from loralab.core.updates.factors import Factors, LowRankDelta, Recipe, Spot, check_rank
+from loralab.core.updates.invoked import InvokedLinear
+from loralab.core.updates.low_rank import ConvUpdate, EmbeddingUpdate, LinearUpdate
+from loralab.core.updates.magnitude import MagnitudeConv, MagnitudeEmbedding, MagnitudeLinear
+from loralab.core.updates.substitution import ATTENTION_PARTS, AttentionUpdate, ParameterUpdate, attention_shapes
+from loralab.core.updates.update import WHOLE, Update, device_of, tensor_of
+from loralab.errors import SpecError, TargetError
+
+CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+Layout = Mapping[str, Tensor]
+"""Part name → the output rows of a fused projection that belong to it."""
+
+
+Maker = Callable[[Spot], LowRankDelta]
+"""Makes the low-rank update of one matrix."""
+
+
+@dataclass(frozen=True)
+class Site:
+    """One module to adapt: its path, itself, and a recipe for each of its parts (`weight` when it is one)."""
+
+    path: str
+    module: nn.Module
+    recipes: Mapping[str, Recipe]
+    layout: Layout | None = None
+    make: Maker | None = None
+    """How the update of a dense layer's matrix is made; None: a plain pair A, B."""
+    magnitude: bool = False
+    """Whether the length of every output's weights trains as well (DoRA)."""
+    through_norm: bool = False
+    invocation: tuple[int, ...] = ()
+    """The tokens from which on the update acts (aLoRA)."""
+    any_rank: bool = False
+    """Whether a rank above the matrix's own width is taken: of a layer that nobody named."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where the update's parameters belong: beside the module's own."""
+        return device_of(self.module)
+
+    def factors(self, part: str, out_features: int, in_features: int) -> Factors:
+        """Fresh factors A [R, I] and B [O, R] for one part."""
+        recipe = self.recipes[part]
+        self.check_rank(part, self.name_of(part), out_features, in_features)
+        return Factors(recipe, (recipe.rank, in_features), (out_features, recipe.rank), self.device)
+
+    def check_rank(self, part: str, name: str, rows: int, columns: int) -> None:
+        """Refuse a rank above the width of the matrix [rows, columns], where that is asked for by name."""
+        if not self.any_rank:
+            check_rank(self.recipes[part], name, rows, columns)
+
+    def made_by(self, make: Maker | None) -> "Site":
+        """The same site, the updates of its matrices made in this way."""
+        return replace(self, make=make)
+
+    def name_of(self, part: str) -> str:
+        """The path, with the part if the module has several."""
+        return self.path if part == WHOLE else f"{self.path}[{part}]"
+
+    def delta(self, part: str, spot: Spot) -> LowRankDelta:
+        """The fresh update of one matrix of a dense layer."""
+        return self.factors(part, spot.out_features, spot.in_features) if self.make is None else self.make(spot)
+
+    def refuse_special(self, with_magnitude: bool = False) -> None:
+        """An error where something else than plain LoRA was asked for: it is defined for dense layers."""
+        if self.make is not None or self.invocation or (self.magnitude and not with_magnitude):
+            raise TargetError(
+                f"{self.path} is a {type(self.module).__name__}, which only plain LoRA adapts; the method that was "
+                "asked for is defined for dense layers: leave it out with exclude"
+            )
+
+    def refuse_dropout(self, why: str) -> None:
+        """An error if any part asks for dropout."""
+        if any(recipe.dropout for recipe in self.recipes.values()):
+            raise SpecError(f"dropout was asked for {self.path}, but {why}; set dropout=0 or leave this target out")
+
+
+def build(site: Site) -> Update:
+    """The update that adapts this site; raises TargetError for a module that no builder knows."""
+    if WHOLE in site.module.__dict__ and (site.magnitude or site.make is not None):
+        raise TargetError(
+            f"{site.path} gets its weight anew before each forward pass (weight_norm by hooks, pruning), so "
+            "a method that starts from the weight would start from an old one; make it plain first, or use plain LoRA"
+        )
+    for matches, builder in _BUILDERS:
+        if matches(site.module):
+            return builder(site)
+    return _raw_parameters(site)
+
+
+def can_adapt(module: nn.Module) -> bool:
+    """Whether some builder adapts this module as a whole."""
+    return any(matches(module) for matches, _ in _BUILDERS)
+
+
+def is_linear(module: nn.Module) -> bool:
+    """A dense layer: nn.Linear, transformers' Conv1D, or what has the attributes of one and computes the same.
+
+    A subclass of nn.Linear that does more with its product is one too; one that returns no such tensor is not.
+    """
+    if _is_conv1d(module):
+        return True
+    sizes = [getattr(module, name, None) for name in ("in_features", "out_features")]
+    if not all(isinstance(size, int) for size in sizes) or not isinstance(getattr(module, "weight", None), Tensor):
+        return False
+    inputs, outputs = (int(str(size)) for size in sizes)
+    if isinstance(module, nn.Linear) or not tensor_of(module, WHOLE).is_floating_point():
+        return gives_rows(module, inputs, outputs)
+    return is_product(module, inputs, outputs)
+
+
+def is_embedding(module: nn.Module) -> bool:
+    """An embedding that looks up what it is given."""
+    return isinstance(module, nn.Embedding) and is_lookup(module)
+
+
+def is_conv(module: nn.Module) -> bool:
+    """A convolution that computes what its attributes say."""
+    return isinstance(module, CONVOLUTIONS) and is_convolution(module)
+
+
+def linear_shape(module: nn.Module) -> tuple[int, int]:
+    """(O, I) of a dense layer, also where its weight is stored transposed or packed by quantisation."""
+    if _is_conv1d(module):
+        inputs, outputs = tensor_of(module, WHOLE).shape
+        return int(outputs), int(inputs)
+    return int(getattr(module, "out_features")), int(getattr(module, "in_features"))  # noqa: B009
+
+
+def _is_conv1d(module: nn.Module) -> bool:
+    if type(module).__name__ != "Conv1D" or not hasattr(module, "nf"):
+        return False
+    inputs, outputs = tensor_of(module, WHOLE).shape
+    return is_transformers_conv1d(module) or is_product(module, inputs, outputs, stored_transposed=True)
+
+
+def spots(site: Site) -> dict[str, Spot]:
+    """The matrices of a dense layer that the site's recipes are for, by part."""
+    out_features, in_features = linear_shape(site.module)
+    if WHOLE in site.recipes:
+        return {WHOLE: _spot(site, WHOLE, out_features, in_features, None)}
+    layout = _layout(site, out_features, in_features)
+    return {part: _spot(site, part, len(layout[part]), in_features, layout[part]) for part in site.recipes}
+
+
+def _spot(site: Site, part: str, out_features: int, in_features: int, rows: Tensor | None) -> Spot:
+    def weight() -> Tensor:
+        W = tensor_of(site.module, WHOLE).detach()
+        W_OI = W.T if _is_conv1d(site.module) else W
+        return W_OI if rows is None else W_OI[rows.to(W.device)]
+
+    return Spot(site.name_of(part), site.recipes[part], out_features, in_features, site.device, weight, site.module)
+
+
+def _linear(site: Site) -> Update:
+    out_features, in_features = linear_shape(site.module)
+    transposed = _is_conv1d(site.module)
+    rows: dict[str, Tensor] = {}
+    if WHOLE not in site.recipes:
+        layout = _layout(site, out_features, in_features)
+        rows = {part: layout[part].to(site.device) for part in site.recipes}
+    parts = {part: site.delta(part, spot) for part, spot in spots(site).items()}
+    if site.magnitude:
+        return MagnitudeLinear(parts, out_features, rows, transposed, site.through_norm).start(site.module)
+    if site.invocation:
+        return InvokedLinear(parts, out_features, rows, transposed, site.invocation)
+    return LinearUpdate(parts, out_features, rows, transposed)
+
+
+def _layout(site: Site, out_features: int, in_features: int) -> Layout:
+    """The site's own layout; a projection to three times its width, of a model nobody knows, is q, k, v in turn."""
+    layout = site.layout
+    if layout is None and out_features == 3 * in_features:
+        thirds = torch.arange(out_features).chunk(3)
+        layout = dict(zip(("q", "k", "v"), thirds, strict=True))
+    unknown = [part for part in site.recipes if layout is None or part not in layout]
+    if layout is None or unknown:
+        parts = f"has the parts {', '.join(layout)}" if layout else "is not known to be a fused projection"
+        raise TargetError(
+            f"{site.path}[{','.join(site.recipes)}] was asked for, but {site.path} {parts}; name the whole module, "
+            "or describe its rows with fused={...}"
+        )
+    return layout
+
+
+def _embedding(site: Site) -> Update:
+    _only_whole(site)
+    V, D = tensor_of(site.module, WHOLE).shape
+    if getattr(site.module, "max_norm", None) is not None:
+        raise TargetError(
+            f"{site.path} was asked for, but an embedding with max_norm rewrites its own weight as it runs"
+        )
+    recipe = site.recipes[WHOLE]
+    site.check_rank(WHOLE, site.path, V, D)
+    site.refuse_special(with_magnitude=True)
+    parts = {WHOLE: Factors(recipe, (recipe.rank, V), (D, recipe.rank), site.device, starts_at_A=True)}
+    return MagnitudeEmbedding(parts, D).start(site.module) if site.magnitude else EmbeddingUpdate(parts)
+
+
+def _conv(site: Site) -> Update:
+    _only_whole(site)
+    W, recipe = tensor_of(site.module, WHOLE), site.recipes[WHOLE]
+    site.check_rank(WHOLE, site.path, W.shape[0], W[0].numel())
+    groups = int(getattr(site.module, "groups", 1))
+    A_shape = (groups * recipe.rank, *W.shape[1:])
+    B_shape = (W.shape[0], recipe.rank, *(1 for _ in W.shape[2:]))
+    site.refuse_special(with_magnitude=True)
+    if site.magnitude:
+        _refuse_unscalable(site, groups)
+    parts = {WHOLE: Factors(recipe, A_shape, B_shape, site.device)}
+    return MagnitudeConv(parts, W.shape[0]).start(site.module) if site.magnitude else ConvUpdate(parts)
+
+
+def _refuse_unscalable(site: Site, groups: int) -> None:
+    if groups > 1:
+        raise TargetError(
+            f"magnitude was asked for {site.path}, a convolution in {groups} groups: its A and B are no factors of one "
+            "matrix whose rows have lengths; exclude it, or adapt all modules without magnitude"
+        )
+    site.refuse_dropout("a convolution with trained lengths runs with its weights substituted")
+
+
+def _attention(site: Site) -> Update:
+    site.refuse_special()
+    site.refuse_dropout("nn.MultiheadAttention multiplies its weights itself, which leaves no path for dropout")
+    shapes = attention_shapes(site.module)
+    recipes = dict.fromkeys(ATTENTION_PARTS, site.recipes[WHOLE]) if WHOLE in site.recipes else site.recipes
+    expanded = replace(site, recipes=recipes)
+    unknown = [part for part in recipes if part not in shapes]
+    if unknown:
+        raise TargetError(f"{site.path}[{','.join(unknown)}] was asked for; its parts are {', '.join(shapes)}")
+    return AttentionUpdate({part: expanded.factors(part, *shapes[part]) for part in recipes})
+
+
+def _raw_parameters(site: Site) -> Update:
+    site.refuse_special()
+    site.refuse_dropout("a raw parameter has no input of its own to drop from")
+    transposed = bool(getattr(site.module, "is_transposed", False))
+    return ParameterUpdate({name: _raw_factors(site, name, transposed) for name in site.recipes}, transposed)
+
+
+def _raw_factors(site: Site, name: str, transposed: bool) -> Factors:
+    shape = tensor_of(site.module, name).shape
+    recipe, experts = site.recipes[name], shape[:-2]
+    O, I = (shape[-1], shape[-2]) if transposed and experts else (shape[-2], shape[-1])  # noqa: E741
+    site.check_rank(name, f"{site.path}.{name}", O, I)
+    return Factors(recipe, (*experts, recipe.rank, I), (*experts, O, recipe.rank), site.device)
+
+
+def _only_whole(site: Site) -> None:
+    if WHOLE not in site.recipes:
+        raise TargetError(
+            f"{site.path}[{','.join(site.recipes)}] was asked for, but {type(site.module).__name__} has no such parts; "
+            f"write {site.path}"
+        )
+
+
+_BUILDERS: list[tuple[Callable[[nn.Module], bool], Callable[[Site], Update]]] = [
+    (lambda module: isinstance(module, nn.MultiheadAttention), _attention),
+    (is_embedding, _embedding),
+    (is_conv, _conv),
+    (is_linear, _linear),
+]

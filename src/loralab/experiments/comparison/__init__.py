@@ -1,0 +1,1 @@
+"""Methods, seeds and sizes trained one after another, to one table."""

@@ -1,0 +1,123 @@
+"""`compare`: many trainings, one after another, to one table, its pictures, and the paper's claims judged."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from loralab.errors import TrainingError
+from loralab.experiments.comparison.budget_process import settings_of_equal_budget
+from loralab.experiments.comparison.cells import Cell, cells_of
+from loralab.experiments.comparison.claim import Claim
+from loralab.experiments.comparison.claims import judge_claims
+from loralab.experiments.comparison.config import CompareConfig
+from loralab.experiments.comparison.folder import ComparisonFolder, earlier_settings, held, record_settings
+from loralab.experiments.comparison.plots import draw_comparison
+from loralab.experiments.comparison.process import Outcome, finished, run_cell
+from loralab.experiments.comparison.progress import ComparisonProgress
+from loralab.experiments.comparison.rows import Row, main_metric, rows_of
+from loralab.experiments.comparison.setting import Setting, settings_of
+from loralab.experiments.comparison.table import markdown
+from loralab.files.whole import write_json, write_text
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What came of it."""
+
+    rows: tuple[Row, ...]
+    metric: str | None
+    """What the claims and the pictures are about; None where nothing was measured."""
+    claims: tuple[Claim, ...]
+    out: Path
+    results: Path
+    table: Path
+    plots: tuple[Path, ...]
+
+
+def compare(config: CompareConfig) -> Comparison:
+    """Train every cell that is not finished, and write what all of them say into `config.out`.
+
+    Raises SpecError for a comparison that cannot be or differs from the one in the folder, OutputError for a folder in
+    use; and TrainingError naming the cells that failed, after everything else ran and was written.
+    """
+    config.validate()
+    folder = ComparisonFolder(Path(config.out))
+    earlier_settings(folder, config)
+    _check(cells_of(config, settings_of(config)))
+    with held(folder) as lock:
+        cells = cells_of(config, earlier_settings(folder, config) or _begin(folder, config))
+        outcomes = _run(cells, config, lock)
+        comparison = _write(folder, config, outcomes)
+    _complain(outcomes, folder)
+    return comparison
+
+
+def as_answer(comparison: Comparison) -> dict[str, Any]:
+    """The comparison as JSON has it, with each row's label."""
+    rows = [{"label": row.label, **asdict(row)} for row in comparison.rows]
+    return asdict(comparison) | {"rows": rows}
+
+
+def _check(cells: Sequence[Cell]) -> None:
+    """That every training is one that could be, before the first begins."""
+    for cell in cells:
+        cell.config.validate()
+
+
+def _begin(folder: ComparisonFolder, config: CompareConfig) -> list[Setting]:
+    settings = settings_of(config)
+    if config.match_params is not None:
+        settings = settings_of_equal_budget(config, settings)
+    record_settings(folder, config, settings)
+    return settings
+
+
+def _run(cells: Sequence[Cell], config: CompareConfig, lock: int) -> list[Outcome]:
+    outcomes = []
+    with ComparisonProgress(cells, config.best_metric) as progress:
+        for cell in cells:
+            outcome = finished(cell)
+            if outcome is None:
+                progress.start(cell)
+                outcome = run_cell(cell, lock)
+            progress.end(outcome)
+            outcomes.append(outcome)
+    return outcomes
+
+
+def _write(folder: ComparisonFolder, config: CompareConfig, outcomes: Sequence[Outcome]) -> Comparison:
+    rows = rows_of(outcomes, config.match_params)
+    claims = judge_claims(rows, config.best_metric)
+    plots = draw_comparison(rows, config.best_metric, folder.path, f"{config.model} on {config.task}")
+    comparison = Comparison(
+        rows=tuple(rows),
+        metric=main_metric(rows, config.best_metric),
+        claims=tuple(claims),
+        out=folder.path,
+        results=folder.results,
+        table=folder.table,
+        plots=tuple(plots),
+    )
+    write_text(folder.table, markdown(config, rows, claims))
+    write_json(folder.results, _with_names(as_answer(comparison)))
+    return comparison
+
+
+def _with_names(content: Any) -> Any:
+    """The content with paths as strings."""
+    if isinstance(content, dict):
+        return {key: _with_names(value) for key, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [_with_names(each) for each in content]
+    return str(content) if isinstance(content, Path) else content
+
+
+def _complain(outcomes: Sequence[Outcome], folder: ComparisonFolder) -> None:
+    failed = [outcome for outcome in outcomes if outcome.failure is not None]
+    if failed:
+        named = "".join(f"\n  {outcome.cell.name}: {outcome.failure}" for outcome in failed)
+        raise TrainingError(
+            f"{len(failed)} of {len(outcomes)} cells failed; what the others reached is in {folder.table}. The same "
+            f"command tries them again:{named}"
+        )

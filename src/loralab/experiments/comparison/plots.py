@@ -1,0 +1,118 @@
+"""The pictures of a comparison: its metric over trained parameters, over ranks, and over training examples."""
+
+from collections.abc import Callable, Sequence
+from math import log10
+from pathlib import Path
+from typing import Any
+
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from loralab.experiments.comparison.comparable import comparable
+from loralab.experiments.comparison.rows import Row, main_metric
+from loralab.files.whole import whole_file
+
+COLOURS = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377", "#bbbbbb", "#222255", "#994f00")
+MARKERS = "os^DvP*X<>"
+UNITS = {"loss": "nats per target", "perplexity": "e to the loss", "nist": "", "cider": ""}
+"""Of the metrics that are not on a scale of 0 to 100."""
+
+At = Callable[[Row], float | None]
+"""Where a row stands on the horizontal axis."""
+
+
+def draw_comparison(rows: Sequence[Row], asked: str | None, folder: Path, title: str) -> list[Path]:
+    """Write the pictures that these rows can fill, and return where they are."""
+    metric = main_metric(rows, asked)
+    if metric is None:
+        return []
+    these = comparable(rows, asked).rows
+    drawn = [_parameters(these, metric, folder / "parameters.png", title)]
+    several = _with_several_ranks(these)
+    if several:
+        drawn.append(_ranks(several, metric, folder / "ranks.png", title))
+    if len({row.train_examples for row in rows}) > 1:
+        drawn.append(_examples(rows, metric, folder / "examples.png", title))
+    return drawn
+
+
+def _parameters(rows: Sequence[Row], metric: str, path: Path, title: str) -> Path:
+    """As the paper's Figure 2: a series per method."""
+    figure, axes = _axes(metric, title, "log10 of trained parameters (head apart)")
+    _draw(axes, rows, metric, lambda row: row.method, lambda row: log10(row.trainable_params or 1), line=False)
+    return _write(figure, axes, path)
+
+
+def _ranks(rows: Sequence[Row], metric: str, path: Path, title: str) -> Path:
+    """As Table 6: a series per set of targets."""
+    figure, axes = _axes(metric, title, "rank r (log2 scale)")
+    _draw(axes, rows, metric, lambda row: row.targets or "q,v of the family", lambda row: row.rank)
+    ranks = sorted({row.rank for row in rows if row.rank is not None})
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(ranks, [str(rank) for rank in ranks])
+    axes.minorticks_off()
+    return _write(figure, axes, path)
+
+
+def _with_several_ranks(rows: Sequence[Row]) -> list[Row]:
+    """LoRA's rows on those targets that several ranks were tried on."""
+    lora = [row for row in rows if row.method == "lora"]
+    return [row for row in lora if len({other.rank for other in lora if other.targets == row.targets}) > 1]
+
+
+def _examples(rows: Sequence[Row], metric: str, path: Path, title: str) -> Path:
+    """As Table 16: a series per setting, over the number of training examples."""
+    figure, axes = _axes(metric, title, "training examples")
+    _draw(axes, rows, metric, lambda row: row.series, lambda row: row.train_examples)
+    sizes = sorted({row.train_examples for row in rows if row.train_examples is not None})
+    axes.set_xscale("log")
+    axes.set_xticks(sizes, [f"{size:,}" for size in sizes])
+    axes.minorticks_off()
+    return _write(figure, axes, path)
+
+
+def _axes(metric: str, title: str, across: str) -> tuple[Figure, Any]:
+    figure = Figure(figsize=(8, 5), dpi=120, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    unit = UNITS.get(metric, "of 100")
+    measured = f"held-out {metric} ({unit})" if unit else f"held-out {metric}"
+    axes.set(title=title, xlabel=across, ylabel=f"{measured}, mean ± sd over seeds")
+    axes.yaxis.set_major_locator(MaxNLocator(nbins=7))
+    return figure, axes
+
+
+def _draw(
+    axes: Any, rows: Sequence[Row], metric: str, series: Callable[[Row], str], at: At, *, line: bool = True
+) -> None:
+    """Every series in a colour and marker of its own: means, with the standard deviation over seeds as bars."""
+    groups: dict[str, list[tuple[float, Row]]] = {}
+    for row in rows:
+        place = at(row)
+        if metric in row.metrics and place is not None:
+            groups.setdefault(series(row), []).append((place, row))
+    for number, (name, points) in enumerate(groups.items()):
+        points.sort(key=lambda point: point[0])
+        axes.errorbar(
+            [place for place, _ in points],
+            [row.metrics[metric].mean for _, row in points],
+            yerr=[row.metrics[metric].sd for _, row in points],
+            fmt=f"{MARKERS[number % len(MARKERS)]}{'-' if line or _is_curve(points) else ''}",
+            color=COLOURS[number % len(COLOURS)],
+            markersize=7, linewidth=1.5, elinewidth=1, capsize=3, label=name,
+        )  # fmt: skip
+
+
+def _is_curve(points: list[tuple[float, Row]]) -> bool:
+    """Whether a line through the points means something: they differ in size alone."""
+    return len({row.targets for _, row in points}) == 1
+
+
+def _write(figure: Figure, axes: Any, path: Path) -> Path:
+    axes.legend(frameon=False, title=None, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(alpha=0.25)
+    with whole_file(path) as temporary:
+        figure.savefig(temporary, format="png")
+    return path

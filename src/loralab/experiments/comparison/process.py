@@ -1,0 +1,128 @@
+"""One cell as a process of its own, so that its peak memory is its own: `python -m loralab train`, new or resumed."""
+
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from loralab.experiments.comparison.cells import Cell, as_toml
+from loralab.experiments.comparison.folder import note_process
+from loralab.files.whole import write_text
+from loralab.training.folder import RunFolder
+
+INTERRUPTED = 130
+GRACE_SECONDS = 0.5
+"""A terminal interrupts the training too; this long it has before it is interrupted from here."""
+LAST_SECONDS = 10.0
+"""And this long before it is killed."""
+_LONGEST_MESSAGE = 2000
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of a cell: the result that its run.json has, or why there is none."""
+
+    cell: Cell
+    result: dict[str, Any] | None
+    failure: str | None = None
+
+
+def finished(cell: Cell) -> Outcome | None:
+    """The outcome of a cell that ended well before, or None."""
+    record = _record(cell)
+    return Outcome(cell, record["result"]) if record is not None and "result" in record else None
+
+
+def run_cell(cell: Cell, lock: int) -> Outcome:
+    """Train the cell in a process that shares the lock, and wait for it.
+
+    Raises KeyboardInterrupt if it is interrupted, here or there.
+    """
+    how = _how_to_start(cell)
+    settings, log = cell.folder.parent / f"{cell.name}.toml", cell.folder.parent / f"{cell.name}.log"
+    write_text(settings, as_toml(cell.config))
+    command = [sys.executable, "-m", "loralab", "train", "--config", str(settings), "--json", *how]
+    with log.open("wb") as stream, _ended_by_termination():
+        process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=stream, stderr=subprocess.STDOUT, pass_fds=(lock,)
+        )
+        note_process(lock, process.pid)
+        status = _wait(process)
+    if status in (INTERRUPTED, -signal.SIGINT):
+        raise KeyboardInterrupt
+    outcome = finished(cell) if status == 0 else None
+    return outcome or Outcome(cell, None, _complaint(log, status))
+
+
+def _how_to_start(cell: Cell) -> list[str]:
+    """Go on where there is a checkpoint of this very run; what else is in the cell's folder is begun anew."""
+    record, folder = _record(cell), RunFolder(cell.folder)
+    if record is None:
+        shutil.rmtree(cell.folder, ignore_errors=True)
+        return []
+    here = record["config"].get("out") == cell.config.out
+    return ["--resume"] if here and any(folder.checkpoints.glob("step-*.safetensors")) else ["--overwrite"]
+
+
+def _record(cell: Cell) -> dict[str, Any] | None:
+    folder = RunFolder(cell.folder)
+    return folder.read_record() if folder.record.is_file() else None
+
+
+@contextmanager
+def _ended_by_termination() -> Iterator[None]:
+    """SIGTERM unwinds this process as an error does, so that the training ends with it."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # only the main thread may say what signals do
+        return
+    before = signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _wait(process: subprocess.Popen[bytes]) -> int:
+    """Its exit status. An interruption reaches it too, and nothing of it stays behind."""
+    try:
+        return process.wait()
+    except KeyboardInterrupt:
+        _end(process)
+        raise
+    finally:
+        if process.poll() is None:
+            process.kill()
+            process.wait()
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    try:
+        process.wait(GRACE_SECONDS)
+    except subprocess.TimeoutExpired:
+        process.send_signal(signal.SIGINT)
+        _wait_at_most(process, LAST_SECONDS)
+
+
+def _wait_at_most(process: subprocess.Popen[bytes], seconds: float) -> None:
+    try:
+        process.wait(seconds)
+    except subprocess.TimeoutExpired:
+        process.kill()
+
+
+def _complaint(log: Path, status: int) -> str:
+    """What the training said was wrong: its `error: …`, else its last line."""
+    if status < 0:
+        return f"ended by {signal.Signals(-status).name}; what it said is in {log}"
+    text = log.read_text(encoding="utf-8", errors="replace")
+    _, found, message = text.rpartition("\nerror: ") if not text.startswith("error: ") else ("", "error", text[7:])
+    if found and status == 2:
+        return message.strip()[:_LONGEST_MESSAGE]
+    lines = [line for line in text.splitlines() if line.strip()]
+    return f"{lines[-1].strip() if lines else 'it said nothing'} (exit status {status}; all of it is in {log})"

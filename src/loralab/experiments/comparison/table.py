@@ -1,0 +1,80 @@
+"""table.md: the rows of a comparison and the paper's claims, in Markdown."""
+
+from collections.abc import Sequence
+
+from loralab.experiments.comparison.claim import NOT_TESTED, Claim
+from loralab.experiments.comparison.config import CompareConfig
+from loralab.experiments.comparison.figures import count_text, spread_text
+from loralab.experiments.comparison.rows import Row
+
+
+def markdown(config: CompareConfig, rows: Sequence[Row], claims: Sequence[Claim]) -> str:
+    """The whole file."""
+    failures = _failures(rows)
+    parts = [
+        f"# {config.model} on {config.task}",
+        _what_it_is(config),
+        _table(rows, config.match_params is not None),
+        *(["## What failed", "\n".join(failures)] if failures else []),
+        "## The paper's claims",
+        "\n".join(_claim(each) for each in claims),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _what_it_is(config: CompareConfig) -> str:
+    seeds = ", ".join(map(str, config.seeds))
+    budget = f" Sizes are those nearest to {config.match_params:,} trained parameters." if config.match_params else ""
+    return (
+        f"Mean ± sample standard deviation over seeds {seeds}, measured on held-out data. Trained parameters are the "
+        "method's, the task's head apart; % is of the base. Tokens/s, steps and minutes (of training steps, one seed) "
+        f"are medians, memory is the largest peak of a process; trainings ran one after the other.{budget}"
+    )
+
+
+def _table(rows: Sequence[Row], budget: bool) -> str:
+    names = list(dict.fromkeys(name for row in rows for name in row.metrics))
+    head = [
+        "method", "setting", "examples", "lr", "trained", "%", *(["off budget"] if budget else []), *names, "tokens/s",
+        "memory, MB", "steps", "minutes", "seeds",
+    ]  # fmt: skip
+    lines = [_line(head), _line(["---"] * len(head))]
+    return "\n".join([*lines, *(_line(_columns(row, names, budget)) for row in rows)])
+
+
+def _columns(row: Row, names: Sequence[str], budget: bool) -> list[str]:
+    miss = "-" if row.budget_miss is None else f"{row.budget_miss:+.1%}"
+    minutes = None if row.seconds is None else row.seconds / 60
+    failed = f", {len(row.failed)} failed" if row.failed else ""
+    return [
+        row.method,
+        row.setting.described() or "-",
+        "all" if row.train_examples is None else f"{row.train_examples:,}",
+        f"{row.lr:g}",
+        count_text(row.trainable_params),
+        "-" if row.share is None else f"{100 * row.share:.3g}",
+        *([miss] if budget else []),
+        *(spread_text(row.metrics[name]) if name in row.metrics else "-" for name in names),
+        count_text(row.tokens_per_second),
+        count_text(None if row.peak_memory_bytes is None else row.peak_memory_bytes / 1e6),
+        count_text(row.steps),
+        "-" if minutes is None else f"{minutes:.1f}",
+        f"{len(row.seeds)}{failed}",
+    ]
+
+
+def _failures(rows: Sequence[Row]) -> list[str]:
+    return [f"- {row.label}, seed {each.seed}: {_one_line(each.message)}" for row in rows for each in row.failed]
+
+
+def _claim(claim: Claim) -> str:
+    found = _one_line(claim.found.removeprefix(NOT_TESTED))
+    return f"- **{claim.claim}: {claim.verdict}.** {found[0].upper()}{found[1:]}. Paper: {claim.paper}."
+
+
+def _line(columns: Sequence[str]) -> str:
+    return "| " + " | ".join(_one_line(each).replace("|", "\\|") for each in columns) + " |"
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())

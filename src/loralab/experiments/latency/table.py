@@ -1,0 +1,89 @@
+"""latency.md: the table of a latency measurement in Markdown, and what it shows, in sentences."""
+
+from loralab.experiments.latency.paper import WHERE
+from loralab.experiments.latency.result import Latency
+from loralab.experiments.latency.rows import ROUNDS_TO_JUDGE, Row
+
+TOO_FEW = f"not judged, which takes {ROUNDS_TO_JUDGE} rounds"
+
+
+def markdown(latency: Latency) -> str:
+    """The whole file."""
+    parts = [
+        f"# Latency of one forward pass: {latency.model}",
+        _what_it_is(latency),
+        "\n".join(f"- {sentence}" for sentence in findings(latency)),
+        _times(latency),
+        f"## Operators of one pass at {latency.operators_at}",
+        _operators(latency),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def findings(latency: Latency) -> list[str]:
+    """What the measurement says of merged LoRA."""
+    return [
+        "Merged LoRA executes the operators of the base, on tensors of the same shapes, strides and dtypes: "
+        f"**{_yes(latency.merged_operations_equal)}**.",
+        "The time of merged LoRA is that of the base within noise, still attached (`lora-merged`): "
+        f"**{_yes(latency.merged_within_noise)}**{_except(latency, 'merged_within')}; in plain modules "
+        f"(`lora-deployed`): **{_yes(latency.deployed_within_noise)}**{_except(latency, 'deployed_within')}.",
+    ]
+
+
+def ratio_text(row: Row) -> str:
+    """`1.034 (1.029–1.041)`."""
+    return f"{row.ratio:.3f} ({row.ratio_low:.3f}–{row.ratio_high:.3f})"
+
+
+def _what_it_is(latency: Latency) -> str:
+    machine = latency.machine
+    weights = " The weights are random: latency does not depend on their values." if latency.random_weights else ""
+    return (
+        f"{latency.dtype}, {machine.threads_text} of {machine.processor}, torch {machine.torch}; load average "
+        f"{machine.load:.1f} when it began. All contenders are one model object, measured in turn in {latency.rounds} "
+        f"rounds, each in another order, one untimed pass and the median of {latency.repeats}. A ratio is time over "
+        "the base's of the same round: its median and quartiles over the rounds. `base-again` is the base a second "
+        f"time: the noise. The paper's ratios are of {WHERE}, for the size nearest to what its adapters train."
+        f"{weights}"
+    )
+
+
+def _times(latency: Latency) -> str:
+    head = ["batch", "sequence", "contender", "size", "parameters", "ms", "ratio (quartiles)", "paper"]
+    return "\n".join([_line(head), _line(["---"] * len(head)), *(_line(_time(row)) for row in latency.rows)])
+
+
+def _time(row: Row) -> list[str]:
+    return [
+        str(row.batch),
+        str(row.sequence),
+        row.contender,
+        str(row.size) if row.size else "-",
+        f"{row.parameters:,}" if row.parameters else "-",
+        f"{row.milliseconds:,.1f}",
+        ratio_text(row),
+        "-" if row.paper_ratio is None else f"{row.paper_ratio:.3f}",
+    ]
+
+
+def _operators(latency: Latency) -> str:
+    head = ["contender", "operators", "that the base has not", "extra MFLOPs", "the base's sequence"]
+    rows = [
+        [name, str(each.operators), str(each.extra_operators), f"{each.extra_flops / 1e6:,.1f}", _yes(each.equal)]
+        for name, each in latency.operators.items()
+    ]
+    return "\n".join([_line(head), _line(["---"] * len(head)), *map(_line, rows)])
+
+
+def _except(latency: Latency, which: str) -> str:
+    outside = [f"{each.batch}x{each.sequence}" for each in latency.noise if getattr(each, which) is False]
+    return f" (not at {', '.join(outside)})" if outside else ""
+
+
+def _yes(truth: bool | None) -> str:
+    return {True: "yes", False: "no", None: TOO_FEW}[truth]
+
+
+def _line(columns: list[str]) -> str:
+    return "| " + " | ".join(columns) + " |"

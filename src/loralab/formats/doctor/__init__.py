@@ -1,0 +1,1 @@
+"""What is wrong with an adapter on disk, and what to do about it."""

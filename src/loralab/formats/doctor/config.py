@@ -1,0 +1,127 @@
+"""Whether adapter_config.json and loralab.json say what the tensor file holds."""
+
+import re
+
+from loralab.errors import AdapterFileError
+from loralab.files.values import texts
+from loralab.formats.finding import Finding, some
+from loralab.formats.labels import RUN_NAME
+from loralab.formats.peft.config import CONFIG_NAME, PeftConfig, Targets, pattern_matches, read_json
+from loralab.formats.peft.keys import ALL_LINEAR
+from loralab.formats.sidecar import SIDECAR_NAME
+from loralab.formats.specimen import AGAIN, Specimen
+from loralab.models.fit import FRESH
+
+_RESTORE = f"restore the {CONFIG_NAME} that was saved with the tensors"
+
+
+def config_findings(found: Specimen) -> list[Finding]:
+    """Targets, ranks and patterns of the configuration against the tensors; what is not recorded."""
+    findings = [*_records(found)]
+    if found.config is None or not found.tensors:
+        return findings
+    names = [pair.name.removesuffix(".out_proj") if "output" in pair.kind else pair.name for pair in found.pairs]
+    heads = [key.rpartition(".")[0] for key in found.others]
+    return [
+        *findings,
+        *_targets(found.config, names),
+        *_ranks(found),
+        *_patterns(found.config, names),
+        *_heads(found, heads),
+        *_fresh_heads(found),
+    ]
+
+
+def _records(found: Specimen) -> list[Finding]:
+    """What should be recorded and is not."""
+    findings = []
+    if found.is_own and found.sidecar is None:
+        what = f"only loralab can read this layout, and without {SIDECAR_NAME} not even that"
+        return [Finding("error", SIDECAR_NAME, what, AGAIN)]
+    if not found.source.is_dir():
+        what = "a loralib checkpoint does not record its base model" + (
+            "" if found.alpha_is_known else " and its alpha"
+        )
+        findings.append(Finding("note", found.file, what, "convert it to a PEFT folder: loralab convert --to peft"))
+    elif not (found.source / SIDECAR_NAME).exists():
+        what = "it is not there, so whether a base model is the right one cannot be checked"
+        findings.append(
+            Finding("note", SIDECAR_NAME, what, "load it with loralab onto the right base and save it once")
+        )
+    if found.content and not found.content.get("base_model_name_or_path"):
+        what = "base_model_name_or_path is not set: PEFT, vLLM and convert --to gguf must be told the base"
+        findings.append(Finding("note", CONFIG_NAME, what, "save with the model: ll.save(adapter, path, model=model)"))
+    return findings
+
+
+def _targets(config: PeftConfig, names: list[str]) -> list[Finding]:
+    """PEFT adapts what target_modules names and ignores other tensors; what is named and not there stays fresh."""
+    findings = []
+    parameters = {name.removesuffix(".weight") for name in config.target_parameters}
+    outside = [name for name in names if not _is_named(config.targets, name) and not _ends_in(name, parameters)]
+    if outside:
+        what = f"target_modules does not name {some(outside)}, whose factors are in the file: PEFT would drop them"
+        findings.append(Finding("error", CONFIG_NAME, what, f"add them to target_modules, or {_RESTORE}"))
+    wanted = config.targets if isinstance(config.targets, tuple) else ()
+    missing = [each for each in (*wanted, *parameters) if not any(_ends_in(name, {each}) for name in names)]
+    if missing:
+        what = f"it targets {some(missing)}, for which there are no tensors: PEFT would leave fresh factors there"
+        findings.append(Finding("warning", CONFIG_NAME, what, "take these targets out, or find the missing tensors"))
+    return findings
+
+
+def _is_named(targets: Targets | None, name: str) -> bool:
+    if isinstance(targets, str):
+        return targets.lower() == ALL_LINEAR or re.fullmatch(targets, name) is not None
+    return _ends_in(name, set(targets or ()))
+
+
+def _ends_in(name: str, ends: set[str]) -> bool:
+    return any(name == end or name.endswith(f".{end}") for end in ends)
+
+
+def _ranks(found: Specimen) -> list[Finding]:
+    """Factors of another rank than the configuration says are refused, or scaled wrongly by who reads only it."""
+    wrong = [
+        f"{pair.name} ({len(pair.A)} in the file, {pair.recipe.rank} in the configuration)"
+        for pair in found.pairs
+        if pair.kind in ("linear", "embedding") and len(pair.A) != pair.recipe.rank
+    ]
+    what = f"{len(wrong)} ranks differ: {some(wrong)}; the scale alpha/r would be wrong too"
+    return [Finding("error", CONFIG_NAME, what, f"correct r or rank_pattern, or {_RESTORE}")] if wrong else []
+
+
+def _patterns(config: PeftConfig, names: list[str]) -> list[Finding]:
+    """A pattern that matches nothing leaves the modules that it was meant for at the default."""
+    idle = [
+        f"{field} {key!r}"
+        for field, patterns in (("rank_pattern", config.rank_pattern), ("alpha_pattern", config.alpha_pattern))
+        for key in patterns
+        if not any(pattern_matches(key, name) for name in names)
+    ]
+    what = f"{some(idle)} matches no adapted module, so it has no effect"
+    return [Finding("warning", CONFIG_NAME, what, "correct the pattern, or take it out")] if idle else []
+
+
+def _heads(found: Specimen, paths: list[str]) -> list[Finding]:
+    wanted = found.config.modules_to_save if found.config is not None else ()
+    missing = [
+        name for name in wanted if not any(_ends_in(path, {name}) or f".{name}." in f".{path}." for path in paths)
+    ]
+    what = f"modules_to_save names {some(missing)}, which is not in the file: a fresh one would be used"
+    return [Finding("error", CONFIG_NAME, what, AGAIN)] if missing else []
+
+
+def _fresh_heads(found: Specimen) -> list[Finding]:
+    """What was random when the run began, as run.json says, and is not in the file."""
+    path = found.source / RUN_NAME
+    if not path.is_file():
+        return []
+    try:
+        notes = texts(read_json(path).get("notes", []), "notes")
+    except (AdapterFileError, TypeError):
+        return [Finding("warning", RUN_NAME, "it is damaged", "restore it, or remove it")]
+    fresh = [name for note in notes if note.startswith(FRESH) for name in note.removeprefix(FRESH).split(", ")]
+    lost = [name for name in fresh if not any(f".{name}." in f".{key}" for key in found.tensors)]
+    what = f"the run began with a fresh {some(lost)}, which is not in the file: after loading it is random again"
+    return [Finding("error", RUN_NAME, what, "train again; fresh heads are now trained and saved")] if lost else []

@@ -1,0 +1,62 @@
+"""All that is wrong with an adapter, at once: what `analyse doctor` says, and `inspect` too."""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from loralab.formats.doctor.config import config_findings
+from loralab.formats.doctor.model import base_findings, gguf_base, loading_findings, weight_findings
+from loralab.formats.doctor.peers import peer_findings
+from loralab.formats.doctor.tensors import tensor_findings
+from loralab.formats.finding import Finding, worst_first
+from loralab.formats.specimen import Specimen, read_specimen
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """The findings, the worst first."""
+
+    adapter: str
+    modules: int
+    """With whole low-rank updates."""
+    tensors: int
+    findings: list[Finding]
+
+    @property
+    def healthy(self) -> bool:
+        """Whether there is no error among the findings."""
+        return all(each.severity != "error" for each in self.findings)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON."""
+        return {**asdict(self), "healthy": self.healthy}
+
+
+def examine(
+    path: str | Path, model: nn.Module | None = None, *, alpha: float | None = None, allow_other_base: bool = False
+) -> Diagnosis:
+    """Examine an adapter folder or a loralib checkpoint, and with the model whether and how it acts on it.
+
+    Damage is a finding, never an error; only NotFoundError is raised, where there is no adapter, and SpecError for
+    an `alpha` that a folder itself says. The model is afterwards as it was.
+    """
+    found = read_specimen(path, alpha)
+    loading = []
+    if model is not None:
+        loading = [*base_findings(found, model, allow_other_base), *loading_findings(found, model, alpha)]
+    findings = worst_first([*found.findings, *loading, *_findings(found, model)])
+    return Diagnosis(str(path), len(found.pairs), len(found.tensors), findings)
+
+
+def findings_beside_loading(path: str | Path, model: nn.Module | None, alpha: float | None) -> list[Finding]:
+    """What `examine` finds without loading the adapter onto the model, for who has done that already."""
+    found = read_specimen(path, alpha)
+    return worst_first([*found.findings, *_findings(found, model)])
+
+
+def _findings(found: Specimen, model: nn.Module | None) -> list[Finding]:
+    on_model = [] if model is None else weight_findings(found, model)
+    peers = peer_findings(found, None if model is None else gguf_base(model))
+    return [*tensor_findings(found), *config_findings(found), *on_model, *peers]

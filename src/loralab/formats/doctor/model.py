@@ -1,0 +1,124 @@
+"""What only the base model can tell about an adapter: whether it loads, acts, is too large, breaks a tie."""
+
+import math
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from loralab.core.attach import detach
+from loralab.core.names import modules_by_path, unwrapped
+from loralab.core.updates.update import WHOLE
+from loralab.errors import FingerprintError, LoralabError, SpecError
+from loralab.formats.doctor.effect import PROBED, logit_change
+from loralab.formats.finding import Finding, Severity, some
+from loralab.formats.fingerprint import Fingerprint, fingerprint
+from loralab.formats.folder import load
+from loralab.formats.gguf.layout import GgufBase
+from loralab.formats.record import has_tensor
+from loralab.formats.specimen import AGAIN, UNEXPECTED, Specimen, unexpected
+from loralab.formats.updates import FilePair
+from loralab.methods.ties import tied_paths
+
+BASE = "base model"
+TOO_LARGE = 1.0
+"""‖ΔW‖ over ‖W‖ from which the update outweighs what was learned before."""
+
+
+def base_findings(found: Specimen, model: nn.Module, allow_other_base: bool = False) -> list[Finding]:
+    """Whether the model's weights are those that loralab.json says the adapter was trained on."""
+    if found.sidecar is None:
+        return []
+    try:
+        found.sidecar.fingerprint.check(_fingerprint_like(found.sidecar.fingerprint, model))
+    except FingerprintError as problem:
+        severity: Severity = "note" if allow_other_base else "error"
+        return [Finding(severity, BASE, str(problem), "take the base that it was trained on")]
+    return []
+
+
+def _fingerprint_like(recorded: Fingerprint, model: nn.Module) -> Fingerprint:
+    """The fingerprint of the same tensors in this model, as far as it has them."""
+    by_path, chosen = modules_by_path(model), []
+    for path in recorded.classes:
+        names = [name.removeprefix(f"{path}.") for name in recorded.tensors if name.startswith(f"{path}.")]
+        if path in by_path:
+            module = by_path[path]
+            chosen.append((path, module, [name for name in names if has_tensor(module, name)]))
+    return fingerprint(chosen, unwrapped(model))
+
+
+def loading_findings(found: Specimen, model: nn.Module, alpha: float | None = None) -> list[Finding]:
+    """Try it on the model, strictly, whatever its base was; the model is afterwards as it was."""
+    try:
+        change = _change(model, found.source, alpha)
+    except LoralabError as problem:
+        if str(problem) in {each.what for each in found.findings}:
+            return []
+        return [Finding("error", BASE, str(problem), "correct what is listed, or give the right base")]
+    except UNEXPECTED as problem:
+        return [Finding("error", BASE, unexpected(problem), AGAIN)]
+    if change == 0.0:
+        what = "no effect: with the adapter the model computes exactly what the base computes"
+        return [Finding("error", BASE, what, "train it, or see whether it is of another base")]
+    if change is not None and math.isnan(change):
+        what = "with the adapter the model's logits are NaN"
+        return [Finding("error", BASE, what, "go back to an earlier checkpoint, or lower alpha")]
+    return []
+
+
+def _change(model: nn.Module, path: Path, alpha: float | None) -> float | None:
+    """The largest change of a logit; of a model without a known probe only whether the adapter loads."""
+    if isinstance(unwrapped(model), PreTrainedModel):
+        return logit_change(model, path, alpha, allow_other_base=True)
+    load(model, path, PROBED, alpha=alpha, allow_other_base=True)
+    detach(model, PROBED)
+    return None
+
+
+def weight_findings(found: Specimen, model: nn.Module) -> list[Finding]:
+    """Updates that outweigh their weight, and modules whose weight is another module's too."""
+    by_path = modules_by_path(model)
+    large = {}
+    for pair in found.pairs if found.alpha_is_known else ():
+        weight = _weight(by_path, pair)
+        if weight is not None and (ratio := pair.delta_norm() / max(_norm(weight), 1e-30)) > TOO_LARGE:
+            large[f"{pair.name} ({ratio:.3g} times)"] = ratio
+    findings = _ties(found, model)
+    if large:
+        largest = some(sorted(large, key=large.__getitem__, reverse=True))
+        what = f"{len(large)} updates are larger than the weight itself, by ‖ΔW‖/‖W‖: {largest}"
+        advice = "check alpha and the learning rate, and what the model forgot: loralab eval with and without it"
+        findings.append(Finding("warning", found.file, what, advice))
+    return findings
+
+
+def gguf_base(model: nn.Module) -> GgufBase | None:
+    """The base as GGUF sees it; None where llama.cpp's names are not known for it."""
+    inner = unwrapped(model)
+    try:
+        return (
+            GgufBase.of(inner.name_or_path or "the base", inner.config) if isinstance(inner, PreTrainedModel) else None
+        )
+    except SpecError:
+        return None
+
+
+def _weight(by_path: dict[str, nn.Module], pair: FilePair) -> Tensor | None:
+    """The base's weight that a pair updates, where it updates the whole of one."""
+    held = getattr(by_path.get(pair.name), WHOLE, None)
+    is_plain = isinstance(held, Tensor) and held.is_floating_point()  # not quantised
+    return held if is_plain and pair.kind in ("linear", "embedding", "conv") else None
+
+
+def _norm(weight: Tensor) -> float:
+    return float(torch.linalg.vector_norm(weight.detach(), dtype=torch.float32))
+
+
+def _ties(found: Specimen, model: nn.Module) -> list[Finding]:
+    ties = tied_paths(model)
+    adapted = [pair.name for pair in found.pairs] + [key.rpartition(".")[0] for key in found.others]
+    shared = [f"{path} with {', '.join(ties[path])}" for path in dict.fromkeys(adapted) if path in ties]
+    what = f"an adapted weight is shared: {some(shared)}; the update applies to the one alone, and merging unties them"
+    return [Finding("warning", BASE, what, "adapt neither or mean it: after a merge both are stored")] if shared else []

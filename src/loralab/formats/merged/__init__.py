@@ -1,0 +1,1 @@
+"""Standalone model folders with an adapter merged, proved before they appear."""

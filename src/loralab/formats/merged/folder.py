@@ -1,0 +1,205 @@
+"""Write a model with an adapter merged as a standalone Hugging Face folder, and prove it before it appears.
+
+Everything is written into a temporary sibling, reopened and verified there, and only then moved into place; whatever
+goes wrong, nothing is left behind. The folder holds no trace of loralab.
+
+In memory meanwhile: the live model, whose weights transformers maps from the files when it is loaded on the CPU in the
+files' own dtype (they then cost nothing that the system cannot take back); one tensor of the files; the update of one
+module. Verifying by logits needs the adapted weights once more to measure rounding, then the model a second time;
+`verify="tensors"` needs neither.
+"""
+
+import copy
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils.hub import cached_file
+
+from loralab.core.adapter import Adapter, adapters_of
+from loralab.core.names import unwrapped
+from loralab.errors import NumericsError, OutputError, SpecError
+from loralab.files.shards import WEIGHTS, TensorFolder, write_index, write_tensors
+from loralab.files.whole import refuse_occupied, whole_folder
+from loralab.formats.merged.verify import Verification, check_tensors, compare
+from loralab.formats.merged.weights import MergedWeights, merged_weights
+from loralab.formats.probe import Probe, make_probe
+from loralab.formats.processor_files import replace_processor
+from loralab.models.locate import locate
+from loralab.models.processor_names import MORE_TEMPLATES
+from loralab.models.quiet import quiet_transformers
+
+VERIFY = ("logits", "tensors")
+
+_COPIED = (".json", ".txt", ".model", ".jinja", ".py", ".tiktoken", ".vocab", ".bpe", ".spm")
+"""Endings of the small files that a model's folder needs: tokenizer, processor, generation, code of its own."""
+_GENERATION = "generation_config.json"
+_LICENCES = ("license", "licence", "notice", "use_policy", "copying")
+_LEFT = frozenset({
+    "config.json", "adapter_config.json", "trainer_state.json", "run.json", "modules.json",
+    "sentence_bert_config.json", "config_sentence_transformers.json", "data_config.json",
+})  # fmt: skip
+"""Written anew, or true of the base's folder only."""
+
+
+@dataclass(frozen=True)
+class MergedFolder:
+    """A folder that was written and proved."""
+
+    out: Path
+    tensors: int
+    """How many tensors of the model the adapter changed."""
+    verification: Verification | None
+    """The comparison of logits; None for verify="tensors"."""
+    notes: tuple[str, ...]
+
+
+def write_merged(
+    model: PreTrainedModel,
+    adapter: Adapter | str,
+    out: str | Path,
+    *,
+    source: str | Path | None = None,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    own_tokenizer: bool = False,
+    verify: str = "logits",
+    probe: Probe | None = None,
+) -> MergedFolder:
+    """Merge an adapter that is on `model` into a new folder `out`; the model itself is left as it was.
+
+    `source` is where the model was loaded from (an embedded name, a folder, or a Hub id): its files' own values and
+    dtypes are merged into, and its tokenizer is copied, unless the one given is to be written (`own_tokenizer`: the
+    adapter's). Without it the live weights are written. The tokenizer also gives the probe real sentences. Every
+    written tensor is compared bit for bit with its recomputed value; with verify="logits" the reopened model's logits
+    are compared with the live ones as well.
+
+    Raises OutputError if `out` holds something or cannot be written, NumericsError with the figures if the
+    verification fails, AdapterStateError while an adapter is merged, SpecError for a model that is not transformers'.
+    """
+    place = Path(out)
+    inner, name = _model_and_adapter(model, adapter, verify)
+    base = None if source is None else source_folder(source)
+    _check_place(place, base)
+    calls = (probe or make_probe(inner, tokenizer)) if verify == "logits" else []
+    weights = merged_weights(inner, name, TensorFolder(base) if base is not None else None)
+    with whole_folder(place) as draft:
+        with quiet_transformers():
+            _write_config(inner, weights, draft)
+            _write_small_files(inner, base, tokenizer, draft)
+            if own_tokenizer and tokenizer is not None:
+                replace_processor(tokenizer, draft)
+        _write_weights(weights, draft)
+        check_tensors(weights, draft)
+        found = compare(inner, name, draft, calls) if verify == "logits" else None
+        _demand(found, name, place)
+    return MergedFolder(place, weights.changed, found, (*weights.notes, *_remarks(weights, found)))
+
+
+def source_folder(name: str | Path) -> Path:
+    """The local folder of a model: of an embedded one, of a folder, or of a Hub id that has been downloaded.
+
+    Raises NotFoundError if there is none.
+    """
+    found = locate(str(name))
+    if Path(found).is_dir():
+        return Path(found)
+    config = cached_file(found, "config.json")
+    assert config is not None
+    return Path(config).parent
+
+
+def _model_and_adapter(model: PreTrainedModel, adapter: Adapter | str, verify: str) -> tuple[PreTrainedModel, str]:
+    inner = unwrapped(model)
+    if not isinstance(inner, PreTrainedModel):
+        raise SpecError(
+            f"a Hugging Face folder was asked for, but {type(inner).__name__} is not a model of transformers; "
+            "call merge(model), detach(model, keep_merged=True) and save its state_dict"
+        )
+    if verify not in VERIFY:
+        raise SpecError(f"verify is {verify!r} and must be one of {', '.join(VERIFY)}")
+    adapters = adapters_of(inner)
+    adapters.refuse_merged("writing a merged folder")
+    return inner, adapters.adapter(adapter if isinstance(adapter, str) else adapter.name).name
+
+
+def _check_place(place: Path, base: Path | None) -> None:
+    refuse_occupied(place)
+    if base is not None and base.resolve() in place.resolve().parents:
+        raise OutputError(f"{place} was asked for as the merged folder, but it lies inside the base's own, {base}")
+
+
+def _write_config(model: PreTrainedModel, weights: MergedWeights, folder: Path) -> None:
+    """The live model's config, as true of what is written: class, dtype, and nothing tied that was untied."""
+    config = copy.deepcopy(model.config)
+    config.architectures = [type(model).__name__]
+    config.dtype = weights.dtype
+    if weights.unties:
+        parts: list[Any] = [config, *(getattr(config, name) for name in config.sub_configs)]
+        for part in parts:
+            if getattr(part, "tie_word_embeddings", False):
+                part.tie_word_embeddings = False
+    config.save_pretrained(folder)
+
+
+def _write_small_files(
+    model: PreTrainedModel, base: Path | None, tokenizer: PreTrainedTokenizerBase | None, folder: Path
+) -> None:
+    if base is not None:
+        for file in _small_files(base):
+            shutil.copyfile(file, folder / file.name)
+        if (base / MORE_TEMPLATES).is_dir():
+            shutil.copytree(base / MORE_TEMPLATES, folder / MORE_TEMPLATES)
+    elif tokenizer is not None:
+        tokenizer.save_pretrained(folder)
+    _write_generation(model, folder)
+
+
+def _write_generation(model: PreTrainedModel, folder: Path) -> None:
+    """The model's generation settings, unless the base's file was copied: older bases have them in config.json, from
+    where transformers moves them, also those that it would not write itself (a temperature without sampling).
+    """
+    generation = getattr(model, "generation_config", None)
+    if isinstance(generation, GenerationConfig) and not (folder / _GENERATION).exists():
+        generation.to_json_file(folder / _GENERATION)
+
+
+def _small_files(folder: Path) -> Iterator[Path]:
+    for file in sorted(folder.iterdir()):
+        licence = file.name.lower().startswith(_LICENCES)
+        wanted = file.name.endswith(_COPIED) and not file.name.endswith(".index.json") and file.name not in _LEFT
+        if file.is_file() and (licence or wanted):
+            yield file
+
+
+def _write_weights(weights: MergedWeights, folder: Path) -> None:
+    for shard in dict.fromkeys(weights.file_of.values()):
+        mine = {key: kind for key, kind in weights.kinds.items() if weights.file_of[key] == shard}
+        write_tensors(folder / shard, mine, weights.read)
+    if set(weights.file_of.values()) != {WEIGHTS}:
+        write_index(folder, weights.file_of, weights.kinds)
+
+
+def _demand(found: Verification | None, name: str, place: Path) -> None:
+    if found is not None and not found.passed:
+        raise NumericsError(
+            f"merging adapter '{name}' was verified by reopening the written files, and they are not the live adapter: "
+            f"logits differ by up to {found.max_abs_logit_error:.3g}, rounding explains {found.tolerance:.3g}; "
+            f"mean KL {found.mean_kl:.3g} nats, same argmax at {found.argmax_agreement:.1%} of positions. "
+            f"{place} was not written. If the model mixes experts, rounding may have changed its routing: "
+            "verify in float32"
+        )
+
+
+def _remarks(weights: MergedWeights, found: Verification | None) -> Iterator[str]:
+    if weights.largest_change == 0:
+        yield "the adapter changes nothing: the merged weights are those of the base; was it trained?"
+    elif found is not None and not found.tells:
+        yield (
+            f"the adapter moves no logit of the probe by more than {found.adapter_effect:.2g}, which is within "
+            f"the tolerance of {found.tolerance:.2g}: it is the comparison of the tensors, bit for bit, that proves it"
+        )
+    if weights.unties:
+        yield "weights that the base ties are written apart, because the adapter changes one of them"

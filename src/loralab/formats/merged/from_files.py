@@ -1,0 +1,158 @@
+"""How each tensor of a merged model is made from the base's own files, tensor by tensor.
+
+The files' values and dtypes are used, not those of the live model, which may compute in another precision: a tensor
+that the adapter changes is summed in float32 or wider and rounded once, to the dtype it has in its file.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from loralab.errors import ModelLoadError
+from loralab.files.shards import TensorFolder, TensorKind, same_bits
+from loralab.formats.merged.layout import Merging, main_dtype
+
+
+class FilesDiffer(ModelLoadError):
+    """The base's files are not what the live model holds, or store a changed tensor mixed with others; says which."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How one tensor is made."""
+
+    kind: TensorKind
+    stored: str | None
+    """The tensor of the base's files that it starts from; None: what the live model holds."""
+    name: str | None
+    """The model's own name for it; None for one that the model has no place for, or not by itself: it is copied."""
+
+
+@dataclass
+class Recipes:
+    """The recipe and the file of every tensor that is to be written."""
+
+    merging: Merging
+    base: TensorFolder
+    recipes: dict[str, Recipe] = field(default_factory=dict)
+    file_of: dict[str, str] = field(default_factory=dict)
+    _parts: dict[tuple[str, str], Tensor] = field(default_factory=dict)
+    _module: nn.Module | None = None
+
+    @classmethod
+    def of(cls, merging: Merging, base: TensorFolder) -> "Recipes":
+        """Find every tensor's counterpart and check that it holds what the live model does; FilesDiffer if not."""
+        made = cls(merging, base)
+        shapes = merging.shapes_in_files(*merging.held)
+        names = made._names_in_files(shapes)
+        for key, shape in shapes.items():
+            made._add(key, shape, names.get(key))
+        used = {recipe.stored for recipe in made.recipes.values()}
+        for key in base.file_of:
+            if key not in used and key not in made.recipes and made._is_foreign(key, shapes):
+                made.recipes[key] = Recipe(base.kinds[key], key, None)
+                made.file_of[key] = base.file_of[key]
+        made._check()
+        return made
+
+    @property
+    def kinds(self) -> Mapping[str, TensorKind]:
+        """What each tensor is."""
+        return {key: recipe.kind for key, recipe in self.recipes.items()}
+
+    def read(self, key: str) -> Tensor:
+        """One tensor, merged."""
+        recipe = self.recipes[key]
+        changed = self.merging.changed.get(recipe.name or "")
+        if changed is None:
+            return self._start(key)
+        start = torch.empty((), dtype=recipe.kind.dtype) if self.merging.changes.replaces(changed) else self._start(key)
+        return self.merging.with_change(start, changed, self._change(key, recipe.name or "", changed))
+
+    # -- finding ----------------------------------------------------------------------------------------------
+
+    def _names_in_files(self, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, str]:
+        """Tensor in the files → the one of the model that it is (a part of). Where it mixes several there is none."""
+        found = {}
+        for name in self.merging.held:
+            alone = self.merging.shapes_in_files(name)
+            own = [key for key, shape in alone.items() if shapes.get(key) == shape]
+            if len(own) < len(alone) and name in self.merging.changed:
+                raise FilesDiffer(f"{name} is stored mixed with other tensors in this model's files")
+            found.update(dict.fromkeys(own, name))
+        return found
+
+    def _add(self, key: str, shape: tuple[int, ...], name: str | None) -> None:
+        stored = self._stored(key, shape)
+        home = self.base.file_of[stored] if stored else max(self.base.file_of.values())
+        if stored is None and name is not None:
+            stored = self._stored_partner(name, shape)
+            if stored is not None and not self.merging.unties:
+                return
+        if stored is None and name is None:
+            raise FilesDiffer(f"{key} is not in the base's files")
+        self.recipes[key] = Recipe(TensorKind(self._dtype(stored, name), shape), stored, name)
+        self.file_of[key] = home
+
+    def _stored(self, key: str, shape: tuple[int, ...]) -> str | None:
+        """What this tensor is called in the base's files: with or without the prefix of the model within a model."""
+        prefix = self.merging.model.base_model_prefix + "."
+        for candidate in (key, prefix + key, key.removeprefix(prefix)):
+            if candidate in self.base.kinds and self.base.kinds[candidate].shape == shape:
+                return candidate
+        return None
+
+    def _stored_partner(self, name: str, shape: tuple[int, ...]) -> str | None:
+        """The stored tensor that this one shares its values with, being the same in the model."""
+        for partner in self.merging.sharing[name]:
+            for key in self.merging.shapes_in_files(partner):
+                if stored := self._stored(key, shape):
+                    return stored
+        return None
+
+    def _is_foreign(self, key: str, shapes: Mapping[str, tuple[int, ...]]) -> bool:
+        """Whether the model has nothing of this name (a head of the same name may have had another shape)."""
+        prefix = self.merging.model.base_model_prefix + "."
+        return not {key, prefix + key, key.removeprefix(prefix)} & shapes.keys()
+
+    def _dtype(self, stored: str | None, name: str | None) -> torch.dtype:
+        if stored is not None:
+            return self.base.kinds[stored].dtype
+        dtype = self.merging.held[str(name)].tensor.dtype
+        return main_dtype(self.base.kinds) if dtype.is_floating_point else dtype
+
+    # -- values -----------------------------------------------------------------------------------------------
+
+    def _start(self, key: str) -> Tensor:
+        recipe = self.recipes[key]
+        if recipe.stored is not None:
+            return self.base.read(recipe.stored)
+        return self._live(key).to(recipe.kind.dtype)
+
+    def _live(self, key: str) -> Tensor:
+        name = str(self.recipes[key].name)
+        return self.merging.in_files({name: self.merging.held[name].tensor.detach()})[key].cpu()
+
+    def _change(self, key: str, name: str, changed: str) -> Tensor:
+        """The adapter's difference or value as the files have it; those of one module are kept."""
+        module = self.merging.changes.places[changed][1]
+        if module is not self._module:
+            self._parts, self._module = {}, module
+        if (name, key) not in self._parts:
+            for part, tensor in self.merging.in_files({name: self.merging.changes.tensor(changed)}).items():
+                self._parts[name, part] = tensor.cpu()
+        return self._parts[name, key]
+
+    def _check(self) -> None:
+        """What is copied or added to must be what the live model computes with, in the live model's precision."""
+        for key, recipe in self.recipes.items():
+            if recipe.name is None or recipe.stored is None:
+                continue
+            changed = self.merging.changed.get(recipe.name)
+            if changed is not None and self.merging.changes.replaces(changed):
+                continue
+            live = self._live(key)
+            if not same_bits(self.base.read(recipe.stored).to(live.dtype), live):
+                raise FilesDiffer(f"{recipe.stored} in {self.base.folder} is not what the live model holds")

@@ -1,0 +1,427 @@
+"""From PEFT's configuration and tensors to updates for a model. The inverse is `peft_writing.py`.
+
+Strict both ways: every tensor of the file lands in an update, and every factor of every update is filled from the
+file, or an AdapterFileError lists all that is wrong. Nothing of the model is changed here.
+"""
+
+import math
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from loralab.core.names import modules_by_path, unwrapped
+from loralab.core.updates.biased import BiasedLinear
+from loralab.core.updates.update import WHOLE, Update, tensor_of
+from loralab.errors import AdapterFileError
+from loralab.files.tensor_checks import refuse_unfit
+from loralab.formats.peft.agreement import Plot, refuse_two_stories, some_modules
+from loralab.formats.peft.beside_base import bias_shapes, fill_biases, fold_biases, needs_bias, refuse_tied
+from loralab.formats.peft.config import INVOCATION_TOKENS, PeftConfig
+from loralab.formats.peft.instead import MERGE
+from loralab.formats.peft.keys import (
+    PeftTarget,
+    find_peft_targets,
+    key_prefix,
+    named_targets,
+    parameter_prefix,
+    saved_modules,
+    tensor_key,
+    unmatched_names,
+    wrap_depths,
+)
+from loralab.formats.peft.layout import BIASES, OUTPUT_TWICE, A, entry_shapes, is_blocked, pack, unpack
+from loralab.formats.peft.tokens import COPY, refuse_beyond, refuse_taken, row_shapes, token_plot
+from loralab.formats.peft.writing import reasons_against_peft
+from loralab.formats.record import (
+    FROM_INVOCATION,
+    INVOCATION,
+    TOKENS,
+    WITH_BIAS,
+    WITH_MAGNITUDE,
+    ModuleRecord,
+    PartRecord,
+    has_tensor,
+    kind_of,
+)
+from loralab.formats.sidecar import Sidecar
+from loralab.formats.tokens import fill_rows, recorded_rows, settings_of_rows
+
+PREFIX = "base_model.model."
+WRAPPERS = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
+_ATTENTION = ("q", "k", "v", "out")
+LAST_WITH_OUTPUT_TWICE = (0, 21, 2)
+"""The last PEFT that is known to add the update of an attention's output twice; later ones are taken to add it once."""
+
+
+@dataclass
+class Reading:
+    """One adapter being read: what is expected, what was found, and what the user should be told."""
+
+    model: nn.Module
+    config: PeftConfig
+    tensors: dict[str, Tensor]
+    sidecar: Sidecar | None
+    notes: list[str] = field(default_factory=list)
+
+
+def from_peft(
+    model: nn.Module, config: PeftConfig, tensors: Mapping[str, Tensor], sidecar: Sidecar | None
+) -> tuple[dict[str, Update], list[str]]:
+    """The updates by path, filled, and notes; AdapterFileError listing all problems."""
+    plain, wrapped = plain_names(tensors, unwrapped(model)._modules)
+    reading = Reading(model, config, plain, sidecar)
+    if wrapped:
+        reading.notes.append("its keys had the names of a compile, DDP or FSDP wrapper in them, which were left out")
+    plot = plot_of(reading)
+    if config.ties_weights:
+        refuse_tied(model, plot)
+    if config.bias_of_B:
+        reading.notes += fold_biases(model, config, plot, reading.tensors)
+    if sidecar is None:
+        leave_out_copies(reading, plot)
+        reading.notes += unmatched_names(model, config)
+    refuse_unfit(reading.tensors, expected_shapes(reading, plot), whole_numbers(reading, plot))
+    return _filled(reading, plot), reading.notes
+
+
+# -- names ----------------------------------------------------------------------------------------------------
+
+
+def plain_names(tensors: Mapping[str, Tensor], children: Collection[str] = ()) -> tuple[dict[str, Tensor], bool]:
+    """The tensors without PEFT's prefix and compile's, DDP's and FSDP's names; whether it had any of these.
+
+    `children` are the names of the model's own children, one of which may be called `module`.
+    """
+    plain = {".".join(piece for piece in key.split(".") if piece not in WRAPPERS): tensors[key] for key in tensors}
+    wrapped = plain.keys() != tensors.keys()
+    for prefix, is_wrapper in (("module." + PREFIX, True), (PREFIX, False), ("module.", True)):
+        if prefix == "module." and "module" in children:
+            continue
+        if plain and all(key.startswith(prefix) for key in plain):
+            plain, wrapped = {key.removeprefix(prefix): each for key, each in plain.items()}, wrapped or is_wrapper
+    if len(plain) != len(tensors):
+        raise AdapterFileError("after taking wrappers' names out of the keys, some of them are the same")
+    return plain, wrapped
+
+
+# -- what is expected -------------------------------------------------------------------------------------------
+
+
+def plot_of(reading: Reading) -> Plot:
+    """Where every tensor goes; AdapterFileError where configuration and tensors do not say the same."""
+    if reading.sidecar is not None:
+        held = _plot_of_sidecar(reading.model, reading.sidecar, reading.config)
+        refuse_two_stories(reading.config, held, _plot_of_names(reading, named_targets(reading.model, reading.config)))
+        return held
+    try:
+        targets = find_peft_targets(reading.model, reading.config)
+    except AdapterFileError as problem:
+        raise AdapterFileError(f"{problem}; the tensors are of {some_modules(reading.tensors)}") from problem
+    return _plot_of_names(reading, targets)
+
+
+def _plot_of_names(reading: Reading, targets: list[PeftTarget]) -> Plot:
+    """Of what the configuration names, and embeddings that PEFT wrote in full."""
+    depths = wrap_depths(targets)
+    by_path = modules_by_path(reading.model)
+    heads = [path for path in saved_modules(reading.model, reading.config) if _is_saved(reading, path)]
+    if reading.sidecar is None:
+        heads += _saved_embeddings(reading, depths)
+    replaced = {path: list(by_path[path].state_dict()) for path in dict.fromkeys(heads)}
+    for path, name in _biases(reading, depths, list(replaced)):
+        replaced.setdefault(path, []).append(name)
+    tokens = token_plot(reading.model, reading.config.tokens)
+    refuse_taken(tokens, depths, {path: names for path, names in replaced.items() if not set(names) <= BIASES})
+    return Plot(targets, replaced, depths, tokens)
+
+
+def _is_saved(reading: Reading, path: str) -> bool:
+    """What modules_to_save names must be in the file; a head that only the task implies may be the base's own."""
+    named = path.endswith(reading.config.modules_to_save)
+    return named or any(key.startswith(f"{path}.") for key in reading.tensors)
+
+
+def _plot_of_sidecar(model: nn.Module, sidecar: Sidecar, config: PeftConfig) -> Plot:
+    by_path = modules_by_path(model)
+    lost = [path for path in sidecar.modules if path not in by_path]
+    if lost:
+        raise AdapterFileError(f"the adapter does not fit this model, which has no {', '.join(lost)}")
+    targets = []
+    for path, record in sidecar.modules.items():
+        module, parts = by_path[path], list(record.parts)
+        if record.kind == "parameters":
+            targets += [PeftTarget(path, module, name, parameter_prefix(module, parts, name)) for name in parts]
+        elif parts:
+            as_parameter = f"{path}.{WHOLE}" in config.target_parameters
+            targets.append(PeftTarget(path, module, WHOLE if as_parameter else None))
+    replaced = {path: _stored(record, by_path[path]) for path, record in sidecar.modules.items() if record.replaced}
+    tokens = {path: recorded_rows(record.settings) for path, record in sidecar.modules.items() if record.kind == TOKENS}
+    refuse_beyond({path: indices for path, (indices, _) in tokens.items()}, by_path)
+    return Plot(targets, replaced, wrap_depths(targets), tokens)
+
+
+def _stored(record: ModuleRecord, module: nn.Module) -> list[str]:
+    stored = module.state_dict()
+    return [name for name in record.replaced if name in stored or (record.parts and has_tensor(module, name))]
+
+
+def _biases(reading: Reading, depths: Mapping[str, int], heads: list[str]) -> Iterable[tuple[str, str]]:
+    """(module path, tensor name) of the biases that PEFT trains; an attention's output bias is the attention's own."""
+    by_path = modules_by_path(reading.model)
+    for path, module in by_path.items():
+        if any(path == head or path.startswith(head + ".") for head in heads):
+            continue
+        parent, _, leaf = path.rpartition(".")
+        of_attention = leaf == "out_proj" and isinstance(by_path.get(parent), nn.MultiheadAttention)
+        owner, name = (parent, "out_proj.bias") if of_attention else (path, "bias")
+        which = reading.config.trained_bias
+        wanted = which == "all" or (which == "lora_only" and owner in depths)
+        if wanted and module._parameters.get("bias") is not None:
+            yield owner, name
+
+
+def expected_shapes(reading: Reading, plot: Plot) -> dict[str, tuple[int, ...]]:
+    """Key → shape of every tensor that the file must hold."""
+    expected: dict[str, tuple[int, ...]] = {}
+    by_path = modules_by_path(reading.model)
+    for target in plot.targets:
+        rank = reading.config.recipe(target.name).rank
+        groups = getattr(target.module, "groups", 1)
+        if isinstance(groups, int) and rank % groups:
+            raise AdapterFileError(f"rank {rank} of {target.path} does not divide by its {groups} groups")
+        shapes = entry_shapes(target.module, target.parameter, rank, reading.config.magnitude)
+        expected |= {plot.stem(target) + key: shape for key, shape in shapes.items()}
+    for path, names in plot.replaced.items():
+        for name in names:
+            expected[tensor_key(path, name, plot.depths)] = tuple(tensor_of(by_path[path], name).shape)
+    expected |= bias_shapes(reading.config, plot)
+    return expected | row_shapes(plot.tokens, by_path, plot.row_keys(reading.tensors))
+
+
+def whole_numbers(reading: Reading, plot: Plot) -> list[str]:
+    """Keys of tensors saved in full that hold no floating-point numbers in the model: counters, positions."""
+    by_path = modules_by_path(reading.model)
+    return [
+        tensor_key(path, name, plot.depths)
+        for path, names in plot.replaced.items()
+        for name in names
+        if not tensor_of(by_path[path], name).is_floating_point()
+    ]
+
+
+# -- tensors that PEFT writes though they are not the adapter's ----------------------------------------------------
+
+
+def leave_out_copies(reading: Reading, plot: Plot) -> None:
+    """Drop copies of the base's own tensors, and doubles of a saved module's, that PEFT puts beside them."""
+    heads = [path for path in plot.replaced if path not in plot.depths]
+    doubles = [
+        key
+        for key in reading.tensors
+        for head in heads
+        if key.startswith((f"{head}.original_module.", f"{head}.modules_to_save."))
+    ]
+    for key in doubles:
+        del reading.tensors[key]
+    for path, (indices, _) in plot.tokens.items():
+        key = f"{key_prefix(path, plot.depths)}.{COPY}"
+        if key in reading.tensors:
+            _refuse_other_base(path, reading.tensors.pop(key), modules_by_path(reading.model)[path], indices)
+    for path, base in _embeddings(reading.model).items():
+        key = f"{key_prefix(path, plot.depths)}.base_layer.weight"
+        if path in plot.depths and key in reading.tensors:
+            _refuse_other_base(path, reading.tensors.pop(key), base)
+
+
+def _saved_embeddings(reading: Reading, depths: Mapping[str, int]) -> list[str]:
+    """Embeddings that PEFT saved in full because they were resized; equal copies of the base's are left out."""
+    found = []
+    for path, base in _embeddings(reading.model).items():
+        values = reading.tensors.get(f"{path}.weight")
+        if path in depths or values is None or path in saved_modules(reading.model, reading.config):
+            continue
+        if _is_copy(values, base):
+            for name in base.state_dict():
+                reading.tensors.pop(f"{path}.{name}", None)
+        else:
+            reading.notes.append(f"the file holds {path} in full: it replaces the base model's own")
+            found.append(path)
+    return found
+
+
+def _embeddings(model: nn.Module) -> dict[str, nn.Module]:
+    """The input and output embeddings that the model itself names, by path."""
+    inner = unwrapped(model)
+    found: dict[str, nn.Module] = {}
+    for getter in ("get_input_embeddings", "get_output_embeddings"):
+        try:
+            module = getattr(inner, getter)()
+        except (AttributeError, NotImplementedError):
+            continue
+        if isinstance(module, nn.Module):
+            found |= {path: each for path, each in modules_by_path(model).items() if each is unwrapped(module)}
+    return found
+
+
+def _refuse_other_base(path: str, values: Tensor, base: nn.Module, apart_from: Sequence[int] = ()) -> None:
+    if not _is_copy(values, base, apart_from):
+        raise AdapterFileError(
+            f"the file holds a copy of the base's {path}.weight, {list(values.shape)}, that is not this model's own: "
+            "it was resized or trained. Resize or load the model so that they are the same"
+        )
+
+
+def _is_copy(values: Tensor, base: nn.Module, apart_from: Sequence[int] = ()) -> bool:
+    """Whether these are the base's values, but for rows that are replaced anyway."""
+    weight = tensor_of(base, WHOLE).detach().cpu()
+    if values.shape != weight.shape:
+        return False
+    compared = torch.ones(len(weight), dtype=torch.bool)
+    compared[list(apart_from)] = False
+    return torch.equal(values[compared].to(weight.dtype), weight[compared])
+
+
+# -- filling ----------------------------------------------------------------------------------------------------
+
+
+def _filled(reading: Reading, plot: Plot) -> dict[str, Update]:
+    by_path = modules_by_path(reading.model)
+    touched = {*plot.depths, *plot.replaced, *plot.tokens}
+    order = by_path if reading.sidecar is None else reading.sidecar.modules
+    records = {path: _record(reading, plot, path) for path in order if path in touched}
+    _invocations_must_agree(reading.config, records)
+    updates = {path: record.build(path, by_path[path]) for path, record in records.items()}
+    _refuse_other_function(updates, by_path)
+    _scales_must_agree(reading, plot, updates)
+    for target in plot.targets:
+        rank = reading.config.recipe(target.name).rank
+        stem = plot.stem(target)
+        keys = entry_shapes(target.module, target.parameter, rank, reading.config.magnitude)
+        tensors = {key: reading.tensors[stem + key] for key in keys}
+        unpack(updates[target.path], target.module, target.parameter, rank, tensors, _output_applied(reading))
+    for path, names in plot.replaced.items():
+        for name in names:
+            value = reading.tensors[tensor_key(path, name, plot.depths)]
+            updates[path].restore(name, value, by_path[path])
+        if path not in plot.depths and not set(names) <= BIASES:
+            add_unstored(updates[path], by_path[path], names)
+    fill_biases(updates, reading.config, plot, reading.tensors)
+    fill_rows(updates, {path: reading.tensors[key] for path, key in plot.row_keys(reading.tensors).items()})
+    return updates
+
+
+def _refuse_other_function(updates: Mapping[str, Update], by_path: Mapping[str, nn.Module]) -> None:
+    """What PEFT computes otherwise than the update of these modules is defined cannot be read as that update."""
+    others = {path: update for path, update in updates.items() if not isinstance(update, BiasedLinear)}
+    reasons = reasons_against_peft(others, by_path) if others else []
+    if reasons:
+        raise AdapterFileError(
+            f"PEFT wrote this adapter, but what it computes there has no equal here: {'; '.join(reasons)}. "
+            f"Leave these modules out, or train them with loralab; or {MERGE}"
+        )
+
+
+def _output_applied(reading: Reading) -> float:
+    """How often the writer adds the update of an attention's output: what we write follows the PEFT of its time."""
+    version = reading.config.peft_version
+    return 1.0 if reading.sidecar is None and version is not None and version > LAST_WITH_OUTPUT_TWICE else OUTPUT_TWICE
+
+
+def add_unstored(update: Update, module: nn.Module, stored: list[str]) -> None:
+    """Buffers that a module does not save belong to a module trained in full all the same."""
+    for name, buffer in module.named_buffers():
+        if name not in stored:
+            update.replace(name, buffer, trains=False)
+
+
+def _record(reading: Reading, plot: Plot, path: str) -> ModuleRecord:
+    """The structure of the update at `path`: as loralab recorded it, or as PEFT trains it."""
+    if reading.sidecar is not None:
+        return reading.sidecar.modules[path]
+    targets = [target for target in plot.targets if target.path == path]
+    if path in plot.tokens:
+        return ModuleRecord(TOKENS, settings=settings_of_rows(*plot.tokens[path]))
+    if not targets:
+        return ModuleRecord("replacement")
+    if reading.config.invocation:
+        return _invoked_record(reading, targets[0])
+    if targets[0].parameter is not None:
+        parts = {str(each.parameter): PartRecord(reading.config.recipe(each.name)) for each in targets}
+        return ModuleRecord("parameters", parts)
+    module, recipe = targets[0].module, reading.config.recipe(path)
+    kind = kind_of(module, {WHOLE: None})
+    if kind == "attention" and not reading.config.magnitude:
+        reading.notes.append(
+            f"{path}: PEFT trains one A for q, k and v; here each has its own copy of it, and they may part in training"
+        )
+        return ModuleRecord(kind, {part: PartRecord(recipe) for part in _ATTENTION})
+    if reading.config.magnitude:
+        return _magnitude_record(reading, path, module, kind)
+    if kind == "conv":
+        return _conv_record(reading, plot, targets[0])
+    brings_bias = kind == "linear" and reading.config.bias_of_B and needs_bias(module)
+    return ModuleRecord(kind + WITH_BIAS if brings_bias else kind, {WHOLE: PartRecord(recipe)})
+
+
+def _invoked_record(reading: Reading, target: PeftTarget) -> ModuleRecord:
+    """aLoRA, which is of dense layers."""
+    if target.parameter is not None or kind_of(target.module, {WHOLE: None}) != "linear":
+        raise AdapterFileError(
+            f"{target.name} is no dense layer, and the adapter's config says {INVOCATION_TOKENS}, which is for those "
+            "only, in PEFT too; leave it out of target_modules"
+        )
+    settings = {INVOCATION: list(reading.config.invocation)}
+    return ModuleRecord(
+        f"linear{FROM_INVOCATION}", {WHOLE: PartRecord(reading.config.recipe(target.path))}, settings=settings
+    )
+
+
+def _invocations_must_agree(config: PeftConfig, records: Mapping[str, ModuleRecord]) -> None:
+    other = [path for path, record in records.items() if record.parts and record.invocation != config.invocation]
+    if other:
+        raise AdapterFileError(
+            f"the config has the adapter act from the tokens {list(config.invocation)} on, but loralab.json, at "
+            f"{other[0]}, from {list(records[other[0]].invocation)}; one of the files was changed: get both again"
+        )
+
+
+def _magnitude_record(reading: Reading, path: str, module: nn.Module, kind: str) -> ModuleRecord:
+    """DoRA, of the modules that have it here as in PEFT."""
+    groups = getattr(module, "groups", 1)
+    if kind not in ("linear", "embedding", "conv") or (isinstance(groups, int) and groups > 1):
+        what = f"{type(module).__name__} in {groups} groups" if kind == "conv" else type(module).__name__
+        raise AdapterFileError(
+            f"{path} is a {what}, and the adapter's config says use_dora, which is not for those here: {MERGE}"
+        )
+    return ModuleRecord(kind + WITH_MAGNITUDE, {WHOLE: PartRecord(reading.config.recipe(path))})
+
+
+def _conv_record(reading: Reading, plot: Plot, target: PeftTarget) -> ModuleRecord:
+    """A grouped convolution: one rank-R pair per group if A is made of blocks, PEFT's dense A otherwise."""
+    recipe, groups = reading.config.recipe(target.path), int(getattr(target.module, "groups", 1))
+    rank = recipe.rank // groups
+    alpha = recipe.scale * (math.sqrt(rank) if recipe.rank_stabilized else rank)
+    part = PartRecord(type(recipe)(rank, alpha, recipe.dropout, recipe.rank_stabilized))
+    dense = groups > 1 and not is_blocked(reading.tensors[plot.stem(target) + A], groups)
+    return ModuleRecord("conv", {WHOLE: part}, dense=dense)
+
+
+def _scales_must_agree(reading: Reading, plot: Plot, updates: Mapping[str, Update]) -> None:
+    """What loralab.json and adapter_config.json say about ranks and alphas must be the same."""
+    if reading.sidecar is None:
+        return
+    problems = []
+    for path in plot.depths:
+        base = modules_by_path(reading.model)[path]
+        for each in pack(updates[path], base, reading.config.rank_stabilized):
+            name = path if each.parameter is None else f"{path}.{each.parameter}"
+            said = reading.config.recipe(name)
+            if each.rank != said.rank or not math.isclose(each.recipe.scale, said.scale, rel_tol=1e-6):
+                problems.append(f"{name} (rank {said.rank}, scale {said.scale:g}; {each.rank}, {each.recipe.scale:g})")
+    if problems:
+        raise AdapterFileError(
+            f"adapter_config.json and loralab.json disagree about {'; '.join(problems)}: one of them was edited. "
+            "Restore it, or remove loralab.json to follow adapter_config.json"
+        )

@@ -1,0 +1,209 @@
+"""From an adapter's updates to PEFT's configuration and tensors. The inverse is `peft_reading.py`.
+
+What PEFT can express is written so that PEFT computes the same function; `why_not_peft` says what it cannot.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from torch import Tensor, nn
+
+from loralab.core.names import class_name, modules_by_path, unwrapped
+from loralab.core.updates.factors import Recipe
+from loralab.core.updates.low_rank import LinearUpdate
+from loralab.core.updates.magnitude import Magnitude
+from loralab.core.updates.update import WHOLE, Update
+from loralab.formats.peft.config import PeftConfig
+from loralab.formats.peft.keys import key_prefix, parameter_prefix, tensor_key
+from loralab.formats.peft.layout import BIASES, Packed, pack, why_not_peft
+from loralab.formats.peft.task import task_type
+from loralab.formats.peft.tokens import DELTA, config_tokens, written_rows
+
+PREFIX = "base_model.model."
+FUSED_EXPERTS = "gate_up_proj"
+EXPERTS_HAD = ("gate", "gate_proj", "up_proj", "down_proj", "w1", "w2", "w3")
+
+
+@dataclass
+class PeftAdapter:
+    """What goes into a PEFT folder."""
+
+    config: PeftConfig
+    tensors: dict[str, Tensor] = field(default_factory=dict)
+
+
+def reasons_against_peft(
+    updates: Mapping[str, Update], bases: Mapping[str, nn.Module], stacks: Collection[str] = ()
+) -> list[str]:
+    """For every update that PEFT cannot express: its path and why. `stacks` are those of the model (`Adapter`)."""
+    found = [
+        f"{path}: PEFT takes a target of this name for the model's fused experts, and as a parameter it has no DoRA"
+        for path in taken_for_experts(updates, stacks)
+        if isinstance(updates[path], Magnitude)
+    ]
+    found += [
+        f"{path}: PEFT adapts no {class_name(bases[path])}, and as a parameter it has no DoRA"
+        for path in foreign_dense(updates, bases)
+        if isinstance(updates[path], Magnitude)
+    ]
+    for path, update in updates.items():
+        why = why_not_peft(update, bases[path])
+        if why:
+            found.append(f"{path}: {why}")
+    adapted = [class_name(bases[path]) for path, update in updates.items() if len(update.parts)]
+    if {"Conv1D", "MultiheadAttention"} <= set(adapted):
+        found.append("PEFT transposes the update of an nn.MultiheadAttention beside that of a transformers Conv1D")
+    stretched = [isinstance(update, Magnitude) for update in updates.values() if len(update.parts)]
+    if any(stretched) and not all(stretched):
+        found.append("PEFT trains the lengths of all adapted modules' weights (DoRA), or of none")
+    invocations = {update.invocation for update in updates.values() if len(update.parts)}
+    if len(invocations) > 1:
+        found.append("PEFT has all adapted modules act from one invocation on (aLoRA), or from none")
+    if any(invocations) and any(is_saved_in_full(update) for update in updates.values()):
+        found.append("PEFT looks for an invocation (aLoRA) in causal language models alone, which have no fresh head")
+    if not adapted:
+        found.append("PEFT's LoRA needs a low-rank update, and this adapter has none")
+    return found
+
+
+def is_saved_in_full(update: Update) -> bool:
+    """Whether the update is a module trained in full rather than a low-rank update or a bias."""
+    return not len(update.parts) and not set(update.replacements()) <= BIASES
+
+
+def to_peft(
+    updates: Mapping[str, Update],
+    bases: Mapping[str, nn.Module],
+    dropout: float,
+    model: nn.Module | None,
+    stacks: Collection[str] = (),
+) -> PeftAdapter:
+    """PEFT's configuration and tensors. Without the model, what only it knows (its name, its task) stays unset."""
+    recipes = [update.delta_of(part).recipe for update in updates.values() for part in update.parts]
+    rank_stabilized = all(recipe.rank_stabilized for recipe in recipes)
+    entries = {
+        path: pack(update, bases[path], rank_stabilized) for path, update in updates.items() if len(update.parts)
+    }
+    for path in (*taken_for_experts(updates, stacks), *foreign_dense(updates, bases)):
+        entries[path] = [replace(each, parameter=WHOLE) for each in entries[path]]
+    heads = [path for path, update in updates.items() if is_saved_in_full(update)]
+    depths = {path: len(packed) for path, packed in entries.items()}
+    adapter = PeftAdapter(_config(updates, bases, entries, heads, dropout, model))
+    for path, packed in entries.items():
+        parameters = [each.parameter for each in packed if each.parameter is not None]
+        for each in packed:
+            local = "" if each.parameter is None else parameter_prefix(bases[path], parameters, each.parameter)
+            stem = f"{PREFIX}{key_prefix(path, depths)}.{local}"
+            adapter.tensors |= {stem + key: tensor for key, tensor in each.tensors.items()}
+    for path, rows in written_rows(updates, model).items():
+        adapter.tensors[f"{PREFIX}{key_prefix(path, depths)}.{DELTA}"] = rows.rows_TH.detach()
+    for path, update in updates.items():
+        stored = bases[path].state_dict().keys() if path in heads else None
+        for name, tensor in update.replacements().items():
+            if stored is None or name in stored:
+                adapter.tensors[PREFIX + tensor_key(path, name, depths)] = tensor.detach()
+    return adapter
+
+
+def _config(
+    updates: Mapping[str, Update],
+    bases: Mapping[str, nn.Module],
+    entries: Mapping[str, Sequence[Packed]],
+    heads: Sequence[str],
+    dropout: float,
+    model: nn.Module | None,
+) -> PeftConfig:
+    named = {
+        path if each.parameter is None else f"{path}.{each.parameter}": each
+        for path, packed in entries.items()
+        for each in packed
+    }
+    usual_rank, usual_alpha = _usual(each.recipe for each in named.values())
+    invocation = next((update.invocation for update in updates.values() if update.invocation), ())
+    modules = [path for path, packed in entries.items() if all(each.parameter is None for each in packed)]
+    there = list(modules_by_path(model)) if model is not None else None
+    targets: str | tuple[str, ...] = shortest_names(modules, there) if there is not None else tuple(modules)
+    return PeftConfig(
+        rank=usual_rank,
+        alpha=usual_alpha,
+        dropout=0.0 if len(modules) < len(entries) else dropout,
+        rank_stabilized=next(iter(named.values())).rank_stabilized,
+        bias=trained_biases(updates),
+        targets=targets,
+        rank_pattern={_anchored(name): each.rank for name, each in named.items() if each.rank != usual_rank},
+        alpha_pattern={_anchored(name): each.alpha for name, each in named.items() if each.alpha != usual_alpha},
+        modules_to_save=tuple(heads),
+        target_parameters=tuple(name for name, each in named.items() if each.parameter is not None),
+        base_model=base_name(model),
+        task_type="CAUSAL_LM" if invocation else task_type(model, heads),  # else PEFT looks for no invocation
+        fan_in_fan_out=any(class_name(bases[path]) == "Conv1D" for path in modules),
+        magnitude=any(isinstance(update, Magnitude) for update in updates.values()),
+        tokens=config_tokens(updates, model),
+        invocation=invocation,
+    )
+
+
+def taken_for_experts(updates: Mapping[str, Update], stacks: Collection[str]) -> list[str]:
+    """Paths of the dense layers that PEFT would take for a model's fused experts if target_modules named them.
+
+    In a model whose experts transformers 5 keeps in one tensor, PEFT 0.21 reads these names, which the experts' own
+    layers had before, as the name of that tensor, for whatever layer they stand. As target_parameters it adapts them.
+    """
+    if FUSED_EXPERTS not in stacks:
+        return []
+    dense = [path for path, update in updates.items() if update.parts and isinstance(update, LinearUpdate)]
+    return [path for path in dense if path.rpartition(".")[2] in EXPERTS_HAD]
+
+
+def foreign_dense(updates: Mapping[str, Update], bases: Mapping[str, nn.Module]) -> list[str]:
+    """Paths of dense layers of a class that PEFT does not know; as target_parameters it adapts them."""
+    dense = [path for path, update in updates.items() if WHOLE in update.parts and isinstance(update, LinearUpdate)]
+    return [path for path in dense if _is_foreign(bases[path])]
+
+
+def _is_foreign(base: nn.Module) -> bool:
+    weight = base._parameters.get(WHOLE)
+    plain = weight is not None and weight.is_floating_point() and weight.dim() == 2  # not packed by quantisation
+    return plain and not isinstance(base, nn.Linear) and class_name(base) not in ("Linear", "Conv1D")
+
+
+def shortest_names(paths: Sequence[str], there: Sequence[str]) -> str | tuple[str, ...]:
+    """The target_modules that name exactly `paths` among the module paths `there`: last components where they do.
+
+    A path that is also the ending of another module's path needs a regular expression instead of a list.
+    """
+    chosen = set(paths)
+    names = []
+    for path in paths:
+        leaf = path.rpartition(".")[2]
+        alike = [other for other in there if other == leaf or other.endswith("." + leaf)]
+        names.append(leaf if chosen.issuperset(alike) and not leaf.isdigit() else path)
+    names = list(dict.fromkeys(names))
+    matched = {other for other in there for name in names if other == name or other.endswith("." + name)}
+    return tuple(names) if matched <= chosen else "|".join(re.escape(path) for path in paths)
+
+
+def _usual(recipes: Iterable[Recipe]) -> tuple[int, float]:
+    return Counter((recipe.rank, recipe.alpha) for recipe in recipes).most_common(1)[0][0]
+
+
+def _anchored(name: str) -> str:
+    return "^" + re.escape(name)
+
+
+def trained_biases(updates: Mapping[str, Update]) -> str:
+    trained = [
+        update for update in updates.values() if BIASES & set(update.replacements()) and not is_saved_in_full(update)
+    ]
+    if not trained:
+        return "none"
+    return "lora_only" if all(len(update.parts) for update in trained) else "all"
+
+
+def base_name(model: nn.Module | None) -> str | None:
+    """The name or folder that a transformers model was loaded from."""
+    inner = None if model is None else unwrapped(model)
+    name = getattr(inner, "name_or_path", None) or getattr(getattr(inner, "config", None), "_name_or_path", None)
+    return str(name) if name else None

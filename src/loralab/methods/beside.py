@@ -1,0 +1,120 @@
+"""Which modules of a model are a fresh task head: trained and saved in full with every adapter (paper §5.2, code).
+
+transformers names such classes `…ForSequenceClassification`, `…ForImageClassificationWithTeacher` and the like, and
+says which child is the pretrained body (`base_model_prefix`); what lies beside the body is the head. Where the body is
+taken apart (CLIP's image tower), the head is known by its name.
+"""
+
+from collections.abc import Mapping, Sequence
+
+from torch import nn
+
+from loralab.core.names import modules_by_path, unwrapped
+from loralab.core.updates.update import Update
+from loralab.errors import SpecError, TargetError
+from loralab.models.families.aliases import HEAD_NAMES
+from loralab.models.nf4 import quantized_layers
+
+_HEADED = ("Classification", "QuestionAnswering", "MultipleChoice", "Regression")
+
+
+def fresh_heads(model: nn.Module) -> list[str]:
+    """Paths of the modules beside the pretrained body of a classification-type model; empty for any other model."""
+    inner = unwrapped(model)
+    body = getattr(inner, "base_model_prefix", "")
+    if not body or not any(_is_headed(cls.__name__) for cls in type(inner).__mro__):
+        return []
+    children = dict(inner.named_children())
+    return [
+        name
+        for name, child in children.items()
+        if (name != body if body in children else name in HEAD_NAMES) and next(child.parameters(), None) is not None
+    ]
+
+
+def heads_of(model: nn.Module, names: Sequence[str] | None) -> list[str]:
+    """Paths of the modules to train in full beside a method: those of these names, or by default the heads; and,
+    whatever is named, what no checkpoint has filled.
+
+    Raises TargetError for a name that no module has.
+    """
+    chosen = fresh_heads(model) if names is None else _named(model, names)
+    chosen = list(dict.fromkeys([*chosen, *_unfilled_modules(model)]))
+    return [path for path in chosen if not any(path.startswith(f"{other}.") for other in chosen)]
+
+
+def unfilled_tensors(model: nn.Module) -> list[str]:
+    """Names of a head's parameters that the checkpoint did not hold, so that they are random; of models that were
+    loaded from none, nothing is known: empty.
+
+    transformers marks what it has loaded (`_is_hf_initialized`), and keeps the mark when a model is moved or converted.
+    """
+    inner = unwrapped(model)
+    body, heads = getattr(inner, "base_model_prefix", ""), fresh_heads(model)
+    found, filled = [], False
+    for path, module in modules_by_path(model).items():
+        is_head = any(path == head or path.startswith(f"{head}.") for head in heads)
+        is_pooler = bool(heads) and path.removeprefix(f"{body}.").split(".")[0] == "pooler"
+        for name, parameter in module.named_parameters(recurse=False):
+            loaded = getattr(parameter, "_is_hf_initialized", False)
+            filled |= loaded
+            if not loaded and (is_head or is_pooler):
+                found.append(f"{path}.{name}")
+    return found if filled else []
+
+
+def random_beside(model: nn.Module, updates: Mapping[str, Update]) -> list[str]:
+    """The unfilled tensors that these updates do not replace: with them alone the model's outputs are random."""
+    held = {f"{path}.{name}" for path, update in updates.items() for name in update.replacements()}
+    return [name for name in unfilled_tensors(model) if name not in held]
+
+
+def _named(model: nn.Module, names: Sequence[str]) -> list[str]:
+    found: dict[str, None] = {}
+    for name in names:
+        paths = [path for path in modules_by_path(model) if path == name or path.endswith("." + name)]
+        if not paths:
+            raise TargetError(f"modules_to_save names {name!r}, but the model has no such module")
+        found |= dict.fromkeys(paths)
+    return list(found)
+
+
+def _unfilled_modules(model: nn.Module) -> list[str]:
+    """The heads, and what beside them is part of one (BERT's pooler), with a tensor that is unfilled."""
+    heads = fresh_heads(model)
+    owners = [name.rpartition(".")[0] for name in unfilled_tensors(model)]
+    inside = {path: [head for head in heads if path == head or path.startswith(f"{head}.")] for path in owners}
+    return [(inside[path] or [path])[0] for path in owners]
+
+
+def head_updates(model: nn.Module, heads: Sequence[str]) -> dict[str, Update]:
+    """Each head, trained in full."""
+    by_path = modules_by_path(model)
+    for path in heads:
+        refuse_quantized(by_path[path], f"training {path} in full")
+    return {path: saved_in_full(by_path[path]) for path in heads}
+
+
+def saved_in_full(module: nn.Module) -> Update:
+    """An update that replaces every tensor of a module: parameters by a trained copy, buffers by one of their own."""
+    update = Update({})
+    for name, parameter in module.named_parameters():
+        update.replace(name, parameter)
+    for name, buffer in module.named_buffers():
+        update.replace(name, buffer, trains=False)
+    return update
+
+
+def refuse_quantized(module: nn.Module, what: str) -> None:
+    """SpecError where a module that is to train in full holds layers whose weights are quantised, and so frozen."""
+    count = sum(1 for _ in quantized_layers(module))
+    if count:
+        raise SpecError(
+            f"{what} was asked for, but {count} of the dense layers there are quantised and cannot train; adapt them "
+            "with lora, or load the base without quantize"
+        )
+
+
+def _is_headed(class_name: str) -> bool:
+    _, marked, task = class_name.partition("For")
+    return bool(marked) and any(kind in task for kind in _HEADED)

@@ -1,0 +1,1 @@
+"""Trained positions around the prompt: PrefixEmbedding and PrefixLayer (paper §5.1)."""

@@ -1,0 +1,1 @@
+"""WikiSQL's logical form and execution accuracy, as its official evaluator defines them."""

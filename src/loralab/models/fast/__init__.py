@@ -1,0 +1,1 @@
+"""The same numbers sooner and in less memory: attention, output head, loss."""

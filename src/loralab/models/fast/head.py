@@ -1,0 +1,147 @@
+"""The loss of a language model at its target positions: body, then head, in chunks, logits never whole.
+
+A causal language model of transformers is a body (ids -> hidden states) and an output head. Most compute
+`logits = head(body(ids))` and nothing else; then the loss needs the head at the target positions alone. Whether a
+model is like that is found out by running it once on the first batch's first tokens, bit for bit; one that is not
+(soft-capped or scaled logits, extra transforms) is run whole and its own logits are used. It knows nothing of LoRA,
+tasks or optimizers.
+
+Shapes: B sequences, T tokens, N target positions, H hidden width, V vocabulary.
+"""
+
+from dataclasses import dataclass
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from loralab.models.fast.cross_entropy import sum_cross_entropy
+from loralab.models.padding import padding_lent
+from loralab.nn.mode import evaluating
+
+IGNORED = -100
+"""The label of a position that is no target (transformers' convention)."""
+
+PROBE_TOKENS = 8
+
+
+@dataclass(frozen=True)
+class Route:
+    """How the loss of one model is computed, and why."""
+
+    split: bool
+    """The head is applied to the body's output at the target positions only."""
+    causal: bool
+    """A token's output does not depend on later tokens, so padding on the right needs no mask."""
+    reason: str
+    """A sentence for the log."""
+
+
+_routes: WeakKeyDictionary[nn.Module, Route] = WeakKeyDictionary()
+
+
+def target_loss_sum(
+    model: nn.Module,
+    input_ids: Tensor,
+    attention_mask: Tensor | None,
+    labels: Tensor,
+    *,
+    label_smoothing: float = 0.0,
+    weights: Tensor | None = None,
+) -> tuple[Tensor, int]:
+    """The summed cross-entropy in nats (a float32 scalar, differentiable) and the number of target tokens.
+
+    `input_ids` and `labels` are [B, T]; `labels[b, t]` is the token to predict at t, or `IGNORED`; causal models
+    predict it from the tokens before t (transformers' convention: the shift is done here), encoder-decoders
+    from the encoder's input. `attention_mask` is [B, T] with ones at real tokens, or None if all are real. With
+    smoothing ε a token's loss is (1−ε)·(−log p) + ε·mean over the vocabulary of (−log p). `weights` [B] multiply the
+    losses of each row's tokens.
+    """
+    if model.config.is_encoder_decoder:  # type: ignore[union-attr]
+        with padding_lent(model, 0):  # the decoder's input holds one where a target is padded, read by none
+            logits = model(input_ids=input_ids, attention_mask=attention_mask, labels=labels).logits
+        return _from_logits(logits, labels, label_smoothing, weights)
+    route = loss_route(model, input_ids)
+    mask = None if route.causal and _is_right_padded(attention_mask) else attention_mask
+    if not route.split:
+        logits = model(input_ids=input_ids, attention_mask=mask, use_cache=False).logits
+        return _from_logits(logits[:, :-1], labels[:, 1:], label_smoothing, weights)
+    hidden_BTH = _body(model)(input_ids=input_ids, attention_mask=mask, use_cache=False)[0]
+    where_N = (F.pad(labels[:, 1:], (0, 1), value=IGNORED) != IGNORED).flatten().nonzero().squeeze(1)
+    hidden_NH = hidden_BTH.flatten(0, 1).index_select(0, where_N)
+    targets_N = labels.flatten()[where_N + 1]
+    weights_N = None if weights is None else weights[where_N // labels.shape[1]]
+    return sum_cross_entropy(hidden_NH, _head(model), targets_N, label_smoothing, weights_N), len(where_N)
+
+
+def loss_route(model: nn.Module, input_ids: Tensor) -> Route:
+    """The route for this model, found out on the first tokens of `input_ids` [B, T] and remembered with the model."""
+    if model not in _routes:
+        _routes[model] = _probe(model, input_ids[:, :PROBE_TOKENS])
+    return _routes[model]
+
+
+def _from_logits(
+    logits_BTV: Tensor, labels_BT: Tensor, smoothing: float, weights_B: Tensor | None
+) -> tuple[Tensor, int]:
+    wanted = labels_BT != IGNORED
+    logits_NV, targets_N = logits_BTV[wanted].float(), labels_BT[wanted]
+    if weights_B is None:
+        return F.cross_entropy(logits_NV, targets_N, reduction="sum", label_smoothing=smoothing), len(targets_N)
+    losses_N = F.cross_entropy(logits_NV, targets_N, reduction="none", label_smoothing=smoothing)
+    return losses_N @ weights_B[wanted.nonzero()[:, 0]], len(targets_N)
+
+
+def _body(model: nn.Module) -> nn.Module:
+    body: nn.Module = model.base_model if model.base_model is not model else model.get_decoder()  # type: ignore
+    return body
+
+
+def _head(model: nn.Module) -> nn.Module:
+    head: nn.Module = model.get_output_embeddings()  # type: ignore
+    return head
+
+
+def _is_right_padded(mask_BT: Tensor | None) -> bool:
+    return mask_BT is None or (mask_BT.ndim == 2 and bool((mask_BT[:, 1:] <= mask_BT[:, :-1]).all()))
+
+
+@torch.no_grad()
+def _probe(model: nn.Module, ids_BT: Tensor) -> Route:
+    with evaluating(model):
+        causal = _is_causal(model, ids_BT)
+        if _head(model) is None or _body(model) is model:
+            return Route(False, causal, "the model's own logits are used: it has no separate body and output head")
+        entered, left, logits = _watch_head(model, ids_BT)
+        hidden = _body(model)(input_ids=ids_BT, use_cache=False)[0]
+    if entered is None or left is None or not torch.equal(entered, hidden):
+        reason = "the model's own logits are used: its head does not read the body's output as it is"
+        return Route(False, causal, reason)
+    if not torch.equal(left.to(logits.dtype), logits):
+        reason = "the model's own logits are used: they are transformed after the output head"
+        return Route(False, causal, reason)
+    return Route(True, causal, "the output head runs at target positions only, in chunks")
+
+
+def _is_causal(model: nn.Module, ids_BT: Tensor) -> bool:
+    """Whether changing the last token leaves the logits of the others as they were, bit for bit."""
+    changed_BT = ids_BT.clone()
+    changed_BT[:, -1] = torch.where(ids_BT[:, -1] == 0, 1, 0)
+    before, after = (model(input_ids=ids, use_cache=False).logits[:, :-1] for ids in (ids_BT, changed_BT))
+    return torch.equal(before, after)
+
+
+def _watch_head(model: nn.Module, ids_BT: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor]:
+    """What enters the head, what leaves it, and the logits, when the model runs on its own."""
+    seen: list[tuple[Tensor, Tensor]] = []
+
+    def remember(_: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        seen.append((inputs[0].clone(), output.clone()))
+
+    handle = _head(model).register_forward_hook(remember)
+    try:
+        logits: Tensor = model(input_ids=ids_BT, use_cache=False).logits
+    finally:
+        handle.remove()
+    return (*seen[0], logits) if len(seen) == 1 else (None, None, logits)

@@ -1,0 +1,1 @@
+"""Examples as token ids or pixels, targets marked, in batches."""

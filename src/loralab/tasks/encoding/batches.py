@@ -1,0 +1,162 @@
+"""Which examples go together, and the tensors of a batch. It knows nothing of tasks, models and optimizers.
+
+Shapes: B examples of a batch, T tokens of the longest; C channels, H rows and W columns of pixels.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from random import Random
+
+import torch
+from torch import Tensor
+
+from loralab.errors import SpecError
+from loralab.tasks.encoding.encode import AnyEncoded, Encoded
+from loralab.tasks.encoding.images import EncodedImage, pixel_values
+from loralab.tasks.encoding.tokens import IGNORED
+
+POOL_BATCHES = 50
+"""Batches' worth of examples that are sorted by length together: enough for near-equal lengths, few enough that an
+epoch is still shuffled.
+"""
+
+WIDTH_STEP = 4
+"""Widths of a run's batches are multiples of it: with few of them an allocator reuses what it has, and a run's memory
+does not creep up.
+"""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """The tensors of one step."""
+
+    inputs: Mapping[str, Tensor]
+    """What the model is called with, by transformers' names. Of texts, padded on the right: `input_ids` [B, T];
+    `attention_mask` [B, T], 1 at real tokens, where one is needed (see `collate`); `token_type_ids` [B, T], where the
+    tokenizer tells the texts of a pair apart. Of images: `pixel_values` [B, C, H, W].
+    """
+    labels: Tensor | None
+    """[B, T] with `IGNORED` where there is no target (an encoder-decoder: [B, target tokens]); or [B], classes
+    (int64) or values (float32); or None where they are not known.
+    """
+    tokens: int
+    """Real tokens: padding is not counted, an encoder-decoder's targets are; an image is one."""
+    targets: int
+    """Tokens, or labels, that the loss is taken on."""
+    weights: Tensor | None = None
+    """[B], what each example's targets count in the training loss; None where all count 1."""
+
+    @property
+    def input_ids(self) -> Tensor:
+        """[B, T], of texts."""
+        return self.inputs["input_ids"]
+
+    @property
+    def attention_mask(self) -> Tensor | None:
+        """[B, T], or None where none is needed."""
+        return self.inputs.get("attention_mask")
+
+    @property
+    def mass(self) -> float:
+        """Σ over the targets of their weights: what the weighted sum of their losses is divided by."""
+        if self.weights is None or self.labels is None:
+            return self.targets
+        targets_B = (self.labels != IGNORED).sum(1) if self.labels.ndim > 1 else torch.ones_like(self.weights)
+        return float(targets_B.to(self.weights.dtype) @ self.weights)
+
+    def to(self, device: torch.device | str) -> "Batch":
+        """The same batch on another device."""
+        inputs = {name: tensor.to(device) for name, tensor in self.inputs.items()}
+        labels, weights = (None if each is None else each.to(device) for each in (self.labels, self.weights))
+        return replace(self, inputs=inputs, labels=labels, weights=weights)
+
+
+def epoch_batches(lengths: Sequence[int], batch_size: int, seed: int, epoch: int) -> list[list[int]]:
+    """The indices of each batch of an epoch: every index exactly once, batches of near-equal length, in random order.
+
+    A pure function of its arguments, so a run resumes by skipping the batches it has seen. Shuffle all, sort
+    by length within pools of `POOL_BATCHES` batches, cut, shuffle the batches. Only one batch may be
+    smaller than `batch_size`. Raises `SpecError` for a batch size below 1.
+    """
+    _check_batch_size(batch_size)
+    random = Random(f"{seed}/{epoch}")  # text is hashed by SHA-512, the same in every process
+    order = list(range(len(lengths)))
+    random.shuffle(order)
+    pool = batch_size * POOL_BATCHES
+    batches = []
+    for start in range(0, len(order), pool):
+        near = sorted(order[start : start + pool], key=lambda index: lengths[index])
+        batches += [near[cut : cut + batch_size] for cut in range(0, len(near), batch_size)]
+    random.shuffle(batches)
+    return batches
+
+
+def sorted_batches(lengths: Sequence[int], batch_size: int) -> list[list[int]]:
+    """The indices of each batch for evaluation: every index once, longest first, so that the first batch needs most
+    memory.
+    """
+    _check_batch_size(batch_size)
+    order = sorted(range(len(lengths)), key=lambda index: -lengths[index])
+    return [order[cut : cut + batch_size] for cut in range(0, len(order), batch_size)]
+
+
+def collate(encoded: Sequence[AnyEncoded], pad_id: int, *, causal: bool = False, longest: int = 0) -> Batch:
+    """One batch of examples that are all of one kind; texts are padded on the right with `pad_id`.
+
+    They are padded to the longest of the batch; in a run whose longest text of all is `longest`, to the next multiple
+    of `WIDTH_STEP` that is no longer than that.
+
+    The mask is left out where nothing is padded; and for `causal` language models always. That is exact: a token
+    of a causal model sees only tokens to its left, all padding is to the right of every real token, so no
+    real token's output depends on it, positions count from the left alike, and the loss is taken at real tokens only.
+    Without a mask attention takes its fastest path. For encoders the padding must be masked. Images are decoded here;
+    raises `DataError` for one that cannot be.
+    """
+    images = [each for each in encoded if isinstance(each, EncodedImage)]
+    texts = [each for each in encoded if isinstance(each, Encoded)]
+    weights = [each.weight for each in encoded]
+    return Batch(
+        inputs={"pixel_values": pixel_values(images)} if images else _text_inputs(texts, pad_id, causal, longest),
+        labels=_label_tensor([each.labels for each in encoded], longest),
+        tokens=sum(each.tokens for each in encoded),
+        targets=sum(each.targets for each in encoded),
+        weights=torch.tensor(weights) if any(weight != 1 for weight in weights) else None,
+    )
+
+
+def longest_width(encoded: Sequence[AnyEncoded]) -> int:
+    """The tokens of the longest row that a batch of these examples can have; 0 of images."""
+    return max((each.width for each in encoded if isinstance(each, Encoded)), default=0)
+
+
+def _text_inputs(texts: Sequence[Encoded], pad_id: int, causal: bool, longest: int) -> dict[str, Tensor]:
+    rows = [each.input_ids for each in texts]
+    kinds = [each.token_type_ids for each in texts if each.token_type_ids is not None]
+    inputs = {"input_ids": _padded(rows, pad_id, longest)}
+    if sum(map(len, rows)) < inputs["input_ids"].numel() and not causal:
+        inputs["attention_mask"] = _padded([[1] * len(row) for row in rows], 0, longest)
+    if kinds:
+        inputs["token_type_ids"] = _padded(kinds, 0, longest)
+    return inputs
+
+
+def _label_tensor(labels: Sequence[list[int] | int | float | None], longest: int) -> Tensor | None:
+    sequences = [each for each in labels if isinstance(each, list)]
+    if sequences:
+        return _padded(sequences, IGNORED, longest)
+    known = [each for each in labels if isinstance(each, int | float)]
+    if len(known) < len(labels):
+        return None
+    return torch.tensor(known, dtype=torch.int64 if isinstance(known[0], int) else torch.float32)
+
+
+def _padded(rows: Sequence[list[int]], value: int, longest: int) -> Tensor:
+    needed = max(map(len, rows))
+    width = max(needed, min(longest, math.ceil(needed / WIDTH_STEP) * WIDTH_STEP))
+    return torch.tensor([row + [value] * (width - len(row)) for row in rows])
+
+
+def _check_batch_size(batch_size: int) -> None:
+    if batch_size < 1:
+        raise SpecError(f"batch size {batch_size}: at least 1 is needed")

@@ -1,0 +1,255 @@
+"""Examples as token ids, with the target tokens marked; or as images to be decoded.
+
+Prompt and target are one text and tokenized as one, as a model reads them (`marking` says which tokens are targets); a
+target ends with the end-of-text token, a turn of a conversation with what the chat template ends it with. What is too
+long loses the LEFT end of its prompt, never a part of its target; only a target that is too long by itself is cut, at
+its end. All cuts are counted. It knows nothing of models beyond whether one has an encoder and a decoder.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+from transformers import BaseImageProcessor, PreTrainedTokenizerBase
+
+from loralab.errors import DataError, SpecError
+from loralab.tasks.encoding.chat import answer_context, templated
+from loralab.tasks.encoding.images import EncodedImage, encode_images
+from loralab.tasks.encoding.marking import Marked, mark
+from loralab.tasks.encoding.remarks import conversation_remarks, spanning_remarks
+from loralab.tasks.encoding.tokens import (
+    IGNORED,
+    answer_ids,
+    begun,
+    context_ids,
+    cut_left,
+    empty_text_id,
+    ended,
+    fit,
+    whole_ids,
+)
+from loralab.tasks.encoding.turn_end import turn_end
+from loralab.tasks.example import AnyExample, Conversation, Example, LabelledExample, weight_of
+from loralab.tasks.task import Task
+
+Processor = PreTrainedTokenizerBase | BaseImageProcessor
+"""What turns examples into what a model takes: its tokenizer, or the processor of a model that looks at images."""
+
+SHORTEST = 8
+"""Below this `max_length` nothing of use fits."""
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """One example as token ids."""
+
+    input_ids: list[int]
+    labels: list[int] | int | float | None
+    """Per token the token itself where it is a target and `IGNORED` elsewhere; or the class or value; or None where
+    it is not known.
+    """
+    token_type_ids: list[int] | None = None
+    """Which text of a pair a token is of, for tokenizers that say."""
+    decoded: bool = False
+    """The labels are tokens of a decoder, beside the encoder's `input_ids` and not among them."""
+    weight: float = 1.0
+    """What each target counts in the training loss."""
+
+    @property
+    def targets(self) -> int:
+        """The number of tokens, or of labels, that the loss is taken on."""
+        if isinstance(self.labels, list):
+            return sum(label != IGNORED for label in self.labels)
+        return int(self.labels is not None)
+
+    @property
+    def tokens(self) -> int:
+        """All real tokens that a model runs over."""
+        return len(self.input_ids) + (self.targets if self.decoded else 0)
+
+    @property
+    def width(self) -> int:
+        """The longer of its rows in a batch, in tokens: an encoder-decoder has two."""
+        return max(len(self.input_ids), len(self.labels) if isinstance(self.labels, list) else 0)
+
+
+AnyEncoded = Encoded | EncodedImage
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """Examples as a model takes them, and what it took."""
+
+    encoded: Sequence[AnyEncoded]
+    truncated: int
+    """How many examples were cut to fit."""
+    notes: tuple[str, ...]
+    """Sentences for the log."""
+
+    @property
+    def lengths(self) -> list[int]:
+        """Tokens of each example, for `batching.epoch_batches`."""
+        return [each.tokens for each in self.encoded]
+
+
+def encode_examples(
+    task: Task,
+    examples: Sequence[AnyExample],
+    processor: Processor,
+    max_length: int,
+    *,
+    encoder_decoder: bool = False,
+) -> Encoding:
+    """Every example, in order; texts in at most `max_length` tokens (an encoder-decoder: prompt and target each).
+
+    Raises `SpecError` for a `max_length` below `SHORTEST` or a processor that is not for the task's inputs, and
+    `DataError` where the tokenizer cannot encode the task: no end-of-text token, or a chat template that does
+    not show where a turn begins.
+    """
+    if task.inputs == "images" and isinstance(processor, BaseImageProcessor):
+        return Encoding(encode_images(examples, processor), 0, ())
+    if task.inputs == "text" and isinstance(processor, PreTrainedTokenizerBase):
+        return _encode_texts(task, examples, processor, max_length, encoder_decoder)
+    raise SpecError(
+        f"task {task.name} consists of {task.inputs}, but a {type(processor).__name__} was given to read it; "
+        "choose a model for that, and its own processor"
+    )
+
+
+def padding_id(processor: Processor) -> int:
+    """The id that pads texts; 0 where there is none, and for images, which are not padded."""
+    return int(processor.pad_token_id or 0) if isinstance(processor, PreTrainedTokenizerBase) else 0
+
+
+def _encode_texts(
+    task: Task,
+    examples: Sequence[AnyExample],
+    tokenizer: PreTrainedTokenizerBase,
+    max_length: int,
+    encoder_decoder: bool,
+) -> Encoding:
+    if max_length < SHORTEST:
+        raise SpecError(f"max_length {max_length}: at least {SHORTEST} tokens are needed")
+    if task.kind == "generation" and tokenizer.eos_token_id is None:
+        raise DataError("the tokenizer has no end-of-text token; set its eos_token, or a model would never stop")
+    if not examples:
+        return Encoding([], 0, ())
+    kind = "decoded" if encoder_decoder and task.kind == "generation" else type(examples[0]).__name__
+    pairs, remarks = _ENCODERS[kind](examples, tokenizer, max_length)
+    truncated = sum(cut for _, cut in pairs)
+    where = " (prompts at their left end)" if task.kind == "generation" else ""
+    note = f"{truncated} of {len(pairs)} examples were longer than {max_length} tokens and were cut{where}"
+    empty = sum(not each.input_ids for each, _ in pairs)
+    said = f"{empty} of {len(pairs)} texts are without a token; they are read as the beginning of a text and no more"
+    encoded = [
+        replace(_not_empty(each, tokenizer), weight=weight_of(example))
+        for (each, _), example in zip(pairs, examples, strict=True)
+    ]
+    return Encoding(encoded, truncated, (*remarks, *([note] if truncated else []), *([said] if empty else [])))
+
+
+def _not_empty(encoded: Encoded, tokenizer: PreTrainedTokenizerBase) -> Encoded:
+    """A blank text has no token where the tokenizer puts none around it; a model needs one to look at."""
+    if encoded.input_ids:
+        return encoded
+    kinds = None if encoded.token_type_ids is None else [0]
+    return replace(encoded, input_ids=[empty_text_id(tokenizer)], token_type_ids=kinds)
+
+
+def encode_prompts(
+    examples: Sequence[AnyExample],
+    tokenizer: PreTrainedTokenizerBase,
+    max_length: int,
+    *,
+    encoder_decoder: bool = False,
+) -> list[list[int]]:
+    """The ids to generate from: what stands before the (last) target in training, cut on the left."""
+    chats = [each for each in examples if isinstance(each, Conversation)]
+    if chats:
+        ids = context_ids([answer_context(each, tokenizer) for each in chats], tokenizer, special=False)
+    elif encoder_decoder:
+        ids = whole_ids([each.prompt for each in _written(examples)], tokenizer)
+    else:
+        ids = context_ids([each.prompt for each in _written(examples)], tokenizer, special=True)
+    return [cut_left(each or [empty_text_id(tokenizer)], max_length, tokenizer) for each in ids]
+
+
+Pairs = tuple[list[tuple[Encoded, bool]], Sequence[str]]
+"""Each example, and whether it was cut; and what is to be said of them."""
+
+
+def _encode_written(examples: Sequence[AnyExample], tokenizer: PreTrainedTokenizerBase, max_length: int) -> Pairs:
+    written = _written(examples)
+    texts = [each.prompt + each.target for each in written]
+    spans = [[(len(each.prompt), len(text))] for each, text in zip(written, texts, strict=True)]
+    found = [_with_ends(each, tokenizer) for each in mark(texts, spans, tokenizer, special=True)]
+    return [_fitted(each, tokenizer, max_length) for each in found], spanning_remarks(found)
+
+
+def _with_ends(marked: Marked, tokenizer: PreTrainedTokenizerBase) -> Marked:
+    """A text that begins with a token to go on from, as generation does where the prompt gives none, and ends."""
+    ids = ended(marked.ids, tokenizer)
+    labels = [*marked.labels, *ids[len(marked.ids) :]]
+    if labels[0] != IGNORED and not marked.spanned:
+        start = begun([], tokenizer)
+        ids, labels = start + ids, [IGNORED, *labels]
+    return Marked(ids, labels, marked.spanned)
+
+
+def _encode_conversations(examples: Sequence[AnyExample], tokenizer: PreTrainedTokenizerBase, max_length: int) -> Pairs:
+    conversations = [each for each in examples if isinstance(each, Conversation)]
+    end = turn_end(tokenizer)
+    written = [templated(each, tokenizer, end) for each in conversations]
+    found = mark([each.text for each in written], [each.targets for each in written], tokenizer, special=False)
+    remarks = conversation_remarks(conversations, written, tokenizer, end)
+    return [_fitted(each, tokenizer, max_length) for each in found], [*remarks, *spanning_remarks(found)]
+
+
+def _encode_decoded(examples: Sequence[AnyExample], tokenizer: PreTrainedTokenizerBase, max_length: int) -> Pairs:
+    """For an encoder-decoder: the prompt with the tokenizer's own ending, the target for the decoder."""
+    written = _written(examples)
+    prompts = whole_ids([each.prompt for each in written], tokenizer)
+    targets = answer_ids([each.target.lstrip() for each in written], tokenizer)
+    pairs = [
+        (
+            Encoded(cut_left(prompt, max_length, tokenizer), target[:max_length], decoded=True),
+            max(len(prompt), len(target)) > max_length,
+        )
+        for prompt, target in zip(prompts, targets, strict=True)
+    ]
+    return pairs, ()
+
+
+def _encode_labelled(examples: Sequence[AnyExample], tokenizer: PreTrainedTokenizerBase, max_length: int) -> Pairs:
+    """One text or a pair, as the tokenizer itself joins and cuts them (the longer text first)."""
+    pairs = []
+    for each in examples:
+        assert isinstance(each, LabelledExample)
+        whole = tokenizer(each.text_a, each.text_b, verbose=False)
+        cut = len(whole["input_ids"]) > max_length
+        if cut:
+            whole = tokenizer(
+                each.text_a, each.text_b, truncation="longest_first", max_length=max_length, verbose=False
+            )
+        pairs.append((Encoded(whole["input_ids"], each.label, whole.get("token_type_ids")), cut))
+    return pairs, ()
+
+
+_ENCODERS: dict[str, Callable[[Sequence[AnyExample], PreTrainedTokenizerBase, int], Pairs]] = {
+    "Example": _encode_written,
+    "Conversation": _encode_conversations,
+    "LabelledExample": _encode_labelled,
+    "decoded": _encode_decoded,
+}
+
+
+def _fitted(marked: Marked, tokenizer: PreTrainedTokenizerBase, max_length: int) -> tuple[Encoded, bool]:
+    labels = [IGNORED, *marked.labels[1:]]  # there is nothing before a first token to foresee it from
+    ids, labels, cut = fit(marked.ids, labels, max_length, marked.ids[0] == tokenizer.bos_token_id)
+    return Encoded(ids, labels), cut
+
+
+def _written(examples: Sequence[AnyExample]) -> list[Example]:
+    written = [each for each in examples if isinstance(each, Example)]
+    if len(written) < len(examples):
+        raise DataError("this kind of model needs prompts and completions; the data hold conversations or labels")
+    return written

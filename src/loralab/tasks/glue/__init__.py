@@ -1,0 +1,1 @@
+"""GLUE: its nine tasks, their files and their outputs."""

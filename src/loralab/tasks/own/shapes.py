@@ -1,0 +1,171 @@
+"""The shapes of a user's JSON object, and the example that each becomes. It knows nothing of files.
+
+{"prompt", "completion"}, {"instruction", "output"} with or without "input" (Alpaca; Dolly: "context", "response"),
+{"messages"} or {"conversations"} (ShareGPT), and {"text"} alone: text to be written;
+{"text", "label"}, {"text_a", "text_b", "label"}: a class or a value to be predicted. A label here is as it stands
+in the file; `json_labels` makes it an index. Each may have a "weight". Keys that only say where an object comes from
+are ignored, and that is said; all others are errors.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from loralab.tasks.example import Conversation, Example
+from loralab.tasks.own.instructions import instruction_prompt
+from loralab.tasks.own.turns import parse_messages, parse_sharegpt
+from loralab.tasks.readers.lines import Line
+
+IGNORED = frozenset((
+    "id", "_id", "idx", "index", "uid", "uuid", "guid", "row_id", "example_id", "prompt_id", "conversation_id",
+    "source", "dataset", "origin", "subset", "split", "url", "link", "title", "license", "author", "date", "created",
+    "created_at", "timestamp", "meta", "metadata", "info", "tags", "topic", "category", "domain", "task", "task_name",
+    "task_type", "lang", "language", "model", "generator", "__index_level_0__", "Unnamed: 0", "",
+))  # fmt: skip
+"""Keys that say what an object is called or where it comes from; the last three are what pandas calls its index."""
+
+WEIGHT = "weight"
+
+
+@dataclass(frozen=True)
+class RawLabelled:
+    """One text or two, with the label as the file gives it."""
+
+    line: Line
+    text_a: str
+    text_b: str | None
+    label: Any
+    weight: float = 1.0
+
+
+Row = Example | Conversation | RawLabelled
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Which keys an object has, and what it becomes."""
+
+    required: frozenset[str]
+    parse: Callable[[Line], Row]
+    optional: frozenset[str] = frozenset()
+    repeated: frozenset[str] = frozenset()
+    """Keys that say again what the others say; they are ignored as `IGNORED` is."""
+
+    @property
+    def used(self) -> frozenset[str]:
+        """The keys that are read."""
+        return self.required | self.optional | {WEIGHT}
+
+    def unknown(self, line: Line) -> list[str]:
+        """The line's keys that are neither read nor ignored."""
+        return sorted(line.content.keys() - self.used - self.repeated - IGNORED)
+
+
+def parse_completion(line: Line) -> Example:
+    """Prompt and completion as they stand; a space parts them where neither brings one."""
+    prompt, completion = line.text("prompt"), line.text("completion")
+    if not completion.strip():
+        raise line.error("the completion is empty; there is nothing to learn from it")
+    parted = not prompt or prompt[-1].isspace() or completion[0].isspace()
+    return Example(prompt, completion if parted else " " + completion)
+
+
+def parse_instruction(line: Line) -> Example:
+    """An instruction with its output, which may be empty: then the answer is to say nothing, as in Alpaca's data."""
+    given = line.text("input") if "input" in line.content else ""
+    return Example(instruction_prompt(line.text("instruction"), given), line.text("output"))
+
+
+def parse_dolly(line: Line) -> Example:
+    """The same under Dolly's names."""
+    return Example(instruction_prompt(line.text("instruction"), line.text("context")), line.text("response"))
+
+
+def parse_document(line: Line) -> Example:
+    """A text alone: every one of its tokens is a target, and nothing stands before it."""
+    text = line.text("text")
+    if not text.strip():
+        raise line.error("the text is empty; there is nothing to learn from it")
+    return Example("", text)
+
+
+def parse_text(line: Line) -> RawLabelled:
+    return RawLabelled(line, line.text("text"), None, line.content["label"])
+
+
+def parse_pair(line: Line) -> RawLabelled:
+    return RawLabelled(line, line.text("text_a"), line.text("text_b"), line.content["label"])
+
+
+def _keys(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+SHAPES = (
+    Shape(_keys("prompt completion"), parse_completion),
+    Shape(_keys("instruction output"), parse_instruction, _keys("input"), _keys("text")),
+    Shape(_keys("instruction context response"), parse_dolly, repeated=_keys("text")),
+    Shape(_keys("text label"), parse_text, repeated=_keys("label_text")),
+    Shape(_keys("text_a text_b label"), parse_pair, repeated=_keys("label_text")),
+    Shape(_keys("messages"), parse_messages, _keys("tools"), _keys("prompt")),
+    Shape(_keys("conversations"), parse_sharegpt, _keys("tools system")),
+    Shape(_keys("text"), parse_document),
+)
+
+
+def parse_lines(lines: Sequence[Line], shape: Shape) -> list[Row]:
+    """Every line as an example of this shape; optional and ignored keys may come and go.
+
+    Raises `DataError` with the line's number where the keys are another shape's or no shape's, or a value has
+    the wrong type.
+    """
+    return [_weighted(line, shape.parse(_agreeing(line, shape))) for line in lines]
+
+
+def shape_of(line: Line) -> Shape:
+    """The shape of a line's keys. Raises `DataError` where they are no shape's, with those that are too much."""
+    found = line.content.keys()
+    near = [shape for shape in SHAPES if shape.required <= found]
+    for shape in near:
+        if not shape.unknown(line):
+            return shape
+    known = " or ".join("{" + _listed(shape.required) + "}" for shape in SHAPES)
+    if not near:
+        raise line.error(f"its keys are {_listed(found)}; a line must have the keys {known}")
+    best = min(near, key=lambda shape: len(shape.unknown(line)))
+    raise line.error(
+        f"its keys are {_listed(found)}; {', '.join(map(repr, best.unknown(line)))} is not known beside "
+        f"{_listed(best.required)}: remove it, or give one of {known}"
+    )
+
+
+def ignored_keys(lines: Sequence[Line], shape: Shape) -> tuple[str, ...]:
+    """A sentence that says which keys of the lines are not read, and how often each stands there."""
+    counts = Counter(key for line in lines for key in line.content if key not in shape.used)
+    named = ", ".join(f"{key or 'a column without a name'} ({count})" for key, count in sorted(counts.items()))
+    return (f"keys that are ignored, and how many objects have them: {named}",) if counts else ()
+
+
+def _agreeing(line: Line, shape: Shape) -> Line:
+    if shape.required <= line.content.keys() and not shape.unknown(line):
+        return line
+    raise line.error(
+        f"its keys are {_listed(line.content)}, those of the first line {_listed(shape.required)}; all lines must have "
+        "the same shape"
+    )
+
+
+def _weighted(line: Line, row: Row) -> Row:
+    """The row with its weight, a finite number that is not negative."""
+    if WEIGHT not in line.content:
+        return row
+    weight = line.content[WEIGHT]
+    if type(weight) not in (int, float) or not 0 <= weight < math.inf:
+        raise line.error(f"the weight is {weight!r:.60}; it must be a finite number that is not negative")
+    return replace(row, weight=float(weight))
+
+
+def _listed(keys: Any) -> str:
+    return ", ".join(sorted(keys)) or "none"

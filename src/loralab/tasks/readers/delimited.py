@@ -1,0 +1,80 @@
+"""CSV and TSV files as rows of named cells, numbered by line. It knows nothing of what the columns mean.
+
+Cells are texts, quoted as CSV quotes them; a cell may hold line breaks. In a column that is asked for as numbers they
+become numbers, if all of its cells are.
+"""
+
+import csv
+import io
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from loralab.errors import DataError
+from loralab.tasks.readers.lines import Line
+from loralab.tasks.readers.unpacked import decode_utf8, read_bytes
+
+LONGEST_CELL = 2**31 - 1
+"""In characters; Python's own limit of 131,072 is for a table of short cells."""
+
+Record = tuple[int, list[str]]
+"""The line that a record begins on, and its cells."""
+
+
+def read_delimited(path: Path, separator: str, numbers: Sequence[str] = ()) -> list[Line]:
+    """Every row below the header. Raises `DataError` with the line for what is no table with one header."""
+    records = list(_records(path, decode_utf8(str(path), read_bytes(path)), separator))
+    while records and not any(cell.strip() for cell in records[-1][1]):
+        records.pop()
+    if len(records) < 2:
+        raise DataError(f"{path} has no rows; it needs a header and a row for each example")
+    names = _header(path, *records[0])
+    rows = [_row(path, names, *record) for record in records[1:]]
+    for name in numbers:
+        _make_numbers(rows, name)
+    return rows
+
+
+def _records(path: Path, text: str, separator: str) -> Iterator[Record]:
+    before = csv.field_size_limit(LONGEST_CELL)
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
+    try:
+        start = 1
+        for cells in reader:
+            yield start, cells
+            start = reader.line_num + 1
+    except csv.Error as error:
+        raise DataError(
+            f"{path}, line {start}: {error}; a cell that holds quotation marks stands in quotation marks itself, "
+            'with "" for each'
+        ) from error
+    finally:
+        csv.field_size_limit(before)
+
+
+def _header(path: Path, number: int, names: list[str]) -> list[str]:
+    spaced = [name for name in names if name != name.strip()]
+    if spaced or len(set(names)) < len(names):
+        what = f"there is space around the name {spaced[0]!r}" if spaced else "a name stands twice"
+        raise DataError(f"{path}, line {number}: the header is {', '.join(map(repr, names))}; {what}")
+    return names
+
+
+def _row(path: Path, names: list[str], number: int, cells: list[str]) -> Line:
+    if not cells:
+        raise DataError(f"{path}, line {number}: blank between two rows; remove the line")
+    if len(cells) != len(names):
+        raise DataError(f"{path}, line {number}: {len(cells)} cells, the header has {len(names)} ({', '.join(names)})")
+    return Line(path, number, dict(zip(names, cells, strict=True)))
+
+
+def _make_numbers(rows: Sequence[Line], name: str) -> None:
+    """Integers if all cells of the column are, else floats if all are, else nothing changes."""
+    cells = [row.content[name] for row in rows if name in row.content]
+    for kind in (int, float):
+        try:
+            found = [kind(cell) for cell in cells]
+        except ValueError:
+            continue
+        for row, value in zip(rows, found, strict=False):
+            row.content[name] = value
+        return
