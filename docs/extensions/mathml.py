@@ -27,5 +27,5 @@ def _mathml(node: nodes.Element, display: str) -> str:
     latex = node.astext()
     try:
         return convert(latex, display=display)
-    except Exception as error:  # noqa: BLE001  latex2mathml has many errors of its own
+    except Exception as error:
         raise ExtensionError(f"{node.source}:{node.line}: this is no equation that can be drawn: {latex}") from error

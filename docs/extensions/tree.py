@@ -1,4 +1,4 @@
-"""`{tree}`: every module of the package with the first sentence of its docstring, so that no list of files goes stale."""
+"""`{tree}`: every module of the package with its docstring's first sentence, so that no list of files goes stale."""
 
 import ast
 from collections.abc import Iterator
