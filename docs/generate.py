@@ -1,4 +1,4 @@
-"""Writes what the documentation repeats of the code: a page per verb from its `--help`, and the tables from their data.
+"""Writes what the documentation repeats: a page per verb from its `--help`, tables from their data, the levels.
 
     python docs/generate.py            # write them
     python docs/generate.py --check    # exit status 1, naming them, where they are not what would be written
@@ -6,6 +6,7 @@
 `tests/test_docs.py` holds the repository to it. A table stands between `<!-- NAME -->` and `<!-- end NAME -->`.
 """
 
+import ast
 import contextlib
 import io
 import json
@@ -21,17 +22,22 @@ DOCS = Path(__file__).resolve().parent
 REPOSITORY = DOCS.parent
 METHODS = DOCS / "methods" / "methods.toml"
 MEASURED = DOCS / "results" / "measured.json"
-EVERY_VERB = "every verb"
-"""The section of a help page that is the same on all of them."""
+ARCHITECTURE = REPOSITORY / "tests" / "test_architecture.py"
+WITH_TABLES = (
+    REPOSITORY / "README.md",
+    REPOSITORY / "CONTRIBUTING.md",
+    DOCS / "internals" / "architecture.md",
+    DOCS / "methods" / "index.md",
+    DOCS / "results" / "speed-and-memory.md",
+)
 
 
 def written() -> dict[Path, str]:
     """Every generated file and the text that it has to have."""
     pages = {DOCS / "cli" / f"{'-'.join(words)}.md": _page(words) for words in _commands()}
     pages[DOCS / "cli" / "index.md"] = _commands_page()
-    for path in (REPOSITORY / "README.md", DOCS / "methods" / "index.md", DOCS / "results" / "speed-and-memory.md"):
-        pages[path] = _with_tables(path)
-    return pages
+    pages[DOCS / "pictures" / "levels.svg"] = _levels_drawn()
+    return pages | {path: _with_tables(path) for path in WITH_TABLES}
 
 
 def stale() -> list[str]:
@@ -115,7 +121,7 @@ def _with_tables(path: Path) -> str:
     """The file with every marked table written anew."""
     to_docs = "docs/" if path.parent == REPOSITORY else "../"
     text = path.read_text(encoding="utf-8")
-    for name, table in {"methods": _methods(to_docs), **_measurements()}.items():
+    for name, table in {"methods": _methods(to_docs), "levels": _levels_written(), **_measurements()}.items():
         marked = f"<!-- {name} -->\n{table}\n<!-- end {name} -->"
         text = re.sub(rf"<!-- {name} -->\n.*?<!-- end {name} -->", lambda _, marked=marked: marked, text, flags=re.S)
     return text
@@ -144,6 +150,51 @@ def _measurements() -> dict[str, str]:
 def _table(rows: list[list[str]]) -> str:
     head, *body = [f"| {' | '.join(row)} |" for row in rows]
     return "\n".join([head, "|" + "---|" * len(rows[0]), *body])
+
+
+# -- the levels -----------------------------------------------------------------------------------------------
+
+
+def levels() -> list[list[str]]:
+    """The packages by level, the lowest first, as the architecture test holds them."""
+    for node in ast.parse(ARCHITECTURE.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "GROUPS":
+            return [sorted(group) for group in ast.literal_eval(node.value) if "__main__" not in group]
+    raise LookupError(f"{ARCHITECTURE} has no GROUPS")
+
+
+def _levels_written() -> str:
+    rows = "\n".join(" · ".join(level) for level in reversed(levels()))
+    return f"```text\n{rows}\n```"
+
+
+def _levels_drawn() -> str:
+    """A row of boxes for each level, cli on top."""
+    width, high, step = 640, 30, 46
+    boxes = []
+    for row, level in enumerate(reversed(levels())):
+        each = (width - 8 * (len(level) - 1)) / len(level)
+        for column, name in enumerate(level):
+            x, y = column * (each + 8), row * step + 1
+            kind = ' class="paper"' if name == "core" else ""
+            boxes.append(f'<rect{kind} x="{x + 1:.0f}" y="{y}" width="{each - 2:.0f}" height="{high}" rx="5"/>')
+            boxes.append(f'<text x="{x + each / 2:.0f}" y="{y + 20}">{name}</text>')
+    tall = len(levels()) * step - step + high + 2
+    return LEVELS_SVG.format(width=width, height=tall, boxes="\n  ".join(boxes))
+
+
+LEVELS_SVG = """\
+<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" role="img" aria-label="The packages by level">
+  <style>
+    text {{ font: 14px ui-monospace, "DejaVu Sans Mono", monospace; fill: #24292f; text-anchor: middle; }}
+    rect {{ fill: #eef3f7; stroke: #4a7a9c; stroke-width: 1.4; }} .paper {{ fill: #ffe3c2; stroke: #c26a12; }}
+    @media (prefers-color-scheme: dark) {{
+      text {{ fill: #e6edf3; }} rect {{ fill: #16222c; stroke: #6cb0d8; }} .paper {{ fill: #5a3410; stroke: #f0a04b; }}
+    }}
+  </style>
+  {boxes}
+</svg>
+"""
 
 
 if __name__ == "__main__":
