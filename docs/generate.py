@@ -15,20 +15,22 @@ import sys
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from loralab.cli.main import ANALYSES, VERBS, main
 
 DOCS = Path(__file__).resolve().parent
 REPOSITORY = DOCS.parent
 METHODS = DOCS / "methods" / "methods.toml"
-MEASURED = DOCS / "results" / "measured.json"
+RECORDS = ("measured.json", "baselines.json", "learned.json", "fewer-blocks.json")
+"""In `docs/results`: what was measured, each with its machine, date and command, and its table's cells."""
 ARCHITECTURE = REPOSITORY / "tests" / "test_architecture.py"
 WITH_TABLES = (
     REPOSITORY / "README.md",
     REPOSITORY / "CONTRIBUTING.md",
     DOCS / "internals" / "architecture.md",
     DOCS / "methods" / "index.md",
-    DOCS / "results" / "speed-and-memory.md",
+    *(DOCS / "results").glob("*.md"),
 )
 
 
@@ -121,30 +123,31 @@ def _with_tables(path: Path) -> str:
     """The file with every marked table written anew."""
     to_docs = "docs/" if path.parent == REPOSITORY else "../"
     text = path.read_text(encoding="utf-8")
-    for name, table in {"methods": _methods(to_docs), "levels": _levels_written(), **_measurements()}.items():
+    tables = {name: _table(record["table"]) for name, record in records().items()}
+    for name, table in {"methods": _methods(to_docs), "levels": _levels_written(), **tables}.items():
         marked = f"<!-- {name} -->\n{table}\n<!-- end {name} -->"
         text = re.sub(rf"<!-- {name} -->\n.*?<!-- end {name} -->", lambda _, marked=marked: marked, text, flags=re.S)
     return text
 
 
 def methods() -> dict[str, dict[str, str]]:
-    """By name of a method: its page, how Python says it, what trains, and its paper."""
+    """By name of a method: how Python says it, what trains, and its paper."""
     return tomllib.loads(METHODS.read_text(encoding="utf-8"))
 
 
 def _methods(to_docs: str) -> str:
     lines = ["| `--method` | in Python | what trains | paper |", "|---|---|---|---|"]
     for name, row in methods().items():
-        link = f"[`{name}`]({to_docs}methods/{row['page']}.md)"
+        link = f"[`{name}`]({to_docs}methods/{name}.md)"
         paper = f"[{row['paper']}](https://arxiv.org/abs/{row['paper']})" if row["paper"] else ""
         lines.append(f"| {link} | `{row['python']}` | {row['trains']} | {paper} |")
     return "\n".join(lines)
 
 
-def _measurements() -> dict[str, str]:
-    """By name, the tables of `measured.json`: a row is a list of cells, the first row the head."""
-    measured = json.loads(MEASURED.read_text(encoding="utf-8"))
-    return {name: _table(each["table"]) for name, each in measured.items() if "table" in each}
+def records() -> dict[str, dict[str, Any]]:
+    """Everything that was measured, by name."""
+    files = [json.loads((DOCS / "results" / name).read_text(encoding="utf-8")) for name in RECORDS]
+    return {name: record for file in files for name, record in file.items()}
 
 
 def _table(rows: list[list[str]]) -> str:
