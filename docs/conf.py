@@ -3,6 +3,8 @@
 import sys
 from pathlib import Path
 
+from sphinx.application import Sphinx
+
 from loralab import __version__
 
 HERE = Path(__file__).parent
@@ -40,3 +42,12 @@ html_theme_options = {
     "light_css_variables": {"color-brand-primary": "#0b6e99", "color-brand-content": "#0b6e99"},
     "dark_css_variables": {"color-brand-primary": "#6cb8dc", "color-brand-content": "#6cb8dc"},
 }
+
+
+def keep_together(app: Sphinx, page: str, source: list[str]) -> None:
+    """A figure and its spread stay on one line."""
+    source[0] = source[0].replace(" ± ", "\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}")
+
+
+def setup(app: Sphinx) -> None:
+    app.connect("source-read", keep_together)
