@@ -14,7 +14,7 @@ project = "loralab"
 author = "the loralab authors"
 release = version = __version__
 
-extensions = ["myst_parser", "sphinx.ext.autodoc", "mathml", "tree"]
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.viewcode", "mathml", "tree"]
 exclude_patterns = ["**/__pycache__"]
 nitpicky = True
 # Types in signatures that have no page here: other libraries' and our own inner ones.
