@@ -12,24 +12,26 @@ import torch
 from torch import Tensor
 
 from loralab.errors import AdapterFileError, FingerprintError, ModelLoadError, NotFoundError, OutputError, SpecError
+from loralab.files.names import CONFIG_NAME
 from loralab.files.tensor_checks import listed
 from loralab.files.tensor_writing import write_tensors
 from loralab.files.tensors import SAFETENSORS, read_tensors
-from loralab.files.whole import json_text, whole_file, whole_folder
-from loralab.formats.folder import TENSORS_NAME, config_content, plain_folder, tensors_path
+from loralab.files.whole import whole_file, whole_folder
+from loralab.formats.folder import config_content, plain_folder, tensors_path
 from loralab.formats.gguf.file import write_gguf
 from loralab.formats.gguf.layout import GgufBase
 from loralab.formats.loralib import ALPHA_KEY, ENABLED, Checkpoint
 from loralab.formats.own import own_reasons
 from loralab.formats.peft.beside_base import refuse_without_base
-from loralab.formats.peft.config import CONFIG_NAME, INVOCATION_TOKENS, OWN_TYPE, PeftConfig, parse_config
+from loralab.formats.peft.config import INVOCATION_TOKENS, OWN_TYPE, PeftConfig, parse_config
 from loralab.formats.peft.dialects import as_plain_lora
 from loralab.formats.peft.layout import EMBEDDING_A, EMBEDDING_B, A, B
 from loralab.formats.peft.reading import plain_names
 from loralab.formats.peft.vera_config import is_vera, parse_vera
 from loralab.formats.peft.writing import PREFIX
 from loralab.formats.record import ModuleRecord
-from loralab.formats.sidecar import SIDECAR_NAME, Sidecar, file_sha256, read_sidecar
+from loralab.formats.save import write_folder
+from loralab.formats.sidecar import Sidecar, read_sidecar
 from loralab.formats.stored import read_pairs
 from loralab.formats.updates import FilePair, base_copies, file_pairs, plain_path
 from loralab.models.load import read_config
@@ -101,7 +103,7 @@ def _copy_folder(source: Path, target: Path) -> Conversion:
     _refuse_own(source, content, "peft")
     plain = as_plain_lora(content, tensors)
     (parse_vera if is_vera(content) else parse_config)(plain.content, str(source / CONFIG_NAME))
-    return replace(_write_folder(target, plain.content, plain.tensors, sidecar), notes=plain.notes)
+    return replace(_new_folder(target, plain.content, plain.tensors, sidecar), notes=plain.notes)
 
 
 def _refuse_own(source: Path, content: Mapping[str, Any], to: str) -> None:
@@ -141,15 +143,11 @@ def _refuse_invocation(source: Path, content: Mapping[str, Any], to: str) -> Non
         )
 
 
-def _write_folder(
+def _new_folder(
     target: Path, content: Mapping[str, Any], tensors: Mapping[str, Tensor], sidecar: Sidecar | None = None
 ) -> Conversion:
     with whole_folder(target) as folder:
-        write_tensors(folder / TENSORS_NAME, tensors)
-        (folder / CONFIG_NAME).write_text(json_text(content, sort_keys=True), encoding="utf-8")
-        if sidecar is not None:
-            told = sidecar.to_json() | {"tensors_sha256": file_sha256(folder / TENSORS_NAME)}
-            (folder / SIDECAR_NAME).write_text(json_text(told), encoding="utf-8")
+        write_folder(folder, content, tensors, sidecar)
     return Conversion(str(target), len(tensors), lossless=True)
 
 
@@ -177,7 +175,7 @@ def _loralib_to_folder(checkpoint: Checkpoint, alpha: float, target: Path) -> Co
         alpha_pattern={f"^{re.escape(path)}": each for path, each in alphas.items() if each != usual},
         modules_to_save=tuple(heads),
     )
-    return _write_folder(target, config.to_json(), tensors)
+    return _new_folder(target, config.to_json(), tensors)
 
 
 def _owners(others: Mapping[str, Tensor]) -> list[str]:

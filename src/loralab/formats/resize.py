@@ -17,23 +17,22 @@ from torch import Tensor
 
 from loralab.core.thin import distance, norm, rank_for_energy
 from loralab.errors import AdapterFileError, SpecError
-from loralab.files.tensor_writing import write_tensors
+from loralab.files.names import CONFIG_NAME, RUN_NAME, SIDECAR_NAME
 from loralab.files.tensors import read_tensors
-from loralab.files.whole import json_text, whole_folder
-from loralab.formats.folder import TENSORS_NAME, config_content, plain_folder, tensors_path
+from loralab.files.whole import json_text, read_json, whole_folder
+from loralab.formats.folder import config_content, plain_folder, tensors_path
 from loralab.formats.peft.beside_base import refuse_without_base
-from loralab.formats.peft.config import CONFIG_NAME, OWN_TYPE, PeftConfig, parse_config, read_json
+from loralab.formats.peft.config import OWN_TYPE, PeftConfig, parse_config
 from loralab.formats.peft.dialects import as_plain_lora
 from loralab.formats.peft.layout import packed_alpha
 from loralab.formats.peft.reading import plain_names
 from loralab.formats.peft.vera_config import is_vera
 from loralab.formats.peft.writing import PREFIX
 from loralab.formats.rank_pieces import Piece, entry_of, pieces_of, resized_record, stored, stored_rank
-from loralab.formats.sidecar import SIDECAR_NAME, Sidecar, file_sha256
+from loralab.formats.save import write_folder
+from loralab.formats.sidecar import Sidecar
 from loralab.formats.stored import AdapterPairs, read_pairs
 from loralab.formats.updates import FilePair, file_pairs
-
-RUN_NAME = "run.json"
 
 
 @dataclass(frozen=True)
@@ -177,11 +176,7 @@ def write_resized(adapter: Resizable, ranks: Mapping[str, int], out: str | Path,
     sidecar = None if adapter.sidecar is None else _resized_sidecar(adapter.sidecar, adapter.pieces, cuts, why)
     content = dict(adapter.config) if adapter.own_layout else _resized_config(adapter, entries)
     with whole_folder(folder) as temporary:
-        write_tensors(temporary / TENSORS_NAME, written)
-        if sidecar is not None:
-            described = sidecar.to_json() | {"tensors_sha256": file_sha256(temporary / TENSORS_NAME)}
-            (temporary / SIDECAR_NAME).write_text(json_text(described), encoding="utf-8")
-        (temporary / CONFIG_NAME).write_text(json_text(content, sort_keys=True), encoding="utf-8")
+        write_folder(temporary, content, written, sidecar)
         if (adapter.source / RUN_NAME).is_file():
             run = read_json(adapter.source / RUN_NAME) | {"resized": why}
             (temporary / RUN_NAME).write_text(json_text(run), encoding="utf-8")

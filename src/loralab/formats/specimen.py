@@ -16,18 +16,19 @@ from loralab.core.adapter import SHARED
 from loralab.core.updates.factors import Recipe, SharedMatrices
 from loralab.core.updates.update import WHOLE
 from loralab.errors import AdapterFileError, LoralabError, NotFoundError, SpecError
+from loralab.files.names import CONFIG_NAME, OLD_TENSORS_NAME, SIDECAR_NAME, TENSORS_NAME
 from loralab.files.tensor_checks import is_finite
 from loralab.files.tensors import read_tensors
 from loralab.formats.delta_pairs import local_keys, shared_matrices, special_pairs, vera_pairs
 from loralab.formats.finding import Finding, some
-from loralab.formats.folder import OLD_TENSORS_NAME, TENSORS_NAME, config_content, tensors_path
+from loralab.formats.folder import config_content, tensors_path
 from loralab.formats.loralib import ALPHA_KEY
-from loralab.formats.peft.config import CONFIG_NAME, OWN_TYPE, PeftConfig, parse_config
+from loralab.formats.peft.config import OWN_TYPE, PeftConfig, parse_config
 from loralab.formats.peft.dialects import as_plain_lora
 from loralab.formats.peft.reading import plain_names
 from loralab.formats.peft.vera_config import is_vera, parse_vera
 from loralab.formats.record import ModuleRecord
-from loralab.formats.sidecar import SIDECAR_NAME, Sidecar, read_sidecar
+from loralab.formats.sidecar import Sidecar, read_sidecar
 from loralab.formats.updates import FilePair, file_pairs
 
 AGAIN = "get or save the adapter again"

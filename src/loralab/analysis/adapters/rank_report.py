@@ -22,7 +22,7 @@ from loralab.core.adapter import Adapter
 from loralab.core.attach import detach
 from loralab.core.thin import pooled_ranks
 from loralab.files.whole import refuse_occupied, write_json, write_text
-from loralab.formats.folder import load
+from loralab.formats.load import load
 from loralab.formats.resize import Resizable, Resized, read_resizable, uniform_ranks, write_resized
 from loralab.pictures.picture import COLOURS, GRID, INK, picture
 

@@ -3,12 +3,12 @@
 import re
 
 from loralab.errors import AdapterFileError
+from loralab.files.names import CONFIG_NAME, RUN_NAME, SIDECAR_NAME
 from loralab.files.values import texts
+from loralab.files.whole import read_json
 from loralab.formats.finding import Finding, some
-from loralab.formats.labels import RUN_NAME
-from loralab.formats.peft.config import CONFIG_NAME, PeftConfig, Targets, pattern_matches, read_json
+from loralab.formats.peft.config import PeftConfig, Targets, pattern_matches
 from loralab.formats.peft.keys import ALL_LINEAR
-from loralab.formats.sidecar import SIDECAR_NAME
 from loralab.formats.specimen import AGAIN, Specimen
 from loralab.models.fit import FRESH
 

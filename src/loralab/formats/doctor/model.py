@@ -14,8 +14,8 @@ from loralab.errors import FingerprintError, LoralabError, SpecError
 from loralab.formats.doctor.effect import PROBED, logit_change
 from loralab.formats.finding import Finding, Severity, some
 from loralab.formats.fingerprint import Fingerprint, fingerprint
-from loralab.formats.folder import load
 from loralab.formats.gguf.layout import GgufBase
+from loralab.formats.load import load
 from loralab.formats.record import has_tensor
 from loralab.formats.specimen import AGAIN, UNEXPECTED, Specimen, unexpected
 from loralab.formats.updates import FilePair

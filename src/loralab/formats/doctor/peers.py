@@ -7,8 +7,9 @@ What they take changes with their versions: PEFT 0.21, vLLM 0.11 (config/lora.py
 import math
 from collections.abc import Iterator
 
+from loralab.files.names import PLAIN_NAME
 from loralab.formats.finding import Finding, some
-from loralab.formats.folder import PLAIN_NAME, name_for, plain_folder
+from loralab.formats.folder import name_for, plain_folder
 from loralab.formats.gguf.layout import GgufBase, obstacles
 from loralab.formats.peft.vera_config import is_vera
 from loralab.formats.specimen import Specimen
