@@ -82,7 +82,7 @@ def pieces_of(pair: StoredUpdate, sidecar: Sidecar | None, own_layout: bool) -> 
     record = None if sidecar is None else sidecar.modules.get(path)
     if output and record is not None:
         return list(_output_piece(path, pair, record))
-    if own_layout or record is None or WHOLE in record.parts or record.module_kind not in ("linear", "attention"):
+    if own_layout or record is None or WHOLE in record.parts or record.kind not in ("linear", "attention"):
         path, part = _place(pair.name, sidecar)
         return [Piece(path if part == WHOLE else f"{path}[{part}]", path, part, pair)]
     return list(_packed_pieces(path, pair, record))

@@ -424,7 +424,7 @@ def _part_own(stored: StoredAdapter, keys: Keys, others: dict[str, Tensor], prob
             name, pair = path if part == WHOLE else f"{path}.{part}", (local["lora_A"], local["lora_B"])
             if pair in keys:
                 A, B = (stored.named[key] for key in pair)
-                updates.append(StoredUpdate(name, record.module_kind, pair, A, B, each.recipe, each.rows))
+                updates.append(StoredUpdate(name, record.kind, pair, A, B, each.recipe, each.rows))
             elif not set(pair) <= stored.named.keys():
                 problems.add(where, f"{name} has a low-rank update in {SIDECAR_NAME}, but none in the file", AGAIN)
         updates += problems.attempt(where, AGAIN, partial(special_updates, path, record, stored.named, shared)) or ()

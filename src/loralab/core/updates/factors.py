@@ -8,8 +8,8 @@ that running, merging, mixing and exporting need, so a new method is a new class
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
@@ -40,6 +40,10 @@ Pair = tuple[Tensor, Tensor]
 """(A […, R, I], s·B […, O, R])."""
 
 
+def _not_at_hand() -> Tensor:
+    raise AssertionError("the frozen matrix of a delta that is made from a file was read")
+
+
 @dataclass(frozen=True)
 class Spot:
     """The matrix that one delta updates: a dense layer's weight, or the rows of it that make a part."""
@@ -50,10 +54,14 @@ class Spot:
     out_features: int
     in_features: int
     device: torch.device
-    weight: Callable[[], Tensor]
-    """The frozen matrix [O, I], in its own precision, when it is asked for."""
-    module: nn.Module
+    weight: Callable[[], Tensor] = _not_at_hand
+    """The frozen matrix [O, I], in its own precision, when it is asked for; not of a file that is read without one."""
+    module: nn.Module | None = None
     """The layer that holds it."""
+    shared: "SharedMatrices | None" = None
+    """What the deltas of one adapter use together, where the values of this one come from a file."""
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    """As `LowRankDelta.settings` gives them, of such a delta."""
 
 
 class SharedMatrices(WideModule):
@@ -102,19 +110,6 @@ def _same_values(one: Tensor, other: Tensor) -> bool:
     return not one.is_meta and one.dtype == other.dtype and torch.equal(one, other)
 
 
-@dataclass(frozen=True)
-class Outline:
-    """What a delta is made from when its values come from elsewhere: a file."""
-
-    recipe: Recipe
-    out_features: int
-    in_features: int
-    device: torch.device
-    shared: SharedMatrices | None = None
-    settings: Mapping[str, Any] | None = None
-    """As `LowRankDelta.settings` gives them."""
-
-
 class LowRankDelta(WideModule, ABC):
     """ΔW = s·B·A of one weight, however A and B come about."""
 
@@ -130,12 +125,18 @@ class LowRankDelta(WideModule, ABC):
         self.recipe = recipe
 
     @classmethod
-    def blank(cls, outline: Outline) -> "LowRankDelta":
+    def blank(cls, spot: Spot) -> "LowRankDelta":
         """One whose own tensors are still to be filled."""
         make: Callable[..., LowRankDelta] = cls
-        return make(
-            outline.recipe, outline.out_features, outline.in_features, outline.device, **(outline.settings or {})
-        )
+        return make(spot.recipe, spot.out_features, spot.in_features, spot.device, **spot.settings)
+
+    def zeroed(self, device: torch.device) -> Self:
+        """This delta with its own tensors on a device, zero; what it shares stays as it is."""
+        self.to_empty(device=device, recurse=False)
+        with torch.no_grad():
+            for _, tensor in self.stored():
+                tensor.zero_()
+        return self
 
     @abstractmethod
     def pair(self) -> Pair:
@@ -199,6 +200,11 @@ class Factors(LowRankDelta):
                 reversed_normal(self.lora_A, self.lora_B)
             else:
                 initialise(recipe.init, self.lora_A, self.lora_B)
+
+    @classmethod
+    def blank(cls, spot: Spot) -> "Factors":
+        R = spot.recipe.rank
+        return cls(spot.recipe, (R, spot.in_features), (spot.out_features, R), spot.device)
 
     @classmethod
     def of(cls, A: Tensor, B: Tensor, rank: int, like: LowRankDelta) -> "Factors":
