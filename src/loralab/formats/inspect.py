@@ -63,7 +63,7 @@ def inspect(
     notes = list(found.notes)
     change = None
     if model is not None:
-        change = logit_change(model, source, None if source.is_dir() else alpha, allow_other_base)
+        change = logit_change(model, stored, allow_other_base)
         if change == 0.0:
             notes.append("NO EFFECT: with this adapter the model computes exactly what the base computes")
     if found.dead_tensors:

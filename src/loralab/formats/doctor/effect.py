@@ -1,7 +1,6 @@
 """Whether an adapter does anything to a model: its logits on a fixed probe, with it and without."""
 
 from contextlib import AbstractContextManager, nullcontext
-from pathlib import Path
 
 from torch import nn
 from transformers import PreTrainedModel
@@ -10,14 +9,15 @@ from loralab.core.adapter import adapters_on
 from loralab.core.attach import activate, detach, disabled, rows
 from loralab.core.names import unwrapped
 from loralab.errors import SpecError
-from loralab.formats.load import load
+from loralab.formats.load import put_stored
 from loralab.formats.merged.verify import logits_of
 from loralab.formats.probe import make_probe
+from loralab.formats.stored import StoredAdapter
 
 PROBED = "loralab-inspected"
 
 
-def logit_change(model: nn.Module, path: Path, alpha: float | None = None, allow_other_base: bool = False) -> float:
+def logit_change(model: nn.Module, stored: StoredAdapter, allow_other_base: bool = False) -> float:
     """max |logits with the adapter − logits of the base| on the fixed probe; the adapter is taken off again.
 
     One that waits for its invocation (aLoRA), which the probe does not hold, is looked at as it acts after it.
@@ -30,7 +30,7 @@ def logit_change(model: nn.Module, path: Path, alpha: float | None = None, allow
         )
     probe, before = make_probe(inner), adapters_on(model).routing.active
     training = [module for module in model.modules() if module.training]
-    load(model, path, PROBED, alpha=alpha, allow_other_base=allow_other_base)
+    put_stored(model, stored, PROBED, allow_other_base=allow_other_base)
     model.eval()
     try:
         with _from_the_first_position(model):

@@ -1,7 +1,6 @@
 """What only the base model can tell about an adapter: whether it loads, acts, is too large, breaks a tie."""
 
 import math
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +14,7 @@ from loralab.formats.doctor.effect import PROBED, logit_change
 from loralab.formats.finding import Finding, Severity, some
 from loralab.formats.fingerprint import Fingerprint, fingerprint
 from loralab.formats.gguf.layout import GgufBase
-from loralab.formats.load import load
+from loralab.formats.load import put_stored
 from loralab.formats.record import has_tensor
 from loralab.formats.stored import AGAIN, UNEXPECTED, StoredAdapter
 from loralab.formats.updates import StoredUpdate
@@ -49,10 +48,10 @@ def _fingerprint_like(recorded: Fingerprint, model: nn.Module) -> Fingerprint:
     return fingerprint(chosen, unwrapped(model))
 
 
-def loading_findings(stored: StoredAdapter, model: nn.Module, alpha: float | None = None) -> list[Finding]:
+def loading_findings(stored: StoredAdapter, model: nn.Module) -> list[Finding]:
     """Try it on the model, strictly, whatever its base was; the model is afterwards as it was."""
     try:
-        change = _change(model, stored.source, alpha)
+        change = _change(model, stored)
     except LoralabError as problem:
         if str(problem) in {each.what for each in stored.findings}:
             return []
@@ -69,11 +68,11 @@ def loading_findings(stored: StoredAdapter, model: nn.Module, alpha: float | Non
     return []
 
 
-def _change(model: nn.Module, path: Path, alpha: float | None) -> float | None:
+def _change(model: nn.Module, stored: StoredAdapter) -> float | None:
     """The largest change of a logit; of a model without a known probe only whether the adapter loads."""
     if isinstance(unwrapped(model), PreTrainedModel):
-        return logit_change(model, path, alpha, allow_other_base=True)
-    load(model, path, PROBED, alpha=alpha, allow_other_base=True)
+        return logit_change(model, stored, allow_other_base=True)
+    put_stored(model, stored, PROBED, allow_other_base=True)
     detach(model, PROBED)
     return None
 

@@ -20,7 +20,6 @@ from loralab.core.updates.factors import LowRankDelta, Recipe, SharedMatrices, S
 from loralab.core.updates.low_rank import LinearUpdate
 from loralab.core.updates.update import WHOLE, Update, device_of
 from loralab.errors import AdapterFileError
-from loralab.files.names import CONFIG_NAME
 from loralab.files.tensor_checks import refuse_unfit
 from loralab.formats.peft.agreement import Plot
 from loralab.formats.peft.keys import PeftTarget, key_prefix, tensor_key, unmatched_names
@@ -36,7 +35,7 @@ from loralab.formats.peft.reading import (
     whole_numbers,
 )
 from loralab.formats.peft.task import task_type
-from loralab.formats.peft.vera_config import VERA_TYPE, PeftVeraConfig, parse_vera
+from loralab.formats.peft.vera_config import VERA_TYPE, PeftVeraConfig
 from loralab.formats.peft.writing import PREFIX, base_name, is_saved_in_full, shortest_names, trained_biases
 from loralab.formats.sidecar import Sidecar
 from loralab.methods.vera import A_NAME, B_NAME, LAMBDA_B, LAMBDA_D, ScaledProjections, VeRA, projections
@@ -166,18 +165,13 @@ def _content(
 
 
 def vera_from_peft(
-    model: nn.Module,
-    content: Mapping[str, Any],
-    tensors: Mapping[str, Tensor],
-    sidecar: Sidecar | None = None,
-    source: str = CONFIG_NAME,
+    model: nn.Module, config: PeftVeraConfig, tensors: Mapping[str, Tensor], sidecar: Sidecar | None = None
 ) -> tuple[dict[str, Update], SharedMatrices, list[str]]:
     """The updates by path, filled, the projections they share, and notes; AdapterFileError listing all problems.
 
     With the sidecar that loralab wrote, the modules and tensors are those it names. Projections that the file lacks
     are drawn as PEFT draws them for this model. Nothing of the model is changed.
     """
-    config = parse_vera(content, source)
     own, shared_tensors = _apart(tensors)
     plain, wrapped = plain_names(own, unwrapped(model)._modules)
     reading = Reading(model, config.common, plain, sidecar)

@@ -83,9 +83,8 @@ def parse_vera(content: Mapping[str, Any], source: str = CONFIG_NAME) -> PeftVer
     )
 
 
-def vera_spec(content: Mapping[str, Any], source: str = CONFIG_NAME) -> VeRA:
+def vera_spec(config: PeftVeraConfig) -> VeRA:
     """The specification that comes nearest to a configuration of PEFT's."""
-    config = parse_vera(content, source)
     common = config.common
     targets = [common.targets] if isinstance(common.targets, str) else list(common.targets or ())
     try:
@@ -100,7 +99,7 @@ def vera_spec(content: Mapping[str, Any], source: str = CONFIG_NAME) -> VeRA:
             modules_to_save=common.modules_to_save,
         )
     except SpecError as problem:
-        raise AdapterFileError(f"{source} cannot be: {problem}") from problem
+        raise AdapterFileError(f"{CONFIG_NAME} cannot be: {problem}") from problem
 
 
 def _problems(content: Mapping[str, Any]) -> list[str]:
