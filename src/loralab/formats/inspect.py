@@ -10,8 +10,8 @@ from torch import nn
 from loralab.core.updates.factors import Recipe
 from loralab.core.updates.magnitude import MAGNITUDE
 from loralab.core.updates.update import WHOLE
-from loralab.formats.doctor.effect import logit_change
 from loralab.formats.doctor.examine import findings_beside_loading
+from loralab.formats.doctor.model import logit_change
 from loralab.formats.finding import Finding
 from loralab.formats.peft.beside_base import BIAS_OF_B
 from loralab.formats.peft.config import PeftConfig

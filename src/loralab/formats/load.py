@@ -11,7 +11,7 @@ from loralab.core.attach import put
 from loralab.core.names import modules_by_path, unwrapped
 from loralab.errors import AdapterStateError, SpecError
 from loralab.files.names import CONFIG_NAME
-from loralab.files.tensor_checks import listed
+from loralab.files.tensors import listed
 from loralab.formats.fingerprint import fingerprint_under
 from loralab.formats.folder import model_files
 from loralab.formats.stored import StoredAdapter, read_adapter

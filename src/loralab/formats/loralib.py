@@ -15,7 +15,7 @@ from loralab.core.updates.build import is_linear, kind_of, linear_shape
 from loralab.core.updates.factors import Recipe
 from loralab.core.updates.update import WHOLE, Update, tensor_of
 from loralab.errors import AdapterFileError
-from loralab.files.tensor_checks import listed
+from loralab.files.tensors import listed
 from loralab.formats.peft.layout import fill
 from loralab.formats.record import ModuleRecord, PartRecord, adapted_tensors, has_tensor, rows_of, runs_of
 from loralab.methods.lora import LoRA

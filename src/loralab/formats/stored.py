@@ -18,9 +18,7 @@ from loralab.core.updates.factors import Recipe
 from loralab.core.updates.update import WHOLE
 from loralab.errors import AdapterFileError, LoralabError, NotFoundError, SpecError
 from loralab.files.names import CONFIG_NAME, PEFT_FILES, PLAIN_NAME, SIDECAR_NAME, TENSORS_NAME
-from loralab.files.tensor_checks import is_finite
-from loralab.files.tensors import TensorFile, read_tensors
-from loralab.formats.delta_pairs import local_keys, shared_matrices, special_updates, vera_updates
+from loralab.files.tensors import TensorFile, is_finite, read_tensors
 from loralab.formats.finding import Finding, some
 from loralab.formats.folder import config_content, name_for, tensors_path
 from loralab.formats.loralib import ALPHA_KEY, from_pairs, loralib_spec
@@ -28,11 +26,20 @@ from loralab.formats.own import from_own, own_reasons
 from loralab.formats.peft.config import OWN_TYPE, PeftConfig, parse_config, spec_of
 from loralab.formats.peft.dialects import as_plain_lora
 from loralab.formats.peft.reading import from_peft, plain_names
-from loralab.formats.peft.vera import vera_from_peft
-from loralab.formats.peft.vera_config import VERA_TYPE, PeftVeraConfig, parse_vera, vera_spec
-from loralab.formats.rank_pieces import Piece, pieces_of
+from loralab.formats.peft.vera import VERA_TYPE, PeftVeraConfig, parse_vera, vera_from_peft, vera_spec
 from loralab.formats.sidecar import Sidecar, read_sidecar
-from loralab.formats.updates import StoredUpdate, factor_keys, is_factor, stored_update
+from loralab.formats.updates import (
+    Piece,
+    StoredUpdate,
+    factor_keys,
+    is_factor,
+    local_keys,
+    pieces_of,
+    shared_matrices,
+    special_updates,
+    stored_update,
+    vera_updates,
+)
 from loralab.methods.bottleneck import BottleneckAdapter
 from loralab.methods.full import FullFineTune
 from loralab.methods.lora import LoRA

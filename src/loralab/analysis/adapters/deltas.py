@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from loralab.errors import SpecError
-from loralab.files.tensor_checks import listed
+from loralab.files.tensors import listed
 from loralab.formats.record import Runs
 from loralab.formats.stored import StoredAdapter
 from loralab.formats.updates import StoredUpdate

@@ -15,7 +15,7 @@ from gguf import GGUFReader, GGUFType, GGUFWriter, Keys, LlamaFileType
 from torch import Tensor
 
 from loralab.errors import AdapterFileError, NumericsError
-from loralab.files.tensor_checks import listed
+from loralab.files.tensors import listed
 from loralab.files.whole import whole_file
 from loralab.formats.gguf.layout import TOKENS, GgufBase, obstacles
 from loralab.formats.stored import StoredAdapter
