@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from loralab.core.names import modules_by_path
 from loralab.core.updates.build import is_linear, kind_of, linear_shape
-from loralab.core.updates.factors import Recipe
+from loralab.core.updates.factors import Recipe, usual_and_others
 from loralab.core.updates.update import WHOLE, Update, tensor_of
 from loralab.errors import AdapterFileError
 from loralab.files.tensors import listed
@@ -121,18 +121,18 @@ def _add_others(
 
 def loralib_spec(updates: Mapping[str, Update], alpha: float, rank_stabilized: bool) -> LoRA:
     """The specification that comes nearest."""
-    ranks = {path: update.factors_of(part).recipe.rank for path, update in updates.items() for part in update.parts}
+    recipes = {path: update.factors_of(part).recipe for path, update in updates.items() for part in update.parts}
+    usual, ranks, _ = usual_and_others(recipes)
     targets = [
         path if WHOLE in update.parts else f"{path}[{','.join(update.parts)}]"
         for path, update in updates.items()
         if len(update.parts)
     ]
-    usual = max(ranks.values(), key=list(ranks.values()).count)
     return LoRA(
-        rank=usual,
+        rank=usual.rank,
         alpha=alpha,
         targets=targets,
-        rank_pattern={path: rank for path, rank in ranks.items() if rank != usual},
+        rank_pattern=ranks,
         bias="lora_only"
         if any("bias" in each.replacements() for each in updates.values() if len(each.parts))
         else "none",

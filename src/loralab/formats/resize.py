@@ -7,8 +7,7 @@ alone could raise it exactly, would get no gradient for ever. An update that has
 
 import math
 import re
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,12 +16,12 @@ import torch
 from torch import Tensor
 
 from loralab.core.thin import distance, norm, rank_for_energy
+from loralab.core.updates.factors import usual_and_others
 from loralab.errors import AdapterFileError, SpecError
 from loralab.files.names import RUN_NAME, SIDECAR_NAME
 from loralab.files.whole import json_text, read_json, whole_folder
 from loralab.formats.peft.beside_base import refuse_without_base
 from loralab.formats.peft.config import PeftConfig
-from loralab.formats.peft.layout import packed_alpha
 from loralab.formats.peft.writing import PREFIX
 from loralab.formats.record import ModuleRecord
 from loralab.formats.save import write_folder
@@ -167,22 +166,11 @@ def _resized_config(adapter: StoredAdapter, ranks: Mapping[str, int]) -> dict[st
     """PEFT's configuration as it was, but for ranks and alphas."""
     config = adapter.config
     assert config is not None
-    recipes = {entry: config.recipe(entry) for entry in ranks}
-    alphas = {name: packed_alpha(recipes[name], rank, config.rank_stabilized) for name, rank in ranks.items()}
-    rank, alpha, rank_pattern, alpha_pattern = _patterns(ranks, alphas, lambda name: "^" + re.escape(name))
-    resized = replace(config, rank=rank, alpha=alpha, rank_pattern=rank_pattern, alpha_pattern=alpha_pattern).to_json()
+    recipes = {"^" + re.escape(name): config.recipe(name).at_rank(rank) for name, rank in ranks.items()}
+    usual, others, alphas = usual_and_others(recipes)
+    resized = replace(config, rank=usual.rank, alpha=usual.alpha, rank_pattern=others, alpha_pattern=alphas).to_json()
     names = ("r", "lora_alpha", "rank_pattern", "alpha_pattern")
     return dict(adapter.content) | {name: resized[name] for name in names}
-
-
-def _patterns(
-    ranks: Mapping[str, int], alphas: Mapping[str, float], key: Callable[[str], str]
-) -> tuple[int, float, dict[str, int], dict[str, float]]:
-    """(the usual rank, its alpha, the ranks and the alphas of whatever has others)."""
-    usual = Counter((ranks[name], alphas[name]) for name in ranks).most_common(1)[0][0]
-    other_ranks = {key(name): rank for name, rank in ranks.items() if rank != usual[0]}
-    other_alphas = {key(name): alpha for name, alpha in alphas.items() if alpha != usual[1]}
-    return *usual, other_ranks, other_alphas
 
 
 def _resized_sidecar(
@@ -195,9 +183,10 @@ def _resized_sidecar(
     if lost:
         raise AdapterFileError(f"{SIDECAR_NAME} says nothing of {', '.join(lost)}, which the tensor file holds")
     modules = {path: resized_record(record, by_path.get(path, {})) for path, record in sidecar.modules.items()}
-    recipes = {piece.name: modules[piece.path].parts[piece.part].recipe for piece in pieces}
-    ranks, alphas = ({name: getattr(each, field) for name, each in recipes.items()} for field in ("rank", "alpha"))
-    fields = dict(zip(("rank", "alpha", "rank_pattern", "alpha_pattern"), _patterns(ranks, alphas, str), strict=True))
+    usual, others, alphas = usual_and_others(
+        {piece.name: modules[piece.path].parts[piece.part].recipe for piece in pieces}
+    )
+    fields = {"rank": usual.rank, "alpha": usual.alpha, "rank_pattern": others, "alpha_pattern": alphas}
     method = _resized_method(sidecar.method, fields)
     return replace(sidecar, modules=modules, method=method, notes=[*sidecar.notes, why])
 
@@ -244,7 +233,5 @@ def resized_record(record: ModuleRecord, ranks: Mapping[str, int]) -> ModuleReco
     """The record with other ranks by part, every scale as it was."""
     parts = {}
     for part, each in record.parts.items():
-        recipe, rank = each.recipe, ranks.get(part, each.recipe.rank)
-        alpha = packed_alpha(recipe, rank, recipe.rank_stabilized)
-        parts[part] = replace(each, recipe=replace(recipe, rank=rank, alpha=alpha))
+        parts[part] = replace(each, recipe=each.recipe.at_rank(ranks.get(part, each.recipe.rank)))
     return replace(record, parts=parts)

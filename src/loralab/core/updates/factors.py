@@ -6,7 +6,9 @@ A `LowRankDelta` says what A and s·B are right now, as a differentiable functio
 that running, merging, mixing and exporting need, so a new method is a new class with its own `pair`.
 """
 
+import math
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Self
@@ -34,6 +36,25 @@ class Recipe:
     def scale(self) -> float:
         """s, the factor of B·A."""
         return scaling(self.alpha, self.rank, self.rank_stabilized)
+
+    def at_rank(self, rank: int, rank_stabilized: bool | None = None) -> "Recipe":
+        """The recipe of the same scale at another rank, rank-stabilised or not as said, or as this one is."""
+        stabilized = self.rank_stabilized if rank_stabilized is None else rank_stabilized
+        if (rank, stabilized) == (self.rank, self.rank_stabilized):
+            return self
+        if stabilized != self.rank_stabilized:
+            alpha = self.scale * (math.sqrt(rank) if stabilized else rank)
+        else:
+            alpha = self.alpha * math.sqrt(rank / self.rank) if stabilized else self.alpha * rank / self.rank
+        return replace(self, rank=rank, alpha=alpha, rank_stabilized=stabilized)
+
+
+def usual_and_others(recipes: Mapping[str, Recipe]) -> tuple[Recipe, dict[str, int], dict[str, float]]:
+    """A recipe of the rank and alpha that most of these have, and by name the ranks and the alphas that are others."""
+    (rank, alpha), _ = Counter((each.rank, each.alpha) for each in recipes.values()).most_common(1)[0]
+    usual = next(each for each in recipes.values() if (each.rank, each.alpha) == (rank, alpha))
+    ranks = {name: each.rank for name, each in recipes.items() if each.rank != rank}
+    return usual, ranks, {name: each.alpha for name, each in recipes.items() if each.alpha != alpha}
 
 
 Pair = tuple[Tensor, Tensor]
@@ -157,10 +178,9 @@ class LowRankDelta(WideModule, ABC):
         """A plain pair with the very same ΔW, at this recipe's scale."""
         A, scaled_B = self.settled()
         scale, rank = self.recipe.scale, A.shape[-2]
-        if self.recipe.scale == 0:
+        if scale == 0:
             return Factors.of(A, scaled_B, rank, like=self)
-        alpha = self.recipe.alpha * ((rank / self.recipe.rank) ** (0.5 if self.recipe.rank_stabilized else 1.0))
-        return Factors.holding(replace(self.recipe, rank=rank, alpha=alpha), A, scaled_B / scale, self.starts_at_A)
+        return Factors.holding(self.recipe.at_rank(rank), A, scaled_B / scale, self.starts_at_A)
 
     def stored(self) -> Iterator[tuple[str, Tensor]]:
         """(name, tensor) of what belongs to this delta alone, trained or frozen; shared matrices are not in it."""

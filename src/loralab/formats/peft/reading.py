@@ -399,11 +399,8 @@ def _magnitude_record(reading: Reading, path: str, module: nn.Module, kind: Kind
 def _conv_record(reading: Reading, plot: Plot, target: PeftTarget) -> ModuleRecord:
     """A grouped convolution: one rank-R pair per group if A is made of blocks, PEFT's dense A otherwise."""
     recipe, groups = reading.config.recipe(target.path), int(getattr(target.module, "groups", 1))
-    rank = recipe.rank // groups
-    alpha = recipe.scale * (math.sqrt(rank) if recipe.rank_stabilized else rank)
-    part = PartRecord(type(recipe)(rank, alpha, recipe.dropout, recipe.rank_stabilized))
     dense = groups > 1 and not is_blocked(reading.tensors[plot.stem(target) + A], groups)
-    return ModuleRecord("conv", {WHOLE: part}, dense=dense)
+    return ModuleRecord("conv", {WHOLE: PartRecord(recipe.at_rank(recipe.rank // groups))}, dense=dense)
 
 
 def _scales_must_agree(reading: Reading, plot: Plot, updates: Mapping[str, Update]) -> None:
