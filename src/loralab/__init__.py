@@ -36,8 +36,8 @@ if TYPE_CHECKING:
     from loralab.errors import TrainingError as TrainingError
     from loralab.errors import UnknownAdapterError as UnknownAdapterError
     from loralab.evaluation.evaluate import evaluate as evaluate
-    from loralab.formats.folder import load as load
-    from loralab.formats.folder import save as save
+    from loralab.formats.load import load as load
+    from loralab.formats.save import save as save
     from loralab.methods.adamix import AdaMix as AdaMix
     from loralab.methods.adamix_adapter import AdaMixAdapter as AdaMixAdapter
     from loralab.methods.bitfit import BitFit as BitFit
@@ -87,11 +87,11 @@ _HOME = {
     "disabled": "core.attach",
     "evaluate": "evaluation.evaluate",
     "invocation_starts": "core.rows.invocation",
-    "load": "formats.folder",
+    "load": "formats.load",
     "merge": "core.merge",
     "plan": "planning.plan",
     "rows": "core.attach",
-    "save": "formats.folder",
+    "save": "formats.save",
     "train": "training.run",
     "unmerge": "core.merge",
 } | dict.fromkeys(

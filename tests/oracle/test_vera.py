@@ -16,9 +16,9 @@ from torch import Tensor, nn
 import loralab as ll
 from loralab.core.adapter import Adapter, Plan
 from loralab.core.names import modules_by_path
+from loralab.files.names import CONFIG_NAME
 from loralab.files.tensor_writing import write_tensors
 from loralab.formats.fingerprint import fingerprint
-from loralab.formats.peft.config import CONFIG_NAME
 from loralab.formats.peft.vera import has_vera, vera_from_peft, vera_to_peft, why_not_peft_vera
 from loralab.formats.peft.vera_config import is_vera, vera_spec
 from loralab.formats.record import describe

@@ -22,7 +22,7 @@ import loralab as ll
 from loralab.cli.main import main
 from loralab.core.attach import attach
 from loralab.formats.doctor.examine import examine
-from loralab.formats.folder import Loaded
+from loralab.formats.load import Loaded
 from loralab.methods.beside import unfilled_tensors
 from loralab.methods.table import specification
 from loralab.models.load import load_model

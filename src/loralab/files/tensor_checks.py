@@ -1,6 +1,6 @@
 """Whether a set of tensors is what it should be: all there, nothing else, of the right shapes, finite."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -44,7 +44,7 @@ def is_finite(tensor: Tensor) -> bool:
     return not tensor.is_floating_point() or bool(torch.isfinite(tensor).all())
 
 
-def listed(problems: list[str]) -> str:
+def listed(problems: Sequence[str]) -> str:
     """Problems in one line, the first ones in full."""
     rest = len(problems) - MOST_SHOWN
     return "; ".join(problems[:MOST_SHOWN]) + (f"; and {rest} more" if rest > 0 else "")

@@ -1,20 +1,18 @@
 """The plain pair that a delta of another kind comes to, from an adapter's files alone: for what inspects them."""
 
 from collections.abc import Iterator, Mapping
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from loralab.core.adapter import SHARED
-from loralab.core.updates.factors import SharedMatrices, Spot
+from loralab.core.updates.factors import Recipe, SharedMatrices, Spot
 from loralab.core.updates.update import WHOLE
 from loralab.errors import AdapterFileError
 from loralab.files.tensor_checks import listed, problems_of
-from loralab.formats.peft.vera_config import parse_vera
 from loralab.formats.record import ModuleRecord, PartRecord
 from loralab.formats.sidecar import Sidecar
-from loralab.formats.updates import FilePair
+from loralab.formats.updates import StoredUpdate
 from loralab.methods.vera import A_NAME, B_NAME, LAMBDA_B, LAMBDA_D, ScaledProjections
 
 
@@ -39,9 +37,9 @@ def shared_matrices(tensors: Mapping[str, Tensor], trains: Mapping[str, bool]) -
     return SharedMatrices(wide, trains) if wide else None
 
 
-def special_pairs(
+def special_updates(
     path: str, record: ModuleRecord, tensors: Mapping[str, Tensor], shared: SharedMatrices | None
-) -> Iterator[FilePair]:
+) -> Iterator[StoredUpdate]:
     """The pairs that a module's deltas come to, where they are no plain ones; AdapterFileError for what is missing."""
     for part, each in record.parts.items():
         if not each.kind:
@@ -59,15 +57,15 @@ def special_pairs(
         plain = delta.eval().as_lora()
         keys = f"{stem}.A", f"{stem}.B"
         A, B = plain.lora_A.detach(), plain.lora_B.detach()
-        yield FilePair(stem, record.kind, keys, A, B, plain.recipe, each.rows)
+        yield StoredUpdate(stem, record.kind, keys, A, B, plain.recipe, each.rows)
 
 
 # -- VeRA in PEFT's names ---------------------------------------------------------------------------------------
 
 
-def vera_pairs(
-    content: Mapping[str, Any], tensors: Mapping[str, Tensor], sidecar: Sidecar | None
-) -> tuple[list[FilePair], dict[str, Tensor]]:
+def vera_updates(
+    recipe: Recipe, tensors: Mapping[str, Tensor], sidecar: Sidecar | None
+) -> tuple[list[StoredUpdate], dict[str, Tensor]]:
     """The pairs that a VeRA adapter in PEFT's layout comes to, and the tensors that are none of theirs.
 
     Without loralab.json every layer is taken to be as wide as the widest. Raises AdapterFileError where the file lacks
@@ -80,8 +78,8 @@ def vera_pairs(
             "ll.load and save it again"
         )
     shared = shared_matrices(named, {A_NAME: False, B_NAME: False})
-    records = _vera_records(content, named) if sidecar is None else sidecar.modules
-    pairs = [pair for path, record in records.items() for pair in special_pairs(path, record, named, shared)]
+    records = _vera_records(recipe, named) if sidecar is None else sidecar.modules
+    pairs = [pair for path, record in records.items() for pair in special_updates(path, record, named, shared)]
     own = {f"{pair.name}.{name}" for pair in pairs for name in (LAMBDA_B, LAMBDA_D)}
     own |= {f"{SHARED}.{name}" for name in (A_NAME, B_NAME)}
     return pairs, {key: tensor for key, tensor in named.items() if key not in own}
@@ -93,8 +91,7 @@ def _own_name(key: str) -> str:
     return f"{SHARED}.{local}" if local in (A_NAME, B_NAME) else local
 
 
-def _vera_records(content: Mapping[str, Any], named: Mapping[str, Tensor]) -> dict[str, ModuleRecord]:
-    recipe = parse_vera(content).recipe
+def _vera_records(recipe: Recipe, named: Mapping[str, Tensor]) -> dict[str, ModuleRecord]:
     width = named[f"{SHARED}.{A_NAME}"].shape[1]
     paths = [key.removesuffix(f".{LAMBDA_B}") for key in named if key.endswith(f".{LAMBDA_B}")]
     shapes = {path: (len(named[f"{path}.{LAMBDA_B}"]), width) for path in paths}

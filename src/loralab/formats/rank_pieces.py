@@ -17,7 +17,7 @@ from loralab.core.updates.update import WHOLE
 from loralab.formats.peft.layout import IN_PROJECTION
 from loralab.formats.record import ModuleRecord, rows_of
 from loralab.formats.sidecar import Sidecar
-from loralab.formats.updates import FilePair
+from loralab.formats.updates import StoredUpdate
 
 Pair = tuple[Tensor, Tensor]
 
@@ -30,7 +30,7 @@ class Piece:
     """The module's path, `path[part]` for a part of it."""
     path: str
     part: str
-    pair: FilePair
+    pair: StoredUpdate
     ranks: slice | None = None
     """Its rows of A and columns of B; None: all of them."""
     outputs: Tensor | None = None
@@ -76,10 +76,9 @@ class Piece:
         return torch.nn.functional.pad(A, (0, 0, 0, missing)), torch.nn.functional.pad(B, (0, missing))
 
 
-def pieces_of(pair: FilePair, sidecar: Sidecar | None, own_layout: bool) -> list[Piece]:
+def pieces_of(pair: StoredUpdate, sidecar: Sidecar | None, own_layout: bool) -> list[Piece]:
     """The pieces in a pair; without a sidecar a pair is one piece."""
-    output = pair.kind == "attention output"
-    path = pair.name.removesuffix(".out_proj") if output else pair.name
+    output, path = pair.of_output, pair.module
     record = None if sidecar is None else sidecar.modules.get(path)
     if output and record is not None:
         return list(_output_piece(path, pair, record))
@@ -98,7 +97,7 @@ def _place(name: str, sidecar: Sidecar | None) -> tuple[str, str]:
     return name, WHOLE
 
 
-def _packed_pieces(path: str, pair: FilePair, record: ModuleRecord) -> Iterator[Piece]:
+def _packed_pieces(path: str, pair: StoredUpdate, record: ModuleRecord) -> Iterator[Piece]:
     start = 0
     for part, each in record.parts.items():
         if record.kind == "attention" and part not in IN_PROJECTION:
@@ -108,7 +107,7 @@ def _packed_pieces(path: str, pair: FilePair, record: ModuleRecord) -> Iterator[
         yield Piece(f"{path}[{part}]", path, part, pair, ranks, outputs, each.recipe)
 
 
-def _output_piece(path: str, pair: FilePair, record: ModuleRecord) -> Iterator[Piece]:
+def _output_piece(path: str, pair: StoredUpdate, record: ModuleRecord) -> Iterator[Piece]:
     """None where the output is not adapted: the pair is then zeros that stand for it."""
     if "out" in record.parts:
         recipe = record.parts["out"].recipe
@@ -119,20 +118,15 @@ def _third(part: str, outputs: int) -> Tensor:
     return torch.arange(outputs).chunk(3)[IN_PROJECTION.index(part)]
 
 
-def entry_of(pair: FilePair) -> str:
-    """What rank_pattern calls the module or raw parameter that a pair belongs to."""
-    return pair.name.removesuffix(".out_proj") if pair.kind == "attention output" else pair.name
-
-
-def stored_rank(pair: FilePair, cuts: Sequence[Pair]) -> int:
+def stored_rank(pair: StoredUpdate, cuts: Sequence[Pair]) -> int:
     """The rank by which PEFT knows a pair that is to hold these pieces: a convolution's counts all its groups."""
     within = sum(A.shape[-2] for A, _ in cuts)
     return within * (len(cuts[0][0]) if pair.A.dim() > 2 and pair.kind == "conv" else 1)
 
 
-def stored(pair: FilePair, pieces: Sequence[Piece], cuts: Sequence[Pair], rank: int) -> Pair:
+def stored(pair: StoredUpdate, pieces: Sequence[Piece], cuts: Sequence[Pair], rank: int) -> Pair:
     """The pair's tensors with its pieces cut, those that are packed padded with zeros to `rank`."""
-    if not pieces or pieces[0].ranks is not None or pair.kind == "attention output" or rank > stored_rank(pair, cuts):
+    if not pieces or pieces[0].ranks is not None or pair.of_output or rank > stored_rank(pair, cuts):
         return _packed(pair, pieces, cuts, rank)
     A, B = cuts[0]
     if pair.kind == "parameters":
@@ -143,7 +137,7 @@ def stored(pair: FilePair, pieces: Sequence[Piece], cuts: Sequence[Pair], rank: 
     return A_stored, B.flatten(0, 1).view(len(pair.B), -1, *pair.B.shape[2:])
 
 
-def _packed(pair: FilePair, pieces: Sequence[Piece], cuts: Sequence[Pair], rank: int) -> Pair:
+def _packed(pair: StoredUpdate, pieces: Sequence[Piece], cuts: Sequence[Pair], rank: int) -> Pair:
     dtype = torch.promote_types(pair.A.dtype, torch.float32)
     A_RI = torch.zeros(rank, pair.A.shape[1], dtype=dtype)
     B_OR = torch.zeros(len(pair.B), rank, dtype=dtype)

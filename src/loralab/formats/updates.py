@@ -1,6 +1,7 @@
 """The factor pairs of a PEFT adapter as they lie in its file, taken apart by their names without any model."""
 
 import math
+import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import takewhile
@@ -12,7 +13,7 @@ from loralab.core.updates.factors import Recipe
 from loralab.core.updates.update import WHOLE
 from loralab.errors import AdapterFileError
 from loralab.formats.peft.config import PeftConfig
-from loralab.formats.peft.layout import EMBEDDING_A, EMBEDDING_B, OUTPUT_TWICE, A, B
+from loralab.formats.peft.layout import EMBEDDING_A, OUTPUT_TWICE, A
 from loralab.formats.record import Runs
 from loralab.formats.sidecar import Sidecar
 
@@ -21,7 +22,7 @@ OUTPUT = f".{WRAPPED}.out_proj"
 
 
 @dataclass(frozen=True)
-class FilePair:
+class StoredUpdate:
     """One A and B of the file, for the module or raw parameter `name`; `kind` is how they multiply."""
 
     name: str
@@ -33,15 +34,9 @@ class FilePair:
     rows: Runs | None = None
     """Of the module's weight, where the pair is for a part of it: `c_attn.q`."""
 
-    def __post_init__(self) -> None:
-        """AdapterFileError where A and B cannot be multiplied."""
-        if not self._fit():
-            raise AdapterFileError(
-                f"{self.keys[0]} {list(self.A.shape)} and {self.keys[1]} {list(self.B.shape)} are no factors of one "
-                "update; get the file again"
-            )
-
-    def _fit(self) -> bool:
+    @property
+    def fits(self) -> bool:
+        """Whether A and B can be multiplied."""
         A, B = self.A, self.B
         if min(A.dim(), B.dim()) < 2 or not A.numel() or not B.numel():
             return False
@@ -51,6 +46,16 @@ class FilePair:
             return len(A) == B.shape[1]
         rank = B[0].numel()
         return len(A) % rank == 0 and len(B) % (len(A) // rank) == 0
+
+    @property
+    def module(self) -> str:
+        """The path of the module that it belongs to, or of the raw parameter: what rank_pattern calls it."""
+        return self.name.removesuffix(".out_proj") if self.of_output else self.name
+
+    @property
+    def of_output(self) -> bool:
+        """Whether it is of the output projection of an nn.MultiheadAttention, which PEFT's layout has apart."""
+        return self.kind == "attention output"
 
     def _experts(self) -> int:
         """Of how many experts this holds the factors, one below the other."""
@@ -87,7 +92,7 @@ class FilePair:
     @property
     def scale(self) -> float:
         """s of ΔW = s·B·A: alpha/rank, twice that where PEFT's layout adds the update twice."""
-        return self.recipe.scale * (OUTPUT_TWICE if self.kind == "attention output" else 1.0)
+        return self.recipe.scale * (OUTPUT_TWICE if self.of_output else 1.0)
 
     def matrices(self) -> tuple[Tensor, Tensor]:
         """(A [G, R, I], B [G, O, R]) in float64, without the scale; G groups of a convolution or experts."""
@@ -102,44 +107,47 @@ class FilePair:
         return torch.unflatten(A_RI, 0, (groups, -1)), torch.unflatten(B_OR, 0, (groups, -1))
 
 
-def file_pairs(
-    config: PeftConfig, tensors: Mapping[str, Tensor], sidecar: Sidecar | None
-) -> tuple[list[FilePair], dict[str, Tensor]]:
-    """(factor pairs, the other tensors) of a file whose names are plain; AdapterFileError where a factor is missing."""
-    pairs, others = [], dict(tensors)
-    for key in tensors:
-        for end_A, end_B in ((f".{A}", f".{B}"), (f".{EMBEDDING_A}", f".{EMBEDDING_B}")):
-            if key.endswith(end_A):
-                stem = key.removesuffix(end_A)
-                if stem + end_B not in tensors:
-                    raise AdapterFileError(f"{stem + end_B} is missing beside {key}; get the file again")
-                values = others.pop(key), others.pop(stem + end_B)
-                pairs.append(_pair(config, sidecar, stem, (key, stem + end_B), values))
-    return pairs, others
+_FACTOR = re.compile(r"(?P<stem>.+)\.lora_(?P<embedding>embedding_)?(?P<factor>[AB])(?P<end>\.weight)?")
 
 
-def base_copies(pairs: Iterable[FilePair], others: Collection[str]) -> set[str]:
+def is_factor(key: str) -> bool:
+    """Whether a tensor of this name is the A or B of a pair."""
+    return _FACTOR.fullmatch(key) is not None
+
+
+def factor_keys(tensors: Iterable[str]) -> Iterator[tuple[str, str]]:
+    """(key of A, key of B) of every pair of which at least one is there, in the order of their A."""
+    matches = [match for key in tensors if (match := _FACTOR.fullmatch(key))]
+    stems = [(f"{match['stem']}.lora_{match['embedding'] or ''}", match["end"] or "") for match in matches]
+    in_order = sorted(zip(matches, stems, strict=True), key=lambda each: each[0]["factor"])
+    return ((f"{start}A{end}", f"{start}B{end}") for start, end in dict.fromkeys(stem for _, stem in in_order))
+
+
+def base_copies(pairs: Iterable[StoredUpdate], others: Collection[str]) -> set[str]:
     """Keys of the copies of the base's own embeddings that PEFT puts beside the factors of those it adapts."""
     return {f"{pair.name}.{WRAPPED}.weight" for pair in pairs} & set(others)
 
 
-def _pair(
-    config: PeftConfig, sidecar: Sidecar | None, stem: str, keys: tuple[str, str], values: tuple[Tensor, Tensor]
-) -> FilePair:
+def stored_update(
+    config: PeftConfig, sidecar: Sidecar | None, keys: tuple[str, str], tensors: Mapping[str, Tensor]
+) -> StoredUpdate:
+    """The update of two factors in PEFT's layout, from their plain names."""
+    A_values, B_values = (tensors[key] for key in keys)
+    stem = keys[0].removesuffix(f".{A}").removesuffix(f".{EMBEDDING_A}")
     output = stem.endswith(OUTPUT)
     path = plain_path(stem.removesuffix(OUTPUT) if output else stem)
     name = path if output else _parameter_name(config, sidecar, path, stem) or path
     recipe = config.recipe(name)
-    if name == f"{path}.{WHOLE}" and len(values[0]) == recipe.rank:
+    if name == f"{path}.{WHOLE}" and len(A_values) == recipe.rank:
         name = path
-    kind = "linear" if values[0].dim() == 2 else "conv"
+    kind = "linear" if A_values.dim() == 2 else "conv"
     if keys[0].endswith(EMBEDDING_A):
         kind = "embedding"
     elif output:
         kind = "attention output"
-    elif name != path and len(values[0]) != recipe.rank:
+    elif name != path and len(A_values) != recipe.rank:
         kind = "experts"
-    return FilePair(f"{path}.out_proj" if output else name, kind, keys, *values, recipe)
+    return StoredUpdate(f"{path}.out_proj" if output else name, kind, keys, A_values, B_values, recipe)
 
 
 def plain_path(keyed: str) -> str:

@@ -4,8 +4,8 @@ import math
 from dataclasses import asdict, dataclass, replace
 
 from loralab.errors import SpecError
-from loralab.formats.folder import save
 from loralab.formats.processor_files import replace_processor
+from loralab.formats.save import save
 from loralab.methods.counts import parameter_counts
 from loralab.models.resident import keep_few_kernels
 from loralab.training.checkpoint import newest_checkpoint, restore

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from loralab.analysis.adapters.base_weight import base_matrix
 from loralab.analysis.adapters.deltas import Delta, deltas
 from loralab.errors import SpecError
-from loralab.formats.stored import AdapterPairs
+from loralab.formats.stored import StoredAdapter
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Amplification:
 
 
 def amplifications(
-    adapter: AdapterPairs, model: nn.Module, *, rank: int | None = None, modules: str | None = None, seed: int = 0
+    adapter: StoredAdapter, model: nn.Module, *, rank: int | None = None, modules: str | None = None, seed: int = 0
 ) -> Iterator[Amplification]:
     """A row for each module, one after another. `rank` looks at fewer directions than the update has.
 

@@ -11,7 +11,7 @@ from torch import nn
 from loralab.analysis.adapters.amplification import Amplification, amplifications
 from loralab.analysis.adapters.deltas import kind_of_module, layer_number
 from loralab.files.whole import write_json
-from loralab.formats.stored import read_pairs
+from loralab.formats.stored import read_adapter
 from loralab.pictures.lines import Chart, draw_charts
 
 PAPER = "GPT-3, layer 48, W_q: 21.5 with r=4, 1.9 with r=64 (Table 7)"
@@ -24,7 +24,7 @@ def analyse_amplification(
     path: str, model: nn.Module, out: Path, *, rank: int | None, modules: str | None, alpha: float | None, seed: int
 ) -> dict[str, Any]:
     """Measure every module, write the files, and return the summary that the command line prints."""
-    adapter = read_pairs(path, alpha)
+    adapter = read_adapter(path, alpha).demand()
     found = list(amplifications(adapter, model, rank=rank, modules=modules, seed=seed))
     out.mkdir(parents=True, exist_ok=True)
     answer = {

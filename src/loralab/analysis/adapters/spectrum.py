@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from loralab.analysis.adapters.deltas import deltas
-from loralab.formats.stored import AdapterPairs
+from loralab.formats.stored import StoredAdapter
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Spectrum:
         return min(int((self.energy_K < energy).sum()) + 1, len(self.sigma_K))
 
 
-def spectra(adapter: AdapterPairs, modules: str | None = None) -> Iterator[Spectrum]:
+def spectra(adapter: StoredAdapter, modules: str | None = None) -> Iterator[Spectrum]:
     """The spectrum of every update, one module after another."""
     for delta in deltas(adapter, modules):
         yield Spectrum(delta.name, delta.rank, delta.svd()[1])

@@ -7,7 +7,7 @@ from typing import Any
 from loralab.analysis.adapters.deltas import kind_of_module, layer_number
 from loralab.analysis.adapters.spectrum import Spectrum, spectra
 from loralab.files.whole import write_json
-from loralab.formats.stored import read_pairs
+from loralab.formats.stored import read_adapter
 from loralab.pictures.lines import Chart, draw_charts
 
 ENERGIES = (0.9, 0.99)
@@ -15,7 +15,7 @@ ENERGIES = (0.9, 0.99)
 
 def analyse_spectrum(path: str, out: Path, *, modules: str | None, alpha: float | None) -> dict[str, Any]:
     """Look at every update, write the files, and return the summary that the command line prints."""
-    adapter = read_pairs(path, alpha)
+    adapter = read_adapter(path, alpha).demand()
     found = list(spectra(adapter, modules))
     out.mkdir(parents=True, exist_ok=True)
     write_json(out / "spectrum.json", {"adapter": path, "modules": [_whole(each) for each in found]})

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from loralab.analysis.adapters.base_weight import base_matrix
 from loralab.analysis.adapters.deltas import Delta, deltas, numerical_rank, paired_deltas
 from loralab.errors import SpecError
-from loralab.formats.stored import AdapterPairs
+from loralab.formats.stored import StoredAdapter
 
 Side = Literal["right", "left"]
 Of = Literal["factors", "update"]
@@ -49,7 +49,7 @@ class Overlap:
 
 
 def overlaps(
-    one: AdapterPairs, other: AdapterPairs, *, of: Of = "factors", modules: str | None = None, seed: int = 0
+    one: StoredAdapter, other: StoredAdapter, *, of: Of = "factors", modules: str | None = None, seed: int = 0
 ) -> Iterator[Overlap]:
     """Both sides of every module that two adapters share, one module after another.
 
@@ -65,7 +65,7 @@ def overlaps(
 
 
 def overlaps_with_base(
-    adapter: AdapterPairs, model: nn.Module, *, of: Of = "factors", modules: str | None = None, seed: int = 0
+    adapter: StoredAdapter, model: nn.Module, *, of: Of = "factors", modules: str | None = None, seed: int = 0
 ) -> Iterator[Overlap]:
     """The same between each base weight W, all of its directions, and its update (Figure 8).
 
@@ -97,7 +97,7 @@ def right_vectors(matrix_OI: Tensor) -> Tensor:
     return vectors_IK
 
 
-def _bases(delta: Delta, of: Of, source: AdapterPairs) -> dict[Side, Tensor]:
+def _bases(delta: Delta, of: Of, source: StoredAdapter) -> dict[Side, Tensor]:
     if of == "update":
         U, _, V = delta.svd()
         bases: dict[Side, Tensor] = {"right": V, "left": U}

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from loralab.analysis.adapters.deltas import group_free, kind_of_module, layer_number, module_names, spread
 from loralab.analysis.adapters.subspace import SIDES, Of, Overlap, overlaps, overlaps_with_base
 from loralab.files.whole import whole_file
-from loralab.formats.stored import read_pairs
+from loralab.formats.stored import read_adapter
 from loralab.pictures.heatmap import Panel, draw_heatmaps
 
 BASE, BASE_COLOURS = "W", 0.2
@@ -27,9 +27,9 @@ def analyse_subspaces(
     """Compare two adapters, or one with the model's own weights; write the files, and return the summary that the
     command line prints.
     """
-    first = read_pairs(one)
+    first = read_adapter(one).demand()
     if other is not None:
-        second = read_pairs(other)
+        second = read_adapter(other).demand()
         found, names = overlaps(first, second, of=of, modules=modules, seed=seed), (first.name, second.name)
     else:
         assert model is not None

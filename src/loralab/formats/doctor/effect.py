@@ -10,7 +10,7 @@ from loralab.core.adapter import adapters_on
 from loralab.core.attach import activate, detach, disabled, rows
 from loralab.core.names import unwrapped
 from loralab.errors import SpecError
-from loralab.formats.folder import load
+from loralab.formats.load import load
 from loralab.formats.merged.verify import logits_of
 from loralab.formats.probe import make_probe
 

@@ -14,11 +14,11 @@ from loralab.errors import FingerprintError, LoralabError, SpecError
 from loralab.formats.doctor.effect import PROBED, logit_change
 from loralab.formats.finding import Finding, Severity, some
 from loralab.formats.fingerprint import Fingerprint, fingerprint
-from loralab.formats.folder import load
 from loralab.formats.gguf.layout import GgufBase
+from loralab.formats.load import load
 from loralab.formats.record import has_tensor
-from loralab.formats.specimen import AGAIN, UNEXPECTED, Specimen, unexpected
-from loralab.formats.updates import FilePair
+from loralab.formats.stored import AGAIN, UNEXPECTED, StoredAdapter
+from loralab.formats.updates import StoredUpdate
 from loralab.methods.ties import tied_paths
 
 BASE = "base model"
@@ -26,12 +26,12 @@ TOO_LARGE = 1.0
 """‖ΔW‖ over ‖W‖ from which the update outweighs what was learned before."""
 
 
-def base_findings(found: Specimen, model: nn.Module, allow_other_base: bool = False) -> list[Finding]:
+def base_findings(stored: StoredAdapter, model: nn.Module, allow_other_base: bool = False) -> list[Finding]:
     """Whether the model's weights are those that loralab.json says the adapter was trained on."""
-    if found.sidecar is None:
+    if stored.sidecar is None:
         return []
     try:
-        found.sidecar.fingerprint.check(_fingerprint_like(found.sidecar.fingerprint, model))
+        stored.sidecar.fingerprint.check(_fingerprint_like(stored.sidecar.fingerprint, model))
     except FingerprintError as problem:
         severity: Severity = "note" if allow_other_base else "error"
         return [Finding(severity, BASE, str(problem), "take the base that it was trained on")]
@@ -49,16 +49,17 @@ def _fingerprint_like(recorded: Fingerprint, model: nn.Module) -> Fingerprint:
     return fingerprint(chosen, unwrapped(model))
 
 
-def loading_findings(found: Specimen, model: nn.Module, alpha: float | None = None) -> list[Finding]:
+def loading_findings(stored: StoredAdapter, model: nn.Module, alpha: float | None = None) -> list[Finding]:
     """Try it on the model, strictly, whatever its base was; the model is afterwards as it was."""
     try:
-        change = _change(model, found.source, alpha)
+        change = _change(model, stored.source, alpha)
     except LoralabError as problem:
-        if str(problem) in {each.what for each in found.findings}:
+        if str(problem) in {each.what for each in stored.findings}:
             return []
         return [Finding("error", BASE, str(problem), "correct what is listed, or give the right base")]
     except UNEXPECTED as problem:
-        return [Finding("error", BASE, unexpected(problem), AGAIN)]
+        what = f"loading it fails where it should not: {type(problem).__name__}: {problem}; a value is of a wrong type"
+        return [Finding("error", BASE, what, AGAIN)]
     if change == 0.0:
         what = "no effect: with the adapter the model computes exactly what the base computes"
         return [Finding("error", BASE, what, "train it, or see whether it is of another base")]
@@ -77,20 +78,20 @@ def _change(model: nn.Module, path: Path, alpha: float | None) -> float | None:
     return None
 
 
-def weight_findings(found: Specimen, model: nn.Module) -> list[Finding]:
+def weight_findings(stored: StoredAdapter, model: nn.Module) -> list[Finding]:
     """Updates that outweigh their weight, and modules whose weight is another module's too."""
     by_path = modules_by_path(model)
     large = {}
-    for pair in found.pairs if found.alpha_is_known else ():
+    for pair in stored.entries if stored.alpha_is_known else ():
         weight = _weight(by_path, pair)
         if weight is not None and (ratio := pair.delta_norm() / max(_norm(weight), 1e-30)) > TOO_LARGE:
             large[f"{pair.name} ({ratio:.3g} times)"] = ratio
-    findings = _ties(found, model)
+    findings = _ties(stored, model)
     if large:
         largest = some(sorted(large, key=large.__getitem__, reverse=True))
         what = f"{len(large)} updates are larger than the weight itself, by ‖ΔW‖/‖W‖: {largest}"
         advice = "check alpha and the learning rate, and what the model forgot: loralab eval with and without it"
-        findings.append(Finding("warning", found.file, what, advice))
+        findings.append(Finding("warning", stored.where, what, advice))
     return findings
 
 
@@ -105,7 +106,7 @@ def gguf_base(model: nn.Module) -> GgufBase | None:
         return None
 
 
-def _weight(by_path: dict[str, nn.Module], pair: FilePair) -> Tensor | None:
+def _weight(by_path: dict[str, nn.Module], pair: StoredUpdate) -> Tensor | None:
     """The base's weight that a pair updates, where it updates the whole of one."""
     held = getattr(by_path.get(pair.name), WHOLE, None)
     is_plain = isinstance(held, Tensor) and held.is_floating_point()  # not quantised
@@ -116,9 +117,9 @@ def _norm(weight: Tensor) -> float:
     return float(torch.linalg.vector_norm(weight.detach(), dtype=torch.float32))
 
 
-def _ties(found: Specimen, model: nn.Module) -> list[Finding]:
+def _ties(stored: StoredAdapter, model: nn.Module) -> list[Finding]:
     ties = tied_paths(model)
-    adapted = [pair.name for pair in found.pairs] + [key.rpartition(".")[0] for key in found.others]
+    adapted = [pair.name for pair in stored.entries] + [key.rpartition(".")[0] for key in stored.others]
     shared = [f"{path} with {', '.join(ties[path])}" for path in dict.fromkeys(adapted) if path in ties]
     what = f"an adapted weight is shared: {some(shared)}; the update applies to the one alone, and merging unties them"
     return [Finding("warning", BASE, what, "adapt neither or mean it: after a merge both are stored")] if shared else []

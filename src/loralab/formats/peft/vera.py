@@ -20,9 +20,9 @@ from loralab.core.updates.factors import LowRankDelta, Recipe, SharedMatrices, S
 from loralab.core.updates.low_rank import LinearUpdate
 from loralab.core.updates.update import WHOLE, Update, device_of
 from loralab.errors import AdapterFileError
+from loralab.files.names import CONFIG_NAME
 from loralab.files.tensor_checks import refuse_unfit
 from loralab.formats.peft.agreement import Plot
-from loralab.formats.peft.config import CONFIG_NAME
 from loralab.formats.peft.keys import PeftTarget, key_prefix, tensor_key, unmatched_names
 from loralab.formats.peft.layout import BIASES
 from loralab.formats.peft.reading import (

@@ -6,8 +6,9 @@ from typing import Any
 
 from loralab.core.updates.factors import Recipe
 from loralab.errors import AdapterFileError, SpecError
+from loralab.files.names import CONFIG_NAME
 from loralab.files.values import is_finite
-from loralab.formats.peft.config import CONFIG_NAME, PeftConfig, mistyped, parse_config
+from loralab.formats.peft.config import PeftConfig, mistyped, parse_config
 from loralab.methods.vera import VeRA
 
 VERA_TYPE = "VERA"
