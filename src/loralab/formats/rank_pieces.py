@@ -11,7 +11,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from loralab.core.thin import Balanced, balance
+from loralab.core.thin import Thin
 from loralab.core.updates.factors import Recipe
 from loralab.core.updates.update import WHOLE
 from loralab.formats.peft.layout import IN_PROJECTION
@@ -57,19 +57,19 @@ class Piece:
         return int(self.matrices[0].shape[-2])
 
     @cached_property
-    def balanced(self) -> Balanced:
-        """Its singular directions; energies without the scale."""
-        return balance(*self.matrices)
+    def thin(self) -> Thin:
+        """B·A, without the scale."""
+        return Thin.of(*self.matrices)
 
     @property
     def energy_K(self) -> Tensor:
         """σ² of ΔW, the scale included."""
-        return self.balanced.energy_K * self.pair.scale**2
+        return self.thin.energy_K * self.pair.scale**2
 
     def cut(self, rank: int) -> Pair:
         """The best (A, B) of this rank, or of R if that is less, in the precision to be stored."""
         dtype = torch.promote_types(self.pair.A.dtype, torch.float32)
-        A, B = (tensor.to(dtype) for tensor in self.balanced.cut(min(rank, self.rank)))
+        A, B = (tensor.to(dtype) for tensor in self.thin.cut(min(rank, self.rank)))
         missing = min(rank, self.rank) - A.shape[-2]  # of factors with more rank than their matrix can have
         if missing <= 0:
             return A, B

@@ -1,6 +1,5 @@
 """The factor pairs of a PEFT adapter as they lie in its file, taken apart by their names without any model."""
 
-import math
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -9,6 +8,7 @@ from itertools import takewhile
 import torch
 from torch import Tensor
 
+from loralab.core.thin import Thin
 from loralab.core.updates.factors import Recipe
 from loralab.core.updates.update import WHOLE
 from loralab.errors import AdapterFileError
@@ -79,10 +79,8 @@ class StoredUpdate:
         return not bool(self.A.any()) or not bool(self.B.any())
 
     def delta_norm(self) -> float:
-        """‖ΔW‖_F, from the Gram matrices of the thin factors: ‖B·A‖² = Σ (A·Aᵀ) ∘ (Bᵀ·B)."""
-        A_GRI, B_GOR = self.matrices()
-        squared = ((A_GRI @ A_GRI.mT) * (B_GOR.mT @ B_GOR)).sum()
-        return abs(self.scale) * math.sqrt(max(float(squared), 0.0))
+        """‖ΔW‖_F."""
+        return abs(self.scale) * Thin(*self.matrices()).norm()
 
     @property
     def by_key(self) -> dict[str, Tensor]:

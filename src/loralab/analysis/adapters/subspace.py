@@ -15,7 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from loralab.analysis.adapters.base_weight import base_matrix
-from loralab.analysis.adapters.deltas import Delta, deltas, numerical_rank, paired_deltas
+from loralab.analysis.adapters.deltas import Delta, deltas, paired_deltas
+from loralab.core.thin import numerical_rank
 from loralab.errors import SpecError
 from loralab.formats.stored import StoredAdapter
 

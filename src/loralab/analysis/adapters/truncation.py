@@ -12,7 +12,7 @@ from torch import Tensor
 
 from loralab.analysis.adapters.parts import Cell, cells_of, replaced_factors
 from loralab.core.adapter import Adapter
-from loralab.core.thin import Balanced, balance
+from loralab.core.thin import Thin
 from loralab.core.updates.factors import Factors
 
 
@@ -21,9 +21,9 @@ class Truncation:
 
     def __init__(self, adapter: Adapter) -> None:
         self.adapter = adapter
-        self.cells: dict[Cell, Balanced] = {}
+        self.cells: dict[Cell, Thin] = {}
         for path, part in cells_of(adapter):
-            self.cells[path, part] = balance(*adapter.updates[path].matrices(part))
+            self.cells[path, part] = Thin.of(*adapter.updates[path].matrices(part))
 
     @property
     def rank(self) -> int:
@@ -38,7 +38,7 @@ class Truncation:
     @property
     def energies(self) -> dict[Cell, Tensor]:
         """σ² of every update, falling."""
-        return {cell: balanced.energy_K for cell, balanced in self.cells.items()}
+        return {cell: update.energy_K for cell, update in self.cells.items()}
 
     def energy_kept(self, rank: int) -> float:
         """The share of Σ‖ΔW‖²_F over all updates that this rank keeps; 1 for an adapter of zeros."""
@@ -63,6 +63,6 @@ class Truncation:
         return cut.train(before.training)
 
 
-def _of_rank(balanced: Balanced, rank: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    A, B = balanced.cut(rank)
+def _of_rank(update: Thin, rank: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    A, B = update.cut(rank)
     return A.to(dtype), B.to(dtype)
