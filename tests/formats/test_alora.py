@@ -7,7 +7,7 @@ import torch
 
 import loralab as ll
 from loralab.formats.convert import convert
-from loralab.formats.doctor.effect import logit_change
+from loralab.formats.doctor.model import logit_change
 from loralab.formats.inspect import inspect
 from loralab.formats.resize import read_resizable, uniform_ranks, write_resized
 from small_models import gpt2, llama

@@ -13,22 +13,21 @@ from torch import Tensor
 
 from loralab.core.updates.factors import Recipe, usual_and_others
 from loralab.errors import AdapterFileError, FingerprintError, ModelLoadError, NotFoundError, OutputError, SpecError
-from loralab.files.tensor_checks import listed
-from loralab.files.tensor_writing import write_tensors
-from loralab.files.tensors import SAFETENSORS
+from loralab.files.tensors import SAFETENSORS, listed, write_tensors
 from loralab.files.whole import whole_file, whole_folder
 from loralab.formats.gguf.file import write_gguf
 from loralab.formats.gguf.layout import GgufBase
 from loralab.formats.loralib import ALPHA_KEY, ENABLED
 from loralab.formats.peft.beside_base import refuse_without_base
 from loralab.formats.peft.config import PeftConfig
+from loralab.formats.peft.keys import plain_path
 from loralab.formats.peft.layout import EMBEDDING_A, EMBEDDING_B, A, B
 from loralab.formats.peft.writing import PREFIX
 from loralab.formats.record import ModuleRecord
 from loralab.formats.save import write_folder
 from loralab.formats.sidecar import Sidecar
 from loralab.formats.stored import StoredAdapter, read_adapter
-from loralab.formats.updates import StoredUpdate, base_copies, plain_path
+from loralab.formats.updates import StoredUpdate, base_copies
 from loralab.models.load import read_config
 
 FORMATS = ("peft", "loralib", "gguf")

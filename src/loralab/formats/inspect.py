@@ -10,8 +10,8 @@ from torch import nn
 from loralab.core.updates.factors import Recipe
 from loralab.core.updates.magnitude import MAGNITUDE
 from loralab.core.updates.update import WHOLE
-from loralab.formats.doctor.effect import logit_change
 from loralab.formats.doctor.examine import findings_beside_loading
+from loralab.formats.doctor.model import logit_change
 from loralab.formats.finding import Finding
 from loralab.formats.peft.beside_base import BIAS_OF_B
 from loralab.formats.peft.config import PeftConfig
@@ -63,7 +63,7 @@ def inspect(
     notes = list(found.notes)
     change = None
     if model is not None:
-        change = logit_change(model, source, None if source.is_dir() else alpha, allow_other_base)
+        change = logit_change(model, stored, allow_other_base)
         if change == 0.0:
             notes.append("NO EFFECT: with this adapter the model computes exactly what the base computes")
     if found.dead_tensors:

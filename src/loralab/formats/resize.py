@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from loralab.core.thin import Thin, rank_for_energy
@@ -22,10 +23,11 @@ from loralab.files.whole import json_text, read_json, whole_folder
 from loralab.formats.peft.beside_base import refuse_without_base
 from loralab.formats.peft.config import PeftConfig
 from loralab.formats.peft.writing import PREFIX
-from loralab.formats.rank_pieces import Piece, resized_record, stored, stored_rank
+from loralab.formats.record import ModuleRecord
 from loralab.formats.save import write_folder
 from loralab.formats.sidecar import Sidecar
 from loralab.formats.stored import StoredAdapter, read_adapter
+from loralab.formats.updates import Pair, Piece, StoredUpdate
 
 
 @dataclass(frozen=True)
@@ -194,3 +196,42 @@ def _resized_method(method: Mapping[str, Any], fields: Mapping[str, Any]) -> dic
     if method.get("type") == "JointMethod":
         return dict(method) | {"specs": [_resized_method(each, fields) for each in method["specs"]]}
     return dict(method) | (dict(fields) if method.get("type") == "LoRA" else {})
+
+
+def stored_rank(pair: StoredUpdate, cuts: Sequence[Pair]) -> int:
+    """The rank by which PEFT knows a pair that is to hold these pieces: a convolution's counts all its groups."""
+    within = sum(A.shape[-2] for A, _ in cuts)
+    return within * (len(cuts[0][0]) if pair.A.dim() > 2 and pair.kind == "conv" else 1)
+
+
+def stored(pair: StoredUpdate, pieces: Sequence[Piece], cuts: Sequence[Pair], rank: int) -> Pair:
+    """The pair's tensors with its pieces cut, those that are packed padded with zeros to `rank`."""
+    if not pieces or pieces[0].ranks is not None or pair.of_output or rank > stored_rank(pair, cuts):
+        return _packed(pair, pieces, cuts, rank)
+    A, B = cuts[0]
+    if pair.kind == "parameters":
+        return A, B
+    if pair.kind == "experts":
+        return A.flatten(0, 1), B.permute(1, 2, 0).flatten(1)
+    A_stored = A.flatten(0, 1).view(-1, *pair.A.shape[1:])
+    return A_stored, B.flatten(0, 1).view(len(pair.B), -1, *pair.B.shape[2:])
+
+
+def _packed(pair: StoredUpdate, pieces: Sequence[Piece], cuts: Sequence[Pair], rank: int) -> Pair:
+    dtype = torch.promote_types(pair.A.dtype, torch.float32)
+    A_RI = torch.zeros(rank, pair.A.shape[1], dtype=dtype)
+    B_OR = torch.zeros(len(pair.B), rank, dtype=dtype)
+    start = 0
+    for piece, (A, B) in zip(pieces, cuts, strict=True):
+        ranks = slice(start, start := start + A.shape[-2])
+        A_RI[ranks] = A.reshape(-1, A.shape[-1])
+        B_OR[slice(None) if piece.outputs is None else piece.outputs, ranks] = B.reshape(-1, B.shape[-1])
+    return A_RI, B_OR
+
+
+def resized_record(record: ModuleRecord, ranks: Mapping[str, int]) -> ModuleRecord:
+    """The record with other ranks by part, every scale as it was."""
+    parts = {}
+    for part, each in record.parts.items():
+        parts[part] = replace(each, recipe=each.recipe.at_rank(ranks.get(part, each.recipe.rank)))
+    return replace(record, parts=parts)

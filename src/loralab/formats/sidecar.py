@@ -17,8 +17,7 @@ from loralab.files.names import SIDECAR_NAME
 from loralab.files.values import flag, listing, mapping, text, texts
 from loralab.files.whole import read_json
 from loralab.formats.fingerprint import Fingerprint
-from loralab.formats.record import ModuleRecord
-from loralab.formats.tokens import check_leaders, recorded_rows
+from loralab.formats.record import ModuleRecord, check_leaders, recorded_rows
 from loralab.methods.table import SPECS
 
 VERSION = 1

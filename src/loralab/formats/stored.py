@@ -11,27 +11,35 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-from torch import Tensor
+from torch import Tensor, nn
 
-from loralab.core.adapter import SHARED
+from loralab.core.adapter import SHARED, Plan
 from loralab.core.updates.factors import Recipe
 from loralab.core.updates.update import WHOLE
 from loralab.errors import AdapterFileError, LoralabError, NotFoundError, SpecError
 from loralab.files.names import CONFIG_NAME, PEFT_FILES, PLAIN_NAME, SIDECAR_NAME, TENSORS_NAME
-from loralab.files.tensor_checks import is_finite
-from loralab.files.tensors import TensorFile, read_tensors
-from loralab.formats.delta_pairs import local_keys, shared_matrices, special_updates, vera_updates
+from loralab.files.tensors import TensorFile, is_finite, read_tensors
 from loralab.formats.finding import Finding, some
 from loralab.formats.folder import config_content, name_for, tensors_path
-from loralab.formats.loralib import ALPHA_KEY
-from loralab.formats.own import own_reasons
-from loralab.formats.peft.config import OWN_TYPE, PeftConfig, parse_config
+from loralab.formats.loralib import ALPHA_KEY, from_pairs, loralib_spec
+from loralab.formats.own import from_own, own_reasons
+from loralab.formats.peft.config import OWN_TYPE, PeftConfig, parse_config, spec_of
 from loralab.formats.peft.dialects import as_plain_lora
-from loralab.formats.peft.reading import plain_names
-from loralab.formats.peft.vera_config import VERA_TYPE, PeftVeraConfig, parse_vera
-from loralab.formats.rank_pieces import Piece, pieces_of
+from loralab.formats.peft.reading import from_peft, plain_names
+from loralab.formats.peft.vera import VERA_TYPE, PeftVeraConfig, parse_vera, vera_from_peft, vera_spec
 from loralab.formats.sidecar import Sidecar, read_sidecar
-from loralab.formats.updates import StoredUpdate, factor_keys, is_factor, stored_update
+from loralab.formats.updates import (
+    Piece,
+    StoredUpdate,
+    factor_keys,
+    is_factor,
+    local_keys,
+    pieces_of,
+    shared_matrices,
+    special_updates,
+    stored_update,
+    vera_updates,
+)
 from loralab.methods.bottleneck import BottleneckAdapter
 from loralab.methods.full import FullFineTune
 from loralab.methods.lora import LoRA
@@ -107,6 +115,8 @@ class StoredAdapter:
     """Of a loralib checkpoint: as it was given, or recorded by who wrote the file; None where it is not known."""
     why_not_peft: tuple[str, ...] = ()
     """Of loralab's own layout."""
+    rank_stabilized: bool = False
+    """Of a loralib checkpoint: whether scales are α/√r, which it does not record either."""
     said: tuple[str, ...] = ()
     """What the reader of a dialect has to say."""
     reading: tuple[Problem, ...] = ()
@@ -318,6 +328,10 @@ class Layout:
     """Fills in what the configuration means."""
     part: Callable[[StoredAdapter, Keys, dict[str, Tensor], Problems], PartedTensors]
     """From the keys of whole pairs and the other tensors to the updates, and what is no update's."""
+    place: Callable[[StoredAdapter, nn.Module], Plan]
+    """Its updates for a model, filled; AdapterFileError listing all that does not fit. The model is not changed."""
+    spec: Callable[[StoredAdapter, Plan], object]
+    """The specification that it was made from, or that comes nearest."""
     method: Callable[[StoredAdapter], str]
 
 
@@ -372,6 +386,21 @@ def _part_peft(stored: StoredAdapter, keys: Keys, others: dict[str, Tensor], pro
     return [update for update in read if update is not None], others
 
 
+def _place_peft(stored: StoredAdapter, model: nn.Module) -> Plan:
+    assert stored.config is not None
+    updates, notes = from_peft(model, stored.config, stored.tensors, stored.sidecar)
+    return Plan(updates, (*stored.said, *notes), _heads(stored))
+
+
+def _heads(stored: StoredAdapter) -> tuple[str, ...]:
+    return () if stored.sidecar is None else stored.sidecar.heads
+
+
+def _peft_spec(stored: StoredAdapter, plan: Plan) -> object:
+    assert stored.config is not None
+    return (stored.sidecar and stored.sidecar.spec()) or spec_of(stored.config)
+
+
 def _peft_method(stored: StoredAdapter) -> str:
     if stored.sidecar is not None:
         return method_name(stored.sidecar.method)
@@ -395,6 +424,17 @@ def _part_vera(stored: StoredAdapter, keys: Keys, others: dict[str, Tensor], pro
     recipe = stored.vera.recipe
     read = problems.attempt(stored.where, AGAIN, lambda: vera_updates(recipe, stored.named, stored.sidecar))
     return ([], others) if read is None else read
+
+
+def _place_vera(stored: StoredAdapter, model: nn.Module) -> Plan:
+    assert stored.vera is not None
+    updates, shared, notes = vera_from_peft(model, stored.vera, stored.tensors, stored.sidecar)
+    return Plan(updates, tuple(notes), _heads(stored), shared)
+
+
+def _vera_spec(stored: StoredAdapter, plan: Plan) -> object:
+    assert stored.vera is not None
+    return (stored.sidecar and stored.sidecar.spec()) or vera_spec(stored.vera)
 
 
 # -- loralab's own
@@ -431,6 +471,20 @@ def _part_own(stored: StoredAdapter, keys: Keys, others: dict[str, Tensor], prob
     return updates, {key: each for key, each in others.items() if key not in of_modules}
 
 
+def _place_own(stored: StoredAdapter, model: nn.Module) -> Plan:
+    assert stored.sidecar is not None
+    updates, shared = from_own(model, stored.tensors, stored.sidecar.modules, stored.sidecar.shared)
+    return Plan(updates, (), _heads(stored), shared)
+
+
+def _own_spec(stored: StoredAdapter, plan: Plan) -> object:
+    return stored.sidecar and stored.sidecar.spec()
+
+
+def _own_method(stored: StoredAdapter) -> str:
+    return method_name(stored.sidecar.method) if stored.sidecar else ""
+
+
 # -- loralib's
 
 
@@ -455,12 +509,27 @@ def _part_checkpoint(stored: StoredAdapter, keys: Keys, others: dict[str, Tensor
     return updates, others | foreign
 
 
-PEFT = Layout("LORA", _understand_peft, _part_peft, _peft_method)
-VERA = Layout(VERA_TYPE, _understand_vera, _part_vera, lambda stored: "vera")
-OWN = Layout(
-    OWN_TYPE, _understand_own, _part_own, lambda stored: method_name(stored.sidecar.method) if stored.sidecar else ""
+def _place_checkpoint(stored: StoredAdapter, model: nn.Module) -> Plan:
+    if stored.alpha is None:
+        raise SpecError(
+            f"{stored.source} is a loralib checkpoint, which does not record alpha; pass the alpha it was trained "
+            "with, as load(model, path, alpha=16)"
+        )
+    pairs = {each.name: (each.A, each.B) for each in stored.demand().updates}
+    updates, notes = from_pairs(model, pairs, stored.others, stored.alpha, stored.rank_stabilized)
+    return Plan(updates, tuple(notes), ())
+
+
+def _checkpoint_spec(stored: StoredAdapter, plan: Plan) -> object:
+    return loralib_spec(plan.updates, stored.alpha or 1.0, stored.rank_stabilized)
+
+
+PEFT = Layout("LORA", _understand_peft, _part_peft, _place_peft, _peft_spec, _peft_method)
+VERA = Layout(VERA_TYPE, _understand_vera, _part_vera, _place_vera, _vera_spec, lambda stored: "vera")
+OWN = Layout(OWN_TYPE, _understand_own, _part_own, _place_own, _own_spec, _own_method)
+LORALIB = Layout(
+    None, lambda stored, _: stored, _part_checkpoint, _place_checkpoint, _checkpoint_spec, lambda stored: "lora"
 )
-LORALIB = Layout(None, lambda stored, problems: stored, _part_checkpoint, lambda stored: "lora")
 
 
 _VARIED = (LoRA, FullFineTune, BottleneckAdapter)

@@ -1,23 +1,31 @@
-"""The factor pairs of a PEFT adapter as they lie in its file, taken apart by their names without any model."""
+"""The updates of an adapter as they lie in its file, told apart by names and loralab.json alone, without any model.
+
+A `StoredUpdate` is a pair A, B of the file. PEFT's layout packs the parts of a fused projection into one pair; a
+`Piece` is the update of one of them. Shapes: G groups or experts, R rank, I inputs, O outputs.
+"""
 
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import takewhile
 
 import torch
 from torch import Tensor
 
+from loralab.core.adapter import SHARED
 from loralab.core.thin import Thin
-from loralab.core.updates.factors import Recipe
+from loralab.core.updates.factors import Recipe, SharedMatrices, Spot
 from loralab.core.updates.update import WHOLE
 from loralab.errors import AdapterFileError
+from loralab.files.tensors import listed, problems_of
 from loralab.formats.peft.config import PeftConfig
-from loralab.formats.peft.layout import EMBEDDING_A, OUTPUT_TWICE, A
-from loralab.formats.record import Runs
+from loralab.formats.peft.keys import WRAPPED, plain_path
+from loralab.formats.peft.layout import EMBEDDING_A, IN_PROJECTION, OUTPUT_TWICE, A
+from loralab.formats.record import ModuleRecord, PartRecord, Runs, rows_of
 from loralab.formats.sidecar import Sidecar
+from loralab.methods.vera import A_NAME, B_NAME, LAMBDA_B, LAMBDA_D, ScaledProjections
 
-WRAPPED = "base_layer"
 OUTPUT = f".{WRAPPED}.out_proj"
 
 
@@ -148,11 +156,6 @@ def stored_update(
     return StoredUpdate(f"{path}.out_proj" if output else name, kind, keys, A_values, B_values, recipe)
 
 
-def plain_path(keyed: str) -> str:
-    """A module's path from its key: without `base_layer`."""
-    return ".".join(piece for piece in keyed.split(".") if piece != WRAPPED)
-
-
 def _parameter_name(config: PeftConfig, sidecar: Sidecar | None, path: str, stem: str) -> str | None:
     """`<path>.<parameter>` where the pair belongs to a raw parameter: the outermost wrapper is the last parameter's."""
     names = list(_parameters_of(config, sidecar, path))
@@ -174,3 +177,198 @@ def _parameters_of(config: PeftConfig, sidecar: Sidecar | None, path: str) -> It
 
 def _ends_in(path: str, name: str) -> bool:
     return path == name or path.endswith("." + name)
+
+
+# -- deltas of other kinds than a plain pair -----------------------------------------------------------------------
+
+
+def local_keys(path: str, part: str, record: PartRecord, shared: SharedMatrices | None) -> dict[str, str]:
+    """A delta's own tensors by their names in it → their keys in the file."""
+    stem = path if part == WHOLE else f"{path}.{part}"
+    if not record.kind:
+        return {name: f"{stem}.{name}" for name in ("lora_A", "lora_B")}
+    O, I = _shape(stem, record)  # noqa: E741
+    blank = record.blank(Spot(stem, record.recipe, O, I, torch.device("meta"), shared=shared))
+    return {name: f"{stem}.{name}" for name, _ in blank.stored()}
+
+
+def shared_matrices(tensors: Mapping[str, Tensor], trains: Mapping[str, bool]) -> SharedMatrices | None:
+    """Copies of those of a file, at least float32, by the names that loralab.json gives; AdapterFileError for one that
+    is missing."""
+    lost = [f"{SHARED}.{name}" for name in trains if f"{SHARED}.{name}" not in tensors]
+    if lost:
+        raise AdapterFileError(f"the adapter's file lacks the matrices that its modules share: {', '.join(lost)}")
+    stored = {name: tensors[f"{SHARED}.{name}"] for name in trains}
+    wide = {name: each.to(torch.promote_types(each.dtype, torch.float32), copy=True) for name, each in stored.items()}
+    return SharedMatrices(wide, trains) if wide else None
+
+
+def special_updates(
+    path: str, record: ModuleRecord, tensors: Mapping[str, Tensor], shared: SharedMatrices | None
+) -> Iterator[StoredUpdate]:
+    """The pairs that a module's deltas come to, where they are no plain ones; AdapterFileError for what is missing."""
+    for part, each in record.parts.items():
+        if not each.kind:
+            continue
+        stem = path if part == WHOLE else f"{path}.{part}"
+        O, I = _shape(stem, each)  # noqa: E741
+        delta = each.blank(Spot(stem, each.recipe, O, I, torch.device("cpu"), shared=shared))
+        expected = {f"{stem}.{name}": tuple(tensor.shape) for name, tensor in delta.stored()}
+        problems = problems_of({key: tensors[key] for key in expected if key in tensors}, expected)
+        if problems:
+            raise AdapterFileError(f"the adapter's file does not hold what it should: {listed(problems)}; get it again")
+        with torch.no_grad():
+            for name, tensor in delta.stored():
+                tensor.copy_(tensors[f"{stem}.{name}"])
+        plain = delta.eval().as_lora()
+        keys = f"{stem}.A", f"{stem}.B"
+        A, B = plain.lora_A.detach(), plain.lora_B.detach()
+        yield StoredUpdate(stem, record.kind, keys, A, B, plain.recipe, each.rows)
+
+
+# -- VeRA in PEFT's names ---------------------------------------------------------------------------------------
+
+
+def vera_updates(
+    recipe: Recipe, tensors: Mapping[str, Tensor], sidecar: Sidecar | None
+) -> tuple[list[StoredUpdate], dict[str, Tensor]]:
+    """The pairs that a VeRA adapter in PEFT's layout comes to, and the tensors that are none of theirs.
+
+    Without loralab.json every layer is taken to be as wide as the widest. Raises AdapterFileError where the file lacks
+    the projections, which only the model's shapes could bring back.
+    """
+    named = {_own_name(key): tensor for key, tensor in tensors.items()}
+    if not all(f"{SHARED}.{name}" in named for name in (A_NAME, B_NAME)):
+        raise AdapterFileError(
+            "this VeRA adapter was saved without its projections (save_projection): load it into its model with "
+            "ll.load and save it again"
+        )
+    shared = shared_matrices(named, {A_NAME: False, B_NAME: False})
+    records = _vera_records(recipe, named) if sidecar is None else sidecar.modules
+    pairs = [pair for path, record in records.items() for pair in special_updates(path, record, named, shared)]
+    own = {f"{pair.name}.{name}" for pair in pairs for name in (LAMBDA_B, LAMBDA_D)}
+    own |= {f"{SHARED}.{name}" for name in (A_NAME, B_NAME)}
+    return pairs, {key: tensor for key, tensor in named.items() if key not in own}
+
+
+def _own_name(key: str) -> str:
+    """PEFT's key as our own layout would have it."""
+    local = key.removeprefix("base_model.model.").removeprefix("base_model.")
+    return f"{SHARED}.{local}" if local in (A_NAME, B_NAME) else local
+
+
+def _vera_records(recipe: Recipe, named: Mapping[str, Tensor]) -> dict[str, ModuleRecord]:
+    width = named[f"{SHARED}.{A_NAME}"].shape[1]
+    paths = [key.removesuffix(f".{LAMBDA_B}") for key in named if key.endswith(f".{LAMBDA_B}")]
+    shapes = {path: (len(named[f"{path}.{LAMBDA_B}"]), width) for path in paths}
+    return {
+        path: ModuleRecord("linear", {WHOLE: PartRecord(recipe, kind=ScaledProjections.kind, shape=shape)})
+        for path, shape in shapes.items()
+    }
+
+
+def _shape(stem: str, record: PartRecord) -> tuple[int, int]:
+    if record.shape is None:
+        raise AdapterFileError(f"loralab.json does not say what shape the weight of {stem} has; save the adapter again")
+    return record.shape
+
+
+# -- what a pair holds ----------------------------------------------------------------------------------------------
+
+Pair = tuple[Tensor, Tensor]
+
+
+@dataclass(frozen=True)
+class Piece:
+    """One update within the two tensors of a pair."""
+
+    name: str
+    """The module's path, `path[part]` for a part of it."""
+    path: str
+    part: str
+    pair: StoredUpdate
+    ranks: slice | None = None
+    """Its rows of A and columns of B; None: all of them."""
+    outputs: Tensor | None = None
+    """Its rows of B; None: all of them."""
+    own_recipe: Recipe | None = None
+    """What the sidecar says of the part; None: it is the pair's."""
+
+    @cached_property
+    def matrices(self) -> Pair:
+        """(A [G, R, I], B [G, O, R]) as stored, without the scale; two dimensions where there are no groups."""
+        if self.ranks is None:
+            return (self.pair.A, self.pair.B) if self.pair.kind == "parameters" else self.pair.matrices()
+        B_OR = self.pair.B[:, self.ranks]
+        return self.pair.A[self.ranks], B_OR if self.outputs is None else B_OR[self.outputs]
+
+    @property
+    def recipe(self) -> Recipe:
+        """Rank, alpha and the rest as the adapter's files say them of this piece."""
+        return self.pair.recipe if self.own_recipe is None else self.own_recipe
+
+    @property
+    def rank(self) -> int:
+        """R."""
+        return int(self.matrices[0].shape[-2])
+
+    @cached_property
+    def thin(self) -> Thin:
+        """B·A, without the scale."""
+        return Thin.of(*self.matrices)
+
+    @property
+    def energy_K(self) -> Tensor:
+        """σ² of ΔW, the scale included."""
+        return self.thin.energy_K * self.pair.scale**2
+
+    def cut(self, rank: int) -> Pair:
+        """The best (A, B) of this rank, or of R if that is less, in the precision to be stored."""
+        dtype = torch.promote_types(self.pair.A.dtype, torch.float32)
+        A, B = (tensor.to(dtype) for tensor in self.thin.cut(min(rank, self.rank)))
+        missing = min(rank, self.rank) - A.shape[-2]  # of factors with more rank than their matrix can have
+        if missing <= 0:
+            return A, B
+        return torch.nn.functional.pad(A, (0, 0, 0, missing)), torch.nn.functional.pad(B, (0, missing))
+
+
+def pieces_of(pair: StoredUpdate, sidecar: Sidecar | None, own_layout: bool) -> list[Piece]:
+    """The pieces in a pair; without a sidecar a pair is one piece."""
+    output, path = pair.of_output, pair.module
+    record = None if sidecar is None else sidecar.modules.get(path)
+    if output and record is not None:
+        return list(_output_piece(path, pair, record))
+    if own_layout or record is None or WHOLE in record.parts or record.kind not in ("linear", "attention"):
+        path, part = _place(pair.name, sidecar)
+        return [Piece(path if part == WHOLE else f"{path}[{part}]", path, part, pair)]
+    return list(_packed_pieces(path, pair, record))
+
+
+def _place(name: str, sidecar: Sidecar | None) -> tuple[str, str]:
+    """(module path, part) of a pair that holds one piece: `path`, or `path.part`."""
+    if sidecar is not None and name not in sidecar.modules:
+        path, _, part = name.rpartition(".")
+        if path in sidecar.modules:
+            return path, part
+    return name, WHOLE
+
+
+def _packed_pieces(path: str, pair: StoredUpdate, record: ModuleRecord) -> Iterator[Piece]:
+    start = 0
+    for part, each in record.parts.items():
+        if record.kind == "attention" and part not in IN_PROJECTION:
+            continue
+        ranks = slice(start, start := start + each.recipe.rank)
+        outputs = rows_of(each.rows) if each.rows is not None else _third(part, len(pair.B))
+        yield Piece(f"{path}[{part}]", path, part, pair, ranks, outputs, each.recipe)
+
+
+def _output_piece(path: str, pair: StoredUpdate, record: ModuleRecord) -> Iterator[Piece]:
+    """None where the output is not adapted: the pair is then zeros that stand for it."""
+    if "out" in record.parts:
+        recipe = record.parts["out"].recipe
+        yield Piece(f"{path}[out]", path, "out", pair, slice(0, recipe.rank), own_recipe=recipe)
+
+
+def _third(part: str, outputs: int) -> Tensor:
+    return torch.arange(outputs).chunk(3)[IN_PROJECTION.index(part)]

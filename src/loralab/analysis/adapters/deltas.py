@@ -11,7 +11,7 @@ from torch import Tensor
 
 from loralab.core.thin import Thin, numerical_rank
 from loralab.errors import SpecError
-from loralab.files.tensor_checks import listed
+from loralab.files.tensors import listed
 from loralab.formats.record import Runs
 from loralab.formats.stored import StoredAdapter
 from loralab.formats.updates import StoredUpdate

@@ -45,7 +45,7 @@ def examine(
     stored = read_adapter(path, alpha)
     loading = []
     if model is not None:
-        loading = [*base_findings(stored, model, allow_other_base), *loading_findings(stored, model, alpha)]
+        loading = [*base_findings(stored, model, allow_other_base), *loading_findings(stored, model)]
     findings = worst_first([*stored.findings, *loading, *_findings(stored, model)])
     return Diagnosis(str(path), len(stored.entries), len(stored.named), findings)
 

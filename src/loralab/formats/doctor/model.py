@@ -1,25 +1,64 @@
 """What only the base model can tell about an adapter: whether it loads, acts, is too large, breaks a tie."""
 
 import math
-from pathlib import Path
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from loralab.core.attach import detach
+from loralab.core.adapter import adapters_on
+from loralab.core.attach import activate, detach, disabled, rows
 from loralab.core.names import modules_by_path, unwrapped
 from loralab.core.updates.update import WHOLE
 from loralab.errors import FingerprintError, LoralabError, SpecError
-from loralab.formats.doctor.effect import PROBED, logit_change
 from loralab.formats.finding import Finding, Severity, some
 from loralab.formats.fingerprint import Fingerprint, fingerprint
 from loralab.formats.gguf.layout import GgufBase
-from loralab.formats.load import load
+from loralab.formats.load import put_stored
+from loralab.formats.merged.verify import logits_of
+from loralab.formats.probe import make_probe
 from loralab.formats.record import has_tensor
 from loralab.formats.stored import AGAIN, UNEXPECTED, StoredAdapter
 from loralab.formats.updates import StoredUpdate
 from loralab.methods.ties import tied_paths
+
+PROBED = "loralab-inspected"
+
+
+def logit_change(model: nn.Module, stored: StoredAdapter, allow_other_base: bool = False) -> float:
+    """max |logits with the adapter − logits of the base| on the fixed probe; the adapter is taken off again.
+
+    One that waits for its invocation (aLoRA), which the probe does not hold, is looked at as it acts after it.
+    """
+    inner = unwrapped(model)
+    if not isinstance(inner, PreTrainedModel):
+        raise SpecError(
+            f"the effect on {type(inner).__name__} was asked for, which is no transformers model, so no probe "
+            "is known; compare its outputs yourself, under activate() and disabled()"
+        )
+    probe, before = make_probe(inner), adapters_on(model).routing.active
+    training = [module for module in model.modules() if module.training]
+    put_stored(model, stored, PROBED, allow_other_base=allow_other_base)
+    model.eval()
+    try:
+        with _from_the_first_position(model):
+            adapted = logits_of(inner, probe)
+        with disabled(model):
+            base = logits_of(inner, probe)
+    finally:
+        detach(model, PROBED)
+        if before is not None:
+            activate(model, before)
+        for module in training:
+            module.training = True
+    return max(float((one - other).abs().max()) for one, other in zip(adapted, base, strict=True))
+
+
+def _from_the_first_position(model: nn.Module) -> AbstractContextManager[None]:
+    waits = adapters_on(model).adapter(PROBED).invocation
+    return rows(model, [PROBED], starts=[0]) if waits else nullcontext()  # the probe is of one sequence per call
+
 
 BASE = "base model"
 TOO_LARGE = 1.0
@@ -49,10 +88,10 @@ def _fingerprint_like(recorded: Fingerprint, model: nn.Module) -> Fingerprint:
     return fingerprint(chosen, unwrapped(model))
 
 
-def loading_findings(stored: StoredAdapter, model: nn.Module, alpha: float | None = None) -> list[Finding]:
+def loading_findings(stored: StoredAdapter, model: nn.Module) -> list[Finding]:
     """Try it on the model, strictly, whatever its base was; the model is afterwards as it was."""
     try:
-        change = _change(model, stored.source, alpha)
+        change = _change(model, stored)
     except LoralabError as problem:
         if str(problem) in {each.what for each in stored.findings}:
             return []
@@ -69,11 +108,11 @@ def loading_findings(stored: StoredAdapter, model: nn.Module, alpha: float | Non
     return []
 
 
-def _change(model: nn.Module, path: Path, alpha: float | None) -> float | None:
+def _change(model: nn.Module, stored: StoredAdapter) -> float | None:
     """The largest change of a logit; of a model without a known probe only whether the adapter loads."""
     if isinstance(unwrapped(model), PreTrainedModel):
-        return logit_change(model, path, alpha, allow_other_base=True)
-    load(model, path, PROBED, alpha=alpha, allow_other_base=True)
+        return logit_change(model, stored, allow_other_base=True)
+    put_stored(model, stored, PROBED, allow_other_base=True)
     detach(model, PROBED)
     return None
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from loralab.core.thin import Thin
 from loralab.errors import AdapterFileError, NumericsError
-from loralab.files.tensor_checks import listed
+from loralab.files.tensors import listed
 from loralab.files.whole import whole_file
 from loralab.formats.gguf.layout import TOKENS, GgufBase, obstacles
 from loralab.formats.stored import StoredAdapter

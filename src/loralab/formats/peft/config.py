@@ -11,10 +11,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from loralab.core.updates.factors import Recipe
-from loralab.errors import AdapterFileError
+from loralab.errors import AdapterFileError, SpecError
+from loralab.files.names import CONFIG_NAME
 from loralab.files.values import is_count, is_finite
 from loralab.formats.peft.instead import instead_of_setting, instead_of_start, instead_of_type
 from loralab.formats.peft.tokens import mistyped_tokens, parse_tokens
+from loralab.methods.lora import LoRA
 from loralab.methods.trainable_tokens import Tokens
 
 OWN_TYPE = "LORALAB"
@@ -313,3 +315,27 @@ def _listed(tokens: Tokens | None) -> list[int] | dict[str, list[int]] | None:
 def _plain(number: float) -> float:
     """Whole numbers without a decimal point, as PEFT's and vLLM's integer fields expect them."""
     return int(number) if float(number).is_integer() else float(number)
+
+
+def spec_of(config: PeftConfig) -> LoRA:
+    """The specification that comes nearest to a PEFT configuration."""
+    targets = [config.targets] if isinstance(config.targets, str) else list(config.targets or ())
+    try:
+        return LoRA(
+            rank=config.rank,
+            alpha=config.alpha,
+            dropout=config.dropout,
+            targets=[*targets, *config.target_parameters],
+            exclude=[config.exclude] if isinstance(config.exclude, str) else list(config.exclude),
+            layers=config.layers,
+            rank_pattern=config.rank_pattern,
+            alpha_pattern=config.alpha_pattern,
+            bias=config.trained_bias,
+            modules_to_save=config.modules_to_save,
+            rank_stabilized=config.rank_stabilized,
+            magnitude=config.magnitude,
+            trainable_token_indices=config.tokens,
+            invocation_tokens=config.invocation or None,
+        )
+    except SpecError as problem:
+        raise AdapterFileError(f"{CONFIG_NAME} cannot be: {problem}") from problem
