@@ -22,8 +22,8 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from loralab.core.adapter import Plan
 from loralab.core.names import modules_by_path, unwrapped
+from loralab.core.plan import Plan
 from loralab.core.projection import Projection
 from loralab.core.updates.build import is_linear, linear_shape
 from loralab.core.updates.update import WHOLE, Update
