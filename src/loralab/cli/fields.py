@@ -46,7 +46,10 @@ class ConfigField:
 
 
 def config_fields(config: type[Any]) -> tuple[ConfigField, ...]:
-    """What `__init__` takes, in the order of the class, its bases' last. Raises TypeError if one is undocumented."""
+    """What `__init__` takes, in the order of the class, its bases' last but for those that say `first`.
+
+    Raises TypeError for a field without documentation.
+    """
     hints = get_type_hints(config)
     documentation = field_documentation(config)
     undocumented = [field.name for field in dataclasses.fields(config) if field.name not in documentation]
@@ -62,16 +65,16 @@ def config_fields(config: type[Any]) -> tuple[ConfigField, ...]:
             positional=bool(field.metadata.get("positional", False)),
             group=str(field.metadata.get("group", "flags")),
         )
-        for field in _own_before_inherited(config)
+        for field in sorted(dataclasses.fields(config), key=lambda field: _place(config, field))
         if field.init
     )
 
 
-def _own_before_inherited(config: type[Any]) -> list[dataclasses.Field[Any]]:
-    def place(field: dataclasses.Field[Any]) -> int:
-        return next(place for place, owner in enumerate(config.__mro__) if field.name in inspect.get_annotations(owner))
-
-    return sorted(dataclasses.fields(config), key=place)
+def _place(config: type[Any], field: dataclasses.Field[Any]) -> tuple[bool, int]:
+    """Where the class of a field stands: those that say `first`, then the others, each in the order of resolution."""
+    owners = enumerate(config.__mro__)
+    place, owner = next(each for each in owners if field.name in inspect.get_annotations(each[1]))
+    return not vars(owner).get("first", False), place
 
 
 def members(kind: Any) -> tuple[Any, ...]:

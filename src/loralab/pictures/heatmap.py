@@ -9,7 +9,7 @@ from matplotlib.colors import Normalize
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
-from loralab.pictures.picture import INK, picture
+from loralab.pictures.picture import INK, colour_bar, picture, style
 
 PANEL_WIDTH, PANEL_HEIGHT = 2.7, 2.5
 """Inches."""
@@ -48,15 +48,9 @@ def draw_heatmaps(
                     extent=extent,
                     interpolation="nearest",
                 )
-                axes.set_title(panel.title, fontsize=9, color=INK)
+                style(axes, panel.title, grid=None, frame=())
                 axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
                 axes.yaxis.set_major_locator(MaxNLocator(5, integer=True))
-                axes.tick_params(length=2, labelsize=8, colors=INK)
-                axes.spines[:].set_visible(False)
         figure.supxlabel(across, fontsize=10, color=INK)
         figure.supylabel(down, fontsize=10, color=INK)
-        mappable = matplotlib.cm.ScalarMappable(scale, colours)
-        shown = figure.colorbar(mappable, ax=grid, shrink=0.9, aspect=30, pad=0.02)
-        shown.set_label(bar, fontsize=10, color=INK)
-        shown.outline.set_visible(False)
-        shown.ax.tick_params(length=0, labelsize=8, colors=INK)
+        colour_bar(figure, matplotlib.cm.ScalarMappable(scale, colours), grid, bar, shrink=0.9, aspect=30)

@@ -1,4 +1,4 @@
-"""Pictures of curves: panels side by side, one line for each of a few kinds. It knows nothing of what they show."""
+"""Pictures of curves: panels side by side, one line for each of a few kinds."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -6,7 +6,7 @@ from pathlib import Path
 
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
-from loralab.pictures.picture import COLOURS, GRID, INK, picture
+from loralab.pictures.picture import COLOURS, picture, style
 
 
 @dataclass(frozen=True)
@@ -33,12 +33,7 @@ def draw_charts(charts: Sequence[Chart], path: Path, title: str) -> None:
                 axes.plot(x, y, color=colour, label=name, linewidth=1.8, marker="o", markersize=3)
                 if name in chart.bands:
                     axes.fill_between(x, *chart.bands[name], color=colour, alpha=0.15, linewidth=0)
-            axes.set_title(chart.title, fontsize=10, color=INK)
-            axes.set_xlabel(chart.across, fontsize=10, color=INK)
-            axes.set_ylabel(chart.up, fontsize=10, color=INK)
-            axes.tick_params(labelsize=9, colors=INK)
-            axes.grid(color=GRID, linewidth=0.6)
-            axes.spines[["top", "right"]].set_visible(False)
+            style(axes, chart.title, chart.across, chart.up)
             if chart.whole_numbers:
                 axes.xaxis.set_major_locator(MaxNLocator(integer=True))
             if chart.logarithmic:

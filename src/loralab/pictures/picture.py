@@ -1,8 +1,9 @@
-"""How the pictures of this package look, and how one is begun and written. It knows nothing of what they show."""
+"""How the pictures of this package look, and how one is begun and written."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, Literal
 
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -26,7 +27,38 @@ def picture(path: Path, title: str, width: float, height: float) -> Iterator[Fig
         figure.savefig(temporary, format="png")
 
 
-def plain(axes: Axes, tick: float = 2) -> None:
-    """Small ticks, and no frame above and on the right."""
-    axes.tick_params(labelsize=9, colors=INK, length=tick)
-    axes.spines[["top", "right"]].set_visible(False)
+def style(
+    axes: Axes,
+    title: str = "",
+    across: str = "",
+    up: str = "",
+    *,
+    grid: Literal["both", "x", "y"] | None = "both",
+    frame: Collection[str] = ("left", "bottom"),
+) -> None:
+    """Label a panel in the colour of ink, with small ticks, a faint grid behind what is drawn, and these sides of its
+    frame.
+    """
+    axes.set_title(title, fontsize=10, color=INK)
+    axes.set_xlabel(across, fontsize=10, color=INK)
+    axes.set_ylabel(up, fontsize=10, color=INK)
+    axes.tick_params(labelsize=9, colors=INK, length=2 if len(frame) > 1 else 0)
+    for side, spine in axes.spines.items():
+        spine.set_visible(side in frame)
+    if grid is not None:
+        axes.grid(axis=grid, color=GRID, linewidth=0.6)
+        axes.set_axisbelow(True)
+
+
+def legend_below(figure: Figure, axes: Axes | None = None) -> None:
+    """What the colours mean, below all panels: those of one panel, or of all."""
+    entries = () if axes is None else axes.get_legend_handles_labels()
+    figure.legend(*entries, loc="outside lower center", ncols=2, frameon=False, fontsize=9)
+
+
+def colour_bar(figure: Figure, colours: Any, beside: Any, label: str, **shape: Any) -> None:
+    """The scale of colours (what `imshow` returns, or a `ScalarMappable`) beside these panels."""
+    bar = figure.colorbar(colours, ax=beside, pad=0.02, **shape)
+    bar.set_label(label, fontsize=10, color=INK)
+    bar.outline.set_visible(False)
+    bar.ax.tick_params(length=0, labelsize=8, colors=INK)

@@ -4,7 +4,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from loralab.cli.opening import AdaptedModel, load_adapted, open_ordered, say, training_for
+from loralab.cli.flags import AdaptedModel, NamesTask
+from loralab.cli.opening import load_adapted, open_ordered, say, training_for
 from loralab.cli.showing import show_answer
 from loralab.cli.verb import Answer, Verb
 from loralab.errors import DataError, SpecError
@@ -19,15 +20,8 @@ MOST_SAMPLES = 8
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvalConfig(AdaptedModel, GenerationConfig):
+class EvalConfig(AdaptedModel, NamesTask, GenerationConfig):
     """Everything that `loralab eval` can be told; how to generate counts only with `generate`."""
-
-    task: str
-    """The task: docstrings, jsonl, images, glue/cola (sst2, mrpc, …), e2e, webnlg, dart, wikisql, or samsum."""
-
-    data: str | None = None
-    """The task's data: the official files, or your own: JSONL, JSON, CSV, TSV, Parquet, or a folder of these or of
-    datasets."""
 
     kind: Literal["classification", "regression"] | None = None
     """What the labels of your own data are, where numbers could be either; an adapter's run says it otherwise."""
@@ -40,9 +34,6 @@ class EvalConfig(AdaptedModel, GenerationConfig):
 
     generate: bool = False
     """Also generate a text for every example and score it against its references."""
-
-    max_length: int = 512
-    """Tokens of prompt and target together; a longer prompt loses its left end."""
 
     predictions: str | None = None
     """Write what the model says to every example into this file, in the task's own format (GLUE: a submission), or,
