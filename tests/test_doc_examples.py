@@ -15,7 +15,7 @@ from torch import Tensor, nn
 import loralab as ll
 from loralab.core.names import modules_by_path
 from loralab.formats.quantized import quantize_base
-from loralab.methods.quantized import principal_under
+from loralab.methods.lora import principal_under
 from loralab.methods.settings import METHOD_NAMES, MethodSettings
 from loralab.methods.table import specification
 from pages import DOCS, blocks, broken_links, code, commands, configuration, rows, section

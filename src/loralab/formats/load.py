@@ -6,9 +6,10 @@ from pathlib import Path
 
 from torch import nn
 
-from loralab.core.adapter import Adapter, Plan, adapters_on, refuse_foreign_adapter
+from loralab.core.adapter import Adapter, adapters_on, refuse_foreign_adapter
 from loralab.core.attach import put
 from loralab.core.names import modules_by_path, unwrapped
+from loralab.core.plan import Plan
 from loralab.errors import AdapterStateError, SpecError
 from loralab.files.names import CONFIG_NAME
 from loralab.files.tensors import listed

@@ -13,7 +13,8 @@ from typing import Any, NamedTuple, TypeVar
 
 from torch import Tensor, nn
 
-from loralab.core.adapter import SHARED, Plan
+from loralab.core.adapter import SHARED
+from loralab.core.plan import Plan
 from loralab.core.updates.factors import Recipe
 from loralab.core.updates.update import WHOLE
 from loralab.errors import AdapterFileError, LoralabError, NotFoundError, SpecError

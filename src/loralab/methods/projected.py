@@ -22,8 +22,8 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from loralab.core.adapter import Plan
 from loralab.core.names import modules_by_path, unwrapped
+from loralab.core.plan import Plan
 from loralab.core.projected_linear import projected_linear, wide_linear
 from loralab.core.projection import ROW_CHOICES, Projection, chosen_rows, principal_basis
 from loralab.core.updates.build import is_linear, linear_shape
