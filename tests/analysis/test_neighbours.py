@@ -7,9 +7,8 @@ import torch
 
 import loralab as ll
 from loralab.analysis.adapters.amplification import amplifications
-from loralab.analysis.adapters.parts import cells_of, switched_off
+from loralab.analysis.adapters.parts import Truncation, cells_of, switched_off
 from loralab.analysis.adapters.subspace import overlaps_with_base
-from loralab.analysis.adapters.truncation import Truncation
 from loralab.core.attach import Method
 from loralab.formats.resize import read_resizable, uniform_ranks, write_resized
 from loralab.formats.stored import read_pairs

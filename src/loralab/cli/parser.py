@@ -13,9 +13,9 @@ from typing import Any, NoReturn
 
 from loralab.cli.fields import ConfigField, choices, config_fields, is_list, is_mapping
 from loralab.cli.settings import join_problems, near_misses
+from loralab.cli.showing import WIDTH
 from loralab.errors import SpecError
 
-WIDTH = 80
 HELP_COLUMN = 26
 RESERVED = {"config": "FILE.toml", "json": "", "help": ""}
 RESERVED_HELP = {

@@ -16,9 +16,9 @@ from loralab.errors import AdapterFileError, SpecError
 from loralab.files.values import flag, listing, mapping, text, texts
 from loralab.formats.fingerprint import Fingerprint
 from loralab.formats.peft.config import read_json
-from loralab.formats.record import TOKENS, ModuleRecord
+from loralab.formats.record import ModuleRecord
 from loralab.formats.tokens import check_leaders, recorded_rows
-from loralab.methods.table import SPECS
+from loralab.methods.registry import specs
 
 SIDECAR_NAME = "loralab.json"
 VERSION = 1
@@ -98,7 +98,7 @@ def read_sidecar(folder: Path) -> Sidecar | None:
             tuple(texts(content.get("labels", []), "labels")),
         )
         check_leaders(
-            {path: recorded_rows(each.settings) for path, each in read.modules.items() if each.kind == TOKENS}
+            {path: recorded_rows(each.settings) for path, each in read.modules.items() if each.kind == "token rows"}
         )
     except (KeyError, TypeError) as problem:
         raise AdapterFileError(f"{path} is damaged ({problem!r}); save the adapter again") from problem
@@ -119,9 +119,10 @@ def method_from_json(content: Mapping[str, Any]) -> Any:
     fields = dict(content)
     kind = text(fields.pop("type", ""), "type")
     if kind == "JointMethod":
-        specs = listing(fields.get("specs"), "specs")
-        return JointMethod(tuple(method_from_json(mapping(each, "spec")) for each in specs))
-    return SPECS[kind](**fields) if kind in SPECS else None
+        joined = listing(fields.get("specs"), "specs")
+        return JointMethod(tuple(method_from_json(mapping(each, "spec")) for each in joined))
+    spec = specs().get(kind)
+    return None if spec is None else spec(**fields)
 
 
 def file_sha256(path: Path) -> str:

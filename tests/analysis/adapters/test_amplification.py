@@ -8,8 +8,7 @@ import torch
 from transformers.pytorch_utils import Conv1D
 
 from loralab.analysis.adapters.amplification import amplification, amplifications, seen, strongest
-from loralab.analysis.adapters.base_weight import base_matrix
-from loralab.analysis.adapters.deltas import Delta
+from loralab.analysis.adapters.deltas import Delta, base_matrix
 from loralab.errors import SpecError
 from loralab.formats.stored import read_pairs
 from planted import Toy, orthonormal, write_adapter

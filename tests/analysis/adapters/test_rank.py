@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from transformers import LlamaForCausalLM
 
 import loralab as ll
+from loralab.analysis.adapters.parts import Truncation
 from loralab.analysis.adapters.rank import Curve, Point, default_ranks
-from loralab.analysis.adapters.truncation import Truncation
 from loralab.cli.main import main
 from loralab.core.adapter import Adapter
 from planted import Toy, orthonormal, write_adapter

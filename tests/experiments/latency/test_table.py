@@ -3,8 +3,7 @@ from dataclasses import replace
 from loralab.experiments.latency.config import Setting
 from loralab.experiments.latency.contenders import contenders
 from loralab.experiments.latency.operators import OperatorCount
-from loralab.experiments.latency.result import Latency, Machine, as_answer
-from loralab.experiments.latency.rows import noise_of, rows_of
+from loralab.experiments.latency.rows import Latency, Machine, as_answer, noise_of, rows_of
 from loralab.experiments.latency.table import markdown
 
 AMONG = contenders(rank=4, sizes=(250,))

@@ -5,17 +5,31 @@ Shapes: O outputs and I inputs of a module's weight, R the rank, K ≤ R the num
 
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Protocol, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
 
+from loralab.core.names import modules_by_path
 from loralab.errors import SpecError
 from loralab.files.tensor_checks import listed
-from loralab.formats.record import Runs
+from loralab.formats.record import Runs, rows_of
 from loralab.formats.stored import AdapterPairs
 from loralab.formats.updates import FilePair
+
+
+class OfModule(Protocol):
+    """Something measured of one module."""
+
+    @property
+    def name(self) -> str:
+        """The module's path."""
+
+
+Row = TypeVar("Row", bound=OfModule)
 
 
 @dataclass(frozen=True)
@@ -134,6 +148,20 @@ def kind_of_module(name: str) -> str:
     return name.rpartition(".")[2]
 
 
+def by_kind(rows: Iterable[Row]) -> dict[str, list[Row]]:
+    """What was measured of each module, by the kind of module."""
+    kinds: dict[str, list[Row]] = {}
+    for each in rows:
+        kinds.setdefault(kind_of_module(each.name), []).append(each)
+    return kinds
+
+
+def places(rows: Sequence[OfModule]) -> list[float]:
+    """Where each stands along a curve: at the number of its block, or its place among them outside blocks."""
+    layers = [layer_number(each.name) for each in rows]
+    return [float(number if layer is None else layer) for number, layer in enumerate(layers)]
+
+
 def group_free(name: str) -> str:
     """A module's path without the number of one of its groups or experts."""
     return re.sub(r"\[\d+\]$", "", name)
@@ -155,3 +183,28 @@ def _chosen(adapter: AdapterPairs, modules: str | None) -> list[FilePair]:
 def _pieces(name: str) -> list[str]:
     """Text and numbers in turn, text first."""
     return re.split(r"(\d+)", name)
+
+
+def base_matrix(model: nn.Module, name: str, shape: tuple[int, int], rows: Runs | None = None) -> Tensor:
+    """W [O, I] of the module `name`, in float64: `y = W·x`, whichever way round the module stores it.
+
+    `shape` is that of its update, which may be of some of its `rows`. Raises SpecError where the model has no such
+    module, or none of that shape.
+    """
+    module = modules_by_path(model).get(name)
+    weight = None if module is None else getattr(module, "weight", None)
+    if not isinstance(weight, Tensor) or not weight.is_floating_point():
+        raise SpecError(
+            f"the adapter changes {name}, of which this model has no weight of its own to compare with; give the base "
+            "model that it was trained on, or leave the module out with --modules"
+        )
+    stored_transposed = isinstance(module, Conv1D | nn.Embedding)
+    W_OI = weight.detach().flatten(1).T if stored_transposed else weight.detach().flatten(1)
+    if rows is not None:
+        W_OI = W_OI[rows_of(rows)]
+    if W_OI.shape != shape:
+        raise SpecError(
+            f"the update of {name} is {list(shape)}, the model's weight there is {list(W_OI.shape)}: the adapter was "
+            "trained on another model"
+        )
+    return W_OI.to("cpu", torch.float64)

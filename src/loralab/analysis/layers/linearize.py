@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from loralab.analysis.layers.angular_report import read_analysis
+from loralab.analysis.layers.angular import read_analysis
 from loralab.analysis.layers.distill import Distilling, distance, distill, pair
 from loralab.analysis.layers.linearity import CloudBatches, Clouds, cloud_batches, rank, score_blocks, stream_width
 from loralab.analysis.layers.measures import Measuring, as_numbers, draw_measures, measure

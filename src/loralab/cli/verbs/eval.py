@@ -4,7 +4,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from loralab.cli.opening import AdaptedModel, load_adapted, open_ordered, say, training_for
+from loralab.cli.flags import AdaptedModel, NamesTask
+from loralab.cli.opening import load_adapted, open_ordered, say, training_for
 from loralab.cli.showing import show_answer
 from loralab.cli.verb import Answer, Verb
 from loralab.errors import DataError, SpecError
@@ -19,15 +20,8 @@ MOST_SAMPLES = 8
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvalConfig(AdaptedModel, GenerationConfig):
+class EvalConfig(AdaptedModel, NamesTask, GenerationConfig):
     """Everything that `loralab eval` can be told; how to generate counts only with `generate`."""
-
-    task: str
-    """The task: docstrings, jsonl, images, glue/cola (sst2, mrpc, …), e2e, webnlg, dart, wikisql, or samsum."""
-
-    data: str | None = None
-    """The task's data: the official files, or your own: JSONL, JSON, CSV, TSV, Parquet, or a folder of these or of
-    datasets."""
 
     kind: Literal["classification", "regression"] | None = None
     """What the labels of your own data are, where numbers could be either; an adapter's run says it otherwise."""
@@ -41,9 +35,6 @@ class EvalConfig(AdaptedModel, GenerationConfig):
     generate: bool = False
     """Also generate a text for every example and score it against its references."""
 
-    max_length: int = 512
-    """Tokens of prompt and target together; a longer prompt loses its left end."""
-
     predictions: str | None = None
     """Write what the model says to every example into this file, in the task's own format (GLUE: a submission), or,
     if it is a folder, into the official file name there."""
@@ -52,10 +43,12 @@ class EvalConfig(AdaptedModel, GenerationConfig):
 def run(config: EvalConfig) -> Answer:
     """Open the task, load the model with its adapter, measure."""
     from loralab.evaluation.evaluate import evaluate
+    from loralab.evaluation.score import require_metrics
 
     task = open_ordered(config.task, config.data, config.model, config.adapter, config.labels, config.kind)
     if config.predictions is not None and task.kind == "generation" and not config.generate:
         raise SpecError(f"--predictions needs --generate: without it the model writes no text for task {task.name}")
+    require_metrics(task, task.examples(config.split, config.limit), generate=config.generate)
     loaded = load_adapted(config, training_for(task))
     found = evaluate(
         loaded.model,

@@ -4,7 +4,8 @@ import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from loralab.cli.opening import AdaptedModel, Training, load_adapted, say, training_of
+from loralab.cli.flags import AdaptedModel
+from loralab.cli.opening import Training, load_adapted, say, training_of
 from loralab.cli.verb import Answer, Verb
 from loralab.errors import DataError
 from loralab.generation.config import GenerationConfig

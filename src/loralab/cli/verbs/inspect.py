@@ -1,20 +1,17 @@
 """`loralab inspect`: what an adapter on disk is, what it touches, and whether it does anything."""
 
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
-from loralab.cli.findings import show_findings
-from loralab.cli.opening import LoadingFlags, load_base, say, training_of
-from loralab.cli.showing import show_answer
+from loralab.cli.flags import Loading, ReadsAdapter
+from loralab.cli.opening import load_base, say, training_of
+from loralab.cli.showing import show_answer, show_findings
 from loralab.cli.verb import Answer, Verb
 
 
 @dataclass(frozen=True, kw_only=True)
-class InspectConfig(LoadingFlags):
+class InspectConfig(ReadsAdapter, Loading):
     """Everything that `loralab inspect` can be told."""
-
-    adapter: str = field(metadata={"positional": True})
-    """The adapter to look at: its folder, or a loralib checkpoint."""
 
     model: str | None = None
     """The base model, to load the adapter onto it and measure by how much it moves the logits."""

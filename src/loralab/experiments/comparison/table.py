@@ -2,10 +2,9 @@
 
 from collections.abc import Sequence
 
-from loralab.experiments.comparison.claim import NOT_TESTED, Claim
+from loralab.experiments.comparison.claims import NOT_TESTED, Claim
 from loralab.experiments.comparison.config import CompareConfig
-from loralab.experiments.comparison.figures import count_text, spread_text
-from loralab.experiments.comparison.rows import Row
+from loralab.experiments.comparison.rows import Row, count_text, spread_text
 
 
 def markdown(config: CompareConfig, rows: Sequence[Row], claims: Sequence[Claim]) -> str:

@@ -12,9 +12,8 @@ from loralab.experiments.latency.contenders import Contender, contenders
 from loralab.experiments.latency.model import TimedModel, forward_pass, timed_model
 from loralab.experiments.latency.operators import OperatorCount, compare_operators, record
 from loralab.experiments.latency.plot import draw_slow_down
-from loralab.experiments.latency.result import Latency, Machine, as_answer
 from loralab.experiments.latency.rounds import time_rounds
-from loralab.experiments.latency.rows import Row, noise_of, rows_of
+from loralab.experiments.latency.rows import Latency, Machine, Row, as_answer, noise_of, rows_of
 from loralab.experiments.latency.table import markdown
 from loralab.files.whole import write_json, write_text
 

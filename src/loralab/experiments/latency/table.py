@@ -1,8 +1,6 @@
 """latency.md: the table of a latency measurement in Markdown, and what it shows, in sentences."""
 
-from loralab.experiments.latency.paper import WHERE
-from loralab.experiments.latency.result import Latency
-from loralab.experiments.latency.rows import ROUNDS_TO_JUDGE, Row
+from loralab.experiments.latency.rows import ROUNDS_TO_JUDGE, WHERE, Latency, Row
 
 TOO_FEW = f"not judged, which takes {ROUNDS_TO_JUDGE} rounds"
 

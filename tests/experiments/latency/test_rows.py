@@ -4,9 +4,7 @@ import pytest
 
 from loralab.experiments.latency.config import Setting
 from loralab.experiments.latency.contenders import contenders
-from loralab.experiments.latency.paper import paper_ratio
-from loralab.experiments.latency.ratios import Ratio, pairwise_ratio
-from loralab.experiments.latency.rows import Row, noise_of, rows_of
+from loralab.experiments.latency.rows import Ratio, Row, noise_of, pairwise_ratio, paper_ratio, rows_of
 
 AMONG = contenders(rank=4, sizes=(10, 250))
 
