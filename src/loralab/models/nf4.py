@@ -22,8 +22,8 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from loralab.errors import NumericsError, TargetError
+from loralab.machine import give_back_free_memory
 from loralab.models.families.aliases import block_paths
-from loralab.models.resident import give_back_free_memory
 
 LEVELS = (
     -1.0,

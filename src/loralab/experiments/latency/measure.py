@@ -16,6 +16,7 @@ from loralab.experiments.latency.rounds import time_rounds
 from loralab.experiments.latency.rows import Latency, Machine, Row, as_answer, noise_of, rows_of
 from loralab.experiments.latency.table import markdown
 from loralab.files.whole import write_json, write_text
+from loralab.machine import machine
 
 Say = Callable[[str], None]
 
@@ -52,7 +53,7 @@ def _measure(config: LatencyConfig, timed: TimedModel, say: Say) -> Latency:
     for note in timed.notes:
         say(note)
     among, settings = contenders(config.rank, config.sizes), config.all_settings()
-    smallest, machine = min(settings, key=lambda setting: setting.tokens), _machine()
+    smallest = min(settings, key=lambda setting: setting.tokens)
     parameters, operators = count_operators(timed, among, smallest)
     rows: list[list[Row]] = []
     for setting in settings:
@@ -64,7 +65,7 @@ def _measure(config: LatencyConfig, timed: TimedModel, say: Say) -> Latency:
         model=config.model,
         random_weights=timed.random,
         dtype=str(timed.dtype).removeprefix("torch."),
-        machine=machine,
+        machine=_machine(),
         rounds=config.rounds,
         repeats=config.repeats,
         operators_at=str(smallest),
@@ -75,10 +76,9 @@ def _measure(config: LatencyConfig, timed: TimedModel, say: Say) -> Latency:
 
 
 def _machine() -> Machine:
-    name = str(torch.cpu.get_capabilities().get("cpu_name", "unknown"))
-    if torch.cuda.is_available():
-        name = f"{name}, {torch.cuda.get_device_name()}"
-    return Machine(name, torch.get_num_threads(), torch.__version__, os.getloadavg()[0])
+    here = machine()
+    name = ", ".join(here[part] for part in ("processor", "accelerator") if here[part])
+    return Machine(name, here["threads"], torch.__version__, os.getloadavg()[0])
 
 
 def _write(latency: Latency, folder: Path) -> Latency:
