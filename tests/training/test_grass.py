@@ -20,9 +20,9 @@ from loralab.models.load import load_model
 from loralab.planning.config import PlanConfig
 from loralab.planning.plan import plan
 from loralab.training.checkpoint import newest_checkpoint
-from loralab.training.loop import StepRecord, accumulate_gradients, run_steps
+from loralab.training.loop import StepRecord, run_steps
 from loralab.training.prepare import prepare
-from loralab.training.projected_adamw import ProjectedAdamW, closing_notes
+from loralab.training.projected_adamw import ProjectedAdamW
 from tiny import write_bert, write_llama
 from training.conftest import Run
 from training.projecting import WEIGHTS, full_gradients, loss_of, net, on, products, step, weights
@@ -135,7 +135,7 @@ def test_the_share_of_rows_that_were_moved_is_that_of_all_that_were_chosen() -> 
     expected = {each.site.path: len(chosen[each.site.path]) / each.site.shape[0] for each in optimizer.projected}
     assert optimizer.moved() == pytest.approx(expected)
     least = min(expected, key=expected.__getitem__)
-    (note,) = closing_notes(optimizer)
+    (note,) = optimizer.closing_notes()
     assert f"{expected[least]:.0%} in {least}, the fewest" in note
 
 
@@ -356,7 +356,7 @@ def test_checkpointed_blocks_give_the_same_gradients(configured: Run) -> None:
         trainee = prepare(configured(**SMALL, gradient_checkpointing=checkpointing), "float32").trainee
         trainee.model.train()
         for number in (1, 2):
-            accumulate_gradients(trainee, trainee.data.step(number))
+            trainee.objective.backward(trainee.data.step(number))
             found.append([parameter.grad.clone() for parameter in trainee.parameters()])
             trainee.optimizer.step()
             trainee.optimizer.zero_grad()
@@ -382,7 +382,7 @@ def test_accumulated_batches_are_one_big_batch(configured: Run) -> None:
         changes = {"batch_size": batch_size, "accumulate": accumulate, "limit": 24}
         trainee = prepare(configured(**SMALL | changes), "float32").trainee
         for number in (1, 2):
-            accumulate_gradients(trainee, trainee.data.step(number))
+            trainee.objective.backward(trainee.data.step(number))
             trainee.optimizer.gather()
             found.append([parameter.grad.clone() for parameter in trainee.parameters()])
             trainee.optimizer.step()
@@ -405,7 +405,7 @@ def test_clipping_sees_the_projected_gradients(configured: Run, accumulate: int)
     trainee, clipped, norms = prepare(config, "float32").trainee, prepare(config, "float32").trainee, Norms()
     assert isinstance(trainee.optimizer, ProjectedAdamW)
     assert isinstance(clipped.optimizer, ProjectedAdamW)
-    accumulate_gradients(trainee, trainee.data.step(1))
+    trainee.objective.backward(trainee.data.step(1))
     trainee.optimizer.gather()
     norm = torch.stack([parameter.grad.norm() for parameter in trainee.parameters()]).norm()
     run_steps(clipped, config, 1, 1, norms)

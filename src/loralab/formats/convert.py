@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from loralab.core.updates.factors import Recipe, usual_and_others
 from loralab.errors import AdapterFileError, FingerprintError, ModelLoadError, NotFoundError, OutputError, SpecError
 from loralab.files.tensor_checks import listed
 from loralab.files.tensor_writing import write_tensors
@@ -155,26 +156,25 @@ def _write_folder(
 
 def _loralib_to_folder(checkpoint: Checkpoint, alpha: float, target: Path) -> Conversion:
     tensors: dict[str, Tensor] = {}
-    ranks: dict[str, int] = {}
-    alphas: dict[str, float] = {}
+    recipes: dict[str, Recipe] = {}
     for path, (A_values, B_values) in checkpoint.pairs.items():
         names = (EMBEDDING_A, EMBEDDING_B) if path.rpartition(".")[2] in _EMBEDDINGS else (A, B)
         count = len(A_values) // B_values.shape[-1]
         spread = B_values if count == 1 else _spread(path, count, B_values)
         tensors |= dict(zip((f"{PREFIX}{path}.{name}" for name in names), (A_values, spread), strict=True))
-        ranks[path], alphas[path] = len(A_values), alpha * count
-    heads = [path for path in _owners(checkpoint.others) if path not in ranks]
+        recipes[path] = Recipe(len(A_values), alpha * count)
+    heads = [path for path in _owners(checkpoint.others) if path not in recipes]
     for name, tensor in checkpoint.others.items():
         path, _, leaf = name.rpartition(".")
         tensors[f"{PREFIX}{path}.{leaf}" if path in heads else f"{PREFIX}{path}.base_layer.{leaf}"] = tensor
-    rank, usual = Counter(zip(ranks.values(), alphas.values(), strict=True)).most_common(1)[0][0]
+    usual, ranks, alphas = usual_and_others({f"^{re.escape(path)}": each for path, each in recipes.items()})
     config = PeftConfig(
-        rank=rank,
-        alpha=usual,
+        rank=usual.rank,
+        alpha=usual.alpha,
         bias="lora_only" if len(heads) < len(_owners(checkpoint.others)) else "none",
-        targets=tuple(ranks),
-        rank_pattern={f"^{re.escape(path)}": each for path, each in ranks.items() if each != rank},
-        alpha_pattern={f"^{re.escape(path)}": each for path, each in alphas.items() if each != usual},
+        targets=tuple(recipes),
+        rank_pattern=ranks,
+        alpha_pattern=alphas,
         modules_to_save=tuple(heads),
     )
     return _write_folder(target, config.to_json(), tensors)

@@ -7,12 +7,12 @@ import torch
 from torch import Tensor
 
 from loralab.core.adapter import SHARED
-from loralab.core.updates.factors import SharedMatrices
+from loralab.core.updates.factors import SharedMatrices, Spot
 from loralab.core.updates.update import WHOLE
 from loralab.errors import AdapterFileError
 from loralab.files.tensor_checks import listed, problems_of
 from loralab.formats.peft.vera_config import parse_vera
-from loralab.formats.record import ModuleRecord, PartRecord, delta_of_record
+from loralab.formats.record import ModuleRecord, PartRecord
 from loralab.formats.sidecar import Sidecar
 from loralab.formats.updates import FilePair
 from loralab.methods.vera import A_NAME, B_NAME, LAMBDA_B, LAMBDA_D, ScaledProjections
@@ -24,7 +24,7 @@ def local_keys(path: str, part: str, record: PartRecord, shared: SharedMatrices 
     if not record.kind:
         return {name: f"{stem}.{name}" for name in ("lora_A", "lora_B")}
     O, I = _shape(stem, record)  # noqa: E741
-    blank = delta_of_record(record, O, I, torch.device("meta"), shared)
+    blank = record.blank(Spot(stem, record.recipe, O, I, torch.device("meta"), shared=shared))
     return {name: f"{stem}.{name}" for name, _ in blank.stored()}
 
 
@@ -48,7 +48,7 @@ def special_pairs(
             continue
         stem = path if part == WHOLE else f"{path}.{part}"
         O, I = _shape(stem, each)  # noqa: E741
-        delta = delta_of_record(each, O, I, torch.device("cpu"), shared)
+        delta = each.blank(Spot(stem, each.recipe, O, I, torch.device("cpu"), shared=shared))
         expected = {f"{stem}.{name}": tuple(tensor.shape) for name, tensor in delta.stored()}
         problems = problems_of({key: tensors[key] for key in expected if key in tensors}, expected)
         if problems:
@@ -59,7 +59,7 @@ def special_pairs(
         plain = delta.eval().as_lora()
         keys = f"{stem}.A", f"{stem}.B"
         A, B = plain.lora_A.detach(), plain.lora_B.detach()
-        yield FilePair(stem, record.module_kind, keys, A, B, plain.recipe, each.rows)
+        yield FilePair(stem, record.kind, keys, A, B, plain.recipe, each.rows)
 
 
 # -- VeRA in PEFT's names ---------------------------------------------------------------------------------------

@@ -12,14 +12,14 @@ from dataclasses import dataclass, field
 from torch import Tensor, nn
 
 from loralab.core.names import modules_by_path
-from loralab.core.updates.build import is_linear, linear_shape
-from loralab.core.updates.factors import Recipe
+from loralab.core.updates.build import is_linear, kind_of, linear_shape
+from loralab.core.updates.factors import Recipe, usual_and_others
 from loralab.core.updates.update import WHOLE, Update, tensor_of
 from loralab.errors import AdapterFileError, SpecError
 from loralab.files.tensor_checks import is_finite, listed
 from loralab.files.tensors import TensorFile
 from loralab.formats.peft.layout import fill
-from loralab.formats.record import ModuleRecord, PartRecord, adapted_tensors, has_tensor, kind_of, rows_of, runs_of
+from loralab.formats.record import ModuleRecord, PartRecord, adapted_tensors, has_tensor, rows_of, runs_of
 from loralab.methods.lora import LoRA
 from loralab.methods.ties import tie_notes
 from loralab.methods.wide_ranks import rank_notes
@@ -111,7 +111,7 @@ def _record(
     model: nn.Module, path: str, module: nn.Module, recipe: Recipe, pair: tuple[Tensor, Tensor]
 ) -> ModuleRecord | None:
     """The structure that a pair of this shape has at this module, or None if it does not fit."""
-    R, kind = recipe.rank, kind_of(module, {WHOLE: None})
+    R, kind = recipe.rank, kind_of(module)
     shapes = tuple(pair[0].shape), tuple(pair[1].shape)
     whole = ModuleRecord(kind, {WHOLE: PartRecord(recipe)})
     if kind == "embedding":
@@ -163,18 +163,18 @@ def _add_others(
 
 
 def _spec(updates: Mapping[str, Update], heads: list[str], alpha: float, rank_stabilized: bool) -> LoRA:
-    ranks = {path: update.factors_of(part).recipe.rank for path, update in updates.items() for part in update.parts}
+    recipes = {path: update.factors_of(part).recipe for path, update in updates.items() for part in update.parts}
+    usual, ranks, _ = usual_and_others(recipes)
     targets = [
         path if WHOLE in update.parts else f"{path}[{','.join(update.parts)}]"
         for path, update in updates.items()
         if len(update.parts)
     ]
-    usual = max(ranks.values(), key=list(ranks.values()).count)
     return LoRA(
-        rank=usual,
+        rank=usual.rank,
         alpha=alpha,
         targets=targets,
-        rank_pattern={path: rank for path, rank in ranks.items() if rank != usual},
+        rank_pattern=ranks,
         bias="lora_only"
         if any("bias" in each.replacements() for each in updates.values() if len(each.parts))
         else "none",

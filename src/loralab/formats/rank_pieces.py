@@ -14,7 +14,7 @@ from torch import Tensor
 from loralab.core.thin import Balanced, balance
 from loralab.core.updates.factors import Recipe
 from loralab.core.updates.update import WHOLE
-from loralab.formats.peft.layout import IN_PROJECTION, packed_alpha
+from loralab.formats.peft.layout import IN_PROJECTION
 from loralab.formats.record import ModuleRecord, rows_of
 from loralab.formats.sidecar import Sidecar
 from loralab.formats.updates import FilePair
@@ -83,7 +83,7 @@ def pieces_of(pair: FilePair, sidecar: Sidecar | None, own_layout: bool) -> list
     record = None if sidecar is None else sidecar.modules.get(path)
     if output and record is not None:
         return list(_output_piece(path, pair, record))
-    if own_layout or record is None or WHOLE in record.parts or record.module_kind not in ("linear", "attention"):
+    if own_layout or record is None or WHOLE in record.parts or record.kind not in ("linear", "attention"):
         path, part = _place(pair.name, sidecar)
         return [Piece(path if part == WHOLE else f"{path}[{part}]", path, part, pair)]
     return list(_packed_pieces(path, pair, record))
@@ -159,7 +159,5 @@ def resized_record(record: ModuleRecord, ranks: Mapping[str, int]) -> ModuleReco
     """The record with other ranks by part, every scale as it was."""
     parts = {}
     for part, each in record.parts.items():
-        recipe, rank = each.recipe, ranks.get(part, each.recipe.rank)
-        alpha = packed_alpha(recipe, rank, recipe.rank_stabilized)
-        parts[part] = replace(each, recipe=replace(recipe, rank=rank, alpha=alpha))
+        parts[part] = replace(each, recipe=each.recipe.at_rank(ranks.get(part, each.recipe.rank)))
     return replace(record, parts=parts)

@@ -7,8 +7,7 @@ alone could raise it exactly, would get no gradient for ever. An update that has
 
 import math
 import re
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from typing import Any
 from torch import Tensor
 
 from loralab.core.thin import distance, norm, rank_for_energy
+from loralab.core.updates.factors import usual_and_others
 from loralab.errors import AdapterFileError, SpecError
 from loralab.files.tensor_writing import write_tensors
 from loralab.files.tensors import read_tensors
@@ -24,7 +24,6 @@ from loralab.formats.folder import TENSORS_NAME, config_content, plain_folder, t
 from loralab.formats.peft.beside_base import refuse_without_base
 from loralab.formats.peft.config import CONFIG_NAME, OWN_TYPE, PeftConfig, parse_config, read_json
 from loralab.formats.peft.dialects import as_plain_lora
-from loralab.formats.peft.layout import packed_alpha
 from loralab.formats.peft.reading import plain_names
 from loralab.formats.peft.vera_config import is_vera
 from loralab.formats.peft.writing import PREFIX
@@ -206,22 +205,11 @@ def _count(pairs: Sequence[tuple[Tensor, Tensor]]) -> int:
 def _resized_config(adapter: Resizable, ranks: Mapping[str, int]) -> dict[str, Any]:
     """PEFT's configuration as it was, but for ranks and alphas."""
     config = parse_config(adapter.config, str(adapter.source / CONFIG_NAME))
-    recipes = {entry: config.recipe(entry) for entry in ranks}
-    alphas = {name: packed_alpha(recipes[name], rank, config.rank_stabilized) for name, rank in ranks.items()}
-    rank, alpha, rank_pattern, alpha_pattern = _patterns(ranks, alphas, lambda name: "^" + re.escape(name))
-    resized = replace(config, rank=rank, alpha=alpha, rank_pattern=rank_pattern, alpha_pattern=alpha_pattern).to_json()
+    recipes = {"^" + re.escape(name): config.recipe(name).at_rank(rank) for name, rank in ranks.items()}
+    usual, others, alphas = usual_and_others(recipes)
+    resized = replace(config, rank=usual.rank, alpha=usual.alpha, rank_pattern=others, alpha_pattern=alphas).to_json()
     names = ("r", "lora_alpha", "rank_pattern", "alpha_pattern")
     return dict(adapter.config) | {name: resized[name] for name in names}
-
-
-def _patterns(
-    ranks: Mapping[str, int], alphas: Mapping[str, float], key: Callable[[str], str]
-) -> tuple[int, float, dict[str, int], dict[str, float]]:
-    """(the usual rank, its alpha, the ranks and the alphas of whatever has others)."""
-    usual = Counter((ranks[name], alphas[name]) for name in ranks).most_common(1)[0][0]
-    other_ranks = {key(name): rank for name, rank in ranks.items() if rank != usual[0]}
-    other_alphas = {key(name): alpha for name, alpha in alphas.items() if alpha != usual[1]}
-    return *usual, other_ranks, other_alphas
 
 
 def _resized_sidecar(
@@ -234,9 +222,10 @@ def _resized_sidecar(
     if lost:
         raise AdapterFileError(f"{SIDECAR_NAME} says nothing of {', '.join(lost)}, which the tensor file holds")
     modules = {path: resized_record(record, by_path.get(path, {})) for path, record in sidecar.modules.items()}
-    recipes = {piece.name: modules[piece.path].parts[piece.part].recipe for piece in pieces}
-    ranks, alphas = ({name: getattr(each, field) for name, each in recipes.items()} for field in ("rank", "alpha"))
-    fields = dict(zip(("rank", "alpha", "rank_pattern", "alpha_pattern"), _patterns(ranks, alphas, str), strict=True))
+    usual, others, alphas = usual_and_others(
+        {piece.name: modules[piece.path].parts[piece.part].recipe for piece in pieces}
+    )
+    fields = {"rank": usual.rank, "alpha": usual.alpha, "rank_pattern": others, "alpha_pattern": alphas}
     method = _resized_method(sidecar.method, fields)
     return replace(sidecar, modules=modules, method=method, notes=[*sidecar.notes, why])
 

@@ -16,7 +16,7 @@ from loralab.errors import AdapterFileError, SpecError
 from loralab.files.values import flag, listing, mapping, text, texts
 from loralab.formats.fingerprint import Fingerprint
 from loralab.formats.peft.config import read_json
-from loralab.formats.record import TOKENS, ModuleRecord
+from loralab.formats.record import ModuleRecord
 from loralab.formats.tokens import check_leaders, recorded_rows
 from loralab.methods.table import SPECS
 
@@ -98,7 +98,7 @@ def read_sidecar(folder: Path) -> Sidecar | None:
             tuple(texts(content.get("labels", []), "labels")),
         )
         check_leaders(
-            {path: recorded_rows(each.settings) for path, each in read.modules.items() if each.kind == TOKENS}
+            {path: recorded_rows(each.settings) for path, each in read.modules.items() if each.kind == "token rows"}
         )
     except (KeyError, TypeError) as problem:
         raise AdapterFileError(f"{path} is damaged ({problem!r}); save the adapter again") from problem

@@ -282,7 +282,7 @@ def _plain_own_pairs(
         if each.kind:
             continue
         if keys[0] in whole:
-            yield FilePair(name, record.module_kind, keys, whole[keys[0]], whole[keys[1]], each.recipe, each.rows)
+            yield FilePair(name, record.kind, keys, whole[keys[0]], whole[keys[1]], each.recipe, each.rows)
         elif not set(keys) <= found.tensors.keys():
             what = f"{name} has a low-rank update in {SIDECAR_NAME}, but none in the file"
             found.findings.append(Finding("error", found.file, what, AGAIN))

@@ -141,7 +141,7 @@ def _plain_pairs(folder: Path, path: str, record: ModuleRecord, tensors: Mapping
             continue
         if not all(key in tensors for key in keys):
             raise AdapterFileError(f"{folder} lacks {' or '.join(keys)}; get it again")
-        yield FilePair(name, record.module_kind, keys, tensors[keys[0]], tensors[keys[1]], each.recipe, each.rows)
+        yield FilePair(name, record.kind, keys, tensors[keys[0]], tensors[keys[1]], each.recipe, each.rows)
 
 
 _VARIED = (LoRA, FullFineTune, BottleneckAdapter)

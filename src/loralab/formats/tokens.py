@@ -1,6 +1,6 @@
 """Trained rows of embeddings as loralab.json records them, and filled from a file."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -15,13 +15,8 @@ Rows = tuple[tuple[int, ...], str]
 """The indices of a module's trained rows, and the path of the module whose rows it shares, or nothing."""
 
 
-def settings_of_rows(indices: Sequence[int], follows: str) -> dict[str, Any]:
-    """As plain JSON."""
-    return {"indices": list(indices)} | ({"follows": follows} if follows else {})
-
-
 def recorded_rows(settings: Mapping[str, Any]) -> Rows:
-    """The inverse; TypeError for what cannot be."""
+    """From the settings of a `TokenUpdate`; TypeError for what cannot be."""
     indices = sizes(settings.get("indices"), "indices")
     if not indices or len(set(indices)) < len(indices):
         raise TypeError(f"indices is {list(indices)}, and must name rows, each once")

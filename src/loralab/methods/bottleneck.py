@@ -55,6 +55,7 @@ STYLES = {
 class BottleneckUpdate(Update):
     """The module's output h [..., d] becomes h + Up·σ(Down·norm(h) + b) + c."""
 
+    kind = "bottleneck"
     why_not_merged: ClassVar[str] = "a layer with a nonlinearity in it, which no weight can take up"
 
     def __init__(self, width: int, size: int, style: str, device: torch.device) -> None:
@@ -67,6 +68,9 @@ class BottleneckUpdate(Update):
         tensors = {name: torch.zeros(shape, device=device) for name, shape in shapes.items()}
         super().__init__({}, added=tensors)
         self.width, self.size, self.style = width, size, style
+
+    def settings(self) -> dict[str, Any]:
+        return {"width": self.width, "size": self.size, "style": self.style}
 
     def reset(self) -> None:
         """Down ~ U(±1/√d), the trained norm at (1, 0), everything else zero: the layer adds nothing."""

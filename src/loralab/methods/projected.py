@@ -17,15 +17,17 @@ several batches (`accumulate`): the choice is by their sum.
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
 from loralab.core.adapter import Plan
 from loralab.core.names import modules_by_path, unwrapped
+from loralab.core.projected_linear import projected_linear, wide_linear
 from loralab.core.projection import Projection
 from loralab.core.updates.build import is_linear, linear_shape
+from loralab.core.updates.low_rank import is_plain_product
 from loralab.core.updates.update import WHOLE, Update
 from loralab.errors import SpecError
 from loralab.methods.full import FullFineTune
@@ -76,6 +78,48 @@ class ProjectedWeight:
         return stored.T if self.stored_transposed else stored
 
 
+class ProjectedUpdate(Update):
+    """Trained copies of a dense layer's tensors, whose weight's gradient comes projected once it is told how.
+
+    Full gradients, which a new projection is chosen from, come to the weight itself; projected ones to `stand_in`.
+    """
+
+    def __init__(self, site: ProjectedWeight, copied: Update) -> None:
+        """Of the layer at `site`, with the trained copies that full fine-tuning made, themselves."""
+        super().__init__({})
+        self.replaced = copied.replaced
+        self.site = site
+        self._by: tuple[Projection, nn.Parameter] | None = None
+
+    def project(self, projection: Projection | None, stand_in: nn.Parameter) -> None:
+        """From now on the gradient comes projected, to `stand_in`; in full for None."""
+        self._by = None if projection is None else (projection, stand_in)
+
+    @property
+    def weight(self) -> nn.Parameter:
+        """The trained copy."""
+        weight = self.replacements()[WHOLE]
+        assert isinstance(weight, nn.Parameter)
+        return weight
+
+    def forward(self, base: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        """The dense layer; how its gradient will be formed is decided here."""
+        x = args[0]
+        if kwargs or not torch.is_grad_enabled() or not is_plain_product(base, x):
+            return super().forward(base, *args, **kwargs)
+        W_OI, bias = self.site.torch_layout(self.weight), self.replacements().get("bias")
+        if self._by is None:
+            return wide_linear(x, W_OI, bias)
+        projection, stand_in = self._by
+        return projected_linear(x, W_OI, bias, stand_in, projection, self.site.of_outputs)
+
+    def stored_form(self) -> Update:
+        """What it learns is copies, however their gradients come."""
+        stored = Update({})
+        stored.replaced = self.replaced
+        return stored
+
+
 @dataclass(frozen=True)
 class ProjectedFineTune(FullFineTune, ABC):
     """What an optimizer on projected gradients is told. Use `Grass` or `GaLore`."""
@@ -120,7 +164,8 @@ class ProjectedFineTune(FullFineTune, ABC):
         )
         whole = sum(weight.rank == weight.shape[0] for weight in weights.values())
         also = (f"{whole} of them have no more than {self.rank} rows and train whole",) if whole else ()
-        return replace(plan, notes=(*plan.notes, note, *also))
+        moved = {path: ProjectedUpdate(each, plan.updates[path]) for path, each in weights.items()}
+        return replace(plan, updates={**plan.updates, **moved}, notes=(*plan.notes, note, *also))
 
     @abstractmethod
     def choose(self, G_MN: Tensor, rank: int, generator: torch.Generator) -> Projection:

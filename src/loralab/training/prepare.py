@@ -30,14 +30,13 @@ from loralab.tasks.example import Conversation, Examples, weight_of
 from loralab.tasks.label_order import in_order_of
 from loralab.tasks.table import Task, open_task
 from loralab.training.config import TrainConfig
-from loralab.training.consistency import consistency_weight
 from loralab.training.data import TrainingData
 from loralab.training.data_record import Record, record_data
 from loralab.training.eva_start import attach_from_data
 from loralab.training.held_out import held_out_split, with_validation
 from loralab.training.invocations import check_invoked
 from loralab.training.loop import Trainee
-from loralab.training.neighbour_cosine import neighbour_cosine
+from loralab.training.objective import objective_for
 from loralab.training.projected_adamw import optimizer_for
 from loralab.training.start import start_from
 
@@ -93,10 +92,8 @@ def prepare(config: TrainConfig, dtype: str, labels: Sequence[str] = ()) -> Prep
     notes += check_invoked(data.encoded, adapter.invocation)
     if config.gradient_checkpointing:
         loaded.model.activation_checkpointing_enable({"use_reentrant": False})
-    optimizer = optimizer_for(adapter, loaded.model, config)
-    regularizer = neighbour_cosine(loaded.model, config.cosine_penalty)
-    consistency = consistency_weight(config.consistency, config.method, task.kind)
-    trainee = Trainee(loaded.model, adapter, optimizer, data, task.kind, regularizer, consistency)
+    objective = objective_for(config, loaded.model, task.kind)
+    trainee = Trainee(loaded.model, adapter, optimizer_for(adapter, config), data, objective)
     said = (*notes, *adapter.notes, *said)
     record = record_data(task, config.data, _splits_read(config, task))
     talks = isinstance(task.examples("train", 1)[0], Conversation)

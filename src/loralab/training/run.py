@@ -19,7 +19,6 @@ from loralab.training.loop import run_steps
 from loralab.training.observer import RunObserver, measured
 from loralab.training.prepare import Prepared, made_fast, prepare
 from loralab.training.progress import RunProgress
-from loralab.training.projected_adamw import closing_notes
 from loralab.training.record import write_record
 from loralab.training.resting_tokens import resting_notes
 
@@ -118,7 +117,7 @@ def _finish(config: TrainConfig, observer: RunObserver) -> TrainResult:
     replace_processor(prepared.loaded.processor, folder.path)
     draw_curves(read_journal(folder.metrics), folder.curves, f"{config.model} on {config.task}, {config.method}")
     sizes = parameter_counts(prepared.trainee.adapter, prepared.loaded.model)
-    closing = [*closing_notes(prepared.trainee.optimizer), *resting_notes(prepared.trainee.adapter)]
+    closing = [*prepared.trainee.optimizer.closing_notes(), *resting_notes(prepared.trainee.adapter)]
     for note in closing:
         observer.progress.say(note)
     result = TrainResult(

@@ -16,7 +16,6 @@ suggested/             the adapter with ranks per module: all σ² in one pool, 
 suggested.toml         these ranks, for `loralab train --config`
 """
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -29,6 +28,7 @@ from loralab.analysis.adapters.parts import Truncation, has_more, switched_off
 from loralab.core.adapter import Adapter
 from loralab.core.attach import detach
 from loralab.core.thin import pooled_ranks
+from loralab.core.updates.factors import usual_and_others
 from loralab.errors import SpecError
 from loralab.files.whole import refuse_occupied, write_json, write_text
 from loralab.formats.folder import load
@@ -194,20 +194,20 @@ def _summary(resized: Resized) -> dict[str, Any]:
 
 def _toml(files: Resizable, ranks: Mapping[str, int], knee: Point) -> str:
     """Ranks, and alphas such that every scale stays what it was trained with."""
-    scales = {piece.name: piece.recipe.scale for piece in files.pieces}
     stabilised = files.rank_stabilized
-    alphas = {name: scales[name] * (rank**0.5 if stabilised else rank) for name, rank in ranks.items()}
-    rank, alpha = Counter((ranks[name], alphas[name]) for name in ranks).most_common(1)[0][0]
+    usual, others, alphas = usual_and_others(
+        {piece.name: piece.recipe.at_rank(ranks[piece.name], stabilised) for piece in files.pieces}
+    )
     lines = [
         f"# as many directions per module as hold the energy of rank {knee.rank} of {files.source};",
         "# for loralab train --config, with the same targets",
-        f"rank = {rank}",
-        f"alpha = {float(alpha)!r}",
+        f"rank = {usual.rank}",
+        f"alpha = {float(usual.alpha)!r}",
         *(["rank_stabilized = true"] if stabilised else []),
         "\n[rank_pattern]",
-        *(f'"{name}" = {each}' for name, each in ranks.items() if each != rank),
+        *(f'"{name}" = {each}' for name, each in others.items()),
         "\n[alpha_pattern]",
-        *(f'"{name}" = {float(each)!r}' for name, each in alphas.items() if each != alpha),
+        *(f'"{name}" = {float(each)!r}' for name, each in alphas.items()),
     ]
     return "\n".join(lines) + "\n"
 

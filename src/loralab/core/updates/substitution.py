@@ -20,6 +20,8 @@ ATTENTION_PARTS = ("q", "k", "v", "out")
 class ParameterUpdate(Update):
     """ΔP of raw parameters by name: [O, I], or one matrix per expert, [E, O, I] ([E, I, O] if transposed)."""
 
+    kind = "parameters"
+
     def __init__(self, parts: Mapping[str, Factors], stored_transposed: bool = False) -> None:
         super().__init__(parts)
         self.stored_transposed = stored_transposed
@@ -35,6 +37,8 @@ class ParameterUpdate(Update):
 
 class AttentionUpdate(Update):
     """ΔW of q, k, v (rows of `in_proj_weight`, or three weights where their widths differ) and of the output."""
+
+    kind = "attention"
 
     def deltas(self, base: nn.Module) -> dict[str, Tensor]:
         found = {}

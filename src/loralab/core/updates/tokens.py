@@ -26,6 +26,7 @@ TOKEN_ROWS = "token_rows"
 class TokenUpdate(Update):
     """R [T, H] in the place of the rows `indices` of a weight [V, H]: of an embedding, or of a dense layer over it."""
 
+    kind = "token rows"
     adds_up = False
 
     def __init__(self, indices: Sequence[int], width: int, device: torch.device, follows: str = "") -> None:
@@ -35,6 +36,9 @@ class TokenUpdate(Update):
         self.follows = follows
         """The path of the module whose R this one computes with; empty where R is its own."""
         self.register_buffer("chosen_T", torch.tensor(self.indices, device=device), persistent=False)
+
+    def settings(self) -> dict[str, Any]:
+        return settings_of_rows(self.indices, self.follows)
 
     # -- R ----------------------------------------------------------------------------------------------------
 
@@ -118,6 +122,11 @@ class TokenUpdate(Update):
         h: Tensor = self.call(base, x)
         added = F.linear(x, self._difference(tensor_of(base, WHOLE)).to(x.dtype))
         return h.index_add(-1, self._chosen(), added.to(h.dtype))
+
+
+def settings_of_rows(indices: Sequence[int], follows: str) -> dict[str, Any]:
+    """The chosen rows, and the path of the module whose rows they share or nothing, as plain JSON."""
+    return {"indices": list(indices)} | ({"follows": follows} if follows else {})
 
 
 def is_plain_lookup(base: nn.Module) -> bool:

@@ -17,6 +17,7 @@ from torch.func import functional_call
 
 from loralab.core.rows.invocation import Starts
 from loralab.core.updates.factors import Factors, LowRankDelta
+from loralab.core.updates.kinds import Kind
 from loralab.errors import AdapterStateError
 from loralab.nn.wide import Added
 
@@ -27,6 +28,8 @@ WHOLE = "weight"
 class Update(nn.Module):
     """Factors by part of the module, full replacements by tensor name, and tensors of its own."""
 
+    kind: ClassVar[Kind] = "replacement"
+    """What files call it, with those of its subclasses that do the same more cleverly."""
     why_not_merged: ClassVar[str] = ""
     """Why the base's weights cannot take this update up; empty where they can."""
     invocation: tuple[int, ...] = ()
@@ -117,6 +120,10 @@ class Update(nn.Module):
                 yield _local(part, name), tensor
         yield from self.added.named_parameters()
         yield from self.replacements().items()
+
+    def settings(self) -> dict[str, Any]:
+        """What makes its like, beside its kind and its parts, as plain JSON."""
+        return {}
 
     @property
     def only_replaces(self) -> bool:

@@ -194,17 +194,6 @@ def fill(factors: Factors, A_values: Tensor, B_values: Tensor) -> None:
         factors.lora_B.copy_(B_values)
 
 
-def packed_alpha(recipe: Recipe, rank: int, rank_stabilized: bool) -> float:
-    """The alpha that gives another rank this recipe's scale."""
-    if rank_stabilized and not recipe.rank_stabilized:
-        return recipe.scale * math.sqrt(rank)
-    if not rank_stabilized and recipe.rank_stabilized:
-        return recipe.scale * rank
-    if rank_stabilized:
-        return recipe.alpha * math.sqrt(rank / recipe.rank)
-    return recipe.alpha * rank / recipe.rank
-
-
 # -- one factor pair ------------------------------------------------------------------------------------------
 
 
@@ -217,7 +206,7 @@ def _entry(
     recipe: Recipe, rank: int, rank_stabilized: bool, tensors: Mapping[str, Tensor], parameter: str | None = None
 ) -> Packed:
     detached = {key: tensor.detach() for key, tensor in tensors.items()}
-    return Packed(parameter, rank, packed_alpha(recipe, rank, rank_stabilized), rank_stabilized, detached)
+    return Packed(parameter, rank, recipe.at_rank(rank, rank_stabilized).alpha, rank_stabilized, detached)
 
 
 # -- parts of a fused projection ------------------------------------------------------------------------------

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from loralab.core.names import class_name, modules_by_path, unwrapped
-from loralab.core.updates.build import is_linear, linear_shape
-from loralab.core.updates.factors import Outline, Recipe, SharedMatrices
+from loralab.core.updates.build import Site, build, is_linear, linear_shape
+from loralab.core.updates.factors import LowRankDelta, Recipe, SharedMatrices, Spot
 from loralab.core.updates.low_rank import LinearUpdate
 from loralab.core.updates.update import WHOLE, Update, device_of
 from loralab.errors import AdapterFileError
@@ -301,12 +301,14 @@ def _filled(reading: Reading, plot: Plot, recipe: Recipe, shared: SharedMatrices
     return updates
 
 
-def _update(reading: Reading, plot: Plot, target: PeftTarget, recipe: Recipe, shared: SharedMatrices) -> LinearUpdate:
-    (outputs, inputs), device = linear_shape(target.module), device_of(target.module)
-    delta = ScaledProjections.blank(Outline(recipe, outputs, inputs, device, shared))
-    for name in (LAMBDA_B, LAMBDA_D):
-        setattr(delta, name, nn.Parameter(_wide(reading.tensors[plot.stem(target) + name], device)))
-    return LinearUpdate({WHOLE: delta}, outputs, stored_transposed=not hasattr(target.module, "out_features"))
+def _update(reading: Reading, plot: Plot, target: PeftTarget, recipe: Recipe, shared: SharedMatrices) -> Update:
+    def filled(spot: Spot) -> LowRankDelta:
+        delta = ScaledProjections.blank(replace(spot, shared=shared))
+        for name in (LAMBDA_B, LAMBDA_D):
+            setattr(delta, name, nn.Parameter(_wide(reading.tensors[plot.stem(target) + name], spot.device)))
+        return delta
+
+    return build(Site(target.path, target.module, {WHOLE: recipe}, make=filled, blank=True))
 
 
 def _wide(tensor: Tensor, device: torch.device) -> Tensor:

@@ -4,14 +4,13 @@ What PEFT can express is written so that PEFT computes the same function; `why_n
 """
 
 import re
-from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from torch import Tensor, nn
 
 from loralab.core.names import class_name, modules_by_path, unwrapped
-from loralab.core.updates.factors import Recipe
+from loralab.core.updates.factors import usual_and_others
 from loralab.core.updates.low_rank import LinearUpdate
 from loralab.core.updates.magnitude import Magnitude
 from loralab.core.updates.update import WHOLE, Update
@@ -120,20 +119,20 @@ def _config(
         for path, packed in entries.items()
         for each in packed
     }
-    usual_rank, usual_alpha = _usual(each.recipe for each in named.values())
+    usual, ranks, alphas = usual_and_others({_anchored(name): each.recipe for name, each in named.items()})
     invocation = next((update.invocation for update in updates.values() if update.invocation), ())
     modules = [path for path, packed in entries.items() if all(each.parameter is None for each in packed)]
     there = list(modules_by_path(model)) if model is not None else None
     targets: str | tuple[str, ...] = shortest_names(modules, there) if there is not None else tuple(modules)
     return PeftConfig(
-        rank=usual_rank,
-        alpha=usual_alpha,
+        rank=usual.rank,
+        alpha=usual.alpha,
         dropout=0.0 if len(modules) < len(entries) else dropout,
-        rank_stabilized=next(iter(named.values())).rank_stabilized,
+        rank_stabilized=usual.rank_stabilized,
         bias=trained_biases(updates),
         targets=targets,
-        rank_pattern={_anchored(name): each.rank for name, each in named.items() if each.rank != usual_rank},
-        alpha_pattern={_anchored(name): each.alpha for name, each in named.items() if each.alpha != usual_alpha},
+        rank_pattern=ranks,
+        alpha_pattern=alphas,
         modules_to_save=tuple(heads),
         target_parameters=tuple(name for name, each in named.items() if each.parameter is not None),
         base_model=base_name(model),
@@ -183,10 +182,6 @@ def shortest_names(paths: Sequence[str], there: Sequence[str]) -> str | tuple[st
     names = list(dict.fromkeys(names))
     matched = {other for other in there for name in names if other == name or other.endswith("." + name)}
     return tuple(names) if matched <= chosen else "|".join(re.escape(path) for path in paths)
-
-
-def _usual(recipes: Iterable[Recipe]) -> tuple[int, float]:
-    return Counter((recipe.rank, recipe.alpha) for recipe in recipes).most_common(1)[0][0]
 
 
 def _anchored(name: str) -> str:

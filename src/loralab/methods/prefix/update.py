@@ -82,11 +82,15 @@ class Shared:
 class BlockPrefixUpdate(Update):
     """Before this block the activations at the trained positions are replaced by trained ones [S, d]."""
 
+    kind = "prefix of a block"
     why_not_merged: ClassVar[str] = "trained activations in place of computed ones, which are no weights"
 
     def __init__(self, positions: int, width: int, device: torch.device) -> None:
         super().__init__({}, added={"activations": torch.zeros(positions, width, device=device)})
         self.positions, self.width, self.shared = positions, width, Shared()
+
+    def settings(self) -> dict[str, Any]:
+        return {"positions": self.positions, "width": self.width}
 
     def forward(self, base: nn.Module, *args: Any, **kwargs: Any) -> Any:
         places = self.shared.places
@@ -108,12 +112,17 @@ class BlockPrefixUpdate(Update):
 class PrefixUpdate(Update):
     """The body of a model, run on its tokens with trained embeddings [S, d] among them."""
 
+    kind = "prefix"
     why_not_merged: ClassVar[str] = "positions put into the sequence, which are no weights"
 
     def __init__(self, prefix: int, infix: int, width: int, device: torch.device, keeps_first: bool) -> None:
         super().__init__({}, added={"embeddings": torch.zeros(prefix + infix, width, device=device)})
         self.prefix, self.infix, self.width, self.keeps_first = prefix, infix, width, keeps_first
         self.shared = Shared()
+
+    def settings(self) -> dict[str, Any]:
+        lengths = {"prefix": self.prefix, "infix": self.infix}
+        return lengths | {"width": self.width, "keeps_first": self.keeps_first}
 
     @property
     def positions(self) -> int:
