@@ -21,7 +21,7 @@ MOST_ROWS = 200
 
 
 @dataclass(frozen=True)
-class Table:
+class ResultTable:
     """Columns, and rows of numbers, words or None."""
 
     columns: Sequence[str]
@@ -37,7 +37,7 @@ class Section:
     title: str
     folder: Path
     facts: Mapping[str, Any] = field(default_factory=dict)
-    tables: Sequence[Table] = ()
+    tables: Sequence[ResultTable] = ()
     sentences: Sequence[str] = ()
     lines: Lines = field(default_factory=dict)
     pictures: Sequence[Path] = ()
@@ -141,7 +141,7 @@ def _comparison(marker: str, folder: Path, content: dict[str, Any]) -> Section:
     claims = [_claim(each) for each in content.get("claims", ())]
     pictures = sorted(folder.glob("*.png"))
     return Section(
-        "comparison", folder.name, folder, tables=[Table(columns, rows)], sentences=claims, pictures=pictures
+        "comparison", folder.name, folder, tables=[ResultTable(columns, rows)], sentences=claims, pictures=pictures
     )
 
 
@@ -160,7 +160,7 @@ def _latency(marker: str, folder: Path, content: dict[str, Any]) -> Section:
     names = ["batch", "sequence", "contender", "size", "milliseconds", "ratio", "ratio_low", "ratio_high"]
     rows = [[row.get(name) for name in names] for row in content.get("rows", ())]
     facts = {name: content.get(name) for name in ("model", "dtype", "threads", "random_weights")}
-    table = Table(names, rows[:MOST_ROWS], max(len(rows) - MOST_ROWS, 0))
+    table = ResultTable(names, rows[:MOST_ROWS], max(len(rows) - MOST_ROWS, 0))
     return Section(marker, folder.name, folder, facts, [table], pictures=sorted(folder.glob("latency*.png")))
 
 
@@ -185,7 +185,7 @@ def _scalars(content: Mapping[str, Any]) -> dict[str, Any]:
     return {name.replace("_", " "): value for name, value in content.items() if not isinstance(value, list | dict)}
 
 
-def _table(name: str, value: Any) -> Table | None:
+def _table(name: str, value: Any) -> ResultTable | None:
     """A list of objects has a row for each; an object of objects too, with the names in front."""
     if isinstance(value, dict):
         rows = [{name: key} | inner for key, inner in value.items() if isinstance(inner, dict)]
@@ -196,7 +196,7 @@ def _table(name: str, value: Any) -> Table | None:
     columns = [key for key, inner in rows[0].items() if not isinstance(inner, list | dict)]
     columns.sort(key=lambda column: not isinstance(rows[0][column], str))  # words in front of numbers
     shown = [[row.get(column) for column in columns] for row in rows[:MOST_ROWS]]
-    return Table([column.replace("_", " ") for column in columns], shown, max(len(rows) - MOST_ROWS, 0))
+    return ResultTable([column.replace("_", " ") for column in columns], shown, max(len(rows) - MOST_ROWS, 0))
 
 
 _ANALYSES = [name for name in HOW_TO_READ if name not in ("run", "comparison", "latency", "merge")]

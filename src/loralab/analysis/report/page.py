@@ -8,7 +8,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from loralab.analysis.report.collect import Lines, Section, Table
+from loralab.analysis.report.collect import Lines, ResultTable, Section
 from loralab.files.whole import write_text
 
 WIDTH, HEIGHT, LEFT, BOTTOM, EDGE = 720, 260, 56, 34, 10
@@ -61,12 +61,12 @@ def _facts(section: Section) -> str:
     return f'<dl class="facts">{entries}</dl>\n'
 
 
-def _folded(table: Table) -> str:
+def _folded(table: ResultTable) -> str:
     count = len(table.rows) + table.left_out
     return f"<details><summary>All {count} rows by {_text(table.columns[0])}</summary>{_table(table)}</details>\n"
 
 
-def _table(table: Table) -> str:
+def _table(table: ResultTable) -> str:
     first = table.rows[0] if table.rows else [""] * len(table.columns)
     head = "".join(_head(column, value) for column, value in zip(table.columns, first, strict=True))
     rows = "".join(f"<tr>{''.join(_cell(value) for value in row)}</tr>" for row in table.rows)

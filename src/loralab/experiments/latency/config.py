@@ -11,7 +11,7 @@ LARGEST = 10**6
 
 
 @dataclass(frozen=True, order=True)
-class Setting:
+class InputSize:
     """The size of the input of one forward pass."""
 
     batch: int
@@ -83,10 +83,10 @@ class LatencyConfig:
         if found:
             raise SpecError("this latency cannot be measured: " + "; ".join(found))
 
-    def all_settings(self) -> list[Setting]:
+    def all_settings(self) -> list[InputSize]:
         """Those named, then the rest of the grid, each once."""
-        named = [Setting(*map(int, text.lower().split("x"))) for text in self.settings]
-        grid = [Setting(batch, sequence) for sequence in self.sequences for batch in self.batches]
+        named = [InputSize(*map(int, text.lower().split("x"))) for text in self.settings]
+        grid = [InputSize(batch, sequence) for sequence in self.sequences for batch in self.batches]
         return list(dict.fromkeys([*named, *grid]))
 
 

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import torch
 
-from loralab.experiments.latency.config import LatencyConfig, Setting
+from loralab.experiments.latency.config import InputSize, LatencyConfig
 from loralab.experiments.latency.contenders import Contender, contenders
 from loralab.experiments.latency.model import TimedModel, forward_pass, timed_model
 from loralab.experiments.latency.operators import OperatorCount, compare_operators, record
 from loralab.experiments.latency.plot import draw_slow_down
 from loralab.experiments.latency.rounds import time_rounds
-from loralab.experiments.latency.rows import Latency, Machine, Row, as_answer, noise_of, rows_of
+from loralab.experiments.latency.rows import Latency, Machine, Timing, as_answer, noise_of, rows_of
 from loralab.experiments.latency.table import markdown
 from loralab.files.whole import write_json, write_text
 from loralab.machine import machine
@@ -38,7 +38,7 @@ def measure_latency(config: LatencyConfig, say: Say) -> Latency:
 
 
 def count_operators(
-    timed: TimedModel, among: Sequence[Contender], setting: Setting
+    timed: TimedModel, among: Sequence[Contender], setting: InputSize
 ) -> tuple[dict[Contender, int], dict[str, OperatorCount]]:
     """What each contender trains, and what it executes beside the first, which is the base."""
     call = forward_pass(timed.model, setting)
@@ -55,7 +55,7 @@ def _measure(config: LatencyConfig, timed: TimedModel, say: Say) -> Latency:
     among, settings = contenders(config.rank, config.sizes), config.all_settings()
     smallest = min(settings, key=lambda setting: setting.tokens)
     parameters, operators = count_operators(timed, among, smallest)
-    rows: list[list[Row]] = []
+    rows: list[list[Timing]] = []
     for setting in settings:
         say(f"{setting}: {len(among)} contenders, {config.rounds} rounds of {config.repeats} passes")
         call = forward_pass(timed.model, setting)

@@ -10,7 +10,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from loralab.errors import SpecError
-from loralab.experiments.latency.config import LatencyConfig, Setting
+from loralab.experiments.latency.config import InputSize, LatencyConfig
 from loralab.machine import choose_device
 from loralab.models.context import context_length
 from loralab.models.load import load_model, model_from_config
@@ -53,7 +53,7 @@ def timed_model(config: LatencyConfig) -> TimedModel:
     return found
 
 
-def forward_pass(model: PreTrainedModel, setting: Setting) -> Callable[[], object]:
+def forward_pass(model: PreTrainedModel, setting: InputSize) -> Callable[[], object]:
     """What runs `model` once on random tokens [batch, sequence], the same in every call, without autograd."""
     generator = torch.Generator().manual_seed(0)
     vocabulary = int(model.get_input_embeddings().get_parameter("weight").shape[0])
@@ -88,7 +88,7 @@ def _check_size(config: LatencyConfig, kind: str) -> None:
         )
 
 
-def _check_context(name: str, context: int | None, settings: Iterable[Setting]) -> None:
+def _check_context(name: str, context: int | None, settings: Iterable[InputSize]) -> None:
     too_long = [str(setting) for setting in settings if context is not None and setting.sequence > context]
     if too_long:
         raise SpecError(

@@ -16,7 +16,7 @@ from loralab.experiments.latency.contenders import (
     LORA_LIVE,
     LORA_MERGED,
 )
-from loralab.experiments.latency.rows import Row
+from loralab.experiments.latency.rows import Timing
 from loralab.pictures.picture import INK, colour_bar, picture, style
 
 PANELS = (
@@ -34,7 +34,7 @@ Line = tuple[str, int]
 """A contender and its size."""
 
 
-def draw_slow_down(rows: Sequence[Row], path: Path, title: str) -> None:
+def draw_slow_down(rows: Sequence[Timing], path: Path, title: str) -> None:
     """Draw slow-down in per cent over batches, one panel for each method and sequence length, and write it whole."""
     sequences = sorted({row.sequence for row in rows})
     batches = sorted({row.batch for row in rows})
@@ -57,7 +57,7 @@ def draw_slow_down(rows: Sequence[Row], path: Path, title: str) -> None:
         figure.align_ylabels(grid[:, 0])
 
 
-def _lines(rows: Sequence[Row], labels: dict[str, str]) -> list[Line]:
+def _lines(rows: Sequence[Timing], labels: dict[str, str]) -> list[Line]:
     """The lines of a panel from below: by contender, then by size."""
     return sorted({(row.contender, row.size) for row in rows if row.contender in labels}, key=_place(labels))
 
@@ -68,7 +68,12 @@ def _place(labels: dict[str, str]) -> Any:
 
 
 def _draw(
-    axes: Any, rows: Sequence[Row], batches: Sequence[int], lines: Sequence[Line], colours: Colormap, scale: Normalize
+    axes: Any,
+    rows: Sequence[Timing],
+    batches: Sequence[int],
+    lines: Sequence[Line],
+    colours: Colormap,
+    scale: Normalize,
 ) -> None:
     """A cell for each measured row, with its number."""
     axes.set(xlim=(0, len(batches)), ylim=(0, len(lines)), facecolor=BACKGROUND)
@@ -93,11 +98,11 @@ def _label_columns(grid: Any, sequences: Sequence[int], batches: Sequence[int]) 
         grid[-1][column].set_xticks([number + 0.5 for number in range(len(batches))], list(map(str, batches)))
 
 
-def _slow_down(row: Row) -> float:
+def _slow_down(row: Timing) -> float:
     return 100 * (row.ratio - 1)
 
 
-def _number(row: Row) -> str:
+def _number(row: Timing) -> str:
     """One digit behind the point; a zero has no sign."""
     text = f"{_slow_down(row):+.1f}"
     return "0.0" if text in ("+0.0", "-0.0") else text.replace("-", "−")
