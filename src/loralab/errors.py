@@ -26,7 +26,7 @@ class LoralabError(Exception):
 
 
 class SpecError(LoralabError, ValueError):
-    """A specification or configuration holds a value that cannot be."""
+    """A specification or configuration holds an invalid value."""
 
 
 class TargetError(LoralabError, LookupError):

@@ -71,4 +71,4 @@ def _broken(name: str, model: PreTrainedModel, wrong: list[str], stray: list[str
 
 def _shapes(found_and_due: Sequence[Sequence[int]]) -> str:
     found, due = found_and_due
-    return f"is {list(found)} in the checkpoint, {list(due)} was asked for"
+    return f"is {list(found)} in the checkpoint and {list(due)} in the model"

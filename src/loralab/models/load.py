@@ -187,7 +187,7 @@ def _check_kind(name: str, config: PreTrainedConfig, kind: str) -> None:
     if family is not None and family.architecture == "encoder" and not getattr(config, "is_decoder", False):
         fitting = [each for each in fitting if each != "causal-lm"]
     if kind not in fitting:
-        can = f"it can be loaded as {', '.join(fitting)}" if fitting else "it is none of the kinds supported"
+        can = f"it can be loaded as {', '.join(fitting)}" if fitting else "no kind that is supported"
         raise ModelLoadError(f"model {name!r} (type {config.model_type!r}) cannot be loaded as {kind}; {can}")
 
 

@@ -82,7 +82,7 @@ def numerical_rank(sigma: Tensor, size: int) -> int:
 
 
 def deltas(adapter: AdapterPairs, modules: str | None = None) -> Iterator[Delta]:
-    """The updates of an adapter one after another; with `modules` those whose name a regular expression is found in.
+    """The updates of an adapter one after another; with `modules` those whose name matches a regular expression.
 
     Raises SpecError where there are none, or none of that name.
     """
@@ -139,8 +139,8 @@ def refuse_unlike(one: AdapterPairs, other: AdapterPairs, modules: str | None = 
 
 def layer_number(name: str) -> int | None:
     """The number of the block that a module is in: the first number in its path."""
-    found = re.search(r"(?:^|\.)(\d+)(?:\.|$)", name)
-    return int(found[1]) if found else None
+    match = re.search(r"(?:^|\.)(\d+)(?:\.|$)", name)
+    return int(match[1]) if match else None
 
 
 def kind_of_module(name: str) -> str:
@@ -176,8 +176,8 @@ def spread(items: Sequence[str], count: int) -> list[str]:
 
 def _chosen(adapter: AdapterPairs, modules: str | None) -> list[FilePair]:
     """In the order of the blocks: files list block 10 before block 2."""
-    found = [pair for pair in adapter.pairs if modules is None or re.search(modules, pair.name)]
-    return sorted(found, key=lambda pair: [int(piece) if piece.isdecimal() else piece for piece in _pieces(pair.name)])
+    chosen = [pair for pair in adapter.pairs if modules is None or re.search(modules, pair.name)]
+    return sorted(chosen, key=lambda pair: [int(piece) if piece.isdecimal() else piece for piece in _pieces(pair.name)])
 
 
 def _pieces(name: str) -> list[str]:

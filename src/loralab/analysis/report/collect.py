@@ -1,7 +1,6 @@
 """What a report shows, collected from the folders that runs, comparisons and analyses wrote.
 
-Each kind of result is known by the file that it leaves: `run.json`, `results.json`, `subspace.json`, … It knows nothing
-of HTML.
+Each kind of result is known by the file that it leaves: `run.json`, `results.json`, `subspace.json`, …
 """
 
 import json
@@ -55,18 +54,16 @@ def sections(paths: Sequence[str]) -> list[Section]:
 
     Raises NotFoundError for a folder that is not there, SpecError for one that holds no result.
     """
-    found = []
+    collected = []
     for path in map(Path, paths):
         if not path.is_dir():
-            raise NotFoundError(
-                f"{path} was asked for as the folder of a run or an analysis, but there is no such folder"
-            )
+            raise NotFoundError(f"no such folder: {path}; name one that loralab wrote a run or an analysis to")
         here = [section for folder in _folders(path) for section in _sections_of(folder)]
         if not here:
             known = ", ".join(f"{marker}.json" for marker in _READERS)
             raise SpecError(f"{path} holds nothing that a report shows; a result is known by its file: {known}")
-        found += here
-    return found
+        collected += here
+    return collected
 
 
 def _folders(path: Path) -> Iterator[Path]:
@@ -86,7 +83,7 @@ def _content(file: Path) -> dict[str, Any]:
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
     except ValueError as problem:
-        raise SpecError(f"{file} is no whole JSON ({problem}); make the result again") from problem
+        raise SpecError(f"{file} is not complete JSON ({problem}); make the result again") from problem
     if not isinstance(content, dict):
         raise SpecError(f"{file} should hold one JSON object, and holds a {type(content).__name__}")
     return content
@@ -148,8 +145,8 @@ def _comparison(marker: str, folder: Path, content: dict[str, Any]) -> Section:
 def _claim(claim: Mapping[str, Any]) -> str:
     """What was claimed, whether it held, and the figures; a claim that was not tested says so by itself."""
     held = {True: "held. ", False: "did not hold. ", None: ""}[claim["held"]]
-    found = claim["found"][:1].upper() + claim["found"][1:] if held else claim["found"]
-    return f"{claim['claim']}: {held}{found}."
+    measured = claim["found"][:1].upper() + claim["found"][1:] if held else claim["found"]
+    return f"{claim['claim']}: {held}{measured}."
 
 
 def _spread(values: Mapping[str, float] | None) -> str | None:

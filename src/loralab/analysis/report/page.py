@@ -18,14 +18,14 @@ SHORT = 12
 """Rows of a table that is shown at once; a longer one is folded, behind the pictures."""
 
 
-def write_report(found: Sequence[Section], path: Path, title: str) -> None:
+def write_report(sections: Sequence[Section], path: Path, title: str) -> None:
     """Write the page whole."""
     style = files("loralab.analysis.report").joinpath("report.css").read_text(encoding="utf-8")
     contents = "".join(
         f'<li><a href="#section-{number}">{_text(section.kind)}: {_text(section.title)}</a></li>'
-        for number, section in enumerate(found)
+        for number, section in enumerate(sections)
     )
-    body = "".join(_section(section, number) for number, section in enumerate(found))
+    body = "".join(_section(section, number) for number, section in enumerate(sections))
     write_text(
         path,
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'

@@ -24,7 +24,7 @@ Say = Callable[[str], None]
 def measure_latency(config: LatencyConfig, say: Say) -> Latency:
     """Time everybody in every setting, count operators, and write files if `config.out` says where.
 
-    Raises SpecError for values that cannot be, and what `timed_model` raises. `say` is told how it goes.
+    Raises SpecError for values out of range, and what `timed_model` raises. `say` is told how it goes.
     """
     config.validate()
     threads = torch.get_num_threads()

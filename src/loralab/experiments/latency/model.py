@@ -1,4 +1,4 @@
-"""The model whose forward pass is timed, and the inputs it is given. It knows nothing of adapters."""
+"""The model whose forward pass is timed, and the inputs it is given."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -42,15 +42,14 @@ def timed_model(config: LatencyConfig) -> TimedModel:
     kind = _kind(config.model)
     if kind not in KINDS:
         raise SpecError(
-            f"latency of model {config.model!r} was asked for, which is loaded as {kind}; it can be measured of "
-            "decoders and of encoders of text"
+            f"model {config.model!r} is loaded as {kind}; latency is measured of decoders and of encoders of text"
         )
     _check_size(config, kind)
     random = config.random or config.model in PRESETS
-    found = _random(config, kind) if random else _pretrained(config, kind)
-    found.model.train(False).requires_grad_(False)
-    found.model.config.use_cache = False
-    return found
+    timed = _random(config, kind) if random else _pretrained(config, kind)
+    timed.model.train(False).requires_grad_(False)
+    timed.model.config.use_cache = False
+    return timed
 
 
 def forward_pass(model: PreTrainedModel, setting: InputSize) -> Callable[[], object]:

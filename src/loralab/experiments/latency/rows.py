@@ -104,7 +104,7 @@ class Timing:
     ratio_low: float
     ratio_high: float
     paper_ratio: float | None
-    """The same in the paper's Table 1, where it has such a row."""
+    """The ratio in the paper's Table 1, where it has such a row."""
 
     @property
     def spread(self) -> Ratio:
@@ -219,7 +219,7 @@ class Latency:
 
     @property
     def deployed_within_noise(self) -> bool | None:
-        """Whether that holds of merged weights in plain modules."""
+        """Whether merged weights in plain modules cannot be told from the base (None: not judged)."""
         return _all(each.deployed_within for each in self.noise)
 
 
@@ -235,5 +235,5 @@ def as_answer(latency: Latency) -> dict[str, Any]:
 
 
 def _all(verdicts: Iterable[bool | None]) -> bool | None:
-    found = list(verdicts)
-    return None if None in found else all(found)
+    known = list(verdicts)
+    return None if None in known else all(known)
