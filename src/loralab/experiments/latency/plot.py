@@ -40,7 +40,7 @@ def draw_slow_down(rows: Sequence[Timing], path: Path, title: str) -> None:
     batches = sorted({row.batch for row in rows})
     lines = [_lines(rows, labels) for _, _, labels in PANELS]
     heights = [len(each) for each in lines]
-    width = max(6.5, 2.6 + len(sequences) * max(2.0, 0.75 * len(batches)))
+    width = max(7.0, 2.6 + len(sequences) * max(2.0, 0.75 * len(batches)))
     colours, scale = matplotlib.colormaps["YlOrRd"], Normalize(0, max(PAPER_SCALE, *(_slow_down(row) for row in rows)))
     with picture(path, title, width, 1.9 + CELL * sum(heights)) as figure:
         grid = figure.subplots(
