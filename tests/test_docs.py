@@ -14,8 +14,9 @@ import pytest
 import torch
 
 import loralab as ll
-from loralab.methods.settings import METHOD_NAMES, MethodSettings
-from loralab.methods.table import specification
+from loralab.methods.registry import specification
+from loralab.methods.settings import MethodSettings
+from loralab.methods.table import METHOD_NAMES
 from small_models import llama
 
 REPOSITORY = Path(__file__).resolve().parent.parent
