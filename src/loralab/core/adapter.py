@@ -21,27 +21,16 @@ SHARED = "shared"
 """What the names of shared matrices begin with."""
 
 
-@dataclass(frozen=True)
-class Plan:
-    """What a method wants done to a model: an update per module path, and what the user should be told."""
-
-    updates: Mapping[str, Update]
-    notes: tuple[str, ...] = ()
-    heads: tuple[str, ...] = ()
-    """Paths of the modules that are the task's head: trained in full, and counted apart."""
-    shared: SharedMatrices | None = None
-    """What several of the updates use together."""
-
-
-@dataclass
+@dataclass(frozen=True, eq=False)
 class Adapter:
     """A named adapter on a model. Its parameters live in the model's adapted layers; this is the one handle to them."""
 
     name: str
     spec: object
-    updates: dict[str, Update]
-    notes: list[str] = field(default_factory=list)
-    layers: dict[str, AdaptedLayer] = field(default_factory=dict)
+    updates: Mapping[str, Update]
+    notes: list[str]
+    """What the user should be told; more is added as it becomes known."""
+    layers: Mapping[str, AdaptedLayer]
     heads: tuple[str, ...] = ()
     shared: SharedMatrices | None = None
     stacks: frozenset[str] = frozenset()

@@ -11,19 +11,11 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from loralab.core.adapter import (
-    Adapter,
-    AdapterSet,
-    Plan,
-    adapters_of,
-    adapters_on,
-    keep_adapters,
-    refuse_foreign_adapter,
-)
+from loralab.core.adapter import Adapter, AdapterSet, adapters_of, adapters_on, keep_adapters, refuse_foreign_adapter
 from loralab.core.layer import AdaptedLayer, Rows, Speaker, names_of
 from loralab.core.merge import originals_in_place
 from loralab.core.names import Slot, slots, stacks_in, unwrapped
-from loralab.core.plan import JointMethod, Method
+from loralab.core.plan import JointMethod, Method, Plan
 from loralab.core.rows.listener import Listener
 from loralab.core.rows.speaker import speaker
 from loralab.core.updates.update import Update

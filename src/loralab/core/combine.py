@@ -15,11 +15,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from loralab.core.adapter import Adapter, AdapterSet, Plan, adapters_of
+from loralab.core.adapter import Adapter, AdapterSet, adapters_of
 from loralab.core.attach import put
 from loralab.core.combine_replaced import kept_head, summed_biases
-from loralab.core.math import low_rank_of, truncated
 from loralab.core.names import unwrapped
+from loralab.core.plan import Plan
+from loralab.core.thin import low_rank_of, truncated
 from loralab.core.updates.tokens import TokenUpdate
 from loralab.core.updates.update import WHOLE, Update
 from loralab.errors import SpecError

@@ -6,9 +6,10 @@ from pathlib import Path
 
 from torch import nn
 
-from loralab.core.adapter import Adapter, Plan, adapters_on, refuse_foreign_adapter
+from loralab.core.adapter import Adapter, adapters_on, refuse_foreign_adapter
 from loralab.core.attach import put
 from loralab.core.names import modules_by_path, unwrapped
+from loralab.core.plan import Plan
 from loralab.errors import AdapterStateError, SpecError
 from loralab.files.names import CONFIG_NAME
 from loralab.files.tensors import listed
@@ -16,8 +17,7 @@ from loralab.formats.fingerprint import fingerprint_under
 from loralab.formats.folder import model_files
 from loralab.formats.read import read_adapter
 from loralab.formats.stored import StoredAdapter
-from loralab.methods.beside import random_beside
-from loralab.methods.ties import tie_notes
+from loralab.methods.beside import random_beside, tie_notes
 from loralab.methods.wide_ranks import rank_notes
 
 

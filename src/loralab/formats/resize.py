@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from loralab.core.thin import distance, norm, rank_for_energy
+from loralab.core.thin import Thin, rank_for_energy
 from loralab.core.updates.factors import usual_and_others
 from loralab.errors import AdapterFileError, SpecError
 from loralab.files.names import RUN_NAME, SIDECAR_NAME
@@ -151,8 +151,8 @@ def write_resized(adapter: StoredAdapter, ranks: Mapping[str, int], out: str | P
 
 
 def _compared(piece: Piece, cut: tuple[Tensor, Tensor]) -> ResizedPiece:
-    whole = norm(*piece.matrices)
-    error = distance(piece.matrices, cut) / whole if whole else 0.0
+    whole = piece.thin.norm()
+    error = piece.thin.distance(Thin.of(*cut)) / whole if whole else 0.0
     return ResizedPiece(piece.name, piece.rank, cut[0].shape[-2], error, whole * abs(piece.pair.scale))
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from loralab.core.adapter import Plan
+from loralab.core.plan import Plan
 from loralab.files.names import CONFIG_NAME, PLAIN_NAME, TENSORS_NAME
 from loralab.files.tensors import TensorFile, is_finite
 from loralab.formats.finding import AGAIN, Finding, Problem, Problems, refuse, some

@@ -148,6 +148,9 @@ class Update(nn.Module):
         """Local names of the tensors that a forward pass may leave out by chance."""
         return {_local(part, name) for part in self.parts for name in self.delta_of(part).sleepers()}
 
+    def link(self, others: Mapping[str, "Update"]) -> None:
+        """Know those of the adapter's updates, by path, that this one works with: a follower its leader."""
+
     # -- factors as matrices ----------------------------------------------------------------------------------
 
     def matrices(self, part: str) -> tuple[Tensor, Tensor]:
