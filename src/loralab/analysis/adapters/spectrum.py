@@ -17,7 +17,8 @@ from torch import Tensor
 from loralab.analysis.adapters.deltas import by_kind, deltas, places
 from loralab.core.thin import rank_for_energy
 from loralab.files.whole import write_json
-from loralab.formats.stored import StoredAdapter, read_adapter
+from loralab.formats.read import read_adapter
+from loralab.formats.stored import StoredAdapter
 from loralab.pictures.lines import Chart, draw_charts
 
 ENERGIES = (0.9, 0.99)

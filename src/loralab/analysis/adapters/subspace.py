@@ -32,7 +32,8 @@ from loralab.analysis.adapters.deltas import (
 from loralab.core.thin import numerical_rank
 from loralab.errors import SpecError
 from loralab.files.whole import whole_file
-from loralab.formats.stored import StoredAdapter, read_adapter
+from loralab.formats.read import read_adapter
+from loralab.formats.stored import StoredAdapter
 from loralab.pictures.heatmap import Panel, draw_heatmaps
 
 Side = Literal["right", "left"]
