@@ -13,6 +13,7 @@ from torch import Tensor
 
 from loralab.core.updates.factors import Recipe, usual_and_others
 from loralab.errors import AdapterFileError, FingerprintError, ModelLoadError, NotFoundError, OutputError, SpecError
+from loralab.extras import require
 from loralab.files.tensors import SAFETENSORS, listed, write_tensors
 from loralab.files.whole import whole_file, whole_folder
 from loralab.formats.gguf.file import write_gguf
@@ -255,6 +256,7 @@ def _check_target(target: Path, suffix: str, what: str) -> None:
 
 
 def _folder_to_gguf(stored: StoredAdapter, target: Path, model: str | None) -> Conversion:
+    require("gguf", "a conversion to GGUF")
     _check_target(target, GGUF, "a LoRA in GGUF is")
     _refuse_own(stored, "gguf")
     _only_pairs(stored, "GGUF")

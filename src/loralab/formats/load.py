@@ -16,8 +16,7 @@ from loralab.files.tensors import listed
 from loralab.formats.fingerprint import fingerprint_under
 from loralab.formats.folder import model_files
 from loralab.formats.stored import StoredAdapter, read_adapter
-from loralab.methods.beside import random_beside
-from loralab.methods.ties import tie_notes
+from loralab.methods.beside import random_beside, tie_notes
 from loralab.methods.wide_ranks import rank_notes
 
 

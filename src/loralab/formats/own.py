@@ -21,7 +21,7 @@ from loralab.files.values import texts
 from loralab.formats.peft.config import OWN_TYPE
 from loralab.formats.record import ModuleRecord, has_tensor
 from loralab.formats.updates import shared_matrices
-from loralab.methods.ties import share_ties
+from loralab.methods.beside import share_ties
 
 
 def own_config(reasons: Sequence[str], base_model: str | None) -> dict[str, Any]:

@@ -26,7 +26,7 @@ from loralab.files.values import count, flag, listing, mapping, number, sizes, t
 from loralab.methods.adamix_adapter import MixedBottleneckUpdate
 from loralab.methods.bottleneck import BottleneckUpdate
 from loralab.methods.prefix.update import BlockPrefixUpdate, PrefixUpdate
-from loralab.methods.table import DELTAS
+from loralab.methods.registry import deltas
 from loralab.methods.trainable_tokens import RESIZE
 
 _UNFIT = (LookupError, AttributeError, RuntimeError, TypeError, ValueError)
@@ -71,7 +71,7 @@ class PartRecord:
         """A delta of this structure for one matrix, its own tensors zero; AdapterFileError where that cannot be."""
         meta = replace(spot, device=torch.device("meta"), settings=self.settings)
         try:
-            made = DELTAS[self.kind].blank(meta) if self.kind else plain_pair(meta)
+            made = deltas()[self.kind].blank(meta) if self.kind else plain_pair(meta)
             delta = made.zeroed(spot.device)
             _refuse_misshapen(delta, spot.out_features, spot.in_features)
         except _UNFIT as problem:

@@ -41,10 +41,7 @@ from loralab.formats.updates import (
     stored_update,
     vera_updates,
 )
-from loralab.methods.bottleneck import BottleneckAdapter
-from loralab.methods.full import FullFineTune
-from loralab.methods.lora import LoRA
-from loralab.methods.table import METHODS
+from loralab.methods.table import method_name
 
 AGAIN = "get or save the adapter again"
 UNEXPECTED = (TypeError, ValueError, LookupError, AttributeError, ArithmeticError, RuntimeError)
@@ -406,7 +403,7 @@ def _peft_method(stored: StoredAdapter) -> str:
     if stored.sidecar is not None:
         return method_name(stored.sidecar.method)
     names = {"rank_stabilized": "rank_stabilized", "magnitude": "magnitude", "invocation_tokens": "invocation"}
-    return method_name({name: getattr(stored.config, field, None) for name, field in names.items()})
+    return method_name({"type": "LoRA"} | {name: getattr(stored.config, field, None) for name, field in names.items()})
 
 
 # -- PEFT's VeRA
@@ -531,33 +528,3 @@ OWN = Layout(OWN_TYPE, _understand_own, _part_own, _place_own, _own_spec, _own_m
 LORALIB = Layout(
     None, lambda stored, _: stored, _part_checkpoint, _place_checkpoint, _checkpoint_spec, lambda stored: "lora"
 )
-
-
-_VARIED = (LoRA, FullFineTune, BottleneckAdapter)
-"""Specifications that several methods share: their fields say which one it is."""
-_STYLES = {"houlsby": "adapter-h", "lin": "adapter-l", "pfeiffer": "adapter-p"}
-_NAMES = {row.spec.__name__: name for name, row in METHODS.items() if row.spec not in _VARIED}
-
-
-def method_name(method: Mapping[str, Any]) -> str:
-    """What the command line calls a method, from its specification as JSON."""
-    kind = str(method.get("type"))
-    if kind == "JointMethod":
-        return "+".join(method_name(each) for each in method["specs"])
-    if kind == "FullFineTune":
-        return "full" if method.get("top_layers") is None else f"top{method['top_layers']}"
-    if kind == "BottleneckAdapter":
-        return _STYLES[method.get("style", BottleneckAdapter.style)]
-    return _NAMES.get(kind) or _kind_of_lora(method)
-
-
-def _kind_of_lora(method: Mapping[str, Any]) -> str:
-    if method.get("invocation_tokens"):
-        return "alora"
-    if method.get("magnitude"):
-        return "dora"
-    if str(method.get("init", "")).startswith("pissa"):
-        return "pissa"
-    if method.get("freeze_a"):
-        return "lora-fa"
-    return "rslora" if method.get("rank_stabilized") else "lora"

@@ -12,6 +12,7 @@ from loralab.core.attach import activate, detach, disabled, rows
 from loralab.core.names import modules_by_path, unwrapped
 from loralab.core.updates.update import WHOLE
 from loralab.errors import FingerprintError, LoralabError, SpecError
+from loralab.extras import lacking
 from loralab.formats.finding import Finding, Severity, some
 from loralab.formats.fingerprint import Fingerprint, fingerprint
 from loralab.formats.gguf.layout import GgufBase
@@ -21,7 +22,7 @@ from loralab.formats.probe import make_probe
 from loralab.formats.record import has_tensor
 from loralab.formats.stored import AGAIN, UNEXPECTED, StoredAdapter
 from loralab.formats.updates import StoredUpdate
-from loralab.methods.ties import tied_paths
+from loralab.methods.beside import tied_paths
 
 PROBED = "loralab-inspected"
 
@@ -135,12 +136,14 @@ def weight_findings(stored: StoredAdapter, model: nn.Module) -> list[Finding]:
 
 
 def gguf_base(model: nn.Module) -> GgufBase | None:
-    """The base as GGUF sees it; None where llama.cpp's names are not known for it."""
+    """The base as GGUF sees it; None where llama.cpp's names for it are not known, or the package that knows them is
+    not installed.
+    """
     inner = unwrapped(model)
+    if lacking("gguf") or not isinstance(inner, PreTrainedModel):
+        return None
     try:
-        return (
-            GgufBase.of(inner.name_or_path or "the base", inner.config) if isinstance(inner, PreTrainedModel) else None
-        )
+        return GgufBase.of(inner.name_or_path or "the base", inner.config)
     except SpecError:
         return None
 
