@@ -117,7 +117,7 @@ class LowRankMethod(Specification, ABC):
         targets = find_targets(model, dict.fromkeys(expanded), exclude, self.layers)
         inside = [t.path for t in targets if any(t.path == head or t.path.startswith(head + ".") for head in heads)]
         if inside and self.modules_to_save is not None:
-            raise SpecError(f"{', '.join(inside)} was asked for both as a target and in modules_to_save; choose one")
+            raise SpecError(f"{', '.join(inside)} is both a target and in modules_to_save; choose one")
         return [target for target in targets if target.path not in inside]
 
     def _layout(self, model: nn.Module, target: Target) -> Mapping[str, torch.Tensor] | None:
