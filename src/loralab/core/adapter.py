@@ -10,7 +10,7 @@ from torch.utils.hooks import RemovableHandle
 
 from loralab.core.first_pass import FirstPass
 from loralab.core.layer import AdaptedLayer, PerSequence, Routing, Speaker, in_words
-from loralab.core.names import unwrapped
+from loralab.core.names import inside, unwrapped
 from loralab.core.rows.proof import RowProofs
 from loralab.core.updates.factors import SharedMatrices
 from loralab.core.updates.update import Update
@@ -44,7 +44,7 @@ class Adapter:
 
     def in_head(self, name: str) -> bool:
         """Whether a module or tensor of this name belongs to the task's head."""
-        return any(name == head or name.startswith(f"{head}.") for head in self.heads)
+        return inside(name, self.heads)
 
     @property
     def invocation(self) -> tuple[int, ...]:

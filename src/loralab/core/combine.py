@@ -24,8 +24,9 @@ from loralab.core.names import unwrapped
 from loralab.core.plan import Plan
 from loralab.core.thin import low_rank_of, truncated
 from loralab.core.updates.tokens import TokenUpdate
-from loralab.core.updates.update import WHOLE, Update, tensor_of, wide
+from loralab.core.updates.update import WHOLE, Update
 from loralab.errors import SpecError
+from loralab.nn.tensors import tensor_of, wide
 
 
 @dataclass(frozen=True)

@@ -14,9 +14,10 @@ from torch import Tensor, nn
 from loralab.core.rows.invocation import Starts
 from loralab.core.rows.layout import FLAT, Layout, digest
 from loralab.core.updates.sum import UpdateSum
-from loralab.core.updates.update import Update, device_of
+from loralab.core.updates.update import Update
 from loralab.core.watch import Watch
 from loralab.errors import AdapterStateError
+from loralab.nn.tensors import device_of
 
 Speaker = str | tuple[str, ...]
 """The adapter that speaks, by name; or several at once, whose updates add up."""

@@ -27,8 +27,9 @@ from loralab.core.mergeable import (
 )
 from loralab.core.names import unwrapped
 from loralab.core.rows.speaker import speaker
-from loralab.core.updates.update import Update, tensor_of
+from loralab.core.updates.update import Update
 from loralab.errors import AdapterStateError, NumericsError
+from loralab.nn.tensors import tensor_of
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from loralab.core.adapter import Adapter, AdapterSet
 from loralab.core.names import unwrapped
-from loralab.core.trial import agree, is_untouched, output_of
 from loralab.core.updates.update import WHOLE, Update
 from loralab.errors import AdapterStateError
+from loralab.nn.trial import agree, is_untouched, output_of
 
 
 def refuse_unmergeable(adapter: Adapter) -> None:

@@ -5,7 +5,7 @@ and its child (`_orig_mod`, `module`, …). Everybody in this package names modu
 so that no wrapper's name ever reaches a pattern or a file.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from torch import nn
@@ -44,6 +44,11 @@ def unwrapped(module: nn.Module) -> nn.Module:
         if inner is None:
             return module
         module = inner
+
+
+def inside(path: str, heads: Iterable[str]) -> bool:
+    """Whether a module or tensor of this name is one of these modules, or within one."""
+    return any(path == head or path.startswith(f"{head}.") for head in heads)
 
 
 def class_name(module: nn.Module) -> str:

@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from loralab.core.trial import UNRUNNABLE
 from loralab.errors import LoralabError
 from loralab.nn.mode import evaluating
+from loralab.nn.trial import UNRUNNABLE
 
 _FORM = (
     "size",

@@ -14,10 +14,10 @@ from torch import Tensor, nn
 
 from loralab.core.layer import AdaptedLayer, Call, PerSequence, Routing
 from loralab.core.rows.layout import FLAT, Layout, alone, find_layout, is_packed, same, untouched
-from loralab.core.trial import UNRUNNABLE
 from loralab.core.updates.update import Update
 from loralab.errors import AdapterStateError, LoralabError
 from loralab.nn.mode import evaluating
+from loralab.nn.trial import UNRUNNABLE
 
 Calls = dict[nn.Module, list[Call]]
 

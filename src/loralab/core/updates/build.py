@@ -6,7 +6,6 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from loralab.core.trial import gives_rows, is_convolution, is_lookup, is_product, is_transformers_conv1d
 from loralab.core.updates.biased import BiasedLinear
 from loralab.core.updates.factors import Factors, LowRankDelta, Recipe, Spot, check_rank
 from loralab.core.updates.invoked import InvokedLinear
@@ -14,8 +13,11 @@ from loralab.core.updates.kinds import Kind
 from loralab.core.updates.low_rank import ConvUpdate, EmbeddingUpdate, LinearUpdate
 from loralab.core.updates.magnitude import Magnitude, MagnitudeConv, MagnitudeEmbedding, MagnitudeLinear
 from loralab.core.updates.substitution import ATTENTION_PARTS, AttentionUpdate, ParameterUpdate, attention_shapes
-from loralab.core.updates.update import WHOLE, Update, device_of, tensor_of
+from loralab.core.updates.update import WHOLE, Update
 from loralab.errors import SpecError, TargetError
+from loralab.nn.dense import dense_shape, is_dense, is_stored_transposed, weight_OI
+from loralab.nn.tensors import device_of, tensor_of
+from loralab.nn.trial import is_convolution, is_lookup
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 Layout = Mapping[str, Tensor]
@@ -123,22 +125,6 @@ def can_adapt(module: nn.Module) -> bool:
     return kind_of(module) != "parameters"
 
 
-def is_linear(module: nn.Module) -> bool:
-    """A dense layer: nn.Linear, transformers' Conv1D, or what has the attributes of one and computes the same.
-
-    A subclass of nn.Linear that does more with its product is one too; one that returns no such tensor is not.
-    """
-    if _is_conv1d(module):
-        return True
-    sizes = [getattr(module, name, None) for name in ("in_features", "out_features")]
-    if not all(isinstance(size, int) for size in sizes) or not isinstance(getattr(module, "weight", None), Tensor):
-        return False
-    inputs, outputs = (int(str(size)) for size in sizes)
-    if isinstance(module, nn.Linear) or not tensor_of(module, WHOLE).is_floating_point():
-        return gives_rows(module, inputs, outputs)
-    return is_product(module, inputs, outputs)
-
-
 def is_embedding(module: nn.Module) -> bool:
     """An embedding that looks up what it is given."""
     return isinstance(module, nn.Embedding) and is_lookup(module)
@@ -149,24 +135,9 @@ def is_conv(module: nn.Module) -> bool:
     return isinstance(module, CONVOLUTIONS) and is_convolution(module)
 
 
-def linear_shape(module: nn.Module) -> tuple[int, int]:
-    """(O, I) of a dense layer, also where its weight is stored transposed or packed by quantisation."""
-    if _is_conv1d(module):
-        inputs, outputs = tensor_of(module, WHOLE).shape
-        return int(outputs), int(inputs)
-    return int(getattr(module, "out_features")), int(getattr(module, "in_features"))  # noqa: B009
-
-
-def _is_conv1d(module: nn.Module) -> bool:
-    if type(module).__name__ != "Conv1D" or not hasattr(module, "nf"):
-        return False
-    inputs, outputs = tensor_of(module, WHOLE).shape
-    return is_transformers_conv1d(module) or is_product(module, inputs, outputs, stored_transposed=True)
-
-
 def spots(site: Site) -> dict[str, Spot]:
     """The matrices of a dense layer that the site's recipes are for, by part."""
-    out_features, in_features = linear_shape(site.module)
+    out_features, in_features = dense_shape(site.module)
     if WHOLE in site.recipes:
         return {WHOLE: _spot(site, WHOLE, out_features, in_features, None)}
     layout = _layout(site, out_features, in_features)
@@ -175,16 +146,15 @@ def spots(site: Site) -> dict[str, Spot]:
 
 def _spot(site: Site, part: str, out_features: int, in_features: int, rows: Tensor | None) -> Spot:
     def weight() -> Tensor:
-        W = tensor_of(site.module, WHOLE).detach()
-        W_OI = W.T if _is_conv1d(site.module) else W
-        return W_OI if rows is None else W_OI[rows.to(W.device)]
+        W_OI = weight_OI(site.module)
+        return W_OI if rows is None else W_OI[rows.to(W_OI.device)]
 
     return Spot(site.name_of(part), site.recipes[part], out_features, in_features, site.device, weight, site.module)
 
 
 def _linear(site: Site) -> Update:
-    out_features, in_features = linear_shape(site.module)
-    transposed = _is_conv1d(site.module)
+    out_features, in_features = dense_shape(site.module)
+    transposed = is_stored_transposed(site.module)
     rows: dict[str, Tensor] = {}
     if WHOLE not in site.recipes:
         layout = _layout(site, out_features, in_features)
@@ -299,7 +269,7 @@ _LADDER: dict[Kind, tuple[Callable[[nn.Module], bool], Callable[[Site], Update]]
     "attention": (lambda module: isinstance(module, nn.MultiheadAttention), _attention),
     "embedding": (is_embedding, _embedding),
     "conv": (is_conv, _conv),
-    "linear": (is_linear, _linear),
+    "linear": (is_dense, _linear),
     "parameters": (lambda module: True, _raw_parameters),
 }
 """Kind → which modules it is for, the first that serves, and how an update of it is made."""

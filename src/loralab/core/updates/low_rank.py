@@ -14,11 +14,12 @@ from torch.nn import functional as F
 
 from loralab.core.math import adapted_linear, delta, low_rank, low_rank_rows
 from loralab.core.rows.invocation import Starts
-from loralab.core.trial import convolution_input, embedding_scale, is_untouched, rows_for, tokens_for
 from loralab.core.updates.factors import Factors, LowRankDelta, Pair
-from loralab.core.updates.update import WHOLE, Update, tensor_of, wide
+from loralab.core.updates.update import WHOLE, Update
 from loralab.errors import AdapterStateError
 from loralab.nn.dropout import dropout
+from loralab.nn.tensors import tensor_of, wide
+from loralab.nn.trial import convolution_input, embedding_scale, is_untouched, rows_for, tokens_for
 
 
 class LinearUpdate(Update):

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from loralab.core.math import delta
 from loralab.core.rows.sequences import join, select
 from loralab.core.updates.factors import Factors
-from loralab.core.updates.update import Update, tensor_of, wide
+from loralab.core.updates.update import Update
+from loralab.nn.tensors import tensor_of, wide
 
 ATTENTION_PARTS = ("q", "k", "v", "out")
 

@@ -16,8 +16,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from loralab.core.trial import embedding_scale
-from loralab.core.updates.update import WHOLE, Update, tensor_of, wide
+from loralab.core.updates.update import WHOLE, Update
+from loralab.nn.tensors import tensor_of, wide
+from loralab.nn.trial import embedding_scale
 
 TOKEN_ROWS = "token_rows"
 """The local name of R."""

@@ -8,7 +8,6 @@ An update may also bring tensors of its own that stand for none of the module's 
 
 import copy
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import chain
 from typing import Any, ClassVar
 
 import torch
@@ -19,6 +18,7 @@ from loralab.core.rows.invocation import Starts
 from loralab.core.rows.sequences import join, select
 from loralab.core.updates.factors import Factors, LowRankDelta
 from loralab.core.updates.kinds import Kind
+from loralab.nn.tensors import tensor_of, wide
 from loralab.nn.wide import Added
 
 WHOLE = "weight"
@@ -282,24 +282,6 @@ class Update(nn.Module):
     def join_rows(self, base: nn.Module, outputs: Sequence[Any], order: Tensor) -> Any:
         """One output from those of consecutive groups of sequences, brought into the given order."""
         return join(outputs, order)
-
-
-def tensor_of(base: nn.Module, name: str) -> Tensor:
-    """A parameter or buffer of the module by its dotted name."""
-    owner, _, leaf = name.rpartition(".")
-    tensor = getattr(base.get_submodule(owner), leaf)
-    assert isinstance(tensor, Tensor)
-    return tensor
-
-
-def device_of(module: nn.Module) -> torch.device:
-    """Where the module's tensors are: its parameters, or the buffers of one that has only those (a quantised one)."""
-    return next(chain(module.parameters(), module.buffers())).device
-
-
-def wide(tensor: Tensor) -> torch.dtype:
-    """The dtype in which sums with this tensor are formed before they are rounded once: at least float32."""
-    return torch.promote_types(tensor.dtype, torch.float32)
 
 
 def _local(part: str, name: str) -> str:

@@ -17,15 +17,16 @@ import torch
 from torch import Tensor, nn
 
 from loralab.core.names import class_name
-from loralab.core.updates.build import linear_shape
 from loralab.core.updates.factors import Factors, Recipe
 from loralab.core.updates.low_rank import ConvUpdate, EmbeddingUpdate, LinearUpdate
 from loralab.core.updates.magnitude import MAGNITUDE, Magnitude
 from loralab.core.updates.substitution import AttentionUpdate, ParameterUpdate
 from loralab.core.updates.tokens import TokenUpdate
-from loralab.core.updates.update import WHOLE, Update, tensor_of
+from loralab.core.updates.update import WHOLE, Update
 from loralab.errors import AdapterFileError
 from loralab.formats.peft.tokens import why_not_peft_rows
+from loralab.nn.dense import dense_shape
+from loralab.nn.tensors import tensor_of
 
 A, B = "lora_A.weight", "lora_B.weight"
 EMBEDDING_A, EMBEDDING_B = "lora_embedding_A", "lora_embedding_B"
@@ -127,7 +128,7 @@ def _lengths_shape(base: nn.Module, parameter: str | None) -> tuple[int, ...]:
         )
     if isinstance(base, (nn.Conv1d, nn.Conv2d, nn.Conv3d)):
         return (1, base.out_channels, *(1 for _ in base.kernel_size))
-    return (base.embedding_dim,) if isinstance(base, nn.Embedding) else (linear_shape(base)[0],)
+    return (base.embedding_dim,) if isinstance(base, nn.Embedding) else (dense_shape(base)[0],)
 
 
 def _pair_shapes(base: nn.Module, parameter: str | None, rank: int) -> dict[str, tuple[int, ...]]:
@@ -148,7 +149,7 @@ def _pair_shapes(base: nn.Module, parameter: str | None, rank: int) -> dict[str,
             A: (rank, base.in_channels, *base.kernel_size),
             B: (base.out_channels, rank // base.groups, *ones),
         }
-    O, I = linear_shape(base)  # noqa: E741
+    O, I = dense_shape(base)  # noqa: E741
     return {A: (rank, I), B: (O, rank)}
 
 

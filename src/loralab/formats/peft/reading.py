@@ -11,12 +11,12 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from loralab.core.names import modules_by_path, unwrapped
+from loralab.core.names import inside, modules_by_path, unwrapped
 from loralab.core.updates.biased import BiasedLinear
 from loralab.core.updates.build import kind_of
 from loralab.core.updates.kinds import Kind
 from loralab.core.updates.tokens import settings_of_rows
-from loralab.core.updates.update import WHOLE, Update, tensor_of
+from loralab.core.updates.update import WHOLE, Update
 from loralab.errors import AdapterFileError
 from loralab.files.tensors import refuse_unfit
 from loralab.formats.peft.agreement import Plot, refuse_two_stories, some_modules
@@ -47,6 +47,7 @@ from loralab.formats.peft.layout import (
 from loralab.formats.peft.tokens import COPY, fill_rows, refuse_beyond, refuse_taken, row_shapes, token_plot
 from loralab.formats.record import ModuleRecord, PartRecord, has_tensor, recorded_rows
 from loralab.formats.sidecar import Sidecar
+from loralab.nn.tensors import tensor_of
 
 PREFIX = "base_model.model."
 WRAPPERS = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
@@ -171,7 +172,7 @@ def _biases(reading: Reading, depths: Mapping[str, int], heads: list[str]) -> It
     """(module path, tensor name) of the biases that PEFT trains; an attention's output bias is the attention's own."""
     by_path = modules_by_path(reading.model)
     for path, module in by_path.items():
-        if any(path == head or path.startswith(head + ".") for head in heads):
+        if inside(path, heads):
             continue
         parent, _, leaf = path.rpartition(".")
         of_attention = leaf == "out_proj" and isinstance(by_path.get(parent), nn.MultiheadAttention)

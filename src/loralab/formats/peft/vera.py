@@ -15,10 +15,10 @@ import torch
 from torch import Tensor, nn
 
 from loralab.core.names import class_name, modules_by_path, unwrapped
-from loralab.core.updates.build import Site, build, is_linear, linear_shape
+from loralab.core.updates.build import Site, build
 from loralab.core.updates.factors import LowRankDelta, Recipe, SharedMatrices, Spot
 from loralab.core.updates.low_rank import LinearUpdate
-from loralab.core.updates.update import WHOLE, Update, device_of
+from loralab.core.updates.update import WHOLE, Update
 from loralab.errors import AdapterFileError, SpecError
 from loralab.files.names import CONFIG_NAME
 from loralab.files.tensors import refuse_unfit
@@ -40,6 +40,8 @@ from loralab.formats.peft.reading import (
 from loralab.formats.peft.writing import PREFIX, base_name, shortest_names, trained_biases
 from loralab.formats.sidecar import Sidecar
 from loralab.methods.vera import A_NAME, B_NAME, LAMBDA_B, LAMBDA_D, ScaledProjections, VeRA, projections
+from loralab.nn.dense import dense_shape, is_dense
+from loralab.nn.tensors import device_of
 
 VERA_TYPE = "VERA"
 
@@ -327,7 +329,7 @@ def _refuse_unlike(plot: Plot, config: PeftVeraConfig, sidecar: Sidecar | None) 
     problems = [
         f"target_modules names {target.path}, a {type(target.module).__name__}, and VeRA adapts dense layers only"
         for target in plot.targets
-        if target.parameter is not None or not is_linear(target.module)
+        if target.parameter is not None or not is_dense(target.module)
     ]
     for path, record in ({} if sidecar is None else sidecar.modules).items():
         said = record.kind, {part: (each.kind, each.recipe.rank) for part, each in record.parts.items()}
@@ -342,7 +344,7 @@ def _refuse_unlike(plot: Plot, config: PeftVeraConfig, sidecar: Sidecar | None) 
 
 def _projection_sizes(targets: Sequence[PeftTarget], rank: int) -> dict[str, tuple[int, int]]:
     """A [R, I] and B [O, R] with the largest I and the largest O of the targets, be they of different layers."""
-    shapes = [linear_shape(target.module) for target in targets]
+    shapes = [dense_shape(target.module) for target in targets]
     return {A_NAME: (rank, max(inputs for _, inputs in shapes)), B_NAME: (max(outputs for outputs, _ in shapes), rank)}
 
 
@@ -350,7 +352,7 @@ def _expected_tensors(reading: Reading, plot: Plot) -> dict[str, tuple[int, ...]
     """Key → shape of every tensor that the file must hold, but the projections."""
     expected = expected_shapes(reading, replace(plot, targets=[]))
     for target in plot.targets:
-        stem, outputs = plot.stem(target), linear_shape(target.module)[0]
+        stem, outputs = plot.stem(target), dense_shape(target.module)[0]
         expected |= {stem + LAMBDA_B: (outputs,), stem + LAMBDA_D: (reading.config.rank,)}
     return expected
 
