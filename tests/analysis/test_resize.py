@@ -15,8 +15,8 @@ import loralab as ll
 from loralab.analysis.adapters.deltas import deltas
 from loralab.cli.main import main
 from loralab.errors import AdapterFileError, OutputError, SpecError
+from loralab.formats.read import read_adapter
 from loralab.formats.resize import Resized, energy_ranks, read_resizable, uniform_ranks, write_resized
-from loralab.formats.stored import read_adapter
 from oracle.case import Case, ours_saved, output, peft_loads, theirs_saved
 from oracle.model_cases import MODELS
 from oracle.module_cases import MODULES

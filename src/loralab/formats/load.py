@@ -15,7 +15,8 @@ from loralab.files.names import CONFIG_NAME
 from loralab.files.tensors import listed
 from loralab.formats.fingerprint import fingerprint_under
 from loralab.formats.folder import model_files
-from loralab.formats.stored import StoredAdapter, read_adapter
+from loralab.formats.read import read_adapter
+from loralab.formats.stored import StoredAdapter
 from loralab.methods.beside import random_beside, tie_notes
 from loralab.methods.wide_ranks import rank_notes
 

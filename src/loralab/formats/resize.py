@@ -23,10 +23,11 @@ from loralab.files.whole import json_text, read_json, whole_folder
 from loralab.formats.peft.beside_base import refuse_without_base
 from loralab.formats.peft.config import PeftConfig
 from loralab.formats.peft.writing import PREFIX
+from loralab.formats.read import read_plain
 from loralab.formats.record import ModuleRecord
 from loralab.formats.save import write_folder
 from loralab.formats.sidecar import Sidecar
-from loralab.formats.stored import StoredAdapter, read_adapter
+from loralab.formats.stored import StoredAdapter
 from loralab.formats.updates import Pair, Piece, StoredUpdate
 
 
@@ -82,7 +83,7 @@ def read_resizable(path: str | Path) -> StoredAdapter:
             f"{source} is a checkpoint, and a resized adapter is a folder; convert it first: "
             f"loralab convert {source} FOLDER --to peft --alpha A"
         )
-    adapter = read_adapter(source).plain().demand()
+    adapter = read_plain(source).demand()
     if adapter.vera is not None:
         raise SpecError(
             f"{adapter.source} is VeRA: its A and B are frozen and shared by all layers, and have no rank to cut"

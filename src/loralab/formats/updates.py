@@ -116,11 +116,6 @@ class StoredUpdate:
 _FACTOR = re.compile(r"(?P<stem>.+)\.lora_(?P<embedding>embedding_)?(?P<factor>[AB])(?P<end>\.weight)?")
 
 
-def is_factor(key: str) -> bool:
-    """Whether a tensor of this name is the A or B of a pair."""
-    return _FACTOR.fullmatch(key) is not None
-
-
 def factor_keys(tensors: Iterable[str]) -> Iterator[tuple[str, str]]:
     """(key of A, key of B) of every pair of which at least one is there, in the order of their A."""
     matches = [match for key in tensors if (match := _FACTOR.fullmatch(key))]

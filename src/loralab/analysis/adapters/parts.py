@@ -22,11 +22,11 @@ Cell = tuple[str, str]
 
 def cells_of(adapter: Adapter) -> list[Cell]:
     """Every factor pair of an adapter. Raises SpecError where there are none."""
-    found = [(path, part) for path, update in adapter.updates.items() for part in update.parts]
-    if not found:
+    cells = [(path, part) for path, update in adapter.updates.items() for part in update.parts]
+    if not cells:
         kind = type(adapter.spec).__name__
         raise SpecError(f"adapter '{adapter.name}' ({kind}) has no low-rank factors to switch off or cut")
-    return found
+    return cells
 
 
 def cell_name(cell: Cell) -> str:
