@@ -90,17 +90,6 @@ every_case = pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
 
 
 @dataclass
-class Read:
-    """What `vera_from_peft` returned, as a method to attach."""
-
-    content: dict[str, Any]
-    plan_read: Plan
-
-    def plan(self, model: nn.Module) -> Plan:
-        return self.plan_read
-
-
-@dataclass
 class Saved:
     """A base, a model with an adapter that has an effect on it, and the folder that it was saved into."""
 
