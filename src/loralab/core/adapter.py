@@ -169,7 +169,7 @@ class AdapterSet:
         """The adapter of this name, or UnknownAdapterError listing those there are."""
         if name not in self.adapters:
             there = ", ".join(repr(known) for known in self.adapters) or "none"
-            raise UnknownAdapterError(f"adapter {name!r} was asked for; on this model there is: {there}")
+            raise UnknownAdapterError(f"there is no adapter {name!r} on this model; it has: {there}")
         return self.adapters[name]
 
     def invocation_of(self, speaker: Speaker | None) -> tuple[int, ...]:
@@ -186,14 +186,14 @@ class AdapterSet:
         """An error while an adapter is merged into the base."""
         if self.routing.merged is not None:
             raise AdapterStateError(
-                f"{what} was asked for while {in_words(self.routing.merged)} is merged into the base weights; "
-                "call unmerge(model) first"
+                f"{what} is impossible while {in_words(self.routing.merged)} is merged into the base weights; call "
+                "unmerge(model) first"
             )
 
     def keep_merged(self) -> None:
         """Make a merge final: the originals are forgotten."""
         if self.routing.merged is None:
-            raise AdapterStateError("keep_merged was asked for, but nothing is merged; call merge(model) first")
+            raise AdapterStateError("keep_merged has nothing to keep: nothing is merged; call merge(model) first")
         self.originals = []
         self.route()
 

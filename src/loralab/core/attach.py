@@ -232,8 +232,8 @@ def _wrapper_notes(model: nn.Module) -> list[str]:
 def _check_name(name: str, adapters: AdapterSet) -> None:
     if not _NAME.fullmatch(name):
         raise SpecError(
-            f"{name!r} was asked for as an adapter's name; use letters, digits, '.', '_' and '-', "
-            "beginning with a letter or digit"
+            f"{name!r} is not a valid adapter name: use letters, digits, '.', '_' and '-', beginning with a letter or "
+            "digit"
         )
     if name in adapters.adapters:
         raise AdapterStateError(f"adapter {name!r} is on this model already; detach it first or choose another name")

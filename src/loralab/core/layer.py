@@ -207,8 +207,8 @@ class AdaptedLayer(nn.Module):
     def _merged(self, *args: Any, **kwargs: Any) -> Any:
         if self.training and torch.is_grad_enabled():
             raise AdapterStateError(
-                f"a training forward pass was asked of a model while {in_words(self.routing.merged or ())} is merged "
-                "into it, whose own parameters would get no gradient: call unmerge(model) first, or model.eval()"
+                f"the model is in training mode while {in_words(self.routing.merged or ())} is merged into it, so the "
+                "adapter would get no gradient: call unmerge(model) or model.eval() first"
             )
         return self.base(*args, **kwargs)
 

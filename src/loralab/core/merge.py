@@ -83,7 +83,7 @@ def plan_merge(model: nn.Module, name: str | Sequence[str] | None = None) -> lis
 def _chosen(adapters: AdapterSet, name: str | Sequence[str] | None) -> Speaker:
     chosen = speaker(adapters, name) if name is not None else adapters.routing.active
     if chosen is None:
-        raise AdapterStateError("a merge was asked for, but no adapter is active; activate one or name it")
+        raise AdapterStateError("merge() has no adapter: no adapter is active. Activate one or name it")
     return chosen
 
 
@@ -123,7 +123,7 @@ def unmerge(model: nn.Module) -> None:
     """Put the original tensors back: the very same objects, so the base is what it was bit for bit."""
     adapters = adapters_of(model)
     if adapters.routing.merged is None:
-        raise AdapterStateError("unmerge was asked for, but nothing is merged into this model")
+        raise AdapterStateError("unmerge() has nothing to undo: nothing is merged into this model")
     _let_train(adapters, adapters.routing.merged, True)
     _restore(adapters)
     adapters.originals = []

@@ -59,7 +59,7 @@ class Pattern:
         try:
             return re.fullmatch(self.path, path) is not None
         except re.error as problem:
-            raise SpecError(f"the target {self.text!r} is no valid regular expression: {problem}") from problem
+            raise SpecError(f"the target {self.text!r} is not a valid regular expression: {problem}") from problem
 
 
 def split_patterns(targets: str | Sequence[str]) -> list[str]:
@@ -198,4 +198,4 @@ def _layers_must_exist(layers: Sequence[int] | None, candidates: Sequence[Candid
     present = {layer_index(candidate.name) for candidate in candidates} - {None}
     lost = [layer for layer in layers or () if layer not in present]
     if lost:
-        raise TargetError(f"layers {lost} were asked for; the model has the layers {sorted(present)}")  # type: ignore[type-var]
+        raise TargetError(f"the model has no layers {lost}; it has {sorted(present)}")  # type: ignore[type-var]

@@ -42,7 +42,7 @@ class Watch:
         self.read: set[nn.Module] = set()
 
     def spied(self, layer: nn.Module, tensor: Tensor) -> Tensor:
-        """The same tensor, which tells when it is computed with."""
+        """This tensor, which tells when something computes with it."""
         seen = tensor.detach().as_subclass(_Spied)
         seen.tell = lambda: self.read.add(layer)
         return seen

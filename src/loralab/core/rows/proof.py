@@ -70,7 +70,7 @@ class RowProofs:
         ]
         if lost:
             raise AdapterStateError(
-                f"rows() was asked for {count} sequences, but they cannot be told apart in what is given to "
+                f"rows() names {count} sequences, which cannot be told apart in the input of "
                 f"{', '.join(lost)}: what it gets of a sequence in the batch is not what it gets of that alone; "
                 "run the adapters in separate batches, or leave this layer out of the targets"
             )
@@ -88,9 +88,8 @@ class RowProofs:
             raise
         except UNRUNNABLE as problem:
             raise AdapterStateError(
-                "rows() was asked for, but the model does not run on each sequence of this batch alone, which would "
-                f"tell which entries are whose ({type(problem).__name__}: {problem}); run the adapters in batches of "
-                "their own"
+                "rows() runs the model on each sequence alone to tell which entries are whose, and it does not run on "
+                f"this one ({type(problem).__name__}: {problem}); run the adapters in separate batches"
             ) from problem
         finally:
             self.routing.calls = None

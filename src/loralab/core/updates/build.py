@@ -70,12 +70,12 @@ class Site:
         return made.zeroed(self.device) if self.blank else made
 
     def check_rank(self, part: str, name: str, rows: int, columns: int) -> None:
-        """Refuse a rank above the width of the matrix [rows, columns], where that is asked for by name."""
+        """SpecError for a rank above the width of the matrix [rows, columns], where the layer is targeted by name."""
         if not (self.any_rank or self.blank):
             check_rank(self.recipes[part], name, rows, columns)
 
     def made_by(self, make: Maker | None) -> "Site":
-        """The same site, the updates of its matrices made in this way."""
+        """This site with the updates of its matrices made in another way."""
         return replace(self, make=make)
 
     def name_of(self, part: str) -> str:
@@ -87,18 +87,18 @@ class Site:
         return self.factors(part, spot.out_features, spot.in_features) if self.make is None else self.make(spot)
 
     def refuse_special(self, with_magnitude: bool = False) -> None:
-        """An error where something else than plain LoRA was asked for: it is defined for dense layers."""
+        """An error for anything but plain LoRA, which other modules than dense layers do not have."""
         special = self.make is not None or self.invocation or self.biased
         if special or (self.magnitude and not with_magnitude):
             raise TargetError(
-                f"{self.path} is a {type(self.module).__name__}, which only plain LoRA adapts; the method that was "
-                "asked for is defined for dense layers: leave it out with exclude"
+                f"{self.path} is a {type(self.module).__name__}, which only plain LoRA adapts; this method is for "
+                "dense layers: leave the module out with exclude"
             )
 
     def refuse_dropout(self, why: str) -> None:
         """An error if any part of a fresh update asks for dropout."""
         if not self.blank and any(recipe.dropout for recipe in self.recipes.values()):
-            raise SpecError(f"dropout was asked for {self.path}, but {why}; set dropout=0 or leave this target out")
+            raise SpecError(f"{self.path} cannot have dropout: {why}; set dropout=0 or leave this target out")
 
 
 def build(site: Site, kind: Kind | None = None) -> Update:
@@ -184,8 +184,8 @@ def _layout(site: Site, out_features: int, in_features: int) -> Layout:
     if layout is None or unknown:
         parts = f"has the parts {', '.join(layout)}" if layout else "is not known to be a fused projection"
         raise TargetError(
-            f"{site.path}[{','.join(site.recipes)}] was asked for, but {site.path} {parts}; name the whole module, "
-            "or describe its rows with fused={...}"
+            f"{site.path} has no parts {', '.join(site.recipes)}: it {parts}; name the whole module, or describe its "
+            "rows with fused={...}"
         )
     beyond = [part for part in site.recipes if bool((layout[part] >= out_features).any())]
     if beyond:
@@ -198,7 +198,8 @@ def _embedding(site: Site) -> Update:
     V, D = tensor_of(site.module, WHOLE).shape
     if getattr(site.module, "max_norm", None) is not None and not site.blank:
         raise TargetError(
-            f"{site.path} was asked for, but an embedding with max_norm rewrites its own weight as it runs"
+            f"{site.path} is an embedding with max_norm, which rewrites its own weight as it runs: leave it out with "
+            "exclude"
         )
     rank = site.recipes[WHOLE].rank
     site.check_rank(WHOLE, site.path, V, D)
@@ -224,8 +225,8 @@ def _conv(site: Site) -> Update:
 def _refuse_unscalable(site: Site, groups: int) -> None:
     if groups > 1:
         raise TargetError(
-            f"magnitude was asked for {site.path}, a convolution in {groups} groups: its A and B are no factors of one "
-            "matrix whose rows have lengths; exclude it, or adapt all modules without magnitude"
+            f"{site.path} is a convolution in {groups} groups, whose A and B are not the factors of one matrix with "
+            "rows to scale: leave it out with exclude, or adapt all modules without magnitude"
         )
     site.refuse_dropout("a convolution with trained lengths runs with its weights substituted")
 
@@ -238,7 +239,7 @@ def _attention(site: Site) -> Update:
     expanded = replace(site, recipes=recipes)
     unknown = [part for part in recipes if part not in shapes]
     if unknown:
-        raise TargetError(f"{site.path}[{','.join(unknown)}] was asked for; its parts are {', '.join(shapes)}")
+        raise TargetError(f"{site.path} has no parts {', '.join(unknown)}; it has {', '.join(shapes)}")
     return AttentionUpdate({part: expanded.factors(part, *shapes[part]) for part in recipes})
 
 
@@ -260,8 +261,8 @@ def _raw_factors(site: Site, name: str, transposed: bool) -> Factors:
 def _only_whole(site: Site) -> None:
     if WHOLE not in site.recipes:
         raise TargetError(
-            f"{site.path}[{','.join(site.recipes)}] was asked for, but {type(site.module).__name__} has no such parts; "
-            f"write {site.path}"
+            f"{site.path} is a {type(site.module).__name__}, which has no parts {', '.join(site.recipes)}; write "
+            f"{site.path}"
         )
 
 

@@ -48,7 +48,7 @@ class LinearUpdate(Update):
         return self._together({part: self.delta_of(part).pair() for part in self.parts})
 
     def settled_factors(self) -> Pair:
-        """The same as it is merged: without chance, without gradients."""
+        """(A, s·B) of all parts together as they are merged: without chance, without gradients."""
         return self._together({part: self.delta_of(part).settled() for part in self.parts})
 
     def _together(self, pairs: Mapping[str, Pair]) -> Pair:
@@ -183,8 +183,8 @@ class ConvUpdate(Update):
         W, whole = tensor_of(base, WHOLE), self.factors_of(WHOLE)
         if self.is_dense(base):
             raise AdapterStateError(
-                f"the weight of a convolution with {base.groups} groups was asked for under an update that mixes all "
-                "of its input channels, as PEFT trains it; a grouped weight cannot hold that: keep the adapter live"
+                f"this update of a convolution with {base.groups} groups mixes all of its input channels, as PEFT "
+                "trains it, which a grouped weight cannot hold: keep the adapter live"
             )
         return {WHOLE: delta(*_by_group(whole.lora_A, whole.scaled_B), wide(W)).reshape(W.shape)}
 

@@ -42,7 +42,7 @@ class Seen:
 
     @staticmethod
     def of(tensors: Sequence[object]) -> "Seen | None":
-        """None where torch does not count, or where one is made anew whenever it is asked for (a quantised weight)."""
+        """None where torch does not count, or where one is made anew whenever it is read (a quantised weight)."""
         known = tuple(each for each in tensors if isinstance(each, Tensor) and each.is_leaf)
         if len(known) < len(tensors) or not isinstance(tensors[0], nn.Parameter):
             return None

@@ -4,7 +4,7 @@
 
 R *replaces* the base's rows and is no difference to them: what a vocabulary that was resized holds in its new rows by
 chance does not matter. An output head that is tied to the embedding *follows* it: both compute with the same R. No
-product with R ever copies the whole of E. It knows nothing of tokenizers and of which modules embed tokens.
+product with R ever copies the whole of E. Knows nothing of tokenizers.
 
 Shapes: V vocabulary, H width, T chosen tokens.
 """

@@ -29,7 +29,7 @@ class Update(nn.Module):
     """Factors by part of the module, full replacements by tensor name, and tensors of its own."""
 
     kind: ClassVar[Kind] = "replacement"
-    """What files call it, with those of its subclasses that do the same more cleverly."""
+    """Name in files, shared with subclasses that compute the same function in another way."""
     why_not_merged: ClassVar[str] = ""
     """Why the base's weights cannot take this update up; empty where they can."""
     invocation: tuple[int, ...] = ()
@@ -74,7 +74,7 @@ class Update(nn.Module):
         return delta
 
     def factors_of(self, part: str) -> Factors:
-        """The same where it is a plain pair."""
+        """The update of one part, which must be a plain pair."""
         factors = self.parts[part]
         assert isinstance(factors, Factors)
         return factors
@@ -96,7 +96,7 @@ class Update(nn.Module):
         )
 
     def _with_parts(self, parts: Mapping[str, LowRankDelta]) -> "Update":
-        """The same update with other deltas in the place of its own."""
+        """This update with other deltas in place of its own."""
         if all(parts[part] is self.parts[part] for part in parts):
             return self
         made = copy.copy(self)
@@ -204,7 +204,7 @@ class Update(nn.Module):
         return {name: tensor.to(tensor_of(base, name).dtype) for name, tensor in self._substituted_wide(base).items()}
 
     def merged(self, base: nn.Module) -> dict[str, Tensor]:
-        """The same tensors for good: W + ΔW summed in float32 or wider and rounded once to the module's dtype."""
+        """The tensors of a merged module: W + ΔW summed in float32 or wider and rounded once to the module's dtype."""
         with torch.no_grad():
             return {
                 name: tensor.to(tensor_of(base, name).dtype, copy=True)
