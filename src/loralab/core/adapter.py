@@ -244,16 +244,16 @@ _ATTRIBUTE = "_loralab_adapters"
 
 def adapters_of(model: nn.Module) -> AdapterSet:
     """The adapters on this model; raises AdapterStateError where there are none."""
-    found = unwrapped(model).__dict__.get(_ATTRIBUTE)
-    if not isinstance(found, AdapterSet):
+    adapters = unwrapped(model).__dict__.get(_ATTRIBUTE)
+    if not isinstance(adapters, AdapterSet):
         raise AdapterStateError(f"this {type(unwrapped(model)).__name__} has no adapters; attach or load one first")
-    return found
+    return adapters
 
 
 def adapters_on(model: nn.Module) -> AdapterSet:
     """The adapters on this model, an empty set where there are none yet (nothing is kept on the model by asking)."""
-    found = unwrapped(model).__dict__.get(_ATTRIBUTE)
-    return found if isinstance(found, AdapterSet) else AdapterSet()
+    adapters = unwrapped(model).__dict__.get(_ATTRIBUTE)
+    return adapters if isinstance(adapters, AdapterSet) else AdapterSet()
 
 
 def keep_adapters(model: nn.Module, adapters: AdapterSet | None) -> None:

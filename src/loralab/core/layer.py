@@ -130,8 +130,8 @@ class AdaptedLayer(nn.Module):
         try:
             return super().__getattr__(name)
         except AttributeError:
-            found = getattr(super().__getattr__("base"), name)
-            return self._replacement(name, found) if isinstance(found, Tensor) else found
+            value = getattr(super().__getattr__("base"), name)
+            return self._replacement(name, value) if isinstance(value, Tensor) else value
 
     def _replacement(self, name: str, frozen: Tensor) -> Tensor:
         """The trained copy of a tensor of the base, in its dtype, if the active adapter has one; else the tensor."""

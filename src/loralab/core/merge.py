@@ -90,8 +90,8 @@ def _chosen(adapters: AdapterSet, name: str | Sequence[str] | None) -> Speaker:
 def _updates(adapters: AdapterSet, chosen: Speaker) -> dict[str, Update]:
     """What the chosen adapters together bring to each module, each module once."""
     paths = dict.fromkeys(path for name in names_of(chosen) for path in adapters.adapter(name).updates)
-    found = {path: adapters.layers[path].update_of(chosen) for path in paths}
-    return {path: update for path, update in found.items() if update is not None}
+    updates = {path: adapters.layers[path].update_of(chosen) for path in paths}
+    return {path: update for path, update in updates.items() if update is not None}
 
 
 def merge(model: nn.Module, name: str | Sequence[str] | None = None) -> MergeReport:

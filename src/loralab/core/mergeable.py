@@ -91,13 +91,13 @@ class Trial:
 
 def trials_of(adapters: AdapterSet, updates: Mapping[str, Update]) -> list[Trial]:
     """Each module that is not simply torch's own with its weight, run under its update."""
-    found = []
+    trials = []
     for path, update in updates.items():
         base = unwrapped(adapters.layers[path])
         inputs = update.trial_input(base) if update.is_low_rank and not is_untouched(base) else None
         if inputs is not None:
-            found.append(Trial(path, base, inputs, output_of(partial(update, base), inputs, update, base)))
-    return found
+            trials.append(Trial(path, base, inputs, output_of(partial(update, base), inputs, update, base)))
+    return trials
 
 
 def refuse_disagreeing(wrong: Sequence[Trial]) -> None:

@@ -72,11 +72,11 @@ def _below(parent: nn.Module, prefix: str) -> Iterator[Slot]:
 
 def modules_by_path(model: nn.Module) -> dict[str, nn.Module]:
     """Plain path → unwrapped module, the first path of a shared module only."""
-    found: dict[int, str] = {}
+    first: dict[int, str] = {}
     for slot in slots(model):
-        found.setdefault(id(slot.module), slot.path)
+        first.setdefault(id(slot.module), slot.path)
     by_path = {slot.path: slot.module for slot in slots(model)}
-    return {path: by_path[path] for path in found.values()}
+    return {path: by_path[path] for path in first.values()}
 
 
 def stacks_in(model: nn.Module) -> frozenset[str]:

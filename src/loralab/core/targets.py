@@ -41,8 +41,8 @@ class Pattern:
     @staticmethod
     def of(text: str) -> "Pattern":
         """Take `c_attn[q,v]` apart; anything else names whole modules."""
-        found = _PARTS.fullmatch(text)
-        return Pattern(text, found["path"], tuple(found["parts"].split(","))) if found else Pattern(text, text, ())
+        match = _PARTS.fullmatch(text)
+        return Pattern(text, match["path"], tuple(match["parts"].split(","))) if match else Pattern(text, text, ())
 
     def matches(self, path: str) -> bool:
         """Whether the path is the pattern, ends in it at a dot, or is matched by it as a regular expression."""
@@ -123,12 +123,12 @@ class Candidate:
 
 def _candidates(model: nn.Module) -> list[Candidate]:
     seen: set[int] = set()
-    found = []
+    candidates = []
     for slot in slots(model):
         if id(slot.module) not in seen:
             seen.add(id(slot.module))
-            found.extend(_candidates_of(slot))
-    return found
+            candidates.extend(_candidates_of(slot))
+    return candidates
 
 
 def _candidates_of(slot: Slot) -> list[Candidate]:
