@@ -38,6 +38,7 @@ from loralab.formats.peft.layout import (
     BIASES,
     OUTPUT_TWICE,
     A,
+    Entry,
     entry_shapes,
     is_blocked,
     pack,
@@ -300,7 +301,7 @@ def _filled(reading: Reading, plot: Plot) -> dict[str, Update]:
         stem = plot.stem(target)
         keys = entry_shapes(target.module, target.parameter, rank, reading.config.magnitude)
         tensors = {key: reading.tensors[stem + key] for key in keys}
-        unpack(updates[target.path], target.module, target.parameter, rank, tensors, _output_applied(reading))
+        unpack(updates[target.path], Entry(target.module, target.parameter, rank, tensors, _output_applied(reading)))
     for path, names in plot.replaced.items():
         for name in names:
             value = reading.tensors[tensor_key(path, name, plot.depths)]
