@@ -136,7 +136,7 @@ def _trained_whole(sidecar: Sidecar | None) -> list[str]:
 
 
 def _recorded(sidecar: Sidecar) -> dict[str, Recipe]:
-    """Target → recipe as they were asked for: parts of a fused projection are `c_attn[q]`, `c_attn[v]`."""
+    """Recipes by target, as a specification names it: parts of a fused projection are `c_attn[q]`, `c_attn[v]`."""
     return {
         path if part == WHOLE else f"{path}.{part}" if record.kind == "parameters" else f"{path}[{part}]": each.recipe
         for path, record in sidecar.modules.items()

@@ -35,8 +35,8 @@ def logit_change(model: nn.Module, stored: StoredAdapter, allow_other_base: bool
     inner = unwrapped(model)
     if not isinstance(inner, PreTrainedModel):
         raise SpecError(
-            f"the effect on {type(inner).__name__} was asked for, which is no transformers model, so no probe "
-            "is known; compare its outputs yourself, under activate() and disabled()"
+            f"no probe is known for {type(inner).__name__}, which is no transformers model: compare its outputs "
+            "yourself, under activate() and disabled()"
         )
     probe, before = make_probe(inner), adapters_on(model).routing.active
     training = [module for module in model.modules() if module.training]

@@ -102,7 +102,7 @@ def write_merged(
 def source_folder(name: str | Path) -> Path:
     """The local folder of a model: of an embedded one, of a folder, or of a Hub id that has been downloaded.
 
-    Raises NotFoundError if there is none.
+    Raises NotFoundError if there is no such folder.
     """
     found = locate(str(name))
     if Path(found).is_dir():
@@ -116,7 +116,7 @@ def _model_and_adapter(model: PreTrainedModel, adapter: Adapter | str, verify: s
     inner = unwrapped(model)
     if not isinstance(inner, PreTrainedModel):
         raise SpecError(
-            f"a Hugging Face folder was asked for, but {type(inner).__name__} is not a model of transformers; "
+            f"{type(inner).__name__} is not a transformers model and has no Hugging Face folder; "
             "call merge(model), detach(model, keep_merged=True) and save its state_dict"
         )
     if verify not in VERIFY:
@@ -129,7 +129,7 @@ def _model_and_adapter(model: PreTrainedModel, adapter: Adapter | str, verify: s
 def _check_place(place: Path, base: Path | None) -> None:
     refuse_occupied(place)
     if base is not None and base.resolve() in place.resolve().parents:
-        raise OutputError(f"{place} was asked for as the merged folder, but it lies inside the base's own, {base}")
+        raise OutputError(f"{place} lies inside the base's own folder, {base}; choose another for the merged model")
 
 
 def _write_config(model: PreTrainedModel, weights: MergedWeights, folder: Path) -> None:

@@ -37,7 +37,7 @@ class Held:
 
     @property
     def place(self) -> tuple[int, str]:
-        """The same for all names of one place (a module may hang in several), different for tied tensors."""
+        """Where it is held: one place may have several names (of a shared module), tied tensors have several places."""
         return id(self.owner), self.leaf
 
 

@@ -32,7 +32,7 @@ def refuse_without_base(source: Path, config: PeftConfig, to: str) -> None:
     said = [name for name, given in ((LORA_BIAS, config.bias_of_B), (TYING, config.ties_weights)) if given]
     if said:
         raise AdapterFileError(
-            f"{source} was asked to become {to}, and its {' and '.join(said)} can be understood only beside its base: "
+            f"{source} cannot become {to} by its files alone: only its base tells what its {' and '.join(said)} means; "
             "ll.load it there and ll.save it into another folder, which says the same without, and take that"
         )
 
@@ -119,7 +119,7 @@ def _why_no_bias(target: PeftTarget, config: PeftConfig, plot: Plot, tensors: Ma
     own = target.module._parameters.get("bias")
     key = plot.stem(target) + BIAS_OF_B
     if target.parameter is not None or isinstance(target.module, (nn.MultiheadAttention, nn.Embedding)):
-        return f"{target.name} is no dense layer and no convolution, and has no bias that s·b could be added to"
+        return f"{target.name} is neither a dense layer nor a convolution: it has no bias that s·b could be added to"
     if own is None and not is_linear(target.module):
         return (
             f"{target.path} has no bias that s·b could be added to (PEFT cannot merge it either): train it again "

@@ -41,7 +41,7 @@ class PlainLora:
 
 
 def as_plain_lora(content: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> PlainLora:
-    """The same adapter as plain LoRA; itself where it is no dialect. AdapterFileError where it cannot be one."""
+    """The adapter as plain LoRA, unchanged where it is that already. AdapterFileError where it cannot be rewritten."""
     plain = PlainLora(dict(content), dict(tensors))
     for is_it, rewrite in _DIALECTS:
         if is_it(plain.content):
@@ -110,7 +110,7 @@ def _product(tensors: Tensors, stem: str) -> tuple[Tensor, Tensor, int]:
 
 def _taken(tensors: Tensors, key: str) -> Tensor:
     if key not in tensors or tensors[key].dim() != 2:
-        raise AdapterFileError(f"{key} of an AdaLoRA adapter is missing or no matrix; get the file again")
+        raise AdapterFileError(f"{key} of an AdaLoRA adapter is missing or not a matrix; get the file again")
     return tensors.pop(key)
 
 
@@ -149,7 +149,7 @@ def _from_enabled(content: Content, tensors: Tensors) -> PlainLora:
         other = key.removesuffix(A) + B
         if len(tensors[key]) != ranks or other not in tensors:
             raise AdapterFileError(
-                f"{key} and {other} are no factors of {sum(enabled)} slices with rank {rank}, which enable_lora "
+                f"{key} and {other} are not factors of {sum(enabled)} slices with rank {rank}, which enable_lora "
                 f"{enabled} makes them; {_BY_ITS_WRITER}"
             )
         found[other] = _placed(other, _ungrouped(other, tensors[other], ranks), enabled)

@@ -370,8 +370,8 @@ def _invoked_record(reading: Reading, target: PeftTarget) -> ModuleRecord:
     """aLoRA, which is of dense layers."""
     if target.parameter is not None or kind_of(target.module) != "linear":
         raise AdapterFileError(
-            f"{target.name} is no dense layer, and the adapter's config says {INVOCATION_TOKENS}, which is for those "
-            "only, in PEFT too; leave it out of target_modules"
+            f"{target.name} is not a dense layer, and the adapter's config says {INVOCATION_TOKENS}, which is for "
+            "those only, in PEFT too; leave it out of target_modules"
         )
     parts = {WHOLE: PartRecord(reading.config.recipe(target.path))}
     return ModuleRecord("linear", parts, invocation=reading.config.invocation)

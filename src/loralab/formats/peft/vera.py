@@ -129,14 +129,14 @@ def vera_spec(config: PeftVeraConfig) -> VeRA:
             modules_to_save=common.modules_to_save,
         )
     except SpecError as problem:
-        raise AdapterFileError(f"{CONFIG_NAME} cannot be: {problem}") from problem
+        raise AdapterFileError(f"invalid {CONFIG_NAME}: {problem}") from problem
 
 
 def _problems(content: Mapping[str, Any]) -> list[str]:
     """What is wrong with the keys that are VeRA's own, and keys of which we cannot know what they do."""
     problems = [] if is_vera(content) else [f"peft_type is {content.get('peft_type')!r}, not {VERA_TYPE!r}"]
     problems += [
-        f"{key} is {value!r}, which is no setting of PEFT's VeRA, so what it changes is not known"
+        f"{key} is {value!r}, which is not a setting of PEFT's VeRA, so what it changes is not known"
         for key, value in content.items()
         if value and key not in _OWN | _AS_IN_LORA
     ]
@@ -144,7 +144,7 @@ def _problems(content: Mapping[str, Any]) -> list[str]:
         problems.append(f"bias is {content['bias']!r}, not 'none', 'all' or 'vera_only'")
     dropout = content.get("vera_dropout") or 0.0
     if not is_finite(dropout) or not 0 <= dropout < 1:
-        problems.append(f"vera_dropout is {dropout!r} and must lie in [0, 1)")
+        problems.append(f"vera_dropout is {dropout!r}, but must be in [0, 1)")
     seed = content.get("projection_prng_key", 0)
     if isinstance(seed, bool) or not isinstance(seed, int) or seed not in _SEEDS:
         problems.append(f"projection_prng_key is {seed!r}, not a whole number that torch takes as a seed")
