@@ -28,7 +28,7 @@ def tensors_path(folder: Path) -> Path:
 def config_content(folder: Path) -> dict[str, Any]:
     """The content of a folder's adapter_config.json; NotFoundError says where adapters are instead."""
     if not (folder / CONFIG_NAME).exists():
-        inside = sorted(found.parent.name for found in folder.glob(f"*/{CONFIG_NAME}"))
+        inside = sorted(each.parent.name for each in folder.glob(f"*/{CONFIG_NAME}"))
         hint = f"; there are adapters in its folders {', '.join(inside)}" if inside else ""
         raise NotFoundError(f"{folder} is not an adapter: there is no {CONFIG_NAME} in it{hint}")
     return read_json(folder / CONFIG_NAME)

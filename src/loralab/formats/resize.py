@@ -96,11 +96,11 @@ def read_resizable(path: str | Path) -> StoredAdapter:
     return adapter
 
 
-def _refuse_bare_parameters(config: PeftConfig, found: StoredAdapter) -> None:
+def _refuse_bare_parameters(config: PeftConfig, adapter: StoredAdapter) -> None:
     bare = [name for name in config.target_parameters if "." not in name]
-    if bare and found.sidecar is None:
+    if bare and adapter.sidecar is None:
         raise SpecError(
-            f"{found.source} adapts raw parameters by their bare names ({', '.join(bare)}): which module's they are "
+            f"{adapter.source} adapts raw parameters by their bare names ({', '.join(bare)}): which module's they are "
             "only the model says. Load it into its model with ll.load, ll.save it, and resize what was saved"
         )
 

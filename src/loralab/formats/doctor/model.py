@@ -17,8 +17,7 @@ from loralab.formats.finding import AGAIN, UNEXPECTED, Finding, Severity, some
 from loralab.formats.fingerprint import Fingerprint, fingerprint
 from loralab.formats.gguf.layout import GgufBase
 from loralab.formats.load import put_stored
-from loralab.formats.merged.verify import logits_of
-from loralab.formats.probe import make_probe
+from loralab.formats.probe import logits_of, make_probe
 from loralab.formats.record import has_tensor
 from loralab.formats.stored import StoredAdapter
 from loralab.formats.updates import StoredUpdate

@@ -92,8 +92,8 @@ class GgufBase:
 
     def tensor_name(self, path: str) -> str | None:
         """`blk.3.attn_q.weight` for `model.layers.3.self_attn.q_proj`; None for a weight that llama.cpp lacks."""
-        found = self.names.get_name(path)
-        return None if found is None else f"{found}.weight"
+        name = self.names.get_name(path)
+        return None if name is None else f"{name}.weight"
 
     def row_order(self, tensor: str, rows: int) -> Tensor | None:
         """[O] numbers of Hugging Face's rows in llama.cpp's order; None where the order is the same.

@@ -42,10 +42,10 @@ def refuse_tied(model: nn.Module, plot: Plot) -> None:
     ties = tied_paths(model)
     touched = {*plot.depths, *(path for path in ties if _is_inside(path, plot.heads))}
     rows = {path: leader or path for path, (_, leader) in plot.tokens.items()}
-    found = [path for path in ties if path in touched]
-    found += [path for path in rows if any(rows.get(other, rows[path]) != rows[path] for other in ties.get(path, ()))]
-    if found:
-        pairs = "; ".join(f"{path} with {', '.join(ties[path])}" for path in found)
+    tied = [path for path in ties if path in touched]
+    tied += [path for path in rows if any(rows.get(other, rows[path]) != rows[path] for other in ties.get(path, ()))]
+    if tied:
+        pairs = "; ".join(f"{path} with {', '.join(ties[path])}" for path in tied)
         raise AdapterFileError(
             f"{TYING} is true, and the adapter touches modules that share their weight with others ({pairs}): PEFT "
             f"gives all of them one adapter, which has no equal here: {MERGE}; or train again with other targets"

@@ -302,8 +302,8 @@ def _names(value: str | Sequence[str] | None) -> tuple[str, ...]:
 
 
 def _version(value: object) -> tuple[int, ...] | None:
-    found = re.match(r"(\d+)\.(\d+)(?:\.(\d+))?", value) if isinstance(value, str) else None
-    return tuple(int(number or 0) for number in found.groups()) if found else None
+    numbers = re.match(r"(\d+)\.(\d+)(?:\.(\d+))?", value) if isinstance(value, str) else None
+    return tuple(int(number or 0) for number in numbers.groups()) if numbers else None
 
 
 def _listed(tokens: Tokens | None) -> list[int] | dict[str, list[int]] | None:

@@ -412,12 +412,12 @@ def reasons_against_peft(
     updates: Mapping[str, Update], bases: Mapping[str, nn.Module], stacks: Collection[str] = ()
 ) -> list[str]:
     """For every update that PEFT cannot express: its path and why. `stacks` are those of the model (`Adapter`)."""
-    found = [
+    reasons = [
         f"{path}: PEFT takes a target of this name for the model's fused experts, and as a parameter it has no DoRA"
         for path in taken_for_experts(updates, stacks)
         if isinstance(updates[path], Magnitude)
     ]
-    found += [
+    reasons += [
         f"{path}: PEFT adapts no {class_name(bases[path])}, and as a parameter it has no DoRA"
         for path in foreign_dense(updates, bases)
         if isinstance(updates[path], Magnitude)
@@ -425,21 +425,21 @@ def reasons_against_peft(
     for path, update in updates.items():
         why = why_not_peft(update, bases[path])
         if why:
-            found.append(f"{path}: {why}")
+            reasons.append(f"{path}: {why}")
     adapted = [class_name(bases[path]) for path, update in updates.items() if len(update.parts)]
     if {"Conv1D", "MultiheadAttention"} <= set(adapted):
-        found.append("PEFT transposes the update of an nn.MultiheadAttention beside that of a transformers Conv1D")
+        reasons.append("PEFT transposes the update of an nn.MultiheadAttention beside that of a transformers Conv1D")
     stretched = [isinstance(update, Magnitude) for update in updates.values() if len(update.parts)]
     if any(stretched) and not all(stretched):
-        found.append("PEFT trains the lengths of all adapted modules' weights (DoRA), or of none")
+        reasons.append("PEFT trains the lengths of all adapted modules' weights (DoRA), or of none")
     invocations = {update.invocation for update in updates.values() if len(update.parts)}
     if len(invocations) > 1:
-        found.append("PEFT has all adapted modules act from one invocation on (aLoRA), or from none")
+        reasons.append("PEFT has all adapted modules act from one invocation on (aLoRA), or from none")
     if any(invocations) and any(is_saved_in_full(update) for update in updates.values()):
-        found.append("PEFT looks for an invocation (aLoRA) in causal language models alone, which have no fresh head")
+        reasons.append("PEFT looks for an invocation (aLoRA) in causal language models alone, which have no fresh head")
     if not adapted:
-        found.append("PEFT's LoRA needs a low-rank update, and this adapter has none")
-    return found
+        reasons.append("PEFT's LoRA needs a low-rank update, and this adapter has none")
+    return reasons
 
 
 def is_saved_in_full(update: Update) -> bool:

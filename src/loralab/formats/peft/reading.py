@@ -238,7 +238,7 @@ def leave_out_copies(reading: Reading, plot: Plot) -> None:
 
 def _saved_embeddings(reading: Reading, depths: Mapping[str, int]) -> list[str]:
     """Embeddings that PEFT saved in full because they were resized; equal copies of the base's are left out."""
-    found = []
+    saved = []
     for path, base in _embeddings(reading.model).items():
         values = reading.tensors.get(f"{path}.weight")
         if path in depths or values is None or path in saved_modules(reading.model, reading.config):
@@ -248,22 +248,22 @@ def _saved_embeddings(reading: Reading, depths: Mapping[str, int]) -> list[str]:
                 reading.tensors.pop(f"{path}.{name}", None)
         else:
             reading.notes.append(f"the file holds {path} in full: it replaces the base model's own")
-            found.append(path)
-    return found
+            saved.append(path)
+    return saved
 
 
 def _embeddings(model: nn.Module) -> dict[str, nn.Module]:
     """The input and output embeddings that the model itself names, by path."""
     inner = unwrapped(model)
-    found: dict[str, nn.Module] = {}
+    embeddings: dict[str, nn.Module] = {}
     for getter in ("get_input_embeddings", "get_output_embeddings"):
         try:
             module = getattr(inner, getter)()
         except (AttributeError, NotImplementedError):
             continue
         if isinstance(module, nn.Module):
-            found |= {path: each for path, each in modules_by_path(model).items() if each is unwrapped(module)}
-    return found
+            embeddings |= {path: each for path, each in modules_by_path(model).items() if each is unwrapped(module)}
+    return embeddings
 
 
 def _refuse_other_base(path: str, values: Tensor, base: nn.Module, apart_from: Sequence[int] = ()) -> None:

@@ -173,15 +173,15 @@ def has_vera(updates: Mapping[str, Update]) -> bool:
 
 def why_not_peft_vera(updates: Mapping[str, Update], bases: Mapping[str, nn.Module]) -> list[str]:
     """Every reason why an adapter cannot be a VeRA adapter of PEFT's; none where it can."""
-    found = [f"{path}: {why}" for path, update in updates.items() for why in _why_not(update, bases[path])]
+    reasons = [f"{path}: {why}" for path, update in updates.items() for why in _why_not(update, bases[path])]
     deltas = _scaled(updates).values()
     if not deltas:
-        found.append("PEFT's VeRA needs a dense layer with VeRA's two vectors, and this adapter has none")
+        reasons.append("PEFT's VeRA needs a dense layer with VeRA's two vectors, and this adapter has none")
     if len({delta.recipe.rank for delta in deltas}) > 1:
-        found.append("PEFT's VeRA has one rank for all layers, and this adapter has several")
+        reasons.append("PEFT's VeRA has one rank for all layers, and this adapter has several")
     if len({id(delta.shared) for delta in deltas}) > 1:
-        found.append("PEFT's VeRA has one pair of projections, and this adapter has several")
-    return found
+        reasons.append("PEFT's VeRA has one pair of projections, and this adapter has several")
+    return reasons
 
 
 def vera_to_peft(
@@ -212,27 +212,29 @@ def vera_to_peft(
 
 def _scaled(updates: Mapping[str, Update]) -> dict[str, ScaledProjections]:
     """VeRA's updates of whole layers, by path."""
-    found = {path: update.parts[WHOLE] for path, update in updates.items() if WHOLE in update.parts}
-    return {path: delta for path, delta in found.items() if isinstance(delta, ScaledProjections)}
+    deltas = {path: update.parts[WHOLE] for path, update in updates.items() if WHOLE in update.parts}
+    return {path: delta for path, delta in deltas.items() if isinstance(delta, ScaledProjections)}
 
 
 def _why_not(update: Update, base: nn.Module) -> list[str]:
-    found = [f"it is {update.why_not_merged}"] if update.added._parameters else []
+    reasons = [f"it is {update.why_not_merged}"] if update.added._parameters else []
     replaced = set(update.replacements())
     if not update.parts:
         whole = set(base.state_dict()) <= replaced
-        return found if whole or replaced <= BIASES else [*found, "PEFT trains all tensors of a module, or its bias"]
+        return (
+            reasons if whole or replaced <= BIASES else [*reasons, "PEFT trains all tensors of a module, or its bias"]
+        )
     if type(update) is not LinearUpdate or not all(
         isinstance(each, ScaledProjections) for each in update.parts.values()
     ):
-        found.append("PEFT's VeRA adapts dense layers by nothing but VeRA's two vectors")
+        reasons.append("PEFT's VeRA adapts dense layers by nothing but VeRA's two vectors")
     if class_name(base) not in _DENSE and not isinstance(base, nn.Linear):
-        found.append(f"PEFT's VeRA adapts nn.Linear and transformers' Conv1D, and this is a {class_name(base)}")
+        reasons.append(f"PEFT's VeRA adapts nn.Linear and transformers' Conv1D, and this is a {class_name(base)}")
     if set(update.parts) != {WHOLE}:
-        found.append("PEFT's VeRA adapts whole layers, not parts of a fused one")
+        reasons.append("PEFT's VeRA adapts whole layers, not parts of a fused one")
     if not replaced <= BIASES:
-        found.append("PEFT does not replace other tensors than the bias of an adapted module")
-    return found
+        reasons.append("PEFT does not replace other tensors than the bias of an adapted module")
+    return reasons
 
 
 def _corner(shared: SharedMatrices, deltas: Sequence[ScaledProjections]) -> dict[str, Tensor]:
@@ -364,12 +366,12 @@ def _projections(
 ) -> SharedMatrices:
     """The file's, or drawn again; an error where the file's are not those that PEFT would use."""
     device = device_of(plot.targets[0].module)
-    found = {name: _wide(tensor, device) for name, tensor in stored.items()}
+    matrices = {name: _wide(tensor, device) for name, tensor in stored.items()}
     if config.save_projection:
-        return SharedMatrices(found, _FROZEN)
+        return SharedMatrices(matrices, _FROZEN)
     drawn = projections(config.common.rank, sizes[B_NAME][0], sizes[A_NAME][1], config.projection_seed, device)
     again = {name: _rounded(matrix, plot.targets) for name, matrix in drawn.stored()}
-    if any(not torch.equal(_wide(again[name], device), matrix) for name, matrix in found.items()):
+    if any(not torch.equal(_wide(again[name], device), matrix) for name, matrix in matrices.items()):
         raise AdapterFileError(
             f"the file holds projections, but save_projection is false: PEFT would leave them and draw others from "
             f"projection_prng_key {config.projection_seed}. If it was trained with those of the file, set "
