@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from loralab.core.math import adapted_linear, low_rank, low_rank_rows, scaled_linear, scaling
-from loralab.core.projected_linear import wide_linear
+from loralab.core.projection import wide_linear
 
 
 def test_scaling_is_alpha_over_rank_or_its_root() -> None:

@@ -81,9 +81,9 @@ def load_adapter(adapter: str, flags: Loading, loaded: "LoadedModel") -> "Adapte
     """Put an adapter on the model, active; its notes go to stderr. Raises what `load` raises."""
     from loralab.formats.load import load
 
-    found = load(loaded.model, adapter, alpha=flags.alpha, allow_other_base=flags.allow_other_base)
-    say(found.notes)
-    return found
+    attached = load(loaded.model, adapter, alpha=flags.alpha, allow_other_base=flags.allow_other_base)
+    say(attached.notes)
+    return attached
 
 
 def training_for(task: "Task") -> Training:
@@ -117,7 +117,7 @@ def training_of(adapter: str | None, labels: Labels = None) -> Training:
     """The model that an adapter was trained on: from its run.json, or else from its adapter_config.json.
 
     `labels` are the flag's. A loralib checkpoint says nothing, and means a language model. Raises NotFoundError if
-    there is no such adapter, and SpecError for labels that are not those that it records.
+    there is no such adapter, and SpecError for other labels than those it records.
     """
     if adapter is None or Path(adapter).is_file():
         return Training("generation", labels)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from loralab.core.first_pass import FirstPass
-from loralab.core.layer import AdaptedLayer, Routing, Rows, Speaker, in_words
+from loralab.core.layer import AdaptedLayer, PerSequence, Routing, Speaker, in_words
 from loralab.core.names import unwrapped
 from loralab.core.rows.proof import RowProofs
 from loralab.core.updates.factors import SharedMatrices
@@ -129,7 +129,9 @@ class AdapterSet:
         self.first_pass = FirstPass(self.routing, self.layers)
         self.row_proofs = RowProofs(self.routing, self.layers)
 
-    def route(self, active: Speaker | None = None, rows: Rows | None = None, merged: Speaker | None = None) -> None:
+    def route(
+        self, active: Speaker | None = None, rows: PerSequence | None = None, merged: Speaker | None = None
+    ) -> None:
         """Say which adapter speaks: the only place that changes the routing."""
         self.routing.active, self.routing.rows, self.routing.merged = active, rows, merged
         for parent in self.fused_parents:
@@ -155,7 +157,7 @@ class AdapterSet:
     def owns_statistics(self, tensor: Tensor) -> bool:
         """Whether a buffer is an adapter's own, and not the base's."""
         updates = (update for adapter in self.adapters.values() for update in adapter.updates.values())
-        return any(tensor is own for update in updates for own in update.replaced._buffers.values())
+        return any(tensor is own for update in updates for own in update.owned_buffers())
 
     def release_statistics(self) -> None:
         """Let the base's running statistics run again."""

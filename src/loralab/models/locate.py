@@ -21,7 +21,7 @@ _WEIGHTS = ("*.safetensors", *_PICKLED)
 def locate(name: str) -> str:
     """The folder, as text, or the Hub id that `name` stands for.
 
-    Raises `NotFoundError` if there is no such model, `ModelLoadError` if the folder does not hold one.
+    Raises `NotFoundError` for an unknown model, `ModelLoadError` for a folder without one.
     """
     if name in EMBEDDED:
         return str(embedded_folder(name))
@@ -69,7 +69,7 @@ def _check_folder(path: Path) -> None:
 
 
 def _refuse_adapter(path: Path) -> None:
-    """A folder with an adapter in it is no model; with both in it, transformers puts the adapter on unasked."""
+    """A folder with an adapter in it is not a model; with both in it, transformers puts the adapter on unasked."""
     if not (path / CONFIG_NAME).is_file():
         return
     model = [file.name for pattern in _WEIGHTS for file in sorted(path.glob(pattern)) if file.name not in PEFT_FILES]

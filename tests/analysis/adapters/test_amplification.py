@@ -60,7 +60,7 @@ def test_of_an_adapter_on_disk(tmp_path: Path) -> None:
     assert [(row.name, row.rank) for row in rows] == [("layers.0.q", 1), ("layers.1.v", 1)]
     assert rows[0].delta_norm == pytest.approx(3 * math.sqrt(2), rel=1e-5)
     assert rows[0].base_norm == pytest.approx(float(model.layers[0]["q"].weight.detach().norm()))  # type: ignore[index]
-    with pytest.raises(SpecError, match="rank 0 was asked for"):
+    with pytest.raises(SpecError, match="rank 0: must be at least 1"):
         list(amplifications(adapter, model, rank=0))
 
 

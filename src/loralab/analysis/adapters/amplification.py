@@ -64,7 +64,7 @@ def amplifications(
     Raises SpecError for modules or shapes that the model does not have, an update that is zero, and a rank below 1.
     """
     if rank is not None and rank < 1:
-        raise SpecError(f"rank {rank} was asked for: at least one direction is needed")
+        raise SpecError(f"rank {rank}: must be at least 1")
     generator = torch.Generator().manual_seed(seed)
     for delta in deltas(adapter, modules):
         W_OI = base_matrix(model, delta.part_of or delta.name, delta.shape, delta.rows)
@@ -109,17 +109,17 @@ def analyse_amplification(
 ) -> dict[str, Any]:
     """Measure every module, write the files, and return the summary that the command line prints."""
     adapter = read_adapter(path, alpha).demand()
-    found = list(amplifications(adapter, model, rank=rank, modules=modules, seed=seed))
+    results = list(amplifications(adapter, model, rank=rank, modules=modules, seed=seed))
     out.mkdir(parents=True, exist_ok=True)
     answer = {
         "adapter": path,
-        "modules": [_row(each) for each in found],
-        "kinds": {kind: _median(these) for kind, these in by_kind(found).items()},
+        "modules": [_row(each) for each in results],
+        "kinds": {kind: _median(these) for kind, these in by_kind(results).items()},
         "paper": PAPER,
         "files": [str(out / "amplification.json"), str(out / "amplification.png")],
     }
     write_json(out / "amplification.json", answer)
-    _draw(found, out / "amplification.png", adapter.name)
+    _draw(results, out / "amplification.png", adapter.name)
     return answer
 
 
@@ -127,15 +127,15 @@ def _row(each: Amplification) -> dict[str, Any]:
     return asdict(each) | {"amplification": each.factor}
 
 
-def _median(found: Sequence[Amplification]) -> dict[str, float]:
-    rows = [_row(each) for each in found]
-    return {"modules": len(found), "rank": median(each.rank for each in found)} | {
+def _median(results: Sequence[Amplification]) -> dict[str, float]:
+    rows = [_row(each) for each in results]
+    return {"modules": len(results), "rank": median(each.rank for each in results)} | {
         name: median(row[name] for row in rows) for name in COLUMNS
     }
 
 
-def _draw(found: Sequence[Amplification], path: Path, name: str) -> None:
-    kinds = by_kind(found)
+def _draw(results: Sequence[Amplification], path: Path, name: str) -> None:
+    kinds = by_kind(results)
     of_base = [
         Chart(f"{kind}: the base in the first r directions of …", "block", "‖UᵀWV‖", lines, logarithmic=True)
         for kind, these in list(kinds.items())[:KINDS_SHOWN]

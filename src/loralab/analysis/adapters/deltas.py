@@ -77,7 +77,7 @@ class Delta:
 
 
 def deltas(adapter: StoredAdapter, modules: str | None = None) -> Iterator[Delta]:
-    """The updates of an adapter one after another; with `modules` those whose name a regular expression is found in.
+    """The updates of an adapter one after another; with `modules` those whose name matches a regular expression.
 
     Raises SpecError where there are none, or none of that name.
     """
@@ -136,8 +136,8 @@ def refuse_unlike(one: StoredAdapter, other: StoredAdapter, modules: str | None 
 
 def layer_number(name: str) -> int | None:
     """The number of the block that a module is in: the first number in its path."""
-    found = re.search(r"(?:^|\.)(\d+)(?:\.|$)", name)
-    return int(found[1]) if found else None
+    match = re.search(r"(?:^|\.)(\d+)(?:\.|$)", name)
+    return int(match[1]) if match else None
 
 
 def kind_of_module(name: str) -> str:
@@ -173,8 +173,8 @@ def spread(items: Sequence[str], count: int) -> list[str]:
 
 def _chosen(adapter: StoredAdapter, modules: str | None) -> list[StoredUpdate]:
     """In the order of the blocks: files list block 10 before block 2."""
-    found = [pair for pair in adapter.updates if modules is None or re.search(modules, pair.name)]
-    return sorted(found, key=lambda pair: [int(piece) if piece.isdecimal() else piece for piece in _pieces(pair.name)])
+    chosen = [pair for pair in adapter.updates if modules is None or re.search(modules, pair.name)]
+    return sorted(chosen, key=lambda pair: [int(piece) if piece.isdecimal() else piece for piece in _pieces(pair.name)])
 
 
 def _pieces(name: str) -> list[str]:

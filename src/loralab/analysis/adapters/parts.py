@@ -22,11 +22,11 @@ Cell = tuple[str, str]
 
 def cells_of(adapter: Adapter) -> list[Cell]:
     """Every factor pair of an adapter. Raises SpecError where there are none."""
-    found = [(path, part) for path, update in adapter.updates.items() for part in update.parts]
-    if not found:
+    cells = [(path, part) for path, update in adapter.updates.items() for part in update.parts]
+    if not cells:
         kind = type(adapter.spec).__name__
         raise SpecError(f"adapter '{adapter.name}' ({kind}) has no low-rank factors to switch off or cut")
-    return found
+    return cells
 
 
 def cell_name(cell: Cell) -> str:
@@ -37,7 +37,7 @@ def cell_name(cell: Cell) -> str:
 
 def has_more(adapter: Adapter) -> bool:
     """Whether it holds anything beside low-rank factors: a head, biases, a prefix."""
-    return any(update.replacements() or update.added._parameters for update in adapter.updates.values())
+    return any(update.replacements() or update.adds_tensors for update in adapter.updates.values())
 
 
 @contextmanager
@@ -78,7 +78,7 @@ def switched_off(model: nn.Module, adapter: Adapter, cells: Collection[Cell]) ->
 
 def _is_all_off(adapter: Adapter, path: str, off: Collection[Cell]) -> bool:
     update = adapter.updates[path]
-    more = bool(update.replacements() or update.added._parameters)
+    more = bool(update.replacements() or update.adds_tensors)
     return not more and all((path, part) in off for part in update.parts)
 
 

@@ -78,11 +78,11 @@ def rank_curve(adapter: Adapter, measure: Measurement, ranks: Sequence[int] | No
     Raises SpecError for a share outside (0, 1] and for ranks that the adapter does not have.
     """
     if not 0 < share <= 1:
-        raise SpecError(f"share {share:g} was asked for; it is the part of the gain to keep, above 0 and at most 1")
+        raise SpecError(f"share {share:g}: the part of the gain to keep must be above 0 and at most 1")
     cut = Truncation(adapter)
     chosen = sorted({*(default_ranks(cut.rank) if ranks is None else ranks), cut.rank})
     if not 1 <= chosen[0] <= chosen[-1] <= cut.rank:
-        raise SpecError(f"ranks {ranks} were asked for; adapter '{adapter.name}' can be cut to ranks 1 to {cut.rank}")
+        raise SpecError(f"ranks {ranks}: adapter '{adapter.name}' can be cut to ranks 1 to {cut.rank}")
     whole = measure()
     measure.announce(len(chosen))
     measured = {}
