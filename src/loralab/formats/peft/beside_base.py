@@ -33,7 +33,7 @@ def refuse_without_base(source: Path, config: PeftConfig, to: str) -> None:
     said = [name for name, given in ((LORA_BIAS, config.bias_of_B), (TYING, config.ties_weights)) if given]
     if said:
         raise AdapterFileError(
-            f"{source} was asked to become {to}, and its {' and '.join(said)} can be understood only beside its base: "
+            f"{source} cannot become {to} by its files alone: only its base tells what its {' and '.join(said)} means; "
             "ll.load it there and ll.save it into another folder, which says the same without, and take that"
         )
 
@@ -43,10 +43,10 @@ def refuse_tied(model: nn.Module, plot: Plot) -> None:
     ties = tied_paths(model)
     touched = {*plot.depths, *(path for path in ties if inside(path, plot.heads))}
     rows = {path: leader or path for path, (_, leader) in plot.tokens.items()}
-    found = [path for path in ties if path in touched]
-    found += [path for path in rows if any(rows.get(other, rows[path]) != rows[path] for other in ties.get(path, ()))]
-    if found:
-        pairs = "; ".join(f"{path} with {', '.join(ties[path])}" for path in found)
+    tied = [path for path in ties if path in touched]
+    tied += [path for path in rows if any(rows.get(other, rows[path]) != rows[path] for other in ties.get(path, ()))]
+    if tied:
+        pairs = "; ".join(f"{path} with {', '.join(ties[path])}" for path in tied)
         raise AdapterFileError(
             f"{TYING} is true, and the adapter touches modules that share their weight with others ({pairs}): PEFT "
             f"gives all of them one adapter, which has no equal here: {MERGE}; or train again with other targets"
@@ -116,7 +116,7 @@ def _why_no_bias(target: PeftTarget, config: PeftConfig, plot: Plot, tensors: Ma
     own = target.module._parameters.get("bias")
     key = plot.stem(target) + BIAS_OF_B
     if target.parameter is not None or isinstance(target.module, (nn.MultiheadAttention, nn.Embedding)):
-        return f"{target.name} is no dense layer and no convolution, and has no bias that s·b could be added to"
+        return f"{target.name} is neither a dense layer nor a convolution: it has no bias that s·b could be added to"
     if own is None and not is_dense(target.module):
         return (
             f"{target.path} has no bias that s·b could be added to (PEFT cannot merge it either): train it again "

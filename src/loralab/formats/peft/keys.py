@@ -43,8 +43,8 @@ class PeftTarget:
 def find_peft_targets(model: nn.Module, config: PeftConfig) -> list[PeftTarget]:
     """All targets in the model's order; AdapterFileError if there are none, or one cannot be adapted."""
     by_path = modules_by_path(model)
-    found = named_targets(model, config)
-    modules = [target for target in found if target.parameter is None]
+    targets = named_targets(model, config)
+    modules = [target for target in targets if target.parameter is None]
     problems = [
         f"target_modules names {target.path}, a {type(target.module).__name__}, which cannot be adapted: its forward "
         "is not the product, lookup or convolution of a plain layer, and what PEFT computes there has no equal here "
@@ -57,18 +57,18 @@ def find_peft_targets(model: nn.Module, config: PeftConfig) -> list[PeftTarget]:
         for target in modules
         if _is_attention_output(by_path, target.path)
     ]
-    if not found:
+    if not targets:
         problems += unmatched_names(model, config) or [f"{said_targets(config)} names nothing that it has"]
     if problems:
         raise AdapterFileError("the adapter does not fit this model: " + "; ".join(problems))
-    return found
+    return targets
 
 
 def named_targets(model: nn.Module, config: PeftConfig) -> list[PeftTarget]:
     """Every module and raw parameter that the configuration names, in the model's order, whether or not it fits."""
     by_path = modules_by_path(model)
-    found = [PeftTarget(path, by_path[path]) for path in _target_paths(model, config, saved_modules(model, config))]
-    return [*found, *_parameter_targets(by_path, config)]
+    targets = [PeftTarget(path, by_path[path]) for path in _target_paths(model, config, saved_modules(model, config))]
+    return [*targets, *_parameter_targets(by_path, config)]
 
 
 def said_targets(config: PeftConfig) -> str:
@@ -175,8 +175,8 @@ def _in_layers(path: str, config: PeftConfig) -> bool:
     if config.layers is None:
         return True
     patterns = [rf"(?:^|.*?\.){pattern}\.(\d+)\." for pattern in config.layers_pattern] or [r".*?\.[^.]*\.(\d+)\."]
-    found = next((match for pattern in patterns if (match := re.match(pattern, path))), None)
-    return found is not None and int(found[1]) in config.layers
+    layer = next((match for pattern in patterns if (match := re.match(pattern, path))), None)
+    return layer is not None and int(layer[1]) in config.layers
 
 
 def _is_attention_output(by_path: Mapping[str, nn.Module], path: str) -> bool:

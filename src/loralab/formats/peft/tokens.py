@@ -40,21 +40,21 @@ _INSIDE_PEFT = ("lora_A", "lora_B", "lora_dropout", "lora_embedding_A", "lora_em
 
 def parse_tokens(content: Mapping[str, Any]) -> Tokens | None:
     """The indices that a configuration names, None where it names none."""
-    found = content.get(INDICES)
-    if isinstance(found, Mapping):
-        return {name: tuple(indices) for name, indices in found.items()} or None
-    return tuple(found) if found else None
+    given = content.get(INDICES)
+    if isinstance(given, Mapping):
+        return {name: tuple(indices) for name, indices in given.items()} or None
+    return tuple(given) if given else None
 
 
 def mistyped_tokens(content: Mapping[str, Any]) -> list[str]:
     """What cannot be of the indices, as sentences."""
-    found = content.get(INDICES)
-    if not found:
+    given = content.get(INDICES)
+    if not given:
         return []
-    listed = list(found.values()) if isinstance(found, Mapping) else [found]
+    listed = list(given.values()) if isinstance(given, Mapping) else [given]
     if not all(isinstance(each, list) and all(type(index) is int for index in each) for each in listed):
-        return [f"{INDICES} is {found!r}, not a list of whole numbers, or such lists by module"]
-    return token_problems(INDICES, found)
+        return [f"{INDICES} is {given!r}, not a list of whole numbers, or such lists by module"]
+    return token_problems(INDICES, given)
 
 
 # -- reading ------------------------------------------------------------------------------------------------------

@@ -131,14 +131,14 @@ def vera_spec(config: PeftVeraConfig) -> VeRA:
             modules_to_save=common.modules_to_save,
         )
     except SpecError as problem:
-        raise AdapterFileError(f"{CONFIG_NAME} cannot be: {problem}") from problem
+        raise AdapterFileError(f"invalid {CONFIG_NAME}: {problem}") from problem
 
 
 def _problems(content: Mapping[str, Any]) -> list[str]:
     """What is wrong with the keys that are VeRA's own, and keys of which we cannot know what they do."""
     problems = [] if is_vera(content) else [f"peft_type is {content.get('peft_type')!r}, not {VERA_TYPE!r}"]
     problems += [
-        f"{key} is {value!r}, which is no setting of PEFT's VeRA, so what it changes is not known"
+        f"{key} is {value!r}, which is not a setting of PEFT's VeRA, so what it changes is not known"
         for key, value in content.items()
         if value and key not in _OWN | _AS_IN_LORA
     ]
@@ -146,7 +146,7 @@ def _problems(content: Mapping[str, Any]) -> list[str]:
         problems.append(f"bias is {content['bias']!r}, not 'none', 'all' or 'vera_only'")
     dropout = content.get("vera_dropout") or 0.0
     if not is_finite(dropout) or not 0 <= dropout < 1:
-        problems.append(f"vera_dropout is {dropout!r} and must lie in [0, 1)")
+        problems.append(f"vera_dropout is {dropout!r}, but must be in [0, 1)")
     seed = content.get("projection_prng_key", 0)
     if isinstance(seed, bool) or not isinstance(seed, int) or seed not in _SEEDS:
         problems.append(f"projection_prng_key is {seed!r}, not a whole number that torch takes as a seed")
@@ -175,15 +175,15 @@ def has_vera(updates: Mapping[str, Update]) -> bool:
 
 def why_not_peft_vera(updates: Mapping[str, Update], bases: Mapping[str, nn.Module]) -> list[str]:
     """Every reason why an adapter cannot be a VeRA adapter of PEFT's; none where it can."""
-    found = [f"{path}: {why}" for path, update in updates.items() for why in _why_not(update, bases[path])]
+    reasons = [f"{path}: {why}" for path, update in updates.items() for why in _why_not(update, bases[path])]
     deltas = _scaled(updates).values()
     if not deltas:
-        found.append("PEFT's VeRA needs a dense layer with VeRA's two vectors, and this adapter has none")
+        reasons.append("PEFT's VeRA needs a dense layer with VeRA's two vectors, and this adapter has none")
     if len({delta.recipe.rank for delta in deltas}) > 1:
-        found.append("PEFT's VeRA has one rank for all layers, and this adapter has several")
+        reasons.append("PEFT's VeRA has one rank for all layers, and this adapter has several")
     if len({id(delta.shared) for delta in deltas}) > 1:
-        found.append("PEFT's VeRA has one pair of projections, and this adapter has several")
-    return found
+        reasons.append("PEFT's VeRA has one pair of projections, and this adapter has several")
+    return reasons
 
 
 def vera_to_peft(
@@ -214,27 +214,29 @@ def vera_to_peft(
 
 def _scaled(updates: Mapping[str, Update]) -> dict[str, ScaledProjections]:
     """VeRA's updates of whole layers, by path."""
-    found = {path: update.parts[WHOLE] for path, update in updates.items() if WHOLE in update.parts}
-    return {path: delta for path, delta in found.items() if isinstance(delta, ScaledProjections)}
+    deltas = {path: update.parts[WHOLE] for path, update in updates.items() if WHOLE in update.parts}
+    return {path: delta for path, delta in deltas.items() if isinstance(delta, ScaledProjections)}
 
 
 def _why_not(update: Update, base: nn.Module) -> list[str]:
-    found = [f"it is {update.why_not_merged}"] if update.adds_tensors else []
+    reasons = [f"it is {update.why_not_merged}"] if update.adds_tensors else []
     replaced = set(update.replacements())
     if not update.parts:
         whole = set(base.state_dict()) <= replaced
-        return found if whole or replaced <= BIASES else [*found, "PEFT trains all tensors of a module, or its bias"]
+        return (
+            reasons if whole or replaced <= BIASES else [*reasons, "PEFT trains all tensors of a module, or its bias"]
+        )
     if type(update) is not LinearUpdate or not all(
         isinstance(each, ScaledProjections) for each in update.parts.values()
     ):
-        found.append("PEFT's VeRA adapts dense layers by nothing but VeRA's two vectors")
+        reasons.append("PEFT's VeRA adapts dense layers by nothing but VeRA's two vectors")
     if class_name(base) not in _DENSE and not isinstance(base, nn.Linear):
-        found.append(f"PEFT's VeRA adapts nn.Linear and transformers' Conv1D, and this is a {class_name(base)}")
+        reasons.append(f"PEFT's VeRA adapts nn.Linear and transformers' Conv1D, and this is a {class_name(base)}")
     if set(update.parts) != {WHOLE}:
-        found.append("PEFT's VeRA adapts whole layers, not parts of a fused one")
+        reasons.append("PEFT's VeRA adapts whole layers, not parts of a fused one")
     if not replaced <= BIASES:
-        found.append("PEFT does not replace other tensors than the bias of an adapted module")
-    return found
+        reasons.append("PEFT does not replace other tensors than the bias of an adapted module")
+    return reasons
 
 
 def _corner(shared: SharedMatrices, deltas: Sequence[ScaledProjections]) -> dict[str, Tensor]:
@@ -366,12 +368,12 @@ def _projections(
 ) -> SharedMatrices:
     """The file's, or drawn again; an error where the file's are not those that PEFT would use."""
     device = device_of(plot.targets[0].module)
-    found = {name: _wide(tensor, device) for name, tensor in stored.items()}
+    matrices = {name: _wide(tensor, device) for name, tensor in stored.items()}
     if config.save_projection:
-        return SharedMatrices(found, _FROZEN)
+        return SharedMatrices(matrices, _FROZEN)
     drawn = projections(config.common.rank, sizes[B_NAME][0], sizes[A_NAME][1], config.projection_seed, device)
     again = {name: _rounded(matrix, plot.targets) for name, matrix in drawn.stored()}
-    if any(not torch.equal(_wide(again[name], device), matrix) for name, matrix in found.items()):
+    if any(not torch.equal(_wide(again[name], device), matrix) for name, matrix in matrices.items()):
         raise AdapterFileError(
             f"the file holds projections, but save_projection is false: PEFT would leave them and draw others from "
             f"projection_prng_key {config.projection_seed}. If it was trained with those of the file, set "
