@@ -58,7 +58,7 @@ def read_adapter(path: str | Path, alpha: float | None = None) -> StoredAdapter:
 
 
 def read_plain(path: str | Path, alpha: float | None = None) -> StoredAdapter:
-    """The same, or of an adapter that only loralab can read the plain LoRA that lies beside it, if there is one."""
+    """Read an adapter; of one that only loralab can read, the plain LoRA that lies beside it, if there is one."""
     stored = read_adapter(path, alpha)
     return read_adapter(stored.source / PLAIN_NAME) if stored.has_plain else stored
 

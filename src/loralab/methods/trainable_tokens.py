@@ -9,12 +9,13 @@ from dataclasses import replace
 
 from torch import Tensor, nn
 
-from loralab.core.names import modules_by_path, slots, unwrapped
+from loralab.core.names import inside, modules_by_path, slots, unwrapped
 from loralab.core.plan import Plan
 from loralab.core.updates.tokens import TokenUpdate
-from loralab.core.updates.update import WHOLE, Update, tensor_of
+from loralab.core.updates.update import WHOLE, Update
 from loralab.errors import SpecError, TargetError
 from loralab.methods.beside import tie_notes, tied_paths
+from loralab.nn.tensors import tensor_of
 
 Tokens = Sequence[int] | Mapping[str, Sequence[int]]
 """Indices in the model's input embedding, or by the names of modules."""
@@ -66,7 +67,7 @@ def with_tokens(planned: Plan, model: nn.Module, tokens: Tokens) -> Plan:
 
 def _is_taken(path: str, updates: Mapping[str, Update], heads: Sequence[str]) -> bool:
     """Whether more than the bias of this module is another's already."""
-    in_head = any(path == head or path.startswith(f"{head}.") for head in heads)
+    in_head = inside(path, heads)
     return in_head or (path in updates and (updates[path].is_insertion or WHOLE in updates[path].replacements()))
 
 

@@ -12,8 +12,8 @@ from loralab.core.attach import attach
 from loralab.errors import DataError, SpecError
 from loralab.evaluation.label_order import in_known_order, in_order_of_model
 from loralab.evaluation.score import require_metrics
-from loralab.formats.labels import recorded_labels
 from loralab.formats.quantized import quantize_base, trained_on
+from loralab.formats.run import recorded_labels
 from loralab.formats.tokenizer import with_own_tokenizer
 from loralab.generation.settings import forced_first_token
 from loralab.methods.lora import principal_under

@@ -243,7 +243,7 @@ def mistyped(content: Mapping[str, Any]) -> list[str]:
         problems.append(f"bias is {content['bias']!r}, not 'none', 'all' or 'lora_only'")
     dropout = content.get("lora_dropout") or 0.0
     if not is_finite(dropout) or not 0 <= dropout < 1:
-        problems.append(f"lora_dropout is {dropout!r} and must lie in [0, 1)")
+        problems.append(f"lora_dropout is {dropout!r}, but must be in [0, 1)")
     for key in ("target_modules", "exclude_modules", "modules_to_save", "target_parameters", "layers_pattern"):
         if not _are_names(content.get(key)):
             problems.append(f"{key} is {content[key]!r}, not a name or a list of names")
@@ -252,7 +252,7 @@ def mistyped(content: Mapping[str, Any]) -> list[str]:
     if not isinstance(content.get("task_type"), str | None):
         problems.append(f"task_type is {content['task_type']!r}, not a name")
     problems += mistyped_tokens(content)
-    problems += [f"{name} is no valid regular expression ({why})" for name, why in _bad_expressions(content)]
+    problems += [f"{name} is not a valid regular expression ({why})" for name, why in _bad_expressions(content)]
     tokens = content.get(INVOCATION_TOKENS)
     if tokens is not None and not (isinstance(tokens, list) and tokens and all(_is_token(each) for each in tokens)):
         problems.append(f"{INVOCATION_TOKENS} is {tokens!r}, not a list of tokens' numbers")
@@ -302,8 +302,8 @@ def _names(value: str | Sequence[str] | None) -> tuple[str, ...]:
 
 
 def _version(value: object) -> tuple[int, ...] | None:
-    found = re.match(r"(\d+)\.(\d+)(?:\.(\d+))?", value) if isinstance(value, str) else None
-    return tuple(int(number or 0) for number in found.groups()) if found else None
+    numbers = re.match(r"(\d+)\.(\d+)(?:\.(\d+))?", value) if isinstance(value, str) else None
+    return tuple(int(number or 0) for number in numbers.groups()) if numbers else None
 
 
 def _listed(tokens: Tokens | None) -> list[int] | dict[str, list[int]] | None:
@@ -338,4 +338,4 @@ def spec_of(config: PeftConfig) -> LoRA:
             invocation_tokens=config.invocation or None,
         )
     except SpecError as problem:
-        raise AdapterFileError(f"{CONFIG_NAME} cannot be: {problem}") from problem
+        raise AdapterFileError(f"invalid {CONFIG_NAME}: {problem}") from problem

@@ -14,13 +14,14 @@ from torch import Tensor, nn
 
 from loralab.core.names import modules_by_path, unwrapped
 from loralab.core.plan import Plan
-from loralab.core.updates.update import Update, wide
+from loralab.core.updates.update import Update
 from loralab.errors import TargetError
 from loralab.methods.beside import head_updates, heads_of
 from loralab.methods.prefix.update import BlockPrefixUpdate, PrefixUpdate
 from loralab.methods.specification import Specification
 from loralab.models.families.aliases import block_paths, family_of
 from loralab.nn.mode import evaluating
+from loralab.nn.tensors import wide
 
 
 @dataclass(frozen=True)
