@@ -51,8 +51,7 @@ from loralab.formats.sidecar import (
 from loralab.methods.beside import fresh_heads, random_beside, tie_notes
 from loralab.methods.lora import LoRA
 from loralab.methods.wide_ranks import rank_notes
-from loralab.models.outputs import output_names
-from loralab.tasks.label_order import are_placeholders
+from loralab.models.outputs import are_placeholders, output_names
 
 TENSORS_NAME = "adapter_model.safetensors"
 OLD_TENSORS_NAME = "adapter_model.bin"
