@@ -28,8 +28,8 @@ from loralab.errors import TargetError as TargetError
 from loralab.errors import TrainingError as TrainingError
 from loralab.errors import UnknownAdapterError as UnknownAdapterError
 from loralab.evaluation.evaluate import evaluate as evaluate
-from loralab.formats.folder import load as load
-from loralab.formats.folder import save as save
+from loralab.formats.load import load as load
+from loralab.formats.save import save as save
 from loralab.methods.adamix import AdaMix as AdaMix
 from loralab.methods.adamix_adapter import AdaMixAdapter as AdaMixAdapter
 from loralab.methods.bitfit import BitFit as BitFit

@@ -17,7 +17,7 @@ from loralab.cli.main import main
 from loralab.core.thin import balance, distance, norm, pooled_ranks, rank_for_energy
 from loralab.errors import AdapterFileError, OutputError, SpecError
 from loralab.formats.resize import Resized, energy_ranks, read_resizable, uniform_ranks, write_resized
-from loralab.formats.stored import read_pairs
+from loralab.formats.stored import read_adapter
 from oracle.case import Case, ours_saved, output, peft_loads, theirs_saved
 from oracle.model_cases import MODELS
 from oracle.module_cases import MODULES
@@ -101,7 +101,9 @@ def test_the_stated_error_is_that_of_the_written_updates(tmp_path: Path) -> None
     source = write_adapter(tmp_path / "r6", planted([3.0, 1.0, 0.5]), alpha=12)
     found = resized(source, tmp_path / "r1", 1)
     assert found.error == pytest.approx((1.25 / 10.25) ** 0.5, rel=1e-5)
-    pairs = zip(deltas(read_pairs(source)), deltas(read_pairs(tmp_path / "r1")), found.pieces, strict=True)
+    pairs = zip(
+        deltas(read_adapter(source).demand()), deltas(read_adapter(tmp_path / "r1").demand()), found.pieces, strict=True
+    )
     for before, after, piece in pairs:
         whole = before.scale * before.B_OR @ before.A_RI
         error = torch.linalg.norm(whole - after.scale * after.B_OR @ after.A_RI) / torch.linalg.norm(whole)

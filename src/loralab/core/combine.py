@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from loralab.core.adapter import Adapter, AdapterSet, Plan, adapters_of
-from loralab.core.attach import attach
+from loralab.core.attach import put
 from loralab.core.combine_replaced import kept_head, summed_biases
 from loralab.core.math import low_rank_of, truncated
 from loralab.core.names import unwrapped
@@ -63,21 +63,7 @@ def combine(model: nn.Module, weights: Mapping[str, float], name: str, rank: int
     }
     updates |= {path: copy.deepcopy(update) for path, (update, _) in kept.items()}
     plan = Plan(updates, tuple(note for _, note in kept.values()), tuple(heads))
-    spec = _Combined(plan, Combination(dict(weights), rank, errors))
-    adapter = attach(model, spec, name)
-    adapter.spec = spec.combination
-    return adapter
-
-
-@dataclass(frozen=True)
-class _Combined:
-    """A method whose plan is made already."""
-
-    made: Plan
-    combination: Combination
-
-    def plan(self, model: nn.Module) -> Plan:
-        return self.made
+    return put(model, plan, Combination(dict(weights), rank, errors), name)
 
 
 def _paths(adapters: AdapterSet, chosen: Mapping[str, Adapter]) -> list[str]:

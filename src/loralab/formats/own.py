@@ -16,11 +16,11 @@ from loralab.core.updates.factors import SharedMatrices
 from loralab.core.updates.tokens import link_tokens
 from loralab.core.updates.update import WHOLE, Update, device_of, tensor_of
 from loralab.errors import AdapterFileError
-from loralab.files.tensor_checks import refuse_unfit
+from loralab.files.tensors import refuse_unfit
 from loralab.files.values import texts
-from loralab.formats.delta_pairs import shared_matrices
 from loralab.formats.peft.config import OWN_TYPE
 from loralab.formats.record import ModuleRecord, has_tensor
+from loralab.formats.updates import shared_matrices
 from loralab.methods.beside import share_ties
 from loralab.methods.prefix.update import link
 

@@ -5,8 +5,8 @@ from dataclasses import asdict, dataclass, replace
 
 from loralab.errors import SpecError
 from loralab.extras import install, lacking
-from loralab.formats.folder import save
 from loralab.formats.processor_files import replace_processor
+from loralab.formats.save import save
 from loralab.machine import keep_few_kernels, peak_memory_bytes
 from loralab.methods.counts import parameter_counts
 from loralab.training.checkpoint import newest_checkpoint, restore

@@ -17,9 +17,11 @@ from loralab.core.adapter import Adapter
 from loralab.core.updates.tokens import TokenUpdate
 from loralab.core.updates.update import Update
 from loralab.errors import AdapterFileError, NotFoundError, SpecError
+from loralab.files.names import RUN_NAME
 from loralab.files.tensors import read_tensors
-from loralab.formats.folder import load, tensors_path
+from loralab.formats.folder import tensors_path
 from loralab.formats.labels import recorded_labels
+from loralab.formats.load import load
 from loralab.formats.tokenizer import with_own_tokenizer
 from loralab.models.load import LoadedModel, load_model
 from loralab.training.config import TrainConfig
@@ -61,7 +63,7 @@ def _as_trained(path: Path, adapter: Adapter, config: TrainConfig, loaded: Loade
 
 def _outputs(path: Path, adapter: Adapter, loaded: LoadedModel) -> tuple[list[str] | None, bool]:
     """The classes that the earlier adapter was trained on, and whether it predicted a value instead."""
-    record = path / "run.json"
+    record = path / RUN_NAME
     if record.is_file() and json.loads(record.read_text(encoding="utf-8")).get("kind") == "regression":
         return None, True
     if labels := recorded_labels(path):

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from loralab.analysis.adapters.deltas import Delta, base_matrix, by_kind, deltas, places
 from loralab.errors import SpecError
 from loralab.files.whole import write_json
-from loralab.formats.stored import AdapterPairs, read_pairs
+from loralab.formats.stored import StoredAdapter, read_adapter
 from loralab.pictures.lines import Chart, draw_charts
 
 PAPER = "GPT-3, layer 48, W_q: 21.5 with r=4, 1.9 with r=64 (Table 7)"
@@ -56,7 +56,7 @@ class Amplification:
 
 
 def amplifications(
-    adapter: AdapterPairs, model: nn.Module, *, rank: int | None = None, modules: str | None = None, seed: int = 0
+    adapter: StoredAdapter, model: nn.Module, *, rank: int | None = None, modules: str | None = None, seed: int = 0
 ) -> Iterator[Amplification]:
     """A row for each module, one after another. `rank` looks at fewer directions than the update has.
 
@@ -107,7 +107,7 @@ def analyse_amplification(
     path: str, model: nn.Module, out: Path, *, rank: int | None, modules: str | None, alpha: float | None, seed: int
 ) -> dict[str, Any]:
     """Measure every module, write the files, and return the summary that the command line prints."""
-    adapter = read_pairs(path, alpha)
+    adapter = read_adapter(path, alpha).demand()
     results = list(amplifications(adapter, model, rank=rank, modules=modules, seed=seed))
     out.mkdir(parents=True, exist_ok=True)
     answer = {

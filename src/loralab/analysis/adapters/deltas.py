@@ -15,10 +15,10 @@ from transformers.pytorch_utils import Conv1D
 
 from loralab.core.names import modules_by_path
 from loralab.errors import SpecError
-from loralab.files.tensor_checks import listed
+from loralab.files.tensors import listed
 from loralab.formats.record import Runs, rows_of
-from loralab.formats.stored import AdapterPairs
-from loralab.formats.updates import FilePair
+from loralab.formats.stored import StoredAdapter
+from loralab.formats.updates import StoredUpdate
 
 
 class OfModule(Protocol):
@@ -81,16 +81,16 @@ def numerical_rank(sigma: Tensor, size: int) -> int:
     return int((sigma > size * torch.finfo(torch.float32).eps * sigma[:1]).sum())
 
 
-def deltas(adapter: AdapterPairs, modules: str | None = None) -> Iterator[Delta]:
+def deltas(adapter: StoredAdapter, modules: str | None = None) -> Iterator[Delta]:
     """The updates of an adapter one after another; with `modules` those whose name matches a regular expression.
 
     Raises SpecError where there are none, or none of that name.
     """
     chosen = _chosen(adapter, modules)
-    if not adapter.pairs:
+    if not adapter.updates:
         raise SpecError(f"{adapter.source} is of method {adapter.method}, which has no low-rank factors to analyse")
     if not chosen:
-        names = listed([pair.name for pair in adapter.pairs])
+        names = listed([pair.name for pair in adapter.updates])
         raise SpecError(f"no module of {adapter.source} matches {modules!r}; it adapts {names}")
     for pair in chosen:
         A_GRI, B_GOR = pair.matrices()
@@ -99,12 +99,14 @@ def deltas(adapter: AdapterPairs, modules: str | None = None) -> Iterator[Delta]
             yield Delta(name, A_RI, B_OR, pair.scale, pair.part_of, pair.rows)
 
 
-def module_names(adapter: AdapterPairs, modules: str | None = None) -> list[str]:
+def module_names(adapter: StoredAdapter, modules: str | None = None) -> list[str]:
     """The names of the modules that an adapter updates by low-rank factors."""
     return [pair.name for pair in _chosen(adapter, modules)]
 
 
-def paired_deltas(one: AdapterPairs, other: AdapterPairs, modules: str | None = None) -> Iterator[tuple[Delta, Delta]]:
+def paired_deltas(
+    one: StoredAdapter, other: StoredAdapter, modules: str | None = None
+) -> Iterator[tuple[Delta, Delta]]:
     """The updates of the same module by two adapters. Raises SpecError where bases, targets or shapes differ."""
     refuse_unlike(one, other, modules)
     for mine, theirs in zip(deltas(one, modules), deltas(other, modules), strict=True):
@@ -116,7 +118,7 @@ def paired_deltas(one: AdapterPairs, other: AdapterPairs, modules: str | None = 
         yield mine, theirs
 
 
-def refuse_unlike(one: AdapterPairs, other: AdapterPairs, modules: str | None = None) -> None:
+def refuse_unlike(one: StoredAdapter, other: StoredAdapter, modules: str | None = None) -> None:
     """Two adapters must be of one base and adapt the same modules, or a regular expression must say which to look at.
 
     Raises SpecError naming what each of them has.
@@ -174,9 +176,9 @@ def spread(items: Sequence[str], count: int) -> list[str]:
     return [items[round(place * (len(items) - 1) / (count - 1))] for place in range(count)]
 
 
-def _chosen(adapter: AdapterPairs, modules: str | None) -> list[FilePair]:
+def _chosen(adapter: StoredAdapter, modules: str | None) -> list[StoredUpdate]:
     """In the order of the blocks: files list block 10 before block 2."""
-    chosen = [pair for pair in adapter.pairs if modules is None or re.search(modules, pair.name)]
+    chosen = [pair for pair in adapter.updates if modules is None or re.search(modules, pair.name)]
     return sorted(chosen, key=lambda pair: [int(piece) if piece.isdecimal() else piece for piece in _pieces(pair.name)])
 
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from loralab.analysis.adapters.deltas import by_kind, deltas, places
 from loralab.files.whole import write_json
-from loralab.formats.stored import AdapterPairs, read_pairs
+from loralab.formats.stored import StoredAdapter, read_adapter
 from loralab.pictures.lines import Chart, draw_charts
 
 ENERGIES = (0.9, 0.99)
@@ -51,7 +51,7 @@ class Spectrum:
         return min(int((self.energy_K < energy).sum()) + 1, len(self.sigma_K))
 
 
-def spectra(adapter: AdapterPairs, modules: str | None = None) -> Iterator[Spectrum]:
+def spectra(adapter: StoredAdapter, modules: str | None = None) -> Iterator[Spectrum]:
     """The spectrum of every update, one module after another."""
     for delta in deltas(adapter, modules):
         yield Spectrum(delta.name, delta.rank, delta.svd()[1])
@@ -59,7 +59,7 @@ def spectra(adapter: AdapterPairs, modules: str | None = None) -> Iterator[Spect
 
 def analyse_spectrum(path: str, out: Path, *, modules: str | None, alpha: float | None) -> dict[str, Any]:
     """Look at every update, write the files, and return the summary that the command line prints."""
-    adapter = read_pairs(path, alpha)
+    adapter = read_adapter(path, alpha).demand()
     results = list(spectra(adapter, modules))
     out.mkdir(parents=True, exist_ok=True)
     write_json(out / "spectrum.json", {"adapter": path, "modules": [_whole(each) for each in results]})

@@ -32,7 +32,7 @@ from loralab.analysis.adapters.deltas import (
 )
 from loralab.errors import SpecError
 from loralab.files.whole import whole_file
-from loralab.formats.stored import AdapterPairs, read_pairs
+from loralab.formats.stored import StoredAdapter, read_adapter
 from loralab.pictures.heatmap import Panel, draw_heatmaps
 
 Side = Literal["right", "left"]
@@ -71,7 +71,7 @@ class Overlap:
 
 
 def overlaps(
-    one: AdapterPairs, other: AdapterPairs, *, of: Of = "factors", modules: str | None = None, seed: int = 0
+    one: StoredAdapter, other: StoredAdapter, *, of: Of = "factors", modules: str | None = None, seed: int = 0
 ) -> Iterator[Overlap]:
     """Both sides of every module that two adapters share, one module after another.
 
@@ -87,7 +87,7 @@ def overlaps(
 
 
 def overlaps_with_base(
-    adapter: AdapterPairs, model: nn.Module, *, of: Of = "factors", modules: str | None = None, seed: int = 0
+    adapter: StoredAdapter, model: nn.Module, *, of: Of = "factors", modules: str | None = None, seed: int = 0
 ) -> Iterator[Overlap]:
     """φ between each base weight W, all of its directions, and its update (Figure 8).
 
@@ -119,7 +119,7 @@ def right_vectors(matrix_OI: Tensor) -> Tensor:
     return vectors_IK
 
 
-def _bases(delta: Delta, of: Of, source: AdapterPairs) -> dict[Side, Tensor]:
+def _bases(delta: Delta, of: Of, source: StoredAdapter) -> dict[Side, Tensor]:
     if of == "update":
         U, _, V = delta.svd()
         bases: dict[Side, Tensor] = {"right": V, "left": U}
@@ -147,9 +147,9 @@ def analyse_subspaces(
     """Compare two adapters, or one with the model's own weights; write the files, and return the summary that the
     command line prints.
     """
-    first = read_pairs(one)
+    first = read_adapter(one).demand()
     if other is not None:
-        second = read_pairs(other)
+        second = read_adapter(other).demand()
         results, names = overlaps(first, second, of=of, modules=modules, seed=seed), (first.name, second.name)
     else:
         assert model is not None

@@ -14,7 +14,7 @@ from loralab.analysis.layers.angular import AngularDistances, Sampling, measure_
 from loralab.analysis.layers.measures import Measured, Measuring, as_numbers, draw_measures, measure
 from loralab.errors import SpecError
 from loralab.files.whole import refuse_occupied, whole_folder, write_json
-from loralab.formats.folder import load
+from loralab.formats.load import load
 from loralab.models.folder import file_dtype, write_proved
 from loralab.models.load import LoadedModel, load_model
 from loralab.models.surgery.blocks import blocks_of, keep_blocks, removed_run
