@@ -22,7 +22,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from loralab.analysis.layers.stream import Tokens, chosen_states, run_levels
+from loralab.analysis.layers.config import Sampling, Tokens
+from loralab.analysis.layers.stream import chosen_states, run_levels
 from loralab.analysis.layers.texts import (
     CHARACTERS_PER_TOKEN,
     TokenBatch,
@@ -169,17 +170,6 @@ def draw_angular(distances: AngularDistances, sizes: Sequence[int], path: Path, 
         for axes in (left, right):
             in_whole_numbers(axes.xaxis)
         in_whole_numbers(left.yaxis)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Sampling:
-    """Which states the distances are taken of."""
-
-    data: str | None = None
-    samples: int = 256
-    max_len: int = 512
-    tokens: Tokens = "last"
-    seed: int = 0
 
 
 def measure_angular(loaded: LoadedModel, sampling: Sampling) -> AngularDistances:
