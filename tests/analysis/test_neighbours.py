@@ -10,8 +10,8 @@ from loralab.analysis.adapters.amplification import amplifications
 from loralab.analysis.adapters.parts import Truncation, cells_of, switched_off
 from loralab.analysis.adapters.subspace import overlaps_with_base
 from loralab.core.attach import Method
+from loralab.formats.read import read_adapter
 from loralab.formats.resize import read_resizable, uniform_ranks, write_resized
-from loralab.formats.stored import read_adapter
 from small_models import build, logits
 from toys import give_effect
 

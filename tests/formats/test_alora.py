@@ -9,6 +9,7 @@ import loralab as ll
 from loralab.formats.convert import convert
 from loralab.formats.doctor.model import logit_change
 from loralab.formats.inspect import inspect
+from loralab.formats.read import read_adapter
 from loralab.formats.resize import read_resizable, uniform_ranks, write_resized
 from small_models import gpt2, llama
 from toys import give_effect, quiet
@@ -77,4 +78,4 @@ def test_it_is_told_what_it_is_and_that_it_does_something(tmp_path: Path) -> Non
     found = inspect(tmp_path)
     assert found.method == "alora"
     assert any("[7, 8]" in note for note in found.notes)
-    assert logit_change(model, tmp_path) > 1e-4
+    assert logit_change(model, read_adapter(tmp_path)) > 1e-4

@@ -11,7 +11,7 @@ import transformers as hf
 from torch import nn
 
 import loralab as ll
-from loralab.formats.stored import read_adapter
+from loralab.formats.read import read_adapter
 from oracle.case import Case, assert_same, ours_saved, output, peft_loads, theirs_saved
 from oracle.peft_warnings import silenced
 from toys import give_effect

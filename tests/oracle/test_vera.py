@@ -14,8 +14,9 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 import loralab as ll
-from loralab.core.adapter import Adapter, Plan
+from loralab.core.adapter import Adapter
 from loralab.core.names import modules_by_path
+from loralab.core.plan import Plan
 from loralab.files.names import CONFIG_NAME
 from loralab.files.tensors import write_tensors
 from loralab.formats.fingerprint import fingerprint

@@ -20,8 +20,8 @@ from transformers import (
 
 import loralab as ll
 from loralab.cli.main import main
-from loralab.core.adapter import Plan
 from loralab.core.attach import put
+from loralab.core.plan import Plan
 from loralab.formats.doctor.examine import examine
 from loralab.methods.beside import unfilled_tensors
 from loralab.methods.registry import specification

@@ -6,7 +6,7 @@ A verb's configuration inherits them and adds its own. What a verb works on stan
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
-from loralab.analysis.layers.config import Text
+from loralab.analysis.layers.config import SampledText
 from loralab.generation.config import GenerationConfig
 
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
@@ -119,7 +119,7 @@ class MeasuredAdapter(NamesModel, NamesAdapter, NamesTask, Loading, GenerationCo
 
 
 @dataclass(frozen=True, kw_only=True)
-class ReadsText(AdaptedModel, Text):
+class ReadsText(AdaptedModel, SampledText):
     """A model, an adapter if one is named, and the text to run through it."""
 
     dtype: Precision = "float32"

@@ -11,19 +11,11 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from loralab.core.adapter import (
-    Adapter,
-    AdapterSet,
-    Plan,
-    adapters_of,
-    adapters_on,
-    keep_adapters,
-    refuse_foreign_adapter,
-)
-from loralab.core.layer import AdaptedLayer, Rows, Speaker, names_of
+from loralab.core.adapter import Adapter, AdapterSet, adapters_of, adapters_on, keep_adapters, refuse_foreign_adapter
+from loralab.core.layer import AdaptedLayer, PerSequence, Speaker, names_of
 from loralab.core.merge import originals_in_place
 from loralab.core.names import Slot, slots, stacks_in, unwrapped
-from loralab.core.plan import JointMethod, Method
+from loralab.core.plan import JointMethod, Method, Plan
 from loralab.core.rows.listener import Listener
 from loralab.core.rows.speaker import speaker
 from loralab.core.updates.update import Update
@@ -175,7 +167,7 @@ def rows(
         raise SpecError("rows() was given no names; give one per sequence of the batch")
     speakers = [speaker(adapters, name) for name in names]
     before = adapters.routing.active, adapters.routing.rows
-    adapters.route(adapters.routing.active, Rows.of(speakers, _checked_starts(adapters, speakers, starts)))
+    adapters.route(adapters.routing.active, PerSequence.of(speakers, _checked_starts(adapters, speakers, starts)))
     guards = [
         unwrapped(model).register_forward_pre_hook(guard, with_kwargs=True)
         for guard in (_batch_guard(len(names)), adapters.row_proofs.before)

@@ -24,10 +24,11 @@ from loralab.formats.peft.config import PeftConfig
 from loralab.formats.peft.keys import plain_path
 from loralab.formats.peft.layout import EMBEDDING_A, EMBEDDING_B, A, B
 from loralab.formats.peft.writing import PREFIX
+from loralab.formats.read import read_adapter, read_plain
 from loralab.formats.record import ModuleRecord
 from loralab.formats.save import write_folder
 from loralab.formats.sidecar import Sidecar
-from loralab.formats.stored import StoredAdapter, read_adapter
+from loralab.formats.stored import StoredAdapter
 from loralab.formats.updates import StoredUpdate, base_copies
 from loralab.models.load import read_config
 
@@ -70,7 +71,7 @@ def convert(
         raise SpecError(f"a conversion to {to!r} was asked for; choose one of {', '.join(FORMATS)}")
     if model is not None and to != "gguf":
         raise SpecError(f"a model ({model}) was given for a conversion to {to}, which needs none; leave it out")
-    stored = read_adapter(source, alpha).plain()
+    stored = read_plain(source, alpha)
     if stored.is_checkpoint:
         return _convert_checkpoint(stored, target, to, model)
     if to == "gguf":

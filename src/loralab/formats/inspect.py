@@ -16,8 +16,9 @@ from loralab.formats.finding import Finding
 from loralab.formats.peft.beside_base import BIAS_OF_B
 from loralab.formats.peft.config import PeftConfig
 from loralab.formats.peft.tokens import DELTA, row_count
+from loralab.formats.read import read_adapter
 from loralab.formats.sidecar import Sidecar
-from loralab.formats.stored import StoredAdapter, read_adapter
+from loralab.formats.stored import StoredAdapter
 from loralab.formats.updates import base_copies
 
 NO_SIDECAR = "no loralab.json: the base model that it belongs to is not recorded"

@@ -6,15 +6,17 @@ from pathlib import Path
 
 from torch import nn
 
-from loralab.core.adapter import Adapter, Plan, adapters_on, refuse_foreign_adapter
+from loralab.core.adapter import Adapter, adapters_on, refuse_foreign_adapter
 from loralab.core.attach import put
 from loralab.core.names import modules_by_path, unwrapped
+from loralab.core.plan import Plan
 from loralab.errors import AdapterStateError, SpecError
 from loralab.files.names import CONFIG_NAME
 from loralab.files.tensors import listed
 from loralab.formats.fingerprint import fingerprint_under
 from loralab.formats.folder import model_files
-from loralab.formats.stored import StoredAdapter, read_adapter
+from loralab.formats.read import read_adapter
+from loralab.formats.stored import StoredAdapter
 from loralab.methods.beside import random_beside, tie_notes
 from loralab.methods.wide_ranks import rank_notes
 

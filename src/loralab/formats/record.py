@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from loralab.core.updates.biased import BiasedLinear
 from loralab.core.updates.build import Site, build, kind_of
-from loralab.core.updates.factors import Factors, LowRankDelta, Recipe, SharedMatrices, Spot
+from loralab.core.updates.factors import LowRankDelta, Recipe, SharedMatrices, Spot, plain_pair
 from loralab.core.updates.kinds import KINDS, Kind
 from loralab.core.updates.low_rank import ConvUpdate, LinearUpdate
 from loralab.core.updates.magnitude import Magnitude
@@ -71,7 +71,8 @@ class PartRecord:
         """A delta of this structure for one matrix, its own tensors zero; AdapterFileError where that cannot be."""
         meta = replace(spot, device=torch.device("meta"), settings=self.settings)
         try:
-            delta = (deltas()[self.kind] if self.kind else Factors).blank(meta).zeroed(spot.device)
+            made = deltas()[self.kind].blank(meta) if self.kind else plain_pair(meta)
+            delta = made.zeroed(spot.device)
             _refuse_misshapen(delta, spot.out_features, spot.in_features)
         except _UNFIT as problem:
             raise AdapterFileError(

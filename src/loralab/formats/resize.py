@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from loralab.core.thin import distance, norm, rank_for_energy
+from loralab.core.thin import Thin, rank_for_energy
 from loralab.core.updates.factors import usual_and_others
 from loralab.errors import AdapterFileError, SpecError
 from loralab.files.names import RUN_NAME, SIDECAR_NAME
@@ -23,10 +23,11 @@ from loralab.files.whole import json_text, read_json, whole_folder
 from loralab.formats.peft.beside_base import refuse_without_base
 from loralab.formats.peft.config import PeftConfig
 from loralab.formats.peft.writing import PREFIX
+from loralab.formats.read import read_plain
 from loralab.formats.record import ModuleRecord
 from loralab.formats.save import write_folder
 from loralab.formats.sidecar import Sidecar
-from loralab.formats.stored import StoredAdapter, read_adapter
+from loralab.formats.stored import StoredAdapter
 from loralab.formats.updates import Pair, Piece, StoredUpdate
 
 
@@ -82,7 +83,7 @@ def read_resizable(path: str | Path) -> StoredAdapter:
             f"{source} is a checkpoint, and a resized adapter is a folder; convert it first: "
             f"loralab convert {source} FOLDER --to peft --alpha A"
         )
-    adapter = read_adapter(source).plain().demand()
+    adapter = read_plain(source).demand()
     if adapter.vera is not None:
         raise SpecError(
             f"{adapter.source} is VeRA: its A and B are frozen and shared by all layers, and have no rank to cut"
@@ -150,8 +151,8 @@ def write_resized(adapter: StoredAdapter, ranks: Mapping[str, int], out: str | P
 
 
 def _compared(piece: Piece, cut: tuple[Tensor, Tensor]) -> ResizedPiece:
-    whole = norm(*piece.matrices)
-    error = distance(piece.matrices, cut) / whole if whole else 0.0
+    whole = piece.thin.norm()
+    error = piece.thin.distance(Thin.of(*cut)) / whole if whole else 0.0
     return ResizedPiece(piece.name, piece.rank, cut[0].shape[-2], error, whole * abs(piece.pair.scale))
 
 

@@ -4,7 +4,6 @@ A `StoredUpdate` is a pair A, B of the file. PEFT's layout packs the parts of a 
 `Piece` is the update of one of them. Shapes: G groups or experts, R rank, I inputs, O outputs.
 """
 
-import math
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ import torch
 from torch import Tensor
 
 from loralab.core.adapter import SHARED
-from loralab.core.thin import Balanced, balance
+from loralab.core.thin import Thin
 from loralab.core.updates.factors import Recipe, SharedMatrices, Spot
 from loralab.core.updates.update import WHOLE
 from loralab.errors import AdapterFileError
@@ -88,10 +87,8 @@ class StoredUpdate:
         return not bool(self.A.any()) or not bool(self.B.any())
 
     def delta_norm(self) -> float:
-        """‖ΔW‖_F, from the Gram matrices of the thin factors: ‖B·A‖² = Σ (A·Aᵀ) ∘ (Bᵀ·B)."""
-        A_GRI, B_GOR = self.matrices()
-        squared = ((A_GRI @ A_GRI.mT) * (B_GOR.mT @ B_GOR)).sum()
-        return abs(self.scale) * math.sqrt(max(float(squared), 0.0))
+        """‖ΔW‖_F."""
+        return abs(self.scale) * Thin(*self.matrices()).norm()
 
     @property
     def by_key(self) -> dict[str, Tensor]:
@@ -117,11 +114,6 @@ class StoredUpdate:
 
 
 _FACTOR = re.compile(r"(?P<stem>.+)\.lora_(?P<embedding>embedding_)?(?P<factor>[AB])(?P<end>\.weight)?")
-
-
-def is_factor(key: str) -> bool:
-    """Whether a tensor of this name is the A or B of a pair."""
-    return _FACTOR.fullmatch(key) is not None
 
 
 def factor_keys(tensors: Iterable[str]) -> Iterator[tuple[str, str]]:
@@ -316,19 +308,19 @@ class Piece:
         return int(self.matrices[0].shape[-2])
 
     @cached_property
-    def balanced(self) -> Balanced:
-        """Its singular directions; energies without the scale."""
-        return balance(*self.matrices)
+    def thin(self) -> Thin:
+        """B·A, without the scale."""
+        return Thin.of(*self.matrices)
 
     @property
     def energy_K(self) -> Tensor:
         """σ² of ΔW, the scale included."""
-        return self.balanced.energy_K * self.pair.scale**2
+        return self.thin.energy_K * self.pair.scale**2
 
     def cut(self, rank: int) -> Pair:
         """The best (A, B) of this rank, or of R if that is less, in the precision to be stored."""
         dtype = torch.promote_types(self.pair.A.dtype, torch.float32)
-        A, B = (tensor.to(dtype) for tensor in self.balanced.cut(min(rank, self.rank)))
+        A, B = (tensor.to(dtype) for tensor in self.thin.cut(min(rank, self.rank)))
         missing = min(rank, self.rank) - A.shape[-2]  # of factors with more rank than their matrix can have
         if missing <= 0:
             return A, B

@@ -10,7 +10,7 @@ from transformers.pytorch_utils import Conv1D
 from loralab.analysis.adapters.amplification import amplification, amplifications, seen, strongest
 from loralab.analysis.adapters.deltas import Delta, base_matrix
 from loralab.errors import SpecError
-from loralab.formats.stored import read_adapter
+from loralab.formats.read import read_adapter
 from planted import Toy, orthonormal, write_adapter
 
 

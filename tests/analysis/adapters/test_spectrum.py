@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from loralab.analysis.adapters.spectrum import Spectrum, spectra
-from loralab.formats.stored import read_adapter
+from loralab.formats.read import read_adapter
 from planted import orthonormal, write_adapter
 
 

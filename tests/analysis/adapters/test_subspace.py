@@ -10,7 +10,7 @@ from loralab.analysis.adapters.deltas import deltas
 from loralab.analysis.adapters.subspace import overlaps, overlaps_with_base, right_vectors, similarity
 from loralab.core.updates.factors import Recipe
 from loralab.errors import AdapterFileError, SpecError
-from loralab.formats.stored import read_adapter
+from loralab.formats.read import read_adapter
 from loralab.formats.updates import StoredUpdate
 from planted import Planted, Toy, orthonormal, write_adapter
 

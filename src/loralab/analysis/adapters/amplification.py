@@ -22,7 +22,8 @@ from torch import Tensor, nn
 from loralab.analysis.adapters.deltas import Delta, base_matrix, by_kind, deltas, places
 from loralab.errors import SpecError
 from loralab.files.whole import write_json
-from loralab.formats.stored import StoredAdapter, read_adapter
+from loralab.formats.read import read_adapter
+from loralab.formats.stored import StoredAdapter
 from loralab.pictures.lines import Chart, draw_charts
 
 PAPER = "GPT-3, layer 48, W_q: 21.5 with r=4, 1.9 with r=64 (Table 7)"

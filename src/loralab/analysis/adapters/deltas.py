@@ -3,7 +3,6 @@
 Shapes: O outputs and I inputs of a module's weight, R the rank, K ≤ R the numerical rank.
 """
 
-import math
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from loralab.core.names import modules_by_path
+from loralab.core.thin import Thin, numerical_rank
 from loralab.errors import SpecError
 from loralab.files.tensors import listed
 from loralab.formats.record import Runs, rows_of
@@ -57,28 +57,23 @@ class Delta:
         return len(self.B_OR), self.A_RI.shape[1]
 
     @property
+    def thin(self) -> Thin:
+        """ΔW, the scale included."""
+        return Thin(self.A_RI, self.scale * self.B_OR)
+
+    @property
     def norm(self) -> float:
-        """‖ΔW‖_F, from the Gram matrices: ‖B·A‖² = Σ (A·Aᵀ) ∘ (Bᵀ·B)."""
-        squared = ((self.A_RI @ self.A_RI.T) * (self.B_OR.T @ self.B_OR)).sum().item()
-        return abs(self.scale) * math.sqrt(max(squared, 0.0))
+        """‖ΔW‖_F."""
+        return self.thin.norm()
 
     def svd(self) -> tuple[Tensor, Tensor, Tensor]:
-        """(U [O, K], σ [K] falling, V [I, K]) of ΔW: a QR of each factor, then the SVD of an R×R matrix.
+        """(U [O, K], σ [K] falling, V [I, K]) of ΔW.
 
         K is the numerical rank; it is 0 for an update that is zero.
         """
-        Q_OR, left_RR = torch.linalg.qr(self.B_OR)
-        Q_IR, right_RR = torch.linalg.qr(self.A_RI.T)
-        U, sigma, Vh = torch.linalg.svd(self.scale * left_RR @ right_RR.T)
-        kept = numerical_rank(sigma, len(self.B_OR) + self.A_RI.shape[1])
-        return Q_OR @ U[:, :kept], sigma[:kept], Q_IR @ Vh.T[:, :kept]
-
-
-def numerical_rank(sigma: Tensor, size: int) -> int:
-    """How many of the falling singular values are not rounding: above size · ε · the first, with the ε of float32, in
-    which factors are trained and stored.
-    """
-    return int((sigma > size * torch.finfo(torch.float32).eps * sigma[:1]).sum())
+        U, sigma, V = self.thin.svd
+        kept = numerical_rank(sigma, sum(self.shape))
+        return U[:, :kept], sigma[:kept], V[:, :kept]
 
 
 def deltas(adapter: StoredAdapter, modules: str | None = None) -> Iterator[Delta]:

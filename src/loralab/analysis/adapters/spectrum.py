@@ -15,8 +15,10 @@ import torch
 from torch import Tensor
 
 from loralab.analysis.adapters.deltas import by_kind, deltas, places
+from loralab.core.thin import rank_for_energy
 from loralab.files.whole import write_json
-from loralab.formats.stored import StoredAdapter, read_adapter
+from loralab.formats.read import read_adapter
+from loralab.formats.stored import StoredAdapter
 from loralab.pictures.lines import Chart, draw_charts
 
 ENERGIES = (0.9, 0.99)
@@ -48,7 +50,7 @@ class Spectrum:
 
     def rank_for(self, energy: float) -> int:
         """The smallest rank that keeps this share of ‖ΔW‖²_F."""
-        return min(int((self.energy_K < energy).sum()) + 1, len(self.sigma_K))
+        return rank_for_energy(self.sigma_K.square(), energy)
 
 
 def spectra(adapter: StoredAdapter, modules: str | None = None) -> Iterator[Spectrum]:

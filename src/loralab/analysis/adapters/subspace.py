@@ -26,13 +26,14 @@ from loralab.analysis.adapters.deltas import (
     kind_of_module,
     layer_number,
     module_names,
-    numerical_rank,
     paired_deltas,
     spread,
 )
+from loralab.core.thin import numerical_rank
 from loralab.errors import SpecError
 from loralab.files.whole import whole_file
-from loralab.formats.stored import StoredAdapter, read_adapter
+from loralab.formats.read import read_adapter
+from loralab.formats.stored import StoredAdapter
 from loralab.pictures.heatmap import Panel, draw_heatmaps
 
 Side = Literal["right", "left"]

@@ -7,7 +7,7 @@ Tokens = Literal["last", "all", "mean"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Text:
+class SampledText:
     """The text to run through a model, in pieces."""
 
     data: str | None = None
@@ -19,7 +19,7 @@ class Text:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sampling(Text):
+class Sampling(SampledText):
     """Which states angular distances are taken of."""
 
     samples: int = 256
@@ -33,7 +33,7 @@ class Sampling(Text):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Clouds(Text):
+class Clouds(SampledText):
     """The text's tokens that affine maps are fitted and tried on."""
 
     chunks: int = 128
@@ -50,7 +50,7 @@ class Clouds(Text):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Measuring(Text):
+class Measuring(SampledText):
     """What a changed model is measured on."""
 
     pieces: int = 64

@@ -12,7 +12,7 @@ from loralab.errors import DataError, SpecError
 from loralab.generation.config import GenerationConfig
 
 if TYPE_CHECKING:
-    from loralab.evaluation.result import Evaluation
+    from loralab.evaluation.evaluate import Evaluation
     from loralab.tasks.task import Task
 
 MOST_SAMPLES = 8

@@ -6,10 +6,10 @@ from loralab.errors import AdapterFileError
 from loralab.files.names import CONFIG_NAME, RUN_NAME, SIDECAR_NAME
 from loralab.files.values import texts
 from loralab.files.whole import read_json
-from loralab.formats.finding import Finding, some
+from loralab.formats.finding import AGAIN, Finding, some
 from loralab.formats.peft.config import PeftConfig, Targets, pattern_matches
 from loralab.formats.peft.keys import ALL_LINEAR
-from loralab.formats.stored import AGAIN, StoredAdapter
+from loralab.formats.stored import StoredAdapter
 from loralab.models.fit import FRESH
 
 _RESTORE = f"restore the {CONFIG_NAME} that was saved with the tensors"

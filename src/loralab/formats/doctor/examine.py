@@ -11,7 +11,8 @@ from loralab.formats.doctor.model import base_findings, gguf_base, loading_findi
 from loralab.formats.doctor.peers import peer_findings
 from loralab.formats.doctor.tensors import tensor_findings
 from loralab.formats.finding import Finding, worst_first
-from loralab.formats.stored import StoredAdapter, read_adapter
+from loralab.formats.read import read_adapter
+from loralab.formats.stored import StoredAdapter
 
 
 @dataclass(frozen=True)

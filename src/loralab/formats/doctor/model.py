@@ -13,14 +13,14 @@ from loralab.core.names import modules_by_path, unwrapped
 from loralab.core.updates.update import WHOLE
 from loralab.errors import FingerprintError, LoralabError, SpecError
 from loralab.extras import lacking
-from loralab.formats.finding import Finding, Severity, some
+from loralab.formats.finding import AGAIN, UNEXPECTED, Finding, Severity, some
 from loralab.formats.fingerprint import Fingerprint, fingerprint
 from loralab.formats.gguf.layout import GgufBase
 from loralab.formats.load import put_stored
 from loralab.formats.merged.verify import logits_of
 from loralab.formats.probe import make_probe
 from loralab.formats.record import has_tensor
-from loralab.formats.stored import AGAIN, UNEXPECTED, StoredAdapter
+from loralab.formats.stored import StoredAdapter
 from loralab.formats.updates import StoredUpdate
 from loralab.methods.beside import tied_paths
 

@@ -5,8 +5,8 @@ from collections import Counter
 
 import torch
 
-from loralab.formats.finding import Finding, some
-from loralab.formats.stored import AGAIN, StoredAdapter
+from loralab.formats.finding import AGAIN, Finding, some
+from loralab.formats.stored import StoredAdapter
 from loralab.formats.updates import StoredUpdate
 
 OUT_OF_LINE = 10.0

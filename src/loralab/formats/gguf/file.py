@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from loralab.core.thin import Thin
 from loralab.errors import AdapterFileError, NumericsError
 from loralab.extras import lazy
 from loralab.files.tensors import listed
@@ -143,22 +144,13 @@ def _largest_error(stored: StoredAdapter, base: GgufBase, read: ReadGguf) -> flo
 
 
 def _error(pair: StoredUpdate, base: GgufBase, name: str, read: ReadGguf) -> float:
-    """‖s'B'A' − sBA‖ / ‖sBA‖, from the factors side by side: [s'B', −sB]·[A'; A]."""
+    """‖s'B'A' − sBA‖ / ‖sBA‖."""
     A_read, B_read = (each.double() for each in read.pairs[name])
     if name == TOKENS:
         A_read = A_read.mT
     order = base.row_order(name, len(B_read))
     if order is not None:
         B_read = torch.empty_like(B_read).index_copy_(0, order, B_read)
-    A_own, B_own = pair.A.double(), pair.scale * pair.B.double()
-    difference = product_norm(
-        torch.cat([A_read, A_own]), torch.cat([B_read * (read.alpha / B_read.shape[1]), -B_own], dim=1)
-    )
-    norm = product_norm(A_own, B_own)
+    written, own = Thin(A_read, B_read * (read.alpha / B_read.shape[1])), Thin.of(pair.A, pair.B, pair.scale)
+    difference, norm = written.distance(own), own.norm()
     return difference / norm if norm else float("inf") if difference else 0.0
-
-
-def product_norm(A_RI: Tensor, B_OR: Tensor) -> float:
-    """‖B·A‖_F by a QR of each factor, which keeps its accuracy where the product nearly vanishes."""
-    left, right = torch.linalg.qr(B_OR)[1], torch.linalg.qr(A_RI.mT)[1]
-    return float(torch.linalg.matrix_norm(left @ right.mT))

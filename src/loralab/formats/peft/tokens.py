@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from loralab.core.names import modules_by_path, unwrapped
-from loralab.core.updates.tokens import TokenUpdate, is_plain_head, is_plain_lookup, link_tokens
+from loralab.core.updates.tokens import TokenUpdate, is_plain_head, is_plain_lookup
 from loralab.core.updates.update import WHOLE, Update, tensor_of
 from loralab.errors import AdapterFileError
 from loralab.methods.trainable_tokens import (
@@ -174,7 +174,7 @@ def row_count(tensors: Mapping[str, Tensor]) -> dict[str, int]:
 
 
 def fill_rows(updates: Mapping[str, Update], values: Mapping[str, Tensor]) -> None:
-    """Give every module its rows, and those that follow another the other's."""
+    """Give every module its rows."""
     for path, rows in values.items():
         update = updates[path]
         assert isinstance(update, TokenUpdate)
@@ -184,4 +184,3 @@ def fill_rows(updates: Mapping[str, Update], values: Mapping[str, Tensor]) -> No
                 "here; load the model with the two untied (tie_word_embeddings=False), or remove those of one"
             )
         update.take(rows)
-    link_tokens(updates)

@@ -217,7 +217,7 @@ def _scaled(updates: Mapping[str, Update]) -> dict[str, ScaledProjections]:
 
 
 def _why_not(update: Update, base: nn.Module) -> list[str]:
-    found = [f"it is {update.why_not_merged}"] if update.added._parameters else []
+    found = [f"it is {update.why_not_merged}"] if update.adds_tensors else []
     replaced = set(update.replacements())
     if not update.parts:
         whole = set(base.state_dict()) <= replaced
