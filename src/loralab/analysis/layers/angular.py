@@ -73,7 +73,7 @@ class AngularDistances:
     def best(self, count: int) -> int:
         """ℓ*(n): the first of the n blocks that turn the stream least. Raises SpecError for an n out of range."""
         if not 1 <= count <= self.blocks:
-            raise SpecError(f"{count} blocks cannot be dropped from {self.blocks}: choose 1 to {self.blocks}")
+            raise SpecError(f"{count} blocks cannot be dropped: the model has {self.blocks}; choose 1 to {self.blocks}")
         return int(torch.diagonal(self.mean_LL, count).argmin())
 
 
