@@ -29,7 +29,7 @@ from peft import LoraConfig, get_peft_model
 
 from loralab.core.attach import detach
 from loralab.training.config import TrainConfig
-from loralab.training.loop import Trainee, accumulate_gradients
+from loralab.training.loop import Trainee
 from loralab.training.prepare import made_fast, prepare
 
 METHODS = ("lora", "dora", "pissa", "rslora", "lora-fa", "vera", "tied", "multilora", "adamix", "lora-xs")
@@ -82,7 +82,7 @@ def ours(config: TrainConfig, stack: ExitStack) -> Step:
 
 def take(trainee: Trainee, step: int) -> None:
     """Gradients and update of one step."""
-    accumulate_gradients(trainee, trainee.data.step(step))
+    trainee.objective.backward(trainee.data.step(step))
     trainee.optimizer.step()
     trainee.optimizer.zero_grad(set_to_none=True)
 

@@ -4,11 +4,16 @@ import ast
 import re
 import sys
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from functools import cache
 from graphlib import CycleError, TopologicalSorter
+from importlib import import_module
 from pathlib import Path
 
 import pytest
+
+import loralab
+from loralab.extras import EXTRAS
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 SOURCE = REPOSITORY / "src"
@@ -16,7 +21,8 @@ FILES = sorted((SOURCE / "loralab").rglob("*.py"))
 
 # Bottom to top. A package may import from groups below its own, never from its own group.
 GROUPS = [
-    {"errors"},
+    {"errors", "version"},
+    {"extras"},
     {"files", "machine", "metrics", "nn"},
     {"pictures"},
     {"core", "models", "tasks"},
@@ -29,16 +35,20 @@ GROUPS = [
 ]
 LEVEL = {package: level for level, group in enumerate(GROUPS) for package in group}
 PUBLIC_PAGE = SOURCE / "loralab" / "__init__.py"
+STUB = PUBLIC_PAGE.with_suffix(".pyi")
+FOLDERS = sorted({path.parent for path in FILES})
+SHOWING = SOURCE / "loralab" / "cli" / "showing.py"
 AUTO_CLASSES_ALLOWED_IN = SOURCE / "loralab" / "models" / "load.py"
-LONGEST_FILE, LONGEST_FUNCTION = 600, 80
-DISTRIBUTION_OF = {
-    "rouge_score": "rouge-score",
-    "sklearn": "scikit-learn",
-    "huggingface_hub": "huggingface-hub",
-    "PIL": "pillow",
-}
+LONGEST_FILE, LONGEST_FUNCTION, FULLEST_FOLDER, LARGEST_FAMILY = 600, 80, 24, 2
+PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 
 
+def packages_of(requirements: Iterable[str]) -> set[str]:
+    """The names of requirements, without their bounds."""
+    return {re.split(r"[<>=\[~! ]", each)[0] for each in requirements}
+
+
+@cache
 def tree_of(path: Path) -> ast.Module:
     return ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
 
@@ -53,9 +63,29 @@ def imports_of(tree: ast.AST) -> Iterator[tuple[int, str]]:
             yield from ((node.lineno, f"{node.module}.{alias.name}") for alias in node.names)
 
 
+def imports_for_types(tree: ast.AST) -> Iterator[tuple[int, str]]:
+    """The imports that the type checker alone sees: those under `if TYPE_CHECKING`."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
+            yield from imports_of(node)
+
+
+def lazy_modules(tree: ast.AST) -> Iterator[tuple[int, str, str]]:
+    """(line, module, extra) of every `lazy(module, extra)`."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "lazy":
+            module, extra = (ast.literal_eval(each) for each in node.args)
+            yield node.lineno, module, extra
+
+
 def package_of(path: Path) -> str:
     """`core` for src/loralab/core/layer.py, `errors` for src/loralab/errors.py."""
     return path.relative_to(SOURCE / "loralab").parts[0].removesuffix(".py")
+
+
+def is_width(node: ast.Name) -> bool:
+    """Whether a name is given the width of a page: `WIDTH = 80`."""
+    return node.id == "WIDTH" and isinstance(node.ctx, ast.Store)
 
 
 def module_file(dotted: str) -> Path | None:
@@ -79,11 +109,22 @@ def test_imports_point_down(path: Path) -> None:
     own = package_of(path)
     assert own in LEVEL, f"{own} has no place in GROUPS"
     for line, dotted in imports_of(tree_of(path)):
-        if dotted.split(".")[0] != "loralab" or dotted == "loralab.__version__":
+        if dotted.split(".")[0] != "loralab":
             continue
         other = [*dotted.split("."), ""][1]
         allowed = other == own or (other in LEVEL and LEVEL[other] < LEVEL[own])
         assert allowed, f"{named(path)}:{line}: {own} must not import {dotted}"
+
+
+def test_the_public_page_is_the_stub() -> None:
+    """Every line of it is a plain re-export that the package can follow."""
+    for statement in tree_of(STUB).body[1:]:
+        assert isinstance(statement, ast.ImportFrom), f"line {statement.lineno}: more than a re-export"
+        module = import_module(str(statement.module))
+        for alias in statement.names:
+            assert alias.asname == alias.name, f"line {statement.lineno}: {alias.name} is not exported as itself"
+            assert getattr(loralab, alias.name) is getattr(module, alias.name)
+            assert alias.name in loralab.__all__
 
 
 def test_no_cycles() -> None:
@@ -135,6 +176,54 @@ def test_sizes(path: Path) -> None:
             assert length <= LONGEST_FUNCTION, f"{named(path)}:{node.lineno}: {node.name} has {length} lines"
 
 
+@pytest.mark.parametrize("folder", FOLDERS, ids=named)
+def test_no_folder_is_a_pile(folder: Path) -> None:
+    files = sorted(folder.glob("*.py"))
+    assert len(files) <= FULLEST_FOLDER, f"{named(folder)} holds {len(files)} files: make a folder of some of them"
+
+
+@pytest.mark.parametrize("folder", FOLDERS, ids=named)
+def test_a_family_of_files_is_a_folder(folder: Path) -> None:
+    families: dict[str, list[str]] = {}
+    for path in sorted(folder.glob("[!_]*.py")):
+        families.setdefault(path.stem.partition("_")[0], []).append(path.name)
+    large = [members for members in families.values() if len(members) > LARGEST_FAMILY]
+    assert not large, f"{named(folder)}: folders instead of prefixes for {large}"
+
+
+@pytest.mark.parametrize("path", [path for path in FILES if package_of(path) == "analysis"], ids=named)
+def test_analyses_do_not_meet(path: Path) -> None:
+    """Those of adapters, those of layers and the report of both know nothing of each other."""
+    own = path.relative_to(SOURCE).parts[:3]
+    for line, dotted in imports_of(tree_of(path)):
+        parts = tuple(dotted.split("."))[:3]
+        foreign = parts[:2] == ("loralab", "analysis") and parts != own
+        assert not foreign, f"{named(path)}:{line}: {'/'.join(own)} must not import {dotted}"
+
+
+def test_one_word_is_one_thing() -> None:
+    """Two classes of one name are two things that a reader takes for one."""
+    homes: dict[str, list[str]] = {}
+    for path in FILES:
+        for node in ast.walk(tree_of(path)):
+            if isinstance(node, ast.ClassDef):
+                homes.setdefault(node.name, []).append(f"{named(path)}:{node.lineno}")
+    twice = {name: places for name, places in homes.items() if len(places) > 1}
+    assert not twice, "\n".join(f"{name}: {', '.join(places)}" for name, places in twice.items())
+
+
+def test_one_way_to_show() -> None:
+    """The command line prints through one file, which knows rich and how wide a page is."""
+    for path in FILES:
+        if package_of(path) != "cli" or path == SHOWING:
+            continue
+        tree = tree_of(path)
+        rich = [f"{named(path)}:{line}" for line, dotted in imports_of(tree) if dotted.split(".")[0] == "rich"]
+        assert not rich, f"{rich}: print through {named(SHOWING)}"
+        widths = [node.lineno for node in ast.walk(tree) if isinstance(node, ast.Name) and is_width(node)]
+        assert not widths, f"{named(path)}:{widths}: the width of a page is in {named(SHOWING)}"
+
+
 @pytest.mark.parametrize("path", [path for path in FILES if package_of(path) in ("core", "nn")], ids=named)
 def test_core_knows_only_torch(path: Path) -> None:
     for line, dotted in imports_of(tree_of(path)):
@@ -153,12 +242,23 @@ def test_every_module_says_what_it_is(path: Path) -> None:
     assert path.stem not in {"utils", "util", "common", "misc", "helpers", "helper"}, "name the concept"
 
 
+def test_extras_are_those_of_pyproject() -> None:
+    declared = {name: packages_of(PROJECT["optional-dependencies"][name]) for name in EXTRAS}
+    assert declared == {name: set(packages.values()) for name, packages in EXTRAS.items()}
+    assert PROJECT["optional-dependencies"]["all"] == [f"loralab[{','.join(sorted(EXTRAS))}]"]
+
+
 @pytest.mark.parametrize("path", FILES, ids=named)
 def test_imports_are_declared(path: Path) -> None:
-    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    extras = [extra for name, group in project["optional-dependencies"].items() if name != "dev" for extra in group]
-    declared = {re.split(r"[<>=\[~! ]", each)[0] for each in [*project["dependencies"], *extras]}
-    for line, dotted in imports_of(tree_of(path)):
+    """What is always installed is imported; a package of an extra stands in for itself (`extras.lazy`) until used."""
+    tree, declared = tree_of(path), packages_of(PROJECT["dependencies"])
+    optional = {module for packages in EXTRAS.values() for module in packages}
+    for line, dotted in set(imports_of(tree)) - set(imports_for_types(tree)):
         root = dotted.split(".")[0]
+        assert root not in optional, f"{named(path)}:{line}: {root} is not always installed: use extras.lazy"
         if root != "loralab" and root not in sys.stdlib_module_names:
-            assert DISTRIBUTION_OF.get(root, root) in declared, f"{named(path)}:{line}: {root} is not in pyproject.toml"
+            assert root in declared, f"{named(path)}:{line}: {root} is not in pyproject.toml"
+    for line, module, extra in lazy_modules(tree):
+        assert not EXTRAS[extra].keys().isdisjoint(module.split(".")), (
+            f"{named(path)}:{line}: {module} is not in {extra}"
+        )

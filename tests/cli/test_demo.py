@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from loralab.cli.demo_page import show_demo
+from loralab.cli.verbs.demo import show
 
 Ask = Callable[..., dict[str, Any]]
 
@@ -40,7 +40,7 @@ ANSWER: dict[str, Any] = {
 
 
 def test_page_fits_in_80_columns(capsys: pytest.CaptureFixture[str]) -> None:
-    show_demo(ANSWER)
+    show(ANSWER)
     page = capsys.readouterr().out
     assert max(map(len, page.splitlines())) <= 80
     for expected in ("3.981", "2.764", "11.0", "30.2", "937.1 kB", "269.1 MB", "(0.35%)", "[many]", "(nothing)"):

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 import loralab as ll
 from loralab.core.adapter import Adapter
 from loralab.tasks.encoding.batches import Batch
-from loralab.training.consistency import consistent_loss_sum, disagreement
+from loralab.training.objective import consistent_loss_sum, divergence
 from methods.low_rank_cases import close, kind_of
 from small_models import llama
 from toys import give_effect, quiet
@@ -184,10 +184,10 @@ def test_disagreement_is_half_of_both_divergences_and_zero_where_both_agree() ->
     z1, z2 = torch.randn(7, 5, requires_grad=True), torch.randn(7, 5, requires_grad=True)
     p1, p2 = z1.softmax(-1).detach(), z2.softmax(-1).detach()
     expected = 0.5 * ((p2 * (p2 / p1).log()).sum() + (p1 * (p1 / p2).log()).sum())
-    loss = disagreement(z1, z2)
+    loss = divergence(z1, z2)
     close(loss.detach(), expected, 1e-5)
     assert float(expected) > 1.0
-    assert float(disagreement(z1, z1 + 3.0).detach()) == pytest.approx(0.0, abs=1e-5)  # logits up to a constant
+    assert float(divergence(z1, z1 + 3.0).detach()) == pytest.approx(0.0, abs=1e-5)  # logits up to a constant
     loss.backward()
     close(z1.grad, 0.5 * (p1 - p2), 1e-4)  # the target of each pass is a constant
     close(z2.grad, 0.5 * (p2 - p1), 1e-4)

@@ -11,7 +11,7 @@ from torch import nn
 
 import loralab as ll
 from loralab.core.adapter import SHARED, Adapter
-from loralab.core.updates.factors import Outline
+from loralab.core.updates.factors import Spot
 from loralab.core.updates.update import WHOLE
 from loralab.methods.vera import A_NAME, B_NAME, LAMBDA_B, LAMBDA_D, ScaledProjections, projections
 from methods.low_rank_cases import close
@@ -159,7 +159,7 @@ def test_what_cannot_be_is_refused_at_once(wrong: dict[str, object], said: str) 
 def test_shared_projections_that_are_too_small_are_refused() -> None:
     shared = projections(6, 100, 50, 0, torch.device("cpu"))
     recipe = next(iter(on_two_layers()[1].updates.values())).delta_of(WHOLE).recipe
-    ScaledProjections.blank(Outline(recipe, 100, 50, torch.device("cpu"), shared))
+    ScaledProjections.blank(Spot("layer", recipe, 100, 50, torch.device("cpu"), shared=shared))
     for outputs, inputs in ((101, 50), (100, 51)):
         with pytest.raises(ll.AdapterFileError, match=f"{outputs}×{inputs}"):
-            ScaledProjections.blank(Outline(recipe, outputs, inputs, torch.device("cpu"), shared))
+            ScaledProjections.blank(Spot("layer", recipe, outputs, inputs, torch.device("cpu"), shared=shared))

@@ -61,7 +61,7 @@ def on(model: nn.Module, spec: ProjectedFineTune, **changes: Any) -> tuple[Adapt
     """The adapter and its optimizer, as `train` makes them."""
     config = ll.TrainConfig(model="", task="", out="unused", **{"lr": 0.05, "eps": 1e-12} | changes)
     adapter = ll.attach(model, spec)
-    return adapter, ProjectedAdamW(adapter, model, spec, config)
+    return adapter, ProjectedAdamW(adapter, spec, config)
 
 
 def step(model: nn.Module, optimizer: torch.optim.Optimizer, number: int) -> None:

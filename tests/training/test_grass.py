@@ -11,18 +11,18 @@ from safetensors.torch import load_file
 from torch import nn
 
 import loralab as ll
-from loralab.core.projection import ROW_CHOICES, Rows, chosen_rows
+from loralab.core.projection import ROW_CHOICES, ChosenRows, chosen_rows
 from loralab.methods.counts import parameter_counts
-from loralab.methods.grass import Grass
+from loralab.methods.projected import Grass
+from loralab.methods.registry import specification
 from loralab.methods.settings import MethodSettings
-from loralab.methods.table import specification
 from loralab.models.load import load_model
 from loralab.planning.config import PlanConfig
 from loralab.planning.plan import plan
 from loralab.training.checkpoint import newest_checkpoint
-from loralab.training.loop import StepRecord, accumulate_gradients, run_steps
+from loralab.training.loop import StepRecord, run_steps
 from loralab.training.prepare import prepare
-from loralab.training.projected_adamw import ProjectedAdamW, closing_notes
+from loralab.training.projected_adamw import ProjectedAdamW
 from tiny import write_bert, write_llama
 from training.conftest import Run
 from training.projecting import WEIGHTS, full_gradients, loss_of, net, on, products, step, weights
@@ -40,7 +40,7 @@ def test_the_projected_gradient_is_the_chosen_rows_of_the_full_one(choice: str) 
         loss_of(model, number).backward()
         for each in optimizer.projected:
             rows = optimizer.projection(each)
-            assert isinstance(rows, Rows)
+            assert isinstance(rows, ChosenRows)
             G = each.site.canonical(full[each.site.name])
             torch.testing.assert_close(each.stand_in.grad, rows.factor_R[:, None] * G[rows.index_R])
             assert each.stand_in.grad.shape == (3, max(G.shape))
@@ -135,7 +135,7 @@ def test_the_share_of_rows_that_were_moved_is_that_of_all_that_were_chosen() -> 
     expected = {each.site.path: len(chosen[each.site.path]) / each.site.shape[0] for each in optimizer.projected}
     assert optimizer.moved() == pytest.approx(expected)
     least = min(expected, key=expected.__getitem__)
-    (note,) = closing_notes(optimizer)
+    (note,) = optimizer.closing_notes()
     assert f"{expected[least]:.0%} in {least}, the fewest" in note
 
 
@@ -209,7 +209,9 @@ def test_the_state_has_two_rn() -> None:
         assert sum(tensor.numel() for tensor in state.values()) == 2 * 3 + 3 + 1  # σ, ρ; steps of each row; of all
 
 
-def moments_around_a_refresh(rule: str) -> list[tuple[Rows, dict[str, torch.Tensor], Rows, dict[str, torch.Tensor]]]:
+def moments_around_a_refresh(
+    rule: str,
+) -> list[tuple[ChosenRows, dict[str, torch.Tensor], ChosenRows, dict[str, torch.Tensor]]]:
     """(rows, state) before and after step 3 has chosen anew, before its step, of every weight."""
     model = net()
     _, optimizer = on(model, Grass(rank=3, row_choice="norm-replace", refresh_every=2, state_on_refresh=rule))
@@ -356,7 +358,7 @@ def test_checkpointed_blocks_give_the_same_gradients(configured: Run) -> None:
         trainee = prepare(configured(**SMALL, gradient_checkpointing=checkpointing), "float32").trainee
         trainee.model.train()
         for number in (1, 2):
-            accumulate_gradients(trainee, trainee.data.step(number))
+            trainee.objective.backward(trainee.data.step(number))
             found.append([parameter.grad.clone() for parameter in trainee.parameters()])
             trainee.optimizer.step()
             trainee.optimizer.zero_grad()
@@ -382,7 +384,7 @@ def test_accumulated_batches_are_one_big_batch(configured: Run) -> None:
         changes = {"batch_size": batch_size, "accumulate": accumulate, "limit": 24}
         trainee = prepare(configured(**SMALL | changes), "float32").trainee
         for number in (1, 2):
-            accumulate_gradients(trainee, trainee.data.step(number))
+            trainee.objective.backward(trainee.data.step(number))
             trainee.optimizer.gather()
             found.append([parameter.grad.clone() for parameter in trainee.parameters()])
             trainee.optimizer.step()
@@ -405,7 +407,7 @@ def test_clipping_sees_the_projected_gradients(configured: Run, accumulate: int)
     trainee, clipped, norms = prepare(config, "float32").trainee, prepare(config, "float32").trainee, Norms()
     assert isinstance(trainee.optimizer, ProjectedAdamW)
     assert isinstance(clipped.optimizer, ProjectedAdamW)
-    accumulate_gradients(trainee, trainee.data.step(1))
+    trainee.objective.backward(trainee.data.step(1))
     trainee.optimizer.gather()
     norm = torch.stack([parameter.grad.norm() for parameter in trainee.parameters()]).norm()
     run_steps(clipped, config, 1, 1, norms)

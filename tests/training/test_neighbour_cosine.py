@@ -9,8 +9,7 @@ from torch import Tensor, nn
 from loralab.errors import SpecError
 from loralab.tasks.encoding.batches import Batch
 from loralab.training.config import TrainConfig
-from loralab.training.loop import accumulate_gradients
-from loralab.training.neighbour_cosine import NeighbourCosine, neighbour_cosine
+from loralab.training.objective import NeighbourCosine, neighbour_cosine
 from loralab.training.prepare import prepare
 
 Configure = Callable[..., TrainConfig]
@@ -54,7 +53,7 @@ def test_it_changes_the_gradient_and_not_the_loss_that_is_reported(configured: C
     losses, gradients = [], []
     for weight in (0.0, 5.0):
         trainee = prepare(configured(batch_size=8, cosine_penalty=weight), "float32").trainee
-        losses.append(accumulate_gradients(trainee, trainee.data.step(1)))
+        losses.append(trainee.objective.backward(trainee.data.step(1)))
         gradients.append(torch.cat([p.grad.flatten() for p in trainee.adapter.parameters() if p.grad is not None]))
     assert losses[0] == pytest.approx(losses[1], rel=1e-6)
     assert not torch.allclose(gradients[0], gradients[1], rtol=1e-2)
@@ -65,7 +64,7 @@ def test_accumulated_batches_and_checkpointing_are_the_same_objective(configured
     for flags in ({}, {"batch_size": 4, "accumulate": 2}, {"gradient_checkpointing": True}):
         settings = {"batch_size": 8, "limit": 8, "cosine_penalty": 1.0} | flags
         trainee = prepare(configured(**settings), "float32").trainee
-        accumulate_gradients(trainee, trainee.data.step(1))
+        trainee.objective.backward(trainee.data.step(1))
         gradients.append(torch.cat([p.grad.flatten() for p in trainee.adapter.parameters() if p.grad is not None]))
     torch.testing.assert_close(gradients[2], gradients[0], atol=1e-6, rtol=1e-4)
     assert torch.nn.functional.cosine_similarity(gradients[1], gradients[0], dim=0) > 0.99

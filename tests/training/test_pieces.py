@@ -13,14 +13,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import loralab as ll
+from loralab.machine import peak_memory_bytes
 from loralab.training.curves import draw_curves
 from loralab.training.folder import RunFolder
 from loralab.training.journal import Journal, read_journal
-from loralab.training.loop import accumulate_gradients, clip_gradients
-from loralab.training.optimizer import make_optimizer, set_rate
+from loralab.training.loop import clip_gradients
+from loralab.training.optimizer import make_optimizer, rate_factor, set_rate, warmup_steps
 from loralab.training.prepare import prepare
-from loralab.training.record import peak_memory_bytes
-from loralab.training.schedule import rate_factor, warmup_steps
 
 Configure = Callable[..., ll.TrainConfig]
 
@@ -52,7 +51,7 @@ def test_accumulated_batches_are_one_big_batch(configured: Configure) -> None:
     gradients, losses = [], []
     for batch_size, accumulate in ((24, 1), (8, 3), (3, 8)):
         trainee = prepare(configured(batch_size=batch_size, accumulate=accumulate, limit=24), "float32").trainee
-        losses.append(accumulate_gradients(trainee, trainee.data.step(1)))
+        losses.append(trainee.objective.backward(trainee.data.step(1)))
         gradients.append([parameter.grad for parameter in trainee.adapter.parameters()])
     for other_loss, others in zip(losses[1:], gradients[1:], strict=True):
         assert other_loss == pytest.approx(losses[0], rel=1e-5)
@@ -63,14 +62,14 @@ def test_the_loss_is_that_of_transformers_on_the_targets(configured: Configure) 
     prepared = prepare(configured(batch_size=8), "float32")
     (batch,) = prepared.trainee.data.step(1).batches
     expected = prepared.loaded.model(input_ids=batch.input_ids, labels=batch.labels).loss.detach()
-    assert accumulate_gradients(prepared.trainee, prepared.trainee.data.step(1)) == pytest.approx(
+    assert prepared.trainee.objective.backward(prepared.trainee.data.step(1)) == pytest.approx(
         float(expected), rel=1e-5
     )
 
 
 def test_clipping_bounds_the_norm_of_all_gradients_together(configured: Configure) -> None:
     trainee = prepare(configured(), "float32").trainee
-    accumulate_gradients(trainee, trainee.data.step(1))
+    trainee.objective.backward(trainee.data.step(1))
     before = clip_gradients(trainee.adapter, 0.0)
     assert clip_gradients(trainee.adapter, before / 2) == pytest.approx(before)
     assert clip_gradients(trainee.adapter, 0.0) == pytest.approx(before / 2, rel=1e-4)
@@ -115,9 +114,7 @@ def test_the_peak_is_the_process_own_and_not_its_parents() -> None:
     """A child of a process that once held 400 MB more says less than its parent does."""
     held = torch.ones(100_000_000)
     assert float(held[-1]) == 1.0
-    script = (
-        "import torch; from loralab.training.record import peak_memory_bytes as peak; print(peak(torch.device('cpu')))"
-    )
+    script = "import torch; from loralab.machine import peak_memory_bytes as peak; print(peak(torch.device('cpu')))"
     child = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True)
     del held
     assert int(child.stdout) < peak_memory_bytes(torch.device("cpu")) - 100_000_000

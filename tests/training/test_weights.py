@@ -1,6 +1,7 @@
 """An example's weight: what each of its targets counts in the weighted mean that is minimised."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,6 @@ import loralab as ll
 from loralab.evaluation.likelihood import mean_target_loss
 from loralab.tasks.encoding.batches import collate
 from loralab.training.data import StepData
-from loralab.training.loop import accumulate_gradients
 from loralab.training.prepare import Prepared, prepare
 from tiny import write_bert, write_lines, write_llama, write_t5
 
@@ -52,7 +52,7 @@ def loss_and_gradient(
     encoded = run.trainee.data.encoded
     batches = [collate([encoded[index] for index in each], run.trainee.data.pad_id) for each in indices]
     run.trainee.optimizer.zero_grad(set_to_none=True)
-    loss = accumulate_gradients(run.trainee, StepData(batches, indices), smoothing)
+    loss = replace(run.trainee.objective, label_smoothing=smoothing).backward(StepData(batches, indices))
     found = [parameter.grad for parameter in run.trainee.parameters()]
     return loss, [torch.zeros(()) if each is None else each.clone() for each in found]
 

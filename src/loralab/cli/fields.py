@@ -1,4 +1,4 @@
-"""The fields of a configuration dataclass as the command line sees them. Knows nothing of arguments or files.
+"""The fields of a configuration dataclass as the command line sees them.
 
 A field's documentation is the string under the field and is nowhere else; it is read from the source.
 """
@@ -46,7 +46,10 @@ class ConfigField:
 
 
 def config_fields(config: type[Any]) -> tuple[ConfigField, ...]:
-    """What `__init__` takes, in the order of the class, its bases' last. Raises TypeError if one is undocumented."""
+    """What `__init__` takes, in the order of the class, its bases' last but for those that say `first`.
+
+    Raises TypeError for a field without documentation.
+    """
     hints = get_type_hints(config)
     documentation = field_documentation(config)
     undocumented = [field.name for field in dataclasses.fields(config) if field.name not in documentation]
@@ -58,20 +61,25 @@ def config_fields(config: type[Any]) -> tuple[ConfigField, ...]:
             kinds=tuple(kind for kind in members(hints[field.name]) if kind is not type(None)),
             optional=type(None) in members(hints[field.name]),
             default=field.default if field.default_factory is MISSING else field.default_factory(),
-            documentation=documentation[field.name],
+            documentation=_with_names(documentation[field.name], field),
             positional=bool(field.metadata.get("positional", False)),
             group=str(field.metadata.get("group", "flags")),
         )
-        for field in _own_before_inherited(config)
+        for field in sorted(dataclasses.fields(config), key=lambda field: _place(config, field))
         if field.init
     )
 
 
-def _own_before_inherited(config: type[Any]) -> list[dataclasses.Field[Any]]:
-    def place(field: dataclasses.Field[Any]) -> int:
-        return next(place for place, owner in enumerate(config.__mro__) if field.name in inspect.get_annotations(owner))
+def _with_names(documentation: str, field: dataclasses.Field[Any]) -> str:
+    """`{names}` stands for names that are kept in a table, which the field's metadata gives."""
+    return documentation.replace("{names}", ", ".join(field.metadata.get("names", ())))
 
-    return sorted(dataclasses.fields(config), key=place)
+
+def _place(config: type[Any], field: dataclasses.Field[Any]) -> tuple[bool, int]:
+    """Where the class of a field stands: those that say `first`, then the others, each in the order of resolution."""
+    owners = enumerate(config.__mro__)
+    place, owner = next(each for each in owners if field.name in inspect.get_annotations(each[1]))
+    return not vars(owner).get("first", False), place
 
 
 def members(kind: Any) -> tuple[Any, ...]:
@@ -96,20 +104,20 @@ def choices(kind: Any) -> tuple[Any, ...]:
 
 def field_documentation(config: type[Any]) -> dict[str, str]:
     """Field name → the string under it, base classes included, with line breaks folded into spaces."""
-    found: dict[str, str] = {}
+    documentation: dict[str, str] = {}
     for owner in reversed(config.__mro__):
         if dataclasses.is_dataclass(owner):
-            found |= _documentation_in(owner)
-    return found
+            documentation |= _documentation_in(owner)
+    return documentation
 
 
 def _documentation_in(owner: type[Any]) -> dict[str, str]:
     module = ast.parse(textwrap.dedent(inspect.getsource(owner)))
     body = module.body[0].body if isinstance(module.body[0], ast.ClassDef) else []
-    found = {}
+    documentation = {}
     for statement, below in pairwise(body):
         if not (isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name)):
             continue
         if isinstance(below, ast.Expr) and isinstance(below.value, ast.Constant):
-            found[statement.target.id] = " ".join(str(below.value.value).split())
-    return found
+            documentation[statement.target.id] = " ".join(str(below.value.value).split())
+    return documentation

@@ -1,4 +1,4 @@
-"""A model with an adapter on it, as the flags name them: shared by eval, generate, merge and inspect."""
+"""Models, adapters and tasks opened as the flags name them."""
 
 import json
 import sys
@@ -7,9 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from loralab.cli.flags import AdaptedModel, Loading, MeasuredAdapter
 from loralab.errors import NotFoundError, SpecError
+from loralab.files.names import CONFIG_NAME, RUN_NAME
 
 if TYPE_CHECKING:
+    from loralab.analysis.adapters.measurement import Measurement
     from loralab.core.adapter import Adapter
     from loralab.models.load import LoadedModel
     from loralab.tasks.table import Task
@@ -22,37 +25,6 @@ LabelKind = Literal["classification", "regression"] | None
 
 MODEL_KINDS = {"SEQ_CLS": "sequence-classification", "SEQ_2_SEQ_LM": "seq2seq-lm"}
 """What adapter_config.json calls the task -> the kind of model; a language model where it says nothing."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class LoadingFlags:
-    """How to load a model and an adapter, whichever they are."""
-
-    alpha: float | None = None
-    """The alpha of a loralib checkpoint, which does not record it."""
-
-    allow_other_base: bool = False
-    """Load the adapter even if it was trained on another base model."""
-
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """Precision of the base model; auto is bfloat16 where the processor multiplies it natively."""
-
-    quantize: Literal["nf4", "nf4-double"] | None = None
-    """Keep the dense layers of the base in 4 bits, as a training with the same flag did."""
-
-    labels: tuple[str, ...] | None = None
-    """The classes in the order of the model's outputs, for an adapter or a checkpoint that does not record it."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class AdaptedModel(LoadingFlags):
-    """A model, and an adapter if one is named."""
-
-    model: str
-    """The base model: an embedded name (smollm2-135m, minilm-l6), a local folder, or a Hub id."""
-
-    adapter: str | None = None
-    """The adapter to put on the model: its folder, or a loralib checkpoint. Without it the base model alone."""
 
 
 @dataclass(frozen=True)
@@ -106,13 +78,13 @@ def load_base(
     return loaded
 
 
-def load_adapter(adapter: str, flags: LoadingFlags, loaded: "LoadedModel") -> "Adapter":
+def load_adapter(adapter: str, flags: Loading, loaded: "LoadedModel") -> "Adapter":
     """Put an adapter on the model, active; its notes go to stderr. Raises what `load` raises."""
-    from loralab.formats.folder import load
+    from loralab.formats.load import load
 
-    found = load(loaded.model, adapter, alpha=flags.alpha, allow_other_base=flags.allow_other_base)
-    say(found.notes)
-    return found
+    attached = load(loaded.model, adapter, alpha=flags.alpha, allow_other_base=flags.allow_other_base)
+    say(attached.notes)
+    return attached
 
 
 def training_for(task: "Task") -> Training:
@@ -146,7 +118,7 @@ def training_of(adapter: str | None, labels: Labels = None) -> Training:
     """The model that an adapter was trained on: from its run.json, or else from its adapter_config.json.
 
     `labels` are the flag's. A loralib checkpoint says nothing, and means a language model. Raises NotFoundError if
-    there is no such adapter, and SpecError for labels that are not those that it records.
+    there is no such adapter, and SpecError for other labels than those it records.
     """
     if adapter is None or Path(adapter).is_file():
         return Training("generation", labels)
@@ -155,8 +127,8 @@ def training_of(adapter: str | None, labels: Labels = None) -> Training:
     from loralab.formats.labels import recorded_labels
 
     folder = Path(adapter)
-    kind = MODEL_KINDS.get(str(_read(folder / "adapter_config.json").get("task_type")), "generation")
-    run, recorded = _read(folder / "run.json"), recorded_labels(folder)
+    kind = MODEL_KINDS.get(str(_read(folder / CONFIG_NAME).get("task_type")), "generation")
+    run, recorded = _read(folder / RUN_NAME), recorded_labels(folder)
     if labels is not None and recorded not in (None, labels):
         raise SpecError(
             f"--labels {','.join(labels)}: {adapter} records {','.join(recorded or ())}; leave --labels out"
@@ -167,6 +139,61 @@ def training_of(adapter: str | None, labels: Labels = None) -> Training:
         run.get("kind") == "regression",
         bool(run.get("conversations")),
     )
+
+
+def open_measured(config: MeasuredAdapter) -> "tuple[Adapter, Measurement]":
+    """The adapter, active on its model, and what measures the model as it is. Raises what loading both raises."""
+    from loralab.analysis.adapters.measurement import OF_TARGETS, Measurement, default_metric
+    from loralab.evaluation.score import require_metrics
+
+    task = open_ordered(config.task, config.data, config.model, config.adapter, config.labels)
+    metric = config.metric or default_metric(task)
+    generates = task.kind == "generation" and metric not in OF_TARGETS
+    require_metrics(task, task.examples(config.split, config.limit), generate=generates)
+    loaded = load_base(config.model, config.dtype, training_for(task), adapter=config.adapter)
+    measurement = Measurement(
+        loaded.model,
+        loaded.processor,
+        task,
+        task.split_named(config.split),
+        config.limit,
+        metric,
+        config,
+        config.max_length,
+        lambda sentence: say([sentence]),
+    )
+    return load_adapter(config.adapter, config, loaded), measurement
+
+
+def open_stream(config: AdaptedModel) -> "LoadedModel":
+    """The model with its adapter, if one is named. Raises SpecError for what is neither decoder nor encoder."""
+    return load_adapted(config, _training_on_text(config.model, config.adapter))
+
+
+def open_decoder(model: str, dtype: str) -> "LoadedModel":
+    """A causal language model, for what measures perplexity. Raises SpecError for another kind."""
+    training = _training_on_text(model, None)
+    if training.kind != "causal-lm":
+        raise SpecError(f"model {model!r} is an encoder: it has no perplexity to measure; give a causal language model")
+    return load_base(model, dtype, training)
+
+
+def _training_on_text(model: str, adapter: str | None) -> Training:
+    from loralab.models.families.table import FAMILY_BY_TYPE
+    from loralab.models.load import read_config
+
+    config = read_config(model)
+    family = FAMILY_BY_TYPE.get(config.model_type)
+    architecture = "decoder" if family is None else family.architecture
+    if architecture not in ("decoder", "encoder"):
+        raise SpecError(
+            f"model {model!r} is of type {config.model_type!r} ({architecture}): layers are analysed in one line of "
+            "blocks over text; give a decoder or an encoder"
+        )
+    if adapter is not None:
+        known = training_of(adapter)
+        return Training("causal-lm") if known.kind == "generation" else known
+    return Training("causal-lm" if architecture == "decoder" else "sequence-classification")
 
 
 def say(notes: Iterable[str]) -> None:

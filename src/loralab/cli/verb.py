@@ -1,4 +1,4 @@
-"""What a verb of the command line is. Knows nothing of any particular verb."""
+"""What a verb of the command line is."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -27,3 +27,5 @@ class Verb(Generic[Config]):
     example: str
     status: Callable[[Answer], int] = done
     """The exit status after the answer is printed: for a check, whether it was passed."""
+    needs: tuple[str, ...] = ()
+    """The extras that it cannot do without, whatever it is told: asked for before it runs."""

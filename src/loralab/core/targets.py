@@ -49,7 +49,7 @@ class Pattern:
         return path == self.path or path.endswith("." + self.path) or self._matches_as_regex(path)
 
     def matches_any(self, names: Sequence[str]) -> bool:
-        """Whether it matches one of a place's names. Of a weight that many modules have it takes more than `weight`."""
+        """Whether it matches one of these names. Of a weight that many modules have it takes more than `weight`."""
         spelled = names if self.path.endswith(f".{WHOLE}") else names[:1]
         return any(self.matches(name) for name in spelled)
 
@@ -78,16 +78,16 @@ def find_targets(
     """Every target that the patterns name, in the model's order; raises TargetError naming what matched nothing."""
     wanted = [Pattern.of(text) for text in patterns]
     unwanted = [Pattern.of(text) for text in exclude]
-    places = _places(model)
-    _all_must_match(model, [*wanted, *unwanted], places)
-    _layers_must_exist(layers, places)
+    candidates = _candidates(model)
+    _all_must_match(model, [*wanted, *unwanted], candidates)
+    _layers_must_exist(layers, candidates)
     kept: dict[str, Target] = {}
-    for place in places:
-        hits = [pattern for pattern in wanted if pattern.matches_any(place.names)]
-        if not hits or any(pattern.matches_any(place.names) for pattern in unwanted):
+    for candidate in candidates:
+        hits = [pattern for pattern in wanted if pattern.matches_any(candidate.names)]
+        if not hits or any(pattern.matches_any(candidate.names) for pattern in unwanted):
             continue
-        if layers is None or layer_index(place.name) in layers:
-            target = place.target(hits)
+        if layers is None or layer_index(candidate.name) in layers:
+            target = candidate.target(hits)
             kept[target.path] = _joined(kept.get(target.path), target)
     if not kept:
         raise TargetError("after `exclude` and `layers` no target is left; relax one of them")
@@ -100,7 +100,7 @@ def layer_index(path: str) -> int | None:
 
 
 @dataclass(frozen=True)
-class _Place:
+class Candidate:
     """Something that a pattern can name: a module, a raw parameter of a module, or the output of an attention."""
 
     name: str
@@ -121,21 +121,21 @@ class _Place:
         return Target(self.path, self.module, parts)
 
 
-def _places(model: nn.Module) -> list[_Place]:
+def _candidates(model: nn.Module) -> list[Candidate]:
     seen: set[int] = set()
     found = []
     for slot in slots(model):
         if id(slot.module) not in seen:
             seen.add(id(slot.module))
-            found.extend(_places_of(slot))
+            found.extend(_candidates_of(slot))
     return found
 
 
-def _places_of(slot: Slot) -> list[_Place]:
+def _candidates_of(slot: Slot) -> list[Candidate]:
     if isinstance(slot.parent, nn.MultiheadAttention) and slot.attribute == "out_proj":
-        return [_Place(slot.path, slot.path.rpartition(".")[0], slot.parent, "out")]
+        return [Candidate(slot.path, slot.path.rpartition(".")[0], slot.parent, "out")]
     if can_adapt(slot.module):
-        return [_Place(slot.path, slot.path, slot.module, WHOLE)]
+        return [Candidate(slot.path, slot.path, slot.module, WHOLE)]
     if isinstance(slot.module, CONVOLUTIONS):
         return []
     raw = [
@@ -143,7 +143,7 @@ def _places_of(slot: Slot) -> list[_Place]:
         for name, parameter in slot.module._parameters.items()
         if parameter is not None and parameter.dim() in (2, 3)
     ]
-    return [_Place(f"{slot.path}.{name}", slot.path, slot.module, name) for name in raw]
+    return [Candidate(f"{slot.path}.{name}", slot.path, slot.module, name) for name in raw]
 
 
 def _joined(first: Target | None, second: Target) -> Target:
@@ -154,15 +154,19 @@ def _joined(first: Target | None, second: Target) -> Target:
     return Target(first.path, first.module, (WHOLE,) if whole_attention else parts)
 
 
-def _all_must_match(model: nn.Module, patterns: Sequence[Pattern], places: Sequence[_Place]) -> None:
-    names = [place.name for place in places]
-    lost = [pattern for pattern in patterns if not any(pattern.matches_any(place.names) for place in places)]
+def _all_must_match(model: nn.Module, patterns: Sequence[Pattern], candidates: Sequence[Candidate]) -> None:
+    names = [candidate.name for candidate in candidates]
+    lost = [
+        pattern for pattern in patterns if not any(pattern.matches_any(candidate.names) for candidate in candidates)
+    ]
     if lost:
-        lines = [f"{pattern.text!r} {_unfit(model, pattern, places)}{_near(pattern.path, names)}" for pattern in lost]
+        lines = [
+            f"{pattern.text!r} {_unfit(model, pattern, candidates)}{_near(pattern.path, names)}" for pattern in lost
+        ]
         raise TargetError("; ".join(lines) + ". Names are module paths or their endings, or a regular expression")
 
 
-def _unfit(model: nn.Module, pattern: Pattern, places: Sequence[_Place]) -> str:
+def _unfit(model: nn.Module, pattern: Pattern, candidates: Sequence[Candidate]) -> str:
     """What a pattern without a target does name: a module of another kind, or nothing."""
     named = [slot for slot in slots(model) if pattern.matches(slot.path)]
     if not named:
@@ -170,7 +174,9 @@ def _unfit(model: nn.Module, pattern: Pattern, places: Sequence[_Place]) -> str:
     kinds = ", ".join(sorted({type(slot.module).__name__ for slot in named}))
     odd = any(isinstance(slot.module, (nn.Linear, nn.Embedding, *CONVOLUTIONS)) for slot in named)
     reason = ": its forward is not the product, lookup or convolution of its class" if odd else ""
-    raw = [place.name for place in places for slot in named if place.path == slot.path != place.name]
+    raw = [
+        candidate.name for candidate in candidates for slot in named if candidate.path == slot.path != candidate.name
+    ]
     instead = f"; {raw[0]} can be one, as a raw parameter that the module itself computes with" if raw else ""
     return f"names {kinds}, which cannot be a target{reason}{instead}"
 
@@ -188,8 +194,8 @@ def _near(asked: str, names: Sequence[str]) -> str:
     )
 
 
-def _layers_must_exist(layers: Sequence[int] | None, places: Sequence[_Place]) -> None:
-    present = {layer_index(place.name) for place in places} - {None}
+def _layers_must_exist(layers: Sequence[int] | None, candidates: Sequence[Candidate]) -> None:
+    present = {layer_index(candidate.name) for candidate in candidates} - {None}
     lost = [layer for layer in layers or () if layer not in present]
     if lost:
         raise TargetError(f"layers {lost} were asked for; the model has the layers {sorted(present)}")  # type: ignore[type-var]

@@ -33,7 +33,7 @@ def predict_labels(
         logits_BC = class_logits(model, batch)
         if not torch.isfinite(logits_BC).all():
             raise NumericsError("an output of the model is NaN or infinite; its weights or its precision are at fault")
-        total += 0.0 if batch.labels is None else _loss_sum(logits_BC, batch.labels)
+        total += 0.0 if batch.labels is None else float(label_losses(logits_BC, batch.labels))
         for index, value in zip(indices, _predicted(logits_BC), strict=True):
             predictions[index] = value
     return predictions, total / len(encoded) if labelled else None
@@ -65,8 +65,11 @@ def _predicted(logits_BC: Tensor) -> list[float]:
     return predicted
 
 
-def _loss_sum(logits_BC: Tensor, labels_B: Tensor) -> float:
-    """The summed loss; labels of type float are values, the first column predicts them."""
+def label_losses(
+    outputs_BC: Tensor, labels_B: Tensor, *, reduction: str = "sum", label_smoothing: float = 0.0
+) -> Tensor:
+    """The squared error of labels that are values, of a float type, which the first column predicts; of classes the
+    cross-entropy in nats. Summed over B, or with "none" for each."""
     if labels_B.is_floating_point():
-        return float(F.mse_loss(logits_BC[:, 0], labels_B, reduction="sum"))
-    return float(F.cross_entropy(logits_BC, labels_B, reduction="sum"))
+        return F.mse_loss(outputs_BC[:, 0], labels_B, reduction=reduction)
+    return F.cross_entropy(outputs_BC, labels_B, reduction=reduction, label_smoothing=label_smoothing)

@@ -5,7 +5,7 @@ filled, for a module of any model. Knows nothing of files or of PEFT.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from itertools import pairwise
 from typing import Any
 
@@ -13,29 +13,27 @@ import torch
 from torch import Tensor, nn
 
 from loralab.core.updates.biased import BiasedLinear
-from loralab.core.updates.build import is_linear, linear_shape
-from loralab.core.updates.factors import Factors, LowRankDelta, Outline, Recipe, SharedMatrices
-from loralab.core.updates.invoked import InvokedLinear
-from loralab.core.updates.low_rank import ConvUpdate, EmbeddingUpdate, LinearUpdate
-from loralab.core.updates.magnitude import Magnitude, MagnitudeConv, MagnitudeEmbedding, MagnitudeLinear
-from loralab.core.updates.substitution import AttentionUpdate, ParameterUpdate, attention_shapes
+from loralab.core.updates.build import Site, build, kind_of
+from loralab.core.updates.factors import LowRankDelta, Recipe, SharedMatrices, Spot, plain_pair
+from loralab.core.updates.kinds import KINDS, Kind
+from loralab.core.updates.low_rank import ConvUpdate, LinearUpdate
+from loralab.core.updates.magnitude import Magnitude
+from loralab.core.updates.substitution import AttentionUpdate, ParameterUpdate
 from loralab.core.updates.tokens import TokenUpdate
 from loralab.core.updates.update import WHOLE, Update, device_of, tensor_of
 from loralab.errors import AdapterFileError
 from loralab.files.values import count, flag, listing, mapping, number, sizes, text, texts
-from loralab.formats.tokens import recorded_rows, settings_of_rows
 from loralab.methods.adamix_adapter import MixedBottleneckUpdate
 from loralab.methods.bottleneck import BottleneckUpdate
 from loralab.methods.prefix.update import BlockPrefixUpdate, PrefixUpdate
-from loralab.methods.table import DELTAS
+from loralab.methods.registry import deltas
 from loralab.methods.trainable_tokens import RESIZE
 
-_UNFIT = (IndexError, AttributeError, KeyError, RuntimeError, TypeError, ValueError)
+_UNFIT = (LookupError, AttributeError, RuntimeError, TypeError, ValueError)
 """What making an update raises where a record, which may be any file's, and a module do not go together."""
 
 Runs = list[list[int]]
 """Row numbers as [first, one past last] runs."""
-Shapes = tuple[tuple[int, ...], tuple[int, ...]]
 
 
 @dataclass(frozen=True)
@@ -69,38 +67,55 @@ class PartRecord:
         out_and_in = (shape[0], shape[1]) if kind else None
         return PartRecord(_recipe(fields), None if rows is None else _runs(rows), kind, settings, out_and_in)
 
+    def blank(self, spot: Spot) -> LowRankDelta:
+        """A delta of this structure for one matrix, its own tensors zero; AdapterFileError where that cannot be."""
+        meta = replace(spot, device=torch.device("meta"), settings=self.settings)
+        try:
+            made = deltas()[self.kind].blank(meta) if self.kind else plain_pair(meta)
+            delta = made.zeroed(spot.device)
+            _refuse_misshapen(delta, spot.out_features, spot.in_features)
+        except _UNFIT as problem:
+            raise AdapterFileError(
+                f"a delta of the kind {self.kind!r} cannot be made as recorded: {problem}"
+            ) from problem
+        return delta
+
 
 @dataclass(frozen=True)
 class ModuleRecord:
     """One update: its kind, its factor pairs by part, and the names of the tensors it replaces in full."""
 
-    kind: str
+    kind: Kind
     parts: Mapping[str, PartRecord] = field(default_factory=dict)
     replaced: tuple[str, ...] = ()
     dense: bool = False
     """For grouped convolutions: A reads every input channel, as PEFT trains it."""
     settings: Mapping[str, Any] = field(default_factory=dict)
-    """Of an inserted layer or prefix: what its constructor takes."""
+    """As `Update.settings` gives them."""
+    magnitude: bool = False
+    """Whether lengths train as well (DoRA)."""
+    biased: bool = False
+    """Whether it brings a bias to a layer without one."""
+    invocation: tuple[int, ...] = ()
+    """The tokens from which on it acts (aLoRA); empty where it acts at every position."""
 
     @property
-    def module_kind(self) -> str:
-        """The kind of module that it updates, whether or not lengths train as well, and from where on it acts."""
-        return self.kind.removesuffix(WITH_MAGNITUDE).removesuffix(FROM_INVOCATION).removesuffix(WITH_BIAS)
-
-    @property
-    def invocation(self) -> tuple[int, ...]:
-        """The tokens from which on it acts (aLoRA); empty where it acts at every position."""
-        return sizes(self.settings[INVOCATION], INVOCATION) if self.kind.endswith(FROM_INVOCATION) else ()
+    def recorded_kind(self) -> str:
+        """The kind as files have it, with what trains or happens beside the pairs."""
+        return self.kind + (
+            MAGNITUDE if self.magnitude else BIASED if self.biased else INVOKED if self.invocation else ""
+        )
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON, empty fields left out; the parts are a list, because they are packed in this order."""
-        content: dict[str, Any] = {"kind": self.kind}
+        content: dict[str, Any] = {"kind": self.recorded_kind}
+        settings = {**self.settings, **({INVOCATION: list(self.invocation)} if self.invocation else {})}
         if self.parts:
             content["parts"] = [{"part": part, **record.to_json()} for part, record in self.parts.items()]
         if self.replaced:
             content["replaced"] = list(self.replaced)
-        if self.settings:
-            content["settings"] = dict(self.settings)
+        if settings:
+            content["settings"] = settings
         return content | ({"dense": True} if self.dense else {})
 
     @staticmethod
@@ -113,24 +128,70 @@ class ModuleRecord:
             )
             for record in records
         }
+        kind, suffix = _kind_and_suffix(text(content["kind"], "kind"))
+        settings = dict(mapping(content.get("settings", {}), "settings"))
         return ModuleRecord(
-            text(content["kind"], "kind"),
+            kind,
             parts,
             tuple(texts(content.get("replaced", []), "replaced")),
             flag(content.get("dense", False), "dense"),
-            mapping(content.get("settings", {}), "settings"),
+            settings,
+            magnitude=suffix == MAGNITUDE,
+            biased=suffix == BIASED,
+            invocation=sizes(settings.pop(INVOCATION), INVOCATION) if suffix == INVOKED else (),
         )
 
     def build(self, path: str, module: nn.Module, shared: SharedMatrices | None = None) -> Update:
         """An update of this structure for `module`, its factors zero; AdapterFileError if it does not fit there."""
-        if self.kind not in _BUILDERS or self.module_kind not in (*_ANYWHERE, kind_of(module, self.parts)):
+        make = _MADE.get(self.kind)
+        if make is None and not (self.parts and self.kind in ("parameters", kind_of(module))):
             raise AdapterFileError(
-                f"{path} is a {type(module).__name__}, but the adapter has an update of the kind {self.kind!r} for it"
+                f"{path} is a {type(module).__name__}, but the adapter has an update of the kind "
+                f"{self.recorded_kind!r} for it"
             )
         try:
-            return _BUILDERS[self.kind](self, module, shared)
+            return build(self._site(path, module, shared), self.kind) if make is None else make(self, module)
         except _UNFIT as problem:
             raise AdapterFileError(f"the adapter's update of {path} does not fit {module}: {problem}") from problem
+
+    def _site(self, path: str, module: nn.Module, shared: SharedMatrices | None) -> Site:
+        """What a fresh update of this structure is made from, the values to come."""
+        site = Site(
+            path,
+            module,
+            {part: each.recipe for part, each in self.parts.items()},
+            self._layout(),
+            magnitude=self.magnitude,
+            through_norm=bool(self.settings.get("through_norm")),
+            invocation=self.invocation,
+            biased=self.biased,
+            dense=self.dense,
+            blank=True,
+        )
+        named = {site.name_of(part): each for part, each in self.parts.items()}
+        special = any(each.kind for each in self.parts.values())
+        return site.made_by(lambda spot: named[spot.path].blank(replace(spot, shared=shared))) if special else site
+
+    def _layout(self) -> dict[str, Tensor]:
+        """The output rows of each part of a fused projection."""
+        unplaced = [part for part, each in self.parts.items() if (each.rows is None) != (part == WHOLE)]
+        if self.kind == "linear" and unplaced:
+            raise IndexError(f"the record does not say which rows of the whole are those of {', '.join(unplaced)}")
+        return {part: rows_of(each.rows) for part, each in self.parts.items() if each.rows is not None}
+
+
+MAGNITUDE, BIASED, INVOKED = " with magnitude", " with a bias of its own", " from its invocation on"
+"""What files add to the kind of an update with trained lengths, with a bias, with an invocation."""
+INVOCATION = "invocation"
+
+
+def _kind_and_suffix(recorded: str) -> tuple[Kind, str]:
+    """A kind as a file has it, taken apart; TypeError for one that is not known."""
+    suffix = next((each for each in (MAGNITUDE, BIASED, INVOKED) if recorded.endswith(each)), "")
+    kind = next((kind for kind in KINDS if kind + suffix == recorded), None)
+    if kind is None:
+        raise TypeError(f"kind is {recorded!r}, not one of {', '.join(KINDS)}")
+    return kind, suffix
 
 
 def _recipe(fields: Mapping[str, Any]) -> Recipe:
@@ -188,29 +249,18 @@ def has_tensor(module: nn.Module, name: str) -> bool:
         return False
 
 
-def kind_of(module: nn.Module, parts: Mapping[str, object]) -> str:
-    """Which kind of update serves this module, given the parts it is to update."""
-    if not parts:
-        return "replacement"
-    for kind, serves in _SERVES:
-        if serves(module):
-            return kind
-    return "parameters"
-
-
 def describe(update: Update, base: nn.Module) -> ModuleRecord:
     """The structure of an update of the module `base`."""
-    kind = next(kind for kind, cls in _CLASSES.items() if type(update) is cls)
-    parts = {part: _part(update, part) for part in update.parts}
-    dense = isinstance(update, ConvUpdate) and update.is_dense(base)
-    settings = {name: getattr(update, name) for name in _SETTINGS.get(kind, ())}
-    if isinstance(update, Magnitude) and update.through_norm:
-        settings = {"through_norm": True}
-    if isinstance(update, TokenUpdate):
-        settings = settings_of_rows(update.indices, update.follows)
-    if isinstance(update, InvokedLinear):
-        settings = {INVOCATION: list(update.invocation)}
-    return ModuleRecord(kind, parts, tuple(update.replacements()), dense, settings)
+    return ModuleRecord(
+        update.kind,
+        {part: _part(update, part) for part in update.parts},
+        tuple(update.replacements()),
+        isinstance(update, ConvUpdate) and update.is_dense(base),
+        update.settings(),
+        isinstance(update, Magnitude),
+        isinstance(update, BiasedLinear),
+        update.invocation,
+    )
 
 
 def _part(update: Update, part: str) -> PartRecord:
@@ -239,35 +289,6 @@ def _rows(update: Update, part: str) -> Runs | None:
     return None
 
 
-def _factors(record: PartRecord, shapes: Shapes, device: torch.device, starts_at_A: bool = False) -> Factors:
-    """Zero factors; made on no device first, so that no random number is drawn."""
-    if record.kind:
-        raise TypeError(f"a delta of the kind {record.kind!r} is for dense layers only")
-    factors = Factors(record.recipe, *shapes, torch.device("meta"), starts_at_A)
-    _zero(factors, device)
-    return factors
-
-
-def delta_of_record(
-    record: PartRecord, out_features: int, in_features: int, device: torch.device, shared: SharedMatrices | None
-) -> LowRankDelta:
-    """A delta of a dense layer, its own tensors zero."""
-    if not record.kind:
-        shapes = (record.recipe.rank, in_features), (out_features, record.recipe.rank)
-        return _factors(record, shapes, device)
-    meta = torch.device("meta")
-    outline = Outline(record.recipe, out_features, in_features, meta, shared, record.settings)
-    try:
-        delta = DELTAS[record.kind].blank(outline)
-        _zero(delta, device)
-        _refuse_misshapen(delta, out_features, in_features)
-    except _UNFIT as problem:
-        raise AdapterFileError(
-            f"a delta of the kind {record.kind!r} cannot be made as recorded: {problem}"
-        ) from problem
-    return delta
-
-
 def _refuse_misshapen(delta: LowRankDelta, out_features: int, in_features: int) -> None:
     """ValueError where a delta that was made as a file says comes to no pair for its matrix."""
     if any(tensor.is_meta for _, tensor in delta.stored()):
@@ -277,80 +298,7 @@ def _refuse_misshapen(delta: LowRankDelta, out_features: int, in_features: int) 
         raise ValueError(f"its A is {list(A.shape)} and its B {list(B.shape)}, for {out_features}×{in_features}")
 
 
-def _zero(delta: LowRankDelta, device: torch.device) -> None:
-    """Put a delta's own tensors on this device, zero; what it shares stays as it is."""
-    delta.to_empty(device=device, recurse=False)
-    with torch.no_grad():
-        for _, tensor in delta.stored():
-            tensor.zero_()
-
-
-def _linear(record: ModuleRecord, module: nn.Module, shared: SharedMatrices | None) -> Update:
-    O, I = linear_shape(module)  # noqa: E741
-    device = device_of(module)
-    unplaced = [part for part, each in record.parts.items() if (each.rows is None) != (part == WHOLE)]
-    if unplaced:
-        raise IndexError(f"the record does not say which rows of the whole are those of {', '.join(unplaced)}")
-    rows = {part: rows_of(each.rows).to(device) for part, each in record.parts.items() if each.rows is not None}
-    if any(int(index.max()) >= O for index in rows.values()):
-        raise IndexError(f"it updates rows beyond the {O} there are")
-    parts = {
-        part: delta_of_record(each, len(rows.get(part, range(O))), I, device, shared)
-        for part, each in record.parts.items()
-    }
-    transposed = not hasattr(module, "out_features")
-    if record.kind.endswith(WITH_MAGNITUDE):
-        return MagnitudeLinear(parts, O, rows, transposed, bool(record.settings.get("through_norm")))
-    if record.kind.endswith(WITH_BIAS):
-        return BiasedLinear(parts, O, rows, transposed)
-    if record.invocation:
-        return InvokedLinear(parts, O, rows, transposed, record.invocation)
-    return LinearUpdate(parts, O, rows, stored_transposed=transposed)
-
-
-def _embedding(record: ModuleRecord, module: nn.Module, shared: SharedMatrices | None) -> Update:
-    V, D = tensor_of(module, WHOLE).shape
-    whole, R = record.parts[WHOLE], record.parts[WHOLE].recipe.rank
-    parts = {WHOLE: _factors(whole, ((R, V), (D, R)), device_of(module), starts_at_A=True)}
-    return MagnitudeEmbedding(parts, D) if record.kind.endswith(WITH_MAGNITUDE) else EmbeddingUpdate(parts)
-
-
-def _conv(record: ModuleRecord, module: nn.Module, shared: SharedMatrices | None) -> Update:
-    W, groups = tensor_of(module, WHOLE), int(getattr(module, "groups", 1))
-    whole, R = record.parts[WHOLE], record.parts[WHOLE].recipe.rank
-    channels = W.shape[1] * (groups if record.dense else 1)
-    shapes = (groups * R, channels, *W.shape[2:]), (W.shape[0], R, *(1 for _ in W.shape[2:]))
-    parts = {WHOLE: _factors(whole, shapes, device_of(module))}
-    return MagnitudeConv(parts, W.shape[0]) if record.kind.endswith(WITH_MAGNITUDE) else ConvUpdate(parts)
-
-
-def _attention(record: ModuleRecord, module: nn.Module, shared: SharedMatrices | None) -> Update:
-    shapes, parts = attention_shapes(module), {}
-    for part, each in record.parts.items():
-        O, I = shapes[part]  # noqa: E741
-        parts[part] = _factors(each, ((each.recipe.rank, I), (O, each.recipe.rank)), device_of(module))
-    return AttentionUpdate(parts)
-
-
-def _parameters(record: ModuleRecord, module: nn.Module, shared: SharedMatrices | None) -> Update:
-    transposed = bool(getattr(module, "is_transposed", False))
-    parts = {}
-    for name, each in record.parts.items():
-        *experts, O, I = tensor_of(module, name).shape  # noqa: E741
-        if transposed and experts:
-            O, I = I, O  # noqa: E741
-        shapes = (*experts, each.recipe.rank, I), (*experts, O, each.recipe.rank)
-        parts[name] = _factors(each, shapes, device_of(module))
-    return ParameterUpdate(parts, transposed)
-
-
-def _inserted(record: ModuleRecord, module: nn.Module, shared: SharedMatrices | None) -> Update:
-    """A bottleneck or a prefix: made by its constructor, its tensors zero."""
-    make: Callable[..., Update] = _CLASSES[record.kind]
-    return make(**record.settings, device=device_of(module))
-
-
-def _tokens(record: ModuleRecord, module: nn.Module, shared: SharedMatrices | None) -> Update:
+def _tokens(record: ModuleRecord, module: nn.Module) -> Update:
     indices, follows = recorded_rows(record.settings)
     V, H = tensor_of(module, WHOLE).shape
     if max(indices) >= V:
@@ -358,54 +306,34 @@ def _tokens(record: ModuleRecord, module: nn.Module, shared: SharedMatrices | No
     return TokenUpdate(indices, H, device_of(module), follows)
 
 
-WITH_MAGNITUDE = " with magnitude"
-"""What the kinds of update end in that have trained lengths (DoRA)."""
-FROM_INVOCATION = " from its invocation on"
-"""What the kind of update ends in that acts from certain tokens on (aLoRA)."""
-WITH_BIAS = " with a bias of its own"
-"""What the kind of update ends in that brings a bias to a layer without one."""
-INVOCATION = "invocation"
-_SETTINGS = {
-    "bottleneck": ("width", "size", "style"),
-    "mixed bottleneck": ("width", "size", "experts", "shared_side"),
-    "prefix": ("prefix", "infix", "width", "keeps_first"),
-    "prefix of a block": ("positions", "width"),
+def _inserted(cls: Callable[..., Update]) -> Callable[[ModuleRecord, nn.Module], Update]:
+    """A bottleneck or a prefix is made by its constructor, its tensors zero."""
+    return lambda record, module: cls(**record.settings, device=device_of(module))
+
+
+_INSERTED = (BottleneckUpdate, MixedBottleneckUpdate, PrefixUpdate, BlockPrefixUpdate)
+_MADE: dict[Kind, Callable[[ModuleRecord, nn.Module], Update]] = {
+    "replacement": lambda record, module: Update({}),
+    "token rows": _tokens,
+    **{cls.kind: _inserted(cls) for cls in _INSERTED},
 }
-"""Kind of insertion -> the names that its constructor takes, which it keeps as attributes."""
-TOKENS = "token rows"
-"""The kind of update that replaces single rows."""
-_ANYWHERE = ("parameters", TOKENS, *_SETTINGS)
-_CLASSES: dict[str, type[Update]] = {
-    "linear": LinearUpdate,
-    f"linear{WITH_MAGNITUDE}": MagnitudeLinear,
-    f"linear{FROM_INVOCATION}": InvokedLinear,
-    f"linear{WITH_BIAS}": BiasedLinear,
-    f"embedding{WITH_MAGNITUDE}": MagnitudeEmbedding,
-    f"conv{WITH_MAGNITUDE}": MagnitudeConv,
-    "embedding": EmbeddingUpdate,
-    "conv": ConvUpdate,
-    "attention": AttentionUpdate,
-    "parameters": ParameterUpdate,
-    "replacement": Update,
-    TOKENS: TokenUpdate,
-    "bottleneck": BottleneckUpdate,
-    "mixed bottleneck": MixedBottleneckUpdate,
-    "prefix": PrefixUpdate,
-    "prefix of a block": BlockPrefixUpdate,
-}
-_SERVES: list[tuple[str, Callable[[nn.Module], bool]]] = [
-    ("attention", lambda module: isinstance(module, nn.MultiheadAttention)),
-    ("embedding", lambda module: isinstance(module, nn.Embedding)),
-    ("conv", lambda module: isinstance(module, (nn.Conv1d, nn.Conv2d, nn.Conv3d))),
-    ("linear", is_linear),
-]
-_BUILDERS: dict[str, Callable[[ModuleRecord, nn.Module, SharedMatrices | None], Update]] = {
-    **dict.fromkeys(("linear", f"linear{WITH_MAGNITUDE}", f"linear{FROM_INVOCATION}", f"linear{WITH_BIAS}"), _linear),
-    **dict.fromkeys(("embedding", f"embedding{WITH_MAGNITUDE}"), _embedding),
-    **dict.fromkeys(("conv", f"conv{WITH_MAGNITUDE}"), _conv),
-    "attention": _attention,
-    "parameters": _parameters,
-    TOKENS: _tokens,
-    "replacement": lambda record, module, shared: Update({}),
-    **dict.fromkeys(_SETTINGS, _inserted),
-}
+"""How updates that are not of low rank are made; the others are built from a `Site`."""
+
+
+Rows = tuple[tuple[int, ...], str]
+"""The indices of a module's trained rows, and the path of the module whose rows it shares, or nothing."""
+
+
+def recorded_rows(settings: Mapping[str, Any]) -> Rows:
+    """From the settings of a `TokenUpdate`; TypeError for what cannot be."""
+    indices = sizes(settings.get("indices"), "indices")
+    if not indices or len(set(indices)) < len(indices):
+        raise TypeError(f"indices is {list(indices)}, and must name rows, each once")
+    return indices, text(settings.get("follows", ""), "follows")
+
+
+def check_leaders(rows: Mapping[str, Rows]) -> None:
+    """TypeError where a module is recorded to share rows that no other module has, or has others of."""
+    for path, (indices, follows) in rows.items():
+        if follows and rows.get(follows) != (indices, ""):
+            raise TypeError(f"{path} follows {follows}, which has no such rows of its own")

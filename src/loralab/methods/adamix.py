@@ -9,7 +9,7 @@ released scripts. The A start at random one by one (the released code copies one
 
 A draw is from torch's global CPU generator inside the layer's own forward, so that gradient checkpointing, which
 restores that generator, repeats it. Nothing of the averages is kept: they are made anew when they are asked for.
-The consistency loss that keeps the experts compatible is `training/consistency.py`.
+The consistency loss that keeps the experts compatible is in `training/objective.py`.
 """
 
 from collections.abc import Sequence

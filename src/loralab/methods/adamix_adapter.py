@@ -25,6 +25,7 @@ STYLE = "adamix"
 class MixedBottleneckUpdate(Update):
     """The module's output h [..., d] under one expert at a time, or under the mean of all of them."""
 
+    kind = "mixed bottleneck"
     why_not_merged: ClassVar[str] = BottleneckUpdate.why_not_merged
 
     def __init__(self, width: int, size: int, experts: int, shared_side: str, device: torch.device) -> None:
@@ -36,6 +37,10 @@ class MixedBottleneckUpdate(Update):
         super().__init__({}, added={name: torch.zeros(shape, device=device) for name, shape in shapes.items()})
         self.width, self.size, self.experts, self.shared_side = width, size, experts, shared_side
         self.counts = {"down": down, "up": up}
+
+    def settings(self) -> dict[str, Any]:
+        sizes = {"width": self.width, "size": self.size}
+        return sizes | {"experts": self.experts, "shared_side": self.shared_side}
 
     def reset(self) -> None:
         """Every Down ~ U(±1/√d) by itself, everything else zero: the layer adds nothing."""

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from loralab.core.adapter import Plan
+from loralab.core.plan import Plan
 from loralab.core.targets import Target, find_targets, layer_index, split_patterns
 from loralab.core.updates.build import is_linear, linear_shape
 from loralab.core.updates.update import WHOLE, Update, device_of
@@ -55,6 +55,7 @@ STYLES = {
 class BottleneckUpdate(Update):
     """The module's output h [..., d] becomes h + Up·σ(Down·norm(h) + b) + c."""
 
+    kind = "bottleneck"
     why_not_merged: ClassVar[str] = "a layer with a nonlinearity in it, which no weight can take up"
 
     def __init__(self, width: int, size: int, style: str, device: torch.device) -> None:
@@ -67,6 +68,9 @@ class BottleneckUpdate(Update):
         tensors = {name: torch.zeros(shape, device=device) for name, shape in shapes.items()}
         super().__init__({}, added=tensors)
         self.width, self.size, self.style = width, size, style
+
+    def settings(self) -> dict[str, Any]:
+        return {"width": self.width, "size": self.size, "style": self.style}
 
     def reset(self) -> None:
         """Down ~ U(±1/√d), the trained norm at (1, 0), everything else zero: the layer adds nothing."""

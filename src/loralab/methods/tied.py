@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from loralab.core.updates.build import Maker
-from loralab.core.updates.factors import LowRankDelta, Outline, Pair, Recipe, SharedMatrices, Spot
+from loralab.core.updates.factors import LowRankDelta, Pair, Recipe, SharedMatrices, Spot
 from loralab.errors import AdapterFileError, TargetError
 from loralab.methods.low_rank_method import LowRankMethod
 from loralab.methods.specification import count_problems, dropout_problems, number_problems
@@ -52,12 +52,12 @@ class TiedPair(LowRankDelta):
         self.tied_v = nn.Parameter(torch.empty(out_features, device=device)) if v else None
 
     @classmethod
-    def blank(cls, outline: Outline) -> LowRankDelta:
-        if outline.shared is None or outline.settings is None:
+    def blank(cls, spot: Spot) -> LowRankDelta:
+        if spot.shared is None or not spot.settings:
             raise AdapterFileError("a Tied-LoRA adapter without its shared matrices cannot be made")
-        made = cls(outline.recipe, outline.out_features, outline.device, outline.shared, **outline.settings)
-        A, B = outline.shared.matrix(made.a), outline.shared.matrix(made.b)
-        rank, O, I = outline.recipe.rank, outline.out_features, outline.in_features  # noqa: E741
+        made = cls(spot.recipe, spot.out_features, spot.device, spot.shared, **spot.settings)
+        A, B = spot.shared.matrix(made.a), spot.shared.matrix(made.b)
+        rank, O, I = spot.recipe.rank, spot.out_features, spot.in_features  # noqa: E741
         if A.shape != (rank, I) or B.shape != (O, rank):
             raise AdapterFileError(
                 f"a layer {O}×{I} at rank {rank} cannot use the shared {made.a} {list(A.shape)} and {made.b} "

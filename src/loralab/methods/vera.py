@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from loralab.core.updates.build import Maker
-from loralab.core.updates.factors import LowRankDelta, Outline, Pair, Recipe, SharedMatrices, Spot
+from loralab.core.updates.factors import LowRankDelta, Pair, Recipe, SharedMatrices, Spot
 from loralab.errors import AdapterFileError, SpecError
 from loralab.methods.low_rank_method import LowRankMethod
 from loralab.methods.specification import count_problems, dropout_problems, number_problems
@@ -37,12 +37,12 @@ class ScaledProjections(LowRankDelta):
         self.in_features = 0
 
     @classmethod
-    def blank(cls, outline: Outline) -> LowRankDelta:
-        if outline.shared is None:
+    def blank(cls, spot: Spot) -> LowRankDelta:
+        if spot.shared is None:
             raise AdapterFileError("a VeRA adapter without its shared projections cannot be made")
-        made = cls(outline.recipe, outline.out_features, outline.device, outline.shared)
-        made.in_features = outline.in_features
-        check_fits(outline.shared, outline.recipe.rank, outline.out_features, outline.in_features)
+        made = cls(spot.recipe, spot.out_features, spot.device, spot.shared)
+        made.in_features = spot.in_features
+        check_fits(spot.shared, spot.recipe.rank, spot.out_features, spot.in_features)
         return made
 
     def pair(self) -> Pair:

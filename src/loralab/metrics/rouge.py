@@ -2,15 +2,16 @@
 
 Words are those of `rouge_words`, without stemming: in English the package's own, in other scripts Unicode's. ROUGE-L is
 that of the whole text as one sequence. With several references the best one counts; the score of many texts
-is the mean over them. It knows nothing of models.
+is the mean over them.
 """
 
 from collections.abc import Sequence
 
-from rouge_score.rouge_scorer import RougeScorer
-
+from loralab.extras import lazy
 from loralab.metrics.pairing import check_pairs
 from loralab.metrics.tokens import rouge_words
+
+rouge_scorer = lazy("rouge_score.rouge_scorer", "metrics")
 
 
 class _Words:
@@ -38,7 +39,7 @@ def rouge_l(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> 
 def _mean_f1(kind: str, predictions: Sequence[str], references: Sequence[Sequence[str]]) -> float:
     """Raises `DataError` where predictions and references do not pair up, or a text has no reference."""
     check_pairs(predictions, references)
-    scorer = RougeScorer([kind], tokenizer=_Words())
+    scorer = rouge_scorer.RougeScorer([kind], tokenizer=_Words())
     best = [
         max(float(scorer.score(reference, prediction)[kind].fmeasure) for reference in answers)
         for prediction, answers in zip(predictions, references, strict=True)

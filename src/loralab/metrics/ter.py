@@ -3,18 +3,19 @@
 Edits are insertions, deletions, substitutions and shifts of tokens between spaces (in a script without spaces: of its
 characters), without regard to case; lower is better, and outputs much longer than their references score above 100.
 sacrebleu searches the shifts; the distances that it asks for, which take nearly all of its time, are ours. Scripts
-differ in how many texts make one figure, hence two functions. It knows nothing of tasks.
+differ in how many texts make one figure, hence two functions.
 """
 
 import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 
-from sacrebleu.metrics.lib_ter import _MAX_SHIFT_CANDIDATES, _shift
-
+from loralab.extras import lazy
 from loralab.metrics.edit_distance import EditDistance
 from loralab.metrics.pairing import present_references
 from loralab.metrics.scripts import spread
+
+lib_ter = lazy("sacrebleu.metrics.lib_ter", "metrics")
 
 Tokens = list[str]
 
@@ -69,8 +70,8 @@ def _edits(output: Tokens, answer: Tokens) -> int:
     distance = EditDistance(answer)
     shifts, candidates = 0, 0
     while True:
-        gain, shifted, candidates = _shift(output, answer, distance, candidates)
-        if gain <= 0 or candidates >= _MAX_SHIFT_CANDIDATES:
+        gain, shifted, candidates = lib_ter._shift(output, answer, distance, candidates)
+        if gain <= 0 or candidates >= lib_ter._MAX_SHIFT_CANDIDATES:
             return shifts + distance(output)[0]
         shifts, output = shifts + 1, shifted
 

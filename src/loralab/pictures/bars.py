@@ -1,10 +1,10 @@
-"""Pictures of a model's layers: distances between levels, and bars of what a change to the layers did."""
+"""Pictures of bars: panels side by side, a bar for each of a few names."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from loralab.pictures.picture import COLOURS, GRID, INK, picture, plain
+from loralab.pictures.picture import COLOURS, INK, picture, style
 
 
 @dataclass(frozen=True)
@@ -27,11 +27,7 @@ def draw_bars(panels: Sequence[Bars], path: Path, title: str) -> None:
             axes.margins(y=0.15)
             if min(heights) > 0 and max(heights) > 20 * min(heights):
                 axes.set_yscale("log")
-            axes.set_title(panel.title, fontsize=10, color=INK)
-            axes.set_ylabel(panel.better, fontsize=9, color=INK)
-            plain(axes)
-            axes.grid(axis="y", color=GRID, linewidth=0.6)
-            axes.set_axisbelow(True)
+            style(axes, panel.title, up=panel.better, grid="y")
 
 
 def _short(value: float) -> str:

@@ -1,12 +1,13 @@
-"""Pictures of curves: panels side by side, one line for each of a few kinds. It knows nothing of what they show."""
+"""Pictures of curves: panels side by side, one line for each of a few kinds."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+from loralab.extras import lazy
+from loralab.pictures.picture import COLOURS, in_whole_numbers, picture, style
 
-from loralab.pictures.picture import COLOURS, GRID, INK, picture
+ticker = lazy("matplotlib.ticker", "plots")
 
 
 @dataclass(frozen=True)
@@ -33,17 +34,12 @@ def draw_charts(charts: Sequence[Chart], path: Path, title: str) -> None:
                 axes.plot(x, y, color=colour, label=name, linewidth=1.8, marker="o", markersize=3)
                 if name in chart.bands:
                     axes.fill_between(x, *chart.bands[name], color=colour, alpha=0.15, linewidth=0)
-            axes.set_title(chart.title, fontsize=10, color=INK)
-            axes.set_xlabel(chart.across, fontsize=10, color=INK)
-            axes.set_ylabel(chart.up, fontsize=10, color=INK)
-            axes.tick_params(labelsize=9, colors=INK)
-            axes.grid(color=GRID, linewidth=0.6)
-            axes.spines[["top", "right"]].set_visible(False)
+            style(axes, chart.title, chart.across, chart.up)
             if chart.whole_numbers:
-                axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+                in_whole_numbers(axes.xaxis)
             if chart.logarithmic:
                 axes.set_yscale("log")
-                axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-                axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-                axes.yaxis.set_minor_formatter(NullFormatter())
+                axes.yaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+                axes.yaxis.set_major_formatter(ticker.FuncFormatter(lambda value, _: f"{value:g}"))
+                axes.yaxis.set_minor_formatter(ticker.NullFormatter())
             axes.legend(fontsize=9, frameon=False)

@@ -14,12 +14,11 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
-from torch.optim import AdamW
 
 from loralab.core.adapter import Adapter
 from loralab.errors import TrainingError
 from loralab.files.whole import whole_file
-from loralab.training.optimizer import optimizer_tensors, restore_optimizer
+from loralab.training.optimizer import NamedAdamW
 
 _NAME = re.compile(r"step-(\d{8})\.safetensors")
 _BEST = "best.safetensors"
@@ -36,12 +35,12 @@ class Checkpoint:
 
 
 def save_checkpoint(
-    folder: Path, step: int, adapter: Adapter, optimizer: AdamW, counts: dict[str, Any], keep: int
+    folder: Path, step: int, adapter: Adapter, optimizer: NamedAdamW, counts: dict[str, Any], keep: int
 ) -> None:
     """Write the state after `step`, then remove all but the newest `keep` checkpoints."""
     tensors = (
         {f"adapter/{name}": tensor for name, tensor in adapter.state_dict().items()}
-        | {f"optimizer/{name}": tensor for name, tensor in optimizer_tensors(optimizer).items()}
+        | {f"optimizer/{name}": tensor for name, tensor in optimizer.tensors().items()}
         | {f"random/{device}": state for device, state in _random_states().items()}
     )
     content = {"format": _FORMAT, "step": step, "counts": counts}
@@ -56,10 +55,10 @@ def newest_checkpoint(folder: Path) -> Checkpoint | None:
     return _read(paths[-1]) if paths else None
 
 
-def restore(checkpoint: Checkpoint, adapter: Adapter, optimizer: AdamW) -> None:
+def restore(checkpoint: Checkpoint, adapter: Adapter, optimizer: NamedAdamW) -> None:
     """Put adapter, optimizer and random generators into the state of the checkpoint."""
     adapter.load_state_dict(_under(checkpoint, "adapter/"))
-    restore_optimizer(optimizer, _under(checkpoint, "optimizer/"))
+    optimizer.restore(_under(checkpoint, "optimizer/"))
     for device, state in _under(checkpoint, "random/").items():
         if device == "cpu":
             torch.set_rng_state(state)

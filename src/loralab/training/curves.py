@@ -3,37 +3,29 @@
 from pathlib import Path
 from typing import Any
 
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
+from loralab.pictures.picture import COLOURS, picture, style
 
-from loralab.files.whole import whole_file
-
-TRAIN, HELD_OUT, RATE = "#4477aa", "#cc6677", "#888888"
+TRAIN, HELD_OUT, RATE = COLOURS[0], COLOURS[1], COLOURS[6]
 
 
 def draw_curves(entries: list[dict[str, Any]], path: Path, title: str) -> None:
     """Draw the entries of a journal and write the picture whole."""
     steps = [entry for entry in entries if entry["split"] == "train"]
     held_out = [entry for entry in entries if entry["split"] != "train"]
-    figure = Figure(figsize=(8, 5), dpi=120, layout="constrained")
-    FigureCanvasAgg(figure)
-    loss, rate = figure.subplots(2, 1, sharex=True, height_ratios=[4, 1])
-    if steps:
-        _draw_losses(loss, steps)
-        rate.plot([e["step"] for e in steps], [e["learning_rate"] for e in steps], color=RATE)
-    if held_out:
-        at, values = [e["step"] for e in held_out], [e["loss"] for e in held_out]
-        loss.plot(at, values, "o-", color=HELD_OUT, markersize=5, label="held out")
-    loss.set(title=title, ylabel="loss (nats per target)")
-    if steps or held_out:
-        loss.legend(frameon=False)
-    rate.set(xlabel="step", ylabel="learning rate")
-    rate.ticklabel_format(axis="y", style="sci", scilimits=(0, 0))
-    for axes in (loss, rate):
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.grid(alpha=0.25)
-    with whole_file(path) as temporary:
-        figure.savefig(temporary, format="png")
+    with picture(path, title, 8, 5) as figure:
+        loss, rate = figure.subplots(2, 1, sharex=True, height_ratios=[4, 1])
+        if steps:
+            _draw_losses(loss, steps)
+            rate.plot([e["step"] for e in steps], [e["learning_rate"] for e in steps], color=RATE)
+        if held_out:
+            at, values = [e["step"] for e in held_out], [e["loss"] for e in held_out]
+            loss.plot(at, values, "o-", color=HELD_OUT, markersize=5, label="held out")
+        if steps or held_out:
+            loss.legend(frameon=False, fontsize=9)
+        style(loss, up="loss, nats per target")
+        style(rate, across="step", up="learning rate")
+        rate.ticklabel_format(axis="y", style="sci", scilimits=(0, 0))
+        figure.align_ylabels()
 
 
 def _draw_losses(axes: Any, steps: list[dict[str, Any]]) -> None:

@@ -1,13 +1,137 @@
-"""The loss of one batch, summed over its targets. It knows tasks only by their kind."""
+"""What a training step minimises: the task's loss by its kind, and what may be added to it.
 
-from torch import Tensor
+    reported     Σ_i w_i Σ_t loss_it / Σ_i w_i n_i        (example i of weight w_i, 1 unless given, with n_i targets)
+    minimised    the same, + the consistency loss, + the cosine penalty
+
+Shapes: N targets (tokens or examples), C classes or tokens of the vocabulary; B rows, T tokens, D width, L blocks.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import PreTrainedModel
 
-from loralab.errors import DataError
-from loralab.evaluation.labels import class_logits
+from loralab.core.prompt import ends_before_targets, prompts_end_at
+from loralab.errors import DataError, SpecError
+from loralab.evaluation.labels import class_logits, label_losses
 from loralab.evaluation.likelihood import batch_target_loss
+from loralab.methods.table import rows_of
+from loralab.models.families.aliases import block_paths
+from loralab.models.padding import padding_lent
 from loralab.tasks.encoding.batches import Batch
+from loralab.tasks.encoding.tokens import IGNORED
+from loralab.training.config import TrainConfig
+from loralab.training.data import StepData
+
+# -- the face -----------------------------------------------------------------------------------------------------
+
+
+class Objective(ABC):
+    """What the steps of a run minimise."""
+
+    model: PreTrainedModel
+
+    @abstractmethod
+    def step(self, batch: Batch, whole: StepData) -> tuple[Tensor, Tensor]:
+        """A batch's shares, as float32 scalars, of what its whole step reports and of what it minimises.
+
+        Every batch's summed loss is divided by what the step's targets count together, so the gradient is the one that
+        a single batch of all examples would give. Raises `DataError` for examples without labels.
+        """
+
+    def backward(self, data: StepData) -> float:
+        """Add the gradient of a whole step to what trains, batch by batch; returns the loss that is reported."""
+        total = 0.0
+        for batch in data.batches:
+            reported, minimised = self.step(batch.to(self.model.device), data)
+            minimised.backward()  # type: ignore[no-untyped-call]
+            total += float(reported.detach())
+        return total
+
+
+@dataclass(frozen=True)
+class TaskLoss(Objective):
+    """The task's own loss, and nothing else."""
+
+    model: PreTrainedModel
+    kind: str
+    label_smoothing: float = 0.0
+
+    def step(self, batch: Batch, whole: StepData) -> tuple[Tensor, Tensor]:
+        loss = batch_loss_sum(self.model, batch, self.kind, self.label_smoothing) / whole.mass
+        return loss, loss
+
+
+@dataclass(frozen=True)
+class Consistent(Objective):
+    """The task's loss of one pass, and λ times how far a second one is from it."""
+
+    model: PreTrainedModel
+    kind: str
+    label_smoothing: float
+    weight: float
+
+    def step(self, batch: Batch, whole: StepData) -> tuple[Tensor, Tensor]:
+        task, apart = consistent_loss_sum(self.model, batch, self.kind, self.label_smoothing, self.weight)
+        return task / whole.mass, (task + apart) / whole.mass
+
+
+@dataclass(frozen=True)
+class PulledTogether(Objective):
+    """Another objective, and the penalty of a regulariser that watches its passes."""
+
+    objective: Objective
+    regularizer: "NeighbourCosine"
+
+    @property
+    def model(self) -> PreTrainedModel:  # type: ignore[override]
+        return self.objective.model
+
+    def step(self, batch: Batch, whole: StepData) -> tuple[Tensor, Tensor]:
+        with self.regularizer.watched():
+            reported, minimised = self.objective.step(batch, whole)
+        return reported, minimised + self.regularizer.penalty(batch) * (batch.targets / whole.targets)
+
+
+def objective_for(config: TrainConfig, model: PreTrainedModel, kind: str) -> Objective:
+    """What the configuration has a model minimise on a task of this kind."""
+    weight = consistency_weight(config.consistency, config.method, kind)
+    smoothing = config.label_smoothing
+    objective = Consistent(model, kind, smoothing, weight) if weight else TaskLoss(model, kind, smoothing)
+    regularizer = neighbour_cosine(model, config.cosine_penalty)
+    return objective if regularizer is None else PulledTogether(objective, regularizer)
+
+
+# -- the task's loss, by kind -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """What a model says at the targets of a batch, in float32, and what is right."""
+
+    outputs_NC: Tensor
+    targets_N: Tensor
+    weights_N: Tensor | None
+    """None where all count 1."""
+
+
+@dataclass(frozen=True)
+class Criterion:
+    """What one kind of task is to learn."""
+
+    loss_sum: Callable[[PreTrainedModel, Batch, float], Tensor]
+    """Σ over a batch's targets of the loss, smoothed by so much, as cheaply as it can be had."""
+    predictions: Callable[[PreTrainedModel, Batch], Predictions]
+    """What the loss is of, where it is to be compared."""
+    distance: Callable[..., Tensor]
+    """How far two passes' outputs are apart, as `divergence`."""
 
 
 def batch_loss_sum(model: PreTrainedModel, batch: Batch, kind: str, label_smoothing: float) -> Tensor:
@@ -16,21 +140,178 @@ def batch_loss_sum(model: PreTrainedModel, batch: Batch, kind: str, label_smooth
     Nats per target token (`kind` "generation") or per example ("classification"), squared error per example
     ("regression"). Raises `DataError` where labels are not known.
     """
+    _check_labelled(batch)
+    return CRITERIA[kind].loss_sum(model, batch, label_smoothing)
+
+
+def _check_labelled(batch: Batch) -> None:
     if batch.labels is None:
         raise DataError("an example to train on has no label; give it one, or leave it out")
-    if kind == "generation":
-        return batch_target_loss(model, batch, label_smoothing, weighted=True)[0]
-    logits_BC = class_logits(model, batch)
-    return label_loss_sum(logits_BC, batch.labels, kind, label_smoothing, batch.weights)
 
 
-def label_loss_sum(
-    outputs_NC: Tensor, targets_N: Tensor, kind: str, label_smoothing: float, weights_N: Tensor | None
+def _token_loss_sum(model: PreTrainedModel, batch: Batch, label_smoothing: float) -> Tensor:
+    """Without the logits of all tokens ever being there together."""
+    return batch_target_loss(model, batch, label_smoothing, weighted=True)[0]
+
+
+def _label_loss_sum(model: PreTrainedModel, batch: Batch, label_smoothing: float) -> Tensor:
+    return _loss_sum(_at_labels(model, batch), label_smoothing)
+
+
+def _loss_sum(said: Predictions, label_smoothing: float) -> Tensor:
+    return _weighted_sum(label_losses, said.outputs_NC, said.targets_N, said.weights_N, label_smoothing=label_smoothing)
+
+
+def _weighted_sum(
+    losses: Callable[..., Tensor], first: Tensor, second: Tensor, weights_N: Tensor | None, **options: float
 ) -> Tensor:
-    """Σ w_n · loss_n: the squared error of values (`kind` "regression"), else the cross-entropy; w_n = 1 for None."""
-    reduction = "sum" if weights_N is None else "none"
-    if kind == "regression":
-        losses = F.mse_loss(outputs_NC[:, 0], targets_N, reduction=reduction)
-    else:
-        losses = F.cross_entropy(outputs_NC, targets_N, reduction=reduction, label_smoothing=label_smoothing)
-    return losses if weights_N is None else losses @ weights_N
+    """Σ w_n · loss_n of `losses`, a function of two tensors and a reduction; w_n = 1 for None."""
+    if weights_N is None:
+        return losses(first, second, reduction="sum", **options)
+    return losses(first, second, reduction="none", **options) @ weights_N
+
+
+def _at_labels(model: PreTrainedModel, batch: Batch) -> Predictions:
+    assert batch.labels is not None
+    return Predictions(class_logits(model, batch), batch.labels, batch.weights)
+
+
+def _at_tokens(model: PreTrainedModel, batch: Batch) -> Predictions:
+    assert batch.labels is not None
+    labels_BT = batch.labels
+    with prompts_end_at(ends_before_targets(labels_BT, IGNORED)):
+        if model.config.is_encoder_decoder:
+            with padding_lent(model, 0):
+                logits_BTV: Tensor = model(**batch.inputs, labels=labels_BT).logits
+        else:
+            logits_BTV = model(**batch.inputs, use_cache=False).logits[:, :-1]
+            labels_BT = labels_BT[:, 1:]
+    wanted_BT = labels_BT != IGNORED
+    weights_N = None if batch.weights is None else batch.weights[wanted_BT.nonzero()[:, 0]]
+    return Predictions(logits_BTV[wanted_BT].float(), labels_BT[wanted_BT], weights_N)
+
+
+# -- the consistency loss -----------------------------------------------------------------------------------------
+#
+#    L = task(z₁) + λ · ½·[KL(sg(p₂) ‖ p₁) + KL(sg(p₁) ‖ p₂)],    p = softmax(z),  sg: no gradient
+#
+# The same batch goes through the model twice, and the two predictions are to agree. What differs between the passes is
+# chance: AdaMix's experts (arXiv 2205.12410, for which it is made; its released code takes λ = 1 on GLUE and 100 on
+# generation), or dropout alone, when it is R-Drop. Values are compared by their squared difference, for the softmax of
+# a single number is always 1. Without chance it is 0. It costs a second forward pass.
+
+
+def consistency_weight(asked: float | None, method: str, kind: str) -> float:
+    """λ: as asked; else the released code's for AdaMix, and 0 for every other method."""
+    if asked is not None:
+        return asked
+    if not any(row.by_chance for row in rows_of(method)):
+        return 0.0
+    return 100.0 if kind == "generation" else 1.0
+
+
+def consistent_loss_sum(
+    model: PreTrainedModel, batch: Batch, kind: str, label_smoothing: float, weight: float
+) -> tuple[Tensor, Tensor]:
+    """(Σ of the task's loss of the first pass, λ·Σ of how far apart both are) over the batch's targets, float32.
+
+    Raises `DataError` where labels are not known.
+    """
+    _check_labelled(batch)
+    criterion = CRITERIA[kind]
+    first = criterion.predictions(model, batch)
+    second = criterion.predictions(model, batch)
+    task = _loss_sum(first, label_smoothing)
+    return task, weight * _weighted_sum(criterion.distance, first.outputs_NC, second.outputs_NC, first.weights_N)
+
+
+def divergence(first_NC: Tensor, second_NC: Tensor, reduction: str = "sum") -> Tensor:
+    """½·[KL(sg(p₂) ‖ p₁) + KL(sg(p₁) ‖ p₂)] of two rows of logits: summed over N, or with "none" for each."""
+    log_p, log_q = first_NC.log_softmax(-1), second_NC.log_softmax(-1)
+    there = F.kl_div(log_p, log_q.detach(), reduction=reduction, log_target=True)
+    back = F.kl_div(log_q, log_p.detach(), reduction=reduction, log_target=True)
+    apart = 0.5 * (there + back)
+    return apart if reduction == "sum" else apart.sum(-1)
+
+
+def squared_difference(first_N1: Tensor, second_N1: Tensor, reduction: str = "sum") -> Tensor:
+    """The same of two values."""
+    apart = F.mse_loss(first_N1, second_N1, reduction=reduction)
+    return apart if reduction == "sum" else apart.sum(-1)
+
+
+CRITERIA = {
+    "generation": Criterion(_token_loss_sum, _at_tokens, divergence),
+    "classification": Criterion(_label_loss_sum, _at_labels, divergence),
+    "regression": Criterion(_label_loss_sum, _at_labels, squared_difference),
+}
+"""By the kind of the task."""
+
+
+# -- the cosine penalty -------------------------------------------------------------------------------------------
+
+
+class NeighbourCosine:
+    """The cosine regulariser of "Your Transformer is Secretly Linear" (arXiv 2405.12250), of one model and weight λ.
+
+        λ · mean over blocks ℓ of mean over real tokens of (1 − cos(h_ℓ, h_{ℓ+1}))        in float32
+
+    h_ℓ is the residual stream that enters block ℓ; the last one leaves the last block, before the final norm. It pulls
+    the states of neighbouring blocks together. The form of the sum is recalled, not confirmed, and λ is not known from
+    the paper. Dividing by the number of blocks makes λ mean the same at every depth.
+    """
+
+    def __init__(self, blocks: nn.ModuleList, weight: float) -> None:
+        self.blocks = blocks
+        self.weight = weight
+        self.states_BTD: dict[int, Tensor] = {}
+
+    @contextmanager
+    def watched(self) -> Iterator[None]:
+        """Keep the states of the last forward pass in here; what checkpointing repeats comes later and is not seen."""
+        self.states_BTD.clear()
+        hooks = [
+            block.register_forward_pre_hook(self._enters(number), with_kwargs=True)
+            for number, block in enumerate(self.blocks)
+        ]
+        hooks.append(self.blocks[-1].register_forward_hook(self._leaves))
+        try:
+            yield
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+    def penalty(self, batch: Batch) -> Tensor:
+        """λ times the mean of 1 − cos over blocks and real tokens of the pass just watched, a float32 scalar."""
+        states = [self.states_BTD[number].float() for number in sorted(self.states_BTD)]
+        distances_LBT = torch.stack([1 - F.cosine_similarity(h, after, dim=-1) for h, after in pairwise(states)])
+        mask_BT = batch.attention_mask
+        if mask_BT is None:
+            return self.weight * distances_LBT.mean()
+        if mask_BT.shape != distances_LBT.shape[1:]:
+            raise SpecError("cosine_penalty was asked for with a method that adds positions to the text; leave one out")
+        return self.weight * (distances_LBT * mask_BT).sum() / (mask_BT.sum() * len(distances_LBT))
+
+    def _enters(self, number: int) -> Any:
+        def keep(block: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Tensor]) -> None:
+            self.states_BTD[number] = args[0] if args else kwargs["hidden_states"]
+
+        return keep
+
+    def _leaves(self, block: nn.Module, args: object, output: Tensor | tuple[Tensor, ...]) -> None:
+        self.states_BTD[len(self.blocks)] = output if isinstance(output, Tensor) else output[0]
+
+
+def neighbour_cosine(model: nn.Module, weight: float) -> NeighbourCosine | None:
+    """The regulariser of a model, or None for weight 0. SpecError for a model without one list of blocks."""
+    if not weight:
+        return None
+    paths = block_paths(model)
+    if len(paths) != 1:
+        raise SpecError(
+            f"cosine_penalty needs a model with one list of blocks, and {type(model).__name__} has "
+            f"{len(paths)} that are known; leave it out"
+        )
+    blocks = model.get_submodule(paths[0])
+    assert isinstance(blocks, nn.ModuleList)
+    return NeighbourCosine(blocks, weight)

@@ -11,13 +11,14 @@ from loralab.core.adapter import Adapter
 from loralab.core.attach import attach
 from loralab.errors import DataError, SpecError
 from loralab.evaluation.label_order import in_known_order, in_order_of_model
+from loralab.evaluation.score import require_metrics
 from loralab.formats.labels import recorded_labels
 from loralab.formats.quantized import quantize_base, trained_on
 from loralab.formats.tokenizer import with_own_tokenizer
 from loralab.generation.settings import forced_first_token
-from loralab.methods.prefix.room import text_room
-from loralab.methods.quantized import principal_under
-from loralab.methods.table import specification
+from loralab.methods.lora import principal_under
+from loralab.methods.prefix.update import text_room
+from loralab.methods.registry import specification
 from loralab.models.fast.attention import short_sequence_attention
 from loralab.models.fast.lean import lean_leaves
 from loralab.models.head_dropout import set_head_dropout
@@ -29,17 +30,15 @@ from loralab.tasks.encoding.first_token import begin_targets
 from loralab.tasks.example import Conversation, Examples, weight_of
 from loralab.tasks.label_order import in_order_of
 from loralab.tasks.table import Task, open_task
+from loralab.training.check import check_invoked
 from loralab.training.config import TrainConfig
-from loralab.training.consistency import consistency_weight
 from loralab.training.data import TrainingData
 from loralab.training.data_record import Record, record_data
-from loralab.training.eva_start import attach_from_data
 from loralab.training.held_out import held_out_split, with_validation
-from loralab.training.invocations import check_invoked
 from loralab.training.loop import Trainee
-from loralab.training.neighbour_cosine import neighbour_cosine
+from loralab.training.objective import objective_for
 from loralab.training.projected_adamw import optimizer_for
-from loralab.training.start import start_from
+from loralab.training.start import attach_from_data, start_from
 
 
 @dataclass(frozen=True)
@@ -93,10 +92,8 @@ def prepare(config: TrainConfig, dtype: str, labels: Sequence[str] = ()) -> Prep
     notes += check_invoked(data.encoded, adapter.invocation)
     if config.gradient_checkpointing:
         loaded.model.activation_checkpointing_enable({"use_reentrant": False})
-    optimizer = optimizer_for(adapter, loaded.model, config)
-    regularizer = neighbour_cosine(loaded.model, config.cosine_penalty)
-    consistency = consistency_weight(config.consistency, config.method, task.kind)
-    trainee = Trainee(loaded.model, adapter, optimizer, data, task.kind, regularizer, consistency)
+    objective = objective_for(config, loaded.model, task.kind)
+    trainee = Trainee(loaded.model, adapter, optimizer_for(adapter, config), data, objective)
     said = (*notes, *adapter.notes, *said)
     record = record_data(task, config.data, _splits_read(config, task))
     talks = isinstance(task.examples("train", 1)[0], Conversation)
@@ -176,8 +173,9 @@ def _check_held_out(config: TrainConfig, task: Task) -> None:
     split = held_out_split(task)
     if split is None or not (config.eval_limit or config.best_epoch):
         return
-    first = task.examples(split, 1)[0]
-    if task.kind != "generation" and getattr(first, "label", None) is None:
+    examples = task.examples(split, 1)
+    require_metrics(task, examples)
+    if task.kind != "generation" and getattr(examples[0], "label", None) is None:
         raise SpecError(
             f"the split {split} of task {task.name} has no labels, so nothing can be measured on it while training; "
             "add the validation file, or give eval_limit 0"

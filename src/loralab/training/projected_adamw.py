@@ -1,7 +1,7 @@
 """AdamW whose gradients and moments of dense layers' weights are projected to r dimensions (Grass, GaLore).
 
     every K steps   the full gradient G of one weight at a time → P, g = Pᵀ·G
-    in between      g comes from the layer's own backward pass (core/projected_linear.py); G is never formed
+    in between      g comes from the layer's own backward pass (core/projection.py); G is never formed
     every step      W ← W + P·(−lr·α·Adam(g))
 
 The [r, n] gradients are those of stand-ins: parameters without memory, one for each projected weight, which are what
@@ -16,31 +16,37 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim import AdamW
 
 from loralab.core.adapter import Adapter
-from loralab.core.names import modules_by_path
-from loralab.core.projected_linear import projected_linear, wide_linear
-from loralab.core.projection import Projection, Rows, projection_of
-from loralab.core.updates.low_rank import is_plain_product
-from loralab.core.updates.update import WHOLE, Update
-from loralab.methods.projected import ProjectedFineTune, ProjectedWeight, projected_weights
+from loralab.core.names import unwrapped
+from loralab.core.projection import ChosenRows, Projection, projection_of
+from loralab.core.updates.update import WHOLE
+from loralab.methods.projected import ProjectedFineTune, ProjectedUpdate, ProjectedWeight
 from loralab.training.config import TrainConfig
-from loralab.training.optimizer import make_optimizer, parameter_groups
+from loralab.training.optimizer import NamedAdamW, make_optimizer, parameter_group, parameter_groups
 
 
 @dataclass(frozen=True, eq=False)
 class Projected:
-    """One projected weight: where it is, the frozen one, its trained copy, and the stand-in that bears its gradient."""
+    """One projected weight: its update, the frozen one, and the stand-in that bears its gradient."""
 
-    site: ProjectedWeight
+    update: ProjectedUpdate
     base: Tensor
-    weight: nn.Parameter
     stand_in: nn.Parameter
+
+    @property
+    def site(self) -> ProjectedWeight:
+        """Where it is."""
+        return self.update.site
+
+    @property
+    def weight(self) -> nn.Parameter:
+        """The trained copy."""
+        return self.update.weight
 
     @property
     def matrix_MN(self) -> Tensor:
@@ -48,48 +54,45 @@ class Projected:
         return self.site.canonical(self.weight.detach())
 
 
-def optimizer_for(adapter: Adapter, model: nn.Module, config: TrainConfig) -> AdamW:
+def optimizer_for(adapter: Adapter, config: TrainConfig) -> NamedAdamW:
     """The optimizer that the adapter's method asks for."""
-    if not isinstance(adapter.spec, ProjectedFineTune):
-        return make_optimizer(adapter.named_parameters(), config)
-    return ProjectedAdamW(adapter, model, adapter.spec, config)
+    if isinstance(adapter.spec, ProjectedFineTune):
+        return ProjectedAdamW(adapter, adapter.spec, config)
+    return make_optimizer(adapter.named_parameters(), config)
 
 
-def closing_notes(optimizer: AdamW) -> list[str]:
-    """What is to be said at the end of a run: how much of the weights was reached by what was chosen so far."""
-    moved = optimizer.moved() if isinstance(optimizer, ProjectedAdamW) else {}
-    if not moved:
-        return []
-    least = min(moved, key=moved.__getitem__)
-    mean = sum(moved.values()) / len(moved)
-    return [f"{mean:.0%} of the rows of {len(moved)} weights were moved, {moved[least]:.0%} in {least}, the fewest"]
+class ProjectedAdamW(NamedAdamW):
+    """See above. It tells the adapter's projected weights in which form it wants their gradients next."""
 
-
-class ProjectedAdamW(AdamW):
-    """See above. Making one also puts the layers' own backward passes into `adapter`, which is on `model`."""
-
-    def __init__(self, adapter: Adapter, model: nn.Module, spec: ProjectedFineTune, config: TrainConfig) -> None:
-        sites = projected_weights(model, adapter.updates, adapter.heads, spec.rank)
+    def __init__(self, adapter: Adapter, spec: ProjectedFineTune, config: TrainConfig) -> None:
         self.spec, self.seed, self.at_once = spec, config.seed, config.accumulate == 1
-        modules = modules_by_path(model)
-        self.projected = [_projected(site, modules[path], adapter.updates[path]) for path, site in sites.items()]
+        self.projected = [
+            _projected(update, unwrapped(adapter.layers[path]))
+            for path, update in adapter.updates.items()
+            if isinstance(update, ProjectedUpdate)
+        ]
         taken = {id(each.weight) for each in self.projected}
         others = [(name, p) for name, p in adapter.named_parameters() if id(p) not in taken]
-        group = {
-            "params": [each.stand_in for each in self.projected],
-            "names": [each.site.name for each in self.projected],
-            "lr": config.lr,
-            "peak_lr": config.lr,
-            "weight_decay": config.weight_decay,
-        }
-        groups = [*parameter_groups(others, config), group]
-        super().__init__(groups, betas=(config.beta1, config.beta2), eps=config.eps, fused=True)
+        stand_ins = [(each.site.name, each.stand_in) for each in self.projected]
+        groups = [*parameter_groups(others, config), parameter_group(stand_ins, config.lr, config.weight_decay)]
+        super().__init__(groups, config)
         for each in self.projected:
-            update = cast(nn.Module, adapter.updates[each.site.path])
-            update.forward = partial(self._forward, each, adapter.updates[each.site.path])
             each.weight.register_post_accumulate_grad_hook(  # type: ignore[no-untyped-call]
                 partial(self._on_full_gradient, each)
             )
+
+    def restore(self, tensors: Mapping[str, Tensor]) -> None:
+        super().restore(tensors)
+        self._ask_for_gradients()
+
+    def closing_notes(self) -> list[str]:
+        """How much of the weights was reached by what was chosen so far."""
+        moved = self.moved()
+        if not moved:
+            return []
+        least = min(moved, key=moved.__getitem__)
+        mean = sum(moved.values()) / len(moved)
+        return [f"{mean:.0%} of the rows of {len(moved)} weights were moved, {moved[least]:.0%} in {least}, the fewest"]
 
     # -- gradients ------------------------------------------------------------------------------------------------
 
@@ -109,16 +112,10 @@ class ProjectedAdamW(AdamW):
             if each.weight.grad is not None:
                 self._take(each)
 
-    def _forward(self, each: Projected, update: Update, base: nn.Module, *args: Any, **kwargs: Any) -> Any:
-        """The dense layer under the adapter; how the gradient will be formed is decided here."""
-        x = args[0]
-        if kwargs or not torch.is_grad_enabled() or not is_plain_product(base, x):
-            return Update.forward(update, base, *args, **kwargs)
-        bias = update.replacements().get("bias")  # every parameter of the layer trains
-        W_OI, projection = each.site.torch_layout(each.weight), self.projection(each)
-        if projection is None or self.is_due(each):
-            return wide_linear(x, W_OI, bias)
-        return projected_linear(x, W_OI, bias, each.stand_in, projection, each.site.of_outputs)
+    def _ask_for_gradients(self) -> None:
+        """In full by steps that choose anew, projected by all others."""
+        for each in self.projected:
+            each.update.project(None if self.is_due(each) else self.projection(each), each.stand_in)
 
     def _on_full_gradient(self, each: Projected, weight: Tensor) -> None:
         """Right after a backward pass has formed a weight's full gradient. On other steps than those that choose anew
@@ -172,6 +169,7 @@ class ProjectedAdamW(AdamW):
             if each.stand_in in self.state:
                 self.state[each.stand_in]["taken"] += 1
             each.stand_in.grad = None
+        self._ask_for_gradients()
         return super().step()
 
     def _move(self, each: Projected, g_RN: Tensor, group: Mapping[str, Any]) -> None:
@@ -197,11 +195,10 @@ class ProjectedAdamW(AdamW):
         return self.spec.projection_scale * ((since + 1) / (self.spec.refresh_warmup + 1) if rising else 1.0)
 
 
-def _projected(site: ProjectedWeight, module: nn.Module, update: Update) -> Projected:
-    base, weight = module.get_parameter(WHOLE), update.replacements()[WHOLE]
-    assert isinstance(weight, nn.Parameter)
-    nothing = torch.zeros((), dtype=weight.dtype, device=weight.device)
-    return Projected(site, base, weight, nn.Parameter(nothing.expand(site.rank, site.shape[1])))
+def _projected(update: ProjectedUpdate, module: nn.Module) -> Projected:
+    nothing = torch.zeros((), dtype=update.weight.dtype, device=update.weight.device)
+    stand_in = nn.Parameter(nothing.expand(update.site.rank, update.site.shape[1]))
+    return Projected(update, module.get_parameter(WHOLE), stand_in)
 
 
 def _fresh_state(stand_in: Tensor) -> dict[str, Tensor]:
@@ -218,8 +215,8 @@ def _kept_state(
         return None
     if rule == "keep":
         return {name: state[name] for name in (*_MOMENTS, "step")}
-    assert isinstance(before, Rows)
-    assert isinstance(chosen, Rows)
+    assert isinstance(before, ChosenRows)
+    assert isinstance(chosen, ChosenRows)
     place_R, ratio_R = chosen.places_in(before)
     moments = {
         name: state[name].index_select(0, place_R).mul_(ratio_R[:, None] ** power)

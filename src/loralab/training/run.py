@@ -4,10 +4,12 @@ import math
 from dataclasses import asdict, dataclass, replace
 
 from loralab.errors import SpecError
-from loralab.formats.folder import save
+from loralab.extras import install, lacking
 from loralab.formats.processor_files import replace_processor
+from loralab.formats.save import save
+from loralab.machine import keep_few_kernels, peak_memory_bytes
 from loralab.methods.counts import parameter_counts
-from loralab.models.resident import keep_few_kernels
+from loralab.training.check import resting_notes
 from loralab.training.checkpoint import newest_checkpoint, restore
 from loralab.training.config import DEFAULT_EPOCHS, TrainConfig
 from loralab.training.curves import draw_curves
@@ -19,9 +21,7 @@ from loralab.training.loop import run_steps
 from loralab.training.observer import RunObserver, measured
 from loralab.training.prepare import Prepared, made_fast, prepare
 from loralab.training.progress import RunProgress
-from loralab.training.projected_adamw import closing_notes
-from loralab.training.record import peak_memory_bytes, write_record
-from loralab.training.resting_tokens import resting_notes
+from loralab.training.record import write_record
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ def train(config: TrainConfig) -> TrainResult:
     with made_fast(prepared) as kernels:
         observer = _open(config, prepared, folder, last)
         try:
-            _say_start(observer, [*prepared.notes, *kernels])
+            _say_start(observer, [*prepared.notes, *kernels, *_unwritten()])
             observer.predicted = forecast(prepared, config)
             _run(config, observer)
             return _finish(config, observer)
@@ -116,9 +116,10 @@ def _finish(config: TrainConfig, observer: RunObserver) -> TrainResult:
     final = observer.evaluate() if config.eval_limit or config.best_epoch else None
     save(prepared.trainee.adapter, folder.path, model=prepared.loaded.model)
     replace_processor(prepared.loaded.processor, folder.path)
-    draw_curves(read_journal(folder.metrics), folder.curves, f"{config.model} on {config.task}, {config.method}")
+    if not lacking("plots"):
+        draw_curves(read_journal(folder.metrics), folder.curves, f"{config.model} on {config.task}, {config.method}")
     sizes = parameter_counts(prepared.trainee.adapter, prepared.loaded.model)
-    closing = [*closing_notes(prepared.trainee.optimizer), *resting_notes(prepared.trainee.adapter)]
+    closing = [*prepared.trainee.optimizer.closing_notes(), *resting_notes(prepared.trainee.adapter)]
     for note in closing:
         observer.progress.say(note)
     result = TrainResult(
@@ -153,6 +154,14 @@ def _facts(prepared: Prepared) -> dict[str, object]:
         "matched": prepared.trainee.adapter.matched,
         "notes": list(prepared.notes),
     }
+
+
+def _unwritten() -> list[str]:
+    """What this run leaves no file of, as its package is not installed; metrics.jsonl holds the same numbers."""
+    files = {"board": "TensorBoard events", "plots": "curves.png"}
+    missing = [extra for extra in files if lacking(extra)]
+    said = f"{' or '.join(files[extra] for extra in missing)} will not be written; for that: {install(*missing)}"
+    return [said] if missing else []
 
 
 def _say_start(observer: RunObserver, notes: list[str]) -> None:

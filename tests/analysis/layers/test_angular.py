@@ -9,8 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from loralab.analysis.layers.angular import AngularDistances, angles, angular_distances, block_sizes
-from loralab.analysis.layers.angular_report import read_angular
+from loralab.analysis.layers.angular import AngularDistances, angles, angular_distances, block_sizes, read_angular
 from loralab.analysis.layers.texts import TokenBatch
 from loralab.cli.main import main
 from loralab.errors import DataError, NotFoundError, NumericsError, SpecError

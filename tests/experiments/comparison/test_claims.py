@@ -1,8 +1,7 @@
 import pytest
 
 from experiments.invented import full, lora
-from loralab.experiments.comparison.claim import Claim
-from loralab.experiments.comparison.claims import judge_claims
+from loralab.experiments.comparison.claims import Claim, judge_claims
 from loralab.experiments.comparison.rows import Row
 
 

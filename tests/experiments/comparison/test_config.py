@@ -5,9 +5,8 @@ import pytest
 
 import loralab as ll
 from loralab.cli.settings import build_config
-from loralab.experiments.comparison.cells import as_toml, cells_of
+from loralab.experiments.comparison.cells import Setting, as_toml, cells_of, settings_of
 from loralab.experiments.comparison.config import CompareConfig
-from loralab.experiments.comparison.setting import Setting, settings_of
 
 
 def configure(*methods: str, **changes: Any) -> CompareConfig:

@@ -1,8 +1,7 @@
 import pytest
 
 from experiments.invented import full, lora
-from loralab.experiments.comparison.comparable import comparable
-from loralab.experiments.comparison.cost_claims import cost_claims
+from loralab.experiments.comparison.claims import comparable, cost_claims
 from loralab.experiments.comparison.rows import Row
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 import loralab as ll
+from loralab.experiments.comparison.cells import settings_of
 from loralab.experiments.comparison.config import CompareConfig
 from loralab.experiments.comparison.folder import (
     ComparisonFolder,
@@ -15,7 +16,6 @@ from loralab.experiments.comparison.folder import (
     note_process,
     record_settings,
 )
-from loralab.experiments.comparison.setting import settings_of
 
 
 @pytest.fixture

@@ -3,11 +3,10 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from loralab.experiments.comparison.cells import Cell, cells_of
+from loralab.experiments.comparison.cells import Cell, cells_of, settings_of
 from loralab.experiments.comparison.config import CompareConfig
 from loralab.experiments.comparison.process import Outcome
 from loralab.experiments.comparison.progress import ComparisonProgress
-from loralab.experiments.comparison.setting import settings_of
 
 RESULT = {
     "trainable_params": 110, "head_params": 3, "total_params": 1000, "tokens_per_second": 2345.0,

@@ -3,10 +3,9 @@ from typing import Any
 import pytest
 
 from experiments.invented import full, lora, row
-from loralab.experiments.comparison.cells import Cell
+from loralab.experiments.comparison.cells import Cell, Setting
 from loralab.experiments.comparison.process import Outcome
 from loralab.experiments.comparison.rows import Failure, main_metric, rows_of, spread
-from loralab.experiments.comparison.setting import Setting
 from loralab.training.config import TrainConfig
 
 

@@ -1,8 +1,7 @@
 from experiments.invented import full, lora, row
 from loralab.experiments.comparison.claims import judge_claims
 from loralab.experiments.comparison.config import CompareConfig
-from loralab.experiments.comparison.figures import count_text, readable_time, spread_text
-from loralab.experiments.comparison.rows import Failure
+from loralab.experiments.comparison.rows import Failure, count_text, readable_time, spread_text
 from loralab.experiments.comparison.table import markdown
 
 CONFIG = CompareConfig(model="m", task="glue/rte", out="o", methods=("lora", "full"), seeds=(1, 2))

@@ -7,27 +7,48 @@ d is 0 for parallel states, 1/2 for orthogonal and 1 for opposite ones. In float
 1e-8. Memory is that of one batch and (L+1)² numbers, whatever the length of the text.
 
 Shapes: N samples, L blocks, D width of the stream.
+
+Written: angular.json, angular.png, and angular.csv if asked for.
 """
 
+import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-import matplotlib
 import numpy as np
 import torch
-from matplotlib.ticker import MaxNLocator
 from torch import Tensor, nn
 
 from loralab.analysis.layers.stream import Tokens, chosen_states, run_levels
-from loralab.analysis.layers.texts import TokenBatch
-from loralab.errors import NumericsError, SpecError
+from loralab.analysis.layers.texts import (
+    CHARACTERS_PER_TOKEN,
+    TokenBatch,
+    encode,
+    read_texts,
+    sample_pieces,
+    token_batches,
+)
+from loralab.errors import DataError, NotFoundError, NumericsError, SpecError
+from loralab.files.whole import write_json, write_text
+from loralab.models.families.aliases import final_norm_paths
+from loralab.models.load import LoadedModel
 from loralab.models.surgery.blocks import blocks_of
-from loralab.pictures.picture import COLOURS, GRID, INK, picture, plain
+from loralab.pictures.picture import COLOURS, INK, colour_bar, in_whole_numbers, picture, style
+from loralab.tasks.encoding.encode import padding_id
 
 SLICE = 256
 """Samples that are turned into float64 at once."""
+CONVENTION = (
+    "blocks are counted from 0; D[i][j] is the distance between what enters block i and what enters block j, j = L "
+    "being what leaves the last block before the final norm; best: drop blocks start to end_exclusive - 1"
+)
+POST_NORM = (
+    "this model has no final norm: its blocks end in their own norms (post-norm), where the residual stream is not a "
+    "sum of what the blocks add and the argument for dropping blocks does not hold; read the distances as a description"
+)
 
 
 @dataclass(frozen=True)
@@ -49,9 +70,9 @@ class AngularDistances:
         return float(self.mean_LL[start, start + count])
 
     def best(self, count: int) -> int:
-        """ℓ*(n): the first of the n blocks that turn the stream least. Raises SpecError for an n that cannot be."""
+        """ℓ*(n): the first of the n blocks that turn the stream least. Raises SpecError for an n out of range."""
         if not 1 <= count <= self.blocks:
-            raise SpecError(f"{count} blocks were asked for; the model has {self.blocks}: give 1 to {self.blocks}")
+            raise SpecError(f"{count} blocks cannot be dropped from {self.blocks}: choose 1 to {self.blocks}")
         return int(torch.diagonal(self.mean_LL, count).argmin())
 
 
@@ -66,8 +87,8 @@ def angles(states_NLD: Tensor) -> Tensor:
         raise NumericsError("a state of the residual stream is zero: it has no direction to measure")
     unit_NLD = wide_NLD / norms_NL1
     cosine_NLL = (unit_NLD @ unit_NLD.mT).clamp(-1, 1)
-    found: Tensor = torch.arccos(cosine_NLL) / math.pi
-    return found
+    angles_NLL: Tensor = torch.arccos(cosine_NLL) / math.pi
+    return angles_NLL
 
 
 def angular_distances(model: nn.Module, batches: Sequence[TokenBatch], tokens: Tokens = "last") -> AngularDistances:
@@ -120,42 +141,127 @@ def _states(model: nn.Module, batch: TokenBatch, tokens: Tokens) -> Tensor:
     return torch.stack(kept, 1)
 
 
-def draw_angular(found: AngularDistances, sizes: Sequence[int], path: Path, title: str) -> None:
+def draw_angular(distances: AngularDistances, sizes: Sequence[int], path: Path, title: str) -> None:
     """d(ℓ, n) for every start and size with the best start of each size marked, and the best distance of each size."""
     with picture(path, title, 10.4, 4.4) as figure:
         left, right = figure.subplots(1, 2, width_ratios=(1.25, 1))
-        blocks = found.blocks
+        blocks = distances.blocks
         grid = np.full((blocks, blocks), np.nan)
         for count in range(1, blocks + 1):
             for start in range(blocks - count + 1):
-                grid[count - 1, start] = found.distance(start, count)
+                grid[count - 1, start] = distances.distance(start, count)
         edges = (-0.5, blocks - 0.5, 0.5, blocks + 0.5)
-        image = left.imshow(
-            grid, origin="lower", extent=edges, aspect="auto", cmap=matplotlib.colormaps["viridis"], vmin=0
-        )
-        best = [found.best(count) for count in sizes]
+        image = left.imshow(grid, origin="lower", extent=edges, aspect="auto", cmap="viridis", vmin=0)
+        best = [distances.best(count) for count in sizes]
         left.plot(best, sizes, "o", color="white", markeredgecolor=INK, markersize=4.5, label="least of its n")
         left.legend(fontsize=9, frameon=False, loc="upper right")
-        left.set_title("distance d(ℓ, n)", fontsize=10, color=INK)
-        left.set_xlabel("ℓ: first block of those to drop", fontsize=10, color=INK)
-        left.set_ylabel("n: how many blocks", fontsize=10, color=INK)
-        bar = figure.colorbar(image, ax=left, pad=0.02)
-        bar.outline.set_visible(False)
-        bar.set_label("angle / π: 0 parallel, 1/2 orthogonal", fontsize=9, color=INK)
-        bar.ax.tick_params(length=0, labelsize=8, colors=INK)
+        style(left, "distance d(ℓ, n)", "ℓ: first block of those to drop", "n: how many blocks", grid=None)
+        colour_bar(figure, image, left, "angle / π: 0 parallel, 1/2 orthogonal")
         right.plot(
             sizes,
-            [found.distance(*each) for each in zip(best, sizes, strict=True)],
+            [distances.distance(*each) for each in zip(best, sizes, strict=True)],
             color=COLOURS[0],
             marker="o",
             markersize=3.5,
         )
-        right.set_title("the least distance of each n", fontsize=10, color=INK)
-        right.set_xlabel("n: how many blocks", fontsize=10, color=INK)
-        right.set_ylabel("d(ℓ*, n)", fontsize=10, color=INK)
+        style(right, "the least distance of each n", "n: how many blocks", "d(ℓ*, n)")
         right.set_ylim(bottom=0)
-        right.grid(color=GRID, linewidth=0.6)
         for axes in (left, right):
-            plain(axes)
-            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        left.yaxis.set_major_locator(MaxNLocator(integer=True))
+            in_whole_numbers(axes.xaxis)
+        in_whole_numbers(left.yaxis)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sampling:
+    """Which states the distances are taken of."""
+
+    data: str | None = None
+    samples: int = 256
+    max_len: int = 512
+    tokens: Tokens = "last"
+    seed: int = 0
+
+
+def measure_angular(loaded: LoadedModel, sampling: Sampling) -> AngularDistances:
+    """The distances of a model over the fitting part of a text. Raises what reading and running raise."""
+    texts = read_texts(sampling.data)
+    pieces = sample_pieces(texts.fit, sampling.max_len * CHARACTERS_PER_TOKEN, sampling.samples, sampling.seed)
+    rows = encode(pieces, loaded.tokenizer, sampling.max_len)
+    return angular_distances(loaded.model, list(token_batches(rows, padding_id(loaded.tokenizer))), sampling.tokens)
+
+
+def analyse_angular(loaded: LoadedModel, out: Path, sampling: Sampling, sizes: str, *, csv: bool) -> dict[str, Any]:
+    """Measure, write the files, and return the summary that the command line prints."""
+    distances = measure_angular(loaded, sampling)
+    counts = block_sizes(sizes, distances.blocks)
+    out.mkdir(parents=True, exist_ok=True)
+    content = as_json(loaded.name, distances, sampling, counts)
+    notes = [] if final_norm_paths(loaded.model) else [POST_NORM]
+    write_json(out / "angular.json", content | {"notes": notes})
+    draw_angular(
+        distances, counts, out / "angular.png", f"Angular distance across n blocks of {Path(loaded.name).name}"
+    )
+    files = [str(out / "angular.json"), str(out / "angular.png")]
+    if csv:
+        write_text(out / "angular.csv", _csv(distances))
+        files.append(str(out / "angular.csv"))
+    names = ("model", "blocks", "tokens", "samples", "text", "best")
+    return {name: content[name] for name in names} | {"notes": notes, "files": files}
+
+
+def as_json(model: str, distances: AngularDistances, sampling: Sampling, sizes: Sequence[int]) -> dict[str, Any]:
+    """The whole of angular.json."""
+    return {
+        "model": model,
+        "blocks": distances.blocks,
+        "tokens": sampling.tokens,
+        "samples": distances.samples,
+        "text": read_texts(sampling.data).source,
+        "max_len": sampling.max_len,
+        "convention": CONVENTION,
+        "D": distances.mean_LL.tolist(),
+        "std": distances.std_LL.tolist(),
+        "best": [
+            {
+                "n": n,
+                "start": distances.best(n),
+                "end_exclusive": distances.best(n) + n,
+                "distance": distances.distance(distances.best(n), n),
+            }
+            for n in sizes
+        ],
+    }
+
+
+def read_angular(path: Path, model: str, blocks: int) -> AngularDistances:
+    """The distances of an angular.json. Raises NotFoundError, and DataError for a file of another model or kind."""
+    content = read_analysis(path, ("model", "blocks", "D", "std", "samples"), model, blocks)
+    mean_LL, std_LL = (torch.tensor(content[name], dtype=torch.float64) for name in ("D", "std"))
+    return AngularDistances(mean_LL, std_LL, int(content["samples"]))
+
+
+def read_analysis(path: Path, keys: Sequence[str], model: str, blocks: int) -> dict[str, Any]:
+    """An analysis' own JSON, if it is of this model. Raises NotFoundError and DataError."""
+    if not path.is_file():
+        raise NotFoundError(f"no such analysis: {path}; write it with loralab analyse")
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise DataError(f"{path} is not JSON: {error}; write it with loralab analyse") from error
+    missing = [key for key in keys if not isinstance(content, dict) or key not in content]
+    if missing:
+        raise DataError(f"{path} has no {', '.join(missing)}: it is not what this analysis writes")
+    if (content["model"], content["blocks"]) != (model, blocks):
+        raise DataError(
+            f"{path} is of {content['model']} with {content['blocks']} blocks; here the model is {model} with {blocks}"
+        )
+    return dict(content)
+
+
+def _csv(distances: AngularDistances) -> str:
+    rows = [
+        f"{start},{count},{distances.distance(start, count):.9f},{float(distances.std_LL[start, start + count]):.9f}"
+        for count in range(1, distances.blocks + 1)
+        for start in range(distances.blocks - count + 1)
+    ]
+    return "\n".join(["start,n,distance,std", *rows]) + "\n"

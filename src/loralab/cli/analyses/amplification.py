@@ -1,22 +1,17 @@
 """`loralab analyse amplification`: by how much an adapter amplifies what the base has but does not emphasise."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
-from loralab.cli.analyses.kinds_table import show_kinds
+from loralab.cli.flags import ChoosesModules, GivesAlpha, NamesModel, ReadsAdapter
 from loralab.cli.opening import load_base, training_of
+from loralab.cli.showing import show_kinds
 from loralab.cli.verb import Answer, Verb
 
 
 @dataclass(frozen=True, kw_only=True)
-class AmplificationConfig:
+class AmplificationConfig(ReadsAdapter, NamesModel, ChoosesModules, GivesAlpha):
     """Everything that `loralab analyse amplification` can be told."""
-
-    adapter: str = field(metadata={"positional": True})
-    """The adapter: its folder (ours or PEFT's), or a loralib checkpoint."""
-
-    model: str
-    """The base model: an embedded name (smollm2-135m, minilm-l6), a local folder, or a Hub id."""
 
     out: str
     """Folder for amplification.json and amplification.png."""
@@ -24,19 +19,13 @@ class AmplificationConfig:
     rank: int | None = None
     """How many directions to look at, r of Table 7; without it all that an update has."""
 
-    modules: str | None = None
-    """Only modules whose path this regular expression is found in."""
-
-    alpha: float | None = None
-    """The alpha of a loralib checkpoint, which does not record it."""
-
     seed: int = 0
     """Of the random directions."""
 
 
 def run(config: AmplificationConfig) -> Answer:
     """Measure every module, and write the files."""
-    from loralab.analysis.adapters.amplification_report import analyse_amplification
+    from loralab.analysis.adapters.amplification import analyse_amplification
 
     model = load_base(config.model, "auto", training_of(config.adapter), adapter=config.adapter).model
     return analyse_amplification(
@@ -70,4 +59,5 @@ VERB = Verb(
     run,
     show,
     example="loralab analyse amplification out/r4 --model smollm2-135m --out out/amp",
+    needs=("plots",),
 )

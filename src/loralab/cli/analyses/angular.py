@@ -4,13 +4,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from loralab.cli.analyses.residual_stream import StreamConfig, console, open_stream, print_files
-from loralab.cli.opening import say
+from loralab.cli.flags import ReadsText
+from loralab.cli.opening import open_stream, say
+from loralab.cli.showing import show_files, show_lines, show_table
 from loralab.cli.verb import Answer, Verb
 
 
 @dataclass(frozen=True, kw_only=True)
-class AngularConfig(StreamConfig):
+class AngularConfig(ReadsText):
     """Everything that `loralab analyse angular` can be told."""
 
     out: str
@@ -34,7 +35,7 @@ class AngularConfig(StreamConfig):
 
 def run(config: AngularConfig) -> Answer:
     """Measure, and write the files."""
-    from loralab.analysis.layers.angular_report import Sampling, analyse_angular
+    from loralab.analysis.layers.angular import Sampling, analyse_angular
 
     sampling = Sampling(
         data=config.data, samples=config.samples, max_len=config.max_len, tokens=config.tokens, seed=config.seed
@@ -46,21 +47,18 @@ def run(config: AngularConfig) -> Answer:
 
 def show(answer: Answer) -> None:
     """The best blocks of each size."""
-    from rich.table import Table
-
-    page = console()
     title = f"Blocks to drop of {answer['model']}, {answer['blocks']} in all, {answer['samples']} samples"
-    page.print(title, style="bold", markup=False)
-    table = Table()
-    for name in ("n", "blocks", "distance"):
-        table.add_column(name, justify="right")
-    for best in answer["best"]:
-        last = best["end_exclusive"] - 1
-        blocks = str(last) if best["n"] == 1 else f"{best['start']}-{last}"
-        table.add_row(str(best["n"]), blocks, f"{best['distance']:.4f}")
-    page.print(table)
-    page.print("distance: mean angle / π, 0 parallel, 1/2 orthogonal; blocks from 0", markup=False)
-    print_files(answer["files"])
+    show_table(title, ("n", "blocks", "distance"), [_line(best) for best in answer["best"]], words=0)
+    show_lines("distance: mean angle / π, 0 parallel, 1/2 orthogonal; blocks from 0")
+    show_files(answer["files"])
 
 
-VERB = Verb(AngularConfig, run, show, example="loralab analyse angular --model smollm2-135m --out out/angular")
+def _line(best: Answer) -> list[str]:
+    last = best["end_exclusive"] - 1
+    blocks = str(last) if best["n"] == 1 else f"{best['start']}-{last}"
+    return [str(best["n"]), blocks, f"{best['distance']:.4f}"]
+
+
+VERB = Verb(
+    AngularConfig, run, show, example="loralab analyse angular --model smollm2-135m --out out/angular", needs=("plots",)
+)

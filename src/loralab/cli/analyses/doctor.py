@@ -4,8 +4,9 @@ import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from loralab.cli.findings import show_findings
-from loralab.cli.opening import Labels, LoadingFlags, Training, load_base, say, training_of
+from loralab.cli.flags import Loading
+from loralab.cli.opening import Labels, Training, load_base, say, training_of
+from loralab.cli.showing import show_findings
 from loralab.cli.verb import Answer, Verb, done
 from loralab.errors import AdapterFileError
 
@@ -13,11 +14,11 @@ UNHEALTHY = 2
 
 
 @dataclass(frozen=True, kw_only=True)
-class DoctorConfig(LoadingFlags):
+class DoctorConfig(Loading):
     """Everything that `loralab analyse doctor` can be told."""
 
     adapter: str = field(metadata={"positional": True})
-    """The adapter to examine: its folder (ours or PEFT's), or a loralib checkpoint. It may be damaged."""
+    """The adapter to examine: its folder, ours or PEFT's, or a loralib checkpoint. It may be damaged."""
 
     model: str | None = None
     """The base model, to see whether the adapter is of it, loads onto it, moves its logits, and by how much."""
@@ -35,10 +36,10 @@ def run(config: DoctorConfig) -> Answer:
     if config.model is not None:
         training = _training(config.adapter, config.labels)
         model = load_base(config.model, config.dtype, training, config.quantize, config.adapter).model
-    found = examine(config.adapter, model, alpha=config.alpha, allow_other_base=config.allow_other_base).to_json()
+    answer = examine(config.adapter, model, alpha=config.alpha, allow_other_base=config.allow_other_base).to_json()
     if config.out is not None:
-        write_json(Path(config.out) / "doctor.json", found)
-    return found
+        write_json(Path(config.out) / "doctor.json", answer)
+    return answer
 
 
 def show(answer: Answer) -> None:

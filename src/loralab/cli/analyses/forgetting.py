@@ -3,10 +3,10 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from loralab.cli.measured import MeasuredAdapter, open_measured
+from loralab.cli.flags import MeasuredAdapter
+from loralab.cli.opening import open_measured
+from loralab.cli.showing import show_files, show_lines, show_table
 from loralab.cli.verb import Answer, Verb
-
-WIDTH = 80
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,8 +27,7 @@ class ForgettingConfig(MeasuredAdapter):
 
 def run(config: ForgettingConfig) -> Answer:
     """Read the texts, load, measure, write the files."""
-    from loralab.analysis.adapters.forgetting import embedded_text, read_text
-    from loralab.analysis.adapters.forgetting_report import analyse_forgetting
+    from loralab.analysis.adapters.forgetting import analyse_forgetting, embedded_text, read_text
 
     texts = [embedded_text()] if config.text is None else [read_text(path) for path in config.text]
     adapter, measurement = open_measured(config)
@@ -38,28 +37,26 @@ def run(config: ForgettingConfig) -> Answer:
 
 def show(answer: Answer) -> None:
     """The task, then the texts."""
-    from rich.console import Console
-    from rich.table import Table
+    texts = answer["texts"]
+    title = f"What {answer['adapter']} gained and forgot"
+    rows = [_task_line(answer), None, *map(_text_line, texts)]
+    show_table(title, ("measured on", "base", "adapter", "change", "± s.e."), rows)
+    show_lines(
+        *(f"{row['text']}: {row['verdict']} ({row['tokens']:,} tokens, {row['windows']} windows)" for row in texts)
+    )
+    show_files(answer["files"])
 
-    console = Console(width=WIDTH, highlight=False)
-    table = Table(title=f"What {answer['adapter']} gained and forgot", title_justify="left", title_style="bold")
-    table.add_column("measured on", overflow="fold")
-    for name in ("base", "adapter", "change", "± s.e."):
-        table.add_column(name, justify="right")
-    change = answer["with_adapter"] - answer["without_adapter"]
+
+def _task_line(answer: Answer) -> list[str]:
+    before, after = answer["without_adapter"], answer["with_adapter"]
     task = f"{answer['task']}, {answer['split']}: {answer['metric']}"
-    table.add_row(task, f"{answer['without_adapter']:.4f}", f"{answer['with_adapter']:.4f}", f"{change:+.4f}", "")
-    table.add_section()
-    for row in answer["texts"]:
-        error = "-" if row["standard_error"] is None else f"{row['standard_error']:.4f}"
-        numbers = (f"{row['loss_before']:.4f}", f"{row['loss_after']:.4f}", f"{row['change']:+.4f}", error)
-        table.add_row(f"{row['text']}: loss", *numbers)
-    console.print(table)
-    for row in answer["texts"]:
-        verdict = f"{row['text']}: {row['verdict']} ({row['tokens']:,} tokens, {row['windows']} windows)"
-        console.print(verdict, markup=False, soft_wrap=True)
-    for path in answer["files"]:
-        console.print(path, markup=False, soft_wrap=True)
+    return [task, f"{before:.4f}", f"{after:.4f}", f"{after - before:+.4f}", ""]
+
+
+def _text_line(row: Answer) -> list[str]:
+    error = "-" if row["standard_error"] is None else f"{row['standard_error']:.4f}"
+    numbers = (f"{row['loss_before']:.4f}", f"{row['loss_after']:.4f}", f"{row['change']:+.4f}")
+    return [f"{row['text']}: loss", *numbers, error]
 
 
 VERB = Verb(
@@ -68,4 +65,5 @@ VERB = Verb(
     show,
     example="loralab analyse forgetting --model smollm2-135m --adapter out/r8 \\\n"
     "  --task docstrings --out out/forgetting",
+    needs=("plots",),
 )

@@ -4,7 +4,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from loralab.cli.analyses.residual_stream import StreamConfig, console, open_stream, print_files
+from loralab.cli.flags import ReadsText
+from loralab.cli.opening import open_stream
+from loralab.cli.showing import show_files, show_lines, show_table
 from loralab.cli.verb import Answer, Verb
 
 if TYPE_CHECKING:
@@ -42,7 +44,7 @@ class CloudConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class LinearityConfig(CloudConfig, StreamConfig):
+class LinearityConfig(CloudConfig, ReadsText):
     """Everything that `loralab analyse linearity` can be told."""
 
     out: str
@@ -68,28 +70,39 @@ def run(config: LinearityConfig) -> Answer:
     )
 
 
+COLUMNS = {
+    "with res.": "ls_main",
+    "without": "ls_delta",
+    "held out": "r2_heldout_delta",
+    "rotation": "lo",
+    "‖Δ‖/‖h‖": "share_added",
+    "cosine": "cos",
+}
+"""Heading -> key of a block's scores, and of the share that the block adds."""
+
+
 def show(answer: Answer) -> None:
     """A line for each block."""
-    from rich.table import Table
-
-    page = console()
-    page.print(f"Linearity of the blocks of {answer['model']}", style="bold", markup=False)
-    table = Table()
-    columns = {
-        "block": "ell", "with res.": "ls_main", "without": "ls_delta", "held out": "r2_heldout_delta",
-        "rotation": "lo", "‖Δ‖/‖h‖": "", "cosine": "cos",
-    }  # fmt: skip
-    for name in columns:
-        table.add_column(name, justify="right")
-    for score in answer["scores"]:
-        values = [score[key] if key else score["norm_delta"] / score["norm_h"] for key in columns.values()]
-        table.add_row(str(values[0]), *("-" if value is None else f"{value:.3f}" for value in values[1:]))
-    page.print(table)
+    title = f"Linearity of the blocks of {answer['model']}"
+    show_table(title, ("block", *COLUMNS), [_line(scores) for scores in answer["scores"]], words=0)
     ratio, noise = answer["tokens_per_width"], answer["noise"]
-    page.print(f"N/D = {ratio:.1f} ({answer['tokens']:,} tokens): noise alone would score {noise:.3f}")
-    page.print("without: of what the block adds; held out: the same R² on other text", markup=False)
-    page.print(f"most linear first ({answer['mode']}): {answer['most_linear_first'][:8]}", markup=False)
-    print_files(answer["files"])
+    show_lines(
+        f"N/D = {ratio:.1f} ({answer['tokens']:,} tokens): noise alone would score {noise:.3f}",
+        "without: of what the block adds; held out: the same R² on other text",
+        f"most linear first ({answer['mode']}): {answer['most_linear_first'][:8]}",
+    )
+    show_files(answer["files"])
 
 
-VERB = Verb(LinearityConfig, run, show, example="loralab analyse linearity --model smollm2-135m --out out/linearity")
+def _line(scores: Answer) -> list[str]:
+    known = scores | {"share_added": scores["norm_delta"] / scores["norm_h"]}
+    return [str(scores["ell"]), *("-" if known[key] is None else f"{known[key]:.3f}" for key in COLUMNS.values())]
+
+
+VERB = Verb(
+    LinearityConfig,
+    run,
+    show,
+    example="loralab analyse linearity --model smollm2-135m --out out/linearity",
+    needs=("plots",),
+)

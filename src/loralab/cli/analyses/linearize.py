@@ -4,17 +4,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from loralab.cli.analyses.linearity import CloudConfig
-from loralab.cli.analyses.prune import MeasureConfig, measures_table, measuring
-from loralab.cli.analyses.residual_stream import console, open_decoder
+from loralab.cli.analyses.prune import MeasureConfig, measuring, show_measures
+from loralab.cli.flags import NamesModel
+from loralab.cli.opening import open_decoder
+from loralab.cli.showing import show_files, show_lines
 from loralab.cli.verb import Answer, Verb
 
 
 @dataclass(frozen=True, kw_only=True)
-class LinearizeConfig(CloudConfig, MeasureConfig):
+class LinearizeConfig(NamesModel, CloudConfig, MeasureConfig):
     """Everything that `loralab analyse linearize` can be told."""
-
-    model: str
-    """The model: an embedded name (smollm2-135m), a local folder, or a Hub id."""
 
     out: str
     """Folder to write: the remaining blocks as a Hugging Face folder, and the maps beside it. Only loralab puts them
@@ -68,27 +67,23 @@ def run(config: LinearizeConfig) -> Answer:
 
 
 def show(answer: Answer) -> None:
-    """How well the maps fit, and the measures beside each other."""
-    page = console()
-    page.print(f"{answer['model']} with affine maps for blocks", style="bold", markup=False)
-    for each in answer["runs"]:
-        held_out = each["explained_held_out"]
-        other = "" if held_out is None else f", {held_out:.3f} of other text"
-        page.print(
-            f"  {each['blocks']}: the map explains {each['explained']:.3f} of what they add{other}", markup=False
+    """The measures beside each other, and how well the maps fit."""
+    show_measures(f"{answer['model']} with affine maps for blocks", answer)
+    show_lines("dropped: without these blocks; replaced: with the maps", *map(_fit, answer["runs"]))
+    if training := answer.get("distillation"):
+        before, after = training["before"], training["after"]
+        show_lines(
+            f"distilled: with the maps after {training['steps']} steps in {training['seconds']:.0f} s; from the whole "
+            f"model, on {training['tried_on']}: divergence {before['divergence']:.3f} to {after['divergence']:.3f} "
+            f"nats a token, states' errors {before['states']:.3f} to {after['states']:.3f}"
         )
-    page.print(measures_table(answer))
-    page.print("dropped: without these blocks; replaced: with the maps", markup=False)
-    if found := answer.get("distillation"):
-        before, after = found["before"], found["after"]
-        page.print(
-            f"distilled: with the maps after {found['steps']} steps in {found['seconds']:.0f} s; from the whole model, "
-            f"on {found['tried_on']}: divergence {before['divergence']:.3f} to {after['divergence']:.3f} nats a token, "
-            f"states' errors {before['states']:.3f} to {after['states']:.3f}",
-            markup=False,
-        )
-    for path in answer["files"]:
-        print(path)
+    show_files(answer["files"])
+
+
+def _fit(run: Answer) -> str:
+    held_out = run["explained_held_out"]
+    other = "" if held_out is None else f", {held_out:.3f} of other text"
+    return f"{run['blocks']}: the map explains {run['explained']:.3f} of what they add{other}"
 
 
 VERB = Verb(
@@ -96,4 +91,5 @@ VERB = Verb(
     run,
     show,
     example="loralab analyse linearize --model smollm2-135m --distill 50 --out out/l",
+    needs=("plots",),
 )

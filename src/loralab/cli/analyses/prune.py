@@ -4,7 +4,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from loralab.cli.analyses.residual_stream import console, open_decoder
+from loralab.cli.flags import NamesModel, Precision
+from loralab.cli.opening import open_decoder
+from loralab.cli.showing import show_files, show_table
 from loralab.cli.verb import Answer, Verb
 
 STATES = ("before", "after", "dropped", "replaced", "distilled", "healed")
@@ -36,7 +38,7 @@ class MeasureConfig:
     max_new_tokens: int = 32
     """Tokens that an output may have."""
 
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    dtype: Precision = "auto"
     """Precision to measure in; what is written has that of the model's files."""
 
     seed: int = 0
@@ -44,11 +46,8 @@ class MeasureConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class PruneConfig(MeasureConfig):
+class PruneConfig(NamesModel, MeasureConfig):
     """Everything that `loralab analyse prune` can be told."""
-
-    model: str
-    """The model: an embedded name (smollm2-135m), a local folder, or a Hub id."""
 
     n: int
     """How many blocks to drop."""
@@ -74,7 +73,7 @@ class PruneConfig(MeasureConfig):
 
 def run(config: PruneConfig) -> Answer:
     """Choose the blocks, write the model, measure."""
-    from loralab.analysis.layers.angular_report import Sampling
+    from loralab.analysis.layers.angular import Sampling
     from loralab.analysis.layers.prune import Pruning, prune
 
     sampling = Sampling(data=config.data, samples=config.samples, max_len=config.max_len, seed=config.seed)
@@ -103,29 +102,24 @@ def measuring(config: MeasureConfig) -> Any:
 
 def show(answer: Answer) -> None:
     """The measures beside each other, and what to do next."""
-    page = console()
     removed = ", ".join(map(str, answer["removed"])) or "none"
-    page.print(f"{answer['model']} without blocks {removed} (from 0)", style="bold", markup=False)
-    page.print(measures_table(answer))
+    show_measures(f"{answer['model']} without blocks {removed} (from 0)", answer)
     if answer["healed_by"] is None:
         print(f"heal it: {answer['heal']}\nthen:    loralab analyse prune … --healed {answer['out']}-healed")
-    for path in answer["files"]:
-        print(path)
+    show_files(answer["files"])
 
 
-def measures_table(answer: Answer) -> Any:
-    """A line for each state of the model that was measured."""
-    from rich.table import Table
-
-    table = Table()
+def show_measures(title: str, answer: Answer) -> None:
+    """Print a line for each state of the model that was measured."""
     states = {name: answer[name] for name in STATES if isinstance(answer.get(name), dict)}
     metrics = list(next(iter(states.values()))["metrics"])[-3:]
-    for name in ("", "perplexity", "task loss", *metrics):
-        table.add_column(name, justify="right" if name else "left")
-    for name, found in states.items():
-        loss = "-" if found["task_loss"] is None else f"{found['task_loss']:.3f}"
-        table.add_row(name, f"{found['perplexity']:,.2f}", loss, *(f"{found['metrics'][each]:.2f}" for each in metrics))
-    return table
+    rows = [_line(name, measures, metrics) for name, measures in states.items()]
+    show_table(title, ("", "perplexity", "task loss", *metrics), rows)
+
+
+def _line(name: str, measures: dict[str, Any], metrics: list[str]) -> list[str]:
+    loss = "-" if measures["task_loss"] is None else f"{measures['task_loss']:.3f}"
+    return [name, f"{measures['perplexity']:,.2f}", loss, *(f"{measures['metrics'][each]:.2f}" for each in metrics)]
 
 
 VERB = Verb(
@@ -133,4 +127,5 @@ VERB = Verb(
     run,
     show,
     example=("loralab analyse prune --model smollm2-135m --n 4 \\\n  --from out/angular/angular.json --out out/pruned"),
+    needs=("plots",),
 )

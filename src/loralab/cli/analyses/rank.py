@@ -3,10 +3,10 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from loralab.cli.measured import MeasuredAdapter, open_measured
+from loralab.cli.flags import MeasuredAdapter
+from loralab.cli.opening import open_measured
+from loralab.cli.showing import show_files, show_lines, show_table
 from loralab.cli.verb import Answer, Verb
-
-WIDTH = 80
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,7 +25,7 @@ class RankConfig(MeasuredAdapter):
 
 def run(config: RankConfig) -> Answer:
     """Load, cut to one rank after another, write the files."""
-    from loralab.analysis.adapters.rank_report import analyse_rank, prepare
+    from loralab.analysis.adapters.rank import analyse_rank, prepare
 
     files = prepare(config.adapter, Path(config.out))
     adapter, measurement = open_measured(config)
@@ -42,31 +42,25 @@ def run(config: RankConfig) -> Answer:
 
 def show(answer: Answer) -> None:
     """The curve, the knee, and the adapters that were written."""
-    from rich.console import Console
-    from rich.table import Table
-
-    console = Console(width=WIDTH, highlight=False)
     title = f"{answer['metric']} on {answer['examples']} examples of {answer['task']}, {answer['split']}"
-    table = Table(title=title, title_justify="left", title_style="bold")
-    for name in ("rank", answer["metric"], "of the gain", "energy kept", ""):
-        table.add_column(name, justify="left" if name == "" else "right")
-    for point in answer["curve"]:
-        share = "-" if point["gain_share"] is None else f"{100 * point['gain_share']:.1f}%"
-        knee = f"knee: {100 * answer['share']:g}% or more" if point["rank"] == answer["knee"] else ""
-        table.add_row(str(point["rank"]), f"{point['metric']:.4f}", share, f"{100 * point['energy']:.1f}%", knee)
-    console.print(table)
+    columns = ("rank", answer["metric"], "of the gain", "energy kept", "")
+    show_table(title, columns, [_line(point, answer) for point in answer["curve"]], words=0)
     for name, says in (("truncated", "the knee's rank"), ("suggested", "ranks per module, the same energy")):
         if name in answer:
             each = answer[name]
-            console.print(
+            show_lines(
                 f"{name}: {says}: {answer['metric']} {each['metric']:.4f}, "
                 f"{100 * each['gain_share']:.1f}% of the gain, error {each['error']:.3f}, "
-                f"{each['parameters']:,} of {each['parameters_before']:,} parameters",
-                markup=False,
-                soft_wrap=True,
+                f"{each['parameters']:,} of {each['parameters_before']:,} parameters"
             )
-    for line in (*answer["notes"], *answer["files"]):
-        console.print(line, markup=False, soft_wrap=True)
+    show_lines(*answer["notes"])
+    show_files(answer["files"])
+
+
+def _line(point: Answer, answer: Answer) -> list[str]:
+    share = "-" if point["gain_share"] is None else f"{100 * point['gain_share']:.1f}%"
+    knee = f"knee: {100 * answer['share']:g}% or more" if point["rank"] == answer["knee"] else ""
+    return [str(point["rank"]), f"{point['metric']:.4f}", share, f"{100 * point['energy']:.1f}%", knee]
 
 
 VERB = Verb(
@@ -74,4 +68,5 @@ VERB = Verb(
     run,
     show,
     example="loralab analyse rank --model smollm2-135m --adapter out/r8 \\\n  --task docstrings --out out/rank",
+    needs=("plots",),
 )

@@ -2,10 +2,11 @@
 
 from dataclasses import dataclass, field
 
+from loralab.cli.showing import show_files, show_lines, show_table
 from loralab.cli.verb import Answer, Verb
 from loralab.errors import SpecError
 
-WIDTH, MOST_ROWS = 80, 20
+MOST_ROWS = 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,32 +44,23 @@ def run(config: ResizeConfig) -> Answer:
     else:
         assert config.energy is not None
         ranks, asked = energy_ranks(adapter, config.energy), f"energy {config.energy:g} of every module"
-    found = write_resized(adapter, ranks, config.out, f"cut by SVD from {adapter.source} to {asked}")
-    return found.to_json()
+    resized = write_resized(adapter, ranks, config.out, f"cut by SVD from {adapter.source} to {asked}")
+    return resized.to_json()
 
 
 def show(answer: Answer) -> None:
-    """The modules that lost most, and the whole."""
-    from rich.console import Console
-    from rich.table import Table
-
-    rows = sorted(answer["modules"], key=lambda row: -row["error"])
-    title = f"Error ‖ΔW − ΔW'‖/‖ΔW‖, {len(rows)} modules"
-    table = Table(title=title, title_justify="left", title_style="bold")
-    table.add_column("module", overflow="fold")
-    for name in ("rank", "new rank", "error"):
-        table.add_column(name, justify="right")
-    for row in rows[:MOST_ROWS]:
-        table.add_row(row["module"], str(row["rank_before"]), str(row["rank"]), f"{row['error']:.4f}")
-    table.add_section()
-    table.add_row("all together", "", "", f"{answer['error']:.4f}", style="bold")
-    console = Console(width=WIDTH, highlight=False)
-    console.print(table)
-    if len(rows) > MOST_ROWS:
-        console.print(f"the {MOST_ROWS} modules that lost most; --json has all {len(rows)}", markup=False)
-    sizes = f"{answer['parameters_before']:,} → {answer['parameters']:,} parameters in A and B"
-    console.print(sizes, markup=False)
-    console.print(answer["out"], markup=False, soft_wrap=True)
+    """The modules that lost most, and all of them together."""
+    modules = sorted(answer["modules"], key=lambda row: -row["error"])
+    rows = [
+        [row["module"], str(row["rank_before"]), str(row["rank"]), f"{row['error']:.4f}"] for row in modules[:MOST_ROWS]
+    ]
+    together = ["all together", "", "", f"{answer['error']:.4f}"]
+    title = f"Error ‖ΔW − ΔW'‖/‖ΔW‖, {len(modules)} modules"
+    show_table(title, ("module", "rank", "new rank", "error"), [*rows, None, together])
+    if len(modules) > MOST_ROWS:
+        show_lines(f"the {MOST_ROWS} modules that lost most; --json has all {len(modules)}")
+    show_lines(f"{answer['parameters_before']:,} → {answer['parameters']:,} parameters in A and B")
+    show_files([answer["out"]])
 
 
 VERB = Verb(ResizeConfig, run, show, example="loralab analyse resize out/r8 --energy 0.99 --out out/r8-resized")

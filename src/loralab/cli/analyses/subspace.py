@@ -2,17 +2,17 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
+from loralab.cli.flags import ChoosesModules
 from loralab.cli.opening import load_base, training_of
+from loralab.cli.showing import show_files, show_lines, show_table
 from loralab.cli.verb import Answer, Verb
 from loralab.errors import SpecError
 
-WIDTH = 80
-
 
 @dataclass(frozen=True, kw_only=True)
-class SubspaceConfig:
+class SubspaceConfig(ChoosesModules):
     """Everything that `loralab analyse subspace` can be told."""
 
     adapters: tuple[str, ...] = field(metadata={"positional": True})
@@ -29,9 +29,6 @@ class SubspaceConfig:
     of: Literal["factors", "update"] = "factors"
     """Singular vectors of A (right) and of B (left), as in the paper, or those of the whole update B·A."""
 
-    modules: str | None = None
-    """Only modules whose path this regular expression is found in."""
-
     seed: int = 0
     """Of the random matrices that stand beside each comparison."""
 
@@ -43,7 +40,7 @@ def run(config: SubspaceConfig) -> Answer:
             f"subspace compares two adapters, or with --model one and its base; {len(config.adapters)} were given"
             f"{'' if config.model is None else ' with --model'}: {', '.join(config.adapters)}"
         )
-    from loralab.analysis.adapters.subspace_report import analyse_subspaces
+    from loralab.analysis.adapters.subspace import analyse_subspaces
 
     one, other = config.adapters[0], config.adapters[1] if config.model is None else None
     model = None if config.model is None else load_base(config.model, "auto", training_of(one), adapter=one).model
@@ -53,30 +50,23 @@ def run(config: SubspaceConfig) -> Answer:
 
 
 def show(answer: Answer) -> None:
-    """The means of both sides, and the modules that share most."""
-    from rich.console import Console
-
-    console = Console(width=WIDTH, highlight=False)
-    console.print(_table(answer))
-    console.print("φ 1: one subspace holds the other; random: Gaussian matrices of the same shapes", markup=False)
-    console.print("shared k: the largest k with φ(k, k) above one half, a mean over modules", markup=False)
-    for path in answer["files"]:
-        console.print(path, markup=False, soft_wrap=True)
-
-
-def _table(answer: Answer) -> Any:
-    from rich.table import Table
-
+    """The means of both sides."""
     one, other = answer["compared"]
     title = f"{one} and {other}: the first {answer['ranks'][0]} and {answer['ranks'][1]} directions, means of modules"
-    table = Table(title=title, title_justify="left", title_style="bold")
-    table.add_column("side")
-    for name in ("φ(1, 1)", "random", "φ(all, all)", "random", "shared k"):
-        table.add_column(name, justify="right")
-    for side, mean in answer["mean"].items():
-        numbers = [mean[name] for name in ("phi_1_1", "random_1_1", "phi_all", "random_all")]
-        table.add_row(side, *(f"{number:.3f}" for number in numbers), f"{mean['shared_dimensions']:.1f}")
-    return table
+    columns = ("side", "φ(1, 1)", "random", "φ(all, all)", "random", "shared k")
+    show_table(title, columns, [_line(side, mean) for side, mean in answer["mean"].items()])
+    show_lines(
+        "φ 1: one subspace holds the other; random: Gaussian matrices of the same shapes",
+        "shared k: the largest k with φ(k, k) above one half, a mean over modules",
+    )
+    show_files(answer["files"])
 
 
-VERB = Verb(SubspaceConfig, run, show, example="loralab analyse subspace out/r8 out/r64 --out out/subspace")
+def _line(side: str, mean: dict[str, float]) -> list[str]:
+    numbers = [f"{mean[name]:.3f}" for name in ("phi_1_1", "random_1_1", "phi_all", "random_all")]
+    return [side, *numbers, f"{mean['shared_dimensions']:.1f}"]
+
+
+VERB = Verb(
+    SubspaceConfig, run, show, example="loralab analyse subspace out/r8 out/r64 --out out/subspace", needs=("plots",)
+)

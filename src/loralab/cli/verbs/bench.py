@@ -1,13 +1,13 @@
 """`loralab bench`: what is measured on this machine, as ratios. For now latency: the paper's Table 1 and Figure 5."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from loralab.cli.opening import say
+from loralab.cli.showing import show_files, show_lines, show_table
 from loralab.cli.verb import Answer, Verb
 from loralab.experiments.latency.config import LatencyConfig
-
-WIDTH = 80
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,39 +21,30 @@ class BenchConfig(LatencyConfig):
 def run(config: BenchConfig) -> Answer:
     """Measure; how it goes is said on stderr."""
     from loralab.experiments.latency.measure import measure_latency
-    from loralab.experiments.latency.result import as_answer
+    from loralab.experiments.latency.rows import as_answer
 
     return as_answer(measure_latency(config, lambda sentence: say([sentence])))
 
 
 def show(answer: Answer) -> None:
     """The table beside the paper's, and the verdicts on merged LoRA."""
-    from rich.console import Console
-
-    console = Console(width=WIDTH, highlight=False)
-    console.print(_table(answer))
-    for sentence in _verdicts(answer):
-        console.print(sentence, markup=False)
-    for path in answer["files"]:
-        console.print(path, markup=False, soft_wrap=True)
-
-
-def _table(answer: Answer) -> Any:
-    """A line for each contender in each setting."""
-    from rich.table import Table
-
     weights = ", random weights" if answer["random_weights"] else ""
     threads = f"{answer['threads']} thread{'s' if answer['threads'] > 1 else ''}"
     title = f"One forward pass of {answer['model']}{weights}, {answer['dtype']}, {threads}"
-    table = Table(title=title, title_justify="left", title_style="bold")
-    for name in ("batch×seq", "contender"):
-        table.add_column(name, no_wrap=True)
-    for name in ("size", "ms", "ratio", "quartiles", "paper"):
-        table.add_column(name, justify="right", no_wrap=True)
-    for row, after in zip(answer["rows"], [*answer["rows"][1:], None], strict=True):
-        last = after is None or (row["batch"], row["sequence"]) != (after["batch"], after["sequence"])
-        table.add_row(*_line(row), end_section=last)
-    return table
+    columns = ("batch×seq", "contender", "size", "ms", "ratio", "quartiles", "paper")
+    show_table(title, columns, _lines(answer["rows"]), words=2)
+    show_lines(*_verdicts(answer))
+    show_files(answer["files"])
+
+
+def _lines(rows: list[dict[str, Any]]) -> Iterator[list[str] | None]:
+    """A line for each contender, and one across between the sizes of the input."""
+    size = None
+    for row in rows:
+        if size not in (None, (row["batch"], row["sequence"])):
+            yield None
+        size = (row["batch"], row["sequence"])
+        yield _line(row)
 
 
 def _line(row: dict[str, Any]) -> list[str]:
@@ -87,4 +78,5 @@ VERB = Verb(
         "loralab bench latency --model gpt2-medium --settings 32x512,16x256,1x128 \\\n"
         "  --batches 1,2,4,8,16,32 --sequences 128,256,512 --out out/figure-5"
     ),
+    needs=("plots",),
 )

@@ -2,11 +2,9 @@
 
 from typing import Any
 
-from loralab.cli.showing import readable_bytes
+from loralab.cli.showing import readable_bytes, show_files, show_heading, show_lines, show_table
 from loralab.cli.verb import Answer, Verb
 from loralab.experiments.comparison.config import CompareConfig
-
-WIDTH = 80
 
 
 def run(config: CompareConfig) -> Answer:
@@ -17,35 +15,18 @@ def run(config: CompareConfig) -> Answer:
 
 
 def show(answer: Answer) -> None:
-    """The table, the claims, and where everything is."""
-    from rich.console import Console
-
-    console = Console(width=WIDTH, highlight=False)
-    console.print(_table(answer))
+    """The table with the metric that the claims are about (table.md has the others), the claims, and the files."""
+    columns = ("method and setting", "trained", answer["metric"] or "metric", "tok/s", "memory")
+    show_table("", columns, [_line(row, answer["metric"]) for row in answer["rows"]])
     for claim in answer["claims"]:
         verdict = {True: "held", False: "did not hold", None: "not tested"}[claim["held"]]
-        console.print(f"{claim['claim']}: {verdict}", style="bold", markup=False)
-        console.print(f"{claim['found']}\nPaper: {claim['paper']}\n", markup=False)
-    for path in (answer["table"], answer["results"], *answer["plots"]):
-        console.print(str(path), markup=False, soft_wrap=True)
-
-
-def _table(answer: Answer) -> Any:
-    """A line per row, with the metric that the claims are about; table.md has the others."""
-    from rich.table import Table
-
-    table = Table()
-    table.add_column("method and setting", overflow="fold")
-    for name in ("trained", answer["metric"] or "metric", "tok/s", "memory"):
-        table.add_column(name, justify="right", no_wrap=True)
-    for row in answer["rows"]:
-        table.add_row(*_line(row, answer["metric"]))
-    return table
+        show_heading(f"{claim['claim']}: {verdict}")
+        show_lines(claim["found"], f"Paper: {claim['paper']}", "")
+    show_files([answer["table"], answer["results"], *answer["plots"]])
 
 
 def _line(row: dict[str, Any], metric: str | None) -> list[str]:
-    from loralab.experiments.comparison.figures import count_text, spread_text
-    from loralab.experiments.comparison.rows import Spread
+    from loralab.experiments.comparison.rows import Spread, count_text, spread_text
 
     value, memory = row["metrics"].get(metric), row["peak_memory_bytes"]
     return [
@@ -66,4 +47,5 @@ VERB = Verb(
         "  --methods lora,full,bitfit,adapter-h --method-lr full=5e-5,lora=1e-3 \\\n"
         "  --seeds 1,2,3 --ranks 1,4,8 --best-epoch --out out/rte"
     ),
+    needs=("plots",),
 )

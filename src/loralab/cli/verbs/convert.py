@@ -3,13 +3,14 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
+from loralab.cli.flags import GivesAlpha
 from loralab.cli.opening import say
 from loralab.cli.showing import show_answer
 from loralab.cli.verb import Answer, Verb
 
 
-@dataclass(frozen=True)
-class ConvertConfig:
+@dataclass(frozen=True, kw_only=True)
+class ConvertConfig(GivesAlpha):
     """Everything that `loralab convert` can be told."""
 
     src: str = field(metadata={"positional": True})
@@ -20,9 +21,6 @@ class ConvertConfig:
 
     to: Literal["peft", "loralib", "gguf"]
     """The format to write; gguf is a LoRA for llama.cpp."""
-
-    alpha: float | None = None
-    """The alpha of a loralib checkpoint, which does not record it."""
 
     model: str | None = None
     """For gguf: the base model, of which only config.json is read. By default the one that the adapter records."""

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from loralab.cli.demo_page import show_demo
 from loralab.cli.opening import say
+from loralab.cli.showing import readable_bytes, show_lines, show_table
 from loralab.cli.verb import Answer, Verb
 from loralab.cli.verbs import eval as eval_verb
 from loralab.cli.verbs import merge as merge_verb
@@ -17,8 +17,10 @@ from loralab.cli.verbs import train as train_verb
 from loralab.cli.verbs.eval import EvalConfig
 from loralab.cli.verbs.merge import MergeConfig
 from loralab.cli.verbs.train import TrainVerbConfig
+from loralab.files.names import TENSORS_NAME
 
 MODEL, TASK, TARGETS = "smollm2-135m", "docstrings", "q_proj,v_proj"
+SHOWN_SAMPLES = 4
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,7 @@ def run(config: DemoConfig) -> Answer:
     return {
         "before": _scores(before),
         "after": _scores(after),
-        "adapter_bytes": (adapter / "adapter_model.safetensors").stat().st_size,
+        "adapter_bytes": (adapter / TENSORS_NAME).stat().st_size,
         "model_bytes": sum(file.stat().st_size for file in merged.glob("*.safetensors")),
         "merge": merge,
         "adapter": adapter,
@@ -117,4 +119,40 @@ def _beside(before: dict[str, Any], after: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-VERB = Verb(DemoConfig, run, show_demo, example="loralab demo --steps 20 --limit 16")
+def show(answer: Answer) -> None:
+    """Scores before and after, samples side by side, sizes, and the merge."""
+    before, after = answer["before"], answer["after"]
+    print()
+    show_table(
+        f"{answer['examples']} held-out functions",
+        ("", "before", "after"),
+        [
+            ("loss, nats per target token", f"{before['loss']:.3f}", f"{after['loss']:.3f}"),
+            ("ROUGE-L, of 100", f"{before['rouge_l']:.1f}", f"{after['rouge_l']:.1f}"),
+        ],
+    )
+    show_lines("Its docstrings, beside what the library's authors wrote:", "")
+    for sample in answer["samples"][:SHOWN_SAMPLES]:
+        texts = {name: _one_line(sample[name]) for name in ("before", "after", "reference")}
+        show_table(sample["prompt"].splitlines()[0], list(texts), [list(texts.values())], words=3, even=True)
+    show_lines(*_facts(answer))
+
+
+def _one_line(text: str) -> str:
+    """A generated text without its line breaks."""
+    return " ".join(text.split()) or "(nothing)"
+
+
+def _facts(answer: Answer) -> list[str]:
+    merge, adapter, model = answer["merge"], answer["adapter_bytes"], answer["model_bytes"]
+    return [
+        f"Adapter: {readable_bytes(adapter)} beside a model of {readable_bytes(model)} ({adapter / model:.2%}); "
+        f"{answer['trainable_params']:,} of {answer['total_params']:,} parameters trained.",
+        f"Merged: {merge['tensors']} tensors changed, written to {merge['out']}, reopened and compared: largest "
+        f"logit error {merge['max_abs_logit_error']:.2g} (tolerance {merge['tolerance']:.2g}), mean KL "
+        f"{merge['mean_kl']:.1g}, same likeliest token at {merge['argmax_agreement']:.1%} of positions.",
+        f"{answer['seconds']:.0f} seconds in all. The adapter is in {answer['adapter']}.",
+    ]
+
+
+VERB = Verb(DemoConfig, run, show, example="loralab demo --steps 20 --limit 16", needs=("metrics",))

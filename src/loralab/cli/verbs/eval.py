@@ -4,14 +4,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from loralab.cli.opening import AdaptedModel, load_adapted, open_ordered, say, training_for
+from loralab.cli.flags import AdaptedModel, NamesTask
+from loralab.cli.opening import load_adapted, open_ordered, say, training_for
 from loralab.cli.showing import show_answer
 from loralab.cli.verb import Answer, Verb
 from loralab.errors import DataError, SpecError
 from loralab.generation.config import GenerationConfig
 
 if TYPE_CHECKING:
-    from loralab.evaluation.result import Evaluation
+    from loralab.evaluation.evaluate import Evaluation
     from loralab.tasks.task import Task
 
 MOST_SAMPLES = 8
@@ -19,15 +20,8 @@ MOST_SAMPLES = 8
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvalConfig(AdaptedModel, GenerationConfig):
+class EvalConfig(AdaptedModel, NamesTask, GenerationConfig):
     """Everything that `loralab eval` can be told; how to generate counts only with `generate`."""
-
-    task: str
-    """The task: docstrings, jsonl, images, glue/cola (sst2, mrpc, …), e2e, webnlg, dart, wikisql, or samsum."""
-
-    data: str | None = None
-    """The task's data: the official files, or your own: JSONL, JSON, CSV, TSV, Parquet, or a folder of these or of
-    datasets."""
 
     kind: Literal["classification", "regression"] | None = None
     """What the labels of your own data are, where numbers could be either; an adapter's run says it otherwise."""
@@ -41,9 +35,6 @@ class EvalConfig(AdaptedModel, GenerationConfig):
     generate: bool = False
     """Also generate a text for every example and score it against its references."""
 
-    max_length: int = 512
-    """Tokens of prompt and target together; a longer prompt loses its left end."""
-
     predictions: str | None = None
     """Write what the model says to every example into this file, in the task's own format (GLUE: a submission), or,
     if it is a folder, into the official file name there."""
@@ -52,12 +43,14 @@ class EvalConfig(AdaptedModel, GenerationConfig):
 def run(config: EvalConfig) -> Answer:
     """Open the task, load the model with its adapter, measure."""
     from loralab.evaluation.evaluate import evaluate
+    from loralab.evaluation.score import require_metrics
 
     task = open_ordered(config.task, config.data, config.model, config.adapter, config.labels, config.kind)
     if config.predictions is not None and task.kind == "generation" and not config.generate:
         raise SpecError(f"--predictions needs --generate: without it the model writes no text for task {task.name}")
+    require_metrics(task, task.examples(config.split, config.limit), generate=config.generate)
     loaded = load_adapted(config, training_for(task))
-    found = evaluate(
+    evaluation = evaluate(
         loaded.model,
         loaded.processor,
         task,
@@ -68,29 +61,29 @@ def run(config: EvalConfig) -> Answer:
         batch_size=config.batch_size,
         max_length=config.max_length,
     )
-    say(found.notes)
-    if found.loss is None and config.predictions is None:
+    say(evaluation.notes)
+    if evaluation.loss is None and config.predictions is None:
         raise DataError(
-            f"the split {found.split} of task {task.name} has no labels to score against; choose another split, or "
-            "give --predictions FILE to write what the model predicts"
+            f"the split {evaluation.split} of task {task.name} has no labels to score against; choose another split, "
+            "or give --predictions FILE to write what the model predicts"
         )
     if config.predictions is not None:
-        say([f"predictions written to {_write(task, found, config)}"])
-    spread = found.samples[:: max(1, len(found.samples) // MOST_SAMPLES)][:MOST_SAMPLES]
-    answer = asdict(found) | {"samples": [asdict(sample) for sample in spread]}
+        say([f"predictions written to {_write(task, evaluation, config)}"])
+    spread = evaluation.samples[:: max(1, len(evaluation.samples) // MOST_SAMPLES)][:MOST_SAMPLES]
+    answer = asdict(evaluation) | {"samples": [asdict(sample) for sample in spread]}
     del answer["outputs"]
     return answer
 
 
-def _write(task: "Task", found: "Evaluation", config: EvalConfig) -> Path:
+def _write(task: "Task", evaluation: "Evaluation", config: EvalConfig) -> Path:
     """The file of all outputs."""
     from loralab.files.whole import write_text
 
     assert config.predictions is not None
     path = Path(config.predictions)
     if path.is_dir():
-        path = path / task.outputs.file_names.get(found.split, "predictions.txt")
-    write_text(path, task.outputs.render(task.examples(found.split, config.limit), found.outputs))
+        path = path / task.outputs.file_names.get(evaluation.split, "predictions.txt")
+    write_text(path, task.outputs.render(task.examples(evaluation.split, config.limit), evaluation.outputs))
     return path
 
 

@@ -4,7 +4,8 @@ import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from loralab.cli.opening import AdaptedModel, Training, load_adapted, say, training_of
+from loralab.cli.flags import AdaptedModel
+from loralab.cli.opening import Training, load_adapted, say, training_of
 from loralab.cli.verb import Answer, Verb
 from loralab.errors import DataError
 from loralab.generation.config import GenerationConfig
@@ -57,7 +58,7 @@ def _as_chat(config: GenerateConfig, training: Training, tokenizer: "PreTrainedT
 def prompts_from_stdin() -> list[str]:
     """The lines of stdin, which are UTF-8 whatever the locale says.
 
-    Raises DataError where there is none, or an empty one, which could not be completed, or one that is no text.
+    Raises DataError for no lines, an empty line, which could not be completed, and bytes that are not UTF-8.
     """
     if sys.stdin.isatty():
         raise DataError("no prompt was given: write --prompt TEXT, or pipe in one prompt a line")

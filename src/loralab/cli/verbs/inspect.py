@@ -1,20 +1,17 @@
 """`loralab inspect`: what an adapter on disk is, what it touches, and whether it does anything."""
 
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
-from loralab.cli.findings import show_findings
-from loralab.cli.opening import LoadingFlags, load_base, say, training_of
-from loralab.cli.showing import show_answer
+from loralab.cli.flags import Loading, ReadsAdapter
+from loralab.cli.opening import load_base, say, training_of
+from loralab.cli.showing import show_answer, show_findings
 from loralab.cli.verb import Answer, Verb
 
 
 @dataclass(frozen=True, kw_only=True)
-class InspectConfig(LoadingFlags):
+class InspectConfig(ReadsAdapter, Loading):
     """Everything that `loralab inspect` can be told."""
-
-    adapter: str = field(metadata={"positional": True})
-    """The adapter to look at: its folder, or a loralib checkpoint."""
 
     model: str | None = None
     """The base model, to load the adapter onto it and measure by how much it moves the logits."""
@@ -28,11 +25,11 @@ def run(config: InspectConfig) -> Answer:
     model = (
         load_base(config.model, config.dtype, training, config.quantize, config.adapter).model if config.model else None
     )
-    found = inspect(config.adapter, model, alpha=config.alpha, allow_other_base=config.allow_other_base).to_json()
+    answer = inspect(config.adapter, model, alpha=config.alpha, allow_other_base=config.allow_other_base).to_json()
     if model is None:
-        del found["probe_logit_change"]
-    say(found["notes"])
-    return found
+        del answer["probe_logit_change"]
+    say(answer["notes"])
+    return answer
 
 
 def show(answer: Answer) -> None:

@@ -4,7 +4,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
-from loralab.cli.opening import LoadingFlags, load_adapter, load_base, say, training_of
+from loralab.cli.flags import Loading, NamesAdapter, NamesModel, Precision
+from loralab.cli.opening import load_adapter, load_base, say, training_of
 from loralab.cli.showing import show_answer
 from loralab.cli.verb import Answer, Verb
 
@@ -16,14 +17,8 @@ PROOF_NAME = "loralab_merge.json"
 
 
 @dataclass(frozen=True, kw_only=True)
-class MergeConfig(LoadingFlags):
+class MergeConfig(NamesModel, NamesAdapter, Loading):
     """Everything that `loralab merge` can be told."""
-
-    model: str
-    """The base model: an embedded name (smollm2-135m, minilm-l6), a local folder, or a Hub id."""
-
-    adapter: str
-    """The adapter to merge: its folder, or a loralib checkpoint."""
 
     out: str
     """Folder to write; transformers loads it without loralab."""
@@ -32,7 +27,7 @@ class MergeConfig(LoadingFlags):
     """How to prove the written files: by the logits of the reopened model, which needs its memory once more, or only
     tensor by tensor."""
 
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    dtype: Precision = "auto"
     """Precision in which both are compared; auto is float32 if that fits into memory, else the files' own. What is
     written has the dtype of the base's files in any case."""
 

@@ -1,10 +1,9 @@
 """`loralab plan`: parameters, bytes on disk and memory of a training, before a weight is loaded."""
 
-from loralab.cli.showing import readable_bytes
+from loralab.cli.showing import readable_bytes, show_lines
 from loralab.cli.verb import Answer, Verb
 from loralab.planning.config import PlanConfig
 
-WIDTH = 80
 MEMORY = {
     "weights": "base, and what trains",
     "gradients": "float32",
@@ -26,22 +25,19 @@ def run(config: PlanConfig) -> Answer:
 
 def show(answer: Answer) -> None:
     """What trains, what is stored, and the memory part by part."""
-    import textwrap
-
     share = answer["trainable_params"] / answer["total_params"]
     head = f", and {answer['head_params']:,} of a head" if answer["head_params"] else ""
-    lines = [
+    show_lines(
         f"{answer['model']}, {answer['method']}",
         f"trains {answer['trainable_params']:,} of {answer['total_params']:,} parameters ({share:.4%}){head}",
         f"stores {readable_bytes(answer['adapter_bytes'])} of adapter",
         _storage(answer["tasks"]),
         f"memory at batch {answer['batch_size']}, {answer['sequence_length']} tokens, {answer['dtype']}:",
-    ]
-    print("\n".join(textwrap.fill(line, WIDTH, subsequent_indent="  ") for line in lines))
+        indent="  ",
+    )
     for name, meaning in MEMORY.items():
         print(f"  {name.ljust(12)}{readable_bytes(answer['memory'][name]).rjust(10)}  {meaning}".rstrip())
-    for note in answer["notes"]:
-        print(textwrap.fill(note, WIDTH, subsequent_indent="  "))
+    show_lines(*answer["notes"], indent="  ")
 
 
 def _storage(tasks: Answer) -> str:

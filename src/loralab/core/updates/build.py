@@ -1,4 +1,4 @@
-"""From a module and recipes to the update that adapts it: one builder per kind of module, in one table."""
+"""From a module and recipes to the update that adapts it, fresh or of a file: one ladder of the kinds of modules."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -7,10 +7,12 @@ import torch
 from torch import Tensor, nn
 
 from loralab.core.trial import gives_rows, is_convolution, is_lookup, is_product, is_transformers_conv1d
+from loralab.core.updates.biased import BiasedLinear
 from loralab.core.updates.factors import Factors, LowRankDelta, Recipe, Spot, check_rank
 from loralab.core.updates.invoked import InvokedLinear
+from loralab.core.updates.kinds import Kind
 from loralab.core.updates.low_rank import ConvUpdate, EmbeddingUpdate, LinearUpdate
-from loralab.core.updates.magnitude import MagnitudeConv, MagnitudeEmbedding, MagnitudeLinear
+from loralab.core.updates.magnitude import Magnitude, MagnitudeConv, MagnitudeEmbedding, MagnitudeLinear
 from loralab.core.updates.substitution import ATTENTION_PARTS, AttentionUpdate, ParameterUpdate, attention_shapes
 from loralab.core.updates.update import WHOLE, Update, device_of, tensor_of
 from loralab.errors import SpecError, TargetError
@@ -39,8 +41,14 @@ class Site:
     through_norm: bool = False
     invocation: tuple[int, ...] = ()
     """The tokens from which on the update acts (aLoRA)."""
+    biased: bool = False
+    """Whether the update brings a bias to a layer that has none."""
     any_rank: bool = False
     """Whether a rank above the matrix's own width is taken: of a layer that nobody named."""
+    dense: bool = False
+    """For grouped convolutions: A reads every input channel, as PEFT trains it."""
+    blank: bool = False
+    """Whether the values come from a file: nothing is drawn, nothing is refused that only a fresh update minds."""
 
     @property
     def device(self) -> torch.device:
@@ -49,13 +57,19 @@ class Site:
 
     def factors(self, part: str, out_features: int, in_features: int) -> Factors:
         """Fresh factors A [R, I] and B [O, R] for one part."""
-        recipe = self.recipes[part]
+        rank = self.recipes[part].rank
         self.check_rank(part, self.name_of(part), out_features, in_features)
-        return Factors(recipe, (recipe.rank, in_features), (out_features, recipe.rank), self.device)
+        return self.pair(part, (rank, in_features), (out_features, rank))
+
+    def pair(self, part: str, A_shape: tuple[int, ...], B_shape: tuple[int, ...], starts_at_A: bool = False) -> Factors:
+        """Factors of these shapes for one part: at their start, or zero where the site is blank."""
+        device = torch.device("meta") if self.blank else self.device
+        made = Factors(self.recipes[part], A_shape, B_shape, device, starts_at_A)
+        return made.zeroed(self.device) if self.blank else made
 
     def check_rank(self, part: str, name: str, rows: int, columns: int) -> None:
         """Refuse a rank above the width of the matrix [rows, columns], where that is asked for by name."""
-        if not self.any_rank:
+        if not (self.any_rank or self.blank):
             check_rank(self.recipes[part], name, rows, columns)
 
     def made_by(self, make: Maker | None) -> "Site":
@@ -72,34 +86,41 @@ class Site:
 
     def refuse_special(self, with_magnitude: bool = False) -> None:
         """An error where something else than plain LoRA was asked for: it is defined for dense layers."""
-        if self.make is not None or self.invocation or (self.magnitude and not with_magnitude):
+        special = self.make is not None or self.invocation or self.biased
+        if special or (self.magnitude and not with_magnitude):
             raise TargetError(
                 f"{self.path} is a {type(self.module).__name__}, which only plain LoRA adapts; the method that was "
                 "asked for is defined for dense layers: leave it out with exclude"
             )
 
     def refuse_dropout(self, why: str) -> None:
-        """An error if any part asks for dropout."""
-        if any(recipe.dropout for recipe in self.recipes.values()):
+        """An error if any part of a fresh update asks for dropout."""
+        if not self.blank and any(recipe.dropout for recipe in self.recipes.values()):
             raise SpecError(f"dropout was asked for {self.path}, but {why}; set dropout=0 or leave this target out")
 
 
-def build(site: Site) -> Update:
-    """The update that adapts this site; raises TargetError for a module that no builder knows."""
-    if WHOLE in site.module.__dict__ and (site.magnitude or site.make is not None):
+def build(site: Site, kind: Kind | None = None) -> Update:
+    """The update that adapts this site: as a module of its own kind, or of the kind that a file says.
+
+    Raises TargetError where the site asks for what modules of this kind do not have.
+    """
+    if WHOLE in site.module.__dict__ and not site.blank and (site.magnitude or site.make is not None):
         raise TargetError(
             f"{site.path} gets its weight anew before each forward pass (weight_norm by hooks, pruning), so "
             "a method that starts from the weight would start from an old one; make it plain first, or use plain LoRA"
         )
-    for matches, builder in _BUILDERS:
-        if matches(site.module):
-            return builder(site)
-    return _raw_parameters(site)
+    builder = _LADDER[kind or kind_of(site.module)][1]
+    return builder(site)
+
+
+def kind_of(module: nn.Module) -> Kind:
+    """What kind of low-rank update adapts this module; `parameters` where it is none as a whole."""
+    return next(kind for kind, (serves, _) in _LADDER.items() if serves(module))
 
 
 def can_adapt(module: nn.Module) -> bool:
-    """Whether some builder adapts this module as a whole."""
-    return any(matches(module) for matches, _ in _BUILDERS)
+    """Whether a low-rank update adapts this module as a whole."""
+    return kind_of(module) != "parameters"
 
 
 def is_linear(module: nn.Module) -> bool:
@@ -170,10 +191,17 @@ def _linear(site: Site) -> Update:
         rows = {part: layout[part].to(site.device) for part in site.recipes}
     parts = {part: site.delta(part, spot) for part, spot in spots(site).items()}
     if site.magnitude:
-        return MagnitudeLinear(parts, out_features, rows, transposed, site.through_norm).start(site.module)
+        return _with_lengths(site, MagnitudeLinear(parts, out_features, rows, transposed, site.through_norm))
+    if site.biased:
+        return BiasedLinear(parts, out_features, rows, transposed)
     if site.invocation:
         return InvokedLinear(parts, out_features, rows, transposed, site.invocation)
     return LinearUpdate(parts, out_features, rows, transposed)
+
+
+def _with_lengths(site: Site, update: Magnitude) -> Update:
+    """DoRA: the lengths are those of the base, or come with the other values."""
+    return update if site.blank else update.start(site.module)
 
 
 def _layout(site: Site, out_features: int, in_features: int) -> Layout:
@@ -189,35 +217,38 @@ def _layout(site: Site, out_features: int, in_features: int) -> Layout:
             f"{site.path}[{','.join(site.recipes)}] was asked for, but {site.path} {parts}; name the whole module, "
             "or describe its rows with fused={...}"
         )
+    beyond = [part for part in site.recipes if bool((layout[part] >= out_features).any())]
+    if beyond:
+        raise TargetError(f"{site.path}[{','.join(beyond)}] updates rows beyond the {out_features} there are")
     return layout
 
 
 def _embedding(site: Site) -> Update:
     _only_whole(site)
     V, D = tensor_of(site.module, WHOLE).shape
-    if getattr(site.module, "max_norm", None) is not None:
+    if getattr(site.module, "max_norm", None) is not None and not site.blank:
         raise TargetError(
             f"{site.path} was asked for, but an embedding with max_norm rewrites its own weight as it runs"
         )
-    recipe = site.recipes[WHOLE]
+    rank = site.recipes[WHOLE].rank
     site.check_rank(WHOLE, site.path, V, D)
     site.refuse_special(with_magnitude=True)
-    parts = {WHOLE: Factors(recipe, (recipe.rank, V), (D, recipe.rank), site.device, starts_at_A=True)}
-    return MagnitudeEmbedding(parts, D).start(site.module) if site.magnitude else EmbeddingUpdate(parts)
+    parts = {WHOLE: site.pair(WHOLE, (rank, V), (D, rank), starts_at_A=True)}
+    return _with_lengths(site, MagnitudeEmbedding(parts, D)) if site.magnitude else EmbeddingUpdate(parts)
 
 
 def _conv(site: Site) -> Update:
     _only_whole(site)
-    W, recipe = tensor_of(site.module, WHOLE), site.recipes[WHOLE]
+    W, rank = tensor_of(site.module, WHOLE), site.recipes[WHOLE].rank
     site.check_rank(WHOLE, site.path, W.shape[0], W[0].numel())
     groups = int(getattr(site.module, "groups", 1))
-    A_shape = (groups * recipe.rank, *W.shape[1:])
-    B_shape = (W.shape[0], recipe.rank, *(1 for _ in W.shape[2:]))
+    A_shape = (groups * rank, W.shape[1] * (groups if site.dense else 1), *W.shape[2:])
+    B_shape = (W.shape[0], rank, *(1 for _ in W.shape[2:]))
     site.refuse_special(with_magnitude=True)
     if site.magnitude:
         _refuse_unscalable(site, groups)
-    parts = {WHOLE: Factors(recipe, A_shape, B_shape, site.device)}
-    return MagnitudeConv(parts, W.shape[0]).start(site.module) if site.magnitude else ConvUpdate(parts)
+    parts = {WHOLE: site.pair(WHOLE, A_shape, B_shape)}
+    return _with_lengths(site, MagnitudeConv(parts, W.shape[0])) if site.magnitude else ConvUpdate(parts)
 
 
 def _refuse_unscalable(site: Site, groups: int) -> None:
@@ -250,10 +281,10 @@ def _raw_parameters(site: Site) -> Update:
 
 def _raw_factors(site: Site, name: str, transposed: bool) -> Factors:
     shape = tensor_of(site.module, name).shape
-    recipe, experts = site.recipes[name], shape[:-2]
+    rank, experts = site.recipes[name].rank, shape[:-2]
     O, I = (shape[-1], shape[-2]) if transposed and experts else (shape[-2], shape[-1])  # noqa: E741
     site.check_rank(name, f"{site.path}.{name}", O, I)
-    return Factors(recipe, (*experts, recipe.rank, I), (*experts, O, recipe.rank), site.device)
+    return site.pair(name, (*experts, rank, I), (*experts, O, rank))
 
 
 def _only_whole(site: Site) -> None:
@@ -264,9 +295,11 @@ def _only_whole(site: Site) -> None:
         )
 
 
-_BUILDERS: list[tuple[Callable[[nn.Module], bool], Callable[[Site], Update]]] = [
-    (lambda module: isinstance(module, nn.MultiheadAttention), _attention),
-    (is_embedding, _embedding),
-    (is_conv, _conv),
-    (is_linear, _linear),
-]
+_LADDER: dict[Kind, tuple[Callable[[nn.Module], bool], Callable[[Site], Update]]] = {
+    "attention": (lambda module: isinstance(module, nn.MultiheadAttention), _attention),
+    "embedding": (is_embedding, _embedding),
+    "conv": (is_conv, _conv),
+    "linear": (is_linear, _linear),
+    "parameters": (lambda module: True, _raw_parameters),
+}
+"""Kind → which modules it is for, the first that serves, and how an update of it is made."""

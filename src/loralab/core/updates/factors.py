@@ -6,10 +6,12 @@ A `LowRankDelta` says what A and s·B are right now, as a differentiable functio
 that running, merging, mixing and exporting need, so a new method is a new class with its own `pair`.
 """
 
+import math
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
@@ -35,9 +37,32 @@ class Recipe:
         """s, the factor of B·A."""
         return scaling(self.alpha, self.rank, self.rank_stabilized)
 
+    def at_rank(self, rank: int, rank_stabilized: bool | None = None) -> "Recipe":
+        """The recipe of the same scale at another rank, rank-stabilised or not as said, or as this one is."""
+        stabilized = self.rank_stabilized if rank_stabilized is None else rank_stabilized
+        if (rank, stabilized) == (self.rank, self.rank_stabilized):
+            return self
+        if stabilized != self.rank_stabilized:
+            alpha = self.scale * (math.sqrt(rank) if stabilized else rank)
+        else:
+            alpha = self.alpha * math.sqrt(rank / self.rank) if stabilized else self.alpha * rank / self.rank
+        return replace(self, rank=rank, alpha=alpha, rank_stabilized=stabilized)
+
+
+def usual_and_others(recipes: Mapping[str, Recipe]) -> tuple[Recipe, dict[str, int], dict[str, float]]:
+    """A recipe of the rank and alpha that most of these have, and by name the ranks and the alphas that are others."""
+    (rank, alpha), _ = Counter((each.rank, each.alpha) for each in recipes.values()).most_common(1)[0]
+    usual = next(each for each in recipes.values() if (each.rank, each.alpha) == (rank, alpha))
+    ranks = {name: each.rank for name, each in recipes.items() if each.rank != rank}
+    return usual, ranks, {name: each.alpha for name, each in recipes.items() if each.alpha != alpha}
+
 
 Pair = tuple[Tensor, Tensor]
 """(A […, R, I], s·B […, O, R])."""
+
+
+def _not_at_hand() -> Tensor:
+    raise AssertionError("the frozen matrix of a delta that is made from a file was read")
 
 
 @dataclass(frozen=True)
@@ -50,10 +75,14 @@ class Spot:
     out_features: int
     in_features: int
     device: torch.device
-    weight: Callable[[], Tensor]
-    """The frozen matrix [O, I], in its own precision, when it is asked for."""
-    module: nn.Module
+    weight: Callable[[], Tensor] = _not_at_hand
+    """The frozen matrix [O, I], in its own precision, when it is asked for; not of a file that is read without one."""
+    module: nn.Module | None = None
     """The layer that holds it."""
+    shared: "SharedMatrices | None" = None
+    """What the deltas of one adapter use together, where the values of this one come from a file."""
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    """As `LowRankDelta.settings` gives them, of such a delta."""
 
 
 class SharedMatrices(WideModule):
@@ -102,19 +131,6 @@ def _same_values(one: Tensor, other: Tensor) -> bool:
     return not one.is_meta and one.dtype == other.dtype and torch.equal(one, other)
 
 
-@dataclass(frozen=True)
-class Outline:
-    """What a delta is made from when its values come from elsewhere: a file."""
-
-    recipe: Recipe
-    out_features: int
-    in_features: int
-    device: torch.device
-    shared: SharedMatrices | None = None
-    settings: Mapping[str, Any] | None = None
-    """As `LowRankDelta.settings` gives them."""
-
-
 class LowRankDelta(WideModule, ABC):
     """ΔW = s·B·A of one weight, however A and B come about."""
 
@@ -130,12 +146,18 @@ class LowRankDelta(WideModule, ABC):
         self.recipe = recipe
 
     @classmethod
-    def blank(cls, outline: Outline) -> "LowRankDelta":
+    def blank(cls, spot: Spot) -> "LowRankDelta":
         """One whose own tensors are still to be filled."""
         make: Callable[..., LowRankDelta] = cls
-        return make(
-            outline.recipe, outline.out_features, outline.in_features, outline.device, **(outline.settings or {})
-        )
+        return make(spot.recipe, spot.out_features, spot.in_features, spot.device, **spot.settings)
+
+    def zeroed(self, device: torch.device) -> Self:
+        """This delta with its own tensors on a device, zero; what it shares stays as it is."""
+        self.to_empty(device=device, recurse=False)
+        with torch.no_grad():
+            for _, tensor in self.stored():
+                tensor.zero_()
+        return self
 
     @abstractmethod
     def pair(self) -> Pair:
@@ -156,10 +178,9 @@ class LowRankDelta(WideModule, ABC):
         """A plain pair with the very same ΔW, at this recipe's scale."""
         A, scaled_B = self.settled()
         scale, rank = self.recipe.scale, A.shape[-2]
-        if self.recipe.scale == 0:
+        if scale == 0:
             return Factors.of(A, scaled_B, rank, like=self)
-        alpha = self.recipe.alpha * ((rank / self.recipe.rank) ** (0.5 if self.recipe.rank_stabilized else 1.0))
-        return Factors.holding(replace(self.recipe, rank=rank, alpha=alpha), A, scaled_B / scale, self.starts_at_A)
+        return Factors.holding(self.recipe.at_rank(rank), A, scaled_B / scale, self.starts_at_A)
 
     def stored(self) -> Iterator[tuple[str, Tensor]]:
         """(name, tensor) of what belongs to this delta alone, trained or frozen; shared matrices are not in it."""
@@ -233,6 +254,12 @@ class Factors(LowRankDelta):
     def silent_at_first_step(self) -> set[str]:
         """The factor whose first gradient is exactly zero because the other one starts at zero."""
         return {"lora_B" if self.starts_at_A else "lora_A"}
+
+
+def plain_pair(spot: Spot) -> Factors:
+    """A fresh A and B for one matrix."""
+    R = spot.recipe.rank
+    return Factors(spot.recipe, (R, spot.in_features), (spot.out_features, R), spot.device)
 
 
 def check_rank(recipe: Recipe, path: str, rows: int, columns: int) -> None:

@@ -24,6 +24,7 @@ from loralab.nn.dropout import dropout
 class LinearUpdate(Update):
     """ΔW [O, I] = Σ over parts of s·B·A, each in that part's output rows."""
 
+    kind = "linear"
     runs_beside = True
     features = 1
 
@@ -117,6 +118,7 @@ class EmbeddingUpdate(Update):
     There is no dropout on this path, as in loralib: its input is an index.
     """
 
+    kind = "embedding"
     runs_beside = True
     features = 0
 
@@ -169,6 +171,7 @@ class ConvUpdate(Update):
     trains it, runs too; its B·A is denser than the weight and cannot be merged.
     """
 
+    kind = "conv"
     runs_beside = True
 
     def is_dense(self, base: nn.Module) -> bool:

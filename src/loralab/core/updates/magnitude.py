@@ -81,6 +81,9 @@ class Magnitude(Update, ABC):
         """m of every output, also of those whose lengths do not train: the base's own."""
         return self.magnitude
 
+    def settings(self) -> dict[str, Any]:
+        return {"through_norm": True} if self.through_norm else {}
+
     def set_lengths(self, values: Tensor) -> None:
         """Take m from values for every output of the module, in float64 where they come in float64."""
         with torch.no_grad():

@@ -11,14 +11,17 @@ import torch
 from torch import Tensor, nn
 
 from loralab.core.math import delta
+from loralab.core.rows.sequences import join, select
 from loralab.core.updates.factors import Factors
-from loralab.core.updates.update import Update, join, select, tensor_of, wide
+from loralab.core.updates.update import Update, tensor_of, wide
 
 ATTENTION_PARTS = ("q", "k", "v", "out")
 
 
 class ParameterUpdate(Update):
     """ΔP of raw parameters by name: [O, I], or one matrix per expert, [E, O, I] ([E, I, O] if transposed)."""
+
+    kind = "parameters"
 
     def __init__(self, parts: Mapping[str, Factors], stored_transposed: bool = False) -> None:
         super().__init__(parts)
@@ -35,6 +38,8 @@ class ParameterUpdate(Update):
 
 class AttentionUpdate(Update):
     """ΔW of q, k, v (rows of `in_proj_weight`, or three weights where their widths differ) and of the output."""
+
+    kind = "attention"
 
     def deltas(self, base: nn.Module) -> dict[str, Tensor]:
         found = {}

@@ -26,6 +26,7 @@ TOKEN_ROWS = "token_rows"
 class TokenUpdate(Update):
     """R [T, H] in the place of the rows `indices` of a weight [V, H]: of an embedding, or of a dense layer over it."""
 
+    kind = "token rows"
     adds_up = False
 
     def __init__(self, indices: Sequence[int], width: int, device: torch.device, follows: str = "") -> None:
@@ -35,6 +36,9 @@ class TokenUpdate(Update):
         self.follows = follows
         """The path of the module whose R this one computes with; empty where R is its own."""
         self.register_buffer("chosen_T", torch.tensor(self.indices, device=device), persistent=False)
+
+    def settings(self) -> dict[str, Any]:
+        return settings_of_rows(self.indices, self.follows)
 
     # -- R ----------------------------------------------------------------------------------------------------
 
@@ -52,9 +56,12 @@ class TokenUpdate(Update):
         """Let R be the rows that the base has."""
         return self.take(tensor_of(base, WHOLE).detach()[self._chosen()])
 
-    def follow(self, leader: "TokenUpdate") -> None:
-        """From now on compute with the R of another module's update."""
-        self._hold(leader.rows_TH)
+    def link(self, others: Mapping[str, Update]) -> None:
+        """From now on compute with the R of the module's update that this one follows."""
+        if self.follows:
+            leader = others[self.follows]
+            assert isinstance(leader, TokenUpdate)
+            self._hold(leader.rows_TH)
 
     def _hold(self, rows_TH: nn.Parameter) -> None:
         self.added.register_parameter(TOKEN_ROWS, rows_TH)
@@ -120,6 +127,11 @@ class TokenUpdate(Update):
         return h.index_add(-1, self._chosen(), added.to(h.dtype))
 
 
+def settings_of_rows(indices: Sequence[int], follows: str) -> dict[str, Any]:
+    """The chosen rows, and the path of the module whose rows they share or nothing, as plain JSON."""
+    return {"indices": list(indices)} | ({"follows": follows} if follows else {})
+
+
 def is_plain_lookup(base: nn.Module) -> bool:
     """Whether this embedding gives the rows of its ids and nothing else, times `embed_scale` where it has one."""
     plain = isinstance(base, nn.Embedding) and not base.scale_grad_by_freq
@@ -129,12 +141,3 @@ def is_plain_lookup(base: nn.Module) -> bool:
 def is_plain_head(base: nn.Module) -> bool:
     """Whether this dense layer is x·Wᵀ + bias and nothing else."""
     return isinstance(base, nn.Linear) and type(base).forward is nn.Linear.forward
-
-
-def link_tokens(updates: Mapping[str, Update]) -> None:
-    """Let those that follow another module's rows compute with these."""
-    for update in updates.values():
-        if isinstance(update, TokenUpdate) and update.follows:
-            leader = updates[update.follows]
-            assert isinstance(leader, TokenUpdate)
-            update.follow(leader)

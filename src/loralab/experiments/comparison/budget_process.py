@@ -10,18 +10,18 @@ import sys
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 
+from loralab.experiments.comparison.cells import Setting
 from loralab.experiments.comparison.config import CompareConfig
-from loralab.experiments.comparison.setting import Setting
 
 
 def settings_of_equal_budget(config: CompareConfig, settings: list[Setting]) -> list[Setting]:
-    """What `budget_sizes.matched_settings` gives, from another process; its errors are raised here."""
+    """What `budget.matched_settings` gives, from another process; its errors are raised here."""
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
         return pool.submit(_count, config, settings).result()
 
 
 def _count(config: CompareConfig, settings: list[Setting]) -> list[Setting]:
     with contextlib.redirect_stdout(sys.stderr):  # stdout holds the answer alone
-        counting = importlib.import_module("loralab.experiments.comparison.budget_sizes")
+        counting = importlib.import_module("loralab.experiments.comparison.budget")
         matched: list[Setting] = counting.matched_settings(config, settings)
         return matched

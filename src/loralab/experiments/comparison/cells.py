@@ -1,17 +1,80 @@
-"""The cells of a comparison: one training each, with a name, as files say it."""
+"""The settings of a comparison, and its cells: a training each, one for every setting and seed.
+
+A setting is a method with the sizes it is given. All its seeds make one row of the table.
+"""
 
 import json
 import re
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
-from loralab.experiments.comparison.config import CompareConfig
-from loralab.experiments.comparison.setting import Setting
+from loralab.experiments.comparison.config import CompareConfig, sized_by
+from loralab.methods.table import rows_of
 from loralab.training.config import TrainConfig
 
 _UNFIT = re.compile(r"[^A-Za-z0-9_.+]+")
 _LONGEST_NAME = 100
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setting:
+    """A method and what it has of the axes; None where the method has no such thing."""
+
+    method: str
+    rank: int | None = None
+    targets: str | None = None
+    """Of lora, as `--targets` takes them; None is also the family's q and v."""
+    size: int | None = None
+    """The bottleneck's width."""
+    prefix: int | None = None
+    """Trained positions before the prompt."""
+    infix: int | None = None
+    """And after it."""
+    train_examples: int | None = None
+    """The first so many; None is all."""
+
+    @property
+    def has_size(self) -> bool:
+        """Whether a budget can choose how large it is."""
+        return any(row.sized_by for row in rows_of(self.method))
+
+    def described(self) -> str:
+        """What it has, for people: `r=4, q,v`. The method and the number of examples are not in it."""
+        parts = [
+            f"r={self.rank}" if self.rank is not None else "",
+            self.targets or "",
+            f"size {self.size}" if self.size is not None else "",
+            f"{self.prefix}+{self.infix} positions" if self.prefix is not None else "",
+        ]
+        return ", ".join(part for part in parts if part)
+
+    def training_changes(self) -> dict[str, Any]:
+        """The fields of a training's configuration that it decides."""
+        sizes = {name: getattr(self, name) for name in ("rank", "size", "prefix", "infix")}
+        changes = {name: value for name, value in sizes.items() if value is not None}
+        own_targets = {} if sized_by(self.method, "rank") else {"exclude": None}
+        return {"method": self.method, "targets": self.targets, "limit": self.train_examples, **own_targets, **changes}
+
+
+def settings_of(config: CompareConfig) -> list[Setting]:
+    """Every setting, method by method; within one, the number of examples changes last but before the seeds."""
+    return [setting for method in config.methods for setting in _of_method(config, method)]
+
+
+def _of_method(config: CompareConfig, method: str) -> list[Setting]:
+    axes: list[list[dict[str, Any]]] = []
+    if sized_by(method, "rank"):
+        axes.append([{"targets": each} for each in config.targets_to_try])
+        axes.append([{"rank": each} for each in config.ranks or (config.rank,)])
+    if sized_by(method, "size"):
+        axes.append([{"size": each} for each in config.sizes or (config.size,)])
+    if sized_by(method, "positions"):
+        axes.append([{"prefix": before, "infix": after} for before, after in config.prefixes_to_try])
+    axes.append([{"train_examples": each} for each in config.train_sizes or (config.limit,)])
+    empty = Setting(method=method)
+    return [replace(empty, **{k: v for part in parts for k, v in part.items()}) for parts in product(*axes)]
 
 
 @dataclass(frozen=True)

@@ -1,19 +1,107 @@
-"""The paper's claims about what LoRA reaches, judged by the rows of a comparison. Pure functions: no files, no runs.
+"""The paper's claims about what LoRA reaches and what it costs, judged by the rows of a comparison.
 
-Means over the seeds are compared. What a comparison cannot tell is not judged.
+Means over the seeds are compared. What a comparison cannot tell is not judged. Pure functions: no files, no runs.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
-from loralab.experiments.comparison.claim import NOT_TESTED, Claim
-from loralab.experiments.comparison.comparable import Comparable, comparable
-from loralab.experiments.comparison.cost_claims import cost_claims
-from loralab.experiments.comparison.rows import Row
+from loralab.experiments.comparison.rows import Row, Spread, main_metric
+from loralab.metrics.table import higher_is_better
+
+NOT_TESTED = "not tested in this comparison: "
+
+
+@dataclass(frozen=True, kw_only=True)
+class Claim:
+    """One claim of the paper, judged."""
+
+    name: str
+    claim: str
+    held: bool | None
+    """None: not tested in this comparison; `found` says why."""
+    found: str
+    """What was measured, with its figures."""
+    paper: str
+    """The paper's own figures."""
+
+    @property
+    def verdict(self) -> str:
+        """For people."""
+        return {True: "held", False: "did not hold", None: "not tested"}[self.held]
+
+
+@dataclass(frozen=True)
+class Comparable:
+    """Rows with results in one metric, all trained on the same number of examples."""
+
+    rows: tuple[Row, ...]
+    metric: str | None
+    """None where nothing was measured."""
+
+    @property
+    def lora(self) -> list[Row]:
+        """LoRA alone, without a combination."""
+        return [row for row in self.rows if row.method == "lora"]
+
+    @property
+    def full(self) -> Row | None:
+        """Full fine-tuning."""
+        return next((row for row in self.rows if row.method == "full"), None)
+
+    def of(self, row: Row) -> Spread:
+        """The metric of this row; there must be one."""
+        return row.metrics[str(self.metric)]
+
+    def gain(self, row: Row, other: Row) -> float:
+        """By how much the mean of `row` is better than that of `other`, in the metric's units."""
+        difference = self.of(row).mean - self.of(other).mean
+        return difference if higher_is_better(str(self.metric)) else -difference
+
+    def best(self, rows: Sequence[Row]) -> Row:
+        """The row with the best mean."""
+        sign = 1 if higher_is_better(str(self.metric)) else -1
+        return max(rows, key=lambda row: sign * self.of(row).mean)
+
+    def said(self, row: Row) -> str:
+        """The row and its figure: `lora r=4, q,v 77.9 ± 0.4 (3 seeds)`."""
+        value = self.of(row)
+        spread = f" ± {value.sd:.3g} ({value.n} seeds)" if value.n > 1 else " (1 seed)"
+        return f"{row.label} {value.mean:.4g}{spread}"
+
+    def beside(self, row: Row, other: Row) -> str:
+        """Both with their figures, and by how much `row` is better."""
+        gain = self.gain(row, other)
+        how = f"better by {gain:.3g}" if gain > 0 else f"worse by {-gain:.3g}" if gain < 0 else "the same"
+        return f"{self.metric} of {self.said(row)}, of {self.said(other)}: {how}"
+
+    def within_noise(self, row: Row, other: Row) -> str:
+        """A remark where the means differ by no more than the larger of the two standard deviations, else nothing."""
+        noise = max(self.of(row).sd, self.of(other).sd)
+        return ", within one sd" if 0 < abs(self.gain(row, other)) <= noise else ""
+
+
+def comparable(rows: Sequence[Row], asked: str | None = None) -> Comparable:
+    """The rows with results that were trained on the most examples, judged by `asked` or else the usual metric."""
+    metric = main_metric(rows, asked)
+    usable = [row for row in rows if row.seeds and (metric is None or metric in row.metrics)]
+    most = max((_examples(row) for row in usable), default=0.0)
+    return Comparable(tuple(row for row in usable if _examples(row) == most), metric)
+
+
+def _examples(row: Row) -> float:
+    return float("inf") if row.train_examples is None else row.train_examples
+
 
 ONE_PERCENT = 0.01
 EQUAL_BUDGET = 0.25
 """Trainable parameters that differ by at most this share count as the same budget: where keys and values are narrower
 than queries, no whole rank makes q alone exactly as large as q and v."""
+
+MEMORY_RATIO = 3.0
+"""Full fine-tuning's memory ÷ LoRA's (paper §4.2: 3×, 1.2 TB → 350 GB)."""
+SPEED_RATIO = 43.1 / 32.5
+"""LoRA's tokens a second ÷ full fine-tuning's (paper §4.2, per V100); in time a token 24.6% less, the paper's 25%."""
 
 _ALIASES = {
     "q": ("q", "q_proj", "query", "query_proj", "q_lin"),
@@ -125,3 +213,68 @@ def _letters(row: Row) -> set[str]:
 def _same_budget(row: Row, other: Row) -> bool:
     one, two = _parameters(row), _parameters(other)
     return abs(one - two) <= EQUAL_BUDGET * max(one, two)
+
+
+# -- what it costs ---------------------------------------------------------------------------------------------
+
+
+def cost_claims(these: Comparable) -> list[Claim]:
+    """Memory and speed of the smallest LoRA beside full fine-tuning."""
+    return [
+        Claim(
+            name="memory",
+            claim="LoRA needs a third of the memory of full fine-tuning",
+            held=_held(these, lambda lora, full: _memory(full) >= MEMORY_RATIO * _memory(lora)),
+            found=_found(these, _memory_found),
+            paper="GPT-3 175B: 1.2 TB → 350 GB, LoRA/full 0.29 (§4.2)",
+        ),
+        Claim(
+            name="speed",
+            claim="LoRA trains 25% faster than full fine-tuning",
+            held=_held(these, lambda lora, full: _speed(lora) >= SPEED_RATIO * _speed(full)),
+            found=_found(these, _speed_found),
+            paper="GPT-3 175B: 32.5 → 43.1 tokens/s per V100, LoRA/full 1.33, 24.6% less time (§4.2)",
+        ),
+    ]
+
+
+def _pair(these: Comparable) -> tuple[Row, Row] | None:
+    """LoRA with the fewest parameters, and full fine-tuning."""
+    if these.full is None or not these.lora:
+        return None
+    return min(these.lora, key=lambda row: row.trainable_params or 0), these.full
+
+
+def _held(these: Comparable, holds: Callable[[Row, Row], bool]) -> bool | None:
+    pair = _pair(these)
+    return None if pair is None else holds(*pair)
+
+
+def _found(these: Comparable, say: Callable[[Row, Row], str]) -> str:
+    pair = _pair(these)
+    return f"{NOT_TESTED}it needs results of full and lora" if pair is None else say(*pair)
+
+
+def _memory(row: Row) -> float:
+    return float(row.peak_memory_bytes or 0)
+
+
+def _speed(row: Row) -> float:
+    return row.tokens_per_second or 0.0
+
+
+def _memory_found(lora: Row, full: Row) -> str:
+    ratio = _memory(lora) / _memory(full)
+    return (
+        f"{lora.label} peaks at {_memory(lora) / 1e6:,.0f} MB, full at {_memory(full) / 1e6:,.0f} MB: LoRA/full "
+        f"{ratio:.2f}, {1 / ratio:.2f}× less (on a CPU the whole process, its libraries included)"
+    )
+
+
+def _speed_found(lora: Row, full: Row) -> str:
+    ratio = _speed(lora) / _speed(full)
+    less = f"{1 - 1 / ratio:.1%} less time" if ratio >= 1 else f"{1 / ratio - 1:.1%} more time"
+    return (
+        f"{lora.label} trains {_speed(lora):,.0f} tokens/s, full {_speed(full):,.0f}: LoRA/full {ratio:.2f}, "
+        f"{less} a token"
+    )

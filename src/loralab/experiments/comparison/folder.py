@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from loralab.errors import OutputError, SpecError
+from loralab.experiments.comparison.cells import Setting
 from loralab.experiments.comparison.config import FREE_TO_CHANGE, CompareConfig
-from loralab.experiments.comparison.setting import Setting
 from loralab.files.whole import write_json
 
 _FORMAT = 1

@@ -1,25 +1,27 @@
 """The pictures of a comparison: its metric over trained parameters, over ranks, and over training examples."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from math import log10
 from pathlib import Path
 from typing import Any
 
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
-
-from loralab.experiments.comparison.comparable import comparable
+from loralab.experiments.comparison.claims import comparable
 from loralab.experiments.comparison.rows import Row, main_metric
-from loralab.files.whole import whole_file
+from loralab.extras import lazy
+from loralab.pictures.picture import COLOURS, picture, style
 
-COLOURS = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377", "#bbbbbb", "#222255", "#994f00")
+ticker = lazy("matplotlib.ticker", "plots")
+
 MARKERS = "os^DvP*X<>"
 UNITS = {"loss": "nats per target", "perplexity": "e to the loss", "nist": "", "cider": ""}
 """Of the metrics that are not on a scale of 0 to 100."""
 
 At = Callable[[Row], float | None]
 """Where a row stands on the horizontal axis."""
+
+Series = Callable[[Row], str]
+"""What a row belongs to: the rows of one name share a colour and a marker."""
 
 
 def draw_comparison(rows: Sequence[Row], asked: str | None, folder: Path, title: str) -> list[Path]:
@@ -39,20 +41,18 @@ def draw_comparison(rows: Sequence[Row], asked: str | None, folder: Path, title:
 
 def _parameters(rows: Sequence[Row], metric: str, path: Path, title: str) -> Path:
     """As the paper's Figure 2: a series per method."""
-    figure, axes = _axes(metric, title, "log10 of trained parameters (head apart)")
-    _draw(axes, rows, metric, lambda row: row.method, lambda row: log10(row.trainable_params or 1), line=False)
-    return _write(figure, axes, path)
+    with _axes(path, title, metric, "log10 of trained parameters (head apart)") as axes:
+        _draw(axes, rows, metric, lambda row: row.method, lambda row: log10(row.trainable_params or 1), line=False)
+    return path
 
 
 def _ranks(rows: Sequence[Row], metric: str, path: Path, title: str) -> Path:
     """As Table 6: a series per set of targets."""
-    figure, axes = _axes(metric, title, "rank r (log2 scale)")
-    _draw(axes, rows, metric, lambda row: row.targets or "q,v of the family", lambda row: row.rank)
-    ranks = sorted({row.rank for row in rows if row.rank is not None})
-    axes.set_xscale("log", base=2)
-    axes.set_xticks(ranks, [str(rank) for rank in ranks])
-    axes.minorticks_off()
-    return _write(figure, axes, path)
+    with _axes(path, title, metric, "rank r (log2 scale)") as axes:
+        _draw(axes, rows, metric, lambda row: row.targets or "q,v of the family", lambda row: row.rank)
+        axes.set_xscale("log", base=2)
+        _ticks(axes, {row.rank for row in rows if row.rank is not None})
+    return path
 
 
 def _with_several_ranks(rows: Sequence[Row]) -> list[Row]:
@@ -63,29 +63,33 @@ def _with_several_ranks(rows: Sequence[Row]) -> list[Row]:
 
 def _examples(rows: Sequence[Row], metric: str, path: Path, title: str) -> Path:
     """As Table 16: a series per setting, over the number of training examples."""
-    figure, axes = _axes(metric, title, "training examples")
-    _draw(axes, rows, metric, lambda row: row.series, lambda row: row.train_examples)
-    sizes = sorted({row.train_examples for row in rows if row.train_examples is not None})
-    axes.set_xscale("log")
-    axes.set_xticks(sizes, [f"{size:,}" for size in sizes])
-    axes.minorticks_off()
-    return _write(figure, axes, path)
+    with _axes(path, title, metric, "training examples") as axes:
+        _draw(axes, rows, metric, lambda row: row.series, lambda row: row.train_examples)
+        axes.set_xscale("log")
+        _ticks(axes, {row.train_examples for row in rows if row.train_examples is not None})
+    return path
 
 
-def _axes(metric: str, title: str, across: str) -> tuple[Figure, Any]:
-    figure = Figure(figsize=(8, 5), dpi=120, layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.subplots()
+@contextmanager
+def _axes(path: Path, title: str, metric: str, across: str) -> Iterator[Any]:
+    """The one panel of a picture, to draw series into."""
     unit = UNITS.get(metric, "of 100")
     measured = f"held-out {metric} ({unit})" if unit else f"held-out {metric}"
-    axes.set(title=title, xlabel=across, ylabel=f"{measured}, mean ± sd over seeds")
-    axes.yaxis.set_major_locator(MaxNLocator(nbins=7))
-    return figure, axes
+    with picture(path, title, 8, 5) as figure:
+        axes = figure.subplots()
+        style(axes, across=across, up=f"{measured}, mean ± sd over seeds")
+        yield axes
+        axes.yaxis.set_major_locator(ticker.MaxNLocator(nbins=7))
+        axes.legend(frameon=False, fontsize=9, loc="center left", bbox_to_anchor=(1.0, 0.5))
 
 
-def _draw(
-    axes: Any, rows: Sequence[Row], metric: str, series: Callable[[Row], str], at: At, *, line: bool = True
-) -> None:
+def _ticks(axes: Any, sizes: set[int]) -> None:
+    """A tick at each of these sizes and none between."""
+    axes.set_xticks(sorted(sizes), [f"{size:,}" for size in sorted(sizes)])
+    axes.minorticks_off()
+
+
+def _draw(axes: Any, rows: Sequence[Row], metric: str, series: Series, at: At, *, line: bool = True) -> None:
     """Every series in a colour and marker of its own: means, with the standard deviation over seeds as bars."""
     groups: dict[str, list[tuple[float, Row]]] = {}
     for row in rows:
@@ -107,12 +111,3 @@ def _draw(
 def _is_curve(points: list[tuple[float, Row]]) -> bool:
     """Whether a line through the points means something: they differ in size alone."""
     return len({row.targets for _, row in points}) == 1
-
-
-def _write(figure: Figure, axes: Any, path: Path) -> Path:
-    axes.legend(frameon=False, title=None, loc="center left", bbox_to_anchor=(1.0, 0.5))
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(alpha=0.25)
-    with whole_file(path) as temporary:
-        figure.savefig(temporary, format="png")
-    return path

@@ -8,9 +8,8 @@ from rich.live import Live
 from rich.table import Table
 
 from loralab.experiments.comparison.cells import Cell
-from loralab.experiments.comparison.figures import readable_time, spread_text
 from loralab.experiments.comparison.process import Outcome
-from loralab.experiments.comparison.rows import Row, main_metric, rows_of
+from loralab.experiments.comparison.rows import Row, main_metric, readable_time, rows_of, spread_text
 
 ROWS_BESIDE = 6
 """Lines of the terminal that the table's own frame and what was there before need."""

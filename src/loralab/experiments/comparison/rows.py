@@ -1,12 +1,13 @@
-"""From what came of the cells to the rows of the table: a setting each, over its seeds. Knows nothing of files."""
+"""From what came of the cells to the rows of the table: a setting each, over its seeds; and how figures are
+written for people."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean, median, stdev
 from typing import Any
 
+from loralab.experiments.comparison.cells import Setting
 from loralab.experiments.comparison.process import Outcome
-from loralab.experiments.comparison.setting import Setting
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,7 @@ class Row:
     seconds: float | None = None
     """In training steps, median over the seeds."""
     processor_seconds: float | None = None
-    """The same of all threads together; None where a cell was trained before it was recorded."""
+    """Summed over threads; None where a cell was trained before it was recorded."""
     seeds: tuple[int, ...] = ()
     """Those that ended well."""
     failed: tuple[Failure, ...] = ()
@@ -81,7 +82,7 @@ class Row:
 
     @property
     def series(self) -> str:
-        """The same without the examples."""
+        """The label without the examples."""
         return f"{self.method} {self.setting.described()}".strip()
 
     @property
@@ -149,3 +150,22 @@ def main_metric(rows: Sequence[Row], asked: str | None = None) -> str | None:
     if asked in names:
         return asked
     return next((name for name in names if name not in ("loss", "perplexity")), "loss" if "loss" in names else None)
+
+
+def spread_text(spread: Spread) -> str:
+    """Mean ± standard deviation, two digits behind the point, three below 10; a single seed has no ±."""
+    digits = 3 if abs(spread.mean) < 10 else 2
+    return f"{spread.mean:.{digits}f}" + (f" ± {spread.sd:.{digits}f}" if spread.n > 1 else "")
+
+
+def readable_time(seconds: float) -> str:
+    """`34 s`, `12 min`, `3 h 05 min`."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def count_text(value: float | None, unit: str = "") -> str:
+    """Thousands separated; `-` for what is not there."""
+    return "-" if value is None else f"{value:,.0f}{unit}"

@@ -2,10 +2,9 @@
 
 from collections.abc import Sequence
 
-from loralab.experiments.comparison.claim import NOT_TESTED, Claim
+from loralab.experiments.comparison.claims import NOT_TESTED, Claim
 from loralab.experiments.comparison.config import CompareConfig
-from loralab.experiments.comparison.figures import count_text, spread_text
-from loralab.experiments.comparison.rows import Row
+from loralab.experiments.comparison.rows import Row, count_text, spread_text
 
 
 def markdown(config: CompareConfig, rows: Sequence[Row], claims: Sequence[Claim]) -> str:
@@ -68,8 +67,8 @@ def _failures(rows: Sequence[Row]) -> list[str]:
 
 
 def _claim(claim: Claim) -> str:
-    found = _one_line(claim.found.removeprefix(NOT_TESTED))
-    return f"- **{claim.claim}: {claim.verdict}.** {found[0].upper()}{found[1:]}. Paper: {claim.paper}."
+    measured = _one_line(claim.found.removeprefix(NOT_TESTED))
+    return f"- **{claim.claim}: {claim.verdict}.** {measured[0].upper()}{measured[1:]}. Paper: {claim.paper}."
 
 
 def _line(columns: Sequence[str]) -> str:

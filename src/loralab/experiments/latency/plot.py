@@ -2,13 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
-
-import matplotlib
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.colors import Colormap, Normalize
-from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
+from typing import TYPE_CHECKING, Any
 
 from loralab.experiments.latency.contenders import (
     BASE_AGAIN,
@@ -18,8 +12,15 @@ from loralab.experiments.latency.contenders import (
     LORA_LIVE,
     LORA_MERGED,
 )
-from loralab.experiments.latency.rows import Row
-from loralab.files.whole import whole_file
+from loralab.experiments.latency.rows import Timing
+from loralab.extras import lazy
+from loralab.pictures.picture import INK, colour_bar, picture, style
+
+if TYPE_CHECKING:
+    from matplotlib.colors import Colormap, Normalize
+
+matplotlib = lazy("matplotlib", "plots")
+colors, patches = lazy("matplotlib.colors", "plots"), lazy("matplotlib.patches", "plots")
 
 PANELS = (
     ("Adapter-H", "bottleneck", {BASE_AGAIN: "base, 0", HOULSBY: "{size}"}),
@@ -29,49 +30,38 @@ PANELS = (
 """Title, label of the vertical axis, and its lines from below, by contender. Size 0 is the base, timed again."""
 PAPER_SCALE = 35.0
 """Per cent at the end of Figure 5's colours; ours end there or higher."""
-CELL, BACKGROUND, INK = 0.5, "#eeeeee", "#222222"
-"""Inches of a cell's height; the colour of settings that were not measured; the colour of text."""
+CELL, BACKGROUND = 0.5, "#eeeeee"
+"""Inches of a cell's height; the colour of settings that were not measured."""
 
 Line = tuple[str, int]
 """A contender and its size."""
 
 
-def draw_slow_down(rows: Sequence[Row], path: Path, title: str) -> None:
+def draw_slow_down(rows: Sequence[Timing], path: Path, title: str) -> None:
     """Draw slow-down in per cent over batches, one panel for each method and sequence length, and write it whole."""
     sequences = sorted({row.sequence for row in rows})
     batches = sorted({row.batch for row in rows})
     lines = [_lines(rows, labels) for _, _, labels in PANELS]
-    figure = _figure(len(batches), [len(each) for each in lines], len(sequences))
-    grid = figure.subplots(
-        len(PANELS),
-        len(sequences),
-        squeeze=False,
-        sharex=True,
-        sharey="row",
-        height_ratios=[len(each) for each in lines],
-    )
-    colours, scale = matplotlib.colormaps["YlOrRd"], Normalize(0, max(PAPER_SCALE, *(_slow_down(row) for row in rows)))
-    for panels, these, (name, unit, labels) in zip(grid, lines, PANELS, strict=True):
-        for axes, sequence in zip(panels, sequences, strict=True):
-            here = [row for row in rows if row.sequence == sequence]
-            _draw(axes, here, batches, these, colours, scale)
-        _label_lines(panels[0], f"{name}\n{unit}".strip(), these, labels)
-    _label_columns(grid, sequences, batches)
-    _add_bar(figure, grid, colours, scale)
-    figure.align_ylabels(grid[:, 0])
-    figure.suptitle(title, fontsize=11, color=INK)
-    with whole_file(path) as temporary:
-        figure.savefig(temporary, format="png")
+    heights = [len(each) for each in lines]
+    width = max(7.0, 2.6 + len(sequences) * max(2.0, 0.75 * len(batches)))
+    highest = max(PAPER_SCALE, *(_slow_down(row) for row in rows))
+    colours, scale = matplotlib.colormaps["YlOrRd"], colors.Normalize(0, highest)
+    with picture(path, title, width, 1.9 + CELL * sum(heights)) as figure:
+        grid = figure.subplots(
+            len(PANELS), len(sequences), squeeze=False, sharex=True, sharey="row", height_ratios=heights
+        )
+        for panels, these, (name, unit, labels) in zip(grid, lines, PANELS, strict=True):
+            for axes, sequence in zip(panels, sequences, strict=True):
+                here = [row for row in rows if row.sequence == sequence]
+                _draw(axes, here, batches, these, colours, scale)
+            _label_lines(panels[0], f"{name}\n{unit}".strip(), these, labels)
+        _label_columns(grid, sequences, batches)
+        mappable = matplotlib.cm.ScalarMappable(scale, colours)
+        colour_bar(figure, mappable, grid, "slow-down, % of the base's time", shrink=0.8, aspect=30)
+        figure.align_ylabels(grid[:, 0])
 
 
-def _figure(batches: int, lines: Sequence[int], sequences: int) -> Figure:
-    width, height = 2.6 + sequences * max(2.0, 0.75 * batches), 1.9 + CELL * sum(lines)
-    figure = Figure(figsize=(max(6.5, width), height), dpi=140, layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure
-
-
-def _lines(rows: Sequence[Row], labels: dict[str, str]) -> list[Line]:
+def _lines(rows: Sequence[Timing], labels: dict[str, str]) -> list[Line]:
     """The lines of a panel from below: by contender, then by size."""
     return sorted({(row.contender, row.size) for row in rows if row.contender in labels}, key=_place(labels))
 
@@ -82,17 +72,21 @@ def _place(labels: dict[str, str]) -> Any:
 
 
 def _draw(
-    axes: Any, rows: Sequence[Row], batches: Sequence[int], lines: Sequence[Line], colours: Colormap, scale: Normalize
+    axes: Any,
+    rows: Sequence[Timing],
+    batches: Sequence[int],
+    lines: Sequence[Line],
+    colours: "Colormap",
+    scale: "Normalize",
 ) -> None:
     """A cell for each measured row, with its number."""
     axes.set(xlim=(0, len(batches)), ylim=(0, len(lines)), facecolor=BACKGROUND)
     for row in (row for row in rows if (row.contender, row.size) in lines):
         x, y = batches.index(row.batch), lines.index((row.contender, row.size))
         colour = colours(scale(_slow_down(row)))
-        axes.add_patch(Rectangle((x, y), 1, 1, facecolor=colour, edgecolor="white", linewidth=1.5))
+        axes.add_patch(patches.Rectangle((x, y), 1, 1, facecolor=colour, edgecolor="white", linewidth=1.5))
         axes.text(x + 0.5, y + 0.5, _number(row), ha="center", va="center", fontsize=9, color=_ink_on(colour))
-    axes.tick_params(length=0, labelsize=9, colors=INK)
-    axes.spines[:].set_visible(False)
+    style(axes, grid=None, frame=())
 
 
 def _label_lines(axes: Any, name: str, lines: Sequence[Line], labels: dict[str, str]) -> None:
@@ -108,19 +102,11 @@ def _label_columns(grid: Any, sequences: Sequence[int], batches: Sequence[int]) 
         grid[-1][column].set_xticks([number + 0.5 for number in range(len(batches))], list(map(str, batches)))
 
 
-def _add_bar(figure: Figure, grid: Any, colours: Colormap, scale: Normalize) -> None:
-    mappable = matplotlib.cm.ScalarMappable(scale, colours)
-    bar = figure.colorbar(mappable, ax=grid, shrink=0.8, aspect=30, pad=0.02)
-    bar.set_label("slow-down, % of the base's time", fontsize=10, color=INK)
-    bar.outline.set_visible(False)
-    bar.ax.tick_params(length=0, labelsize=9, colors=INK)
-
-
-def _slow_down(row: Row) -> float:
+def _slow_down(row: Timing) -> float:
     return 100 * (row.ratio - 1)
 
 
-def _number(row: Row) -> str:
+def _number(row: Timing) -> str:
     """One digit behind the point; a zero has no sign."""
     text = f"{_slow_down(row):+.1f}"
     return "0.0" if text in ("+0.0", "-0.0") else text.replace("-", "−")

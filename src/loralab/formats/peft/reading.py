@@ -13,9 +13,12 @@ from torch import Tensor, nn
 
 from loralab.core.names import modules_by_path, unwrapped
 from loralab.core.updates.biased import BiasedLinear
+from loralab.core.updates.build import kind_of
+from loralab.core.updates.kinds import Kind
+from loralab.core.updates.tokens import settings_of_rows
 from loralab.core.updates.update import WHOLE, Update, tensor_of
 from loralab.errors import AdapterFileError
-from loralab.files.tensor_checks import refuse_unfit
+from loralab.files.tensors import refuse_unfit
 from loralab.formats.peft.agreement import Plot, refuse_two_stories, some_modules
 from loralab.formats.peft.beside_base import bias_shapes, fill_biases, fold_biases, needs_bias, refuse_tied
 from loralab.formats.peft.config import INVOCATION_TOKENS, PeftConfig
@@ -31,22 +34,19 @@ from loralab.formats.peft.keys import (
     unmatched_names,
     wrap_depths,
 )
-from loralab.formats.peft.layout import BIASES, OUTPUT_TWICE, A, entry_shapes, is_blocked, pack, unpack
-from loralab.formats.peft.tokens import COPY, refuse_beyond, refuse_taken, row_shapes, token_plot
-from loralab.formats.peft.writing import reasons_against_peft
-from loralab.formats.record import (
-    FROM_INVOCATION,
-    INVOCATION,
-    TOKENS,
-    WITH_BIAS,
-    WITH_MAGNITUDE,
-    ModuleRecord,
-    PartRecord,
-    has_tensor,
-    kind_of,
+from loralab.formats.peft.layout import (
+    BIASES,
+    OUTPUT_TWICE,
+    A,
+    entry_shapes,
+    is_blocked,
+    pack,
+    reasons_against_peft,
+    unpack,
 )
+from loralab.formats.peft.tokens import COPY, fill_rows, refuse_beyond, refuse_taken, row_shapes, token_plot
+from loralab.formats.record import ModuleRecord, PartRecord, has_tensor, recorded_rows
 from loralab.formats.sidecar import Sidecar
-from loralab.formats.tokens import fill_rows, recorded_rows, settings_of_rows
 
 PREFIX = "base_model.model."
 WRAPPERS = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
@@ -157,7 +157,7 @@ def _plot_of_sidecar(model: nn.Module, sidecar: Sidecar, config: PeftConfig) -> 
             as_parameter = f"{path}.{WHOLE}" in config.target_parameters
             targets.append(PeftTarget(path, module, WHOLE if as_parameter else None))
     replaced = {path: _stored(record, by_path[path]) for path, record in sidecar.modules.items() if record.replaced}
-    tokens = {path: recorded_rows(record.settings) for path, record in sidecar.modules.items() if record.kind == TOKENS}
+    tokens = {path: recorded_rows(each.settings) for path, each in sidecar.modules.items() if each.kind == "token rows"}
     refuse_beyond({path: indices for path, (indices, _) in tokens.items()}, by_path)
     return Plot(targets, replaced, wrap_depths(targets), tokens)
 
@@ -342,7 +342,7 @@ def _record(reading: Reading, plot: Plot, path: str) -> ModuleRecord:
         return reading.sidecar.modules[path]
     targets = [target for target in plot.targets if target.path == path]
     if path in plot.tokens:
-        return ModuleRecord(TOKENS, settings=settings_of_rows(*plot.tokens[path]))
+        return ModuleRecord("token rows", settings=settings_of_rows(*plot.tokens[path]))
     if not targets:
         return ModuleRecord("replacement")
     if reading.config.invocation:
@@ -351,7 +351,7 @@ def _record(reading: Reading, plot: Plot, path: str) -> ModuleRecord:
         parts = {str(each.parameter): PartRecord(reading.config.recipe(each.name)) for each in targets}
         return ModuleRecord("parameters", parts)
     module, recipe = targets[0].module, reading.config.recipe(path)
-    kind = kind_of(module, {WHOLE: None})
+    kind = kind_of(module)
     if kind == "attention" and not reading.config.magnitude:
         reading.notes.append(
             f"{path}: PEFT trains one A for q, k and v; here each has its own copy of it, and they may part in training"
@@ -362,20 +362,18 @@ def _record(reading: Reading, plot: Plot, path: str) -> ModuleRecord:
     if kind == "conv":
         return _conv_record(reading, plot, targets[0])
     brings_bias = kind == "linear" and reading.config.bias_of_B and needs_bias(module)
-    return ModuleRecord(kind + WITH_BIAS if brings_bias else kind, {WHOLE: PartRecord(recipe)})
+    return ModuleRecord(kind, {WHOLE: PartRecord(recipe)}, biased=brings_bias)
 
 
 def _invoked_record(reading: Reading, target: PeftTarget) -> ModuleRecord:
     """aLoRA, which is of dense layers."""
-    if target.parameter is not None or kind_of(target.module, {WHOLE: None}) != "linear":
+    if target.parameter is not None or kind_of(target.module) != "linear":
         raise AdapterFileError(
             f"{target.name} is no dense layer, and the adapter's config says {INVOCATION_TOKENS}, which is for those "
             "only, in PEFT too; leave it out of target_modules"
         )
-    settings = {INVOCATION: list(reading.config.invocation)}
-    return ModuleRecord(
-        f"linear{FROM_INVOCATION}", {WHOLE: PartRecord(reading.config.recipe(target.path))}, settings=settings
-    )
+    parts = {WHOLE: PartRecord(reading.config.recipe(target.path))}
+    return ModuleRecord("linear", parts, invocation=reading.config.invocation)
 
 
 def _invocations_must_agree(config: PeftConfig, records: Mapping[str, ModuleRecord]) -> None:
@@ -387,7 +385,7 @@ def _invocations_must_agree(config: PeftConfig, records: Mapping[str, ModuleReco
         )
 
 
-def _magnitude_record(reading: Reading, path: str, module: nn.Module, kind: str) -> ModuleRecord:
+def _magnitude_record(reading: Reading, path: str, module: nn.Module, kind: Kind) -> ModuleRecord:
     """DoRA, of the modules that have it here as in PEFT."""
     groups = getattr(module, "groups", 1)
     if kind not in ("linear", "embedding", "conv") or (isinstance(groups, int) and groups > 1):
@@ -395,17 +393,14 @@ def _magnitude_record(reading: Reading, path: str, module: nn.Module, kind: str)
         raise AdapterFileError(
             f"{path} is a {what}, and the adapter's config says use_dora, which is not for those here: {MERGE}"
         )
-    return ModuleRecord(kind + WITH_MAGNITUDE, {WHOLE: PartRecord(reading.config.recipe(path))})
+    return ModuleRecord(kind, {WHOLE: PartRecord(reading.config.recipe(path))}, magnitude=True)
 
 
 def _conv_record(reading: Reading, plot: Plot, target: PeftTarget) -> ModuleRecord:
     """A grouped convolution: one rank-R pair per group if A is made of blocks, PEFT's dense A otherwise."""
     recipe, groups = reading.config.recipe(target.path), int(getattr(target.module, "groups", 1))
-    rank = recipe.rank // groups
-    alpha = recipe.scale * (math.sqrt(rank) if recipe.rank_stabilized else rank)
-    part = PartRecord(type(recipe)(rank, alpha, recipe.dropout, recipe.rank_stabilized))
     dense = groups > 1 and not is_blocked(reading.tensors[plot.stem(target) + A], groups)
-    return ModuleRecord("conv", {WHOLE: part}, dense=dense)
+    return ModuleRecord("conv", {WHOLE: PartRecord(recipe.at_rank(recipe.rank // groups))}, dense=dense)
 
 
 def _scales_must_agree(reading: Reading, plot: Plot, updates: Mapping[str, Update]) -> None:

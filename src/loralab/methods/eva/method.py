@@ -99,7 +99,7 @@ def attach_eva(
         if rank:
             A_RI = found.directions[place.name][:rank]
             own[place.tensor].data.copy_(A_RI / found.values[place.name][:rank, None].sqrt() if whiten else A_RI)
-    adapter.notes += _notes(places, found)
+    adapter.notes.extend(_notes(places, found))
     return adapter
 
 
@@ -165,20 +165,13 @@ def with_ranks(spec: LoRA, model: nn.Module, places: Iterable[Place], ranks: Map
     """`spec` on the places of a rank above 0 alone, named one by one, each in its rank and at the scale that it had."""
     places = list(places)
     kept = {place.name: ranks[place.name] for place in places if ranks[place.name]}
-    alphas = {
-        place.name: spec.recipe(place.name).alpha * _alpha_factor(spec, ranks[place.name] / place.rank)
-        for place in places
-    }
+    alphas = {name: spec.recipe(name).at_rank(rank).alpha for name, rank in kept.items()}
     return replace(
         spec,
         targets=_targets(model, [place for place in places if place.name in kept]),
         rank_pattern=_pattern(kept, spec.rank),
-        alpha_pattern=_pattern({name: alphas[name] for name in kept}, spec.alpha),
+        alpha_pattern=_pattern(alphas, spec.alpha),
     )
-
-
-def _alpha_factor(spec: LoRA, grown: float) -> float:
-    return float(grown**0.5) if spec.rank_stabilized else grown
 
 
 def _pattern(values: Mapping[str, Number], default: Number) -> dict[str, Number]:
