@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from loralab.experiments.latency.contenders import (
     BASE_AGAIN,
@@ -15,9 +15,6 @@ from loralab.experiments.latency.contenders import (
 from loralab.experiments.latency.rows import Row
 from loralab.extras import lazy
 from loralab.pictures.picture import INK, colour_bar, picture, style
-
-if TYPE_CHECKING:
-    from matplotlib.colors import Colormap, Normalize
 
 matplotlib = lazy("matplotlib", "plots")
 colors, patches = lazy("matplotlib.colors", "plots"), lazy("matplotlib.patches", "plots")
@@ -44,10 +41,8 @@ def draw_slow_down(rows: Sequence[Row], path: Path, title: str) -> None:
     lines = [_lines(rows, labels) for _, _, labels in PANELS]
     heights = [len(each) for each in lines]
     width = max(6.5, 2.6 + len(sequences) * max(2.0, 0.75 * len(batches)))
-    colours, scale = (
-        matplotlib.colormaps["YlOrRd"],
-        colors.Normalize(0, max(PAPER_SCALE, *(_slow_down(row) for row in rows))),
-    )
+    highest = max(PAPER_SCALE, *(_slow_down(row) for row in rows))
+    colours, scale = matplotlib.colormaps["YlOrRd"], colors.Normalize(0, highest)
     with picture(path, title, width, 1.9 + CELL * sum(heights)) as figure:
         grid = figure.subplots(
             len(PANELS), len(sequences), squeeze=False, sharex=True, sharey="row", height_ratios=heights
@@ -74,12 +69,7 @@ def _place(labels: dict[str, str]) -> Any:
 
 
 def _draw(
-    axes: Any,
-    rows: Sequence[Row],
-    batches: Sequence[int],
-    lines: Sequence[Line],
-    colours: "Colormap",
-    scale: "Normalize",
+    axes: Any, rows: Sequence[Row], batches: Sequence[int], lines: Sequence[Line], colours: Any, scale: Any
 ) -> None:
     """A cell for each measured row, with its number."""
     axes.set(xlim=(0, len(batches)), ylim=(0, len(lines)), facecolor=BACKGROUND)
