@@ -11,7 +11,7 @@ export HF_HUB_OFFLINE ?= 1
 export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test test-slow package check format bench clean
+.PHONY: demo test test-slow package check format docs bench clean
 .DEFAULT_GOAL := test
 
 demo: $(INSTALLED)
@@ -37,6 +37,11 @@ format: $(INSTALLED)
 	$(BIN)/ruff format
 	$(BIN)/ruff check --fix
 
+# Strict: a broken link, a missing page or an unknown reference is an error. The pages are in build/docs.
+docs: $(INSTALLED)
+	$(BIN)/python docs/generate.py
+	$(BIN)/python -m sphinx -q -n -W --keep-going -j 2 -d build/doctrees docs build/docs
+
 bench: $(INSTALLED)
 	$(BIN)/python -m benchmarks
 
@@ -46,6 +51,6 @@ clean:
 
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet -e '.[dev]'
+	$(BIN)/python -m pip install --quiet -e '.[dev,docs]'
 	$(BIN)/python -m pip install --quiet --no-deps $(EMBEDDED)
 	touch $@

@@ -9,7 +9,7 @@ Measured once, at the end, on the whole validation set. Learning rates are one p
 none but BitFit: of 1e-3, 3e-3 and 1e-2, tried on MRPC, the others do not leave the majority class. Interrupted and
 started again it goes on with the first training that is not finished. Judged by the trainings that were timed on a
 quiet machine, MRPC takes about 100 minutes of one core, RTE 30 and CoLA 60; with `--threads 1` two of these run side
-by side. The tables are in docs/baselines.md.
+by side. The tables are in docs/results/baselines.md.
 """
 
 import argparse

@@ -6,7 +6,7 @@
 Far less training than the paper's: 60 steps of 8 examples, compared by the loss on 256 held-out examples. Learning
 rates are one per method, set beforehand and tuned for none. Interrupted and started again it goes on with the first
 training that is not finished. Judged by the trainings that were timed, E2E takes about 30 minutes on two cores and
-docstrings 40; with `--threads 1` two of these run side by side. The tables are in docs/baselines.md.
+docstrings 40; with `--threads 1` two of these run side by side. The tables are in docs/results/baselines.md.
 """
 
 import argparse

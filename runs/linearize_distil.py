@@ -16,7 +16,7 @@ of processor time, which were 14 on two cores with five processes on them.
 The paper (abstract): the stream after a block is nearly a linear map of the one before, by 0.99, in GPT, LLaMA, OPT and
 BLOOM; less so without the residual connection; removing the most linear blocks or replacing them by linear maps hardly
 changes the loss; it distils with a sum of per-layer MSEs beside the loss. The tables and what holds here are in
-docs/deeper-layers-and-linearity.md.
+docs/results/deeper-layers-and-linearity.md.
 """
 
 import argparse

@@ -16,7 +16,7 @@ processor time, which were 31 on two cores with eight processes on them.
 The paper (abstract): up to about half of the layers of large models can go with little loss on question answering, but
 in its later version reasoning and long generation suffer early. Recalled, not confirmed: healing takes 5,000 steps of
 16 on C4, takes away the jump in the loss and hardly moves question answering; dropping the deepest blocks is poor
-before and close after it. The tables and what holds here are in docs/deeper-layers-and-linearity.md.
+before and close after it. The tables and what holds here are in docs/results/deeper-layers-and-linearity.md.
 """
 
 import argparse
@@ -34,7 +34,7 @@ import torch
 from loralab.analysis.layers.measures import Measured, Measuring, draw_measures, measure
 from loralab.analysis.layers.texts import joined, read_texts, sample_pieces
 from loralab.files.whole import write_json, write_text
-from loralab.formats.folder import load
+from loralab.formats.load import load
 from loralab.models.load import load_model
 from loralab.models.precision import use_fast_float32
 

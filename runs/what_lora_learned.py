@@ -9,7 +9,7 @@ looks for the rank that was enough, switches parts off (Tables 5 and 6), measure
 page. Finished trainings are not repeated. A training takes two to three minutes on one core, an analysis of adapters
 seconds; `rank` and `matrices` measure the task again and again. On two cores with three such processes on them one
 thread each took 21 minutes for SmolLM2 and 16 for MiniLM. The findings are in
-docs/what-lora-learned.md.
+docs/results/what-lora-learned.md.
 """
 
 import argparse

@@ -13,14 +13,13 @@ from typing import Any
 
 from loralab.core.plan import JointMethod
 from loralab.errors import AdapterFileError, SpecError
+from loralab.files.names import SIDECAR_NAME
 from loralab.files.values import flag, listing, mapping, text, texts
+from loralab.files.whole import read_json
 from loralab.formats.fingerprint import Fingerprint
-from loralab.formats.peft.config import read_json
-from loralab.formats.record import ModuleRecord
-from loralab.formats.tokens import check_leaders, recorded_rows
-from loralab.methods.table import SPECS
+from loralab.formats.record import ModuleRecord, check_leaders, recorded_rows
+from loralab.methods.registry import specs
 
-SIDECAR_NAME = "loralab.json"
 VERSION = 1
 PEFT_LAYOUT, OWN_LAYOUT = "peft", "own"
 
@@ -119,9 +118,10 @@ def method_from_json(content: Mapping[str, Any]) -> Any:
     fields = dict(content)
     kind = text(fields.pop("type", ""), "type")
     if kind == "JointMethod":
-        specs = listing(fields.get("specs"), "specs")
-        return JointMethod(tuple(method_from_json(mapping(each, "spec")) for each in specs))
-    return SPECS[kind](**fields) if kind in SPECS else None
+        joined = listing(fields.get("specs"), "specs")
+        return JointMethod(tuple(method_from_json(mapping(each, "spec")) for each in joined))
+    spec = specs().get(kind)
+    return None if spec is None else spec(**fields)
 
 
 def file_sha256(path: Path) -> str:

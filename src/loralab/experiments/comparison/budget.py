@@ -10,10 +10,9 @@ from transformers import PreTrainedModel
 from loralab.core.attach import attach, detach
 from loralab.errors import SpecError
 from loralab.experiments.comparison.cells import Setting
-from loralab.experiments.comparison.config import CompareConfig, holds
+from loralab.experiments.comparison.config import CompareConfig, sized_by
 from loralab.methods.counts import parameter_counts
-from loralab.methods.settings import BOTTLENECK, LOW_RANK
-from loralab.methods.table import specification
+from loralab.methods.registry import specification
 from loralab.planning.blueprint import blueprint
 from loralab.tasks.table import open_task
 
@@ -35,8 +34,8 @@ def nearest_size(count: Count, method: str, budget: int) -> int:
     below, above = _bracket(count, method, budget)
     while above - below > 1:
         middle = (below + above) // 2
-        found = count(method, middle)
-        if found is not None and found <= budget:
+        trained = count(method, middle)
+        if trained is not None and trained <= budget:
             below = middle
         else:
             above = middle
@@ -47,15 +46,15 @@ def _bracket(count: Count, method: str, budget: int) -> tuple[int, int]:
     """Sizes (below, above) between which the budget is crossed, or the model's limit is: found by doubling."""
     below = above = 1
     while above < LARGEST:
-        found = count(method, above)
-        if found is None or found > budget:
+        trained = count(method, above)
+        if trained is None or trained > budget:
             break
         below, above = above, 2 * above
     return below, above
 
 
-def _miss(found: int | None, budget: int) -> float:
-    return float("inf") if found is None else abs(found - budget)
+def _miss(trained: int | None, budget: int) -> float:
+    return float("inf") if trained is None else abs(trained - budget)
 
 
 def matched_settings(config: CompareConfig, settings: list[Setting]) -> list[Setting]:
@@ -73,9 +72,9 @@ def with_size(setting: Setting, size: int) -> Setting:
 
     Positions are divided between prefix and infix as the setting has them.
     """
-    if holds(setting.method, LOW_RANK):
+    if sized_by(setting.method, "rank"):
         return replace(setting, rank=size)
-    if holds(setting.method, BOTTLENECK):
+    if sized_by(setting.method, "size"):
         return replace(setting, size=size)
     before, after = setting.prefix or 0, setting.infix or 0
     infix = round(size * after / (before + after))

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from loralab.errors import SpecError
-from loralab.methods.settings import BOTTLENECK, LOW_RANK, PREFIX
+from loralab.methods.table import METHOD_NAMES, names_sized_by, rows_of
 from loralab.training.config import TrainConfig
 
 FREE_TO_CHANGE = ("out", "save_every", "keep", "method", "seed", "resume", "overwrite")
@@ -18,9 +18,8 @@ class CompareConfig(TrainConfig):
     out: str
     """Folder for the table, the pictures, and a folder for each training; the same command goes on in it."""
 
-    methods: tuple[str, ...] = field(metadata={"group": "comparison"})
-    """The methods to compare: lora, full, top2, bitfit, prefix-embed, prefix-layer, adapter-h, adapter-l, adapter-p, or
-    several at once, as lora+prefix-embed."""
+    methods: tuple[str, ...] = field(metadata={"group": "comparison", "names": METHOD_NAMES})
+    """The methods to compare: {names}; or several at once, as lora+prefix-embed."""
 
     seeds: tuple[int, ...] = field(default=(1, 2, 3), metadata={"group": "comparison"})
     """Train each of them once with each of these seeds."""
@@ -49,7 +48,7 @@ class CompareConfig(TrainConfig):
     """Equal budgets: give each method the rank, bottleneck size or number of positions whose trainable parameters (head
     apart) are nearest to N."""
 
-    # What each training of the comparison decides for itself is no flag here.
+    # Each training of the comparison decides these for itself: they are not flags here.
     method: str = field(default="lora", init=False)
     seed: int = field(default=0, init=False)
     resume: bool = field(default=False, init=False)
@@ -60,7 +59,7 @@ class CompareConfig(TrainConfig):
         super().validate()
         problems = [*_list_problems(self), *_method_problems(self), *_budget_problems(self)]
         if problems:
-            raise SpecError("this comparison cannot be: " + "; ".join(problems))
+            raise SpecError("invalid comparison: " + "; ".join(problems))
 
     def training(self, **changes: Any) -> TrainConfig:
         """The configuration of one of its trainings: everything they share, with these changes."""
@@ -106,24 +105,25 @@ def _method_problems(config: CompareConfig) -> list[str]:
     """Learning rates of methods that are not compared, and axes that apply to none that is."""
     strangers = [name for name in config.method_lr or {} if name not in config.methods]
     compared = ", ".join(config.methods)
-    found = [f"method_lr names {name}, which is not among the methods ({compared})" for name in strangers]
-    axes = (("ranks", LOW_RANK), ("target_sets", LOW_RANK), ("sizes", BOTTLENECK), ("prefix_sizes", PREFIX))
-    for name, takers in axes:
-        if getattr(config, name) is not None and not any(holds(method, takers) for method in config.methods):
-            found.append(f"{name} is for {', '.join(takers)}, and none of the methods ({compared}) holds one of them")
-    return found
+    problems = [f"method_lr names {name}, which is not among the methods ({compared})" for name in strangers]
+    axes = {"ranks": "rank", "target_sets": "rank", "sizes": "size", "prefix_sizes": "positions"}
+    for name, size in axes.items():
+        if getattr(config, name) is not None and not any(sized_by(method, size) for method in config.methods):
+            takers = ", ".join(names_sized_by(size))
+            problems.append(f"{name} is for {takers}, and none of the methods ({compared}) holds one of them")
+    return problems
 
 
 def _budget_problems(config: CompareConfig) -> list[str]:
     if config.match_params is None:
         return []
     chosen = [name for name in ("ranks", "sizes", "prefix_sizes") if getattr(config, name) is not None]
-    found = [f"match_params chooses what {name} lists: give one of them" for name in chosen]
+    problems = [f"match_params chooses what {name} lists: give one of them" for name in chosen]
     if config.match_params < 1:
-        found.append(f"match_params {config.match_params}: at least 1 parameter is needed")
-    return found
+        problems.append(f"match_params {config.match_params}: at least 1 parameter is needed")
+    return problems
 
 
-def holds(method: str, names: tuple[str, ...]) -> bool:
-    """Whether a method, or one of those joined by `+`, is one of `names`."""
-    return any(part in names for part in method.split("+"))
+def sized_by(method: str, size: str) -> bool:
+    """Whether a method, or one of those joined by `+`, has a rank, a size, or positions."""
+    return any(row.sized_by == size for row in rows_of(method))

@@ -1,0 +1,117 @@
+"""What the README and the documentation say is so: generated parts, Python and paths.
+
+`test_figures.py` holds the figures; `make docs` checks the links within the documentation.
+"""
+
+import doctest
+import importlib.util
+import re
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+
+import loralab as ll
+from loralab.methods.table import METHOD_NAMES, METHODS, method_name
+from small_models import llama
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+DOCS = REPOSITORY / "docs"
+PAGES = sorted([*REPOSITORY.glob("*.md"), *DOCS.rglob("*.md")])
+GUIDES_THAT_RUN = ("attach", "several-adapters", "merge-and-export")
+
+
+def _named(path: Path) -> str:
+    return str(path.relative_to(REPOSITORY))
+
+
+@pytest.fixture(scope="module")
+def generate() -> ModuleType:
+    specification = importlib.util.spec_from_file_location("generate", DOCS / "generate.py")
+    module = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(module)
+    return module
+
+
+# -- generated ------------------------------------------------------------------------------------------------
+
+
+def test_what_is_generated_is_up_to_date(generate: ModuleType) -> None:
+    assert not generate.stale(), "run python docs/generate.py"
+
+
+def test_every_method_has_a_page() -> None:
+    missing = [name for name in METHOD_NAMES if not (DOCS / "methods" / f"{name}.md").is_file()]
+    assert not missing, f"docs/methods has no page of {missing}"
+
+
+@pytest.mark.parametrize("name", METHOD_NAMES)
+def test_the_python_of_a_method_is_that_method(name: str) -> None:
+    names: dict[str, Any] = {"ll": ll}
+    exec(f"written = {METHODS[name].python}", names)
+    written = names["written"]
+    assert method_name({"type": type(written).__name__} | vars(written)) == name
+
+
+def test_every_public_name_is_documented() -> None:
+    errors = {name for name in dir(ll) if name.endswith("Error")}
+    described = set(
+        re.findall(r"auto(?:function|class|exception):: (\w+)", (DOCS / "reference" / "api.md").read_text())
+    )
+    assert described - errors == set(ll.__all__) - errors
+    explained = (DOCS / "reference" / "errors.md").read_text()
+    assert not [name for name in errors if name not in explained]
+
+
+# -- Python ---------------------------------------------------------------------------------------------------
+
+
+def test_the_python_of_the_readme(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    source = _python_of(REPOSITORY / "README.md")[0]
+    test = doctest.DocTestParser().get_doctest(source, {}, "README.md", "README.md", 0)
+    assert len(test.examples) >= 10
+    assert doctest.DocTestRunner(verbose=False).run(test).failed == 0
+
+
+@pytest.mark.parametrize("guide", GUIDES_THAT_RUN)
+def test_the_python_of_a_guide(guide: str, tmp_path: Path) -> None:
+    names = {"ll": ll, "model": llama(), "tokens": torch.randint(9, (3, 6)), "folder": tmp_path / "adapter"}
+    for block in _python_of(DOCS / "guide" / f"{guide}.md"):
+        exec(block, names)
+
+
+def _python_of(page: Path) -> list[str]:
+    return re.findall(r"^```python\n(.*?)^```", page.read_text(), flags=re.M | re.S)
+
+
+# -- paths ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("page", PAGES, ids=_named)
+def test_the_files_and_modules_that_a_page_names_exist(page: Path) -> None:
+    text = page.read_text()
+    paths = set(re.findall(r"(?<![\w/.-])(?:[\w-]+/)+[\w-]+\.py\b", text)) | set(
+        re.findall(r"\bsrc/loralab[\w/.]*\w", text)
+    )
+    modules = {name for name in re.findall(r"(?<![\w/.-])loralab(?:\.[a-z]\w*)+", text) if name != "loralab.json"}
+    missing = [path for path in paths if not any((root / path).exists() for root in _roots(page))]
+    missing += [name for name in modules if not _is_module(name)]
+    assert not missing, f"{_named(page)} names {sorted(missing)}"
+
+
+def _roots(page: Path) -> list[Path]:
+    return [REPOSITORY, REPOSITORY / "src" / "loralab", page.parent]
+
+
+def _is_module(dotted: str) -> bool:
+    file = REPOSITORY.joinpath("src", *dotted.split("."))
+    return file.is_dir() or file.with_suffix(".py").is_file()
+
+
+@pytest.mark.parametrize("page", sorted(REPOSITORY.glob("*.md")), ids=_named)
+def test_the_links_of_the_readme_and_its_neighbours(page: Path) -> None:
+    links = re.findall(r"\]\(([^)#\s]+)[^)]*\)", page.read_text())
+    assert not [link for link in links if "://" not in link and not (page.parent / link).exists()]
