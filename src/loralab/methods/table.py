@@ -34,15 +34,27 @@ class MethodRow:
     """It can train single rows of embeddings beside its own updates."""
     takes_invocation: bool = False
     """It can act from an invocation on (aLoRA)."""
-    paper: str
-    """Where it was published."""
-    about: str
-    """What it does, in a few words."""
+    trains: str
+    """What trains, in a few words."""
+    paper: str = "2106.09685"
+    """Where it was published, on arXiv."""
+
+    @property
+    def spec_name(self) -> str:
+        """What the specification's class is called."""
+        return self.spec.rpartition(":")[2] if isinstance(self.spec, str) else self.spec.__name__
+
+    @property
+    def python(self) -> str:
+        """How Python says it: `ll.LoRA(magnitude=True)`."""
+        fixed = ", ".join(f"{name}={value!r}" for name, value in self.fixed.items() if value is not None)
+        return f"ll.{self.spec_name}({fixed})".replace("'", '"')
 
     def is_of(self, spec: Mapping[str, Any]) -> bool:
         """Whether a specification, as JSON with its class under `type`, is this method's."""
-        name = self.spec.rpartition(":")[2] if isinstance(self.spec, str) else self.spec.__name__
-        return spec.get("type") == name and all(_matches(spec.get(key), value) for key, value in self.fixed.items())
+        return spec.get("type") == self.spec_name and all(
+            _matches(spec.get(key), value) for key, value in self.fixed.items()
+        )
 
 
 def _matches(value: Any, fixed: Any) -> bool:
@@ -50,63 +62,51 @@ def _matches(value: Any, fixed: Any) -> bool:
     return bool(value == fixed) or (isinstance(fixed, str) and str(value).startswith(f"{fixed}-"))
 
 
-def _lora(paper: str, about: str, called: Mapping[str, str | None] | None = None, **row: Any) -> MethodRow:
+def _lora(paper: str, trains: str, called: Mapping[str, str | None] | None = None, **row: Any) -> MethodRow:
     """A row of LoRA, or of what differs from it by a field."""
-    taken = {"init": "start", "nearest_step": None} | dict(called or {})
-    return MethodRow(
-        spec="loralab.methods.lora:LoRA",
-        called=taken,
-        sized_by="rank",
-        takes_tokens=True,
-        paper=paper,
-        about=about,
-        **row,
-    )
+    row |= {"called": {"init": "start", "nearest_step": None} | dict(called or {}), "paper": paper, "trains": trains}
+    return MethodRow(spec="loralab.methods.lora:LoRA", sized_by="rank", takes_tokens=True, **row)
 
 
-def _bottleneck(style: str, paper: str, about: str) -> MethodRow:
+def _bottleneck(style: str, paper: str, trains: str) -> MethodRow:
     spec = "loralab.methods.bottleneck:BottleneckAdapter"
-    return MethodRow(spec=spec, fixed={"style": style}, sized_by="size", paper=paper, about=about)
+    return MethodRow(spec=spec, fixed={"style": style}, sized_by="size", paper=paper, trains=trains)
 
 
 METHODS: dict[str, MethodRow] = {
-    "lora": _lora("2106.09685, §4.1", "W frozen, B·A learned beside it", takes_invocation=True),
+    "lora": _lora("2106.09685", "B and A beside chosen weights", takes_invocation=True),
     "full": MethodRow(
         spec="loralab.methods.full:FullFineTune",
         fixed={"top_layers": None},
         trains_weights=True,
-        paper="2106.09685, §5.1 (FT)",
-        about="every parameter trains",
+        trains="a copy of every weight",
     ),
     "top2": MethodRow(
         spec="loralab.methods.full:FullFineTune",
         fixed={"top_layers": 2},
         trains_weights=True,
-        paper="2106.09685, §5.1 (FT-Top2)",
-        about="the last two blocks train",
+        trains="a copy of the last two blocks",
     ),
-    "bitfit": MethodRow(
-        spec="loralab.methods.bitfit:BitFit", paper="2106.10199", about="nothing but the biases trains"
-    ),
+    "bitfit": MethodRow(spec="loralab.methods.bitfit:BitFit", paper="2106.10199", trains="every bias"),
     "prefix-embed": MethodRow(
         spec="loralab.methods.prefix.method:PrefixEmbedding",
         sized_by="positions",
-        paper="2106.09685, §5.1 (PreEmbed)",
-        about="trained embeddings around the prompt",
+        paper="2101.00190",
+        trains="embeddings before and after the prompt",
     ),
     "prefix-layer": MethodRow(
         spec="loralab.methods.prefix.method:PrefixLayer",
         sized_by="positions",
-        paper="2106.09685, §5.1 (PreLayer)",
-        about="trained activations around the prompt, in every block",
+        paper="2101.00190",
+        trains="the activations at these positions before every block",
     ),
-    "adapter-h": _bottleneck("houlsby", "1902.00751", "bottlenecks behind attention and MLP"),
-    "adapter-l": _bottleneck("lin", "2004.03829", "one bottleneck behind the MLP, with a norm of its own"),
-    "adapter-p": _bottleneck("pfeiffer", "2005.00247", "one bottleneck behind the MLP"),
-    "rslora": _lora("2312.03732", "LoRA scaled by α/√r", fixed={"rank_stabilized": True}, takes_invocation=True),
+    "adapter-h": _bottleneck("houlsby", "1902.00751", "small layers behind both sublayers"),
+    "adapter-l": _bottleneck("lin", "2004.03829", "a small layer and its norm behind the MLP"),
+    "adapter-p": _bottleneck("pfeiffer", "2005.00247", "a small layer behind the MLP"),
+    "rslora": _lora("2312.03732", "B and A, scaled by α/√r", fixed={"rank_stabilized": True}, takes_invocation=True),
     "lora-fa": _lora(
         "2308.03303",
-        "LoRA with A frozen as it was drawn",
+        "B alone",
         called={"nearest_step": "nearest_step"},
         fixed={"freeze_a": True},
         delta="loralab.methods.frozen_a:FrozenA",
@@ -114,18 +114,18 @@ METHODS: dict[str, MethodRow] = {
     ),
     "pissa": _lora(
         "2404.02948",
-        "LoRA started in the principal part of W",
+        "the principal part of W; W stays untouched",
         fixed={"init": "pissa"},
         delta="loralab.methods.pissa:PrincipalFactors",
         takes_invocation=True,
     ),
-    "dora": _lora("2402.09353", "LoRA for the direction of W, a vector for its length", fixed={"magnitude": True}),
+    "dora": _lora("2402.09353", "B, A and the length of every output's weights", fixed={"magnitude": True}),
     "vera": MethodRow(
         spec="loralab.methods.vera:VeRA",
         delta="loralab.methods.vera:ScaledProjections",
         sized_by="rank",
         paper="2310.11454",
-        about="one random pair for all layers, two vectors in each",
+        trains="two vectors a layer around one random pair for all",
     ),
     "tied": MethodRow(
         spec="loralab.methods.tied:TiedLoRA",
@@ -133,14 +133,14 @@ METHODS: dict[str, MethodRow] = {
         delta="loralab.methods.tied:TiedPair",
         sized_by="rank",
         paper="2311.09578",
-        about="one trained pair for all layers, two vectors in each",
+        trains="one A and B for all layers, two vectors in each",
     ),
     "multilora": MethodRow(
         spec="loralab.methods.multilora:MultiLoRA",
         delta="loralab.methods.multilora:GatedModules",
         sized_by="rank",
         paper="2311.11501",
-        about="several LoRA side by side, each behind a gate",
+        trains="several LoRA in parallel behind gates from zero",
     ),
     "adamix": MethodRow(
         spec="loralab.methods.adamix:AdaMix",
@@ -148,35 +148,35 @@ METHODS: dict[str, MethodRow] = {
         sized_by="rank",
         by_chance=True,
         paper="2205.12410",
-        about="experts of A and B, drawn in training, averaged afterwards",
+        trains="experts drawn at random, averaged in the end",
     ),
     "adamix-adapter": MethodRow(
         spec="loralab.methods.adamix_adapter:AdaMixAdapter",
         sized_by="size",
         by_chance=True,
         paper="2205.12410",
-        about="the same of a bottleneck",
+        trains="the same with inserted layers",
     ),
     "lora-xs": MethodRow(
         spec="loralab.methods.lora_xs:LoRAXS",
         delta="loralab.methods.lora_xs:CoreMatrix",
         sized_by="rank",
         paper="2405.17604",
-        about="A and B frozen in the principal directions of W, an r×r matrix between them",
+        trains="an r×r matrix between W's frozen principal directions",
     ),
     "grass": MethodRow(
         spec="loralab.methods.projected:Grass",
         alone=True,
         trains_weights=True,
         paper="2406.17660",
-        about="every parameter trains, a few rows of each weight at a time",
+        trains="every weight, by gradients of chosen rows",
     ),
     "galore": MethodRow(
         spec="loralab.methods.projected:GaLore",
         alone=True,
         trains_weights=True,
         paper="2403.03507",
-        about="every parameter trains, along the main directions of its gradient",
+        trains="every weight, by projected gradients",
     ),
 }
 """By the name that `--method` takes. Where two rows of one class fit a specification equally well, the later one names
