@@ -12,16 +12,15 @@ import io
 import json
 import re
 import sys
-import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from loralab.cli.main import ANALYSES, VERBS, main
+from loralab.methods.table import METHODS
 
 DOCS = Path(__file__).resolve().parent
 REPOSITORY = DOCS.parent
-METHODS = DOCS / "methods" / "methods.toml"
 RECORDS = ("measured.json", "baselines.json", "learned.json", "fewer-blocks.json")
 """In `docs/results`: what was measured, each with its machine, date and command, and its table's cells."""
 ARCHITECTURE = REPOSITORY / "tests" / "test_architecture.py"
@@ -130,17 +129,11 @@ def _with_tables(path: Path) -> str:
     return text
 
 
-def methods() -> dict[str, dict[str, str]]:
-    """By name of a method: how Python says it, what trains, and its paper."""
-    return tomllib.loads(METHODS.read_text(encoding="utf-8"))
-
-
 def _methods(to_docs: str) -> str:
     lines = ["| `--method` | in Python | what trains | paper |", "|---|---|---|---|"]
-    for name, row in methods().items():
+    for name, row in sorted(METHODS.items(), key=lambda named: named[1].sized_by != "rank"):
         link = f"[`{name}`]({to_docs}methods/{name}.md)"
-        paper = f"[{row['paper']}](https://arxiv.org/abs/{row['paper']})" if row["paper"] else ""
-        lines.append(f"| {link} | `{row['python']}` | {row['trains']} | {paper} |")
+        lines.append(f"| {link} | `{row.python}` | {row.trains} | [{row.paper}](https://arxiv.org/abs/{row.paper}) |")
     return "\n".join(lines)
 
 

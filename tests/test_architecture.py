@@ -4,11 +4,13 @@ import ast
 import re
 import sys
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
+
+from loralab.extras import EXTRAS
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 SOURCE = REPOSITORY / "src"
@@ -17,6 +19,7 @@ FILES = sorted((SOURCE / "loralab").rglob("*.py"))
 # Bottom to top. A package may import from groups below its own, never from its own group.
 GROUPS = [
     {"errors"},
+    {"extras"},
     {"files", "machine", "metrics", "nn"},
     {"pictures"},
     {"core", "models", "tasks"},
@@ -30,13 +33,13 @@ GROUPS = [
 LEVEL = {package: level for level, group in enumerate(GROUPS) for package in group}
 PUBLIC_PAGE = SOURCE / "loralab" / "__init__.py"
 AUTO_CLASSES_ALLOWED_IN = SOURCE / "loralab" / "models" / "load.py"
+PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 LONGEST_FILE, LONGEST_FUNCTION = 600, 80
-DISTRIBUTION_OF = {
-    "rouge_score": "rouge-score",
-    "sklearn": "scikit-learn",
-    "huggingface_hub": "huggingface-hub",
-    "PIL": "pillow",
-}
+
+
+def packages_of(requirements: Iterable[str]) -> set[str]:
+    """The names of requirements, without their bounds."""
+    return {re.split(r"[<>=\[~! ]", each)[0] for each in requirements}
 
 
 def tree_of(path: Path) -> ast.Module:
@@ -51,6 +54,21 @@ def imports_of(tree: ast.AST) -> Iterator[tuple[int, str]]:
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"line {node.lineno}: relative import"
             yield from ((node.lineno, f"{node.module}.{alias.name}") for alias in node.names)
+
+
+def imports_for_types(tree: ast.AST) -> Iterator[tuple[int, str]]:
+    """The imports that the type checker alone sees: those under `if TYPE_CHECKING`."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
+            yield from imports_of(node)
+
+
+def lazy_modules(tree: ast.AST) -> Iterator[tuple[int, str, str]]:
+    """(line, module, extra) of every `lazy(module, extra)`."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "lazy":
+            module, extra = (ast.literal_eval(each) for each in node.args)
+            yield node.lineno, module, extra
 
 
 def package_of(path: Path) -> str:
@@ -153,12 +171,23 @@ def test_every_module_says_what_it_is(path: Path) -> None:
     assert path.stem not in {"utils", "util", "common", "misc", "helpers", "helper"}, "name the concept"
 
 
+def test_extras_are_those_of_pyproject() -> None:
+    declared = {name: packages_of(PROJECT["optional-dependencies"][name]) for name in EXTRAS}
+    assert declared == {name: set(packages.values()) for name, packages in EXTRAS.items()}
+    assert PROJECT["optional-dependencies"]["all"] == [f"loralab[{','.join(sorted(EXTRAS))}]"]
+
+
 @pytest.mark.parametrize("path", FILES, ids=named)
 def test_imports_are_declared(path: Path) -> None:
-    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    extras = [extra for name, group in project["optional-dependencies"].items() if name != "dev" for extra in group]
-    declared = {re.split(r"[<>=\[~! ]", each)[0] for each in [*project["dependencies"], *extras]}
-    for line, dotted in imports_of(tree_of(path)):
+    """What is always installed is imported; a package of an extra stands in for itself (`extras.lazy`) until used."""
+    tree, declared = tree_of(path), packages_of(PROJECT["dependencies"])
+    optional = {module for packages in EXTRAS.values() for module in packages}
+    for line, dotted in set(imports_of(tree)) - set(imports_for_types(tree)):
         root = dotted.split(".")[0]
+        assert root not in optional, f"{named(path)}:{line}: {root} is not always installed: use extras.lazy"
         if root != "loralab" and root not in sys.stdlib_module_names:
-            assert DISTRIBUTION_OF.get(root, root) in declared, f"{named(path)}:{line}: {root} is not in pyproject.toml"
+            assert root in declared, f"{named(path)}:{line}: {root} is not in pyproject.toml"
+    for line, module, extra in lazy_modules(tree):
+        assert not EXTRAS[extra].keys().isdisjoint(module.split(".")), (
+            f"{named(path)}:{line}: {module} is not in {extra}"
+        )

@@ -44,13 +44,13 @@ if TYPE_CHECKING:
     from loralab.methods.bottleneck import BottleneckAdapter as BottleneckAdapter
     from loralab.methods.eva.method import attach_eva as attach_eva
     from loralab.methods.full import FullFineTune as FullFineTune
-    from loralab.methods.galore import GaLore as GaLore
-    from loralab.methods.grass import Grass as Grass
     from loralab.methods.lora import LoRA as LoRA
     from loralab.methods.lora_xs import LoRAXS as LoRAXS
     from loralab.methods.multilora import MultiLoRA as MultiLoRA
     from loralab.methods.prefix.method import PrefixEmbedding as PrefixEmbedding
     from loralab.methods.prefix.method import PrefixLayer as PrefixLayer
+    from loralab.methods.projected import GaLore as GaLore
+    from loralab.methods.projected import Grass as Grass
     from loralab.methods.tied import TiedLoRA as TiedLoRA
     from loralab.methods.vera import VeRA as VeRA
     from loralab.planning.config import PlanConfig as PlanConfig
@@ -67,8 +67,8 @@ _HOME = {
     "BitFit": "methods.bitfit",
     "BottleneckAdapter": "methods.bottleneck",
     "FullFineTune": "methods.full",
-    "GaLore": "methods.galore",
-    "Grass": "methods.grass",
+    "GaLore": "methods.projected",
+    "Grass": "methods.projected",
     "LoRA": "methods.lora",
     "LoRAXS": "methods.lora_xs",
     "MergeReport": "core.merge",

@@ -181,7 +181,7 @@ def test_others_go_on_after_a_failed_cell_and_a_budget_chooses_sizes(
 @pytest.mark.parametrize(
     "flags, problem",
     [
-        (["--methods", "lora,lorra"], "method 'lorra': choose of lora, full"),
+        (["--methods", "lora,lorra"], "method 'lorra': choose from lora, full"),
         (["--methods", "lora", "--ranks", "0"], "rank 0: at least 1"),
         (["--methods", "lora", "--method", "full"], "unknown flag --method"),
         ([], "--methods is needed"),

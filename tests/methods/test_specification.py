@@ -6,15 +6,15 @@ import pytest
 import torch
 
 import loralab as ll
-from loralab.methods.table import SPECS
+from loralab.methods.registry import specs
 
 WRONG: tuple[object, ...] = (None, "word", b"q", 1.5, True, [None], ["q", 3], {"q": None}, {1: 2}, object())
 
 
-@pytest.mark.parametrize("name", SPECS)
+@pytest.mark.parametrize("name", specs())
 def test_another_kind_of_value_is_refused_by_name(name: str) -> None:
     """Some of these values are of a field's kind; those that are not are refused, by any method."""
-    spec = SPECS[name]
+    spec = specs()[name]
     for each in dataclasses.fields(spec):
         refused = 0
         for value in WRONG:

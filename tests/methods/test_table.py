@@ -1,13 +1,42 @@
+import dataclasses
+import subprocess
+import sys
+
 import pytest
 
 import loralab as ll
 from loralab.core.plan import JointMethod
-from loralab.methods.settings import METHOD_NAMES, MethodSettings
-from loralab.methods.table import METHODS, specification
+from loralab.methods.registry import specification
+from loralab.methods.settings import MethodSettings
+from loralab.methods.table import METHODS, method_name
 
 
-def test_every_name_has_a_method() -> None:
-    assert tuple(METHODS) == METHOD_NAMES
+@pytest.mark.parametrize("name", METHODS)
+def test_a_specification_gives_its_name_back(name: str) -> None:
+    spec = specification(MethodSettings(method=name))
+    assert method_name({"type": type(spec).__name__} | vars(spec)) == name
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_setting_that_a_row_renames_is_one(name: str) -> None:
+    row, settings = METHODS[name], MethodSettings()
+    fields = {each.name for each in dataclasses.fields(type(specification(MethodSettings(method=name))))}
+    assert set(row.called) | set(row.fixed) <= fields
+    assert all(hasattr(settings, setting) for setting in row.called.values() if setting is not None)
+
+
+def test_what_is_in_the_name() -> None:
+    assert method_name({"type": "LoRA", "magnitude": True, "init": "pissa-4", "rank_stabilized": True}) == "dora"
+    assert method_name({"type": "LoRA", "init": "pissa-4", "rank_stabilized": True}) == "pissa"
+    assert method_name({"type": "LoRA", "invocation_tokens": [3], "rank_stabilized": True}) == "alora"
+    assert method_name({"type": "FullFineTune", "top_layers": 3}) == "top3"
+    assert method_name({"type": "JointMethod", "specs": [{"type": "LoRA"}, {"type": "BitFit"}]}) == "lora+bitfit"
+
+
+def test_the_names_are_known_without_torch() -> None:
+    script = "import sys, loralab.methods.settings; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
 
 
 def test_settings_arrive() -> None:
@@ -22,7 +51,7 @@ def test_settings_arrive() -> None:
 @pytest.mark.parametrize(
     "settings, match",
     [
-        ({"method": "loro"}, "choose of lora"),
+        ({"method": "loro"}, "choose from lora"),
         ({"method": "lora+lora"}, "each of its parts once"),
         ({"method": "adapter-h", "size": 0}, "at least 1"),
         ({"method": "prefix-embed", "prefix": 0, "infix": 0}, "nothing to train"),

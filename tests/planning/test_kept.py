@@ -7,8 +7,8 @@ from transformers import PreTrainedModel
 
 from loralab.core.adapter import Adapter
 from loralab.core.attach import attach
+from loralab.methods.registry import specification
 from loralab.methods.settings import MethodSettings
-from loralab.methods.table import specification
 from loralab.models.fast.attention import short_sequence_attention
 from loralab.models.fast.lean import lean_leaves
 from loralab.models.load import config_of_type, model_from_config

@@ -13,8 +13,8 @@ from transformers import PreTrainedModel
 
 from loralab.core.adapter import Adapter
 from loralab.core.attach import attach
+from loralab.methods.registry import specification
 from loralab.methods.settings import MethodSettings
-from loralab.methods.table import specification
 from loralab.models.load import config_of_type, model_from_config
 from loralab.planning.memory import BYTES_PER_TRAINING_TOKEN, HEAP_SHARE, PROCESS_BYTES, estimate
 from loralab.planning.shape import Workload

@@ -7,15 +7,16 @@ import torch
 from safetensors.torch import load_file
 
 import loralab as ll
-from loralab.methods.settings import LOW_RANK, MethodSettings
-from loralab.methods.table import specification
+from loralab.methods.registry import specification
+from loralab.methods.settings import MethodSettings
+from loralab.methods.table import names_sized_by
 from loralab.models.load import load_model
 from tiny import write_llama
 
 OTHERS = ("full", "grass", "prefix-layer", "adapter-h", "adamix-adapter")
 
 
-@pytest.mark.parametrize("method", [*LOW_RANK, *OTHERS])
+@pytest.mark.parametrize("method", [*names_sized_by("rank"), *OTHERS])
 def test_an_adapter_is_as_large_as_planned(tmp_path: Path, method: str) -> None:
     folder, settings = write_llama(tmp_path / "llama"), {"method": method, "rank": 4, "size": 4}
     planned = ll.plan(ll.PlanConfig(model=str(folder), **settings)).adapter_bytes

@@ -8,7 +8,7 @@ import torch
 
 import loralab as ll
 from loralab.core.projection import Basis, principal_basis
-from loralab.methods.galore import GaLore
+from loralab.methods.projected import GaLore
 from loralab.planning.config import PlanConfig
 from loralab.planning.plan import plan
 from loralab.training.checkpoint import newest_checkpoint

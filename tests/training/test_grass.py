@@ -13,9 +13,9 @@ from torch import nn
 import loralab as ll
 from loralab.core.projection import ROW_CHOICES, Rows, chosen_rows
 from loralab.methods.counts import parameter_counts
-from loralab.methods.grass import Grass
+from loralab.methods.projected import Grass
+from loralab.methods.registry import specification
 from loralab.methods.settings import MethodSettings
-from loralab.methods.table import specification
 from loralab.models.load import load_model
 from loralab.planning.config import PlanConfig
 from loralab.planning.plan import plan

@@ -24,7 +24,7 @@ from loralab.core.attach import attach
 from loralab.formats.doctor.examine import examine
 from loralab.formats.folder import Loaded
 from loralab.methods.beside import unfilled_tensors
-from loralab.methods.table import specification
+from loralab.methods.registry import specification
 from loralab.models.load import load_model
 from tiny import SMALL, write_bert, write_images, write_llama, write_vit
 

@@ -10,7 +10,8 @@ from safetensors.torch import load_file
 
 import loralab as ll
 from loralab.cli.settings import build_config
-from loralab.methods.settings import METHOD_NAMES, WITH_INVOCATION, MethodSettings
+from loralab.methods.settings import MethodSettings
+from loralab.methods.table import METHODS
 from loralab.models.load import load_model
 from loralab.tasks.table import open_task
 from tiny import byte_tokenizer, write_lines
@@ -21,11 +22,11 @@ CALL = tuple(byte_tokenizer()(": ")["input_ids"])
 TARGETS = {"targets": "q_proj,v_proj"}
 
 
-@pytest.mark.parametrize("method", METHOD_NAMES)
+@pytest.mark.parametrize("method", METHODS)
 def test_it_learns_or_is_refused_before_anything_is_written(configured: Run, method: str) -> None:
     config = configured(method=method, invocation_tokens=CALL, steps=3, **TARGETS)
-    if method not in WITH_INVOCATION:
-        with pytest.raises(ll.SpecError, match=f"method '{method}' acts on every token of a text; choose of lora"):
+    if not METHODS[method].takes_invocation:
+        with pytest.raises(ll.SpecError, match=f"method '{method}' acts on every token of a text; choose from lora"):
             ll.train(config)
         assert not Path(config.out).exists()
         return

@@ -7,7 +7,7 @@ import pytest
 from safetensors.torch import load_file
 
 import loralab as ll
-from loralab.methods.settings import METHOD_NAMES
+from loralab.methods.table import METHOD_NAMES
 from loralab.training.folder import RunFolder
 from tiny import write_lines
 from training.conftest import Run

@@ -10,7 +10,8 @@ from safetensors.torch import load_file
 
 import loralab as ll
 from loralab.cli.settings import build_config
-from loralab.methods.settings import METHOD_NAMES, WITH_TOKENS, MethodSettings
+from loralab.methods.settings import MethodSettings
+from loralab.methods.table import METHODS
 from loralab.models.load import load_model
 from loralab.planning.config import PlanConfig
 from loralab.planning.plan import plan
@@ -85,10 +86,10 @@ def test_a_run_starts_from_rows_of_the_same_tokens_only(config: ll.TrainConfig, 
         ll.train(replace(second, out=str(tmp_path / "fourth"), trainable_token_indices=None))
 
 
-@pytest.mark.parametrize("method", METHOD_NAMES)
+@pytest.mark.parametrize("method", METHODS)
 def test_a_method_without_rows_refuses_them_before_anything_is_written(configured: Run, method: str) -> None:
     config = configured(method=method, trainable_token_indices=LETTERS, steps=1, eval_limit=0, **TARGETS)
-    if method in WITH_TOKENS:
+    if METHODS[method].takes_tokens:
         ll.train(config)
         assert rows(config.out).shape == (3, 32)
     else:

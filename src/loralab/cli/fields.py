@@ -61,13 +61,18 @@ def config_fields(config: type[Any]) -> tuple[ConfigField, ...]:
             kinds=tuple(kind for kind in members(hints[field.name]) if kind is not type(None)),
             optional=type(None) in members(hints[field.name]),
             default=field.default if field.default_factory is MISSING else field.default_factory(),
-            documentation=documentation[field.name],
+            documentation=_with_names(documentation[field.name], field),
             positional=bool(field.metadata.get("positional", False)),
             group=str(field.metadata.get("group", "flags")),
         )
         for field in sorted(dataclasses.fields(config), key=lambda field: _place(config, field))
         if field.init
     )
+
+
+def _with_names(documentation: str, field: dataclasses.Field[Any]) -> str:
+    """`{names}` stands for names that are kept in a table, which the field's metadata gives."""
+    return documentation.replace("{names}", ", ".join(field.metadata.get("names", ())))
 
 
 def _place(config: type[Any], field: dataclasses.Field[Any]) -> tuple[bool, int]:

@@ -17,6 +17,7 @@ from loralab.cli.settings import build_config, near_misses, read_toml
 from loralab.cli.showing import as_json
 from loralab.cli.verb import Verb
 from loralab.errors import LoralabError, SpecError
+from loralab.extras import require
 
 VERBS = {
     "plan": "Count parameters, bytes and memory of a training before it starts.",
@@ -105,6 +106,8 @@ def _run(program: str, module: str, summary: str, arguments: list[str]) -> int:
         return _print(help_page(program, summary, verb.example, verb.config).rstrip("\n"))
     file = read_toml(Path(given.config_file)) if given.config_file else {}
     config = build_config(verb.config, given.flags, file, given.config_file or "")
+    for extra in verb.needs:
+        require(extra, program)
     with contextlib.redirect_stdout(sys.stderr):  # whatever a library prints: stdout holds the answer alone
         answer = verb.run(config)
     _write(lambda: print(as_json(answer)) if given.json else verb.show(answer))

@@ -142,9 +142,13 @@ def training_of(adapter: str | None, labels: Labels = None) -> Training:
 
 def open_measured(config: MeasuredAdapter) -> "tuple[Adapter, Measurement]":
     """The adapter, active on its model, and what measures the model as it is. Raises what loading both raises."""
-    from loralab.analysis.adapters.measurement import Measurement, default_metric
+    from loralab.analysis.adapters.measurement import OF_TARGETS, Measurement, default_metric
+    from loralab.evaluation.score import require_metrics
 
     task = open_ordered(config.task, config.data, config.model, config.adapter, config.labels)
+    metric = config.metric or default_metric(task)
+    generates = task.kind == "generation" and metric not in OF_TARGETS
+    require_metrics(task, task.examples(config.split, config.limit), generate=generates)
     loaded = load_base(config.model, config.dtype, training_for(task), adapter=config.adapter)
     measurement = Measurement(
         loaded.model,
@@ -152,7 +156,7 @@ def open_measured(config: MeasuredAdapter) -> "tuple[Adapter, Measurement]":
         task,
         task.split_named(config.split),
         config.limit,
-        config.metric or default_metric(task),
+        metric,
         config,
         config.max_length,
         lambda sentence: say([sentence]),

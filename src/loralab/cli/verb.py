@@ -27,3 +27,5 @@ class Verb(Generic[Config]):
     example: str
     status: Callable[[Answer], int] = done
     """The exit status after the answer is printed: for a check, whether it was passed."""
+    needs: tuple[str, ...] = ()
+    """The extras that it cannot do without, whatever it is told: asked for before it runs."""

@@ -12,7 +12,7 @@ from loralab.errors import SpecError
 from loralab.generation.config import GenerationConfig
 from loralab.generation.ends import NO_MORE, Ends
 from loralab.generation.generate import decode, generate_ids
-from loralab.methods.prefix.room import text_room
+from loralab.methods.prefix.update import text_room
 from loralab.tasks.encoding.encode import encode_prompts
 from loralab.tasks.encoding.tokens import prompt_ids
 from loralab.tasks.encoding.turn_end import turn_end

@@ -12,10 +12,10 @@ from loralab.evaluation.labels import predict_labels
 from loralab.evaluation.likelihood import mean_target_loss
 from loralab.evaluation.result import Evaluation as Evaluation
 from loralab.evaluation.result import Sample as Sample
-from loralab.evaluation.score import Scored, score_outputs
+from loralab.evaluation.score import Scored, require_metrics, score_outputs
 from loralab.generation.config import GenerationConfig
 from loralab.generation.settings import forced_first_token
-from loralab.methods.prefix.room import text_room
+from loralab.methods.prefix.update import text_room
 from loralab.nn.mode import evaluating
 from loralab.tasks.encoding.encode import Processor, encode_examples, padding_id
 from loralab.tasks.encoding.first_token import begin_targets
@@ -51,6 +51,7 @@ def evaluate(
         raise SpecError(f"task {task.name} is a {task.kind}: there is no text to generate; leave out generate")
     task, ordered = in_order_of_model(task, model.config)
     examples = task.examples(split, limit)
+    require_metrics(task, examples, generate=generate)
     longest = min(max_length, text_room(model) or max_length)
     encoder_decoder = bool(getattr(model.config, "is_encoder_decoder", False))
     encoding = encode_examples(task, examples, tokenizer, longest, encoder_decoder=encoder_decoder)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from loralab.errors import DataError
+from loralab.extras import require
 from loralab.metrics.scores import Scores, TextScore
 from loralab.metrics.table import LABEL_METRICS
 from loralab.tasks.example import Conversation, Example, Examples, ImageExample, LabelledExample
@@ -24,6 +25,14 @@ class Scored:
     parts: dict[str, dict[str, float]]
     """The same of each part of the split (WebNLG: seen, unseen), where it has parts."""
     notes: tuple[str, ...]
+
+
+def require_metrics(task: Task, examples: Examples, *, generate: bool = False) -> None:
+    """Before the work: raises `MissingDependencyError` where what scores the examples' labels, or with `generate` the
+    texts that are written for them, is not installed.
+    """
+    if generate or getattr(examples[0], "label", None) is not None:
+        require("metrics", f"measuring task {task.name}")
 
 
 def score_outputs(task: Task, examples: Examples, outputs: Sequence[str]) -> Scored:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from loralab.core.updates.factors import Recipe, usual_and_others
 from loralab.errors import AdapterFileError, FingerprintError, ModelLoadError, NotFoundError, OutputError, SpecError
+from loralab.extras import require
 from loralab.files.tensor_checks import listed
 from loralab.files.tensor_writing import write_tensors
 from loralab.files.tensors import SAFETENSORS, read_tensors
@@ -270,6 +271,7 @@ def _check_target(target: Path, suffix: str, what: str) -> None:
 
 
 def _folder_to_gguf(source: Path, target: Path, model: str | None) -> Conversion:
+    require("gguf", "a conversion to GGUF")
     _check_target(target, GGUF, "a LoRA in GGUF is")
     content = config_content(source)
     _refuse_own(source, content, "gguf")

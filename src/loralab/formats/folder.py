@@ -48,9 +48,8 @@ from loralab.formats.sidecar import (
     method_to_json,
     read_sidecar,
 )
-from loralab.methods.beside import fresh_heads, random_beside
+from loralab.methods.beside import fresh_heads, random_beside, tie_notes
 from loralab.methods.lora import LoRA
-from loralab.methods.ties import tie_notes
 from loralab.methods.wide_ranks import rank_notes
 from loralab.models.outputs import output_names
 from loralab.tasks.label_order import are_placeholders

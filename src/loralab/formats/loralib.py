@@ -20,8 +20,8 @@ from loralab.files.tensor_checks import is_finite, listed
 from loralab.files.tensors import TensorFile
 from loralab.formats.peft.layout import fill
 from loralab.formats.record import ModuleRecord, PartRecord, adapted_tensors, has_tensor, rows_of, runs_of
+from loralab.methods.beside import tie_notes
 from loralab.methods.lora import LoRA
-from loralab.methods.ties import tie_notes
 from loralab.methods.wide_ranks import rank_notes
 from loralab.models.families.aliases import fused_layout
 

@@ -21,8 +21,8 @@ from loralab.files.values import texts
 from loralab.formats.delta_pairs import shared_matrices
 from loralab.formats.peft.config import OWN_TYPE
 from loralab.formats.record import ModuleRecord, has_tensor
+from loralab.methods.beside import share_ties
 from loralab.methods.prefix.update import link
-from loralab.methods.ties import share_ties
 
 
 def own_config(reasons: Sequence[str], base_model: str | None) -> dict[str, Any]:

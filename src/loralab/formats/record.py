@@ -27,7 +27,7 @@ from loralab.formats.tokens import recorded_rows
 from loralab.methods.adamix_adapter import MixedBottleneckUpdate
 from loralab.methods.bottleneck import BottleneckUpdate
 from loralab.methods.prefix.update import BlockPrefixUpdate, PrefixUpdate
-from loralab.methods.table import DELTAS
+from loralab.methods.registry import deltas
 from loralab.methods.trainable_tokens import RESIZE
 
 _UNFIT = (LookupError, AttributeError, RuntimeError, TypeError, ValueError)
@@ -72,7 +72,7 @@ class PartRecord:
         """A delta of this structure for one matrix, its own tensors zero; AdapterFileError where that cannot be."""
         meta = replace(spot, device=torch.device("meta"), settings=self.settings)
         try:
-            delta = (DELTAS[self.kind] if self.kind else Factors).blank(meta).zeroed(spot.device)
+            delta = (deltas()[self.kind] if self.kind else Factors).blank(meta).zeroed(spot.device)
             _refuse_misshapen(delta, spot.out_features, spot.in_features)
         except _UNFIT as problem:
             raise AdapterFileError(

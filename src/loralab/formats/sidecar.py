@@ -18,7 +18,7 @@ from loralab.formats.fingerprint import Fingerprint
 from loralab.formats.peft.config import read_json
 from loralab.formats.record import ModuleRecord
 from loralab.formats.tokens import check_leaders, recorded_rows
-from loralab.methods.table import SPECS
+from loralab.methods.registry import specs
 
 SIDECAR_NAME = "loralab.json"
 VERSION = 1
@@ -119,9 +119,10 @@ def method_from_json(content: Mapping[str, Any]) -> Any:
     fields = dict(content)
     kind = text(fields.pop("type", ""), "type")
     if kind == "JointMethod":
-        specs = listing(fields.get("specs"), "specs")
-        return JointMethod(tuple(method_from_json(mapping(each, "spec")) for each in specs))
-    return SPECS[kind](**fields) if kind in SPECS else None
+        joined = listing(fields.get("specs"), "specs")
+        return JointMethod(tuple(method_from_json(mapping(each, "spec")) for each in joined))
+    spec = specs().get(kind)
+    return None if spec is None else spec(**fields)
 
 
 def file_sha256(path: Path) -> str:

@@ -30,10 +30,7 @@ from loralab.formats.peft.vera_config import is_vera, vera_spec
 from loralab.formats.record import ModuleRecord
 from loralab.formats.sidecar import Sidecar, read_sidecar
 from loralab.formats.updates import FilePair, base_copies, file_pairs
-from loralab.methods.bottleneck import BottleneckAdapter
-from loralab.methods.full import FullFineTune
-from loralab.methods.lora import LoRA
-from loralab.methods.table import METHODS
+from loralab.methods.table import method_name
 
 NO_SIDECAR = "no loralab.json: the base model that it belongs to is not recorded"
 
@@ -142,36 +139,6 @@ def _plain_pairs(folder: Path, path: str, record: ModuleRecord, tensors: Mapping
         if not all(key in tensors for key in keys):
             raise AdapterFileError(f"{folder} lacks {' or '.join(keys)}; get it again")
         yield FilePair(name, record.kind, keys, tensors[keys[0]], tensors[keys[1]], each.recipe, each.rows)
-
-
-_VARIED = (LoRA, FullFineTune, BottleneckAdapter)
-"""Specifications that several methods share: their fields say which one it is."""
-_STYLES = {"houlsby": "adapter-h", "lin": "adapter-l", "pfeiffer": "adapter-p"}
-_NAMES = {row.spec.__name__: name for name, row in METHODS.items() if row.spec not in _VARIED}
-
-
-def method_name(method: Mapping[str, Any]) -> str:
-    """What the command line calls a method, from its specification as JSON."""
-    kind = str(method.get("type"))
-    if kind == "JointMethod":
-        return "+".join(method_name(each) for each in method["specs"])
-    if kind == "FullFineTune":
-        return "full" if method.get("top_layers") is None else f"top{method['top_layers']}"
-    if kind == "BottleneckAdapter":
-        return _STYLES[method.get("style", BottleneckAdapter.style)]
-    return _NAMES.get(kind) or _kind_of_lora(method)
-
-
-def _kind_of_lora(method: Mapping[str, Any]) -> str:
-    if method.get("invocation_tokens"):
-        return "alora"
-    if method.get("magnitude"):
-        return "dora"
-    if str(method.get("init", "")).startswith("pissa"):
-        return "pissa"
-    if method.get("freeze_a"):
-        return "lora-fa"
-    return "rslora" if method.get("rank_stabilized") else "lora"
 
 
 def _loralib(path: Path, alpha: float | None) -> AdapterPairs:

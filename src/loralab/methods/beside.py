@@ -1,8 +1,9 @@
-"""Which modules of a model are a fresh task head: trained and saved in full with every adapter (paper §5.2, code).
+"""What trains in full beside an update: a fresh task head, biases, and the copies of tensors that are tied.
 
-transformers names such classes `…ForSequenceClassification`, `…ForImageClassificationWithTeacher` and the like, and
-says which child is the pretrained body (`base_model_prefix`); what lies beside the body is the head. Where the body is
-taken apart (CLIP's image tower), the head is known by its name.
+Heads (paper §5.2, code): transformers names such classes `…ForSequenceClassification`,
+`…ForImageClassificationWithTeacher` and the like, and says which child is the pretrained body (`base_model_prefix`);
+what lies beside the body is the head. Where the body is taken apart (CLIP's image tower), the head is known by its
+name. Biases train beside low-rank updates (`LoRA(bias=…)`) or alone (`BitFit`).
 """
 
 from collections.abc import Mapping, Sequence
@@ -10,7 +11,8 @@ from collections.abc import Mapping, Sequence
 from torch import nn
 
 from loralab.core.names import modules_by_path, unwrapped
-from loralab.core.updates.update import Update
+from loralab.core.updates.tokens import TokenUpdate
+from loralab.core.updates.update import Update, tensor_of
 from loralab.errors import SpecError, TargetError
 from loralab.models.families.aliases import HEAD_NAMES
 from loralab.models.nf4 import quantized_layers
@@ -118,3 +120,76 @@ def refuse_quantized(module: nn.Module, what: str) -> None:
 def _is_headed(class_name: str) -> bool:
     _, marked, task = class_name.partition("For")
     return bool(marked) and any(kind in task for kind in _HEADED)
+
+
+def add_biases(model: nn.Module, updates: dict[str, Update], which: str, heads: Sequence[str]) -> None:
+    """Let biases train: `none`, those of adapted modules (`lora_only`), or `all` outside the heads."""
+    if which == "none":
+        return
+    by_path = modules_by_path(model)
+    for path, module in by_path.items():
+        bias = module._parameters.get("bias")
+        in_head = any(path == head or path.startswith(head + ".") for head in heads)
+        owner, name = _reader(by_path, path, "bias")
+        if bias is None or in_head or (which == "lora_only" and owner not in updates):
+            continue
+        updates.setdefault(owner, Update({})).replace(name, bias)
+
+
+def bias_updates(model: nn.Module, heads: Sequence[str]) -> dict[str, Update]:
+    """Every bias vector outside the heads, also those with longer names (`in_proj_bias`, `q_bias`), to be trained."""
+    by_path, updates = modules_by_path(model), dict[str, Update]()
+    for path, module in by_path.items():
+        if any(path == head or path.startswith(head + ".") for head in heads):
+            continue
+        for local, parameter in module._parameters.items():
+            if parameter is not None and parameter.dim() == 1 and (local == "bias" or local.endswith("_bias")):
+                owner, name = _reader(by_path, path, local)
+                updates.setdefault(owner, Update({})).replace(name, parameter)
+    return updates
+
+
+def _reader(by_path: Mapping[str, nn.Module], path: str, local: str) -> tuple[str, str]:
+    """(the module that reads this module's bias, its name there): an attention reads its out_proj's by itself."""
+    parent, _, leaf = path.rpartition(".")
+    if leaf == "out_proj" and isinstance(by_path.get(parent), nn.MultiheadAttention):
+        return parent, f"out_proj.{local}"
+    return path, local
+
+
+def tied_paths(model: nn.Module) -> dict[str, list[str]]:
+    """Module path → the other modules that hold the very same weight tensor."""
+    holders: dict[int, list[str]] = {}
+    for path, module in modules_by_path(model).items():
+        for parameter in module._parameters.values():
+            if parameter is not None and parameter.dim() > 1:
+                holders.setdefault(id(parameter), []).append(path)
+    return {path: [p for p in paths if p != path] for paths in holders.values() if len(paths) > 1 for path in paths}
+
+
+def tie_notes(model: nn.Module, updates: Mapping[str, Update]) -> list[str]:
+    """What to tell the user about adapted modules whose weight is tied to another's."""
+    ties = tied_paths(model)
+    apart = {path: [other for other in ties.get(path, ()) if not share_rows(updates, path, other)] for path in updates}
+    return [
+        f"{path} shares its weight with {', '.join(others)}: the update applies to {path} alone, "
+        "and merging unties the two"
+        for path, others in apart.items()
+        if others
+    ]
+
+
+def share_rows(updates: Mapping[str, Update], *paths: str) -> bool:
+    """Whether these modules have the same rows trained, and nothing else of their weight."""
+    rows = {path: update for path in paths if isinstance(update := updates.get(path), TokenUpdate)}
+    return len(rows) == len(paths) and len({update.follows or path for path, update in rows.items()}) == 1
+
+
+def share_ties(updates: Mapping[str, Update], by_path: Mapping[str, nn.Module]) -> None:
+    """Let tensors that are one tensor in the base have one trained copy, where several updates replace them."""
+    copies: dict[int, nn.Parameter] = {}
+    for path, update in updates.items():
+        for name, tensor in update.replacements().items():
+            if isinstance(tensor, nn.Parameter):
+                first = copies.setdefault(id(tensor_of(by_path[path], name)), tensor)
+                update.share(name, first)

@@ -8,8 +8,7 @@ from torch import nn
 from loralab.core.adapter import Plan
 from loralab.core.names import unwrapped
 from loralab.errors import TargetError
-from loralab.methods.beside import head_updates, heads_of
-from loralab.methods.biases import bias_updates
+from loralab.methods.beside import bias_updates, head_updates, heads_of
 from loralab.methods.specification import Specification
 
 

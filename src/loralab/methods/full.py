@@ -13,9 +13,8 @@ from loralab.core.adapter import Plan
 from loralab.core.names import modules_by_path, unwrapped
 from loralab.core.updates.update import Update
 from loralab.errors import SpecError, TargetError
-from loralab.methods.beside import head_updates, heads_of, refuse_quantized
+from loralab.methods.beside import head_updates, heads_of, refuse_quantized, share_ties
 from loralab.methods.specification import Specification
-from loralab.methods.ties import share_ties
 from loralab.models.families.aliases import block_paths
 from loralab.nn.statistics import has_statistics, statistics_of
 

@@ -12,6 +12,7 @@ from torch import nn
 
 from loralab.core.adapter import Plan
 from loralab.core.init import INITIALISERS
+from loralab.core.plan import Method
 from loralab.core.targets import Target
 from loralab.core.updates.build import Maker, Site
 from loralab.core.updates.factors import Recipe, SharedMatrices, Spot
@@ -19,8 +20,9 @@ from loralab.errors import SpecError, TargetError
 from loralab.files.values import is_finite
 from loralab.methods.frozen_a import FrozenA
 from loralab.methods.low_rank_method import ScaledMethod, part_paths
-from loralab.methods.pissa import is_pissa, pissa
+from loralab.methods.pissa import is_pissa, pissa, principal_of
 from loralab.methods.trainable_tokens import Tokens, token_problems, with_tokens
+from loralab.models.nf4 import Principal
 
 EVA = "eva"
 """The start that needs data (`eva.py`)."""
@@ -179,3 +181,8 @@ def _key_matches(key: str, path: str) -> bool:
     if path == key or path.endswith("." + key):
         return True
     return any(re.match(rf"(.*\.)?({key})$", other) for other in (path, whole, f"{whole}.{part.rstrip(']')}"))
+
+
+def principal_under(model: nn.Module, method: Method) -> Principal | None:
+    """The part of each weight that PiSSA keeps in float when the base is quantised; None for every other method."""
+    return principal_of(model, method) if isinstance(method, LoRA) and is_pissa(method.init) else None

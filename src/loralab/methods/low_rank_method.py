@@ -19,8 +19,7 @@ from loralab.core.updates.factors import Recipe, SharedMatrices, Spot
 from loralab.core.updates.update import WHOLE
 from loralab.errors import SpecError
 from loralab.methods.all_linear import ALL_LINEAR, all_linear, left_out_notes
-from loralab.methods.beside import head_updates, heads_of
-from loralab.methods.biases import add_biases
+from loralab.methods.beside import add_biases, head_updates, heads_of, tie_notes
 from loralab.methods.specification import (
     Specification,
     choice_problems,
@@ -28,7 +27,6 @@ from loralab.methods.specification import (
     dropout_problems,
     number_problems,
 )
-from loralab.methods.ties import tie_notes
 from loralab.methods.wide_ranks import rank_notes
 from loralab.models.families.aliases import default_targets, expand_alias, family_of, fused_layout
 

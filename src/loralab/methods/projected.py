@@ -1,4 +1,4 @@
-"""Full fine-tuning whose optimizer works on projected gradients: what Grass and GaLore have in common.
+"""Full fine-tuning whose optimizer works on projected gradients: Grass (arXiv 2406.17660) and GaLore (2403.03507).
 
 Everything trains and is stored as by `FullFineTune`. The weights of dense layers are moved through r dimensions at a
 time; embeddings, norms, biases and the output head have a plain AdamW. The optimizer is training/projected_adamw.py.
@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from loralab.core.adapter import Plan
 from loralab.core.names import modules_by_path, unwrapped
 from loralab.core.projected_linear import projected_linear, wide_linear
-from loralab.core.projection import Projection
+from loralab.core.projection import ROW_CHOICES, Projection, chosen_rows, principal_basis
 from loralab.core.updates.build import is_linear, linear_shape
 from loralab.core.updates.low_rank import is_plain_product
 from loralab.core.updates.update import WHOLE, Update
@@ -196,3 +196,72 @@ def projected_weights(
         transposed = not hasattr(by_path[path], "out_features")
         found[path] = ProjectedWeight(path, out_features, in_features, transposed, rank)
     return found
+
+
+RowChoice = Literal["top", "norm", "norm-replace", "norm2", "uniform"]
+
+
+@dataclass(frozen=True)
+class Grass(ProjectedFineTune):
+    """Every parameter trains; of each dense layer's weight r rows (or columns, of the smaller side) at a time.
+
+        g = Pᵀ·G = ρ_j·G[σ_j, :],   u = Adam(g),   W[σ_j, :] ← W[σ_j, :] − lr·α·ρ_j·u[j, :]
+
+    No reference code of the authors exists; what this follows, and how sure it is:
+
+    - from the abstract: Pᵀ = ρ·S picks rows, projecting is indexing, and the full gradient is not needed in
+      between; moments are set to zero at a refresh (an independent write-up). Both are the default here.
+    - derived, and held by tests: ρ = 1/√(r·q) makes the projection unbiased; with B = P frozen it is a LoRA, merged
+      and started anew every K steps.
+    - recalled, and so options: `row_choice` top with ρ = 1 as the best rule, ρ = 1 for `norm`, K = 200, α = 0.25
+      (GaLore's value; 1 moves the chosen rows as full fine-tuning does), a short warmup after a refresh
+      (`refresh_warmup`, none by default).
+    - own choices: `largest_factor`, for Adam undoes the scale of a row's gradient but not that of its step; on
+      equal sides the outputs are projected; weight decay is for the chosen rows; `carry` keeps the moments and
+      Adam's count of steps of the rows that stay chosen.
+    """
+
+    row_choice: RowChoice = "top"
+    """How rows are chosen from the lengths g_i of the gradient's rows. `top`: the longest, ρ = 1. `norm`: drawn at
+    q ∝ g without repetition, ρ = 1. `norm-replace`: drawn at q ∝ g, ρ = 1/√(r·q). `norm2`: at q ∝ g², likewise.
+    `uniform`: all alike, without repetition, ρ = √(m/r)."""
+
+    largest_factor: float | None = None
+    """No ρ is above it: Adam undoes a row's scale, so one that is rarely drawn takes a step ρ times as long. None: as
+    the rule has it."""
+
+    states: ClassVar[tuple[str, ...]] = ("reset", "carry", "keep")
+
+    def problems(self) -> list[str]:
+        said = choice_problems(self, "row_choice", ROW_CHOICES)
+        if self.largest_factor is not None and not self.largest_factor > 0:
+            said.append(f"largest_factor is {self.largest_factor!r} and must be above 0")
+        return [*super().problems(), *said]
+
+    def choose(self, G_MN: Tensor, rank: int, generator: torch.Generator) -> Projection:
+        return chosen_rows(G_MN, rank, self.row_choice, generator, self.largest_factor)
+
+    def projection_elements(self, weight: ProjectedWeight) -> int:
+        return 2 * weight.rank
+
+
+@dataclass(frozen=True)
+class GaLore(ProjectedFineTune):
+    """Every parameter trains; each dense layer's weight in the r main directions of its gradient.
+
+        P: the first r singular vectors of G on its smaller side;   g = Pᵀ·G,   u = Adam(g),   W ← W − lr·α·P·u
+
+    As the authors' code has it: P anew every 200 steps, α = 0.25, moments kept over a refresh, weight decay of the
+    whole weight. Two things differ in how, not in what is computed: the singular vectors come from G·Gᵀ, and
+    between refreshes g is computed as (g_out·P)ᵀ·x, so that G (in the authors' code formed in every step) is not.
+    With that GaLore is leaner here than published: a projected gradient of r·n instead of m·n. The authors' own
+    defaults have rank 128.
+    """
+
+    state_on_refresh: StateOnRefresh = "keep"
+
+    def choose(self, G_MN: Tensor, rank: int, generator: torch.Generator) -> Projection:
+        return principal_basis(G_MN, rank)
+
+    def projection_elements(self, weight: ProjectedWeight) -> int:
+        return weight.rank * weight.shape[0]

@@ -1,61 +1,20 @@
 """What can be said about a way to adapt a model, as flags and files say it. Knows nothing of torch.
 
-`registry.specification` makes the method's own specification from it.
+`registry.py` makes the method's own specification from it.
 """
 
 from dataclasses import dataclass, field
 from typing import Literal
 
-METHOD_NAMES = (
-    "lora",
-    "full",
-    "top2",
-    "bitfit",
-    "prefix-embed",
-    "prefix-layer",
-    "adapter-h",
-    "adapter-l",
-    "adapter-p",
-    "rslora",
-    "lora-fa",
-    "dora",
-    "pissa",
-    "vera",
-    "tied",
-    "multilora",
-    "adamix",
-    "adamix-adapter",
-    "lora-xs",
-    "grass",
-    "galore",
-)
-"""The methods of the paper (§5.1) and its neighbours; several at once are joined by `+`."""
-
-LOW_RANK, BOTTLENECK, PREFIX = (
-    ("lora", "rslora", "lora-fa", "dora", "pissa", "vera", "tied", "multilora", "adamix", "lora-xs"),
-    ("adapter-h", "adapter-l", "adapter-p", "adamix-adapter"),
-    ("prefix-embed", "prefix-layer"),
-)
-"""Which methods have a rank, a bottleneck size, or a number of inserted positions."""
-
-WITH_TOKENS = frozenset({"lora", "rslora", "lora-fa", "dora", "pissa"})
-"""Which methods train rows of single tokens beside their own."""
-
-WITH_INVOCATION = frozenset({"lora", "rslora", "lora-fa", "pissa"})
-"""Which methods can act from an invocation on."""
-
-ALONE = frozenset({"grass", "galore"})
-"""Which methods are an optimizer of the whole model, with which nothing can be combined."""
+from loralab.methods.table import METHOD_NAMES, METHODS, rows_of
 
 
 @dataclass(frozen=True, kw_only=True)
 class MethodSettings:
     """Everything that decides what is put on a model, whatever the method."""
 
-    method: str = field(default="lora", metadata={"group": "adapter"})
-    """How to adapt the model: lora, full, top2, bitfit, prefix-embed, prefix-layer, adapter-h, adapter-l, adapter-p,
-    rslora, lora-fa, dora, pissa, vera, tied, multilora, adamix, adamix-adapter, lora-xs, grass, galore; or several at
-    once, as lora+prefix-embed."""
+    method: str = field(default="lora", metadata={"group": "adapter", "names": METHOD_NAMES})
+    """How to adapt the model: {names}; or several at once, as lora+prefix-embed."""
 
     rank: int = field(default=8, metadata={"group": "adapter"})
     """The rank r of each update."""
@@ -171,27 +130,43 @@ class MethodSettings:
     refresh_warmup: int = field(default=0, metadata={"group": "adapter"})
     """Steps after grass or galore chose anew in which the step of projected weights rises again."""
 
+    @property
+    def start(self) -> str:
+        """How A starts, as `LoRA.init` has it: with the number of PiSSA's subspace iterations, if one was given."""
+        counted = self.init == "pissa" and self.pissa_iterations is not None
+        return f"pissa-{self.pissa_iterations}" if counted else self.init
+
     def method_problems(self) -> list[str]:
-        """What cannot be, as sentences."""
-        names = self.method.split("+")
-        unknown = [name for name in names if name not in METHOD_NAMES]
-        found = [f"method {self.method!r}: choose of {', '.join(METHOD_NAMES)}, joined by +"] if unknown else []
-        if len(set(names)) < len(names):
-            found.append(f"method {self.method!r}: each of its parts once")
-        if len(names) > 1 and not ALONE.isdisjoint(names):
-            found.append(f"method {self.method!r}: {' and '.join(sorted(ALONE))} train every parameter, by themselves")
-        if self.size < 1:
-            found.append(f"size {self.size}: at least 1 is needed")
-        if self.drop_layers < 0:
-            found.append(f"drop_layers {self.drop_layers}: it cannot be negative")
-        if min(self.prefix, self.infix) < 0:
-            found.append(f"prefix {self.prefix}, infix {self.infix}: they cannot be negative")
-        if self.trainable_token_indices is not None and not set(names) & WITH_TOKENS:
-            kinds = ", ".join(sorted(WITH_TOKENS))
-            found.append(f"trainable_token_indices: method {self.method!r} trains no single rows; choose of {kinds}")
-        if self.invocation_tokens is not None and not set(names) <= WITH_INVOCATION:
-            kinds = ", ".join(sorted(WITH_INVOCATION))
-            found.append(f"invocation_tokens: method {self.method!r} acts on every token of a text; choose of {kinds}")
-        if any(name in PREFIX for name in names) and self.prefix + self.infix < 1:
-            found.append("prefix and infix are both 0: there is nothing to train")
-        return found
+        """What is wrong with the settings, as sentences."""
+        names, rows = self.method.split("+"), rows_of(self.method)
+        refused = [
+            (len(rows) < len(names), f"method {self.method!r}: choose from {', '.join(METHODS)}, joined by +"),
+            (len(set(names)) < len(names), f"method {self.method!r}: each of its parts once"),
+            (
+                len(names) > 1 and any(row.alone for row in rows),
+                f"method {self.method!r}: {_those('alone', ' and ')} train every parameter, by themselves",
+            ),
+            (self.size < 1, f"size {self.size}: at least 1 is needed"),
+            (self.drop_layers < 0, f"drop_layers {self.drop_layers}: it cannot be negative"),
+            (min(self.prefix, self.infix) < 0, f"prefix {self.prefix}, infix {self.infix}: they cannot be negative"),
+            (
+                self.trainable_token_indices is not None and not any(row.takes_tokens for row in rows),
+                f"trainable_token_indices: method {self.method!r} trains no single rows; "
+                f"choose from {_those('takes_tokens')}",
+            ),
+            (
+                self.invocation_tokens is not None and not all(row.takes_invocation for row in rows),
+                f"invocation_tokens: method {self.method!r} acts on every token of a text; "
+                f"choose from {_those('takes_invocation')}",
+            ),
+            (
+                any(row.sized_by == "positions" for row in rows) and self.prefix + self.infix < 1,
+                "prefix and infix are both 0: there is nothing to train",
+            ),
+        ]
+        return [reason for is_so, reason in refused if is_so]
+
+
+def _those(trait: str, joined: str = ", ") -> str:
+    """The methods of a trait, by name."""
+    return joined.join(sorted(name for name, row in METHODS.items() if getattr(row, trait)))

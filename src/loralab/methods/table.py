@@ -1,194 +1,208 @@
-"""From settings, as flags and files give them, to the specification of a method: one row for each."""
+"""The methods: one row each, which says everything about a method that is not in its own file.
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+A new method is its file and its row here. The flag `--method`, the name that an adapter's files give back, the help
+and the table of the README all come from the rows. Loads no torch, so that `--help` is quick: a row names its classes,
+and `registry.py` imports them when they are used.
+"""
 
-from loralab.core.plan import JointMethod, Method
-from loralab.core.updates.factors import LowRankDelta
-from loralab.errors import SpecError
-from loralab.methods.adamix import AdaMix, Experts
-from loralab.methods.adamix_adapter import AdaMixAdapter
-from loralab.methods.bitfit import BitFit
-from loralab.methods.bottleneck import BottleneckAdapter
-from loralab.methods.frozen_a import FrozenA
-from loralab.methods.full import FullFineTune
-from loralab.methods.galore import GaLore
-from loralab.methods.grass import Grass
-from loralab.methods.lora import LoRA
-from loralab.methods.lora_xs import CoreMatrix, LoRAXS
-from loralab.methods.multilora import GatedModules, MultiLoRA
-from loralab.methods.pissa import PrincipalFactors
-from loralab.methods.prefix.method import PrefixEmbedding, PrefixLayer
-from loralab.methods.settings import MethodSettings
-from loralab.methods.tied import TiedLoRA, TiedPair
-from loralab.methods.vera import ScaledProjections, VeRA
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 
-def specification(settings: MethodSettings) -> Method:
-    """The method that the settings describe; several joined by `+` are one `JointMethod`. Raises SpecError."""
-    problems = settings.method_problems()
-    if problems:
-        raise SpecError("; ".join(problems))
-    specs = tuple(METHODS[name].make(settings) for name in settings.method.split("+"))
-    return specs[0] if len(specs) == 1 else JointMethod(specs)
+@dataclass(frozen=True, kw_only=True)
+class MethodRow:
+    """One method."""
+
+    spec: str | type[Any]
+    """Its specification: `module:Class`, or the class itself."""
+    fixed: Mapping[str, Any] = field(default_factory=dict)
+    """Fields that set it apart from other methods of the same class."""
+    called: Mapping[str, str | None] = field(default_factory=dict)
+    """Field → the setting that it takes, where that has another name; None: no setting."""
+    delta: str | type[Any] | None = None
+    """Its LowRankDelta where that is not a plain pair: `module:Class`, or the class itself."""
+    sized_by: Literal["rank", "size", "positions"] | None = None
+    """What makes it larger or smaller: a rank, a bottleneck's width, a number of inserted positions."""
+    alone: bool = False
+    """It is an optimizer of the whole model, with which nothing can be combined."""
+    trains_weights: bool = False
+    """It trains weights of the model itself, which therefore cannot be frozen in four bits."""
+    by_chance: bool = False
+    """Each training pass draws its experts: two passes over one batch differ, and a loss can ask them to agree."""
+    takes_tokens: bool = False
+    """It can train single rows of embeddings beside its own updates."""
+    takes_invocation: bool = False
+    """It can act from an invocation on (aLoRA)."""
+    trains: str
+    """What trains, in a few words."""
+    paper: str = "2106.09685"
+    """Where it was published, on arXiv."""
+
+    @property
+    def spec_name(self) -> str:
+        """What the specification's class is called."""
+        return self.spec.rpartition(":")[2] if isinstance(self.spec, str) else self.spec.__name__
+
+    @property
+    def python(self) -> str:
+        """How Python says it: `ll.LoRA(magnitude=True)`."""
+        fixed = ", ".join(f"{name}={value!r}" for name, value in self.fixed.items() if value is not None)
+        return f"ll.{self.spec_name}({fixed})".replace("'", '"')
+
+    def is_of(self, spec: Mapping[str, Any]) -> bool:
+        """Whether a specification, as JSON with its class under `type`, is this method's."""
+        return spec.get("type") == self.spec_name and all(
+            _matches(spec.get(key), value) for key, value in self.fixed.items()
+        )
 
 
-def _where(settings: MethodSettings) -> dict[str, Any]:
-    """Which modules to adapt, and what trains in full beside them: the same for every low-rank method."""
-    return {
-        "targets": settings.targets,
-        "exclude": settings.exclude or (),
-        "layers": settings.layers,
-        "bias": settings.bias,
-        "modules_to_save": settings.modules_to_save,
-    }
+def _matches(value: Any, fixed: Any) -> bool:
+    """Also a variant: `pissa-4` is `pissa`."""
+    return bool(value == fixed) or (isinstance(fixed, str) and str(value).startswith(f"{fixed}-"))
 
 
-def _lora(**changes: Any) -> Callable[[MethodSettings], Method]:
-    """LoRA, or what differs from it by these fields."""
-
-    def make(settings: MethodSettings) -> Method:
-        init = changes.get("init", settings.init)
-        if init == "pissa" and settings.pissa_iterations is not None:
-            init = f"pissa-{settings.pissa_iterations}"
-        fields: dict[str, Any] = {
-            "rank": settings.rank,
-            "alpha": settings.alpha,
-            "dropout": settings.dropout,
-            "rank_pattern": settings.rank_pattern or {},
-            "alpha_pattern": settings.alpha_pattern or {},
-            "rank_stabilized": settings.rank_stabilized,
-            "trainable_token_indices": settings.trainable_token_indices,
-            "invocation_tokens": settings.invocation_tokens,
-        }
-        return LoRA(**fields | _where(settings) | changes | {"init": init})
-
-    return make
+def _lora(paper: str, trains: str, called: Mapping[str, str | None] | None = None, **row: Any) -> MethodRow:
+    """A row of LoRA, or of what differs from it by a field."""
+    row |= {"called": {"init": "start", "nearest_step": None} | dict(called or {}), "paper": paper, "trains": trains}
+    return MethodRow(spec="loralab.methods.lora:LoRA", sized_by="rank", takes_tokens=True, **row)
 
 
-def _lora_fa(settings: MethodSettings) -> Method:
-    return _lora(freeze_a=True, nearest_step=settings.nearest_step)(settings)
+def _bottleneck(style: str, paper: str, trains: str) -> MethodRow:
+    spec = "loralab.methods.bottleneck:BottleneckAdapter"
+    return MethodRow(spec=spec, fixed={"style": style}, sized_by="size", paper=paper, trains=trains)
 
 
-def _vera(settings: MethodSettings) -> Method:
-    return VeRA(
-        settings.rank,
-        settings.dropout,
-        d_initial=settings.d_initial,
-        projection_seed=settings.projection_seed,
-        **_where(settings),
-    )
-
-
-def _multilora(settings: MethodSettings) -> Method:
-    return MultiLoRA(
-        settings.rank,
-        settings.alpha,
-        settings.dropout,
-        modules=settings.modules,
-        gate=settings.gate,
-        rank_stabilized=settings.rank_stabilized,
-        **_where(settings),
-    )
-
-
-def _tied(settings: MethodSettings) -> Method:
-    return TiedLoRA(settings.rank, dropout=settings.dropout, train=settings.tied_train, **_where(settings))
-
-
-def _adamix(settings: MethodSettings) -> Method:
-    return AdaMix(
-        settings.rank,
-        settings.alpha,
-        settings.dropout,
-        experts=settings.experts,
-        share=settings.share,
-        **_where(settings),
-    )
-
-
-def _bottleneck_where(settings: MethodSettings) -> dict[str, Any]:
-    """Size and places of a bottleneck: the same for all kinds."""
-    names = ("size", "drop_layers", "targets", "layers", "modules_to_save")
-    return {name: getattr(settings, name) for name in names} | {"exclude": settings.exclude or ()}
-
-
-def _adamix_adapter(settings: MethodSettings) -> Method:
-    return AdaMixAdapter(experts=settings.experts, share=settings.share, **_bottleneck_where(settings))
-
-
-def _lora_xs(settings: MethodSettings) -> Method:
-    return LoRAXS(settings.rank, settings.alpha, settings.dropout, **_where(settings))
-
-
-def _prefix(kind: type[PrefixEmbedding] | type[PrefixLayer]) -> Callable[[MethodSettings], Method]:
-    return lambda settings: kind(settings.prefix, settings.infix, settings.modules_to_save)
-
-
-def _bottleneck(style: str) -> Callable[[MethodSettings], Method]:
-    return lambda settings: BottleneckAdapter(style=style, **_bottleneck_where(settings))
-
-
-def _grass(settings: MethodSettings) -> Method:
-    return Grass(
-        modules_to_save=settings.modules_to_save,
-        rank=settings.rank,
-        refresh_every=settings.refresh_every,
-        projection_scale=settings.projection_scale,
-        state_on_refresh=settings.state_on_refresh or "reset",
-        refresh_warmup=settings.refresh_warmup,
-        row_choice=settings.row_choice,
-        largest_factor=settings.largest_factor,
-    )
-
-
-def _galore(settings: MethodSettings) -> Method:
-    return GaLore(
-        modules_to_save=settings.modules_to_save,
-        rank=settings.rank,
-        refresh_every=settings.refresh_every,
-        projection_scale=settings.projection_scale,
-        state_on_refresh=settings.state_on_refresh or "keep",
-        refresh_warmup=settings.refresh_warmup,
-    )
-
-
-@dataclass(frozen=True)
-class Row:
-    """One method: how settings make its specification, what that is, and the delta that is its own."""
-
-    make: Callable[[MethodSettings], Method]
-    spec: type[Any]
-    delta: type[LowRankDelta] | None = None
-    """Of a low-rank method whose update is no plain pair."""
-
-
-METHODS: dict[str, Row] = {
-    "lora": Row(_lora(), LoRA),
-    "full": Row(lambda settings: FullFineTune(modules_to_save=settings.modules_to_save), FullFineTune),
-    "top2": Row(lambda settings: FullFineTune(top_layers=2, modules_to_save=settings.modules_to_save), FullFineTune),
-    "bitfit": Row(lambda settings: BitFit(settings.modules_to_save), BitFit),
-    "prefix-embed": Row(_prefix(PrefixEmbedding), PrefixEmbedding),
-    "prefix-layer": Row(_prefix(PrefixLayer), PrefixLayer),
-    "adapter-h": Row(_bottleneck("houlsby"), BottleneckAdapter),
-    "adapter-l": Row(_bottleneck("lin"), BottleneckAdapter),
-    "adapter-p": Row(_bottleneck("pfeiffer"), BottleneckAdapter),
-    "rslora": Row(_lora(rank_stabilized=True), LoRA),
-    "lora-fa": Row(_lora_fa, LoRA, FrozenA),
-    "dora": Row(_lora(magnitude=True), LoRA),
-    "pissa": Row(_lora(init="pissa"), LoRA, PrincipalFactors),
-    "vera": Row(_vera, VeRA, ScaledProjections),
-    "tied": Row(_tied, TiedLoRA, TiedPair),
-    "multilora": Row(_multilora, MultiLoRA, GatedModules),
-    "adamix": Row(_adamix, AdaMix, Experts),
-    "adamix-adapter": Row(_adamix_adapter, AdaMixAdapter),
-    "lora-xs": Row(_lora_xs, LoRAXS, CoreMatrix),
-    "grass": Row(_grass, Grass),
-    "galore": Row(_galore, GaLore),
+METHODS: dict[str, MethodRow] = {
+    "lora": _lora("2106.09685", "B and A beside chosen weights", takes_invocation=True),
+    "full": MethodRow(
+        spec="loralab.methods.full:FullFineTune",
+        fixed={"top_layers": None},
+        trains_weights=True,
+        trains="a copy of every weight",
+    ),
+    "top2": MethodRow(
+        spec="loralab.methods.full:FullFineTune",
+        fixed={"top_layers": 2},
+        trains_weights=True,
+        trains="a copy of the last two blocks",
+    ),
+    "bitfit": MethodRow(spec="loralab.methods.bitfit:BitFit", paper="2106.10199", trains="every bias"),
+    "prefix-embed": MethodRow(
+        spec="loralab.methods.prefix.method:PrefixEmbedding",
+        sized_by="positions",
+        paper="2101.00190",
+        trains="embeddings before and after the prompt",
+    ),
+    "prefix-layer": MethodRow(
+        spec="loralab.methods.prefix.method:PrefixLayer",
+        sized_by="positions",
+        paper="2101.00190",
+        trains="the activations at these positions before every block",
+    ),
+    "adapter-h": _bottleneck("houlsby", "1902.00751", "small layers behind both sublayers"),
+    "adapter-l": _bottleneck("lin", "2004.03829", "a small layer and its norm behind the MLP"),
+    "adapter-p": _bottleneck("pfeiffer", "2005.00247", "a small layer behind the MLP"),
+    "rslora": _lora("2312.03732", "B and A, scaled by α/√r", fixed={"rank_stabilized": True}, takes_invocation=True),
+    "lora-fa": _lora(
+        "2308.03303",
+        "B alone",
+        called={"nearest_step": "nearest_step"},
+        fixed={"freeze_a": True},
+        delta="loralab.methods.frozen_a:FrozenA",
+        takes_invocation=True,
+    ),
+    "pissa": _lora(
+        "2404.02948",
+        "the principal part of W; W stays untouched",
+        fixed={"init": "pissa"},
+        delta="loralab.methods.pissa:PrincipalFactors",
+        takes_invocation=True,
+    ),
+    "dora": _lora("2402.09353", "B, A and the length of every output's weights", fixed={"magnitude": True}),
+    "vera": MethodRow(
+        spec="loralab.methods.vera:VeRA",
+        delta="loralab.methods.vera:ScaledProjections",
+        sized_by="rank",
+        paper="2310.11454",
+        trains="two vectors a layer around one random pair for all",
+    ),
+    "tied": MethodRow(
+        spec="loralab.methods.tied:TiedLoRA",
+        called={"train": "tied_train", "alpha": None},
+        delta="loralab.methods.tied:TiedPair",
+        sized_by="rank",
+        paper="2311.09578",
+        trains="one A and B for all layers, two vectors in each",
+    ),
+    "multilora": MethodRow(
+        spec="loralab.methods.multilora:MultiLoRA",
+        delta="loralab.methods.multilora:GatedModules",
+        sized_by="rank",
+        paper="2311.11501",
+        trains="several LoRA in parallel behind gates from zero",
+    ),
+    "adamix": MethodRow(
+        spec="loralab.methods.adamix:AdaMix",
+        delta="loralab.methods.adamix:Experts",
+        sized_by="rank",
+        by_chance=True,
+        paper="2205.12410",
+        trains="experts drawn at random, averaged in the end",
+    ),
+    "adamix-adapter": MethodRow(
+        spec="loralab.methods.adamix_adapter:AdaMixAdapter",
+        sized_by="size",
+        by_chance=True,
+        paper="2205.12410",
+        trains="the same with inserted layers",
+    ),
+    "lora-xs": MethodRow(
+        spec="loralab.methods.lora_xs:LoRAXS",
+        delta="loralab.methods.lora_xs:CoreMatrix",
+        sized_by="rank",
+        paper="2405.17604",
+        trains="an r×r matrix between W's frozen principal directions",
+    ),
+    "grass": MethodRow(
+        spec="loralab.methods.projected:Grass",
+        alone=True,
+        trains_weights=True,
+        paper="2406.17660",
+        trains="every weight, by gradients of chosen rows",
+    ),
+    "galore": MethodRow(
+        spec="loralab.methods.projected:GaLore",
+        alone=True,
+        trains_weights=True,
+        paper="2403.03507",
+        trains="every weight, by projected gradients",
+    ),
 }
+"""By the name that `--method` takes. Where two rows of one class fit a specification equally well, the later one names
+it: `dora` also when it starts as PiSSA."""
 
-SPECS: dict[str, type[Any]] = {row.spec.__name__: row.spec for row in METHODS.values()}
-"""What loralab.json calls a specification → the specification."""
-DELTAS: dict[str, type[LowRankDelta]] = {row.delta.kind: row.delta for row in METHODS.values() if row.delta is not None}
-"""What it calls a delta that is no plain pair → the delta."""
+METHOD_NAMES = tuple(METHODS)
+"""The methods of the paper (§5.1) and its neighbours; several at once are joined by `+`."""
+
+
+def names_sized_by(size: str) -> tuple[str, ...]:
+    """The methods that a rank, a bottleneck's size or a number of positions makes larger or smaller."""
+    return tuple(name for name, row in METHODS.items() if row.sized_by == size)
+
+
+def rows_of(method: str) -> tuple[MethodRow, ...]:
+    """The rows of a method, or of several joined by `+`; unknown names are left out."""
+    return tuple(METHODS[name] for name in method.split("+") if name in METHODS)
+
+
+def method_name(spec: Mapping[str, Any]) -> str:
+    """What the command line calls a specification, which is given as JSON."""
+    if spec.get("type") == "JointMethod":
+        return "+".join(method_name(each) for each in spec["specs"])
+    if spec.get("invocation_tokens"):
+        return "alora"
+    fitting = [name for name, row in METHODS.items() if row.is_of(spec)]
+    if not fitting and spec.get("type") == "FullFineTune":
+        return f"top{spec['top_layers']}"
+    return max(reversed(fitting), key=lambda name: len(METHODS[name].fixed), default="lora")

@@ -14,7 +14,7 @@ from loralab.core.names import modules_by_path, slots, unwrapped
 from loralab.core.updates.tokens import TokenUpdate, link_tokens
 from loralab.core.updates.update import WHOLE, Update, tensor_of
 from loralab.errors import SpecError, TargetError
-from loralab.methods.ties import tie_notes, tied_paths
+from loralab.methods.beside import tie_notes, tied_paths
 
 Tokens = Sequence[int] | Mapping[str, Sequence[int]]
 """Indices in the model's input embedding, or by the names of modules."""

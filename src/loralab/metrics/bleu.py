@@ -8,10 +8,11 @@ spaces are tokens, as in sacrebleu's `zh`. It knows nothing of tasks.
 from collections.abc import Sequence
 from itertools import zip_longest
 
-from sacrebleu.metrics.bleu import BLEU
-
+from loralab.extras import lazy
 from loralab.metrics.pairing import check_pairs
 from loralab.metrics.scripts import spread
+
+sacrebleu = lazy("sacrebleu.metrics.bleu", "metrics")
 
 
 def bleu_mteval(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> float:
@@ -30,7 +31,7 @@ def bleu_tokenized(predictions: Sequence[str], references: Sequence[Sequence[str
 def _corpus_bleu(predictions: Sequence[str], references: Sequence[Sequence[str]], tokens: str) -> float:
     """Raises `DataError` where predictions and references do not pair up."""
     check_pairs(predictions, references)
-    scorer = BLEU(lowercase=True, tokenize=tokens, smooth_method="none", force=True)
+    scorer = sacrebleu.BLEU(lowercase=True, tokenize=tokens, smooth_method="none", force=True)
     outputs, answers = spread(predictions, references)
     by_place = list(zip_longest(*answers))  # all first references, all second ones, …; None where there are fewer
     return min(100.0, float(scorer.corpus_score(outputs, by_place).score))  # sacrebleu rounds above it

@@ -8,11 +8,12 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import pearsonr, spearmanr
-from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 
 from loralab.errors import NumericsError
+from loralab.extras import lazy
 from loralab.metrics.pairing import check_pairs
+
+sklearn, stats = lazy("sklearn.metrics", "metrics"), lazy("scipy.stats", "metrics")
 
 NEARLY_CONSTANT = 1e-12
 """Relative spread below which rounding, not the values, would decide a correlation."""
@@ -23,7 +24,7 @@ Values = Sequence[float]
 def accuracy(predictions: Values, references: Values) -> float:
     """Share of right classes."""
     check_pairs(predictions, references)
-    return 100.0 * float(accuracy_score(references, predictions))
+    return 100.0 * float(sklearn.accuracy_score(references, predictions))
 
 
 def f1(predictions: Values, references: Values) -> float:
@@ -34,7 +35,7 @@ def f1(predictions: Values, references: Values) -> float:
     check_pairs(predictions, references)
     binary = {*predictions, *references} <= {0, 1}
     average = "binary" if binary else "macro"
-    return 100.0 * float(f1_score(references, predictions, average=average, zero_division=0.0))
+    return 100.0 * float(sklearn.f1_score(references, predictions, average=average, zero_division=0.0))
 
 
 def matthews(predictions: Values, references: Values) -> float:
@@ -42,17 +43,17 @@ def matthews(predictions: Values, references: Values) -> float:
     check_pairs(predictions, references)
     if len(set(predictions)) < 2 or len(set(references)) < 2:
         return 0.0
-    return 100.0 * float(matthews_corrcoef(references, predictions))
+    return 100.0 * float(sklearn.matthews_corrcoef(references, predictions))
 
 
 def pearson(predictions: Values, references: Values) -> float:
     """Pearson's correlation of values; 0.0 where either side is constant."""
-    return _correlation(pearsonr, predictions, references)
+    return _correlation(stats.pearsonr, predictions, references)
 
 
 def spearman(predictions: Values, references: Values) -> float:
     """Spearman's rank correlation of values; 0.0 where either side is constant."""
-    return _correlation(spearmanr, predictions, references)
+    return _correlation(stats.spearmanr, predictions, references)
 
 
 def _correlation(

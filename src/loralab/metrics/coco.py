@@ -6,10 +6,12 @@ does, in Java. That moves tgen's ROUGE-L and CIDEr on E2E by less than 0.001 and
 
 from collections.abc import Sequence
 
-from loralab.metrics.coco_package import coco_module
+from loralab.extras import lazy
 from loralab.metrics.pairing import check_pairs
 from loralab.metrics.scripts import spread
 from loralab.metrics.tokens import caption_words
+
+coco_rouge, coco_cider = lazy("pycocoevalcap.rouge.rouge", "metrics"), lazy("pycocoevalcap.cider.cider", "metrics")
 
 Captions = dict[int, list[str]]
 """number of the text -> its captions, words parted by single spaces."""
@@ -21,7 +23,7 @@ def caption_rouge_l(predictions: Sequence[str], references: Sequence[Sequence[st
     Not Google's ROUGE-L of `loralab.metrics.rouge`. Raises `DataError` where predictions and references do not pair
     up, and `MissingDependencyError` without pycocoevalcap.
     """
-    scorer = coco_module("rouge.rouge").Rouge()
+    scorer = coco_rouge.Rouge()
     return 100.0 * float(scorer.compute_score(*_captions(predictions, references))[0])
 
 
@@ -30,7 +32,7 @@ def cider(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> fl
 
     So it is 0 for a single text, and where no reference has a word. Raises as `caption_rouge_l`.
     """
-    scorer = coco_module("cider.cider").Cider()
+    scorer = coco_cider.Cider()
     answers, outputs = _captions(predictions, references)
     if not any(answer for each in answers.values() for answer in each):
         return 0.0  # the package finds no maximum of nothing

@@ -6,14 +6,20 @@ integers, whatever the reference's length. It knows nothing of TER.
 """
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from sacrebleu.metrics.lib_ter import BeamEditDistance
+from loralab.extras import lazy
+
+if TYPE_CHECKING:
+    from sacrebleu.metrics.lib_ter import BeamEditDistance
+
+lib_ter = lazy("sacrebleu.metrics.lib_ter", "metrics")
 
 
 class Trace:
     """The edits between output and reference, found when they are asked for."""
 
-    def __init__(self, search: BeamEditDistance, output: list[str]) -> None:
+    def __init__(self, search: "BeamEditDistance", output: list[str]) -> None:
         self._search = search
         self._output = output
 
@@ -31,7 +37,7 @@ class EditDistance:
 
     def __init__(self, reference: list[str]) -> None:
         self._length = len(reference)
-        self._search = BeamEditDistance(reference)
+        self._search = lib_ter.BeamEditDistance(reference)
         self._places: dict[str, int] = {}
         for place, token in enumerate(reference):
             self._places[token] = self._places.get(token, 0) | 1 << place

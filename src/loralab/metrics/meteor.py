@@ -11,8 +11,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from loralab.errors import MissingDependencyError
-from loralab.metrics.coco_package import coco_module
+from loralab.extras import lazy
 from loralab.metrics.pairing import check_pairs
+
+coco_meteor = lazy("pycocoevalcap.meteor.meteor", "metrics")
 
 INSTALL_JAVA = "install a Java runtime (Debian, Ubuntu: apt-get install default-jre-headless)"
 
@@ -48,7 +50,7 @@ def _find_java() -> str:
 
 
 def _find_jar() -> Path:
-    return Path(str(coco_module("meteor.meteor").__file__)).with_name("meteor-1.5.jar")
+    return Path(coco_meteor.__file__).with_name("meteor-1.5.jar")
 
 
 def _padded(texts: Sequence[str], count: int) -> list[str]:

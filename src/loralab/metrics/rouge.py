@@ -7,10 +7,11 @@ is the mean over them. It knows nothing of models.
 
 from collections.abc import Sequence
 
-from rouge_score.rouge_scorer import RougeScorer
-
+from loralab.extras import lazy
 from loralab.metrics.pairing import check_pairs
 from loralab.metrics.tokens import rouge_words
+
+rouge_scorer = lazy("rouge_score.rouge_scorer", "metrics")
 
 
 class _Words:
@@ -38,7 +39,7 @@ def rouge_l(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> 
 def _mean_f1(kind: str, predictions: Sequence[str], references: Sequence[Sequence[str]]) -> float:
     """Raises `DataError` where predictions and references do not pair up, or a text has no reference."""
     check_pairs(predictions, references)
-    scorer = RougeScorer([kind], tokenizer=_Words())
+    scorer = rouge_scorer.RougeScorer([kind], tokenizer=_Words())
     best = [
         max(float(scorer.score(reference, prediction)[kind].fmeasure) for reference in answers)
         for prediction, answers in zip(predictions, references, strict=True)

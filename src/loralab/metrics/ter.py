@@ -10,11 +10,12 @@ import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 
-from sacrebleu.metrics.lib_ter import _MAX_SHIFT_CANDIDATES, _shift
-
+from loralab.extras import lazy
 from loralab.metrics.edit_distance import EditDistance
 from loralab.metrics.pairing import present_references
 from loralab.metrics.scripts import spread
+
+lib_ter = lazy("sacrebleu.metrics.lib_ter", "metrics")
 
 Tokens = list[str]
 
@@ -69,8 +70,8 @@ def _edits(output: Tokens, answer: Tokens) -> int:
     distance = EditDistance(answer)
     shifts, candidates = 0, 0
     while True:
-        gain, shifted, candidates = _shift(output, answer, distance, candidates)
-        if gain <= 0 or candidates >= _MAX_SHIFT_CANDIDATES:
+        gain, shifted, candidates = lib_ter._shift(output, answer, distance, candidates)
+        if gain <= 0 or candidates >= lib_ter._MAX_SHIFT_CANDIDATES:
             return shifts + distance(output)[0]
         shifts, output = shifts + 1, shifted
 

@@ -6,12 +6,15 @@ expect spaces between words; `loralab.metrics.scripts` puts some where a way of 
 
 import re
 import unicodedata
-from functools import lru_cache
+from functools import cache, lru_cache
+from typing import Any
 
 import regex
-from sacrebleu.metrics.bleu import BLEU
 
+from loralab.extras import lazy
 from loralab.metrics.scripts import LETTER, MARK
+
+sacrebleu = lazy("sacrebleu.metrics.bleu", "metrics")
 
 WORD_OR_SIGN = re.compile(r"\w+|[^\w\s]")
 """A run of word characters, or one other character."""
@@ -39,12 +42,15 @@ _ROUGE_PIECE = re.compile(r"[^a-z0-9]*[a-z0-9]+[^a-z0-9]*")
 PUNCTUATION = frozenset(".,:;?!-–—…'`\"‘’“”")
 """The tokens that coco-caption leaves out; brackets and other signs stay."""
 
-_split_as_mteval = BLEU(tokenize="13a").tokenizer
-
 
 def mteval_tokens(text: str) -> list[str]:
     """Those of NIST's mteval-v13a.pl, by sacrebleu."""
-    return str(_split_as_mteval(text.lower())).split()
+    return str(_mteval_tokenizer()(text.lower())).split()
+
+
+@cache
+def _mteval_tokenizer() -> Any:
+    return sacrebleu.BLEU(tokenize="13a").tokenizer
 
 
 def words_and_signs(text: str) -> list[str]:

@@ -15,12 +15,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from gguf import GGUFReader
 from tokenizers import pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from loralab.errors import ModelLoadError
+from loralab.extras import lazy
 from loralab.models.quiet import quiet_transformers
+
+gguf = lazy("gguf", "gguf")
 
 DTYPE = torch.bfloat16
 
@@ -86,5 +88,5 @@ def _read_tokenizer(file: Path, longest: int) -> PreTrainedTokenizerFast:
 
 
 def _pre_tokenizer_kind(file: Path) -> str:
-    field = GGUFReader(file).get_field("tokenizer.ggml.pre")
+    field = gguf.GGUFReader(file).get_field("tokenizer.ggml.pre")
     return "" if field is None else str(field.contents())

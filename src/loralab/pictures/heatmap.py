@@ -4,12 +4,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import matplotlib
-from matplotlib.colors import Normalize
-from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
+from loralab.extras import lazy
 from loralab.pictures.picture import INK, colour_bar, picture, style
+
+matplotlib = lazy("matplotlib", "plots")
+colors, ticker = lazy("matplotlib.colors", "plots"), lazy("matplotlib.ticker", "plots")
 
 PANEL_WIDTH, PANEL_HEIGHT = 2.7, 2.5
 """Inches."""
@@ -33,7 +34,7 @@ def draw_heatmaps(
     size = (1.6 + PANEL_WIDTH * columns, 1.1 + PANEL_HEIGHT * len(rows))
     with picture(path, title, *size) as figure:
         grid = figure.subplots(len(rows), columns, squeeze=False)
-        scale, colours = Normalize(0, highest), matplotlib.colormaps["viridis"]
+        scale, colours = colors.Normalize(0, highest), matplotlib.colormaps["viridis"]
         for line, panels in zip(grid, rows, strict=True):
             for axes in line[len(panels) :]:
                 axes.set_visible(False)
@@ -49,8 +50,8 @@ def draw_heatmaps(
                     interpolation="nearest",
                 )
                 style(axes, panel.title, grid=None, frame=())
-                axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
-                axes.yaxis.set_major_locator(MaxNLocator(5, integer=True))
+                axes.xaxis.set_major_locator(ticker.MaxNLocator(5, integer=True))
+                axes.yaxis.set_major_locator(ticker.MaxNLocator(5, integer=True))
         figure.supxlabel(across, fontsize=10, color=INK)
         figure.supylabel(down, fontsize=10, color=INK)
         colour_bar(figure, matplotlib.cm.ScalarMappable(scale, colours), grid, bar, shrink=0.9, aspect=30)

@@ -4,9 +4,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+from loralab.extras import lazy
+from loralab.pictures.picture import COLOURS, in_whole_numbers, picture, style
 
-from loralab.pictures.picture import COLOURS, picture, style
+ticker = lazy("matplotlib.ticker", "plots")
 
 
 @dataclass(frozen=True)
@@ -35,10 +36,10 @@ def draw_charts(charts: Sequence[Chart], path: Path, title: str) -> None:
                     axes.fill_between(x, *chart.bands[name], color=colour, alpha=0.15, linewidth=0)
             style(axes, chart.title, chart.across, chart.up)
             if chart.whole_numbers:
-                axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+                in_whole_numbers(axes.xaxis)
             if chart.logarithmic:
                 axes.set_yscale("log")
-                axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-                axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-                axes.yaxis.set_minor_formatter(NullFormatter())
+                axes.yaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+                axes.yaxis.set_major_formatter(ticker.FuncFormatter(lambda value, _: f"{value:g}"))
+                axes.yaxis.set_minor_formatter(ticker.NullFormatter())
             axes.legend(fontsize=9, frameon=False)

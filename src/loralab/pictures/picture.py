@@ -3,13 +3,18 @@
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-
+from loralab.extras import lazy
 from loralab.files.whole import whole_file
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
+    from matplotlib.figure import Figure
+
+agg, figures = lazy("matplotlib.backends.backend_agg", "plots"), lazy("matplotlib.figure", "plots")
+ticker = lazy("matplotlib.ticker", "plots")
 
 INK, GRID = "#222222", "#dddddd"
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#555555")
@@ -17,10 +22,10 @@ COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#5
 
 
 @contextmanager
-def picture(path: Path, title: str, width: float, height: float) -> Iterator[Figure]:
+def picture(path: Path, title: str, width: float, height: float) -> Iterator["Figure"]:
     """A figure of this size in inches to draw into; written as a whole PNG at the end of the block."""
-    figure = Figure(figsize=(width, height), dpi=130, layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = figures.Figure(figsize=(width, height), dpi=130, layout="constrained")
+    agg.FigureCanvasAgg(figure)
     yield figure
     figure.suptitle(title, fontsize=11, color=INK)
     with whole_file(path) as temporary:
@@ -28,7 +33,7 @@ def picture(path: Path, title: str, width: float, height: float) -> Iterator[Fig
 
 
 def style(
-    axes: Axes,
+    axes: "Axes",
     title: str = "",
     across: str = "",
     up: str = "",
@@ -50,13 +55,23 @@ def style(
         axes.set_axisbelow(True)
 
 
-def legend_below(figure: Figure, axes: Axes | None = None) -> None:
+def in_whole_numbers(axis: "Axis") -> None:
+    """Ticks of what is counted."""
+    axis.set_major_locator(ticker.MaxNLocator(integer=True))
+
+
+def in_per_cent(axis: "Axis") -> None:
+    """Shares of 1 as whole per cent."""
+    axis.set_major_formatter(ticker.PercentFormatter(1.0, decimals=0))
+
+
+def legend_below(figure: "Figure", axes: "Axes | None" = None) -> None:
     """What the colours mean, below all panels: those of one panel, or of all."""
     entries = () if axes is None else axes.get_legend_handles_labels()
     figure.legend(*entries, loc="outside lower center", ncols=2, frameon=False, fontsize=9)
 
 
-def colour_bar(figure: Figure, colours: Any, beside: Any, label: str, **shape: Any) -> None:
+def colour_bar(figure: "Figure", colours: Any, beside: Any, label: str, **shape: Any) -> None:
     """The scale of colours (what `imshow` returns, or a `ScalarMappable`) beside these panels."""
     bar = figure.colorbar(colours, ax=beside, pad=0.02, **shape)
     bar.set_label(label, fontsize=10, color=INK)

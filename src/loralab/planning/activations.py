@@ -16,8 +16,7 @@ from loralab.methods.counts import Counts
 from loralab.methods.prefix.update import inserted_positions
 from loralab.models.fast.cross_entropy import BLOCK_BYTES, CHUNK_BYTES
 from loralab.planning.block import BLOCKS, bert_block, llama_block
-from loralab.planning.kept import kept_by
-from loralab.planning.projected import projections
+from loralab.planning.kept import kept_by, projections
 from loralab.planning.shape import FLOAT32, Shape, Workload, shape_of
 
 

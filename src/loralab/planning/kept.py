@@ -1,10 +1,12 @@
 """What an adapter adds to what its blocks keep for the backward pass: the inputs of what trains, and its own products.
 
 A frozen linear layer needs only W for its backward pass. One that is adapted or trained needs its input as well, which
-q, k and v share; LoRA also keeps its r-wide product, a bottleneck its two inner tensors. In bytes.
+q, k and v share; LoRA also keeps its r-wide product, a bottleneck its two inner tensors. In bytes. And what is narrow
+in an optimizer on projected gradients (methods/projected.py), in elements.
 """
 
 from dataclasses import dataclass
+from math import prod
 
 from torch import nn
 
@@ -20,6 +22,7 @@ from loralab.methods.adamix_adapter import MixedBottleneckUpdate
 from loralab.methods.bottleneck import STYLES, BottleneckUpdate
 from loralab.methods.frozen_a import FrozenA
 from loralab.methods.prefix.update import PrefixUpdate
+from loralab.methods.projected import ProjectedFineTune, projected_weights
 from loralab.models.families.aliases import block_paths, embedding_paths, sublayer_outputs
 from loralab.planning.shape import FLOAT32, Shape
 
@@ -100,3 +103,31 @@ def _first_block(adapter: Adapter, model: nn.Module, inside: dict[str, AdaptedLa
     embeddings = embedding_paths(model)
     below = [path for path, update in adapter.updates.items() if isinstance(update, PrefixUpdate) or path in embeddings]
     return 0 if below else min((layer_index(path) or 0 for path in inside), default=None)
+
+
+@dataclass(frozen=True)
+class Projections:
+    """Of all projected weights [m, n] together; all zero for a method that projects none."""
+
+    whole: int = 0
+    """m·n: their own size."""
+    narrow: int = 0
+    """r·n: of their gradients, and of each of Adam's moments."""
+    held: int = 0
+    """Of the projections themselves."""
+    largest: int = 0
+    """m·n of the largest one: of full gradients and of casts there is one at a time."""
+
+
+def projections(adapter: Adapter, model: nn.Module) -> Projections:
+    """Of this adapter, attached on `model`."""
+    spec = adapter.spec
+    if not isinstance(spec, ProjectedFineTune):
+        return Projections()
+    weights = projected_weights(model, adapter.updates, adapter.heads, spec.rank).values()
+    return Projections(
+        whole=sum(prod(weight.shape) for weight in weights),
+        narrow=sum(weight.rank * weight.shape[1] for weight in weights),
+        held=sum(spec.projection_elements(weight) for weight in weights),
+        largest=max(prod(weight.shape) for weight in weights),
+    )

@@ -18,7 +18,7 @@ from loralab.core.adapter import Adapter
 from loralab.methods.counts import Counts, parameter_counts
 from loralab.models.nf4 import UNPACKING_BYTES, quantized_layers
 from loralab.planning.activations import activation_parts
-from loralab.planning.projected import projections
+from loralab.planning.kept import projections
 from loralab.planning.shape import FLOAT32, Workload
 
 PROCESS_BYTES = 650_000_000

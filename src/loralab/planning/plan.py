@@ -1,4 +1,7 @@
-"""`plan`: what an adaptation trains, stores and needs, for a model of which only the configuration is read."""
+"""`plan`: what an adaptation trains, stores and needs, for a model of which only the configuration is read.
+
+With the paper's storage arithmetic (§4.2 and footnote 4): many tasks as one base and an adapter each, in 16 bits.
+"""
 
 from dataclasses import asdict, dataclass
 
@@ -9,9 +12,9 @@ from loralab.core.adapter import Adapter
 from loralab.core.attach import attach
 from loralab.errors import SpecError
 from loralab.methods.counts import Counts, frozen_stored, parameter_counts
+from loralab.methods.lora import principal_under
 from loralab.methods.prefix.update import inserted_positions
-from loralab.methods.quantized import principal_under
-from loralab.methods.table import specification
+from loralab.methods.registry import specification
 from loralab.models.context import context_length
 from loralab.models.nf4 import quantize_model
 from loralab.models.precision import choose_dtype
@@ -20,10 +23,43 @@ from loralab.planning.blueprint import blueprint
 from loralab.planning.config import PlanConfig
 from loralab.planning.memory import Memory, estimate
 from loralab.planning.shape import FLOAT32, Workload
-from loralab.planning.storage import Storage, storage_of
 
 USUAL_LENGTH = 512
 """Tokens of the longest example, unless told otherwise or the model's context is shorter."""
+
+
+BYTES = 2
+"""Of a parameter in float16 or bfloat16."""
+
+
+@dataclass(frozen=True)
+class Storage:
+    """Bytes on disk for a number of tasks. The heads are left out, as the paper does."""
+
+    count: int
+    """Tasks."""
+    base_bytes: int
+    adapter_bytes: int
+    """Of one task; of full fine-tuning it is the base again."""
+
+    @property
+    def with_adapters(self) -> int:
+        """One base and an adapter for each task."""
+        return self.base_bytes + self.count * self.adapter_bytes
+
+    @property
+    def with_copies(self) -> int:
+        """A whole model for each task."""
+        return self.count * self.base_bytes
+
+    def to_json(self) -> dict[str, int]:
+        """The parts and both sums."""
+        return asdict(self) | {"with_adapters": self.with_adapters, "with_copies": self.with_copies}
+
+
+def storage_of(counts: Counts, tasks: int) -> Storage:
+    """For as many tasks, each adapted with as many parameters."""
+    return Storage(tasks, counts.base * BYTES, counts.method * BYTES)
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,12 @@
 """Data sets from the Hugging Face Hub, for tasks that were given no path. It knows nothing of tasks."""
 
 from dataclasses import dataclass
-from importlib import import_module
 from typing import Any
 
 from loralab.errors import NotFoundError
+from loralab.extras import lazy, require
+
+datasets = lazy("datasets", "data")
 
 PARQUET = "refs/convert/parquet"
 """The Hub's own branch with a data set as plain tables: no code of the data set's is run."""
@@ -23,12 +25,8 @@ class HubSet:
     """The part of the repository, e.g. "cola"."""
 
     def rows(self, split: str) -> list[dict[str, Any]]:
-        """The rows of a split. Raises `NotFoundError` where the Hub or the data set cannot be reached.
-
-        `datasets` is imported here and not above: with it come pandas and pyarrow, a hundred megabytes that a
-        training run on local files should not carry.
-        """
-        datasets = import_module("datasets")
+        """The rows of a split. Raises `NotFoundError` where the Hub or the data set cannot be reached."""
+        require("data", f"reading {self.repository} from the Hub")
         try:
             return list(datasets.load_dataset(self.repository, self.config, revision=PARQUET, split=split))
         except (OSError, ValueError) as error:

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from loralab.errors import SpecError
 from loralab.methods.settings import MethodSettings
+from loralab.methods.table import rows_of
 
 Schedule = Literal["linear", "cosine", "constant"]
 
@@ -236,7 +237,7 @@ def _checks(c: TrainConfig) -> list[tuple[bool, str]]:
         ),
         (c.eval_every > 0 and c.eval_limit < 1, f"eval_every {c.eval_every} needs an eval_limit above 0"),
         (
-            c.quantize is not None and not {"full", "top2", "grass", "galore"}.isdisjoint(c.method.split("+")),
+            c.quantize is not None and any(row.trains_weights for row in rows_of(c.method)),
             f"quantize {c.quantize} and method {c.method}: what it trains would be frozen in 4 bits; choose lora",
         ),
         (not 0 <= c.eva_tau <= 1, f"eva_tau {c.eva_tau}: it is a cosine and lies in [0, 1]"),

@@ -22,6 +22,7 @@ from loralab.core.prompt import ends_before_targets, prompts_end_at
 from loralab.errors import DataError, SpecError
 from loralab.evaluation.labels import class_logits, label_losses
 from loralab.evaluation.likelihood import batch_target_loss
+from loralab.methods.table import rows_of
 from loralab.models.families.aliases import block_paths
 from loralab.models.padding import padding_lent
 from loralab.tasks.encoding.batches import Batch
@@ -204,7 +205,7 @@ def consistency_weight(asked: float | None, method: str, kind: str) -> float:
     """λ: as asked; else the released code's for AdaMix, and 0 for every other method."""
     if asked is not None:
         return asked
-    if not any(part.startswith("adamix") for part in method.split("+")):
+    if not any(row.by_chance for row in rows_of(method)):
         return 0.0
     return 100.0 if kind == "generation" else 1.0
 

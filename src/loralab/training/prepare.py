@@ -11,13 +11,14 @@ from loralab.core.adapter import Adapter
 from loralab.core.attach import attach
 from loralab.errors import DataError, SpecError
 from loralab.evaluation.label_order import in_known_order, in_order_of_model
+from loralab.evaluation.score import require_metrics
 from loralab.formats.labels import recorded_labels
 from loralab.formats.quantized import quantize_base, trained_on
 from loralab.formats.tokenizer import with_own_tokenizer
 from loralab.generation.settings import forced_first_token
-from loralab.methods.prefix.room import text_room
-from loralab.methods.quantized import principal_under
-from loralab.methods.table import specification
+from loralab.methods.lora import principal_under
+from loralab.methods.prefix.update import text_room
+from loralab.methods.registry import specification
 from loralab.models.fast.attention import short_sequence_attention
 from loralab.models.fast.lean import lean_leaves
 from loralab.models.head_dropout import set_head_dropout
@@ -173,8 +174,9 @@ def _check_held_out(config: TrainConfig, task: Task) -> None:
     split = held_out_split(task)
     if split is None or not (config.eval_limit or config.best_epoch):
         return
-    first = task.examples(split, 1)[0]
-    if task.kind != "generation" and getattr(first, "label", None) is None:
+    examples = task.examples(split, 1)
+    require_metrics(task, examples)
+    if task.kind != "generation" and getattr(examples[0], "label", None) is None:
         raise SpecError(
             f"the split {split} of task {task.name} has no labels, so nothing can be measured on it while training; "
             "add the validation file, or give eval_limit 0"

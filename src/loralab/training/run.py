@@ -4,6 +4,7 @@ import math
 from dataclasses import asdict, dataclass, replace
 
 from loralab.errors import SpecError
+from loralab.extras import install, lacking
 from loralab.formats.folder import save
 from loralab.formats.processor_files import replace_processor
 from loralab.methods.counts import parameter_counts
@@ -70,7 +71,7 @@ def train(config: TrainConfig) -> TrainResult:
     with made_fast(prepared) as kernels:
         observer = _open(config, prepared, folder, last)
         try:
-            _say_start(observer, [*prepared.notes, *kernels])
+            _say_start(observer, [*prepared.notes, *kernels, *_unwritten()])
             observer.predicted = forecast(prepared, config)
             _run(config, observer)
             return _finish(config, observer)
@@ -115,7 +116,8 @@ def _finish(config: TrainConfig, observer: RunObserver) -> TrainResult:
     final = observer.evaluate() if config.eval_limit or config.best_epoch else None
     save(prepared.trainee.adapter, folder.path, model=prepared.loaded.model)
     replace_processor(prepared.loaded.processor, folder.path)
-    draw_curves(read_journal(folder.metrics), folder.curves, f"{config.model} on {config.task}, {config.method}")
+    if not lacking("plots"):
+        draw_curves(read_journal(folder.metrics), folder.curves, f"{config.model} on {config.task}, {config.method}")
     sizes = parameter_counts(prepared.trainee.adapter, prepared.loaded.model)
     closing = [*prepared.trainee.optimizer.closing_notes(), *resting_notes(prepared.trainee.adapter)]
     for note in closing:
@@ -152,6 +154,14 @@ def _facts(prepared: Prepared) -> dict[str, object]:
         "matched": prepared.trainee.adapter.matched,
         "notes": list(prepared.notes),
     }
+
+
+def _unwritten() -> list[str]:
+    """What this run leaves no file of, as its package is not installed; metrics.jsonl holds the same numbers."""
+    files = {"board": "TensorBoard events", "plots": "curves.png"}
+    missing = [extra for extra in files if lacking(extra)]
+    said = f"{' or '.join(files[extra] for extra in missing)} will not be written; for that: {install(*missing)}"
+    return [said] if missing else []
 
 
 def _say_start(observer: RunObserver, notes: list[str]) -> None:

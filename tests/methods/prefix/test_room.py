@@ -1,5 +1,5 @@
 import loralab as ll
-from loralab.methods.prefix.room import text_room
+from loralab.methods.prefix.update import text_room
 from small_models import build
 
 

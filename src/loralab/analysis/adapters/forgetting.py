@@ -23,7 +23,7 @@ from loralab.core.attach import disabled
 from loralab.errors import DataError, NotFoundError, SpecError
 from loralab.evaluation.likelihood import mean_target_loss
 from loralab.files.whole import write_json
-from loralab.methods.prefix.room import text_room
+from loralab.methods.prefix.update import text_room
 from loralab.nn.mode import evaluating
 from loralab.pictures.picture import COLOURS, legend_below, picture, style
 from loralab.tasks.encoding.encode import Encoded

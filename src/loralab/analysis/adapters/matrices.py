@@ -16,8 +16,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from matplotlib.ticker import PercentFormatter
-
 from loralab.analysis.adapters.deltas import kind_of_module, layer_number
 from loralab.analysis.adapters.measurement import Measurement
 from loralab.analysis.adapters.parts import Cell, cells_of, has_more, switched_off
@@ -25,7 +23,7 @@ from loralab.core.adapter import Adapter
 from loralab.core.updates.update import WHOLE
 from loralab.errors import SpecError
 from loralab.files.whole import write_json
-from loralab.pictures.picture import COLOURS, INK, legend_below, picture, style
+from loralab.pictures.picture import COLOURS, INK, in_per_cent, legend_below, picture, style
 
 OUTSIDE = "outside blocks"
 TITLES = {"kind": "by kind of matrix", "layer": "by block"}
@@ -179,4 +177,4 @@ def _bars(axes: Any, members: Sequence[Contribution]) -> None:
     turned = len(names) > MOST_UPRIGHT or max(map(len, names)) > len("q_proj") + 2
     axes.set_xticks(places, names, rotation=90 if turned else 0)
     axes.axhline(0, color=INK, linewidth=0.8)
-    axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    in_per_cent(axes.yaxis)

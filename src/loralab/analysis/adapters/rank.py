@@ -21,8 +21,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from matplotlib.ticker import PercentFormatter
-
 from loralab.analysis.adapters.measurement import Measurement
 from loralab.analysis.adapters.parts import Truncation, has_more, switched_off
 from loralab.core.adapter import Adapter
@@ -33,7 +31,7 @@ from loralab.errors import SpecError
 from loralab.files.whole import refuse_occupied, write_json, write_text
 from loralab.formats.folder import load
 from loralab.formats.resize import Resizable, Resized, read_resizable, uniform_ranks, write_resized
-from loralab.pictures.picture import COLOURS, legend_below, picture, style
+from loralab.pictures.picture import COLOURS, in_per_cent, legend_below, picture, style
 
 TRUNCATED, SUGGESTED = "truncated", "suggested"
 
@@ -230,7 +228,7 @@ def _draw(curve: Curve, path: Path, metric: str, title: str, rank_0: str) -> Non
         style(kept, up="energy kept, Σσ²", grid=None, frame=("right", "bottom"))
         energies = [point.energy for point in measured]
         kept.plot(energies, color=COLOURS[5], marker="s", markersize=4, linewidth=1.2, label="energy kept (right)")
-        kept.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+        in_per_cent(kept.yaxis)
         kept.set_ylim(0, 1.05)
         legend_below(figure)
 

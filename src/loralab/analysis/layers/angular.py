@@ -18,10 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import numpy as np
 import torch
-from matplotlib.ticker import MaxNLocator
 from torch import Tensor, nn
 
 from loralab.analysis.layers.stream import Tokens, chosen_states, run_levels
@@ -38,7 +36,7 @@ from loralab.files.whole import write_json, write_text
 from loralab.models.families.aliases import final_norm_paths
 from loralab.models.load import LoadedModel
 from loralab.models.surgery.blocks import blocks_of
-from loralab.pictures.picture import COLOURS, INK, colour_bar, picture, style
+from loralab.pictures.picture import COLOURS, INK, colour_bar, in_whole_numbers, picture, style
 from loralab.tasks.encoding.encode import padding_id
 
 SLICE = 256
@@ -153,9 +151,7 @@ def draw_angular(found: AngularDistances, sizes: Sequence[int], path: Path, titl
             for start in range(blocks - count + 1):
                 grid[count - 1, start] = found.distance(start, count)
         edges = (-0.5, blocks - 0.5, 0.5, blocks + 0.5)
-        image = left.imshow(
-            grid, origin="lower", extent=edges, aspect="auto", cmap=matplotlib.colormaps["viridis"], vmin=0
-        )
+        image = left.imshow(grid, origin="lower", extent=edges, aspect="auto", cmap="viridis", vmin=0)
         best = [found.best(count) for count in sizes]
         left.plot(best, sizes, "o", color="white", markeredgecolor=INK, markersize=4.5, label="least of its n")
         left.legend(fontsize=9, frameon=False, loc="upper right")
@@ -171,8 +167,8 @@ def draw_angular(found: AngularDistances, sizes: Sequence[int], path: Path, titl
         style(right, "the least distance of each n", "n: how many blocks", "d(ℓ*, n)")
         right.set_ylim(bottom=0)
         for axes in (left, right):
-            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        left.yaxis.set_major_locator(MaxNLocator(integer=True))
+            in_whole_numbers(axes.xaxis)
+        in_whole_numbers(left.yaxis)
 
 
 @dataclass(frozen=True, kw_only=True)

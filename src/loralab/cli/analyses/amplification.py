@@ -59,4 +59,5 @@ VERB = Verb(
     run,
     show,
     example="loralab analyse amplification out/r4 --model smollm2-135m --out out/amp",
+    needs=("plots",),
 )

@@ -59,4 +59,6 @@ def _line(best: Answer) -> list[str]:
     return [str(best["n"]), blocks, f"{best['distance']:.4f}"]
 
 
-VERB = Verb(AngularConfig, run, show, example="loralab analyse angular --model smollm2-135m --out out/angular")
+VERB = Verb(
+    AngularConfig, run, show, example="loralab analyse angular --model smollm2-135m --out out/angular", needs=("plots",)
+)

@@ -65,4 +65,5 @@ VERB = Verb(
     show,
     example="loralab analyse forgetting --model smollm2-135m --adapter out/r8 \\\n"
     "  --task docstrings --out out/forgetting",
+    needs=("plots",),
 )

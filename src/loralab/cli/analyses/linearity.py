@@ -99,4 +99,10 @@ def _line(scores: Answer) -> list[str]:
     return [str(scores["ell"]), *("-" if known[key] is None else f"{known[key]:.3f}" for key in COLUMNS.values())]
 
 
-VERB = Verb(LinearityConfig, run, show, example="loralab analyse linearity --model smollm2-135m --out out/linearity")
+VERB = Verb(
+    LinearityConfig,
+    run,
+    show,
+    example="loralab analyse linearity --model smollm2-135m --out out/linearity",
+    needs=("plots",),
+)

@@ -91,4 +91,5 @@ VERB = Verb(
     run,
     show,
     example="loralab analyse linearize --model smollm2-135m --distill 50 --out out/l",
+    needs=("plots",),
 )

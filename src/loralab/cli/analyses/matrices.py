@@ -55,4 +55,5 @@ VERB = Verb(
     show,
     example="loralab analyse matrices --model smollm2-135m --adapter out/r8 \\\n"
     "  --task docstrings --layer-groups 6 --out out/matrices",
+    needs=("plots",),
 )

@@ -127,4 +127,5 @@ VERB = Verb(
     run,
     show,
     example=("loralab analyse prune --model smollm2-135m --n 4 \\\n  --from out/angular/angular.json --out out/pruned"),
+    needs=("plots",),
 )

@@ -68,4 +68,5 @@ VERB = Verb(
     run,
     show,
     example="loralab analyse rank --model smollm2-135m --adapter out/r8 \\\n  --task docstrings --out out/rank",
+    needs=("plots",),
 )

@@ -36,4 +36,4 @@ def show(answer: Answer) -> None:
     print("effective: exp of the entropy of σ/Σσ; for 90%: the rank that keeps 90% of ‖ΔW‖²")
 
 
-VERB = Verb(SpectrumConfig, run, show, example="loralab analyse spectrum out/r64 --out out/spectrum")
+VERB = Verb(SpectrumConfig, run, show, example="loralab analyse spectrum out/r64 --out out/spectrum", needs=("plots",))

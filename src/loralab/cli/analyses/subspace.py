@@ -67,4 +67,6 @@ def _line(side: str, mean: dict[str, float]) -> list[str]:
     return [side, *numbers, f"{mean['shared_dimensions']:.1f}"]
 
 
-VERB = Verb(SubspaceConfig, run, show, example="loralab analyse subspace out/r8 out/r64 --out out/subspace")
+VERB = Verb(
+    SubspaceConfig, run, show, example="loralab analyse subspace out/r8 out/r64 --out out/subspace", needs=("plots",)
+)

@@ -78,4 +78,5 @@ VERB = Verb(
         "loralab bench latency --model gpt2-medium --settings 32x512,16x256,1x128 \\\n"
         "  --batches 1,2,4,8,16,32 --sequences 128,256,512 --out out/figure-5"
     ),
+    needs=("plots",),
 )

@@ -47,4 +47,5 @@ VERB = Verb(
         "  --methods lora,full,bitfit,adapter-h --method-lr full=5e-5,lora=1e-3 \\\n"
         "  --seeds 1,2,3 --ranks 1,4,8 --best-epoch --out out/rte"
     ),
+    needs=("plots",),
 )

@@ -154,4 +154,4 @@ def _facts(answer: Answer) -> list[str]:
     ]
 
 
-VERB = Verb(DemoConfig, run, show, example="loralab demo --steps 20 --limit 16")
+VERB = Verb(DemoConfig, run, show, example="loralab demo --steps 20 --limit 16", needs=("metrics",))

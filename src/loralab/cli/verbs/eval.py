@@ -43,10 +43,12 @@ class EvalConfig(AdaptedModel, NamesTask, GenerationConfig):
 def run(config: EvalConfig) -> Answer:
     """Open the task, load the model with its adapter, measure."""
     from loralab.evaluation.evaluate import evaluate
+    from loralab.evaluation.score import require_metrics
 
     task = open_ordered(config.task, config.data, config.model, config.adapter, config.labels, config.kind)
     if config.predictions is not None and task.kind == "generation" and not config.generate:
         raise SpecError(f"--predictions needs --generate: without it the model writes no text for task {task.name}")
+    require_metrics(task, task.examples(config.split, config.limit), generate=config.generate)
     loaded = load_adapted(config, training_for(task))
     found = evaluate(
         loaded.model,

@@ -88,4 +88,5 @@ VERB = Verb(
     run,
     show,
     example=("loralab score --task e2e --predictions outputs.txt \\\n  --references testset_w_refs.csv"),
+    needs=("metrics",),
 )

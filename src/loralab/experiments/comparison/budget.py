@@ -10,10 +10,9 @@ from transformers import PreTrainedModel
 from loralab.core.attach import attach, detach
 from loralab.errors import SpecError
 from loralab.experiments.comparison.cells import Setting
-from loralab.experiments.comparison.config import CompareConfig, holds
+from loralab.experiments.comparison.config import CompareConfig, sized_by
 from loralab.methods.counts import parameter_counts
-from loralab.methods.settings import BOTTLENECK, LOW_RANK
-from loralab.methods.table import specification
+from loralab.methods.registry import specification
 from loralab.planning.blueprint import blueprint
 from loralab.tasks.table import open_task
 
@@ -73,9 +72,9 @@ def with_size(setting: Setting, size: int) -> Setting:
 
     Positions are divided between prefix and infix as the setting has them.
     """
-    if holds(setting.method, LOW_RANK):
+    if sized_by(setting.method, "rank"):
         return replace(setting, rank=size)
-    if holds(setting.method, BOTTLENECK):
+    if sized_by(setting.method, "size"):
         return replace(setting, size=size)
     before, after = setting.prefix or 0, setting.infix or 0
     infix = round(size * after / (before + after))

@@ -10,8 +10,8 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from loralab.experiments.comparison.config import CompareConfig, holds
-from loralab.methods.settings import BOTTLENECK, LOW_RANK, PREFIX
+from loralab.experiments.comparison.config import CompareConfig, sized_by
+from loralab.methods.table import rows_of
 from loralab.training.config import TrainConfig
 
 _UNFIT = re.compile(r"[^A-Za-z0-9_.+]+")
@@ -38,7 +38,7 @@ class Setting:
     @property
     def has_size(self) -> bool:
         """Whether a budget can choose how large it is."""
-        return holds(self.method, (*LOW_RANK, *BOTTLENECK, *PREFIX))
+        return any(row.sized_by for row in rows_of(self.method))
 
     def described(self) -> str:
         """What it has, for people: `r=4, q,v`. The method and the number of examples are not in it."""
@@ -54,7 +54,7 @@ class Setting:
         """The fields of a training's configuration that it decides."""
         sizes = {name: getattr(self, name) for name in ("rank", "size", "prefix", "infix")}
         changes = {name: value for name, value in sizes.items() if value is not None}
-        own_targets = {} if holds(self.method, LOW_RANK) else {"exclude": None}
+        own_targets = {} if sized_by(self.method, "rank") else {"exclude": None}
         return {"method": self.method, "targets": self.targets, "limit": self.train_examples, **own_targets, **changes}
 
 
@@ -65,12 +65,12 @@ def settings_of(config: CompareConfig) -> list[Setting]:
 
 def _of_method(config: CompareConfig, method: str) -> list[Setting]:
     axes: list[list[dict[str, Any]]] = []
-    if holds(method, LOW_RANK):
+    if sized_by(method, "rank"):
         axes.append([{"targets": each} for each in config.targets_to_try])
         axes.append([{"rank": each} for each in config.ranks or (config.rank,)])
-    if holds(method, BOTTLENECK):
+    if sized_by(method, "size"):
         axes.append([{"size": each} for each in config.sizes or (config.size,)])
-    if holds(method, PREFIX):
+    if sized_by(method, "positions"):
         axes.append([{"prefix": before, "infix": after} for before, after in config.prefixes_to_try])
     axes.append([{"train_examples": each} for each in config.train_sizes or (config.limit,)])
     empty = Setting(method=method)

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from loralab.errors import SpecError
-from loralab.methods.settings import BOTTLENECK, LOW_RANK, PREFIX
+from loralab.methods.table import METHOD_NAMES, names_sized_by, rows_of
 from loralab.training.config import TrainConfig
 
 FREE_TO_CHANGE = ("out", "save_every", "keep", "method", "seed", "resume", "overwrite")
@@ -18,9 +18,8 @@ class CompareConfig(TrainConfig):
     out: str
     """Folder for the table, the pictures, and a folder for each training; the same command goes on in it."""
 
-    methods: tuple[str, ...] = field(metadata={"group": "comparison"})
-    """The methods to compare: lora, full, top2, bitfit, prefix-embed, prefix-layer, adapter-h, adapter-l, adapter-p, or
-    several at once, as lora+prefix-embed."""
+    methods: tuple[str, ...] = field(metadata={"group": "comparison", "names": METHOD_NAMES})
+    """The methods to compare: {names}; or several at once, as lora+prefix-embed."""
 
     seeds: tuple[int, ...] = field(default=(1, 2, 3), metadata={"group": "comparison"})
     """Train each of them once with each of these seeds."""
@@ -107,10 +106,11 @@ def _method_problems(config: CompareConfig) -> list[str]:
     strangers = [name for name in config.method_lr or {} if name not in config.methods]
     compared = ", ".join(config.methods)
     found = [f"method_lr names {name}, which is not among the methods ({compared})" for name in strangers]
-    axes = (("ranks", LOW_RANK), ("target_sets", LOW_RANK), ("sizes", BOTTLENECK), ("prefix_sizes", PREFIX))
-    for name, takers in axes:
-        if getattr(config, name) is not None and not any(holds(method, takers) for method in config.methods):
-            found.append(f"{name} is for {', '.join(takers)}, and none of the methods ({compared}) holds one of them")
+    axes = {"ranks": "rank", "target_sets": "rank", "sizes": "size", "prefix_sizes": "positions"}
+    for name, size in axes.items():
+        if getattr(config, name) is not None and not any(sized_by(method, size) for method in config.methods):
+            takers = ", ".join(names_sized_by(size))
+            found.append(f"{name} is for {takers}, and none of the methods ({compared}) holds one of them")
     return found
 
 
@@ -124,6 +124,6 @@ def _budget_problems(config: CompareConfig) -> list[str]:
     return found
 
 
-def holds(method: str, names: tuple[str, ...]) -> bool:
-    """Whether a method, or one of those joined by `+`, is one of `names`."""
-    return any(part in names for part in method.split("+"))
+def sized_by(method: str, size: str) -> bool:
+    """Whether a method, or one of those joined by `+`, has a rank, a size, or positions."""
+    return any(row.sized_by == size for row in rows_of(method))

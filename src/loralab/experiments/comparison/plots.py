@@ -6,11 +6,12 @@ from math import log10
 from pathlib import Path
 from typing import Any
 
-from matplotlib.ticker import MaxNLocator
-
 from loralab.experiments.comparison.claims import comparable
 from loralab.experiments.comparison.rows import Row, main_metric
+from loralab.extras import lazy
 from loralab.pictures.picture import COLOURS, picture, style
+
+ticker = lazy("matplotlib.ticker", "plots")
 
 MARKERS = "os^DvP*X<>"
 UNITS = {"loss": "nats per target", "perplexity": "e to the loss", "nist": "", "cider": ""}
@@ -78,7 +79,7 @@ def _axes(path: Path, title: str, metric: str, across: str) -> Iterator[Any]:
         axes = figure.subplots()
         style(axes, across=across, up=f"{measured}, mean ± sd over seeds")
         yield axes
-        axes.yaxis.set_major_locator(MaxNLocator(nbins=7))
+        axes.yaxis.set_major_locator(ticker.MaxNLocator(nbins=7))
         axes.legend(frameon=False, fontsize=9, loc="center left", bbox_to_anchor=(1.0, 0.5))
 
 

@@ -2,11 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
-
-import matplotlib
-from matplotlib.colors import Colormap, Normalize
-from matplotlib.patches import Rectangle
+from typing import TYPE_CHECKING, Any
 
 from loralab.experiments.latency.contenders import (
     BASE_AGAIN,
@@ -17,7 +13,14 @@ from loralab.experiments.latency.contenders import (
     LORA_MERGED,
 )
 from loralab.experiments.latency.rows import Row
+from loralab.extras import lazy
 from loralab.pictures.picture import INK, colour_bar, picture, style
+
+if TYPE_CHECKING:
+    from matplotlib.colors import Colormap, Normalize
+
+matplotlib = lazy("matplotlib", "plots")
+colors, patches = lazy("matplotlib.colors", "plots"), lazy("matplotlib.patches", "plots")
 
 PANELS = (
     ("Adapter-H", "bottleneck", {BASE_AGAIN: "base, 0", HOULSBY: "{size}"}),
@@ -41,7 +44,10 @@ def draw_slow_down(rows: Sequence[Row], path: Path, title: str) -> None:
     lines = [_lines(rows, labels) for _, _, labels in PANELS]
     heights = [len(each) for each in lines]
     width = max(6.5, 2.6 + len(sequences) * max(2.0, 0.75 * len(batches)))
-    colours, scale = matplotlib.colormaps["YlOrRd"], Normalize(0, max(PAPER_SCALE, *(_slow_down(row) for row in rows)))
+    colours, scale = (
+        matplotlib.colormaps["YlOrRd"],
+        colors.Normalize(0, max(PAPER_SCALE, *(_slow_down(row) for row in rows))),
+    )
     with picture(path, title, width, 1.9 + CELL * sum(heights)) as figure:
         grid = figure.subplots(
             len(PANELS), len(sequences), squeeze=False, sharex=True, sharey="row", height_ratios=heights
@@ -68,14 +74,19 @@ def _place(labels: dict[str, str]) -> Any:
 
 
 def _draw(
-    axes: Any, rows: Sequence[Row], batches: Sequence[int], lines: Sequence[Line], colours: Colormap, scale: Normalize
+    axes: Any,
+    rows: Sequence[Row],
+    batches: Sequence[int],
+    lines: Sequence[Line],
+    colours: "Colormap",
+    scale: "Normalize",
 ) -> None:
     """A cell for each measured row, with its number."""
     axes.set(xlim=(0, len(batches)), ylim=(0, len(lines)), facecolor=BACKGROUND)
     for row in (row for row in rows if (row.contender, row.size) in lines):
         x, y = batches.index(row.batch), lines.index((row.contender, row.size))
         colour = colours(scale(_slow_down(row)))
-        axes.add_patch(Rectangle((x, y), 1, 1, facecolor=colour, edgecolor="white", linewidth=1.5))
+        axes.add_patch(patches.Rectangle((x, y), 1, 1, facecolor=colour, edgecolor="white", linewidth=1.5))
         axes.text(x + 0.5, y + 0.5, _number(row), ha="center", va="center", fontsize=9, color=_ink_on(colour))
     style(axes, grid=None, frame=())
 

@@ -11,6 +11,7 @@ from loralab.core.attach import detach
 from loralab.core.names import modules_by_path, unwrapped
 from loralab.core.updates.update import WHOLE
 from loralab.errors import FingerprintError, LoralabError, SpecError
+from loralab.extras import lacking
 from loralab.formats.doctor.effect import PROBED, logit_change
 from loralab.formats.finding import Finding, Severity, some
 from loralab.formats.fingerprint import Fingerprint, fingerprint
@@ -19,7 +20,7 @@ from loralab.formats.gguf.layout import GgufBase
 from loralab.formats.record import has_tensor
 from loralab.formats.specimen import AGAIN, UNEXPECTED, Specimen, unexpected
 from loralab.formats.updates import FilePair
-from loralab.methods.ties import tied_paths
+from loralab.methods.beside import tied_paths
 
 BASE = "base model"
 TOO_LARGE = 1.0
@@ -95,12 +96,14 @@ def weight_findings(found: Specimen, model: nn.Module) -> list[Finding]:
 
 
 def gguf_base(model: nn.Module) -> GgufBase | None:
-    """The base as GGUF sees it; None where llama.cpp's names are not known for it."""
+    """The base as GGUF sees it; None where llama.cpp's names for it are not known, or the package that knows them is
+    not installed.
+    """
     inner = unwrapped(model)
+    if lacking("gguf") or not isinstance(inner, PreTrainedModel):
+        return None
     try:
-        return (
-            GgufBase.of(inner.name_or_path or "the base", inner.config) if isinstance(inner, PreTrainedModel) else None
-        )
+        return GgufBase.of(inner.name_or_path or "the base", inner.config)
     except SpecError:
         return None
 

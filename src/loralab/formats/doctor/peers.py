@@ -12,7 +12,8 @@ from loralab.formats.folder import PLAIN_NAME, name_for, plain_folder
 from loralab.formats.gguf.layout import GgufBase, obstacles
 from loralab.formats.peft.vera_config import is_vera
 from loralab.formats.specimen import Specimen
-from loralab.formats.stored import AdapterPairs, method_name
+from loralab.formats.stored import AdapterPairs
+from loralab.methods.table import method_name
 
 PEFT, VLLM, GGUF = "PEFT", "vLLM", "GGUF"
 VLLM_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)

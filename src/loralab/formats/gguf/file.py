@@ -8,18 +8,21 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from gguf import GGUFReader, GGUFType, GGUFWriter, Keys, LlamaFileType
 from torch import Tensor
 
 from loralab.errors import AdapterFileError, NumericsError
+from loralab.extras import lazy
 from loralab.files.tensor_checks import listed
 from loralab.files.whole import whole_file
 from loralab.formats.gguf.layout import TOKENS, GgufBase, obstacles
 from loralab.formats.stored import AdapterPairs
 from loralab.formats.updates import FilePair
+
+gguf = lazy("gguf", "gguf")
 
 A, B = "lora_a", "lora_b"
 TOLERANCE = 1e-6
@@ -77,17 +80,18 @@ def write_gguf(found: AdapterPairs, base: GgufBase, target: Path) -> WrittenGguf
 
 def read_gguf(path: Path) -> ReadGguf:
     """A GGUF LoRA's tensors, whoever wrote it; AdapterFileError for a file that is none."""
-    reader = GGUFReader(path)
-    fields = {key: None if field is None else field.contents() for key in _SAID if (field := reader.get_field(key))}
-    if (fields.get(Keys.General.TYPE), fields.get(Keys.Adapter.TYPE)) != (GGUFType.ADAPTER, "lora"):
+    reader = gguf.GGUFReader(path)
+    general, adapter = gguf.Keys.General, gguf.Keys.Adapter
+    said = (general.TYPE, general.ARCHITECTURE, adapter.TYPE, adapter.LORA_ALPHA)
+    fields: dict[str, Any] = {
+        key: None if field is None else field.contents() for key in said if (field := reader.get_field(key))
+    }
+    if (fields.get(general.TYPE), fields.get(adapter.TYPE)) != (gguf.GGUFType.ADAPTER, "lora"):
         raise AdapterFileError(f"{path} is no LoRA in GGUF: it says {fields}")
     tensors = {each.name: torch.from_numpy(np.array(each.data)) for each in reader.tensors}
     names = [name.removesuffix(f".{A}") for name in tensors if name.endswith(f".{A}")]
     pairs = {name: (tensors[f"{name}.{A}"], tensors[f"{name}.{B}"]) for name in names}
-    return ReadGguf(str(fields[Keys.General.ARCHITECTURE]), float(fields[Keys.Adapter.LORA_ALPHA]), pairs)
-
-
-_SAID = (Keys.General.TYPE, Keys.General.ARCHITECTURE, Keys.Adapter.TYPE, Keys.Adapter.LORA_ALPHA)
+    return ReadGguf(str(fields[general.ARCHITECTURE]), float(fields[adapter.LORA_ALPHA]), pairs)
 
 
 def _own_alpha(pair: FilePair) -> float:
@@ -110,12 +114,12 @@ def _stored(pair: FilePair, base: GgufBase, name: str, alpha: float) -> tuple[Te
 
 
 def _write(path: Path, tensors: Mapping[str, Tensor], alpha: float, base: GgufBase) -> None:
-    writer = GGUFWriter(path, base.architecture.name)
+    writer = gguf.GGUFWriter(path, base.architecture.name)
     try:
-        writer.add_type(GGUFType.ADAPTER)
-        writer.add_string(Keys.Adapter.TYPE, "lora")
-        writer.add_float32(Keys.Adapter.LORA_ALPHA, alpha)
-        writer.add_file_type(LlamaFileType.ALL_F32)
+        writer.add_type(gguf.GGUFType.ADAPTER)
+        writer.add_string(gguf.Keys.Adapter.TYPE, "lora")
+        writer.add_float32(gguf.Keys.Adapter.LORA_ALPHA, alpha)
+        writer.add_file_type(gguf.LlamaFileType.ALL_F32)
         writer.add_base_model_count(1)
         writer.add_base_model_name(0, base.name)
         for name, tensor in tensors.items():

@@ -11,16 +11,21 @@ rows of a head; Hugging Face pairs row i with row i + D/2, llama.cpp the neighbo
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from gguf import MODEL_ARCH_NAMES, TensorNameMap, get_tensor_name_map
 from torch import Tensor
 
 from loralab.errors import SpecError
+from loralab.extras import lazy
 from loralab.formats.sidecar import OWN_LAYOUT
 from loralab.formats.stored import AdapterPairs
 from loralab.formats.updates import FilePair, base_copies
+
+if TYPE_CHECKING:
+    from gguf import TensorNameMap
+
+gguf = lazy("gguf", "gguf")
 
 TOKENS, OUTPUT = "token_embd.weight", "output.weight"
 HELD = ("linear", "embedding")
@@ -59,7 +64,7 @@ class GgufBase:
 
     name: str
     architecture: Architecture
-    names: TensorNameMap
+    names: "TensorNameMap"
     query_heads: int
     key_heads: int
     ties_embeddings: bool
@@ -74,12 +79,12 @@ class GgufBase:
                 f"GGUF was asked for an adapter of {name}, a model of type {config.model_type!r}; known are "
                 f"{', '.join(ARCHITECTURES)}. Merge the adapter and convert the model with llama.cpp's own tools"
             )
-        kind = next(arch for arch, called in MODEL_ARCH_NAMES.items() if called == architecture.name)
+        kind = next(arch for arch, called in gguf.MODEL_ARCH_NAMES.items() if called == architecture.name)
         heads = int(config.num_attention_heads)
         return GgufBase(
             name,
             architecture,
-            get_tensor_name_map(kind, int(config.num_hidden_layers)),
+            gguf.get_tensor_name_map(kind, int(config.num_hidden_layers)),
             heads,
             int(getattr(config, "num_key_value_heads", None) or heads),
             bool(getattr(config, "tie_word_embeddings", False)),

@@ -22,7 +22,7 @@ from loralab.formats.peft.agreement import Plot
 from loralab.formats.peft.config import LORA_BIAS, TYING, PeftConfig
 from loralab.formats.peft.instead import MERGE
 from loralab.formats.peft.keys import PeftTarget, tensor_key
-from loralab.methods.ties import tied_paths
+from loralab.methods.beside import tied_paths
 
 BIAS_OF_B = "lora_B.bias"
 

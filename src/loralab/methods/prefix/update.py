@@ -22,7 +22,10 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
+from loralab.core.adapter import adapters_on
+from loralab.core.layer import names_of
 from loralab.core.prompt import prompt_ends
 from loralab.core.updates.update import Update
 from loralab.errors import AdapterStateError, SpecError
@@ -236,3 +239,12 @@ def _read(output: Any, places: Places) -> Any:
     if getattr(output, "hidden_states", None) is not None:
         output.hidden_states = tuple(places.read(each) for each in output.hidden_states)
     return output
+
+
+def text_room(model: PreTrainedModel) -> int | None:
+    """Tokens, or None where the model's positions have no end."""
+    context, adapters = context_length(model), adapters_on(model)
+    if context is None:
+        return None
+    speaking = names_of(adapters.routing.active)
+    return context - sum(inserted_positions(adapters.adapter(name).updates) for name in speaking)

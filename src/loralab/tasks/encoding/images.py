@@ -9,15 +9,18 @@ Shapes: B images of a batch, C channels, H rows and W columns of pixels.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
-from PIL import Image
 from torch import Tensor
 from transformers import BaseImageProcessor
 
 from loralab.errors import DataError
 from loralab.tasks.example import AnyExample, ImageExample
 from loralab.tasks.images.file import read_image
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 
 @dataclass(frozen=True)
@@ -61,7 +64,7 @@ def pixel_values(encoded: Sequence[EncodedImage]) -> Tensor:
     return torch.stack(pixels_CHW)
 
 
-def _as_expected(image: Image.Image, processor: BaseImageProcessor) -> Image.Image:
+def _as_expected(image: "Image", processor: BaseImageProcessor) -> "Image":
     """Grey for a processor that normalises one channel; else red, green and blue."""
     mean = getattr(processor, "image_mean", None)
     return image.convert("L") if isinstance(mean, list | tuple) and len(mean) == 1 else image

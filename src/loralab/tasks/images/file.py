@@ -8,11 +8,18 @@ import zlib
 from hashlib import sha256
 from io import BytesIO
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
 
 from loralab.errors import DataError
+from loralab.extras import lazy
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+PIL = lazy("PIL", "images")
+pil_image, pil_ops = lazy("PIL.Image", "images"), lazy("PIL.ImageOps", "images")
 
 FORMATS = {
     "PNG": (".png",),
@@ -31,15 +38,15 @@ SUFFIXES = tuple(suffix for suffixes in FORMATS.values() for suffix in suffixes)
 
 _DAMAGED = (
     *(OSError, EOFError, LookupError, OverflowError, RuntimeError, SyntaxError, TypeError, ValueError),
-    *(struct.error, zlib.error, Image.DecompressionBombError),
+    *(struct.error, zlib.error),
 )
-"""What PIL raises for content that is cut short, broken inside or too large to be meant."""
+"""What PIL raises for content that is cut short or broken inside; too large to be meant is an error of its own."""
 
 _WHITE = 65535
 """White in 16 bits: 257 times white in 8 bits."""
 
 
-def read_image(path: Path) -> Image.Image:
+def read_image(path: Path) -> "Image":
     """The image with 8 bits each of red, green and blue (mode RGB), upright as its EXIF orientation says.
 
     As in transformers' pipelines transparency is dropped: a pixel shows the colour that is stored, however transparent.
@@ -66,27 +73,28 @@ def _read_bytes(path: Path) -> bytes:
         raise DataError(f"the image {path} cannot be read ({error})") from error
 
 
-def _decode(path: Path, content: bytes) -> Image.Image:
+def _decode(path: Path, content: bytes) -> "Image":
     try:
-        with Image.open(BytesIO(content), formats=tuple(FORMATS)) as image:
-            return _to_rgb(ImageOps.exif_transpose(image))
-    except UnidentifiedImageError as error:
+        with pil_image.open(BytesIO(content), formats=tuple(FORMATS)) as image:
+            return _to_rgb(pil_ops.exif_transpose(image))
+    except PIL.UnidentifiedImageError as error:
         raise DataError(f"{path} is not an image ({', '.join(FORMATS)}); replace or remove it") from error
-    except _DAMAGED as error:
+    except (*_DAMAGED, pil_image.DecompressionBombError) as error:
         raise DataError(f"the image {path} cannot be used ({error}); replace or remove it") from error
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
+def _to_rgb(image: "Image") -> "Image":
     if image.mode == "F" or image.mode.startswith("I"):
         return _from_wide_grey(image).convert("RGB")
     transparent = image.mode in ("LA", "PA", "RGBA") or "transparency" in image.info
     return (image.convert("RGBA") if transparent else image).convert("RGB")
 
 
-def _from_wide_grey(image: Image.Image) -> Image.Image:
+def _from_wide_grey(image: "Image") -> "Image":
     """16 bits of grey as 8; PIL holds some such files in 32 bits. Raises `ValueError` for any other range."""
     grey_HW = np.asarray(image)
     lowest, highest = grey_HW.min(), grey_HW.max()
     if image.mode == "F" or lowest < 0 or highest > _WHITE:
         raise ValueError(f"its grey, from {lowest:g} to {highest:g}, has neither 8 nor 16 bits")
-    return Image.fromarray(np.rint(grey_HW / (_WHITE / 255)).astype(np.uint8))
+    narrow: Image = pil_image.fromarray(np.rint(grey_HW / (_WHITE / 255)).astype(np.uint8))
+    return narrow

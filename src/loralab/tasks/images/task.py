@@ -13,6 +13,7 @@ from functools import cache, partial
 from pathlib import Path
 
 from loralab.errors import DataError, SpecError
+from loralab.extras import require
 from loralab.tasks.example import Examples, ImageExample
 from loralab.tasks.images.file import examine_image
 from loralab.tasks.images.folders import list_folders
@@ -34,6 +35,7 @@ def open_images(data: str | None, labels: Sequence[str] | None = None) -> Task:
     """
     if data is None:
         raise SpecError("task images needs --data: a JSONL file, or a folder with a folder of images for each class")
+    require("images", "task images")
     listing = _list(Path(data), labels)
     splits: dict[str, Callable[[], Examples]] = {
         name: cache(partial(_read, listed)) for name, listed in listing.splits.items()

@@ -2,19 +2,20 @@
 
 What is null is left out: a column table has every column in every row. A class that is kept as an index beside the
 list of its names (`datasets`' ClassLabel) becomes its name. It knows nothing of what the columns mean otherwise.
-
-pyarrow comes with `datasets`; it is imported when such a table is read, for it is large.
 """
 
 import json
 from collections.abc import Mapping
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from loralab.errors import DataError, NotFoundError
+from loralab.extras import lazy, require
 from loralab.tasks.readers.lines import Line
 from loralab.tasks.readers.unpacked import read_bytes
+
+pyarrow = lazy("pyarrow", "data")
+ipc, parquet = lazy("pyarrow.ipc", "data"), lazy("pyarrow.parquet", "data")
 
 STATE = "state.json"
 """What marks the folder of a data set on disk."""
@@ -30,21 +31,21 @@ def is_dataset(path: Path) -> bool:
 
 def read_parquet(path: Path) -> list[Line]:
     """The rows of a Parquet file. Raises `DataError` for one that is none, or is empty."""
-    arrow, parquet = import_module("pyarrow"), import_module("pyarrow.parquet")
+    require("data", f"reading {path}")
     raw = read_bytes(path)
     try:
-        return _rows(path, parquet.read_table(arrow.BufferReader(raw)))
+        return _rows(path, parquet.read_table(pyarrow.BufferReader(raw)))
     except ARROW_ERRORS as error:
         raise DataError(f"{path} cannot be read as Parquet ({_first_line(error)})") from error
 
 
 def read_dataset(folder: Path) -> list[Line]:
     """The rows of a data set on disk. Raises `DataError` for a folder that holds another thing, or nothing."""
-    arrow, ipc = import_module("pyarrow"), import_module("pyarrow.ipc")
+    require("data", f"reading {folder}")
     parts = [(path, read_bytes(path)) for path in dataset_files(folder)]
     try:
-        tables = [ipc.open_stream(arrow.BufferReader(raw)).read_all() for _, raw in parts]
-        return _rows(folder, arrow.concat_tables(tables))
+        tables = [ipc.open_stream(pyarrow.BufferReader(raw)).read_all() for _, raw in parts]
+        return _rows(folder, pyarrow.concat_tables(tables))
     except ARROW_ERRORS as error:
         raise DataError(f"{folder} cannot be read as a data set on disk ({_first_line(error)})") from error
 
