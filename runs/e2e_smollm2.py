@@ -12,7 +12,7 @@ from pathlib import Path
 
 from loralab.evaluation.evaluate import evaluate
 from loralab.files.whole import write_json, write_text
-from loralab.formats.folder import load
+from loralab.formats.load import load
 from loralab.generation.config import GenerationConfig
 from loralab.models.load import load_model
 from loralab.tasks.table import open_task

@@ -34,7 +34,7 @@ import torch
 from loralab.analysis.layers.measures import Measured, Measuring, draw_measures, measure
 from loralab.analysis.layers.texts import joined, read_texts, sample_pieces
 from loralab.files.whole import write_json, write_text
-from loralab.formats.folder import load
+from loralab.formats.load import load
 from loralab.models.load import load_model
 from loralab.models.precision import use_fast_float32
 

@@ -39,3 +39,11 @@ def write_adapter(folder: Path, planted: Planted, alpha: float | None = None, mo
 def orthonormal(rows: int, columns: int, seed: int) -> Tensor:
     """[rows, columns] with orthonormal columns."""
     return torch.linalg.qr(torch.randn(rows, columns, generator=torch.Generator().manual_seed(seed)))[0]
+
+
+def spectrum(strengths: list[float], rank: int, seed: int = 1) -> tuple[Tensor, Tensor]:
+    """A [rank, 12] and B [10, rank] whose product has these singular values, however they are mixed in the factors."""
+    count = len(strengths)
+    mix = torch.randn(count, rank, generator=torch.Generator().manual_seed(seed))
+    A = torch.linalg.pinv(mix) @ orthonormal(12, count, seed).T
+    return A, orthonormal(10, count, seed + 50) * torch.tensor(strengths) @ mix

@@ -5,11 +5,14 @@ import re
 import sys
 import tomllib
 from collections.abc import Iterable, Iterator
+from functools import cache
 from graphlib import CycleError, TopologicalSorter
+from importlib import import_module
 from pathlib import Path
 
 import pytest
 
+import loralab
 from loralab.extras import EXTRAS
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -18,7 +21,7 @@ FILES = sorted((SOURCE / "loralab").rglob("*.py"))
 
 # Bottom to top. A package may import from groups below its own, never from its own group.
 GROUPS = [
-    {"errors"},
+    {"errors", "version"},
     {"extras"},
     {"files", "machine", "metrics", "nn"},
     {"pictures"},
@@ -32,9 +35,12 @@ GROUPS = [
 ]
 LEVEL = {package: level for level, group in enumerate(GROUPS) for package in group}
 PUBLIC_PAGE = SOURCE / "loralab" / "__init__.py"
+STUB = PUBLIC_PAGE.with_suffix(".pyi")
+FOLDERS = sorted({path.parent for path in FILES})
+SHOWING = SOURCE / "loralab" / "cli" / "showing.py"
 AUTO_CLASSES_ALLOWED_IN = SOURCE / "loralab" / "models" / "load.py"
+LONGEST_FILE, LONGEST_FUNCTION, FULLEST_FOLDER, LARGEST_FAMILY = 600, 80, 24, 2
 PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-LONGEST_FILE, LONGEST_FUNCTION = 600, 80
 
 
 def packages_of(requirements: Iterable[str]) -> set[str]:
@@ -42,6 +48,7 @@ def packages_of(requirements: Iterable[str]) -> set[str]:
     return {re.split(r"[<>=\[~! ]", each)[0] for each in requirements}
 
 
+@cache
 def tree_of(path: Path) -> ast.Module:
     return ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
 
@@ -76,6 +83,11 @@ def package_of(path: Path) -> str:
     return path.relative_to(SOURCE / "loralab").parts[0].removesuffix(".py")
 
 
+def is_width(node: ast.Name) -> bool:
+    """Whether a name is given the width of a page: `WIDTH = 80`."""
+    return node.id == "WIDTH" and isinstance(node.ctx, ast.Store)
+
+
 def module_file(dotted: str) -> Path | None:
     """The source file of an imported dotted name: the module itself, or the module that it is a name of."""
     for candidate in (dotted, dotted.rpartition(".")[0]):
@@ -97,11 +109,22 @@ def test_imports_point_down(path: Path) -> None:
     own = package_of(path)
     assert own in LEVEL, f"{own} has no place in GROUPS"
     for line, dotted in imports_of(tree_of(path)):
-        if dotted.split(".")[0] != "loralab" or dotted == "loralab.__version__":
+        if dotted.split(".")[0] != "loralab":
             continue
         other = [*dotted.split("."), ""][1]
         allowed = other == own or (other in LEVEL and LEVEL[other] < LEVEL[own])
         assert allowed, f"{named(path)}:{line}: {own} must not import {dotted}"
+
+
+def test_the_public_page_is_the_stub() -> None:
+    """Every line of it is a plain re-export that the package can follow."""
+    for statement in tree_of(STUB).body[1:]:
+        assert isinstance(statement, ast.ImportFrom), f"line {statement.lineno}: more than a re-export"
+        module = import_module(str(statement.module))
+        for alias in statement.names:
+            assert alias.asname == alias.name, f"line {statement.lineno}: {alias.name} is not exported as itself"
+            assert getattr(loralab, alias.name) is getattr(module, alias.name)
+            assert alias.name in loralab.__all__
 
 
 def test_no_cycles() -> None:
@@ -151,6 +174,54 @@ def test_sizes(path: Path) -> None:
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             length = (node.end_lineno or node.lineno) - node.lineno + 1
             assert length <= LONGEST_FUNCTION, f"{named(path)}:{node.lineno}: {node.name} has {length} lines"
+
+
+@pytest.mark.parametrize("folder", FOLDERS, ids=named)
+def test_no_folder_is_a_pile(folder: Path) -> None:
+    files = sorted(folder.glob("*.py"))
+    assert len(files) <= FULLEST_FOLDER, f"{named(folder)} holds {len(files)} files: make a folder of some of them"
+
+
+@pytest.mark.parametrize("folder", FOLDERS, ids=named)
+def test_a_family_of_files_is_a_folder(folder: Path) -> None:
+    families: dict[str, list[str]] = {}
+    for path in sorted(folder.glob("[!_]*.py")):
+        families.setdefault(path.stem.partition("_")[0], []).append(path.name)
+    large = [members for members in families.values() if len(members) > LARGEST_FAMILY]
+    assert not large, f"{named(folder)}: folders instead of prefixes for {large}"
+
+
+@pytest.mark.parametrize("path", [path for path in FILES if package_of(path) == "analysis"], ids=named)
+def test_analyses_do_not_meet(path: Path) -> None:
+    """Those of adapters, those of layers and the report of both know nothing of each other."""
+    own = path.relative_to(SOURCE).parts[:3]
+    for line, dotted in imports_of(tree_of(path)):
+        parts = tuple(dotted.split("."))[:3]
+        foreign = parts[:2] == ("loralab", "analysis") and parts != own
+        assert not foreign, f"{named(path)}:{line}: {'/'.join(own)} must not import {dotted}"
+
+
+def test_one_word_is_one_thing() -> None:
+    """Two classes of one name are two things that a reader takes for one."""
+    homes: dict[str, list[str]] = {}
+    for path in FILES:
+        for node in ast.walk(tree_of(path)):
+            if isinstance(node, ast.ClassDef):
+                homes.setdefault(node.name, []).append(f"{named(path)}:{node.lineno}")
+    twice = {name: places for name, places in homes.items() if len(places) > 1}
+    assert not twice, "\n".join(f"{name}: {', '.join(places)}" for name, places in twice.items())
+
+
+def test_one_way_to_show() -> None:
+    """The command line prints through one file, which knows rich and how wide a page is."""
+    for path in FILES:
+        if package_of(path) != "cli" or path == SHOWING:
+            continue
+        tree = tree_of(path)
+        rich = [f"{named(path)}:{line}" for line, dotted in imports_of(tree) if dotted.split(".")[0] == "rich"]
+        assert not rich, f"{rich}: print through {named(SHOWING)}"
+        widths = [node.lineno for node in ast.walk(tree) if isinstance(node, ast.Name) and is_width(node)]
+        assert not widths, f"{named(path)}:{widths}: the width of a page is in {named(SHOWING)}"
 
 
 @pytest.mark.parametrize("path", [path for path in FILES if package_of(path) in ("core", "nn")], ids=named)

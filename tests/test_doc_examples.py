@@ -15,9 +15,10 @@ from torch import Tensor, nn
 import loralab as ll
 from loralab.core.names import modules_by_path
 from loralab.formats.quantized import quantize_base
-from loralab.methods.quantized import principal_under
-from loralab.methods.settings import METHOD_NAMES, MethodSettings
-from loralab.methods.table import specification
+from loralab.methods.lora import principal_under
+from loralab.methods.registry import specification
+from loralab.methods.settings import MethodSettings
+from loralab.methods.table import METHOD_NAMES
 from pages import DOCS, blocks, broken_links, code, commands, configuration, rows, section
 from small_models import gpt2, llama
 from tiny import write_llama, write_pairs

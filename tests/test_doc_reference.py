@@ -13,7 +13,8 @@ from safetensors import safe_open
 
 import loralab as ll
 from loralab import errors
-from loralab.formats import record
+from loralab.core.updates.kinds import KINDS
+from loralab.formats.record import BIASED, INVOKED, MAGNITUDE
 from loralab.metrics.table import higher_is_better
 from loralab.tasks.glue.table import GLUE
 from loralab.tasks.own.turns import MORE, ROLES
@@ -114,10 +115,8 @@ def test_the_keys_of_loralab_json_are_those_of_the_page(run: Path) -> None:
 
 def test_the_kinds_of_module_are_those_of_the_page() -> None:
     told = section(FORMATS, "loralab.json")
-    endings = (record.WITH_MAGNITUDE, record.FROM_INVOCATION, record.WITH_BIAS)
-    plain = {kind for kind in record._CLASSES if not kind.endswith(endings)}
-    assert all(f"`{kind}`" in told for kind in plain)
-    assert all(f"`{ending}`" in told for ending in endings)
+    assert all(f"`{kind}`" in told for kind in KINDS)
+    assert all(f"`{ending}`" in told for ending in (MAGNITUDE, INVOKED, BIASED))
 
 
 def test_the_keys_of_run_json_are_those_of_the_page(run: Path) -> None:

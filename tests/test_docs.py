@@ -14,7 +14,7 @@ import pytest
 import torch
 
 import loralab as ll
-from loralab.methods.settings import METHOD_NAMES
+from loralab.methods.table import METHOD_NAMES, METHODS, method_name
 from small_models import llama
 
 REPOSITORY = Path(__file__).resolve().parent.parent

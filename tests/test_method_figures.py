@@ -1,24 +1,30 @@
-"""Every measured figure on the pages of methods is that of the repository's results: of their JSON, or of a table."""
+"""Every measured figure on the pages of methods is that of a record in docs/results."""
 
 import json
 import re
+from collections.abc import Sequence
 from decimal import ROUND_HALF_UP, Decimal
 
 import pytest
 
 from pages import DOCS, rows
 
-NEIGHBOURS = json.loads(next(DOCS.rglob("neighbours.json")).read_text(encoding="utf-8"))
-BASELINES = next(DOCS.rglob("baselines.md")).read_text(encoding="utf-8")
-RATES = next(DOCS.rglob("neighbours.md")).read_text(encoding="utf-8")
+RESULTS = DOCS / "results"
+NEIGHBOURS = json.loads((RESULTS / "neighbours" / "neighbours.json").read_text(encoding="utf-8"))
+RECORDS = {
+    name: record["table"]
+    for file in ("baselines", "measured")
+    for name, record in json.loads((RESULTS / f"{file}.json").read_text(encoding="utf-8")).items()
+}
+RATES = (RESULTS / "neighbours.md").read_text(encoding="utf-8").partition("What the learning rate does")[2]
+RECORDS["rates-e2e"] = [["method", "rate", "× 0.3", "× 1", "× 3"], *rows(RATES.partition("e2e loss")[2])]
 NUMBER = r"\d+(?:,\d{3})*(?:\.\d+)?"
 
-MRPC, COLA, E2E = "MRPC, MiniLM-L6: methods", "CoLA, MiniLM-L6", "E2E, SmolLM2"
-RANKS = "MRPC: ranks"
-FEW_LORA, FEW_PREFIX = "MRPC: few examples/lora, r=8", "MRPC: few examples/prefix-layer, 16+16 positions"
+MRPC, COLA, E2E, RANKS = "mrpc-methods", "cola-methods", "e2e-methods", "mrpc-ranks"
+FEW_LORA, FEW_PREFIX = "mrpc-few/lora, r=8", "mrpc-few/prefix-layer, 16+16 positions"
 
-# A page, words of it, and for each figure in them where it stands: task/method/metric of neighbours.json, or
-# heading/beginning of a row/column of the baselines' tables, or rate/method/column of the table of rates on E2E.
+# A page, words of it, and for each figure in them its record's cell: task/method/metric of neighbours.json,
+# record/beginning of a row/beginning of a column of the others.
 QUOTES: list[tuple[str, str, list[str]]] = [
     ("lora", "had 75.6, $r = 8$ 74.7", [f"{RANKS}/lora, r=64/accuracy", "", f"{RANKS}/lora, r=8/accuracy"]),
     ("lora", "$r = 1$ 71.3", ["", f"{RANKS}/lora, r=1,/accuracy"]),
@@ -33,7 +39,7 @@ QUOTES: list[tuple[str, str, list[str]]] = [
     ("pissa", "(E2E loss 1.58 against 1.56", ["", "e2e/pissa/loss", "e2e/lora/loss"]),
     ("pissa", "MRPC 73.8 against 74.3", ["mrpc/pissa/accuracy", "mrpc/lora/accuracy"]),
     ("vera", "(E2E loss 1.78 against 1.56", ["", "e2e/vera/loss", "e2e/lora/loss"]),
-    ("vera", "1.52 at three times its rate", ["rate/vera/× 3"]),
+    ("vera", "1.52 at three times its rate", ["rates-e2e/vera,/× 3"]),
     ("tied", "(loss 1.61 against 1.56", ["e2e/tied/loss", "e2e/lora/loss"]),
     ("multilora", "(18.2 ± 2.3 against", ["cola/multilora/matthews", "cola/multilora/matthews"]),
     ("multilora", "against 12.5 ± 6.8)", ["cola/lora/matthews", "cola/lora/matthews"]),
@@ -55,6 +61,8 @@ QUOTES: list[tuple[str, str, list[str]]] = [
     ("prefix-layer", "70.0, LoRA 69.0", [f"{FEW_PREFIX}, 1,000/accuracy", f"{FEW_LORA}, 1,000/accuracy"]),
     ("adapter-h", "(74.3 against 75.3)", [f"{MRPC}/adapter-h/accuracy", f"{MRPC}/lora/accuracy"]),
     ("adapter-h", "(16.9 against 15.5", [f"{COLA}/adapter-h/matthews", f"{COLA}/lora/matthews"]),
+    ("adapter-h", "1.155 times the base's", ["latency/Adapter-H/SmolLM2"]),
+    ("adapter-l", "1.077 times the base's", ["latency/Adapter-L/SmolLM2"]),
     ("adapter-l", "(75.1 ± 3.9 against", [f"{MRPC}/adapter-l/accuracy"] * 2),
     ("adapter-l", "against 75.3 ± 2.4)", [f"{MRPC}/lora/accuracy"] * 2),
     ("adapter-l", "1.527 against 1.555", [f"{E2E}/adapter-l/loss", f"{E2E}/lora/loss"]),
@@ -76,24 +84,21 @@ def test_a_quoted_figure_is_the_measured_one(page: str, words: str, cells: list[
 
 def measured(address: str) -> list[float]:
     """The figures of a cell: a mean and its spread, or one."""
-    place, row, column = address.split("/")
-    if place == "rate":
-        return numbers(cell_of(RATES[RATES.index("| e2e loss, seed 1") :], f"{row},", column))
-    if place not in NEIGHBOURS:
-        return numbers(cell_of(BASELINES.partition(f"\n## {place}")[2], row, column))
-    found = NEIGHBOURS[place][row]
+    record, row, column = address.split("/")
+    if record not in NEIGHBOURS:
+        return numbers(cell_of(RECORDS[record], row, column))
+    found = NEIGHBOURS[record][row]
     if column == "peak":
         return [found["peak_memory_bytes"] / 1e9]
     value = found["metrics"].get(column, found.get(column))
     return [value["mean"], value["sd"]] if isinstance(value, dict) else [value]
 
 
-def cell_of(text: str, row: str, column: str) -> str:
-    """The cell of the first table in a text: a row is its cells with commas."""
-    table = "\n".join(line for line in text.splitlines() if line.startswith("|"))
-    head = [name.strip() for name in table.splitlines()[0].strip("|").split("|")]
-    found = next(each for each in rows(table) if f"{', '.join(each)},".startswith(row))
-    return found[head.index(column)]
+def cell_of(table: Sequence[Sequence[str]], row: str, column: str) -> str:
+    """A cell by the beginning of its row, whose cells are joined by commas, and of its column's name."""
+    head, *others = table
+    found = next(each for each in others if f"{', '.join(each)},".startswith(row))
+    return found[next(index for index, name in enumerate(head) if name.startswith(column))]
 
 
 def numbers(cell: str) -> list[float]:

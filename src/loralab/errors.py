@@ -5,13 +5,28 @@ Each is a `LoralabError` and also the standard-library type that a caller would 
 `error: …` and exit status 2. A message says what was asked, what was found, and what to do.
 """
 
+from collections.abc import Iterable
+
+
+def listed(names: Iterable[str], most: int = 5, between: str = ", ") -> str:
+    """The first few names, and how many more there are: `a, b and 3 more`."""
+    shown = list(names)
+    more = f" and {len(shown) - most} more" if len(shown) > most else ""
+    return between.join(shown[:most]) + more
+
+
+def first_line(error: BaseException) -> str:
+    """What an error of another library says, without what it explains below; its type where it says nothing."""
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
+
 
 class LoralabError(Exception):
     """The root: catch this to catch everything that loralab refuses."""
 
 
 class SpecError(LoralabError, ValueError):
-    """A specification or configuration holds a value that cannot be."""
+    """A specification or configuration holds an invalid value."""
 
 
 class TargetError(LoralabError, LookupError):

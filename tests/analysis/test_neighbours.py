@@ -10,8 +10,8 @@ from loralab.analysis.adapters.amplification import amplifications
 from loralab.analysis.adapters.parts import Truncation, cells_of, switched_off
 from loralab.analysis.adapters.subspace import overlaps_with_base
 from loralab.core.attach import Method
+from loralab.formats.read import read_adapter
 from loralab.formats.resize import read_resizable, uniform_ranks, write_resized
-from loralab.formats.stored import read_pairs
 from small_models import build, logits
 from toys import give_effect
 
@@ -54,7 +54,9 @@ def test_resized_they_are_written_as_what_they_come_to(method: str, tmp_path: Pa
     before = logits(model)
     ll.load(model, tmp_path / "small")
     assert not torch.equal(logits(model), before)
-    assert {pair.A.shape[0] for pair in read_pairs(tmp_path / "small").pairs} == {2 * 2}  # q and v of one projection
+    assert {pair.A.shape[0] for pair in read_adapter(tmp_path / "small").demand().updates} == {
+        2 * 2
+    }  # q and v of one projection
 
 
 def test_vera_has_no_rank_to_cut(tmp_path: Path) -> None:
@@ -72,8 +74,10 @@ def test_parts_of_a_fused_projection_are_compared_with_their_rows_of_the_base(me
     ll.save(adapter, tmp_path, model=model)
     ll.detach(model)
     W_IO = model.get_parameter("transformer.h.0.attn.c_attn.weight").detach()
-    q, v, *_ = amplifications(read_pairs(tmp_path), model)
+    q, v, *_ = amplifications(read_adapter(tmp_path).demand(), model)
     assert [q.name, v.name] == ["transformer.h.0.attn.c_attn.q", "transformer.h.0.attn.c_attn.v"]
     assert q.base_norm == pytest.approx(float(W_IO[:, :32].norm()), rel=1e-5)
     assert v.base_norm == pytest.approx(float(W_IO[:, 64:].norm()), rel=1e-5)
-    assert len(list(overlaps_with_base(read_pairs(tmp_path), model))) == 12  # q and v, left and right, of three blocks
+    assert (
+        len(list(overlaps_with_base(read_adapter(tmp_path).demand(), model))) == 12
+    )  # q and v, left and right, of three blocks

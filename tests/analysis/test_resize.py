@@ -9,21 +9,20 @@ import pytest
 import torch
 from _pytest.mark import ParameterSet
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import nn
 
 import loralab as ll
 from loralab.analysis.adapters.deltas import deltas
 from loralab.cli.main import main
-from loralab.core.thin import balance, distance, norm, pooled_ranks, rank_for_energy
 from loralab.errors import AdapterFileError, OutputError, SpecError
+from loralab.formats.read import read_adapter
 from loralab.formats.resize import Resized, energy_ranks, read_resizable, uniform_ranks, write_resized
-from loralab.formats.stored import read_pairs
 from oracle.case import Case, ours_saved, output, peft_loads, theirs_saved
 from oracle.model_cases import MODELS
 from oracle.module_cases import MODULES
 from oracle.peft_warnings import silenced
 from oracle.setting_cases import SETTINGS
-from planted import Planted, Toy, orthonormal, write_adapter
+from planted import Planted, Toy, spectrum, write_adapter
 from small_models import SPECS, llama
 
 pytestmark = silenced
@@ -33,14 +32,6 @@ BARE = "mixtral, what PEFT takes for all-linear"
 MODULE_NAMES = [f"layers.{layer}.{name}" for layer in (0, 1) for name in "qv"]
 
 
-def spectrum(strengths: list[float], rank: int, seed: int = 1) -> tuple[Tensor, Tensor]:
-    """A [rank, 12] and B [10, rank] whose product has these singular values, however they are mixed in the factors."""
-    count = len(strengths)
-    mix = torch.randn(count, rank, generator=torch.Generator().manual_seed(seed))
-    A = torch.linalg.pinv(mix) @ orthonormal(12, count, seed).T
-    return A, orthonormal(10, count, seed + 50) * torch.tensor(strengths) @ mix
-
-
 def planted(strengths: list[float], rank: int = 6) -> Planted:
     return {name: spectrum(strengths, rank, seed) for seed, name in enumerate(MODULE_NAMES, 1)}
 
@@ -48,39 +39,6 @@ def planted(strengths: list[float], rank: int = 6) -> Planted:
 def resized(source: Path, out: Path, rank: int) -> Resized:
     adapter = read_resizable(source)
     return write_resized(adapter, uniform_ranks(adapter, rank), out, "cut")
-
-
-# -- the mathematics --------------------------------------------------------------------------------------------
-
-
-def test_balanced_factors_are_the_update_in_equal_shares() -> None:
-    A, B = spectrum([5.0, 2.0, 1.0], 3)
-    found = balance(A, B)
-    torch.testing.assert_close(found.B_OK @ found.A_KI, (B @ A).double(), rtol=0, atol=1e-6)
-    assert found.energy_K.tolist() == pytest.approx([25.0, 4.0, 1.0], rel=1e-5)
-    for rows in (found.A_KI, found.B_OK.T):
-        assert rows.square().sum(-1).tolist() == pytest.approx([5.0, 2.0, 1.0], rel=1e-5)
-
-
-def test_the_error_squared_is_the_sum_of_the_dropped_squares() -> None:
-    A, B = spectrum([5.0, 2.0, 1.0, 0.5], 4)
-    for rank, dropped in ((1, 5.25), (2, 1.25), (3, 0.25)):
-        assert distance((A, B), balance(A, B).cut(rank)) ** 2 == pytest.approx(dropped, rel=1e-5)
-    assert norm(A, B) ** 2 == pytest.approx(30.25, rel=1e-6)
-
-
-def test_the_rank_for_an_energy() -> None:
-    energy = torch.tensor([64.0, 25.0, 10.0, 1.0, 1e-14], dtype=torch.float64)
-    shares = {0.5: 1, 0.64: 1, 0.65: 2, 0.89: 2, 0.95: 3, 0.99: 3, 0.995: 4, 1.0: 4}
-    assert {share: rank_for_energy(energy, share) for share in shares} == shares
-    assert rank_for_energy(torch.zeros(3), 0.9) == 1
-
-
-def test_a_pool_gives_rank_to_whom_it_serves() -> None:
-    strong, weak = torch.tensor([80.0, 10.0, 5.0]), torch.tensor([4.0, 0.5, 0.5])
-    assert pooled_ranks([strong, weak], 0.95) == [3, 1]
-    assert pooled_ranks([strong, weak], 0.99) == [3, 1]
-    assert pooled_ranks([strong, weak], 1.0) == [3, 3]
 
 
 # -- planted ranks ----------------------------------------------------------------------------------------------
@@ -101,7 +59,9 @@ def test_the_stated_error_is_that_of_the_written_updates(tmp_path: Path) -> None
     source = write_adapter(tmp_path / "r6", planted([3.0, 1.0, 0.5]), alpha=12)
     found = resized(source, tmp_path / "r1", 1)
     assert found.error == pytest.approx((1.25 / 10.25) ** 0.5, rel=1e-5)
-    pairs = zip(deltas(read_pairs(source)), deltas(read_pairs(tmp_path / "r1")), found.pieces, strict=True)
+    pairs = zip(
+        deltas(read_adapter(source).demand()), deltas(read_adapter(tmp_path / "r1").demand()), found.pieces, strict=True
+    )
     for before, after, piece in pairs:
         whole = before.scale * before.B_OR @ before.A_RI
         error = torch.linalg.norm(whole - after.scale * after.B_OR @ after.A_RI) / torch.linalg.norm(whole)

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from loralab.core.math import adapted_linear, delta, low_rank, low_rank_rows, scaled_linear, scaling, truncated
-from loralab.core.projected_linear import wide_linear
+from loralab.core.math import adapted_linear, low_rank, low_rank_rows, scaled_linear, scaling
+from loralab.core.projection import wide_linear
 
 
 def test_scaling_is_alpha_over_rank_or_its_root() -> None:
@@ -96,13 +96,3 @@ def test_rows_apply_each_sequence_its_own_factors() -> None:
     mixed = low_rank_rows(x, A, B, torch.tensor([1, 0, 1]))
     single = torch.stack([low_rank(x[s], A[k], B[k]) for s, k in enumerate((1, 0, 1))])
     torch.testing.assert_close(mixed, single)
-
-
-def test_truncation_is_the_best_and_tells_its_error() -> None:
-    A, B = torch.randn(6, 9, dtype=torch.float64), torch.randn(7, 6, dtype=torch.float64)
-    D = delta(A, B, torch.float64)
-    A_small, B_small, error = truncated(A, B, 2)
-    S = torch.linalg.svdvals(D)
-    lost = torch.linalg.vector_norm(D - B_small @ A_small)
-    torch.testing.assert_close(lost, S[2:].norm())
-    assert error == pytest.approx(float(lost / D.norm()))

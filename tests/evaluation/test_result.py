@@ -2,7 +2,7 @@ import dataclasses
 
 import pytest
 
-from loralab.evaluation.result import Evaluation
+from loralab.evaluation.evaluate import Evaluation
 
 
 def test_an_evaluation_is_not_changed_afterwards() -> None:

@@ -7,9 +7,10 @@ import torch
 
 import loralab as ll
 from loralab.formats.convert import convert
-from loralab.formats.doctor.effect import logit_change
+from loralab.formats.doctor.model import logit_change
+from loralab.formats.inspect import inspect
+from loralab.formats.read import read_adapter
 from loralab.formats.resize import read_resizable, uniform_ranks, write_resized
-from loralab.formats.stored import read_pairs
 from small_models import gpt2, llama
 from toys import give_effect, quiet
 
@@ -74,7 +75,7 @@ def test_a_copy_and_a_smaller_rank_keep_the_invocation(tmp_path: Path) -> None:
 def test_it_is_told_what_it_is_and_that_it_does_something(tmp_path: Path) -> None:
     model = llama()
     saved(tmp_path, model, targets="q_proj")
-    found = read_pairs(tmp_path)
+    found = inspect(tmp_path)
     assert found.method == "alora"
     assert any("[7, 8]" in note for note in found.notes)
-    assert logit_change(model, tmp_path) > 1e-4
+    assert logit_change(model, read_adapter(tmp_path)) > 1e-4

@@ -219,19 +219,19 @@ import resource, signal, sys, os
 import torch
 from torch import nn
 import loralab as ll
-from loralab.formats import folder
+from loralab.formats import save
 torch.manual_seed(1)
 model = nn.Sequential(nn.Linear(64, 64))
 adapter = ll.attach(model, ll.LoRA(rank=8, targets=["0"]))
 if sys.argv[2] == "full":
     resource.setrlimit(resource.RLIMIT_FSIZE, (3000, 3000))
 elif sys.argv[2] == "kill":
-    write = adapter_folder.write_tensors
+    write = save.write_tensors
     def half(path, tensors):
         write(path, tensors)
         os.truncate(path, 1000)
         os.kill(os.getpid(), signal.SIGKILL)
-    adapter_folder.write_tensors = half
+    save.write_tensors = half
 try:
     ll.save(adapter, sys.argv[1])
 except ll.OutputError as error:

@@ -62,10 +62,10 @@ A_PAIR = {f"{C_ATTN}.lora_A": torch.ones(4, 12), f"{C_ATTN}.lora_B": torch.ones(
 FAULTS: dict[str, tuple[dict[str, Tensor], str]] = {
     "no B": ({f"{C_ATTN}.lora_A": torch.ones(2, 12)}, r"c_attn\.lora_B is missing"),
     "no factors": ({"x.weight": torch.ones(1)}, "no names ending in lora_A"),
-    "PEFT's": ({"base_model.model.x.lora_A.weight": torch.ones(1)}, "it is PEFT's file: load the folder"),
+    "PEFT's": ({"base_model.model.x.lora_A.weight": torch.ones(1)}, "it is PEFT's file; load the folder"),
     "another module": ({"x.lora_A": torch.ones(1, 1), "x.lora_B": torch.ones(1, 1)}, "x.lora_A belongs to no module"),
     "one third": (A_PAIR | {f"{C_ATTN}.lora_B": torch.ones(12, 4)}, "fits neither it nor two or three thirds"),
-    "NaN": (A_PAIR | {f"{C_ATTN}.lora_A": torch.full((4, 12), torch.nan)}, "lora_A holds NaN"),
+    "NaN": (A_PAIR | {f"{C_ATTN}.lora_A": torch.full((4, 12), torch.nan)}, r"NaN or infinite values: .*c_attn\.lora_A"),
     "an unknown tensor": (A_PAIR | {"classifier.weight": torch.ones(1)}, "classifier.weight belongs to nothing"),
     "a head of another size": (A_PAIR | {"lm_head.weight": torch.ones(3, 12)}, r"lm_head.weight has shape \[3, 12\]"),
     "a weight beside its update": (A_PAIR | {f"{C_ATTN}.weight": torch.ones(12, 36)}, "beside its own low-rank update"),

@@ -8,7 +8,7 @@ import torch
 
 from loralab.cli.main import main
 from loralab.errors import AdapterFileError, LoralabError, ModelLoadError
-from loralab.formats.folder import load
+from loralab.formats.load import load
 from loralab.models.linearized import REMAINING, TENSORS, load_linearized, write_linearized
 from loralab.models.load import load_model, read_config
 from loralab.models.locate import locate

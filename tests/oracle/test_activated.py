@@ -11,7 +11,7 @@ from peft import LoraConfig, PeftModel
 from torch import Tensor, nn
 
 import loralab as ll
-from loralab.formats.folder import CONFIG_NAME
+from loralab.files.names import CONFIG_NAME
 from oracle.case import Case, assert_same, ours_saved, output, peft_loads, peft_model, theirs_saved
 from oracle.peft_warnings import silenced
 from small_models import gpt2, llama

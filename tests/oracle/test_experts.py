@@ -11,7 +11,7 @@ import transformers as hf
 from torch import nn
 
 import loralab as ll
-from loralab.formats.stored import read_pairs
+from loralab.formats.read import read_adapter
 from oracle.case import Case, assert_same, ours_saved, output, peft_loads, theirs_saved
 from oracle.peft_warnings import silenced
 from toys import give_effect
@@ -106,7 +106,7 @@ def test_what_is_read_without_the_model_has_the_same_names_and_scales(tmp_path: 
     each = case("DeepSeek-V3", ["down_proj", "o_proj"])
     base, _ = ours_saved(each, tmp_path / "ours", rank_pattern={"down_proj": 3}, alpha_pattern={"down_proj": 7})
     peft_loads(base, tmp_path / "ours").save_pretrained(tmp_path / "again")
-    pairs = [{pair.name: (pair.kind, pair.scale) for pair in read_pairs(tmp_path / name).pairs} for name in
+    pairs = [{pair.name: (pair.kind, pair.scale) for pair in read_adapter(tmp_path / name).demand().updates} for name in
              ("ours", "again")]  # fmt: skip
     assert pairs[0] == pairs[1]
     assert pairs[0]["model.layers.0.mlp.down_proj"] == ("linear", 7 / 3)

@@ -9,8 +9,8 @@ import pytest
 
 import loralab as ll
 from loralab.core.attach import Method
+from loralab.files.names import PLAIN_NAME
 from loralab.formats.convert import convert
-from loralab.formats.folder import PLAIN_NAME
 from oracle.case import Case, assert_same, keys, ours_saved, output, peft_loads, theirs_saved
 from oracle.model_cases import MODELS
 from oracle.peft_warnings import silenced

@@ -14,13 +14,21 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 import loralab as ll
-from loralab.core.adapter import Adapter, Plan
+from loralab.core.adapter import Adapter
 from loralab.core.names import modules_by_path
-from loralab.files.tensor_writing import write_tensors
+from loralab.core.plan import Plan
+from loralab.files.names import CONFIG_NAME
+from loralab.files.tensors import write_tensors
 from loralab.formats.fingerprint import fingerprint
-from loralab.formats.peft.config import CONFIG_NAME
-from loralab.formats.peft.vera import has_vera, vera_from_peft, vera_to_peft, why_not_peft_vera
-from loralab.formats.peft.vera_config import is_vera, vera_spec
+from loralab.formats.peft.vera import (
+    has_vera,
+    is_vera,
+    parse_vera,
+    vera_from_peft,
+    vera_spec,
+    vera_to_peft,
+    why_not_peft_vera,
+)
 from loralab.formats.record import describe
 from loralab.formats.sidecar import PEFT_LAYOUT, Sidecar, method_to_json
 from oracle.case import TENSORS, assert_same, output
@@ -150,15 +158,15 @@ def read(saved: Saved, **changes: Any) -> tuple[nn.Module, Adapter]:
     """(the base with the adapter from the folder on it, the adapter)."""
     content, model = saved.content | changes, copy.deepcopy(saved.base)
     assert is_vera(content)
-    updates, shared, notes = vera_from_peft(model, content, saved.tensors)
+    updates, shared, notes = vera_from_peft(model, parse_vera(content), saved.tensors)
     adapter = ll.attach(model, Read(content, Plan(updates, tuple(notes), (), shared)))
-    adapter.spec = vera_spec(content)
+    adapter.spec = vera_spec(parse_vera(content))
     return model.eval(), adapter
 
 
 def refusal(saved: Saved, tensors: Mapping[str, Tensor], **changes: Any) -> str:
     with pytest.raises(ll.AdapterFileError) as caught:
-        vera_from_peft(saved.base, saved.content | changes, tensors)
+        vera_from_peft(saved.base, parse_vera(saved.content | changes), tensors)
     return str(caught.value)
 
 
@@ -295,7 +303,7 @@ def test_projections_drawn_again_are_those_that_peft_has_on_a_base_of_this_preci
 ) -> None:
     case = CASES["llama, all kinds of dense layers"]
     saved = theirs_saved(case, tmp_path / "theirs", dtype, save_projection=False)
-    _, shared, _ = vera_from_peft(saved.base, saved.content, saved.tensors)
+    _, shared, _ = vera_from_peft(saved.base, parse_vera(saved.content), saved.tensors)
     for name in ("vera_A", "vera_B"):
         theirs = getattr(saved.model.base_model, name)["default"]
         assert shared.matrix(name).dtype == theirs.dtype
@@ -481,7 +489,7 @@ def test_the_record_says_which_tensors_there_are(tmp_path: Path) -> None:
     saved = Saved(base, model, tmp_path / "ours")
     assert "query.base_layer.bias is missing" in refusal(saved, saved.tensors)
     again = copy.deepcopy(base)
-    updates, shared, notes = vera_from_peft(again, saved.content, saved.tensors, sidecar_of(saved))
+    updates, shared, notes = vera_from_peft(again, parse_vera(saved.content), saved.tensors, sidecar_of(saved))
     ll.attach(again, Read(saved.content, Plan(updates, tuple(notes), (), shared)))
     theirs = PeftModel.from_pretrained(copy.deepcopy(base), saved.folder).eval()
     assert torch.equal(output(again, saved.x), output(model, saved.x))
@@ -491,4 +499,4 @@ def test_the_record_says_which_tensors_there_are(tmp_path: Path) -> None:
 def test_a_record_that_disagrees_with_the_configuration_is_refused(tmp_path: Path) -> None:
     saved = ours_saved(CASES["gpt2, Conv1D"], tmp_path / "ours")
     with pytest.raises(ll.AdapterFileError, match=r"disagree about transformer\.h\.0\.attn\.c_attn"):
-        vera_from_peft(saved.base, saved.content | {"r": 5}, saved.tensors, sidecar_of(saved))
+        vera_from_peft(saved.base, parse_vera(saved.content | {"r": 5}), saved.tensors, sidecar_of(saved))

@@ -3,8 +3,7 @@ from pathlib import Path
 import pytest
 
 from loralab.errors import DataError
-from loralab.tasks.e2e import open_e2e
-from loralab.tasks.e2e_outputs import read_outputs
+from loralab.tasks.e2e import open_e2e, read_outputs
 from loralab.tasks.example import Example
 
 EXAMPLES = [Example("name[A], area[x] ->", " A."), Example("name[B] ->", " B.")]

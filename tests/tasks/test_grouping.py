@@ -1,5 +1,5 @@
 from loralab.tasks.example import Example
-from loralab.tasks.grouping import one_per_input
+from loralab.tasks.outputs import one_per_input
 
 
 def test_references_of_the_same_prompt_come_together_in_the_order_of_first_appearance() -> None:

@@ -3,8 +3,7 @@ from pathlib import Path
 import pytest
 
 from loralab.errors import DataError
-from loralab.tasks.triples import Text
-from loralab.tasks.triples_xml import parse_entries
+from loralab.tasks.triples import Text, parse_entries
 
 PATH = Path("folder/a.xml")
 ENTRY = """<entry category="Food" eid="Id1" size="2">

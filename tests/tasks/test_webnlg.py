@@ -6,10 +6,8 @@ from loralab.errors import DataError, SpecError
 from loralab.tasks.example import Example
 from loralab.tasks.outputs import text_lines
 from loralab.tasks.task import Task
-from loralab.tasks.triples import Text
-from loralab.tasks.triples_xml import parse_entries
-from loralab.tasks.webnlg import SEEN, hub_entry, open_webnlg
-from loralab.tasks.webnlg_files import webnlg_files
+from loralab.tasks.triples import Text, parse_entries
+from loralab.tasks.webnlg import SEEN, hub_entry, open_webnlg, webnlg_files
 
 
 def examples_of(task: Task, split: str) -> list[Example]:

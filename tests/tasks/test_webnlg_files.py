@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from loralab.errors import NotFoundError, SpecError
-from loralab.tasks.webnlg_files import webnlg_files
+from loralab.tasks.webnlg import webnlg_files
 
 
 def make(folder: Path, *names: str) -> str:

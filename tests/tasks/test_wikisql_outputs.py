@@ -4,7 +4,7 @@ import pytest
 
 from loralab.errors import DataError
 from loralab.tasks.example import Example
-from loralab.tasks.wikisql_outputs import WIKISQL_OUTPUTS, read_outputs
+from loralab.tasks.wikisql import WIKISQL_OUTPUTS, read_outputs
 
 EXAMPLES = [Example("a", "b"), Example("c", "d")]
 

@@ -6,7 +6,7 @@ import pytest
 
 from loralab.errors import DataError, NotFoundError
 from loralab.metrics.wikisql.database import Table
-from loralab.tasks.wikisql_tables import database_file, read_tables, schema, tables_file
+from loralab.tasks.wikisql import database_file, read_tables, schema, tables_file
 
 TABLE: dict[str, Any] = {"id": "1-2", "header": ["A", "B"], "types": ["text", "real"], "rows": [["a", 1], ["b", None]]}
 

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 import loralab as ll
-from loralab.training import eva_start
+from loralab.training import start
 from loralab.training.checkpoint import newest_checkpoint
 from loralab.training.prepare import prepare
 
@@ -67,7 +67,7 @@ def test_a_resumed_run_needs_no_data_for_its_ranks(configured: Configure, monkey
     def refuse(*_: object, **__: object) -> None:
         raise AssertionError("the data were looked at again")
 
-    monkeypatch.setattr(eva_start, "attach_eva", refuse)
+    monkeypatch.setattr(start, "attach_eva", refuse)
     ll.train(replace(config, steps=5, resume=True))
     assert {name: tensor.shape for name, tensor in tensors_of(config).items()} == before
 

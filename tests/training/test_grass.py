@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 import loralab as ll
-from loralab.core.projection import ROW_CHOICES, Rows, chosen_rows
+from loralab.core.projection import ROW_CHOICES, ChosenRows, chosen_rows
 from loralab.methods.counts import parameter_counts
 from loralab.methods.projected import Grass
 from loralab.methods.registry import specification
@@ -40,7 +40,7 @@ def test_the_projected_gradient_is_the_chosen_rows_of_the_full_one(choice: str) 
         loss_of(model, number).backward()
         for each in optimizer.projected:
             rows = optimizer.projection(each)
-            assert isinstance(rows, Rows)
+            assert isinstance(rows, ChosenRows)
             G = each.site.canonical(full[each.site.name])
             torch.testing.assert_close(each.stand_in.grad, rows.factor_R[:, None] * G[rows.index_R])
             assert each.stand_in.grad.shape == (3, max(G.shape))
@@ -209,7 +209,9 @@ def test_the_state_has_two_rn() -> None:
         assert sum(tensor.numel() for tensor in state.values()) == 2 * 3 + 3 + 1  # σ, ρ; steps of each row; of all
 
 
-def moments_around_a_refresh(rule: str) -> list[tuple[Rows, dict[str, torch.Tensor], Rows, dict[str, torch.Tensor]]]:
+def moments_around_a_refresh(
+    rule: str,
+) -> list[tuple[ChosenRows, dict[str, torch.Tensor], ChosenRows, dict[str, torch.Tensor]]]:
     """(rows, state) before and after step 3 has chosen anew, before its step, of every weight."""
     model = net()
     _, optimizer = on(model, Grass(rank=3, row_choice="norm-replace", refresh_every=2, state_on_refresh=rule))

@@ -20,9 +20,9 @@ from transformers import (
 
 import loralab as ll
 from loralab.cli.main import main
-from loralab.core.attach import attach
+from loralab.core.attach import put
+from loralab.core.plan import Plan
 from loralab.formats.doctor.examine import examine
-from loralab.formats.folder import Loaded
 from loralab.methods.beside import unfilled_tensors
 from loralab.methods.registry import specification
 from loralab.models.load import load_model
@@ -106,7 +106,7 @@ def headless(model: nn.Module) -> ll.Adapter:
     whole = ll.attach(model, ll.LoRA(rank=2, modules_to_save=()), name="whole")
     updates = {path: update for path, update in whole.updates.items() if len(update.parts)}
     ll.detach(model)
-    return attach(model, Loaded(updates, whole.spec, ()), "headless")
+    return put(model, Plan(updates), whole.spec, "headless")
 
 
 @pytest.mark.parametrize("kind", ["bert", "llama"])

@@ -11,7 +11,7 @@ from peft import PeftModel
 from transformers import ViTForImageClassification
 
 import loralab as ll
-from loralab.evaluation.result import Evaluation
+from loralab.evaluation.evaluate import Evaluation
 from loralab.models.load import load_model
 from loralab.tasks.table import open_task
 from tiny import write_images, write_vit

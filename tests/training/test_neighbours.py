@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file
 
 import loralab as ll
-from loralab.formats.folder import PLAIN_NAME
+from loralab.files.names import PLAIN_NAME
 from loralab.models.load import load_model
 from loralab.training.folder import RunFolder, clear
 from loralab.training.prepare import prepare

@@ -13,13 +13,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import loralab as ll
+from loralab.machine import peak_memory_bytes
 from loralab.training.curves import draw_curves
 from loralab.training.folder import RunFolder
 from loralab.training.journal import Journal, read_journal
 from loralab.training.loop import clip_gradients
 from loralab.training.optimizer import make_optimizer, rate_factor, set_rate, warmup_steps
 from loralab.training.prepare import prepare
-from loralab.training.record import peak_memory_bytes
 
 Configure = Callable[..., ll.TrainConfig]
 
@@ -114,9 +114,7 @@ def test_the_peak_is_the_process_own_and_not_its_parents() -> None:
     """A child of a process that once held 400 MB more says less than its parent does."""
     held = torch.ones(100_000_000)
     assert float(held[-1]) == 1.0
-    script = (
-        "import torch; from loralab.training.record import peak_memory_bytes as peak; print(peak(torch.device('cpu')))"
-    )
+    script = "import torch; from loralab.machine import peak_memory_bytes as peak; print(peak(torch.device('cpu')))"
     child = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True)
     del held
     assert int(child.stdout) < peak_memory_bytes(torch.device("cpu")) - 100_000_000

@@ -1,4 +1,4 @@
-"""The fields of a configuration dataclass as the command line sees them. Knows nothing of arguments or files.
+"""The fields of a configuration dataclass as the command line sees them.
 
 A field's documentation is the string under the field and is nowhere else; it is read from the source.
 """
@@ -104,20 +104,20 @@ def choices(kind: Any) -> tuple[Any, ...]:
 
 def field_documentation(config: type[Any]) -> dict[str, str]:
     """Field name → the string under it, base classes included, with line breaks folded into spaces."""
-    found: dict[str, str] = {}
+    documentation: dict[str, str] = {}
     for owner in reversed(config.__mro__):
         if dataclasses.is_dataclass(owner):
-            found |= _documentation_in(owner)
-    return found
+            documentation |= _documentation_in(owner)
+    return documentation
 
 
 def _documentation_in(owner: type[Any]) -> dict[str, str]:
     module = ast.parse(textwrap.dedent(inspect.getsource(owner)))
     body = module.body[0].body if isinstance(module.body[0], ast.ClassDef) else []
-    found = {}
+    documentation = {}
     for statement, below in pairwise(body):
         if not (isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name)):
             continue
         if isinstance(below, ast.Expr) and isinstance(below.value, ast.Constant):
-            found[statement.target.id] = " ".join(str(below.value.value).split())
-    return found
+            documentation[statement.target.id] = " ".join(str(below.value.value).split())
+    return documentation

@@ -11,13 +11,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from loralab import __version__
 from loralab.cli.parser import help_page, parse_arguments
 from loralab.cli.settings import build_config, near_misses, read_toml
 from loralab.cli.showing import as_json
 from loralab.cli.verb import Verb
 from loralab.errors import LoralabError, SpecError
 from loralab.extras import require
+from loralab.version import __version__
 
 VERBS = {
     "plan": "Count parameters, bytes and memory of a training before it starts.",

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from loralab.cli.flags import AdaptedModel, Loading, MeasuredAdapter
 from loralab.errors import NotFoundError, SpecError
+from loralab.files.names import CONFIG_NAME, RUN_NAME
 
 if TYPE_CHECKING:
     from loralab.analysis.adapters.measurement import Measurement
@@ -79,11 +80,11 @@ def load_base(
 
 def load_adapter(adapter: str, flags: Loading, loaded: "LoadedModel") -> "Adapter":
     """Put an adapter on the model, active; its notes go to stderr. Raises what `load` raises."""
-    from loralab.formats.folder import load
+    from loralab.formats.load import load
 
-    found = load(loaded.model, adapter, alpha=flags.alpha, allow_other_base=flags.allow_other_base)
-    say(found.notes)
-    return found
+    attached = load(loaded.model, adapter, alpha=flags.alpha, allow_other_base=flags.allow_other_base)
+    say(attached.notes)
+    return attached
 
 
 def training_for(task: "Task") -> Training:
@@ -117,7 +118,7 @@ def training_of(adapter: str | None, labels: Labels = None) -> Training:
     """The model that an adapter was trained on: from its run.json, or else from its adapter_config.json.
 
     `labels` are the flag's. A loralib checkpoint says nothing, and means a language model. Raises NotFoundError if
-    there is no such adapter, and SpecError for labels that are not those that it records.
+    there is no such adapter, and SpecError for other labels than those it records.
     """
     if adapter is None or Path(adapter).is_file():
         return Training("generation", labels)
@@ -126,8 +127,8 @@ def training_of(adapter: str | None, labels: Labels = None) -> Training:
     from loralab.formats.labels import recorded_labels
 
     folder = Path(adapter)
-    kind = MODEL_KINDS.get(str(_read(folder / "adapter_config.json").get("task_type")), "generation")
-    run, recorded = _read(folder / "run.json"), recorded_labels(folder)
+    kind = MODEL_KINDS.get(str(_read(folder / CONFIG_NAME).get("task_type")), "generation")
+    run, recorded = _read(folder / RUN_NAME), recorded_labels(folder)
     if labels is not None and recorded not in (None, labels):
         raise SpecError(
             f"--labels {','.join(labels)}: {adapter} records {','.join(recorded or ())}; leave --labels out"

@@ -1,8 +1,8 @@
 """Arguments of one verb, and its help page, generated from its configuration dataclass.
 
 Written on argparse rather than on tyro: tyro costs 0.2 s before any of our own code runs (the whole budget
-of `--help` is 0.5 s), has its own error boxes where the contract asks for `error: …`, and splits lists at
-spaces where the contract has commas.
+of `--help` is 0.5 s), draws its own error boxes where we print one `error: …`, and splits lists at spaces
+where we split at commas.
 """
 
 import argparse
@@ -51,8 +51,8 @@ def parse_arguments(program: str, config: type[Any], arguments: Sequence[str]) -
     parser.add_argument("--config", dest=":config", default=None)
     parser.add_argument("--json", dest=":json", action="store_true", default=False)
     parser.add_argument("-h", "--help", dest=":help", action="store_true", default=False)
-    found, unknown = parser.parse_known_args(list(arguments))
-    values = vars(found)
+    known, unknown = parser.parse_known_args(list(arguments))
+    values = vars(known)
     if unknown and not values[":help"]:
         labels = [field.label for field in fields] + [f"--{name}" for name in RESERVED]
         raise SpecError(f"{_unknown(unknown, labels)} (see {program} --help)")

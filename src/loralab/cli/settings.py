@@ -1,4 +1,4 @@
-"""A verb's configuration: its defaults, then a TOML file, then the flags, which win. Knows nothing of verbs.
+"""A verb's configuration: its defaults, then a TOML file, then the flags, which win.
 
 Everything that is wrong is collected and said at once, in one SpecError.
 """

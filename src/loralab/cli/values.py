@@ -1,4 +1,4 @@
-"""A field's value from what was written: the text of a flag, or a TOML value. Knows nothing of files.
+"""A field's value from what was written: the text of a flag, or a TOML value.
 
 Text is read by the field's type in both places, so `targets = "q,v"` and `targets = ["q", "v"]` are the same
 in a file. Every function raises ValueError; the caller says which flag or key it was.

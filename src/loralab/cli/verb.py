@@ -1,4 +1,4 @@
-"""What a verb of the command line is. Knows nothing of any particular verb."""
+"""What a verb of the command line is."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from loralab.core.first_pass import FirstPass
-from loralab.core.layer import AdaptedLayer, Routing, Rows, Speaker, in_words
+from loralab.core.layer import AdaptedLayer, PerSequence, Routing, Speaker, in_words
 from loralab.core.names import unwrapped
 from loralab.core.rows.proof import RowProofs
 from loralab.core.updates.factors import SharedMatrices
@@ -21,27 +21,16 @@ SHARED = "shared"
 """What the names of shared matrices begin with."""
 
 
-@dataclass(frozen=True)
-class Plan:
-    """What a method wants done to a model: an update per module path, and what the user should be told."""
-
-    updates: Mapping[str, Update]
-    notes: tuple[str, ...] = ()
-    heads: tuple[str, ...] = ()
-    """Paths of the modules that are the task's head: trained in full, and counted apart."""
-    shared: SharedMatrices | None = None
-    """What several of the updates use together."""
-
-
-@dataclass
+@dataclass(frozen=True, eq=False)
 class Adapter:
     """A named adapter on a model. Its parameters live in the model's adapted layers; this is the one handle to them."""
 
     name: str
     spec: object
-    updates: dict[str, Update]
-    notes: list[str] = field(default_factory=list)
-    layers: dict[str, AdaptedLayer] = field(default_factory=dict)
+    updates: Mapping[str, Update]
+    notes: list[str]
+    """What the user should be told; more is added as it becomes known."""
+    layers: Mapping[str, AdaptedLayer]
     heads: tuple[str, ...] = ()
     shared: SharedMatrices | None = None
     stacks: frozenset[str] = frozenset()
@@ -140,7 +129,9 @@ class AdapterSet:
         self.first_pass = FirstPass(self.routing, self.layers)
         self.row_proofs = RowProofs(self.routing, self.layers)
 
-    def route(self, active: Speaker | None = None, rows: Rows | None = None, merged: Speaker | None = None) -> None:
+    def route(
+        self, active: Speaker | None = None, rows: PerSequence | None = None, merged: Speaker | None = None
+    ) -> None:
         """Say which adapter speaks: the only place that changes the routing."""
         self.routing.active, self.routing.rows, self.routing.merged = active, rows, merged
         for parent in self.fused_parents:
@@ -166,7 +157,7 @@ class AdapterSet:
     def owns_statistics(self, tensor: Tensor) -> bool:
         """Whether a buffer is an adapter's own, and not the base's."""
         updates = (update for adapter in self.adapters.values() for update in adapter.updates.values())
-        return any(tensor is own for update in updates for own in update.replaced._buffers.values())
+        return any(tensor is own for update in updates for own in update.owned_buffers())
 
     def release_statistics(self) -> None:
         """Let the base's running statistics run again."""

@@ -12,10 +12,10 @@ from typing import Any
 from torch import Tensor, nn
 
 from loralab.core.adapter import Adapter, AdapterSet, adapters_of, adapters_on, keep_adapters, refuse_foreign_adapter
-from loralab.core.layer import AdaptedLayer, Rows, Speaker, names_of
+from loralab.core.layer import AdaptedLayer, PerSequence, Speaker, names_of
 from loralab.core.merge import originals_in_place
 from loralab.core.names import Slot, slots, stacks_in, unwrapped
-from loralab.core.plan import JointMethod, Method
+from loralab.core.plan import JointMethod, Method, Plan
 from loralab.core.rows.listener import Listener
 from loralab.core.rows.speaker import speaker
 from loralab.core.updates.update import Update
@@ -34,12 +34,15 @@ def attach(model: nn.Module, spec: Method | Sequence[Method], name: str = "defau
     names nothing, SpecError if the specification or the name cannot be, AdapterStateError if the name is taken, an
     adapter is merged, or transformers has put one of PEFT's on the model; the model is then as it was.
     """
-    adapters = adapters_on(model)
-    _check_name(name, adapters)
-    adapters.refuse_merged(f"attaching adapter '{name}'")
-    refuse_foreign_adapter(model)
+    _refuse_unready(model, name)
     spec = JointMethod(tuple(spec)) if isinstance(spec, Sequence) else spec
-    plan = spec.plan(model)
+    return put(model, spec.plan(model), spec, name)
+
+
+def put(model: nn.Module, plan: Plan, spec: object, name: str) -> Adapter:
+    """Put a plan that is made already on the model, as `attach` does; `spec` is what it came from."""
+    _refuse_unready(model, name)
+    adapters = adapters_on(model)
     places = _places(model, plan.updates)
     _refuse_overlap(plan.updates, adapters)
     _refuse_computed(plan.updates, places)
@@ -62,6 +65,14 @@ def attach(model: nn.Module, spec: Method | Sequence[Method], name: str = "defau
             parameter.requires_grad_(True)
     _prove_reached(model, name)
     return adapter
+
+
+def _refuse_unready(model: nn.Module, name: str) -> None:
+    """An adapter needs a name of its own, a base whose weights are its own, and no adapter of PEFT's beside it."""
+    adapters = adapters_on(model)
+    _check_name(name, adapters)
+    adapters.refuse_merged(f"attaching adapter '{name}'")
+    refuse_foreign_adapter(model)
 
 
 def _prove_reached(model: nn.Module, name: str) -> None:
@@ -156,7 +167,7 @@ def rows(
         raise SpecError("rows() was given no names; give one per sequence of the batch")
     speakers = [speaker(adapters, name) for name in names]
     before = adapters.routing.active, adapters.routing.rows
-    adapters.route(adapters.routing.active, Rows.of(speakers, _checked_starts(adapters, speakers, starts)))
+    adapters.route(adapters.routing.active, PerSequence.of(speakers, _checked_starts(adapters, speakers, starts)))
     guards = [
         unwrapped(model).register_forward_pre_hook(guard, with_kwargs=True)
         for guard in (_batch_guard(len(names)), adapters.row_proofs.before)

@@ -6,6 +6,9 @@ thin factors and never from ΔW itself.
 
 What DoRA makes of a weight differs from it in full rank, so a sum with such an adapter has no exact low-rank form: it
 is formed of W' − W in full and truncated, which takes a rank.
+
+A head is fresh on every base, so it is no change of anything and no weight scales it: one is kept as it was trained.
+A bias is the base's plus a change, and changes add up as those of weights do.
 """
 
 import copy
@@ -15,13 +18,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from loralab.core.adapter import Adapter, AdapterSet, Plan, adapters_of
-from loralab.core.attach import attach
-from loralab.core.combine_replaced import kept_head, summed_biases
-from loralab.core.math import low_rank_of, truncated
+from loralab.core.adapter import Adapter, AdapterSet, adapters_of
+from loralab.core.attach import put
 from loralab.core.names import unwrapped
+from loralab.core.plan import Plan
+from loralab.core.thin import low_rank_of, truncated
 from loralab.core.updates.tokens import TokenUpdate
-from loralab.core.updates.update import WHOLE, Update
+from loralab.core.updates.update import WHOLE, Update, tensor_of, wide
 from loralab.errors import SpecError
 
 
@@ -54,7 +57,7 @@ def combine(model: nn.Module, weights: Mapping[str, float], name: str, rank: int
         raise SpecError(f"combine() was asked for rank {rank}; give a rank of at least 1, or None for the exact sum")
     chosen = {key: adapters.adapter(key) for key in weights}
     heads = dict.fromkeys(head for adapter in chosen.values() for head in adapter.heads)
-    kept = {path: kept_head(path, chosen) for path in heads}
+    kept = {path: _kept_head(path, chosen) for path in heads}
     errors: dict[str, float] = {}
     updates = {
         path: _combined(path, unwrapped(adapters.layers[path]), _weighted(path, chosen, weights), rank, errors)
@@ -63,21 +66,7 @@ def combine(model: nn.Module, weights: Mapping[str, float], name: str, rank: int
     }
     updates |= {path: copy.deepcopy(update) for path, (update, _) in kept.items()}
     plan = Plan(updates, tuple(note for _, note in kept.values()), tuple(heads))
-    spec = _Combined(plan, Combination(dict(weights), rank, errors))
-    adapter = attach(model, spec, name)
-    adapter.spec = spec.combination
-    return adapter
-
-
-@dataclass(frozen=True)
-class _Combined:
-    """A method whose plan is made already."""
-
-    made: Plan
-    combination: Combination
-
-    def plan(self, model: nn.Module) -> Plan:
-        return self.made
+    return put(model, plan, Combination(dict(weights), rank, errors), name)
 
 
 def _paths(adapters: AdapterSet, chosen: Mapping[str, Adapter]) -> list[str]:
@@ -107,7 +96,7 @@ def _combined(
         having = [(weight, update) for weight, update in low_rank if part in update.parts]
         A, B, errors[f"{path}.{part}"] = _part(base, part, having, rank)
         combined.set_matrices(part, A, B)
-    for name, tensor in summed_biases(path, base, weighted).items():
+    for name, tensor in _summed_biases(path, base, weighted).items():
         combined.replace(name, tensor)
     return combined
 
@@ -160,3 +149,44 @@ def _sum(pairs: Sequence[tuple[float, tuple[Tensor, Tensor]]], rank: int | None)
     if rank is None or rank >= A.shape[-2]:
         return A, B, 0.0
     return truncated(A, B, rank)
+
+
+def _kept_head(path: str, chosen: Mapping[str, Adapter]) -> tuple[Update, str]:
+    """The head at this path, and what to tell of it. SpecError where two adapters trained different ones."""
+    owners = {name: adapter.updates[path] for name, adapter in chosen.items() if path in adapter.updates}
+    first, *others = owners
+    different = [name for name in others if not _is_same(owners[first], owners[name])]
+    if different:
+        raise SpecError(
+            f"combine() was asked for adapters that train {path} in full, and '{first}' and '{different[0]}' hold "
+            "different copies of it, which have no sum; combine adapters of one head, or leave one of these out"
+        )
+    return owners[first], f"{path} is as '{first}' trained it: what is trained in full is kept whole, and not weighted"
+
+
+def _summed_biases(path: str, base: nn.Module, weighted: Sequence[tuple[float, Update]]) -> dict[str, Tensor]:
+    """Tensor name → b + Σ w·(b' − b) over the adapters that train it. SpecError for anything but biases."""
+    names = dict.fromkeys(name for _, update in weighted for name in update.replacements())
+    full = [name for name in names if not name.endswith("bias")]
+    if full:
+        raise SpecError(
+            f"combine() was asked for adapters that train {path} in full ({', '.join(full)}) beside their head; only "
+            "low-rank updates and biases have a sum"
+        )
+    return {name: _summed_bias(tensor_of(base, name), name, weighted) for name in names}
+
+
+@torch.no_grad()
+def _summed_bias(own: Tensor, name: str, weighted: Sequence[tuple[float, Update]]) -> Tensor:
+    total = own.to(wide(own), copy=True)
+    for weight, update in weighted:
+        trained = update.replacements().get(name)
+        if trained is not None:
+            total += weight * (trained - own)
+    return total
+
+
+def _is_same(one: Update, other: Update) -> bool:
+    ours, theirs = one.replacements(), other.replacements()
+    no_more = not one.is_insertion and not other.is_insertion
+    return no_more and ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)

@@ -38,7 +38,7 @@ Call = tuple[Any, Any]
 
 
 @dataclass(frozen=True)
-class Rows:
+class PerSequence:
     """Who speaks to each sequence of a batch: to sequence s it is `names[adapter_S[s]]` (None: the base)."""
 
     names: tuple[Speaker | None, ...]
@@ -47,10 +47,10 @@ class Rows:
     """From which position the adapter of each sequence acts, for one with an invocation; None: it is looked for."""
 
     @staticmethod
-    def of(per_sequence: Sequence[Speaker | None], starts: tuple[int | None, ...] | None = None) -> "Rows":
+    def of(per_sequence: Sequence[Speaker | None], starts: tuple[int | None, ...] | None = None) -> "PerSequence":
         """From one speaker per sequence."""
         names = tuple(dict.fromkeys(per_sequence))
-        return Rows(names, torch.tensor([names.index(name) for name in per_sequence]), starts)
+        return PerSequence(names, torch.tensor([names.index(name) for name in per_sequence]), starts)
 
 
 @dataclass
@@ -61,7 +61,7 @@ class Routing:
     """
 
     active: Speaker | None = None
-    rows: Rows | None = None
+    rows: PerSequence | None = None
     merged: Speaker | None = None
     watch: Watch | None = None
     """Where layers tell that they are called, for as long as that is being watched."""
@@ -211,7 +211,7 @@ class AdaptedLayer(nn.Module):
             )
         return self.base(*args, **kwargs)
 
-    def _by_row(self, rows: Rows, args: Any, kwargs: Any) -> Any:
+    def _by_row(self, rows: PerSequence, args: Any, kwargs: Any) -> Any:
         updates = [self.update_of(name) for name in rows.names]
         present = [update for update in updates if update is not None]
         if not present:

@@ -39,34 +39,6 @@ def low_rank_rows(x_STI: Tensor, A_KRI: Tensor, B_KOR: Tensor, adapter_S: Tensor
     return torch.bmm(xa_STR, B_KOR.to(x_STI.dtype)[adapter_S].transpose(1, 2))
 
 
-def truncated(A_RI: Tensor, B_OR: Tensor, rank: int) -> tuple[Tensor, Tensor, float]:
-    """The best A [rank, I] and B [O, rank] for B·A, and ‖B·A − B'·A'‖_F / ‖B·A‖_F (leading dimensions are a batch).
-
-    By SVD of the R×R core between the QR factors of Aᵀ and B, in float64: ΔW itself is never formed.
-    """
-    Q_A, R_A = torch.linalg.qr(A_RI.mT.double())
-    Q_B, R_B = torch.linalg.qr(B_OR.double())
-    U, S, Vh = torch.linalg.svd(R_B @ R_A.mT, full_matrices=False)
-    root = S[..., :rank].sqrt()
-    A = root[..., :, None] * (Vh[..., :rank, :] @ Q_A.mT)
-    B = (Q_B @ U[..., :rank]) * root[..., None, :]
-    return A.to(A_RI.dtype), B.to(B_OR.dtype), _share_lost(S, rank)
-
-
-def low_rank_of(D_OI: Tensor, rank: int) -> tuple[Tensor, Tensor, float]:
-    """The best A [rank, I] and B [O, rank] for a matrix, and ‖D − B·A‖_F / ‖D‖_F (leading dimensions are a batch)."""
-    U, S, Vh = torch.linalg.svd(D_OI.double(), full_matrices=False)
-    root = S[..., :rank].sqrt()
-    A, B = root[..., :, None] * Vh[..., :rank, :], U[..., :rank] * root[..., None, :]
-    return A.to(D_OI.dtype), B.to(D_OI.dtype), _share_lost(S, rank)
-
-
-def _share_lost(S: Tensor, rank: int) -> float:
-    """‖S beyond rank‖ / ‖S‖ of singular values […, K]."""
-    lost, whole = S[..., rank:].square().sum(), S.square().sum()
-    return float((lost / whole).sqrt()) if whole > 0 else 0.0
-
-
 def adapted_linear(x: Tensor, W_OI: Tensor, bias_O: Tensor | None, A_RI: Tensor, B_OR: Tensor) -> Tensor:
     """h = x·Wᵀ + bias + x·Aᵀ·Bᵀ for x of shape [..., I], with W frozen; gradients for x, bias, A and B.
 

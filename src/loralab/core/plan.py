@@ -1,14 +1,35 @@
-"""What a way to adapt a model is, and several of them as one adapter."""
+"""What a method wants done to a model, what a method is, and several of them as one adapter."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from torch import nn
 
-from loralab.core.adapter import Plan
+from loralab.core.updates.factors import SharedMatrices
 from loralab.core.updates.update import Update
 from loralab.errors import SpecError
+
+
+@dataclass(frozen=True)
+class Plan:
+    """An update per module path, which know each other, and what the user should be told."""
+
+    updates: Mapping[str, Update]
+    notes: tuple[str, ...] = ()
+    heads: tuple[str, ...] = ()
+    """Paths of the modules that are the task's head: trained in full, and counted apart."""
+    shared: SharedMatrices | None = None
+    """What several of the updates use together."""
+
+    def __post_init__(self) -> None:
+        link(self.updates)
+
+
+def link(updates: Mapping[str, Update]) -> None:
+    """Let updates that work together, by path, know each other."""
+    for update in updates.values():
+        update.link(updates)
 
 
 class Method(Protocol):

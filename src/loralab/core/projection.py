@@ -2,18 +2,32 @@
 
     g = Pᵀ·G,   u = optimizer(g),   W ← W + P·u                 (Grass, arXiv 2406.17660; GaLore, arXiv 2403.03507)
 
-`Rows`   Pᵀ = diag(ρ)·S with one 1 in every row of S: projecting is indexing, and only R rows of W ever change.
-`Basis`  P has orthonormal columns.
+`ChosenRows`   Pᵀ = diag(ρ)·S with one 1 in every row of S: projecting is indexing, and only R rows of W ever change.
+`Basis`        P has orthonormal columns.
 
-Shapes: M the projected side, N the other one, R rank, X rows of an activation. It knows nothing of layers.
+A dense product whose weight is trained so computes the narrow gradient at once, and never the full one:
+
+    h = x·Wᵀ + bias,   ∂W = gᵀ·x [O, I]
+    outputs projected (P [O, R]):   Pᵀ·∂W   = (g·P)ᵀ·x   [R, I]
+    inputs projected (P [I, R]):    (∂W·P)ᵀ = (x·P)ᵀ·g   [R, O], for which only x·P is kept
+
+It goes to a tensor of its own, `A_RN`, which takes no part in the product: the A of a LoRA with B = P frozen, at
+A = 0. W comes in the precision it trains in and is cast on the way, forward and backward, so that no cast copy is kept.
+
+Shapes: M the projected side, N the other one, R rank, X rows of an activation; of a dense product also I inputs,
+O outputs and N_ rows of input (all leading dimensions together).
 """
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
+
+from loralab.core.math import as_rows, like_rows_of
 
 
 class Projection(Protocol):
@@ -36,7 +50,7 @@ class Projection(Protocol):
 
 
 @dataclass(frozen=True)
-class Rows:
+class ChosenRows:
     """P of chosen rows: `index_R` may name a row more than once, `factor_R` is ρ."""
 
     index_R: Tensor
@@ -59,7 +73,7 @@ class Rows:
     def tensors(self) -> dict[str, Tensor]:
         return {"index": self.index_R, "factor": self.factor_R}
 
-    def places_in(self, before: "Rows") -> tuple[Tensor, Tensor]:
+    def places_in(self, before: "ChosenRows") -> tuple[Tensor, Tensor]:
         """For each row: its place among those chosen before, and by how much its gradient is scaled otherwise now (0
         for a row that is new)."""
         same_RR = self.index_R[:, None] == before.index_R
@@ -92,7 +106,7 @@ class Basis:
 
 def projection_of(tensors: Mapping[str, Tensor]) -> Projection:
     """The projection that these tensors, among others, are of."""
-    return Basis(tensors["basis"]) if "basis" in tensors else Rows(tensors["index"], tensors["factor"])
+    return Basis(tensors["basis"]) if "basis" in tensors else ChosenRows(tensors["index"], tensors["factor"])
 
 
 def principal_basis(G_MN: Tensor, rank: int) -> Basis:
@@ -108,7 +122,7 @@ def principal_basis(G_MN: Tensor, rank: int) -> Basis:
 
 def chosen_rows(
     G_MN: Tensor, rank: int, choice: str, generator: torch.Generator, largest_factor: float | None = None
-) -> Rows:
+) -> ChosenRows:
     """`rank` rows of G by one of `ROW_CHOICES`, from the lengths of its rows, with no ρ above `largest_factor`. A row
     that is not finite is chosen first, whatever the rule, so that it is seen."""
     lengths_M = torch.linalg.vector_norm(G_MN, dim=1).double().cpu()
@@ -116,7 +130,7 @@ def chosen_rows(
     index_R, factor_R = (ROW_CHOICES[choice] if finite else _longest)(lengths_M.nan_to_num(torch.inf), rank, generator)
     factor_R = factor_R if largest_factor is None else factor_R.clamp(max=largest_factor)
     order_R = index_R.argsort(stable=True)
-    return Rows(index_R[order_R].to(G_MN.device), factor_R[order_R].to(G_MN.device, G_MN.dtype))
+    return ChosenRows(index_R[order_R].to(G_MN.device), factor_R[order_R].to(G_MN.device, G_MN.dtype))
 
 
 _Chosen = tuple[Tensor, Tensor]
@@ -162,3 +176,53 @@ ROW_CHOICES: dict[str, Callable[[Tensor, int, torch.Generator], _Chosen]] = {
     "uniform": _uniform,
 }
 """Rule → (σ, ρ) from the lengths of G's rows."""
+
+
+def projected_linear(
+    x: Tensor, W_OI: Tensor, bias_O: Tensor | None, A_RN: Tensor, projection: Projection, of_outputs: bool
+) -> Tensor:
+    """h for x [..., I]; differentiable in x, the bias and, in W's stead, `A_RN`: [R, I] or [R, O]."""
+    h_NO: Tensor = _ProjectedLinear.apply(  # type: ignore[no-untyped-call]
+        as_rows(x), W_OI.detach(), bias_O, A_RN, projection, of_outputs
+    )
+    return like_rows_of(x, h_NO)
+
+
+def wide_linear(x: Tensor, W_OI: Tensor, bias_O: Tensor | None) -> Tensor:
+    """h for x [..., I]; differentiable in x, W and the bias, which may be wider than x: no cast copy of W is kept."""
+    h_NO: Tensor = _ProjectedLinear.apply(as_rows(x), W_OI, bias_O, None, None, True)  # type: ignore[no-untyped-call]
+    return like_rows_of(x, h_NO)
+
+
+class _ProjectedLinear(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x_NI: Tensor,
+        W_OI: Tensor,
+        bias_O: Tensor | None,
+        A_RN: Tensor | None,
+        projection: Projection | None,
+        of_outputs: bool,
+    ) -> Tensor:
+        h_NO = F.linear(x_NI, W_OI.to(x_NI.dtype), None if bias_O is None else bias_O.to(x_NI.dtype))
+        narrow_here = projection is not None and not of_outputs
+        ctx.save_for_backward(projection.narrow(x_NI) if narrow_here and projection is not None else x_NI, W_OI)
+        ctx.projection, ctx.of_outputs = projection, of_outputs
+        ctx.dtypes = (None if bias_O is None else bias_O.dtype, None if A_RN is None else A_RN.dtype)
+        return h_NO
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, g_NO: Tensor) -> tuple[Tensor | None, ...]:
+        kept, W_OI = ctx.saved_tensors
+        need_x, need_W, need_bias, need_A, _, _ = ctx.needs_input_grad
+        bias_dtype, A_dtype = ctx.dtypes
+        dx = g_NO @ W_OI.to(g_NO.dtype) if need_x else None
+        dW = (g_NO.T @ kept).to(W_OI.dtype) if need_W else None
+        dbias = g_NO.sum(0).to(bias_dtype) if need_bias else None
+        dA = None
+        if need_A:
+            product = ctx.projection.narrow(g_NO).T @ kept if ctx.of_outputs else kept.T @ g_NO
+            dA = product.to(A_dtype)
+        return dx, dW, dbias, dA, None, None

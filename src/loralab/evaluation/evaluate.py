@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -10,8 +11,6 @@ from loralab.evaluation.answers import answers
 from loralab.evaluation.label_order import in_order_of_model
 from loralab.evaluation.labels import predict_labels
 from loralab.evaluation.likelihood import mean_target_loss
-from loralab.evaluation.result import Evaluation as Evaluation
-from loralab.evaluation.result import Sample as Sample
 from loralab.evaluation.score import Scored, require_metrics, score_outputs
 from loralab.generation.config import GenerationConfig
 from loralab.generation.settings import forced_first_token
@@ -24,6 +23,42 @@ from loralab.tasks.task import Task
 
 LARGEST_EXPONENT = 700.0
 """Beyond this loss the perplexity is no float any more; it stays at e^700."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One generated text beside what was asked and what is right."""
+
+    prompt: str
+    prediction: str
+    references: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The scores of a model on one split of a task."""
+
+    task: str
+    split: str
+    examples: int
+    loss: float | None
+    """Nats per target token over the whole split, every token with the same weight; for classes nats per example,
+    for values the mean squared error; None where the labels are not known.
+    """
+    metrics: dict[str, float]
+    """By the names and in the units of the contract; `perplexity` is e to the loss."""
+    parts: dict[str, dict[str, float]]
+    """The task's metrics of each part of the split (WebNLG: seen, unseen), where it has parts."""
+    samples: tuple[Sample, ...]
+    """With generation, every example's text in the order of the split; else none."""
+    outputs: tuple[str, ...]
+    """What the model said to every example, in the order of the split: the generated text, the name of the class, or
+    the value; empty for a generation task without generation.
+    """
+    truncated: int
+    """Examples that were cut to fit."""
+    notes: tuple[str, ...]
+    """Sentences for the log."""
 
 
 def evaluate(

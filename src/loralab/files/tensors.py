@@ -1,16 +1,17 @@
-"""Read the tensors of a file that somebody else wrote, safely: nothing in it is ever executed.
+"""Tensors of a file: read safely, whoever wrote it; held against what they should be; written as PEFT writes them.
 
-safetensors wherever it is claimed. A file from torch.save is a pickle; it is read with `weights_only`, which admits
-tensors and plain containers and refuses everything else. Knows nothing of adapters.
+Nothing in a file is ever executed: safetensors wherever it is claimed. A file from torch.save is a pickle; it is read
+with `weights_only`, which admits tensors and plain containers and refuses everything else. Knows nothing of adapters.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from pickle import UnpicklingError  # noqa: TID251  only the name of the exception that torch.load raises
 
 import torch
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
 from torch import Tensor
 
 from loralab.errors import AdapterFileError, NotFoundError
@@ -92,3 +93,58 @@ def _widened(path: Path, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
             "not read; save the adapter in float32 or bfloat16"
         )
     return tensors | {name: tensors[name].float() for name in narrow}
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
+    """Write all tensors, with the metadata `format: pt` that PEFT and transformers look for; OSError if it fails."""
+    seen: set[int] = set()
+    plain = {}
+    for name, tensor in tensors.items():
+        values = tensor.detach().cpu().contiguous()
+        storage = values.untyped_storage().data_ptr()
+        plain[name] = values.clone() if storage in seen else values
+        seen.add(storage)
+    path.write_bytes(save(plain, metadata={"format": "pt", **(metadata or {})}))
+
+
+MOST_SHOWN = 12
+
+
+def refuse_unfit(
+    tensors: Mapping[str, Tensor], expected: Mapping[str, tuple[int, ...]], whole_numbers: Collection[str] = ()
+) -> None:
+    """AdapterFileError listing what `problems_of` finds."""
+    problems = problems_of(tensors, expected, whole_numbers)
+    if problems:
+        raise AdapterFileError(f"the adapter does not fit this model: {listed(problems)}")
+
+
+def problems_of(
+    tensors: Mapping[str, Tensor], expected: Mapping[str, tuple[int, ...]], whole_numbers: Collection[str] = ()
+) -> list[str]:
+    """Every tensor that is missing, extra, misshapen, not finite, or of whole numbers though it is none of
+    `whole_numbers`: a sentence each."""
+    problems = [f"{key} is missing" for key in expected if key not in tensors]
+    problems += [
+        f"{key} belongs to nothing that the adapter targets in this model" for key in tensors.keys() - expected
+    ]
+    for key in sorted(tensors.keys() & expected.keys()):
+        found = tuple(tensors[key].shape)
+        if found != expected[key]:
+            problems.append(f"{key} has shape {list(found)}, not {list(expected[key])}")
+        elif not tensors[key].is_floating_point() and key not in whole_numbers:
+            problems.append(f"{key} holds {str(tensors[key].dtype).removeprefix('torch.')}, not floating-point numbers")
+        elif not is_finite(tensors[key]):
+            problems.append(f"{key} holds NaN or infinite values")
+    return sorted(problems)
+
+
+def is_finite(tensor: Tensor) -> bool:
+    """Whether a tensor holds neither NaN nor infinity."""
+    return not tensor.is_floating_point() or bool(torch.isfinite(tensor).all())
+
+
+def listed(problems: Sequence[str]) -> str:
+    """Problems in one line, the first ones in full."""
+    rest = len(problems) - MOST_SHOWN
+    return "; ".join(problems[:MOST_SHOWN]) + (f"; and {rest} more" if rest > 0 else "")

@@ -5,6 +5,7 @@ and only then takes the name it is meant for. Knows nothing of what is written.
 """
 
 import json
+import math
 import os
 import shutil
 import tempfile
@@ -13,7 +14,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from loralab.errors import OutputError
+from loralab.errors import AdapterFileError, NotFoundError, OutputError
+
+LARGEST_CONFIG = 64 * 2**20
+"""Bytes of a JSON file; more are some other file's."""
 
 _PREFIX = ".loralab-"
 """How temporary siblings begin; what a killed process leaves behind is recognised by it and never read."""
@@ -103,6 +107,34 @@ def write_json(path: Path, content: Any) -> None:
 def json_text(content: Any, sort_keys: bool = False) -> str:
     """JSON with two spaces of indent and a last line end, and never NaN or infinity (ValueError)."""
     return json.dumps(content, indent=2, sort_keys=sort_keys, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object from a file; NotFoundError or AdapterFileError if it is none."""
+    if not path.is_file():
+        raise NotFoundError(f"{path} was asked for, but there is no such file")
+    if path.stat().st_size > LARGEST_CONFIG:
+        raise AdapterFileError(f"{path} has {path.stat().st_size} bytes, which no configuration has; check the folder")
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as problem:
+        raise AdapterFileError(f"{path} is not JSON: {problem}; get the file again") from problem
+    if not isinstance(content, dict):
+        raise AdapterFileError(f"{path} should hold a JSON object, but holds {type(content).__name__}")
+    strange = [f"{name} is {value}" for name, value in _not_finite(content)]
+    if strange:
+        listing = "; ".join(strange[:3])
+        raise AdapterFileError(f"{path} holds what JSON has no number for: {listing}; get it again")
+    return content
+
+
+def _not_finite(value: object, name: str = "") -> Iterator[tuple[str, float]]:
+    """NaN and infinities, which Python reads and writes though JSON has none: each with the keys that lead to it."""
+    if isinstance(value, float) and not math.isfinite(value):
+        yield name, value
+    if isinstance(value, (dict, list)):
+        for key, each in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from _not_finite(each, f"{name}.{key}" if name else str(key))
 
 
 def refuse_occupied(path: Path) -> None:

@@ -14,30 +14,28 @@ from torch import Tensor
 from loralab.core.updates.factors import Recipe, usual_and_others
 from loralab.errors import AdapterFileError, FingerprintError, ModelLoadError, NotFoundError, OutputError, SpecError
 from loralab.extras import require
-from loralab.files.tensor_checks import listed
-from loralab.files.tensor_writing import write_tensors
-from loralab.files.tensors import SAFETENSORS, read_tensors
-from loralab.files.whole import json_text, whole_file, whole_folder
-from loralab.formats.folder import TENSORS_NAME, config_content, plain_folder, tensors_path
+from loralab.files.tensors import SAFETENSORS, listed, write_tensors
+from loralab.files.whole import whole_file, whole_folder
 from loralab.formats.gguf.file import write_gguf
 from loralab.formats.gguf.layout import GgufBase
-from loralab.formats.loralib import ALPHA_KEY, ENABLED, Checkpoint
-from loralab.formats.own import own_reasons
+from loralab.formats.loralib import ALPHA_KEY, ENABLED
 from loralab.formats.peft.beside_base import refuse_without_base
-from loralab.formats.peft.config import CONFIG_NAME, INVOCATION_TOKENS, OWN_TYPE, PeftConfig, parse_config
-from loralab.formats.peft.dialects import as_plain_lora
+from loralab.formats.peft.config import PeftConfig
+from loralab.formats.peft.keys import plain_path
 from loralab.formats.peft.layout import EMBEDDING_A, EMBEDDING_B, A, B
-from loralab.formats.peft.reading import plain_names
-from loralab.formats.peft.vera_config import is_vera, parse_vera
 from loralab.formats.peft.writing import PREFIX
+from loralab.formats.read import read_adapter, read_plain
 from loralab.formats.record import ModuleRecord
-from loralab.formats.sidecar import SIDECAR_NAME, Sidecar, file_sha256, read_sidecar
-from loralab.formats.stored import read_pairs
-from loralab.formats.updates import FilePair, base_copies, file_pairs, plain_path
+from loralab.formats.save import write_folder
+from loralab.formats.sidecar import Sidecar
+from loralab.formats.stored import StoredAdapter
+from loralab.formats.updates import StoredUpdate, base_copies
 from loralab.models.load import read_config
 
 FORMATS = ("peft", "loralib", "gguf")
 GGUF = ".gguf"
+Pairs = Mapping[str, tuple[Tensor, Tensor]]
+"""A and B by the name of their module."""
 _EMBEDDINGS = ("embed_tokens", "embeddings", "embedding", "emb", "wte", "wpe", "word_embeddings", "shared")
 """Last names of modules that are taken for embeddings: a loralib checkpoint does not tell them from linear layers."""
 
@@ -73,112 +71,107 @@ def convert(
         raise SpecError(f"a conversion to {to!r} was asked for; choose one of {', '.join(FORMATS)}")
     if model is not None and to != "gguf":
         raise SpecError(f"a model ({model}) was given for a conversion to {to}, which needs none; leave it out")
-    if source.is_dir():
-        if alpha is not None:
-            raise SpecError(f"alpha was given for {source}, whose {CONFIG_NAME} says its own; leave it out")
-        source = plain_folder(source)
-        if to == "gguf":
-            return _folder_to_gguf(source, target, model)
-        return _copy_folder(source, target) if to == "peft" else _folder_to_loralib(source, target)
-    file = read_tensors(source)
-    checkpoint = Checkpoint.of(file)
-    recorded = file.metadata.get(ALPHA_KEY)
-    if alpha is None and recorded is None:
-        raise SpecError(f"{source} is a loralib checkpoint, which does not record alpha; give it, as --alpha 16")
-    known = float(alpha if alpha is not None else recorded or 0.0)
+    stored = read_plain(source, alpha)
+    if stored.is_checkpoint:
+        return _convert_checkpoint(stored, target, to, model)
+    if to == "gguf":
+        return _folder_to_gguf(stored, target, model)
+    return _copy_folder(stored, target) if to == "peft" else _folder_to_loralib(stored, target)
+
+
+def _convert_checkpoint(stored: StoredAdapter, target: Path, to: str, model: str | None) -> Conversion:
+    alpha, pairs = stored.demand().alpha, {each.name: (each.A, each.B) for each in stored.updates}
+    if alpha is None:
+        raise SpecError(f"{stored.source} is a loralib checkpoint, which does not record alpha; give it, as --alpha 16")
     if to == "loralib":
-        return _write_loralib(target, checkpoint, known, lossless=True)
+        return _write_loralib(target, pairs, stored.others, alpha, lossless=True)
     if to == "gguf":
         with tempfile.TemporaryDirectory() as place:
-            _loralib_to_folder(checkpoint, known, Path(place) / source.stem)
-            return _folder_to_gguf(Path(place) / source.stem, target, model)
-    return _loralib_to_folder(checkpoint, known, target)
+            folder = Path(place) / stored.source.stem
+            _pairs_to_folder(pairs, stored.others, alpha, folder)
+            return _folder_to_gguf(read_adapter(folder), target, model)
+    return _pairs_to_folder(pairs, stored.others, alpha, target)
 
 
 # -- to a PEFT folder -----------------------------------------------------------------------------------------
 
 
-def _copy_folder(source: Path, target: Path) -> Conversion:
-    content, tensors, sidecar = config_content(source), read_tensors(tensors_path(source)).tensors, read_sidecar(source)
-    _refuse_own(source, content, "peft")
-    plain = as_plain_lora(content, tensors)
-    (parse_vera if is_vera(content) else parse_config)(plain.content, str(source / CONFIG_NAME))
-    return replace(_write_folder(target, plain.content, plain.tensors, sidecar), notes=plain.notes)
+def _copy_folder(stored: StoredAdapter, target: Path) -> Conversion:
+    _refuse_own(stored, "peft")
+    written = _new_folder(target, stored.readable().content, stored.tensors, stored.sidecar)
+    return replace(written, notes=stored.said)
 
 
-def _refuse_own(source: Path, content: Mapping[str, Any], to: str) -> None:
+def _refuse_own(stored: StoredAdapter, to: str) -> None:
     """An adapter that PEFT's layout has no place for stays in ours, which says why."""
-    if content.get("peft_type") == OWN_TYPE:
-        reasons = own_reasons(content)
+    if stored.is_own:
         raise AdapterFileError(
-            f"{source} was asked to be converted to {to}, which has no place for it ({listed(reasons)}); "
+            f"{stored.source} cannot be converted to {to}, which has no place for it ({listed(stored.why_not_peft)}); "
             "copy the folder to keep it as it is, or merge it into its base if it changes weights only"
         )
 
 
-def _refuse_lengths(source: Path, magnitude: bool, to: str) -> None:
-    """DoRA is more than its pairs: a format of pairs alone would make another adapter of it."""
-    if magnitude:
+def _only_pairs(stored: StoredAdapter, to: str) -> PeftConfig:
+    """The configuration of an adapter that a format of pairs A, B alone has a place for.
+
+    What is more than its pairs, or acts only from certain tokens on, would be another adapter there.
+    """
+    source, config = stored.demand().source, stored.config
+    merge = "merge it into its base instead (loralab merge)"
+    if config is None:
         raise AdapterFileError(
-            f"{source} is a DoRA adapter, and {to} has no place for the trained lengths of the weights; merge it into "
-            "its base instead (loralab merge)"
+            f"{source} is VeRA, and {to} has no place for the matrices that its layers share; {merge}"
         )
-
-
-def _refuse_rows(source: Path, content: Mapping[str, Any], to: str) -> None:
-    """Rows of single tokens stand in the place of the base's: they are no low-rank update."""
-    if content.get("trainable_token_indices"):
+    if config.magnitude:
         raise AdapterFileError(
-            f"{source} trains rows of an embedding (trainable_token_indices), and {to} has no place for them; merge it "
-            "into its base instead (loralab merge), whose vocabulary has the new tokens"
+            f"{source} is a DoRA adapter, and {to} has no place for the trained lengths of the weights; {merge}"
         )
-
-
-def _refuse_invocation(source: Path, content: Mapping[str, Any], to: str) -> None:
-    """What acts from certain tokens on would act everywhere in a format that does not say so."""
-    if content.get(INVOCATION_TOKENS):
+    if config.tokens:
+        raise AdapterFileError(
+            f"{source} trains rows of an embedding (trainable_token_indices), and {to} has no place for them; {merge}, "
+            "whose vocabulary has the new tokens"
+        )
+    refuse_without_base(source, config, to)
+    if config.invocation:
         raise AdapterFileError(
             f"{source} acts only from its invocation tokens on (aLoRA), which {to} does not tell every reader of it; "
             "use it as the PEFT folder that it is"
         )
+    return config
 
 
-def _write_folder(
+def _new_folder(
     target: Path, content: Mapping[str, Any], tensors: Mapping[str, Tensor], sidecar: Sidecar | None = None
 ) -> Conversion:
     with whole_folder(target) as folder:
-        write_tensors(folder / TENSORS_NAME, tensors)
-        (folder / CONFIG_NAME).write_text(json_text(content, sort_keys=True), encoding="utf-8")
-        if sidecar is not None:
-            told = sidecar.to_json() | {"tensors_sha256": file_sha256(folder / TENSORS_NAME)}
-            (folder / SIDECAR_NAME).write_text(json_text(told), encoding="utf-8")
+        write_folder(folder, content, tensors, sidecar)
     return Conversion(str(target), len(tensors), lossless=True)
 
 
-def _loralib_to_folder(checkpoint: Checkpoint, alpha: float, target: Path) -> Conversion:
+def _pairs_to_folder(pairs: Pairs, others: Mapping[str, Tensor], alpha: float, target: Path) -> Conversion:
     tensors: dict[str, Tensor] = {}
     recipes: dict[str, Recipe] = {}
-    for path, (A_values, B_values) in checkpoint.pairs.items():
+    for path, (A_values, B_values) in pairs.items():
         names = (EMBEDDING_A, EMBEDDING_B) if path.rpartition(".")[2] in _EMBEDDINGS else (A, B)
         count = len(A_values) // B_values.shape[-1]
         spread = B_values if count == 1 else _spread(path, count, B_values)
         tensors |= dict(zip((f"{PREFIX}{path}.{name}" for name in names), (A_values, spread), strict=True))
         recipes[path] = Recipe(len(A_values), alpha * count)
-    heads = [path for path in _owners(checkpoint.others) if path not in recipes]
-    for name, tensor in checkpoint.others.items():
+    heads = [path for path in _owners(others) if path not in recipes]
+    for name, tensor in others.items():
         path, _, leaf = name.rpartition(".")
         tensors[f"{PREFIX}{path}.{leaf}" if path in heads else f"{PREFIX}{path}.base_layer.{leaf}"] = tensor
     usual, ranks, alphas = usual_and_others({f"^{re.escape(path)}": each for path, each in recipes.items()})
     config = PeftConfig(
         rank=usual.rank,
         alpha=usual.alpha,
-        bias="lora_only" if len(heads) < len(_owners(checkpoint.others)) else "none",
+        bias="lora_only" if len(heads) < len(_owners(others)) else "none",
         targets=tuple(recipes),
         rank_pattern=ranks,
         alpha_pattern=alphas,
         modules_to_save=tuple(heads),
     )
-    return _write_folder(target, config.to_json(), tensors)
+    return _new_folder(target, config.to_json(), tensors)
 
 
 def _owners(others: Mapping[str, Tensor]) -> list[str]:
@@ -203,30 +196,21 @@ def _spread(path: str, count: int, B_values: Tensor) -> Tensor:
 # -- to loralib -----------------------------------------------------------------------------------------------
 
 
-def _folder_to_loralib(source: Path, target: Path) -> Conversion:
-    content, sidecar = config_content(source), read_sidecar(source)
-    _refuse_own(source, content, "loralib")
-    plain = as_plain_lora(content, read_tensors(tensors_path(source)).tensors)
-    config = parse_config(plain.content, str(source / CONFIG_NAME))
-    _refuse_lengths(source, config.magnitude, "loralib's format")
-    _refuse_rows(source, content, "loralib's format")
-    refuse_without_base(source, config, "loralib's format")
-    _refuse_invocation(source, content, "loralib's format")
-    pairs, others = file_pairs(config, plain_names(plain.tensors)[0], sidecar)
-    foreign = [f"{pair.name} ({pair.kind})" for pair in pairs if pair.kind not in ("linear", "embedding")]
+def _folder_to_loralib(stored: StoredAdapter, target: Path) -> Conversion:
+    _refuse_own(stored, "loralib")
+    _only_pairs(stored, "loralib's format")
+    foreign = [f"{each.name} ({each.kind})" for each in stored.entries if each.kind not in ("linear", "embedding")]
     if foreign:
         raise AdapterFileError(f"loralib has no place for: {', '.join(foreign)}; keep the PEFT folder")
-    copies = base_copies(pairs, others)
-    entries = {pair.name: _loralib_entry(pair, sidecar) for pair in pairs}
+    copies = base_copies(stored.entries, stored.others)
+    entries = {each.name: _loralib_entry(each, stored.sidecar) for each in stored.entries}
     alpha = Counter(alpha for _, _, alpha in entries.values()).most_common(1)[0][0]
-    checkpoint = Checkpoint(
-        {name: (A_values, B_values * (own / alpha)) for name, (A_values, B_values, own) in entries.items()},
-        {plain_path(name): tensor for name, tensor in others.items() if name not in copies},
-    )
-    return _write_loralib(target, checkpoint, alpha, all(own == alpha for _, _, own in entries.values()))
+    pairs = {name: (A_values, B_values * (own / alpha)) for name, (A_values, B_values, own) in entries.items()}
+    others = {plain_path(name): tensor for name, tensor in stored.others.items() if name not in copies}
+    return _write_loralib(target, pairs, others, alpha, all(own == alpha for _, _, own in entries.values()))
 
 
-def _loralib_entry(pair: FilePair, sidecar: Sidecar | None) -> tuple[Tensor, Tensor, float]:
+def _loralib_entry(pair: StoredUpdate, sidecar: Sidecar | None) -> tuple[Tensor, Tensor, float]:
     """(A, B, alpha) as loralib has them; parts that are thirds of a fused projection as its MergedLinear."""
     record = None if sidecar is None else sidecar.modules.get(pair.name)
     B_stacked = None if record is None else _stacked(record, pair.B)
@@ -250,10 +234,12 @@ def _stacked(record: ModuleRecord, B_spread: Tensor) -> Tensor | None:
     return torch.cat([values[rows[0][0] : rows[0][1]] for values, rows in zip(columns, expected.values(), strict=True)])
 
 
-def _write_loralib(target: Path, checkpoint: Checkpoint, alpha: float, lossless: bool) -> Conversion:
+def _write_loralib(
+    target: Path, pairs: Pairs, others: Mapping[str, Tensor], alpha: float, lossless: bool
+) -> Conversion:
     _check_target(target, SAFETENSORS, "loralib's names are")
-    tensors = dict(checkpoint.others)
-    for path, (A_values, B_values) in checkpoint.pairs.items():
+    tensors = dict(others)
+    for path, (A_values, B_values) in pairs.items():
         tensors |= {f"{path}.lora_A": A_values, f"{path}.lora_B": B_values}
     with whole_file(target) as temporary:
         write_tensors(temporary, tensors, {ALPHA_KEY: repr(alpha)})
@@ -270,23 +256,17 @@ def _check_target(target: Path, suffix: str, what: str) -> None:
 # -- to GGUF --------------------------------------------------------------------------------------------------
 
 
-def _folder_to_gguf(source: Path, target: Path, model: str | None) -> Conversion:
+def _folder_to_gguf(stored: StoredAdapter, target: Path, model: str | None) -> Conversion:
     require("gguf", "a conversion to GGUF")
     _check_target(target, GGUF, "a LoRA in GGUF is")
-    content = config_content(source)
-    _refuse_own(source, content, "gguf")
-    _refuse_lengths(source, bool(content.get("use_dora")), "GGUF")
-    _refuse_rows(source, content, "GGUF")
-    plain = as_plain_lora(content, read_tensors(tensors_path(source)).tensors)
-    refuse_without_base(source, parse_config(plain.content, str(source / CONFIG_NAME)), "GGUF")
-    _refuse_invocation(source, content, "GGUF")
-    found = read_pairs(source)
-    written = write_gguf(found, _gguf_base(source, content, found.sidecar, model), target)
+    _refuse_own(stored, "gguf")
+    _only_pairs(stored, "GGUF")
+    written = write_gguf(stored, _gguf_base(stored, model), target)
     return Conversion(str(target), written.tensors, written.lossless, written.max_relative_error, written.notes)
 
 
-def _gguf_base(source: Path, content: Mapping[str, Any], sidecar: Sidecar | None, model: str | None) -> GgufBase:
-    name = model or content.get("base_model_name_or_path")
+def _gguf_base(stored: StoredAdapter, model: str | None) -> GgufBase:
+    source, name = stored.source, model or stored.content.get("base_model_name_or_path")
     if not name:
         raise SpecError(f"GGUF needs the configuration of the base of {source}, which does not record it; give --model")
     try:
@@ -298,7 +278,7 @@ def _gguf_base(source: Path, content: Mapping[str, Any], sidecar: Sidecar | None
             f"GGUF needs the configuration of the base of {source}, which is recorded as {name!r}: {problem}; "
             "give its place with --model (a folder with a config.json suffices)"
         ) from problem
-    recorded = None if sidecar is None else sidecar.fingerprint.model_type
+    recorded = None if stored.sidecar is None else stored.sidecar.fingerprint.model_type
     if recorded not in (None, config.model_type):
         raise FingerprintError(
             f"{source} was trained on a model of type {recorded!r}, but {name} is {config.model_type!r}"

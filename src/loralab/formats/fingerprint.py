@@ -6,17 +6,18 @@ Euclidean norm and eight strided sums) is compared with a tolerance instead.
 """
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from loralab.core.names import class_name
-from loralab.core.updates.update import WHOLE, tensor_of
+from loralab.core.names import class_name, unwrapped
+from loralab.core.updates.update import WHOLE, Update, tensor_of
 from loralab.errors import FingerprintError
 from loralab.files.values import listing, mapping, number, sizes, text
+from loralab.formats.record import adapted_tensors
 
 STRIDE = 8
 SKETCHED = 1 + STRIDE
@@ -135,6 +136,18 @@ def fingerprint(adapted: Iterable[tuple[str, nn.Module, Iterable[str]]], model: 
     config = getattr(model, "config", None)
     kind = None if model is None else type(model).__name__
     return Fingerprint(tensors, classes, kind, getattr(config, "model_type", None))
+
+
+def fingerprint_under(
+    updates: Mapping[str, Update], bases: Mapping[str, nn.Module], model: nn.Module | None, heads: Sequence[str]
+) -> Fingerprint:
+    """Of all that the updates change or build on in the base but its heads, which start at random."""
+    adapted = (
+        (path, bases[path], adapted_tensors(update, bases[path]))
+        for path, update in updates.items()
+        if not any(path == head or path.startswith(f"{head}.") for head in heads)
+    )
+    return fingerprint(adapted, None if model is None else unwrapped(model))
 
 
 def _print_of(module: nn.Module, name: str) -> TensorPrint:

@@ -1,5 +1,6 @@
 """What an adapter on disk is, what it touches, and whether it does anything."""
 
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -7,12 +8,20 @@ from typing import Any
 from torch import nn
 
 from loralab.core.updates.factors import Recipe
+from loralab.core.updates.magnitude import MAGNITUDE
 from loralab.core.updates.update import WHOLE
-from loralab.formats.doctor.effect import logit_change
 from loralab.formats.doctor.examine import findings_beside_loading
+from loralab.formats.doctor.model import logit_change
 from loralab.formats.finding import Finding
+from loralab.formats.peft.beside_base import BIAS_OF_B
+from loralab.formats.peft.config import PeftConfig
+from loralab.formats.peft.tokens import DELTA, row_count
+from loralab.formats.read import read_adapter
 from loralab.formats.sidecar import Sidecar
-from loralab.formats.stored import AdapterPairs, read_pairs
+from loralab.formats.stored import StoredAdapter
+from loralab.formats.updates import base_copies
+
+NO_SIDECAR = "no loralab.json: the base model that it belongs to is not recorded"
 
 
 @dataclass(frozen=True)
@@ -50,36 +59,71 @@ def inspect(
     The model is afterwards as it was. Raises what `load` raises.
     """
     source = Path(path)
-    found = _summary(read_pairs(source, alpha))
+    stored = read_adapter(source, alpha).demand()
+    found = _summary(stored)
     notes = list(found.notes)
     change = None
     if model is not None:
-        change = logit_change(model, source, None if source.is_dir() else alpha, allow_other_base)
+        change = logit_change(model, stored, allow_other_base)
         if change == 0.0:
             notes.append("NO EFFECT: with this adapter the model computes exactly what the base computes")
     if found.dead_tensors:
         notes.append(f"{len(found.dead_tensors)} of the factors are zero throughout, so their modules are not changed")
-    findings = findings_beside_loading(source, model, None if source.is_dir() else alpha)
+    findings = findings_beside_loading(stored, model)
     return replace(found, probe_logit_change=change, notes=notes, findings=findings)
 
 
-def _summary(found: AdapterPairs) -> Inspection:
-    recipes = {pair.name: pair.recipe for pair in found.pairs} if found.sidecar is None else _recorded(found.sidecar)
-    inserted = _inserted(found.sidecar)
-    zero = [key for key, each in found.others.items() if key.rpartition(".")[0] in inserted and not bool(each.any())]
-    dead = [key for pair in found.pairs for key, each in pair.by_key.items() if not bool(each.any())]
-    known = found.alpha_is_known
+def _summary(stored: StoredAdapter) -> Inspection:
+    recipes = (
+        {pair.name: pair.recipe for pair in stored.updates} if stored.sidecar is None else _recorded(stored.sidecar)
+    )
+    inserted = _inserted(stored.sidecar)
+    zero = [key for key, each in stored.others.items() if key.rpartition(".")[0] in inserted and not bool(each.any())]
+    dead = [key for pair in stored.updates for key, each in pair.by_key.items() if not bool(each.any())]
+    known = stored.alpha_is_known
     return Inspection(
-        method=found.method,
+        method=stored.method,
         rank=_one_or_all({name: recipe.rank for name, recipe in recipes.items()}),
         alpha=_one_or_all({name: recipe.alpha for name, recipe in recipes.items()}) if known else None,
-        targets=list(recipes) or inserted or _trained_whole(found.sidecar),
-        tensors=found.tensors,
-        delta_norms={pair.name: pair.delta_norm() for pair in found.pairs} if known else None,
+        targets=list(recipes) or inserted or _trained_whole(stored.sidecar),
+        tensors=stored.count,
+        delta_norms={pair.name: pair.delta_norm() for pair in stored.updates} if known else None,
         dead_tensors=[*dead, *zero],
-        base_fingerprint=None if found.sidecar is None else found.sidecar.fingerprint.digest,
-        notes=list(found.notes),
+        base_fingerprint=None if stored.sidecar is None else stored.sidecar.fingerprint.digest,
+        notes=list(_notes(stored)),
     )
+
+
+def _notes(stored: StoredAdapter) -> Iterator[str]:
+    """What a reader of the figures should know beside them."""
+    yield from stored.said
+    if stored.is_checkpoint:
+        yield "a loralib checkpoint: it records no base model"
+    elif stored.sidecar is None:
+        yield NO_SIDECAR
+    if not stored.alpha_is_known:
+        yield "alpha is not recorded; pass it for the norms of the updates"
+    yield from (f"PEFT cannot load it: {reason}" for reason in stored.why_not_peft)
+    if stored.config is not None:
+        yield from _notes_on_peft(stored.config, stored)
+
+
+def _notes_on_peft(config: PeftConfig, stored: StoredAdapter) -> Iterator[str]:
+    for path, count in row_count(stored.others).items():
+        yield f"{count} rows of {path} are trained (trainable_token_indices)"
+    copies = base_copies(stored.entries, stored.others)
+    whole = [name for name in stored.others if not name.endswith((MAGNITUDE, DELTA, BIAS_OF_B)) and name not in copies]
+    if whole:
+        yield f"{len(whole)} tensors are saved in full: {', '.join(whole[:4])}"
+    if config.bias_of_B:
+        yield "lora_bias: every B has a bias, which moves its layer's own; norms are those of B·A alone"
+    if config.magnitude:
+        yield (
+            "DoRA: the pairs change the direction of the weights, whose lengths are trained beside them; norms are "
+            "those of B·A, not of the whole change"
+        )
+    if config.invocation:
+        yield f"aLoRA: it acts only from where the tokens {list(config.invocation)} begin on, at their last place"
 
 
 def _inserted(sidecar: Sidecar | None) -> list[str]:

@@ -3,12 +3,9 @@
 from pathlib import Path
 
 from loralab.errors import AdapterFileError
+from loralab.files.names import RUN_NAME, SIDECAR_NAME
 from loralab.files.values import texts
-from loralab.formats.peft.config import read_json
-from loralab.formats.sidecar import SIDECAR_NAME
-
-RUN_NAME = "run.json"
-"""The record of the training, where `loralab train` made the folder."""
+from loralab.files.whole import read_json
 
 
 def recorded_labels(folder: Path) -> tuple[str, ...] | None:

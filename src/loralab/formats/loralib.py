@@ -7,7 +7,6 @@ paper's choice for GPT-2. Convolutions are stored as loralib's own product of ma
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 
 from torch import Tensor, nn
 
@@ -15,14 +14,11 @@ from loralab.core.names import modules_by_path
 from loralab.core.updates.build import is_linear, kind_of, linear_shape
 from loralab.core.updates.factors import Recipe, usual_and_others
 from loralab.core.updates.update import WHOLE, Update, tensor_of
-from loralab.errors import AdapterFileError, SpecError
-from loralab.files.tensor_checks import is_finite, listed
-from loralab.files.tensors import TensorFile
+from loralab.errors import AdapterFileError
+from loralab.files.tensors import listed
 from loralab.formats.peft.layout import fill
 from loralab.formats.record import ModuleRecord, PartRecord, adapted_tensors, has_tensor, rows_of, runs_of
-from loralab.methods.beside import tie_notes
 from loralab.methods.lora import LoRA
-from loralab.methods.wide_ranks import rank_notes
 from loralab.models.families.aliases import fused_layout
 
 A, B = "lora_A", "lora_B"
@@ -33,45 +29,22 @@ ENABLED = {2: ("q", "v"), 3: ("q", "k", "v")}
 """How many parts of a fused projection are enabled → which."""
 
 
-@dataclass
-class Checkpoint:
-    """A loralib state dict taken apart: factor pairs by module path, and other tensors by name."""
+def from_pairs(
+    model: nn.Module,
+    pairs: Mapping[str, tuple[Tensor, Tensor]],
+    others: Mapping[str, Tensor],
+    alpha: float,
+    rank_stabilized: bool,
+) -> tuple[dict[str, Update], list[str]]:
+    """(updates by path, notes) of factors by module and other tensors; AdapterFileError listing all that does not fit.
 
-    pairs: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
-    others: dict[str, Tensor] = field(default_factory=dict)
-
-    @staticmethod
-    def of(file: TensorFile) -> "Checkpoint":
-        """Take a file's tensors apart; AdapterFileError where a factor lacks the other or something is not finite."""
-        tensors = {name.removeprefix("module."): tensor for name, tensor in file.tensors.items()}
-        problems = [f"{name} holds NaN or infinite values" for name, each in tensors.items() if not is_finite(each)]
-        paths = dict.fromkeys(name.rpartition(".")[0] for name in tensors if name.rpartition(".")[2] in (A, B))
-        lost = [f"{path}.{key}" for path in paths for key in (A, B) if f"{path}.{key}" not in tensors]
-        problems += [f"{name} is missing" for name in lost]
-        if not paths:
-            peft = any(".lora_A." in name for name in tensors)
-            problems.append(
-                "it is PEFT's file: load the folder that holds it"
-                if peft
-                else "it has no names ending in lora_A, lora_B"
-            )
-        if problems:
-            raise AdapterFileError(f"{file.path} cannot be read as a loralib checkpoint: {listed(problems)}")
-        pairs = {path: (tensors.pop(f"{path}.{A}"), tensors.pop(f"{path}.{B}")) for path in paths}
-        return Checkpoint(pairs, tensors)
-
-
-def read_loralib(
-    model: nn.Module, file: TensorFile, alpha: float | None, rank_stabilized: bool
-) -> tuple[dict[str, Update], LoRA, list[str]]:
-    """(updates by path, the specification, notes); AdapterFileError listing all that does not fit the model."""
-    checkpoint = Checkpoint.of(file)
-    alpha = _alpha(file, alpha)
+    Nothing of the model is changed.
+    """
     by_path = modules_by_path(model)
     notes: list[str] = []
     problems: list[str] = []
     updates: dict[str, Update] = {}
-    for path, (A_values, B_values) in checkpoint.pairs.items():
+    for path, (A_values, B_values) in pairs.items():
         if path not in by_path:
             problems.append(f"{path}.lora_A belongs to no module of the model")
             continue
@@ -86,25 +59,10 @@ def read_loralib(
             notes.append(
                 f"{path}: the file has {len(record.parts)} of its parts, taken to be {', '.join(record.parts)}"
             )
-    heads = _add_others(by_path, updates, checkpoint.others, problems)
+    _add_others(by_path, updates, others, problems)
     if problems:
-        raise AdapterFileError(f"{file.path} does not fit this model: {listed(sorted(problems))}")
-    ordered = {path: updates[path] for path in by_path if path in updates}
-    notes.append("a loralib checkpoint records no base model: whether this one is right could not be checked")
-    notes += [*rank_notes(ordered), *tie_notes(model, ordered)]
-    return ordered, _spec(ordered, heads, alpha, rank_stabilized), notes
-
-
-def _alpha(file: TensorFile, given: float | None) -> float:
-    recorded = file.metadata.get(ALPHA_KEY)
-    if given is not None:
-        return float(given)
-    if recorded is None:
-        raise SpecError(
-            f"{file.path} is a loralib checkpoint, which does not record alpha; pass the alpha it was trained with, "
-            "as load(model, path, alpha=16)"
-        )
-    return float(recorded)
+        raise AdapterFileError(f"the checkpoint does not fit this model: {listed(sorted(problems))}")
+    return {path: updates[path] for path in by_path if path in updates}, notes
 
 
 def _record(
@@ -145,8 +103,8 @@ def _misfit(path: str, module: nn.Module, A_values: Tensor, B_values: Tensor) ->
 
 def _add_others(
     by_path: Mapping[str, nn.Module], updates: dict[str, Update], others: Mapping[str, Tensor], problems: list[str]
-) -> list[str]:
-    """Let the file's other tensors replace the model's own; returns the modules that are not adapted otherwise."""
+) -> None:
+    """Let the file's other tensors replace the model's own."""
     for name, tensor in others.items():
         path, _, leaf = name.rpartition(".")
         if path not in by_path or not has_tensor(by_path[path], leaf):
@@ -159,10 +117,10 @@ def _add_others(
             problems.append(f"{name} is in the file in full beside its own low-rank update")
         else:
             updates.setdefault(path, Update({})).restore(leaf, tensor, by_path[path])
-    return [path for path, update in updates.items() if not len(update.parts)]
 
 
-def _spec(updates: Mapping[str, Update], heads: list[str], alpha: float, rank_stabilized: bool) -> LoRA:
+def loralib_spec(updates: Mapping[str, Update], alpha: float, rank_stabilized: bool) -> LoRA:
+    """The specification that comes nearest."""
     recipes = {path: update.factors_of(part).recipe for path, update in updates.items() for part in update.parts}
     usual, ranks, _ = usual_and_others(recipes)
     targets = [
@@ -178,6 +136,6 @@ def _spec(updates: Mapping[str, Update], heads: list[str], alpha: float, rank_st
         bias="lora_only"
         if any("bias" in each.replacements() for each in updates.values() if len(each.parts))
         else "none",
-        modules_to_save=heads,
+        modules_to_save=[path for path, update in updates.items() if not len(update.parts)],
         rank_stabilized=rank_stabilized,
     )

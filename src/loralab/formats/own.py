@@ -12,17 +12,16 @@ from torch import Tensor, nn
 
 from loralab.core.adapter import SHARED
 from loralab.core.names import modules_by_path, unwrapped
+from loralab.core.plan import link
 from loralab.core.updates.factors import SharedMatrices
-from loralab.core.updates.tokens import link_tokens
 from loralab.core.updates.update import WHOLE, Update, device_of, tensor_of
 from loralab.errors import AdapterFileError
-from loralab.files.tensor_checks import refuse_unfit
+from loralab.files.tensors import refuse_unfit
 from loralab.files.values import texts
-from loralab.formats.delta_pairs import shared_matrices
 from loralab.formats.peft.config import OWN_TYPE
 from loralab.formats.record import ModuleRecord, has_tensor
+from loralab.formats.updates import shared_matrices
 from loralab.methods.beside import share_ties
-from loralab.methods.prefix.update import link
 
 
 def own_config(reasons: Sequence[str], base_model: str | None) -> dict[str, Any]:
@@ -74,7 +73,7 @@ def from_own(
     if shared is not None:
         shared.to(device_of(unwrapped(model)))
     updates = {path: record.build(path, by_path[path], shared) for path, record in modules.items()}
-    link_tokens(updates)
+    link(updates)
     expected = {name: tuple(tensor.shape) for name, tensor in own_tensors(updates, shared).items()}
     stored = _stored_names(modules, by_path, tensors)
     for (path, name), full in stored.items():
@@ -85,7 +84,6 @@ def from_own(
         for name in modules[path].replaced:
             update.restore(name, tensors[stored[path, name]], by_path[path])
     share_ties(updates, by_path)
-    link(updates)
     return updates, shared
 
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from loralab.core.updates.biased import BiasedLinear
 from loralab.core.updates.build import Site, build, kind_of
-from loralab.core.updates.factors import Factors, LowRankDelta, Recipe, SharedMatrices, Spot
+from loralab.core.updates.factors import LowRankDelta, Recipe, SharedMatrices, Spot, plain_pair
 from loralab.core.updates.kinds import KINDS, Kind
 from loralab.core.updates.low_rank import ConvUpdate, LinearUpdate
 from loralab.core.updates.magnitude import Magnitude
@@ -23,7 +23,6 @@ from loralab.core.updates.tokens import TokenUpdate
 from loralab.core.updates.update import WHOLE, Update, device_of, tensor_of
 from loralab.errors import AdapterFileError
 from loralab.files.values import count, flag, listing, mapping, number, sizes, text, texts
-from loralab.formats.tokens import recorded_rows
 from loralab.methods.adamix_adapter import MixedBottleneckUpdate
 from loralab.methods.bottleneck import BottleneckUpdate
 from loralab.methods.prefix.update import BlockPrefixUpdate, PrefixUpdate
@@ -72,7 +71,8 @@ class PartRecord:
         """A delta of this structure for one matrix, its own tensors zero; AdapterFileError where that cannot be."""
         meta = replace(spot, device=torch.device("meta"), settings=self.settings)
         try:
-            delta = (deltas()[self.kind] if self.kind else Factors).blank(meta).zeroed(spot.device)
+            made = deltas()[self.kind].blank(meta) if self.kind else plain_pair(meta)
+            delta = made.zeroed(spot.device)
             _refuse_misshapen(delta, spot.out_features, spot.in_features)
         except _UNFIT as problem:
             raise AdapterFileError(
@@ -318,3 +318,22 @@ _MADE: dict[Kind, Callable[[ModuleRecord, nn.Module], Update]] = {
     **{cls.kind: _inserted(cls) for cls in _INSERTED},
 }
 """How updates that are not of low rank are made; the others are built from a `Site`."""
+
+
+Rows = tuple[tuple[int, ...], str]
+"""The indices of a module's trained rows, and the path of the module whose rows it shares, or nothing."""
+
+
+def recorded_rows(settings: Mapping[str, Any]) -> Rows:
+    """From the settings of a `TokenUpdate`; TypeError for what cannot be."""
+    indices = sizes(settings.get("indices"), "indices")
+    if not indices or len(set(indices)) < len(indices):
+        raise TypeError(f"indices is {list(indices)}, and must name rows, each once")
+    return indices, text(settings.get("follows", ""), "follows")
+
+
+def check_leaders(rows: Mapping[str, Rows]) -> None:
+    """TypeError where a module is recorded to share rows that no other module has, or has others of."""
+    for path, (indices, follows) in rows.items():
+        if follows and rows.get(follows) != (indices, ""):
+            raise TypeError(f"{path} follows {follows}, which has no such rows of its own")

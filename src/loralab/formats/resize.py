@@ -12,55 +12,23 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
-from loralab.core.thin import distance, norm, rank_for_energy
+from loralab.core.thin import Thin, rank_for_energy
 from loralab.core.updates.factors import usual_and_others
 from loralab.errors import AdapterFileError, SpecError
-from loralab.files.tensor_writing import write_tensors
-from loralab.files.tensors import read_tensors
-from loralab.files.whole import json_text, whole_folder
-from loralab.formats.folder import TENSORS_NAME, config_content, plain_folder, tensors_path
+from loralab.files.names import RUN_NAME, SIDECAR_NAME
+from loralab.files.whole import json_text, read_json, whole_folder
 from loralab.formats.peft.beside_base import refuse_without_base
-from loralab.formats.peft.config import CONFIG_NAME, OWN_TYPE, PeftConfig, parse_config, read_json
-from loralab.formats.peft.dialects import as_plain_lora
-from loralab.formats.peft.reading import plain_names
-from loralab.formats.peft.vera_config import is_vera
+from loralab.formats.peft.config import PeftConfig
 from loralab.formats.peft.writing import PREFIX
-from loralab.formats.rank_pieces import Piece, entry_of, pieces_of, resized_record, stored, stored_rank
-from loralab.formats.sidecar import SIDECAR_NAME, Sidecar, file_sha256
-from loralab.formats.stored import AdapterPairs, read_pairs
-from loralab.formats.updates import FilePair, file_pairs
-
-RUN_NAME = "run.json"
-
-
-@dataclass(frozen=True)
-class Resizable:
-    """An adapter's files, taken apart into pieces."""
-
-    source: Path
-    config: Mapping[str, Any]
-    """adapter_config.json as it is."""
-    pairs: Sequence[tuple[FilePair, Sequence[Piece]]]
-    """Every A and B of the file, with the updates in them."""
-    others: Mapping[str, Tensor]
-    sidecar: Sidecar | None
-
-    @property
-    def own_layout(self) -> bool:
-        """Whether PEFT cannot load it."""
-        return self.config.get("peft_type") == OWN_TYPE
-
-    @property
-    def rank_stabilized(self) -> bool:
-        """Whether the scales are α/√r."""
-        return all(piece.recipe.rank_stabilized for piece in self.pieces)
-
-    @property
-    def pieces(self) -> list[Piece]:
-        """All updates, in the order of the file."""
-        return [piece for _, pieces in self.pairs for piece in pieces]
+from loralab.formats.read import read_plain
+from loralab.formats.record import ModuleRecord
+from loralab.formats.save import write_folder
+from loralab.formats.sidecar import Sidecar
+from loralab.formats.stored import StoredAdapter
+from loralab.formats.updates import Pair, Piece, StoredUpdate
 
 
 @dataclass(frozen=True)
@@ -103,9 +71,11 @@ class Resized:
         }
 
 
-def read_resizable(path: str | Path) -> Resizable:
-    """Take an adapter folder, ours or PEFT's, apart. Raises what `read_pairs` raises, and SpecError where there is
-    nothing to resize or the adapter is a loralib checkpoint.
+def read_resizable(path: str | Path) -> StoredAdapter:
+    """Read an adapter folder, ours or PEFT's; of a method that PEFT lacks the plain LoRA beside it, if there is one.
+
+    Raises what `StoredAdapter.demand` raises, and SpecError where there is nothing to resize or the adapter is a
+    loralib checkpoint.
     """
     source = Path(path)
     if source.is_file():
@@ -113,25 +83,20 @@ def read_resizable(path: str | Path) -> Resizable:
             f"{source} is a checkpoint, and a resized adapter is a folder; convert it first: "
             f"loralab convert {source} FOLDER --to peft --alpha A"
         )
-    source = plain_folder(source)
-    found, content = read_pairs(source), config_content(source)
-    if is_vera(content):
-        raise SpecError(f"{source} is VeRA: its A and B are frozen and shared by all layers, and have no rank to cut")
-    if not found.pairs:
-        raise SpecError(f"{source} is of method {found.method}, which has no low-rank factors to resize")
-    own = content.get("peft_type") == OWN_TYPE
-    pairs, others = list(found.pairs), dict(found.others)
-    if not own:  # with the zeros that stand for what is not adapted, which have to be as wide as the rest
-        plain = as_plain_lora(content, read_tensors(tensors_path(source)).tensors)
-        content, config = plain.content, parse_config(plain.content, str(source / CONFIG_NAME))
-        _refuse_bare_parameters(config, found)
-        refuse_without_base(source, config, "one of another rank")
-        pairs, others = file_pairs(config, plain_names(plain.tensors)[0], found.sidecar)
-    by_pair = [(pair, pieces_of(pair, found.sidecar, own)) for pair in pairs]
-    return Resizable(source, content, by_pair, others, found.sidecar)
+    adapter = read_plain(source).demand()
+    if adapter.vera is not None:
+        raise SpecError(
+            f"{adapter.source} is VeRA: its A and B are frozen and shared by all layers, and have no rank to cut"
+        )
+    if not adapter.updates:
+        raise SpecError(f"{adapter.source} is of method {adapter.method}, which has no low-rank factors to resize")
+    if adapter.config is not None:
+        _refuse_bare_parameters(adapter.config, adapter)
+        refuse_without_base(adapter.source, adapter.config, "one of another rank")
+    return adapter
 
 
-def _refuse_bare_parameters(config: PeftConfig, found: AdapterPairs) -> None:
+def _refuse_bare_parameters(config: PeftConfig, found: StoredAdapter) -> None:
     bare = [name for name in config.target_parameters if "." not in name]
     if bare and found.sidecar is None:
         raise SpecError(
@@ -140,7 +105,7 @@ def _refuse_bare_parameters(config: PeftConfig, found: AdapterPairs) -> None:
         )
 
 
-def uniform_ranks(adapter: Resizable, rank: int) -> dict[str, int]:
+def uniform_ranks(adapter: StoredAdapter, rank: int) -> dict[str, int]:
     """This rank for every piece that has as much. Raises SpecError for a rank below 1 or above what any piece has."""
     most = max(piece.rank for piece in adapter.pieces)
     if not 1 <= rank <= most:
@@ -151,36 +116,32 @@ def uniform_ranks(adapter: Resizable, rank: int) -> dict[str, int]:
     return {piece.name: min(rank, piece.rank) for piece in adapter.pieces}
 
 
-def energy_ranks(adapter: Resizable, energy: float) -> dict[str, int]:
+def energy_ranks(adapter: StoredAdapter, energy: float) -> dict[str, int]:
     """For every piece the smallest rank that keeps this share of ‖ΔW‖²_F; SpecError for a share not in (0, 1]."""
     if not 0 < energy <= 1:
         raise SpecError(f"energy {energy:g} was asked for; it is the share of ‖ΔW‖²_F to keep, above 0 and at most 1")
     return {piece.name: rank_for_energy(piece.energy_K, energy) for piece in adapter.pieces}
 
 
-def write_resized(adapter: Resizable, ranks: Mapping[str, int], out: str | Path, why: str) -> Resized:
+def write_resized(adapter: StoredAdapter, ranks: Mapping[str, int], out: str | Path, why: str) -> Resized:
     """Write the adapter with these ranks (by piece) into the new folder `out`, and measure what it lost.
 
     A run.json beside the adapter comes along, with `why` in it. Raises OutputError if there is something at `out`.
     """
     folder, tensors, entries = Path(out), dict[str, Tensor](), dict[str, int]()
     cuts = {piece.name: piece.cut(ranks[piece.name]) for piece in adapter.pieces}
-    for pair, pieces in adapter.pairs:
+    for pair, pieces in adapter.pieces_by_entry:
         rank = stored_rank(pair, [cuts[piece.name] for piece in pieces]) if pieces else 0
-        entries[entry_of(pair)] = max(rank, entries.get(entry_of(pair), 0))
-    for pair, pieces in adapter.pairs:
-        factors = stored(pair, pieces, [cuts[piece.name] for piece in pieces], entries[entry_of(pair)])
+        entries[pair.module] = max(rank, entries.get(pair.module, 0))
+    for pair, pieces in adapter.pieces_by_entry:
+        factors = stored(pair, pieces, [cuts[piece.name] for piece in pieces], entries[pair.module])
         tensors |= dict(zip(pair.keys, factors, strict=True))
-    prefix = "" if adapter.own_layout else PREFIX
+    prefix = "" if adapter.is_own else PREFIX
     written = {prefix + key: tensor for key, tensor in (tensors | dict(adapter.others)).items()}
     sidecar = None if adapter.sidecar is None else _resized_sidecar(adapter.sidecar, adapter.pieces, cuts, why)
-    content = dict(adapter.config) if adapter.own_layout else _resized_config(adapter, entries)
+    content = dict(adapter.content) if adapter.is_own else _resized_config(adapter, entries)
     with whole_folder(folder) as temporary:
-        write_tensors(temporary / TENSORS_NAME, written)
-        if sidecar is not None:
-            described = sidecar.to_json() | {"tensors_sha256": file_sha256(temporary / TENSORS_NAME)}
-            (temporary / SIDECAR_NAME).write_text(json_text(described), encoding="utf-8")
-        (temporary / CONFIG_NAME).write_text(json_text(content, sort_keys=True), encoding="utf-8")
+        write_folder(temporary, content, written, sidecar)
         if (adapter.source / RUN_NAME).is_file():
             run = read_json(adapter.source / RUN_NAME) | {"resized": why}
             (temporary / RUN_NAME).write_text(json_text(run), encoding="utf-8")
@@ -190,8 +151,8 @@ def write_resized(adapter: Resizable, ranks: Mapping[str, int], out: str | Path,
 
 
 def _compared(piece: Piece, cut: tuple[Tensor, Tensor]) -> ResizedPiece:
-    whole = norm(*piece.matrices)
-    error = distance(piece.matrices, cut) / whole if whole else 0.0
+    whole = piece.thin.norm()
+    error = piece.thin.distance(Thin.of(*cut)) / whole if whole else 0.0
     return ResizedPiece(piece.name, piece.rank, cut[0].shape[-2], error, whole * abs(piece.pair.scale))
 
 
@@ -202,14 +163,15 @@ def _count(pairs: Sequence[tuple[Tensor, Tensor]]) -> int:
 # -- what describes the tensors -----------------------------------------------------------------------------------
 
 
-def _resized_config(adapter: Resizable, ranks: Mapping[str, int]) -> dict[str, Any]:
+def _resized_config(adapter: StoredAdapter, ranks: Mapping[str, int]) -> dict[str, Any]:
     """PEFT's configuration as it was, but for ranks and alphas."""
-    config = parse_config(adapter.config, str(adapter.source / CONFIG_NAME))
+    config = adapter.config
+    assert config is not None
     recipes = {"^" + re.escape(name): config.recipe(name).at_rank(rank) for name, rank in ranks.items()}
     usual, others, alphas = usual_and_others(recipes)
     resized = replace(config, rank=usual.rank, alpha=usual.alpha, rank_pattern=others, alpha_pattern=alphas).to_json()
     names = ("r", "lora_alpha", "rank_pattern", "alpha_pattern")
-    return dict(adapter.config) | {name: resized[name] for name in names}
+    return dict(adapter.content) | {name: resized[name] for name in names}
 
 
 def _resized_sidecar(
@@ -235,3 +197,42 @@ def _resized_method(method: Mapping[str, Any], fields: Mapping[str, Any]) -> dic
     if method.get("type") == "JointMethod":
         return dict(method) | {"specs": [_resized_method(each, fields) for each in method["specs"]]}
     return dict(method) | (dict(fields) if method.get("type") == "LoRA" else {})
+
+
+def stored_rank(pair: StoredUpdate, cuts: Sequence[Pair]) -> int:
+    """The rank by which PEFT knows a pair that is to hold these pieces: a convolution's counts all its groups."""
+    within = sum(A.shape[-2] for A, _ in cuts)
+    return within * (len(cuts[0][0]) if pair.A.dim() > 2 and pair.kind == "conv" else 1)
+
+
+def stored(pair: StoredUpdate, pieces: Sequence[Piece], cuts: Sequence[Pair], rank: int) -> Pair:
+    """The pair's tensors with its pieces cut, those that are packed padded with zeros to `rank`."""
+    if not pieces or pieces[0].ranks is not None or pair.of_output or rank > stored_rank(pair, cuts):
+        return _packed(pair, pieces, cuts, rank)
+    A, B = cuts[0]
+    if pair.kind == "parameters":
+        return A, B
+    if pair.kind == "experts":
+        return A.flatten(0, 1), B.permute(1, 2, 0).flatten(1)
+    A_stored = A.flatten(0, 1).view(-1, *pair.A.shape[1:])
+    return A_stored, B.flatten(0, 1).view(len(pair.B), -1, *pair.B.shape[2:])
+
+
+def _packed(pair: StoredUpdate, pieces: Sequence[Piece], cuts: Sequence[Pair], rank: int) -> Pair:
+    dtype = torch.promote_types(pair.A.dtype, torch.float32)
+    A_RI = torch.zeros(rank, pair.A.shape[1], dtype=dtype)
+    B_OR = torch.zeros(len(pair.B), rank, dtype=dtype)
+    start = 0
+    for piece, (A, B) in zip(pieces, cuts, strict=True):
+        ranks = slice(start, start := start + A.shape[-2])
+        A_RI[ranks] = A.reshape(-1, A.shape[-1])
+        B_OR[slice(None) if piece.outputs is None else piece.outputs, ranks] = B.reshape(-1, B.shape[-1])
+    return A_RI, B_OR
+
+
+def resized_record(record: ModuleRecord, ranks: Mapping[str, int]) -> ModuleRecord:
+    """The record with other ranks by part, every scale as it was."""
+    parts = {}
+    for part, each in record.parts.items():
+        parts[part] = replace(each, recipe=each.recipe.at_rank(ranks.get(part, each.recipe.rank)))
+    return replace(record, parts=parts)

@@ -13,14 +13,13 @@ from typing import Any
 
 from loralab.core.plan import JointMethod
 from loralab.errors import AdapterFileError, SpecError
+from loralab.files.names import SIDECAR_NAME
 from loralab.files.values import flag, listing, mapping, text, texts
+from loralab.files.whole import read_json
 from loralab.formats.fingerprint import Fingerprint
-from loralab.formats.peft.config import read_json
-from loralab.formats.record import ModuleRecord
-from loralab.formats.tokens import check_leaders, recorded_rows
+from loralab.formats.record import ModuleRecord, check_leaders, recorded_rows
 from loralab.methods.registry import specs
 
-SIDECAR_NAME = "loralab.json"
 VERSION = 1
 PEFT_LAYOUT, OWN_LAYOUT = "peft", "own"
 

@@ -1,179 +1,224 @@
-"""The factor pairs of an adapter on disk, whoever wrote it, without any model: what is inspected and analysed.
+"""An adapter as it lies on disk, without any model. `read.py` reads it.
 
-Tensors stay in the file until they are used: it is mapped into memory, not read.
+Whatever is wrong with it becomes a finding and the rest is still there. `demand` is for who needs a sound one,
+`findings` for who says all that is wrong. Tensors are mapped into memory, not read, and taken apart into updates only
+where somebody asks for these.
 """
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
-from loralab.core.adapter import SHARED
-from loralab.core.updates.factors import Recipe
-from loralab.core.updates.magnitude import MAGNITUDE
-from loralab.core.updates.update import WHOLE
-from loralab.errors import AdapterFileError, SpecError
-from loralab.files.tensor_checks import is_finite, listed
-from loralab.files.tensors import TensorFile, read_tensors
-from loralab.formats.delta_pairs import local_keys, shared_matrices, special_pairs, vera_pairs
-from loralab.formats.folder import config_content, name_for, tensors_path
-from loralab.formats.loralib import ALPHA_KEY, Checkpoint
-from loralab.formats.own import own_reasons
-from loralab.formats.peft.beside_base import BIAS_OF_B
-from loralab.formats.peft.config import OWN_TYPE, parse_config
-from loralab.formats.peft.dialects import as_plain_lora
-from loralab.formats.peft.reading import plain_names
-from loralab.formats.peft.tokens import DELTA, row_count
-from loralab.formats.peft.vera_config import is_vera, vera_spec
-from loralab.formats.record import ModuleRecord
-from loralab.formats.sidecar import Sidecar, read_sidecar
-from loralab.formats.updates import FilePair, base_copies, file_pairs
-from loralab.methods.table import method_name
-
-NO_SIDECAR = "no loralab.json: the base model that it belongs to is not recorded"
+from loralab.core.plan import Plan
+from loralab.files.names import CONFIG_NAME, PLAIN_NAME, TENSORS_NAME
+from loralab.files.tensors import TensorFile, is_finite
+from loralab.formats.finding import AGAIN, Finding, Problem, Problems, refuse, some
+from loralab.formats.folder import name_for
+from loralab.formats.peft.config import OWN_TYPE, PeftConfig
+from loralab.formats.peft.vera import PeftVeraConfig
+from loralab.formats.sidecar import Sidecar
+from loralab.formats.updates import (
+    Piece,
+    StoredUpdate,
+    factor_keys,
+    pieces_of,
+)
 
 
 @dataclass(frozen=True)
-class AdapterPairs:
-    """What is in an adapter's files."""
+class Parted:
+    """The tensors of an adapter, taken apart."""
+
+    entries: tuple[StoredUpdate, ...] = ()
+    """The pairs A, B whose factors are there, are finite and fit each other."""
+    others: Mapping[str, Tensor] = field(default_factory=dict)
+    """Tensors that are no low-rank factors, by key."""
+    problems: tuple[Problem, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class StoredAdapter:
+    """What an adapter's files hold, as far as they can be read, and what is wrong with them."""
 
     source: Path
-    name: str
-    method: str
-    """As the command line calls it."""
-    pairs: tuple[FilePair, ...]
-    others: Mapping[str, Tensor]
-    """Tensors that are no low-rank factors, by key."""
-    tensors: int
-    """How many there are in the file."""
-    sidecar: Sidecar | None
-    notes: tuple[str, ...] = ()
-    alpha_is_known: bool = True
-    """A loralib checkpoint does not record it; scales are then of alpha 1."""
+    layout: "Layout"
+    content: Mapping[str, Any] = field(default_factory=dict)
+    """adapter_config.json, as that of plain LoRA where it was of a dialect; empty where it cannot be read."""
+    config: PeftConfig | None = None
+    """Of PEFT's LoRA; what tells its ranks and scales where it asks for more than can be honoured."""
+    vera: PeftVeraConfig | None = None
+    """Of PEFT's VeRA."""
+    sidecar: Sidecar | None = None
+    file: TensorFile | None = None
+    tensors: Mapping[str, Tensor] = field(default_factory=dict)
+    """By the keys of the file; those of plain LoRA where it was of a dialect."""
+    named: Mapping[str, Tensor] = field(default_factory=dict)
+    """The same tensors without PEFT's prefix and the names of wrappers."""
+    alpha: float | None = None
+    """Of a loralib checkpoint: as it was given, or recorded by who wrote the file; None where it is not known."""
+    why_not_peft: tuple[str, ...] = ()
+    """Of loralab's own layout."""
+    rank_stabilized: bool = False
+    """Of a loralib checkpoint: whether scales are α/√r, which it does not record either."""
+    said: tuple[str, ...] = ()
+    """What the reader of a dialect has to say."""
+    reading: tuple[Problem, ...] = ()
+    """What was wrong with the files, before any look at the tensors in them."""
+
+    def readable(self) -> "StoredAdapter":
+        """Itself; an error where a file is missing, damaged or asks for what cannot be honoured."""
+        refuse(self.source, self.reading)
+        return self
+
+    def demand(self) -> "StoredAdapter":
+        """Itself; an error listing all that is wrong with the files and the tensors in them."""
+        refuse(self.source, [*self.reading, *self.parted.problems])
+        return self
+
+    @property
+    def findings(self) -> list[Finding]:
+        """All that is wrong."""
+        advice = "loralab convert --to peft writes that plain LoRA"
+        problems = [problem.finding for problem in (*self.reading, *self.parted.problems)]
+        return [*problems, *(Finding("note", CONFIG_NAME, note, advice) for note in self.said)]
+
+    @cached_property
+    def parted(self) -> Parted:
+        """The tensors, taken apart."""
+        return Parted() if self.file is None else _take_apart(self)
+
+    @property
+    def entries(self) -> tuple[StoredUpdate, ...]:
+        """The pairs A, B whose factors are there, are finite and fit each other."""
+        return self.parted.entries
+
+    @property
+    def updates(self) -> list[StoredUpdate]:
+        """The entries without those that are zeros in the place of what is not adapted."""
+        return [entry for entry in self.parted.entries if not _is_padding(entry, self.sidecar)]
+
+    @cached_property
+    def pieces_by_entry(self) -> list[tuple[StoredUpdate, list[Piece]]]:
+        """Every A and B of the file, with the modules' own updates in them."""
+        return [(entry, pieces_of(entry, self.sidecar, self.is_own)) for entry in self.entries]
+
+    @property
+    def pieces(self) -> list[Piece]:
+        """The modules' own updates, in the order of the file."""
+        return [piece for _, pieces in self.pieces_by_entry for piece in pieces]
+
+    @property
+    def others(self) -> Mapping[str, Tensor]:
+        """Tensors that are no low-rank factors, by key."""
+        return self.parted.others
+
+    @property
+    def count(self) -> int:
+        """How many tensors are in the file."""
+        return 0 if self.file is None else len(self.file.tensors)
+
+    @property
+    def name(self) -> str:
+        """What it is called after its folder or file."""
+        return name_for(self.source)
+
+    @property
+    def method(self) -> str:
+        """As the command line calls it."""
+        return self.layout.method(self)
+
+    @property
+    def is_own(self) -> bool:
+        """Whether only loralab can read it."""
+        return self.layout.peft_type == OWN_TYPE
+
+    @property
+    def is_checkpoint(self) -> bool:
+        """Whether it is a file of loralib's."""
+        return self.layout.peft_type is None
+
+    @property
+    def alpha_is_known(self) -> bool:
+        """Where it is not, scales are those of alpha 1."""
+        return not self.is_checkpoint or self.alpha is not None
+
+    @property
+    def where(self) -> str:
+        """The file of the tensors, as findings name it."""
+        return self.source.name if self.is_checkpoint else TENSORS_NAME
+
+    @property
+    def has_plain(self) -> bool:
+        """Whether the plain LoRA that it comes to lies beside it; its configuration is written last."""
+        return self.is_own and (self.source / PLAIN_NAME / CONFIG_NAME).is_file()
 
 
-def read_pairs(path: str | Path, alpha: float | None = None) -> AdapterPairs:
-    """Read an adapter folder (ours or PEFT's) or a loralib checkpoint, which does not record its `alpha`.
-
-    Raises NotFoundError where nothing is, AdapterFileError for damaged files or NaN, SpecError for an `alpha` that
-    the folder itself says.
-    """
-    source = Path(path)
-    if source.is_dir() and alpha is not None:
-        raise SpecError(f"alpha {alpha:g} was given for {source}, whose adapter_config.json says its own; leave it out")
-    return _folder(source) if source.is_dir() else _loralib(source, alpha)
+# -- the tensors ----------------------------------------------------------------------------------------------------
 
 
-def _folder(folder: Path) -> AdapterPairs:
-    content, file, sidecar = config_content(folder), read_tensors(tensors_path(folder)), read_sidecar(folder)
-    _refuse_damaged(folder, file, sidecar)
-    if content.get("peft_type") == OWN_TYPE:
-        return _own(folder, file, content, sidecar)
-    if is_vera(content):
-        return _vera(folder, file, content, sidecar)
-    plain = as_plain_lora(content, file.tensors)
-    config = parse_config(plain.content, str(folder))
-    pairs, others = file_pairs(config, plain_names(plain.tensors)[0], sidecar)
-    notes = [*plain.notes, *([] if sidecar else [NO_SIDECAR])]
-    rows = row_count(others)
-    notes += [f"{count} rows of {path} are trained (trainable_token_indices)" for path, count in rows.items()]
-    copies = base_copies(pairs, others)
-    whole = [name for name in others if not name.endswith((MAGNITUDE, DELTA, BIAS_OF_B)) and name not in copies]
-    if whole:
-        notes.append(f"{len(whole)} tensors are saved in full: {', '.join(whole[:4])}")
-    kept = tuple(pair for pair in pairs if not _is_padding(pair, sidecar))
-    said = {
-        "rank_stabilized": config.rank_stabilized,
-        "magnitude": config.magnitude,
-        "invocation_tokens": config.invocation,
-    }
-    method = method_name(said if sidecar is None else sidecar.method)
-    if config.bias_of_B:
-        notes.append("lora_bias: every B has a bias, which moves its layer's own; norms are those of B·A alone")
-    if config.magnitude:
-        notes.append(
-            "DoRA: the pairs change the direction of the weights, whose lengths are trained beside them; norms are "
-            "those of B·A, not of the whole change"
-        )
-    if config.invocation:
-        notes.append(
-            f"aLoRA: it acts only from where the tokens {list(config.invocation)} begin on, at their last place"
-        )
-    return AdapterPairs(folder, name_for(folder), method, kept, others, len(file.tensors), sidecar, tuple(notes))
+def _take_apart(stored: StoredAdapter) -> Parted:
+    """Sort the tensors into whole pairs and others; what cannot be used is a problem."""
+    problems, where, tensors = Problems(), stored.where, stored.named
+    spoilt = _spoilt(stored, problems)
+    keys = [(A, B) for A, B in factor_keys(tensors) if not stored.is_checkpoint or A.endswith(".lora_A")]
+    lost = [key for pair in keys for key in pair if key not in tensors]
+    whole = {A: (A, B) for A, B in keys if A in tensors and B in tensors and not {A, B} & spoilt}
+    loose = {key: each for key, each in tensors.items() if key not in spoilt.union(*keys)}
+    entries, others = stored.layout.part(stored, list(whole.values()), loose, problems)
+    unfit = [f"{key} {list(each.shape)}" for entry in entries if not entry.fits for key, each in entry.by_key.items()]
+    if lost:
+        problems.add(where, f"{some(lost)} {'is' if len(lost) == 1 else 'are'} missing beside the other factor", AGAIN)
+    if unfit:
+        problems.add(where, f"{some(unfit)} do not fit each other", AGAIN)
+    return Parted(tuple(each for each in entries if each.fits), others, tuple(problems.seen))
 
 
-def _vera(folder: Path, file: TensorFile, content: Mapping[str, Any], sidecar: Sidecar | None) -> AdapterPairs:
-    vera_spec(content, str(folder))
-    pairs, others = vera_pairs(content, file.tensors, sidecar)
-    notes = [] if sidecar else [NO_SIDECAR]
-    return AdapterPairs(
-        folder, name_for(folder), "vera", tuple(pairs), others, len(file.tensors), sidecar, tuple(notes)
-    )
+def _spoilt(stored: StoredAdapter, problems: Problems) -> set[str]:
+    """Keys of tensors that hold NaN or infinity, or nothing."""
+    empty = [key for key, each in stored.named.items() if each.numel() == 0]
+    infinite = [key for key, each in stored.named.items() if not is_finite(each)]
+    where = stored.where
+    if empty:
+        advice = "gather sharded weights before saving, and save again"
+        problems.add(where, f"{len(empty)} tensors are empty: {some(empty)}", advice)
+    if infinite:
+        advice = "go back to an earlier checkpoint and train with a lower learning rate"
+        problems.add(where, f"{len(infinite)} tensors hold NaN or infinite values: {some(infinite)}", advice)
+    if not stored.named:
+        problems.add(where, "it holds no tensors", AGAIN)
+    return {*empty, *infinite}
 
 
-def _own(folder: Path, file: TensorFile, content: Mapping[str, Any], sidecar: Sidecar | None) -> AdapterPairs:
-    if sidecar is None:
-        raise AdapterFileError(f"{folder} is an adapter that only loralab can read, but its loralab.json is missing")
-    pairs, others = [], dict(file.tensors)
-    shared = shared_matrices(file.tensors, sidecar.shared)
-    for path, record in sidecar.modules.items():
-        pairs += [*_plain_pairs(folder, path, record, file.tensors), *special_pairs(path, record, file.tensors, shared)]
-        for part, each in record.parts.items():
-            for key in local_keys(path, part, each, shared).values():
-                others.pop(key, None)
-    for name in sidecar.shared:
-        others.pop(f"{SHARED}.{name}", None)
-    why = tuple(f"PEFT cannot load it: {reason}" for reason in own_reasons(content))
-    method = method_name(sidecar.method)
-    return AdapterPairs(folder, name_for(folder), method, tuple(pairs), others, len(file.tensors), sidecar, why)
-
-
-def _plain_pairs(folder: Path, path: str, record: ModuleRecord, tensors: Mapping[str, Tensor]) -> Iterator[FilePair]:
-    for part, each in record.parts.items():
-        name = path if part == WHOLE else f"{path}.{part}"
-        keys = f"{name}.lora_A", f"{name}.lora_B"
-        if each.kind:
-            continue
-        if not all(key in tensors for key in keys):
-            raise AdapterFileError(f"{folder} lacks {' or '.join(keys)}; get it again")
-        yield FilePair(name, record.kind, keys, tensors[keys[0]], tensors[keys[1]], each.recipe, each.rows)
-
-
-def _loralib(path: Path, alpha: float | None) -> AdapterPairs:
-    file = read_tensors(path)
-    checkpoint = Checkpoint.of(file)
-    spoilt = [name for name, tensor in file.tensors.items() if not is_finite(tensor)]
-    if spoilt:
-        raise AdapterFileError(f"{path} holds NaN or infinite values in {listed(spoilt)}; get the adapter again")
-    known = float(file.metadata[ALPHA_KEY]) if alpha is None and ALPHA_KEY in file.metadata else alpha
-    pairs = tuple(
-        FilePair(name, "linear", (f"{name}.lora_A", f"{name}.lora_B"), A, B, Recipe(B.shape[-1], known or 1.0))
-        for name, (A, B) in checkpoint.pairs.items()
-    )
-    notes = ["a loralib checkpoint: it records no base model"]
-    if known is None:
-        notes.append("alpha is not recorded; pass it for the norms of the updates")
-    keys = {key for pair in pairs for key in pair.keys}
-    others = {key: tensor for key, tensor in file.tensors.items() if key not in keys}
-    name = name_for(path)
-    return AdapterPairs(path, name, "lora", pairs, others, len(file.tensors), None, tuple(notes), known is not None)
-
-
-def _refuse_damaged(folder: Path, file: TensorFile, sidecar: Sidecar | None) -> None:
-    if sidecar is not None:
-        sidecar.check_belongs(file.path)
-    spoilt = [name for name, tensor in file.tensors.items() if not is_finite(tensor)]
-    if spoilt:
-        raise AdapterFileError(f"{folder} holds NaN or infinite values in {listed(spoilt)}; get the adapter again")
-
-
-def _is_padding(pair: FilePair, sidecar: Sidecar | None) -> bool:
+def _is_padding(update: StoredUpdate, sidecar: Sidecar | None) -> bool:
     """Zeros that stand for the half of an nn.MultiheadAttention that is not adapted."""
-    if sidecar is None or not pair.is_dead:
+    record = None if sidecar is None else sidecar.modules.get(update.module)
+    if record is None or record.kind != "attention" or not update.is_dead:
         return False
-    record = sidecar.modules.get(pair.name.removesuffix(".out_proj"))
-    if record is None or record.kind != "attention":
-        return False
-    return "out" not in record.parts if pair.kind == "attention output" else set(record.parts) == {"out"}
+    return "out" not in record.parts if update.of_output else set(record.parts) == {"out"}
+
+
+Keys = list[tuple[str, str]]
+"""Of A and B."""
+Others = Mapping[str, Tensor]
+PartedTensors = tuple[list[StoredUpdate], Others]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A way in which adapters lie in files, and what is done otherwise in each of them."""
+
+    peft_type: str | None
+    """What adapter_config.json calls it; None where there is none."""
+    understand: Callable[[StoredAdapter, Problems], StoredAdapter]
+    """Fills in what the configuration means."""
+    part: Callable[[StoredAdapter, Keys, dict[str, Tensor], Problems], PartedTensors]
+    """From the keys of whole pairs and the other tensors to the updates, and what is no update's."""
+    place: Callable[[StoredAdapter, nn.Module], Plan]
+    """Its updates for a model, filled; AdapterFileError listing all that does not fit. The model is not changed."""
+    spec: Callable[[StoredAdapter, Plan], object]
+    """The specification that it was made from, or that comes nearest."""
+    method: Callable[[StoredAdapter], str]

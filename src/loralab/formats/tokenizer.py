@@ -15,9 +15,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from loralab.core.names import modules_by_path
 from loralab.errors import AdapterFileError
+from loralab.files.names import CONFIG_NAME
 from loralab.files.tensors import SAFETENSORS, read_tensors
+from loralab.files.whole import read_json
 from loralab.formats.folder import tensors_path
-from loralab.formats.peft.config import CONFIG_NAME, read_json
 from loralab.models.load import LoadedModel, load_tokenizer
 from loralab.models.processor_names import SETTINGS, TEMPLATE, VOCABULARIES
 from loralab.models.quiet import quiet_transformers

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from loralab.core.adapter import Plan
 from loralab.core.names import unwrapped
+from loralab.core.plan import Plan
 from loralab.errors import TargetError
 from loralab.methods.beside import bias_updates, head_updates, heads_of
 from loralab.methods.specification import Specification

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from loralab.core.adapter import Plan
+from loralab.core.plan import Plan
 from loralab.core.targets import Target, find_targets, layer_index, split_patterns
 from loralab.core.updates.build import is_linear, linear_shape
 from loralab.core.updates.update import WHOLE, Update, device_of

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from loralab.core.adapter import Plan
 from loralab.core.names import modules_by_path, unwrapped
+from loralab.core.plan import Plan
 from loralab.core.updates.update import Update
 from loralab.errors import SpecError, TargetError
 from loralab.methods.beside import head_updates, heads_of, refuse_quantized, share_ties

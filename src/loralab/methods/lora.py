@@ -10,9 +10,8 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import nn
 
-from loralab.core.adapter import Plan
 from loralab.core.init import INITIALISERS
-from loralab.core.plan import Method
+from loralab.core.plan import Method, Plan
 from loralab.core.targets import Target
 from loralab.core.updates.build import Maker, Site
 from loralab.core.updates.factors import Recipe, SharedMatrices, Spot

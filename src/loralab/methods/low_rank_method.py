@@ -11,8 +11,8 @@ from typing import ClassVar
 import torch
 from torch import nn
 
-from loralab.core.adapter import Plan
 from loralab.core.names import modules_by_path
+from loralab.core.plan import Plan
 from loralab.core.targets import Pattern, Target, find_targets, split_patterns
 from loralab.core.updates.build import Maker, Site, build, is_linear, linear_shape, spots
 from loralab.core.updates.factors import Recipe, SharedMatrices, Spot

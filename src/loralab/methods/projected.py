@@ -22,10 +22,16 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from loralab.core.adapter import Plan
 from loralab.core.names import modules_by_path, unwrapped
-from loralab.core.projected_linear import projected_linear, wide_linear
-from loralab.core.projection import ROW_CHOICES, Projection, chosen_rows, principal_basis
+from loralab.core.plan import Plan
+from loralab.core.projection import (
+    ROW_CHOICES,
+    Projection,
+    chosen_rows,
+    principal_basis,
+    projected_linear,
+    wide_linear,
+)
 from loralab.core.updates.build import is_linear, linear_shape
 from loralab.core.updates.low_rank import is_plain_product
 from loralab.core.updates.update import WHOLE, Update

@@ -9,9 +9,9 @@ from dataclasses import replace
 
 from torch import Tensor, nn
 
-from loralab.core.adapter import Plan
 from loralab.core.names import modules_by_path, slots, unwrapped
-from loralab.core.updates.tokens import TokenUpdate, link_tokens
+from loralab.core.plan import Plan
+from loralab.core.updates.tokens import TokenUpdate
 from loralab.core.updates.update import WHOLE, Update, tensor_of
 from loralab.errors import SpecError, TargetError
 from loralab.methods.beside import tie_notes, tied_paths
@@ -84,7 +84,6 @@ def token_updates(model: nn.Module, tokens: Tokens) -> dict[str, Update]:
     for path, leader in leaders(model, chosen).items():
         weight = tensor_of(by_path[path], WHOLE)
         made[path] = TokenUpdate(chosen[leader or path], weight.shape[1], weight.device, leader).start(by_path[path])
-    link_tokens(made)
     return made
 
 

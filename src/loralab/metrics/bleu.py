@@ -2,7 +2,7 @@
 
 Any number of references per text; the closest reference length counts, the shorter of two equally close ones.
 Where no output shares a run of four tokens with its references the score is 0. Characters of a script without
-spaces are tokens, as in sacrebleu's `zh`. It knows nothing of tasks.
+spaces are tokens, as in sacrebleu's `zh`.
 """
 
 from collections.abc import Sequence

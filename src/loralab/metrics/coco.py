@@ -1,7 +1,7 @@
 """ROUGE-L and CIDEr as coco-caption computes them, by pycocoevalcap's Python classes.
 
 Their words are those of `caption_words`: lower-cased, without punctuation, split in Python and not, as coco-caption
-does, in Java. That moves tgen's ROUGE-L and CIDEr on E2E by less than 0.001 and 0.0005. It knows nothing of tasks.
+does, in Java. That moves tgen's ROUGE-L and CIDEr on E2E by less than 0.001 and 0.0005.
 """
 
 from collections.abc import Sequence

@@ -1,6 +1,6 @@
 """METEOR 1.5 (Denkowski and Lavie 2014) by the authors' Java program, which pycocoevalcap ships. English only.
 
-Run once for all texts, with its own paraphrases and synonyms of English. It knows nothing of tasks.
+Run once for all texts, with its own paraphrases and synonyms of English.
 """
 
 import re

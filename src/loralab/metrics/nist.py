@@ -3,7 +3,7 @@
 Written by hand, as no library gives the published figures: those that have NIST at all, and the challenge's
 later Python script, take another reference length for brevity. Here it is the average over all references of the
 corpus times the number of texts (in tgen's case 16695 tokens; the mean per text, summed, would be 17031). Tokens
-are mteval-v13a's, in lower case; in a script without spaces its characters. It knows nothing of tasks.
+are mteval-v13a's, in lower case; in a script without spaces its characters.
 """
 
 import math

@@ -1,4 +1,4 @@
-"""Whether predictions and what they are compared with pair up. It knows nothing of any metric."""
+"""Whether predictions and what they are compared with pair up."""
 
 from collections.abc import Sequence
 from typing import Any

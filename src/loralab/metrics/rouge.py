@@ -2,7 +2,7 @@
 
 Words are those of `rouge_words`, without stemming: in English the package's own, in other scripts Unicode's. ROUGE-L is
 that of the whole text as one sequence. With several references the best one counts; the score of many texts
-is the mean over them. It knows nothing of models.
+is the mean over them.
 """
 
 from collections.abc import Sequence

@@ -1,7 +1,7 @@
 """How scripts write words: which put no spaces between them, so that their characters are counted instead.
 
 A word of Chinese, Japanese or Thai is found by a dictionary alone, and two dictionaries disagree; the single character
-is what such texts are commonly scored by (sacrebleu's `zh`). It knows nothing of metrics.
+is what such texts are commonly scored by (sacrebleu's `zh`).
 """
 
 from collections.abc import Iterable, Sequence

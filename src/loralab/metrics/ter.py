@@ -3,7 +3,7 @@
 Edits are insertions, deletions, substitutions and shifts of tokens between spaces (in a script without spaces: of its
 characters), without regard to case; lower is better, and outputs much longer than their references score above 100.
 sacrebleu searches the shifts; the distances that it asks for, which take nearly all of its time, are ours. Scripts
-differ in how many texts make one figure, hence two functions. It knows nothing of tasks.
+differ in how many texts make one figure, hence two functions.
 """
 
 import math

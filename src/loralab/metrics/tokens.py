@@ -1,4 +1,4 @@
-"""The tokens of a text, as the official scripts split it: one function per script. It knows nothing of metrics.
+"""The tokens of a text, as the official scripts split it: one function per script.
 
 All lower-case the text first, as every script that is followed here counts without regard to case. The official ones
 expect spaces between words; `loralab.metrics.scripts` puts some where a way of writing has none.

@@ -1,4 +1,4 @@
-"""Which of transformers' model types hear or make sound: their tokens are no text, though some can be loaded as if.
+"""Which of transformers' model types hear or make sound: their tokens are not text, though some can be loaded as if.
 
 It goes by transformers' own tables of what is a model of speech, and by what a model says that it takes in. A model
 that takes in images, too, is a language model with senses, and is one here.

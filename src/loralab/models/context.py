@@ -1,4 +1,4 @@
-"""How many tokens a model can look at. It knows nothing of generation."""
+"""How many tokens a model can look at."""
 
 from transformers import PreTrainedModel
 

@@ -3,12 +3,12 @@
 It loads nothing: it judges transformers' report.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from transformers import PreTrainedModel
 
-from loralab.errors import ModelLoadError
+from loralab.errors import ModelLoadError, listed
 from loralab.models.families.aliases import output_head_names
 
 FRESH = "fresh, to be trained in full: "
@@ -35,7 +35,7 @@ def judge_fit(
         remarks.append(FRESH + ", ".join(fresh))
     remarks += [f"{key} {_shapes(shapes)}: initialised afresh" for key, shapes in mismatched.items()]
     if surplus:
-        remarks.append(f"not needed by {type(model).__name__}, left in the file: {_some(surplus)}")
+        remarks.append(f"not needed by {type(model).__name__}, left in the file: {listed(surplus, 4)}")
     return fresh, remarks
 
 
@@ -62,7 +62,7 @@ def _broken(name: str, model: PreTrainedModel, wrong: list[str], stray: list[str
     missing = [key for key in wrong if key not in mismatched]
     shapes = [f"{key} {_shapes(mismatched[key])}" for key in wrong if key in mismatched]
     problems = [("missing: ", missing), ("misshapen: ", shapes), ("surplus: ", stray)]
-    found = "; ".join(problem + _some(keys) for problem, keys in problems if keys)
+    found = "; ".join(problem + listed(keys, 4) for problem, keys in problems if keys)
     return (
         f"model {name!r}: the checkpoint does not fit {type(model).__name__} as config.json has it; {found}; "
         "check that the weights and config.json belong together, and that the kind of model is right"
@@ -71,10 +71,4 @@ def _broken(name: str, model: PreTrainedModel, wrong: list[str], stray: list[str
 
 def _shapes(found_and_due: Sequence[Sequence[int]]) -> str:
     found, due = found_and_due
-    return f"is {list(found)} in the checkpoint, {list(due)} was asked for"
-
-
-def _some(keys: Iterable[str], limit: int = 4) -> str:
-    listed = list(keys)
-    more = f" and {len(listed) - limit} more" if len(listed) > limit else ""
-    return ", ".join(listed[:limit]) + more
+    return f"is {list(found)} in the checkpoint and {list(due)} in the model"

@@ -56,7 +56,7 @@ def write_linearized(loaded: LoadedModel, maps: Mapping[Run, AffineMap], folder:
 def load_linearized(folder: str | Path, *, dtype: str = "auto", device: str = "auto") -> LoadedModel:
     """The model of a folder that `write_linearized` filled, its affine blocks in place and in the model's dtype.
 
-    Raises NotFoundError for a folder that is none, and ModelLoadError where its parts do not fit together.
+    Raises NotFoundError for a folder that is not one, and ModelLoadError where its parts do not fit together.
     """
     if not is_linearized(str(folder)):
         raise NotFoundError(

@@ -25,7 +25,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from loralab.errors import ModelLoadError, NotFoundError, SpecError
+from loralab.errors import ModelLoadError, NotFoundError, SpecError, first_line
 from loralab.machine import choose_device
 from loralab.models.audio import is_of_sound
 from loralab.models.families.table import FAMILY_BY_TYPE
@@ -157,7 +157,7 @@ def model_from_config(name: str, config: PreTrainedConfig, kind: str) -> PreTrai
         with quiet_transformers():
             model: PreTrainedModel = AUTO_CLASSES[kind].from_config(config)
     except _TRANSFORMERS_ERRORS as error:
-        raise ModelLoadError(f"model {name!r} cannot be built from its config: {_first_line(error)}") from error
+        raise ModelLoadError(f"model {name!r} cannot be built from its config: {first_line(error)}") from error
     return model
 
 
@@ -168,9 +168,9 @@ def _read_config(name: str, source: str) -> PreTrainedConfig:
     except OSError as error:
         if not Path(source).is_dir():
             raise NotFoundError(_not_on_hub(name, error)) from error
-        raise ModelLoadError(f"model {name!r}: its config.json cannot be used: {_first_line(error)}") from error
+        raise ModelLoadError(f"model {name!r}: its config.json cannot be used: {first_line(error)}") from error
     except (ValueError, KeyError) as error:
-        raise ModelLoadError(f"model {name!r}: its config.json cannot be used: {_first_line(error)}") from error
+        raise ModelLoadError(f"model {name!r}: its config.json cannot be used: {first_line(error)}") from error
     if getattr(config, "quantization_config", None):
         raise ModelLoadError(f"model {name!r} is quantised; give the checkpoint with its full weights")
     return config
@@ -187,7 +187,7 @@ def _check_kind(name: str, config: PreTrainedConfig, kind: str) -> None:
     if family is not None and family.architecture == "encoder" and not getattr(config, "is_decoder", False):
         fitting = [each for each in fitting if each != "causal-lm"]
     if kind not in fitting:
-        can = f"it can be loaded as {', '.join(fitting)}" if fitting else "it is none of the kinds supported"
+        can = f"it can be loaded as {', '.join(fitting)}" if fitting else "no kind that is supported"
         raise ModelLoadError(f"model {name!r} (type {config.model_type!r}) cannot be loaded as {kind}; {can}")
 
 
@@ -228,7 +228,7 @@ def _read_processor(
             source, backend="pil"
         )
     except _TRANSFORMERS_ERRORS as error:
-        raise ModelLoadError(f"model {name!r}: its image processor cannot be loaded: {_first_line(error)}") from error
+        raise ModelLoadError(f"model {name!r}: its image processor cannot be loaded: {first_line(error)}") from error
     return processor, []
 
 
@@ -245,7 +245,7 @@ def _read_tokenizer(name: str, source: str, config: PreTrainedConfig | None = No
     try:
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(source, config=config)
     except _TRANSFORMERS_ERRORS as error:
-        raise ModelLoadError(f"model {name!r}: its tokenizer cannot be loaded: {_first_line(error)}") from error
+        raise ModelLoadError(f"model {name!r}: its tokenizer cannot be loaded: {first_line(error)}") from error
     return tokenizer
 
 
@@ -281,7 +281,7 @@ def _read_model(
             )
     except _TRANSFORMERS_ERRORS as error:
         raise ModelLoadError(
-            f"model {name!r} cannot be loaded: {_first_line(error)}; the file may be cut short or hold another model"
+            f"model {name!r} cannot be loaded: {first_line(error)}; the file may be cut short or hold another model"
         ) from error
     if getattr(model, "_hf_peft_config_loaded", False):
         raise ModelLoadError(
@@ -312,11 +312,6 @@ def _check_vocabulary(name: str, model: PreTrainedModel, tokenizer: PreTrainedTo
 def _not_on_hub(name: str, error: OSError) -> str:
     return (
         f"model {name!r}: there is no such folder here, and it could not be had from the Hub "
-        f"({_first_line(error)}); {choices()}; without a network (or with HF_HUB_OFFLINE=1) only what was downloaded "
+        f"({first_line(error)}); {choices()}; without a network (or with HF_HUB_OFFLINE=1) only what was downloaded "
         "before can be used"
     )
-
-
-def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__

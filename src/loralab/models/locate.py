@@ -7,13 +7,13 @@ import re
 from pathlib import Path
 
 from loralab.errors import ModelLoadError, NotFoundError
+from loralab.files.names import CONFIG_NAME, PEFT_FILES
 from loralab.models.embedded import EMBEDDED, embedded_folder
 
 AFFINE_PLACES = "affine_blocks.json"
 """What a linearized model's folder has instead of a config.json (see `linearized`)."""
 
 _HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w.-]+)?")
-_ADAPTERS = ("adapter_config.json", "adapter_model.safetensors", "adapter_model.bin")
 _PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 _WEIGHTS = ("*.safetensors", *_PICKLED)
 
@@ -21,7 +21,7 @@ _WEIGHTS = ("*.safetensors", *_PICKLED)
 def locate(name: str) -> str:
     """The folder, as text, or the Hub id that `name` stands for.
 
-    Raises `NotFoundError` if there is no such model, `ModelLoadError` if the folder does not hold one.
+    Raises `NotFoundError` for an unknown model, `ModelLoadError` for a folder without one.
     """
     if name in EMBEDDED:
         return str(embedded_folder(name))
@@ -69,13 +69,13 @@ def _check_folder(path: Path) -> None:
 
 
 def _refuse_adapter(path: Path) -> None:
-    """A folder with an adapter in it is no model; with both in it, transformers puts the adapter on unasked."""
-    if not (path / "adapter_config.json").is_file():
+    """A folder with an adapter in it is not a model; with both in it, transformers puts the adapter on unasked."""
+    if not (path / CONFIG_NAME).is_file():
         return
-    model = [file.name for pattern in _WEIGHTS for file in sorted(path.glob(pattern)) if file.name not in _ADAPTERS]
+    model = [file.name for pattern in _WEIGHTS for file in sorted(path.glob(pattern)) if file.name not in PEFT_FILES]
     if not (path / "config.json").is_file() or not model:
         raise ModelLoadError(f"{path} holds an adapter, not a model; give its base as the model")
-    adapter = [name for name in _ADAPTERS if (path / name).is_file()]
+    adapter = [name for name in PEFT_FILES if (path / name).is_file()]
     raise ModelLoadError(
         f"{path} holds a whole model (config.json, {model[0]}) and an adapter ({', '.join(adapter)}), which "
         "transformers puts on the model whenever it is loaded; move the adapter into a folder of its own and name that "

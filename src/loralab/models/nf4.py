@@ -5,7 +5,7 @@
 
 The absmax are float32 (0.5 bit a weight) or, double quantised, their distances from their mean in 8 bits with one
 float32 for 256 of them (0.127 bit). Products are computed in the precision of their input, from weights that are
-unpacked for that moment only, in the backward pass again. It knows nothing of adapters; bitsandbytes is not used.
+unpacked for that moment only, in the backward pass again. bitsandbytes is not used.
 
 Shapes: N weights of a layer, B = ⌈N/64⌉ blocks; O outputs, I inputs.
 """
@@ -22,8 +22,8 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from loralab.errors import NumericsError, TargetError
+from loralab.machine import give_back_free_memory
 from loralab.models.families.aliases import block_paths
-from loralab.models.resident import give_back_free_memory
 
 LEVELS = (
     -1.0,
@@ -302,7 +302,7 @@ def quantize_model(
     places = list(_dense_places(model))
     if not places:
         raise TargetError(
-            f"nf4 was asked for, but where the blocks of {type(model).__name__} are is not known, or they hold no "
+            f"nf4: the blocks of {type(model).__name__} are not known, or they hold no "
             "dense layers that could be quantised; load it without quantize"
         )
     _refuse_not_finite(places)
@@ -350,7 +350,7 @@ def _refuse_not_finite(places: list[tuple[str, nn.Module, str]]) -> None:
     spoilt = [path for path, parent, name in places if not _is_finite(parent.get_submodule(name))]
     if spoilt:
         shown = ", ".join(spoilt[:5]) + (f" and {len(spoilt) - 5} more" if len(spoilt) > 5 else "")
-        raise NumericsError(f"nf4 was asked for, but weights are NaN or infinite in: {shown}; mend the checkpoint")
+        raise NumericsError(f"nf4: weights are NaN or infinite in {shown}; repair the checkpoint")
 
 
 def _is_finite(layer: nn.Module) -> bool:

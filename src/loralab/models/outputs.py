@@ -1,4 +1,4 @@
-"""What a classifier's configuration calls its outputs. It knows nothing of tasks."""
+"""What a classifier's configuration calls its outputs."""
 
 from typing import Any
 

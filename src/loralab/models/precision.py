@@ -1,4 +1,4 @@
-"""In which number format this machine multiplies best, found by asking it. It knows nothing of models.
+"""In which number format this machine multiplies best, found by asking it.
 
 On a CPU bfloat16 pays only where the processor multiplies it natively; elsewhere it is emulated, and
 several times slower than float32. float32 products go through MKL, which is half as fast as oneDNN on

@@ -18,11 +18,10 @@ from loralab.errors import DataError
 from loralab.metrics.suites import score_tokenized_triples, score_triples
 from loralab.tasks.example import Example
 from loralab.tasks.hub import HubSet
-from loralab.tasks.official import read_files, refuse_labels, split_readers
+from loralab.tasks.official import official_task
 from loralab.tasks.readers.lines import Line, read_lines
 from loralab.tasks.task import Task
-from loralab.tasks.triples import METRICS, WORDLESS, Entry, Text, Triple, grouped_texts, single_texts
-from loralab.tasks.triples_xml import parse_entries
+from loralab.tasks.triples import METRICS, WORDLESS, Entry, Text, Triple, grouped_texts, parse_entries, single_texts
 
 STEM = "dart-v1.1.1-full"
 FILES = {
@@ -46,18 +45,8 @@ def open_dart(data: str | None, labels: Sequence[str] | None = None) -> Task:
 
     Raises `NotFoundError` for a path that is not there or a folder with none of the files, `SpecError` for labels.
     """
-    refuse_labels("dart", labels)
-    splits = split_readers("dart", data, FILES, _from_file, _from_hub)
-    return Task(
-        "dart",
-        "generation",
-        splits,
-        METRICS,
-        notes=(WORDLESS,),
-        score_texts=score_triples,
-        score_aligned=score_tokenized_triples,
-        files=read_files("dart", data, FILES),
-    )
+    read, scores = (_from_file, _from_hub), {"score_texts": score_triples, "score_aligned": score_tokenized_triples}
+    return official_task("dart", data, labels, FILES, read, METRICS, notes=(WORDLESS,), **scores)
 
 
 def read_entries(path: Path) -> list[Entry]:

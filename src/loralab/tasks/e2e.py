@@ -12,10 +12,17 @@ from pathlib import Path
 
 from loralab.errors import DataError
 from loralab.metrics.suites import score_e2e
-from loralab.tasks.e2e_outputs import CUE, E2E_OUTPUTS
-from loralab.tasks.example import Example
+from loralab.tasks.example import Example, Examples
 from loralab.tasks.hub import HubSet
-from loralab.tasks.official import read_files, refuse_labels, split_readers
+from loralab.tasks.official import official_task
+from loralab.tasks.outputs import (
+    OutputFormat,
+    one_per_input,
+    read_output_lines,
+    read_text,
+    render_output_lines,
+    text_lines,
+)
 from loralab.tasks.task import Task
 
 FILES = {"train": ["trainset.csv"], "validation": ["devset.csv"], "test": ["testset_w_refs.csv"]}
@@ -23,6 +30,11 @@ FILES = {"train": ["trainset.csv"], "validation": ["devset.csv"], "test": ["test
 
 METRICS = ("bleu", "nist", "meteor", "rouge_l", "cider")
 COLUMNS = ("mr", "ref")
+HEADER = ["MR", "output"]
+CUE = " ->"
+"""Between the meaning representation and the text, which follows after a space."""
+MISREAD = {"Ł": "£", "Â£": "£", "Ã©": "é", "ã©": "é"}
+"""Characters that some systems wrote in a wrong coding -> what they are (the official script's list)."""
 HUB = HubSet(
     "e2e",
     "tuetschek/e2e_nlg",
@@ -37,17 +49,8 @@ def open_e2e(data: str | None, labels: Sequence[str] | None = None) -> Task:
 
     Raises `NotFoundError` for a path that is not there or a folder with none of the files, `SpecError` for labels.
     """
-    refuse_labels("e2e", labels)
-    splits = split_readers("e2e", data, FILES, _from_file, _from_hub)
-    return Task(
-        "e2e",
-        "generation",
-        splits,
-        METRICS,
-        score_texts=score_e2e,
-        outputs=E2E_OUTPUTS,
-        files=read_files("e2e", data, FILES),
-    )
+    read = _from_file, _from_hub
+    return official_task("e2e", data, labels, FILES, read, METRICS, score_texts=score_e2e, outputs=E2E_OUTPUTS)
 
 
 def read_rows(path: Path) -> list[Row]:
@@ -72,15 +75,12 @@ def read_rows(path: Path) -> list[Row]:
 
 def single_references(rows: Iterable[Row]) -> tuple[Example, ...]:
     """One example per row."""
-    return tuple(_example(meaning, (reference,)) for meaning, reference in rows)
+    return tuple(Example(meaning + CUE, " " + reference, (reference,)) for meaning, reference in rows)
 
 
 def grouped_references(rows: Iterable[Row]) -> tuple[Example, ...]:
     """One example per unique meaning representation, with its references in the order of the rows."""
-    references: dict[str, list[str]] = {}
-    for meaning, reference in rows:
-        references.setdefault(meaning, []).append(reference)
-    return tuple(_example(meaning, tuple(each)) for meaning, each in references.items())
+    return one_per_input(single_references(rows))
 
 
 def _from_file(split: str, path: Path) -> tuple[Example, ...]:
@@ -105,5 +105,50 @@ def _row(path: Path, line: int, cells: list[str]) -> Row:
     return cells[0], cells[1]
 
 
-def _example(meaning: str, references: tuple[str, ...]) -> Example:
-    return Example(meaning + CUE, " " + references[0], references)
+# -- a system's outputs -----------------------------------------------------------------------------------------------
+
+
+def read_outputs(path: Path, examples: Examples) -> list[str]:
+    """The outputs in the order of the examples: of the challenge's own TSV (header `MR output`), or one a line.
+
+    The TSV is read as the challenge's script reads it: without a byte-order mark, with four doubly encoded characters
+    put right, each line stripped and parsed as CSV with tabs; outputs are known by their meaning representation, in
+    whatever order. Raises `DataError` for an input without or with two outputs.
+    """
+    text = read_text(path)
+    if text.partition("\n")[0].strip() != "\t".join(HEADER):
+        return read_output_lines(path, examples)
+    outputs: dict[str, str] = {}
+    for number, (meaning, output) in enumerate(_output_rows(path, text), start=2):
+        if meaning in outputs:
+            raise DataError(f"{path}, line {number}: a second output for {meaning!r}; give one for each unique input")
+        outputs[meaning] = output
+    meanings = [each.prompt.removesuffix(CUE) for each in examples if isinstance(each, Example)]
+    missing = [meaning for meaning in meanings if meaning not in outputs]
+    unknown = sorted(outputs.keys() - set(meanings))
+    if missing or unknown:
+        example = f"no output for {missing[0]!r}" if missing else f"an output for {unknown[0]!r}, which is not asked"
+        raise DataError(
+            f"{path}: {len(missing)} inputs have no output and {len(unknown)} outputs have no input ({example}); "
+            "give the outputs of the very file that the references are of"
+        )
+    return [outputs[meaning] for meaning in meanings]
+
+
+def _output_rows(path: Path, text: str) -> list[tuple[str, str]]:
+    for wrong, right in MISREAD.items():
+        text = text.replace(wrong, right)
+    lines = [line.strip() for line in text_lines(text)]
+    rows = []
+    try:
+        for number, cells in enumerate(csv.reader(lines, delimiter="\t"), start=1):
+            if len(cells) != len(HEADER):
+                raise DataError(f"{path}, line {number}: {len(cells)} cells, expected a meaning and an output")
+            rows.append((cells[0], cells[1].strip()))
+    except csv.Error as error:
+        raise DataError(f"{path} is not a TSV file: {error}") from error
+    return rows[1:]
+
+
+E2E_OUTPUTS = OutputFormat(read_outputs, render_output_lines)
+"""Read in either form; written one a line."""

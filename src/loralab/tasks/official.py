@@ -1,21 +1,48 @@
 """The official download of a data set: which file is which split, and what reads it; or the Hub in its place.
 
-It opens no file itself and knows no task.
+It opens no file itself and knows no data set.
 """
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache, partial
 from pathlib import Path
+from typing import Any
 
 from loralab.errors import NotFoundError, SpecError
 from loralab.tasks.example import Examples
+from loralab.tasks.task import Task
 
 WHOLE_FILE = "all"
 """The one split of a data set that was given as a single file."""
 
 
-def official_files(task: str, data: str, files: Mapping[str, Sequence[str]]) -> dict[str, Path]:
-    """split -> its file. `files` has, for each split, the names that its file may have, the official one first.
+FileNames = Mapping[str, Sequence[str]]
+"""split -> the names that its file may have, the official one first."""
+
+Read = tuple[Callable[[str, Path], Examples], Callable[[str], Examples]]
+"""What gives the examples of a split: of its file, and of the Hub."""
+
+
+def official_task(
+    name: str,
+    data: str | None,
+    labels: Sequence[str] | None,
+    files: FileNames,
+    read: Read,
+    metrics: tuple[str, ...],
+    **more: Any,
+) -> Task:
+    """A task of text to be written, from the official files at `data`, or from the Hub without it.
+
+    Raises what `official_files` raises, and `SpecError` for labels.
+    """
+    refuse_labels(name, labels)
+    paths = () if data is None else tuple(official_files(name, data, files).values())
+    return Task(name, "generation", split_readers(name, data, files, *read), metrics, files=paths, **more)
+
+
+def official_files(task: str, data: str, files: FileNames) -> dict[str, Path]:
+    """split -> its file.
 
     A folder has the splits whose file is in it, in the order of `files`; a single file, whatever its name, is the
     split `WHOLE_FILE`. Raises `NotFoundError` for a path that is not there, or a folder that holds none of the files.
@@ -36,7 +63,7 @@ def official_files(task: str, data: str, files: Mapping[str, Sequence[str]]) -> 
 def split_readers(
     task: str,
     data: str | None,
-    files: Mapping[str, Sequence[str]],
+    files: FileNames,
     from_file: Callable[[str, Path], Examples],
     from_hub: Callable[[str], Examples],
 ) -> dict[str, Callable[[], Examples]]:
@@ -47,11 +74,6 @@ def split_readers(
     if data is None:
         return {split: cache(partial(from_hub, split)) for split in files}
     return {split: cache(partial(from_file, split, path)) for split, path in official_files(task, data, files).items()}
-
-
-def read_files(task: str, data: str | None, files: Mapping[str, Sequence[str]]) -> tuple[Path, ...]:
-    """The files at `data` that `split_readers` reads; none of the Hub's."""
-    return () if data is None else tuple(official_files(task, data, files).values())
 
 
 def refuse_labels(task: str, labels: Sequence[str] | None) -> None:

@@ -1,14 +1,11 @@
-"""Files of a system's outputs: one a line, unless a task's official scripts have a format of their own.
+"""A system's outputs, one for each unique input: in a file one a line, unless a task's scripts have another format."""
 
-It knows nothing of what the outputs mean.
-"""
-
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from loralab.errors import DataError, NotFoundError
-from loralab.tasks.example import Examples
+from loralab.tasks.example import Example, Examples
 
 
 @dataclass(frozen=True)
@@ -21,6 +18,19 @@ class OutputFormat:
     """The content of such a file: the outputs of all examples, in their order."""
     file_names: Mapping[str, str] = field(default_factory=dict)
     """For splits that have one, what the official scripts call the file."""
+
+
+def one_per_input(examples: Iterable[Example]) -> tuple[Example, ...]:
+    """The examples of the same prompt as one, with the references of all, in the order of first appearance.
+
+    The target and the part are those of the first.
+    """
+    first: dict[str, Example] = {}
+    references: dict[str, list[str]] = {}
+    for example in examples:
+        first.setdefault(example.prompt, example)
+        references.setdefault(example.prompt, []).extend(example.answers())
+    return tuple(replace(example, references=tuple(references[prompt])) for prompt, example in first.items())
 
 
 def read_text(path: Path) -> str:

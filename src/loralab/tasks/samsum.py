@@ -9,11 +9,10 @@ unique dialogue.
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from loralab.metrics.suites import score_rouge
 from loralab.tasks.example import Example
-from loralab.tasks.grouping import one_per_input
 from loralab.tasks.hub import HubSet
-from loralab.tasks.official import read_files, refuse_labels, split_readers
+from loralab.tasks.official import official_task
+from loralab.tasks.outputs import one_per_input
 from loralab.tasks.readers.lines import Line, read_lines
 from loralab.tasks.task import ROUGE, Task
 
@@ -42,17 +41,7 @@ def open_samsum(data: str | None, labels: Sequence[str] | None = None) -> Task:
 
     Raises `NotFoundError` for a path that is not there or a folder with none of the files, `SpecError` for labels.
     """
-    refuse_labels("samsum", labels)
-    splits = split_readers("samsum", data, FILES, _from_file, _from_hub)
-    return Task(
-        "samsum",
-        "generation",
-        splits,
-        ROUGE,
-        notes=(NOTE,),
-        score_texts=score_rouge,
-        files=read_files("samsum", data, FILES),
-    )
+    return official_task("samsum", data, labels, FILES, (_from_file, _from_hub), ROUGE, notes=(NOTE,))
 
 
 def _from_file(split: str, path: Path) -> tuple[Example, ...]:

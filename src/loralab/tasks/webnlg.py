@@ -10,17 +10,25 @@ of the ten of the training set; the splits `test_seen` and `test_unseen` are tho
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import cache, partial
+from pathlib import Path
 from typing import Any
 
-from loralab.errors import DataError
+from loralab.errors import DataError, NotFoundError, SpecError
 from loralab.metrics.suites import score_tokenized_triples, score_triples
 from loralab.tasks.example import Example
 from loralab.tasks.hub import HubSet
-from loralab.tasks.official import refuse_labels
+from loralab.tasks.official import WHOLE_FILE, refuse_labels
 from loralab.tasks.task import Task
-from loralab.tasks.triples import METRICS, WORDLESS, Entry, Text, grouped_texts, parse_triple, single_texts
-from loralab.tasks.triples_xml import parse_entries
-from loralab.tasks.webnlg_files import FOLDERS, TEST_FILE, Files, webnlg_files
+from loralab.tasks.triples import (
+    METRICS,
+    WORDLESS,
+    Entry,
+    Text,
+    grouped_texts,
+    parse_entries,
+    parse_triple,
+    single_texts,
+)
 
 SEEN = {
     *("Airport", "Astronaut", "Building", "City", "ComicsCharacter"),
@@ -32,6 +40,13 @@ PARTS = ("seen", "unseen")
 GOOD = "good"
 """The mark of a text that its annotators found nothing wrong with."""
 NOTE = f"training takes the texts marked {GOOD} (of the official 18102: 18025); evaluation takes all as references"
+
+FOLDERS = {"train": "train", "validation": "dev", "test": "test"}
+"""The folder of each split, with files in it or in 1triples … 7triples below it."""
+TEST_FILE = "testdata_with_lex.xml"
+"""The test set, all of it and with its texts; other files beside it have parts of it, or no texts."""
+
+Files = tuple[Path, ...]
 
 HUB = HubSet(
     "webnlg",
@@ -110,3 +125,52 @@ def hub_entry(number: int, row: dict[str, Any]) -> Entry:
         return Entry(place, triples, tuple(Text(*text) for text in texts), row["category"])
     except (LookupError, TypeError, AttributeError) as error:
         raise DataError(f"{place}: not a row as expected ({error!r}); give the official files as --data") from error
+
+
+def webnlg_files(data: str) -> dict[str, Files]:
+    """split -> its files, in their order.
+
+    A folder may be the release, as it is or in one more folder, or that of a split, whose files are then the split
+    `WHOLE_FILE`, as is a single file. Raises `NotFoundError` where there is no such thing, `SpecError` where
+    there are two.
+    """
+    path = Path(data)
+    if path.is_file():
+        return {WHOLE_FILE: (path,)}
+    if not path.is_dir():
+        raise NotFoundError(f"task webnlg: no folder {path}; give the folder with train, dev and {TEST_FILE} as --data")
+    splits = _splits_below(path)
+    if not splits and (own := _xml_in(path)):
+        return {WHOLE_FILE: own}
+    if not splits:
+        raise NotFoundError(
+            f"task webnlg: {path} holds neither train/1triples/*.xml, dev/1triples/*.xml nor {TEST_FILE}, and no XML "
+            "files of its own; give the release's folder as --data"
+        )
+    return splits
+
+
+def _splits_below(path: Path) -> dict[str, Files]:
+    """The splits whose files are in the folder or in one of its folders."""
+    places = [path, *sorted(each for each in path.iterdir() if each.is_dir())]
+    found = {
+        split: [*dict.fromkeys(files for place in places if (files := _files_of(split, place)))] for split in FOLDERS
+    }
+    for split, sets in found.items():
+        if len(sets) > 1:
+            first, second = sets[0][0].parent, sets[1][0].parent
+            raise SpecError(f"task webnlg: two {split} sets in {path}, {first} and {second}; give the folder of one")
+    return {split: sets[0] for split, sets in found.items() if sets}
+
+
+def _files_of(split: str, place: Path) -> Files:
+    folder = place / FOLDERS[split]
+    if split == "test":
+        for path in (place / TEST_FILE, folder / TEST_FILE):
+            if path.is_file():
+                return (path,)
+    return _xml_in(folder)
+
+
+def _xml_in(folder: Path) -> Files:
+    return tuple(sorted([*folder.glob("*.xml"), *folder.glob("*/*.xml")]))

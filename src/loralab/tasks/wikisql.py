@@ -11,24 +11,25 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
-from loralab.errors import DataError
+from loralab.errors import DataError, NotFoundError
 from loralab.metrics.wikisql.database import Source, Table, build_database, open_database
 from loralab.metrics.wikisql.query import Query, read_query
 from loralab.metrics.wikisql.score import Gold, score_queries, write_gold
-from loralab.metrics.wikisql.text import render_query
-from loralab.tasks.example import Example
+from loralab.metrics.wikisql.text import column_text, render_query
+from loralab.tasks.example import Example, Examples
 from loralab.tasks.hub import HubSet
 from loralab.tasks.official import official_files, refuse_labels
+from loralab.tasks.outputs import OutputFormat, read_text, render_output_lines, text_lines
 from loralab.tasks.readers.lines import Line, read_lines
 from loralab.tasks.task import Task
-from loralab.tasks.wikisql_outputs import WIKISQL_OUTPUTS
-from loralab.tasks.wikisql_tables import ARCHIVE, database_file, parse_table, read_tables, schema, tables_file
 
 FILES = {"train": ["train.jsonl"], "validation": ["dev.jsonl"], "test": ["test.jsonl"]}
 """The official file of each split."""
 METRICS = ("logical_form", "execution", "unparsable")
 CUE = "\nSQL:"
 """Between the question and the query, which follows after a space."""
+
+ARCHIVE = "data.tar.bz2 of https://github.com/salesforce/WikiSQL"
 
 HUB = HubSet("wikisql", "Salesforce/wikisql", f"train.jsonl, dev.jsonl and test.jsonl with their tables, in {ARCHIVE}")
 
@@ -122,3 +123,83 @@ def hub_example(number: int, row: dict[str, Any]) -> Example:
     except (LookupError, TypeError) as error:
         raise line.error(f"not a row as expected ({error!r}); give the official files as --data") from error
     return _question(Line(line.path, number, {**row, "sql": sql, "table_id": table_id}, "row"), table)
+
+
+# -- tables on disk: `dev.tables.jsonl` beside `dev.jsonl` -------------------------------------------------------------
+
+
+def tables_file(questions: Path) -> Path:
+    """Where the tables of a file of questions are."""
+    return questions.with_suffix(".tables.jsonl")
+
+
+def database_file(questions: Path) -> Path:
+    """Where the same tables are as SQLite."""
+    return questions.with_suffix(".db")
+
+
+def read_tables(questions: Path) -> dict[str, Table]:
+    """id -> table, for a file of questions. Raises `NotFoundError` where the tables are not beside it."""
+    path = tables_file(questions)
+    if not path.is_file():
+        raise NotFoundError(
+            f"task wikisql: the questions of {questions} are asked of tables, and there is no {path}; put "
+            f"{path.name} there, it is in {ARCHIVE} (without it, outputs can be scored, but no prompt be written)"
+        )
+    tables: dict[str, Table] = {}
+    for line in read_lines(path):
+        table_id, table = line.text("id"), parse_table(line)
+        if table_id in tables:
+            raise line.error(f"a second table with the id {table_id!r}; keep one of them")
+        tables[table_id] = table
+    return tables
+
+
+def parse_table(line: Line) -> Table:
+    """A table from its object. Raises `DataError` for one without header, types and rows of the same width."""
+    header, types, rows = (_list(line, key) for key in ("header", "types", "rows"))
+    if not header or len(header) != len(types) or not all(isinstance(each, str) for each in header + types):
+        raise line.error("header and types must be lists of strings, as many of one as of the other")
+    if not all(isinstance(row, list) and len(row) == len(header) and all(map(_is_cell, row)) for row in rows):
+        raise line.error(f"every row must be a list of {len(header)} texts or numbers, as many as the header has")
+    return Table(tuple(header), tuple(types), rows)
+
+
+def schema(table: Table) -> str:
+    """The table as a prompt shows it: each column as queries name it, with its type."""
+    columns = (f"{column_text(column, table.header)} {kind}" for column, kind in enumerate(table.types))
+    return f"table({', '.join(columns)})"
+
+
+def _is_cell(cell: Any) -> bool:
+    return cell is None or isinstance(cell, str | int | float)
+
+
+def _list(line: Line, key: str) -> list[Any]:
+    value = line.value(key)
+    if not isinstance(value, list):
+        raise line.error(f"{key} is a {type(value).__name__}; it must be a list")
+    return value
+
+
+# -- a system's outputs: one a line, SQL text or the JSON of the official predictions file ----------------------------
+
+
+def read_outputs(path: Path, examples: Examples) -> list[str]:
+    """The outputs, without surrounding space; as the official files do, one may end in blank lines.
+
+    Raises `DataError` where there are more or fewer than examples.
+    """
+    lines = [line.strip() for line in text_lines(read_text(path))]
+    while len(lines) > len(examples) and not lines[-1]:
+        lines.pop()
+    if len(lines) != len(examples):
+        raise DataError(
+            f"{path} has {len(lines)} lines, but there are {len(examples)} questions; "
+            "write one query a line, in the order of the questions"
+        )
+    return lines
+
+
+WIKISQL_OUTPUTS = OutputFormat(read_outputs, render_output_lines)
+"""Written one a line, with a space in place of each line break."""

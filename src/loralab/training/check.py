@@ -1,13 +1,18 @@
 """What must hold in a run that is worth going on with."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
+import torch
 from torch import nn
 
 from loralab.core.adapter import Adapter
-from loralab.core.updates.tokens import TOKEN_ROWS
-from loralab.errors import TrainingError
+from loralab.core.names import unwrapped
+from loralab.core.rows.invocation import NEVER, invocation_starts
+from loralab.core.updates.tokens import TOKEN_ROWS, TokenUpdate
+from loralab.core.updates.update import WHOLE, tensor_of
+from loralab.errors import SpecError, TrainingError
+from loralab.tasks.encoding.encode import AnyEncoded, Encoded
 from loralab.training.data import StepData
 
 
@@ -52,3 +57,47 @@ def step_is_finite(loss: float, gradient_norm: float, step: int, data: StepData)
 def _first(items: Iterable[object], count: int = 5) -> str:
     listed = list(items)
     return ", ".join(map(str, listed[:count])) + (f" and {len(listed) - count} more" if len(listed) > count else "")
+
+
+def check_invoked(encoded: Sequence[AnyEncoded], tokens: Sequence[int]) -> list[str]:
+    """A note where some examples hold no invocation. Raises `SpecError` where none holds it."""
+    if not tokens:
+        return []
+    lacking = sum(not _is_invoked(example, tokens) for example in encoded)
+    if lacking == len(encoded):
+        raise SpecError(
+            f"invocation_tokens {list(tokens)}: none of the {lacking} training examples holds them as the tokenizer "
+            "writes it, so that nothing would train; write the invocation into the prompts, and give its tokens as "
+            "they are inside a text"
+        )
+    share = f"{lacking} of {len(encoded)} training examples hold no invocation {list(tokens)}"
+    return [f"{share}: the adapter learns nothing from them"] if lacking else []
+
+
+def _is_invoked(example: AnyEncoded, tokens: Sequence[int]) -> bool:
+    """Whether a target is predicted from the invocation's first token on; any label comes after the whole text."""
+    if not isinstance(example, Encoded):
+        return False
+    start = int(invocation_starts(torch.tensor([example.input_ids]), tokens))
+    if not isinstance(example.labels, list):
+        return start != NEVER
+    targets = [place for place, label in enumerate(example.labels) if label == example.input_ids[place]]
+    return bool(targets) and start < targets[-1]
+
+
+def resting_notes(adapter: Adapter) -> list[str]:
+    """A note for every module some of whose rows are at the end of a run what they are in the base."""
+    notes = []
+    for path, update in adapter.updates.items():
+        if not isinstance(update, TokenUpdate) or update.follows:
+            continue
+        before = tensor_of(unwrapped(adapter.layers[path]), WHOLE).detach()[list(update.indices)]
+        moved = (update.rows_TH.detach() != before.to(update.rows_TH.dtype)).any(1).tolist()
+        resting = [index for index, has_moved in zip(update.indices, moved, strict=True) if not has_moved]
+        if resting:
+            listed = ", ".join(map(str, resting[:8])) + (f" and {len(resting) - 8} more" if len(resting) > 8 else "")
+            notes.append(
+                f"the rows of token {listed} in {path} are still those of the base: no training example held them; see "
+                "whether the tokenizer makes these tokens of the texts"
+            )
+    return notes

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from loralab.errors import NotFoundError, OutputError, SpecError
+from loralab.files.names import PLAIN_NAME, RUN_NAME, SAVED
 from loralab.models.processor_names import remove_processor
 from loralab.training.config import TrainConfig
 
@@ -20,7 +21,7 @@ class RunFolder:
     @property
     def record(self) -> Path:
         """run.json: what was run, on what, and what came of it."""
-        return self.path / "run.json"
+        return self.path / RUN_NAME
 
     @property
     def metrics(self) -> Path:
@@ -79,9 +80,9 @@ def claim(config: TrainConfig) -> RunFolder:
 def clear(folder: RunFolder) -> None:
     """Make an empty folder for a run, removing what an earlier run wrote there (and nothing else)."""
     folder.path.mkdir(parents=True, exist_ok=True)
-    for written in (folder.tensorboard, folder.checkpoints, folder.path / "plain_lora"):
+    for written in (folder.tensorboard, folder.checkpoints, folder.path / PLAIN_NAME):
         shutil.rmtree(written, ignore_errors=True)
-    for name in ("adapter_config.json", "adapter_model.safetensors", "loralab.json"):
+    for name in SAVED:
         (folder.path / name).unlink(missing_ok=True)
     remove_processor(folder.path)
     for file in (folder.record, folder.metrics, folder.curves):

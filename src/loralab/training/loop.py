@@ -13,7 +13,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from loralab.core.adapter import Adapter
-from loralab.models.resident import give_back_free_memory
+from loralab.machine import give_back_free_memory
 from loralab.training.check import every_parameter_has_a_gradient, step_is_finite
 from loralab.training.config import TrainConfig
 from loralab.training.data import StepData, TrainingData

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 
 from loralab.evaluation.evaluate import Evaluation, evaluate
+from loralab.machine import peak_memory_bytes
 from loralab.metrics.table import higher_is_better
 from loralab.planning.memory import Memory
 from loralab.training.checkpoint import Checkpoint, restore_best, save_best, save_checkpoint
@@ -13,7 +14,6 @@ from loralab.training.journal import Journal
 from loralab.training.loop import StepRecord
 from loralab.training.prepare import Prepared
 from loralab.training.progress import RunProgress
-from loralab.training.record import peak_memory_bytes
 
 UNCOUNTED_STEPS = 3
 """Steps at the start of a process that are left out of its speed: caches are cold."""

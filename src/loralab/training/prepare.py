@@ -30,16 +30,15 @@ from loralab.tasks.encoding.first_token import begin_targets
 from loralab.tasks.example import Conversation, Examples, weight_of
 from loralab.tasks.label_order import in_order_of
 from loralab.tasks.table import Task, open_task
+from loralab.training.check import check_invoked
 from loralab.training.config import TrainConfig
 from loralab.training.data import TrainingData
 from loralab.training.data_record import Record, record_data
-from loralab.training.eva_start import attach_from_data
 from loralab.training.held_out import held_out_split, with_validation
-from loralab.training.invocations import check_invoked
 from loralab.training.loop import Trainee
 from loralab.training.objective import objective_for
 from loralab.training.projected_adamw import optimizer_for
-from loralab.training.start import start_from
+from loralab.training.start import attach_from_data, start_from
 
 
 @dataclass(frozen=True)

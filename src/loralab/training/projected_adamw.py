@@ -1,7 +1,7 @@
 """AdamW whose gradients and moments of dense layers' weights are projected to r dimensions (Grass, GaLore).
 
     every K steps   the full gradient G of one weight at a time → P, g = Pᵀ·G
-    in between      g comes from the layer's own backward pass (core/projected_linear.py); G is never formed
+    in between      g comes from the layer's own backward pass (core/projection.py); G is never formed
     every step      W ← W + P·(−lr·α·Adam(g))
 
 The [r, n] gradients are those of stand-ins: parameters without memory, one for each projected weight, which are what
@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from loralab.core.adapter import Adapter
 from loralab.core.names import unwrapped
-from loralab.core.projection import Projection, Rows, projection_of
+from loralab.core.projection import ChosenRows, Projection, projection_of
 from loralab.core.updates.update import WHOLE
 from loralab.methods.projected import ProjectedFineTune, ProjectedUpdate, ProjectedWeight
 from loralab.training.config import TrainConfig
@@ -215,8 +215,8 @@ def _kept_state(
         return None
     if rule == "keep":
         return {name: state[name] for name in (*_MOMENTS, "step")}
-    assert isinstance(before, Rows)
-    assert isinstance(chosen, Rows)
+    assert isinstance(before, ChosenRows)
+    assert isinstance(chosen, ChosenRows)
     place_R, ratio_R = chosen.places_in(before)
     moments = {
         name: state[name].index_select(0, place_R).mul_(ratio_R[:, None] ** power)

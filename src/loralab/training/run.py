@@ -5,10 +5,11 @@ from dataclasses import asdict, dataclass, replace
 
 from loralab.errors import SpecError
 from loralab.extras import install, lacking
-from loralab.formats.folder import save
 from loralab.formats.processor_files import replace_processor
+from loralab.formats.save import save
+from loralab.machine import keep_few_kernels, peak_memory_bytes
 from loralab.methods.counts import parameter_counts
-from loralab.models.resident import keep_few_kernels
+from loralab.training.check import resting_notes
 from loralab.training.checkpoint import newest_checkpoint, restore
 from loralab.training.config import DEFAULT_EPOCHS, TrainConfig
 from loralab.training.curves import draw_curves
@@ -20,8 +21,7 @@ from loralab.training.loop import run_steps
 from loralab.training.observer import RunObserver, measured
 from loralab.training.prepare import Prepared, made_fast, prepare
 from loralab.training.progress import RunProgress
-from loralab.training.record import peak_memory_bytes, write_record
-from loralab.training.resting_tokens import resting_notes
+from loralab.training.record import write_record
 
 
 @dataclass(frozen=True)

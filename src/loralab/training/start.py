@@ -6,23 +6,34 @@ copy of the base with a head of its own size, so twice the base's memory is need
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from loralab.core.adapter import Adapter
+from loralab.core.attach import attach
+from loralab.core.plan import Method
 from loralab.core.updates.tokens import TokenUpdate
 from loralab.core.updates.update import Update
 from loralab.errors import AdapterFileError, NotFoundError, SpecError
+from loralab.files.names import RUN_NAME
 from loralab.files.tensors import read_tensors
-from loralab.formats.folder import load, tensors_path
+from loralab.formats.folder import tensors_path
 from loralab.formats.labels import recorded_labels
+from loralab.formats.load import load
 from loralab.formats.tokenizer import with_own_tokenizer
+from loralab.methods.eva.method import attach_eva, places_of, with_ranks
+from loralab.methods.lora import LoRA
 from loralab.models.load import LoadedModel, load_model
+from loralab.training.checkpoint import Checkpoint, newest_checkpoint
 from loralab.training.config import TrainConfig
+from loralab.training.data import TrainingData
+from loralab.training.folder import RunFolder
 
 
 def start_from(path: str, adapter: Adapter, config: TrainConfig, loaded: LoadedModel, kind: str) -> str:
@@ -61,7 +72,7 @@ def _as_trained(path: Path, adapter: Adapter, config: TrainConfig, loaded: Loade
 
 def _outputs(path: Path, adapter: Adapter, loaded: LoadedModel) -> tuple[list[str] | None, bool]:
     """The classes that the earlier adapter was trained on, and whether it predicted a value instead."""
-    record = path / "run.json"
+    record = path / RUN_NAME
     if record.is_file() and json.loads(record.read_text(encoding="utf-8")).get("kind") == "regression":
         return None, True
     if labels := recorded_labels(path):
@@ -155,3 +166,38 @@ def _check_same_modules(path: str, own: Mapping[str, tuple[Any, ...]], theirs: M
             f"init_adapter {path} scales its update of {name} by {theirs[name][1]:g}, this run by {own[name][1]:g}: "
             "the model would not start where that adapter ended; give the same alpha"
         )
+
+
+def attach_from_data(config: TrainConfig, method: Method, model: nn.Module, data: TrainingData) -> Adapter:
+    """Attach `method`, a LoRA, as EVA starts it from at most `config.eva_batches` batches of one pass over `data`.
+
+    Raises SpecError for another method, and whatever `attach_eva` raises.
+    """
+    if not isinstance(method, LoRA):
+        raise SpecError(
+            f"init eva was asked for with method {config.method}; it starts the A of a LoRA: give a method that is "
+            "one, or leave init out"
+        )
+    checkpoint = newest_checkpoint(RunFolder(Path(config.out)).checkpoints) if config.resume else None
+    if checkpoint:
+        return _as_before(method, model, checkpoint)
+    batches = islice(_batches(data), config.eva_batches)
+    return attach_eva(model, method, batches, rho=config.eva_rho, tau=config.eva_tau)
+
+
+def _batches(data: TrainingData) -> Iterator[Mapping[str, Tensor]]:
+    """What the model is called with in the run's first epoch, batch by batch, with the labels."""
+    for step in range(1, data.steps_per_epoch + 1):
+        for batch in data.step(step).batches:
+            yield dict(batch.inputs) if batch.labels is None else {**batch.inputs, "labels": batch.labels}
+
+
+def _as_before(spec: LoRA, model: nn.Module, checkpoint: Checkpoint) -> Adapter:
+    """The adapter in the ranks of the checkpoint, whose values will be put into it."""
+    plain = replace(spec, init="kaiming")
+    places = places_of(plain, model, rho=1.0)
+    shapes = {name: tensor.shape for name, tensor in checkpoint.tensors.items()}
+    ranks = {place.name: int(shapes.get(f"adapter/{place.tensor}", (0,))[0]) for place in places}
+    adapter = attach(model, with_ranks(plain, model, places, ranks))
+    adapter.notes.append(f"EVA: ranks and values as in the checkpoint of step {checkpoint.step}")
+    return adapter

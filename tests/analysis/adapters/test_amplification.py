@@ -10,7 +10,7 @@ from transformers.pytorch_utils import Conv1D
 from loralab.analysis.adapters.amplification import amplification, amplifications, seen, strongest
 from loralab.analysis.adapters.deltas import Delta, base_matrix
 from loralab.errors import SpecError
-from loralab.formats.stored import read_pairs
+from loralab.formats.read import read_adapter
 from planted import Toy, orthonormal, write_adapter
 
 
@@ -53,18 +53,20 @@ def test_the_strongest_is_the_largest_singular_values() -> None:
 def test_of_an_adapter_on_disk(tmp_path: Path) -> None:
     model = Toy()
     factors = (orthonormal(12, 2, 1).T, orthonormal(10, 2, 2))
-    adapter = read_pairs(write_adapter(tmp_path / "one", {"layers.0.q": factors, "layers.1.v": factors}, alpha=6))
+    adapter = read_adapter(
+        write_adapter(tmp_path / "one", {"layers.0.q": factors, "layers.1.v": factors}, alpha=6)
+    ).demand()
     rows = list(amplifications(adapter, model, rank=1))
     assert [(row.name, row.rank) for row in rows] == [("layers.0.q", 1), ("layers.1.v", 1)]
     assert rows[0].delta_norm == pytest.approx(3 * math.sqrt(2), rel=1e-5)
     assert rows[0].base_norm == pytest.approx(float(model.layers[0]["q"].weight.detach().norm()))  # type: ignore[index]
-    with pytest.raises(SpecError, match="rank 0 was asked for"):
+    with pytest.raises(SpecError, match="rank 0: must be at least 1"):
         list(amplifications(adapter, model, rank=0))
 
 
 def test_a_model_that_is_not_the_base(tmp_path: Path) -> None:
     factors = (orthonormal(12, 2, 1).T, orthonormal(10, 2, 2))
-    adapter = read_pairs(write_adapter(tmp_path / "one", {"layers.0.q": factors}))
+    adapter = read_adapter(write_adapter(tmp_path / "one", {"layers.0.q": factors})).demand()
     with pytest.raises(SpecError, match=r"changes layers\.0\.q, of which this model has no weight"):
         list(amplifications(adapter, torch.nn.Linear(3, 3)))
     other = torch.nn.Module()

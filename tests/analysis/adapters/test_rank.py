@@ -182,7 +182,7 @@ def test_what_cannot_be_says_why(trained: Trained, tmp_path: Path, capsys: pytes
     assert "can be cut to ranks 1 to 4" in refused("--ranks", "5")
     assert "can be cut to ranks 1 to 4" in refused("--ranks", "0,1")
     assert "above 0 and at most 1" in refused("--share", "2")
-    assert "metric 'accuracy' was asked for; task jsonl has loss, perplexity" in refused("--metric", "accuracy")
+    assert "task jsonl has no metric 'accuracy'; it has loss, perplexity" in refused("--metric", "accuracy")
     (tmp_path / "full" / "truncated").mkdir(parents=True)
     (tmp_path / "full" / "truncated" / "file").touch()
     assert "exists already" in refused(out=tmp_path / "full")

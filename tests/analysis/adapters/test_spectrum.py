@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from loralab.analysis.adapters.spectrum import Spectrum, spectra
-from loralab.formats.stored import read_pairs
+from loralab.formats.read import read_adapter
 from planted import orthonormal, write_adapter
 
 
@@ -31,7 +31,9 @@ def test_energy() -> None:
 def test_planted_values_come_back_in_the_order_of_the_blocks(tmp_path: Path) -> None:
     sigma = torch.tensor([4.0, 1.0])
     factors = (orthonormal(12, 2, 1).T, orthonormal(10, 2, 2) * sigma)
-    adapter = read_pairs(write_adapter(tmp_path / "one", {"layers.1.q": factors, "layers.0.v": factors}, alpha=6))
+    adapter = read_adapter(
+        write_adapter(tmp_path / "one", {"layers.1.q": factors, "layers.0.v": factors}, alpha=6)
+    ).demand()
     found = list(spectra(adapter))
     assert [each.name for each in found] == ["layers.0.v", "layers.1.q"]
     assert found[0].sigma_K.tolist() == pytest.approx([12, 3], rel=1e-5)
@@ -41,5 +43,5 @@ def test_planted_values_come_back_in_the_order_of_the_blocks(tmp_path: Path) -> 
 def test_factors_that_repeat_a_direction_have_a_lower_rank(tmp_path: Path) -> None:
     A, B = orthonormal(12, 2, 1).T, orthonormal(10, 2, 2)
     A[1] = A[0]
-    (found,) = spectra(read_pairs(write_adapter(tmp_path / "one", {"layers.0.q": (A, B)})))
+    (found,) = spectra(read_adapter(write_adapter(tmp_path / "one", {"layers.0.q": (A, B)})).demand())
     assert (found.rank, len(found.sigma_K)) == (2, 1)

@@ -10,8 +10,8 @@ from loralab.analysis.adapters.deltas import deltas
 from loralab.analysis.adapters.subspace import overlaps, overlaps_with_base, right_vectors, similarity
 from loralab.core.updates.factors import Recipe
 from loralab.errors import AdapterFileError, SpecError
-from loralab.formats.stored import read_pairs
-from loralab.formats.updates import FilePair
+from loralab.formats.read import read_adapter
+from loralab.formats.updates import StoredUpdate
 from planted import Planted, Toy, orthonormal, write_adapter
 
 
@@ -60,8 +60,8 @@ def planted(rank: int, seed: int, shared: int = 0) -> Planted:
 
 
 def test_a_planted_shared_direction_is_found(tmp_path: Path) -> None:
-    one = read_pairs(write_adapter(tmp_path / "one", planted(2, 1, shared=1)))
-    other = read_pairs(write_adapter(tmp_path / "other", planted(4, 2, shared=1)))
+    one = read_adapter(write_adapter(tmp_path / "one", planted(2, 1, shared=1))).demand()
+    other = read_adapter(write_adapter(tmp_path / "other", planted(4, 2, shared=1))).demand()
     found = list(overlaps(one, other))
     assert [(each.name, each.side) for each in found[:3]] == [
         ("layers.0.q", "right"),
@@ -81,8 +81,8 @@ def test_of_the_update_the_factors_order_does_not_matter(tmp_path: Path) -> None
     factors = planted(3, 1)
     mix = torch.tensor([[3.0, 1, 0], [0, 1, 2], [1, 0, 1]])
     mixed = {name: (torch.linalg.inv(mix) @ A, B @ mix) for name, (A, B) in factors.items()}
-    one = read_pairs(write_adapter(tmp_path / "one", factors))
-    other = read_pairs(write_adapter(tmp_path / "other", mixed))
+    one = read_adapter(write_adapter(tmp_path / "one", factors)).demand()
+    other = read_adapter(write_adapter(tmp_path / "other", mixed)).demand()
     for each in overlaps(one, other, of="update"):
         assert each.phi_IJ.diagonal().tolist() == pytest.approx([1.0] * 3, abs=1e-5)
 
@@ -92,14 +92,14 @@ def test_a_lower_numerical_rank_counts(tmp_path: Path) -> None:
     flat = {name: (A.clone(), B) for name, (A, B) in factors.items()}
     for A, _ in flat.values():
         A[2] = A[0] + A[1]
-    found = next(deltas(read_pairs(write_adapter(tmp_path / "flat", flat))))
+    found = next(deltas(read_adapter(write_adapter(tmp_path / "flat", flat)).demand()))
     assert right_vectors(found.A_RI).shape == (12, 2)
     assert [each.shape[-1] for each in found.svd()] == [2, 2, 2]
 
 
 def test_an_update_is_its_svd(tmp_path: Path) -> None:
     folder = write_adapter(tmp_path / "one", planted(3, 1), alpha=6)
-    for each in deltas(read_pairs(folder)):
+    for each in deltas(read_adapter(folder).demand()):
         U, sigma, V = each.svd()
         dense = each.scale * each.B_OR @ each.A_RI
         torch.testing.assert_close((U * sigma) @ V.T, dense)
@@ -109,8 +109,8 @@ def test_an_update_is_its_svd(tmp_path: Path) -> None:
 
 def test_other_targets_name_both_sides(tmp_path: Path) -> None:
     everything, only_q = planted(2, 1), {"layers.0.q": planted(2, 1)["layers.0.q"]}
-    one = read_pairs(write_adapter(tmp_path / "one", everything))
-    other = read_pairs(write_adapter(tmp_path / "other", only_q))
+    one = read_adapter(write_adapter(tmp_path / "one", everything)).demand()
+    other = read_adapter(write_adapter(tmp_path / "other", only_q)).demand()
     with pytest.raises(SpecError, match=r"different targets: only .*one adapts layers\.0\.v; layers\.1\.q"):
         list(overlaps(one, other))
     assert [each.name for each in overlaps(one, other, modules=r"layers\.0\.q")] == ["layers.0.q"] * 2
@@ -122,8 +122,8 @@ def test_another_base_names_both_sides(tmp_path: Path) -> None:
     changed = Toy()
     with torch.no_grad():
         changed.layers[0]["q"].weight.add_(1)  # type: ignore[index]
-    one = read_pairs(write_adapter(tmp_path / "one", planted(2, 1)))
-    other = read_pairs(write_adapter(tmp_path / "other", planted(2, 1), model=changed))
+    one = read_adapter(write_adapter(tmp_path / "one", planted(2, 1))).demand()
+    other = read_adapter(write_adapter(tmp_path / "other", planted(2, 1), model=changed)).demand()
     with pytest.raises(SpecError, match=r"different base models: .*one to .*other to"):
         list(overlaps(one, other))
 
@@ -132,11 +132,11 @@ def test_a_rank_of_zero_and_nan(tmp_path: Path) -> None:
     silent = {name: (A, torch.zeros_like(B)) for name, (A, B) in planted(2, 1).items()}
     folders = [write_adapter(tmp_path / name, factors) for name, factors in (("on", planted(2, 1)), ("off", silent))]
     with pytest.raises(SpecError, match=r"layers\.0\.q in .*off has rank zero \(left side\)"):
-        list(overlaps(*map(read_pairs, folders)))
+        list(overlaps(*(read_adapter(each).demand() for each in folders)))
     (folders[0] / "loralab.json").unlink()
     spoil(folders[0] / "adapter_model.safetensors")
     with pytest.raises(AdapterFileError, match="NaN"):
-        read_pairs(folders[0])
+        read_adapter(folders[0]).demand()
 
 
 def spoil(path: Path) -> None:
@@ -155,7 +155,7 @@ def test_with_the_bases_own_weight(tmp_path: Path) -> None:
     U, _, Vh = torch.linalg.svd(W, full_matrices=False)
     first, last = (Vh[:2], U[:, :2]), (Vh[-2:], U[:, -2:])
     for name, factors, expected in (("first", first, 1.0), ("last", last, 0.0)):
-        adapter = read_pairs(write_adapter(tmp_path / name, {"layers.0.q": factors}))
+        adapter = read_adapter(write_adapter(tmp_path / name, {"layers.0.q": factors})).demand()
         for each in overlaps_with_base(adapter, model, of="update"):
             assert each.phi_IJ.shape == (10, 2)
             assert float(each.phi_IJ[1, 1]) == pytest.approx(expected, abs=1e-5)
@@ -163,5 +163,5 @@ def test_with_the_bases_own_weight(tmp_path: Path) -> None:
 
 
 def test_a_raw_matrix_is_one_update() -> None:
-    pair = FilePair("w", "parameters", ("a", "b"), torch.ones(2, 12), torch.ones(10, 2), Recipe(2, 2.0))
+    pair = StoredUpdate("w", "parameters", ("a", "b"), torch.ones(2, 12), torch.ones(10, 2), Recipe(2, 2.0))
     assert [tuple(each.shape) for each in pair.matrices()] == [(1, 2, 12), (1, 10, 2)]

@@ -97,7 +97,7 @@ def test_an_unfinished_run_says_so(results: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "message"), [('{"half": ', "no whole JSON"), ("[1]", "one JSON object, and holds a list")]
+    ("text", "message"), [('{"half": ', "is not complete JSON"), ("[1]", "one JSON object, and holds a list")]
 )
 def test_damaged_results(tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "spectrum.json").write_text(text)

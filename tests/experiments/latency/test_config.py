@@ -1,7 +1,7 @@
 import pytest
 
 from loralab.errors import SpecError
-from loralab.experiments.latency.config import LatencyConfig, Setting
+from loralab.experiments.latency.config import InputSize, LatencyConfig
 
 
 def config(**changes: object) -> LatencyConfig:
@@ -12,7 +12,7 @@ def test_the_settings_named_then_the_grid_each_once() -> None:
     asked = config(settings=("2x64", "1X128"), batches=(1, 2), sequences=(64, 128))
     asked.validate()
     assert list(map(str, asked.all_settings())) == ["2x64", "1x128", "1x64", "2x128"]
-    assert asked.all_settings()[0] == Setting(2, 64)
+    assert asked.all_settings()[0] == InputSize(2, 64)
     assert asked.all_settings()[0].tokens == 128
 
 

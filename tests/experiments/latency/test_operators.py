@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from loralab.experiments.latency.config import Setting
+from loralab.experiments.latency.config import InputSize
 from loralab.experiments.latency.contenders import Contender, contenders
 from loralab.experiments.latency.measure import count_operators
 from loralab.experiments.latency.model import TimedModel, forward_pass
@@ -20,7 +20,7 @@ def by_name(name: str, size: int = 0) -> Contender:
 @pytest.mark.parametrize("model", ["llama", "gpt2", "bert"])
 def test_merged_is_the_base_and_the_others_are_not(model: str) -> None:
     timed = TimedModel(build(model), True, torch.float32, ())
-    parameters, found = count_operators(timed, AMONG, Setting(2, 16))
+    parameters, found = count_operators(timed, AMONG, InputSize(2, 16))
     equal = {name for name, each in found.items() if each.equal}
     assert equal == {"base", "base-again", "lora-merged 2", "lora-deployed 2"}
     assert all(found[name].extra_operators == 0 for name in equal)
@@ -56,7 +56,7 @@ def test_live_adapters_compute_in_the_dtype_of_the_base() -> None:
 def test_a_forward_pass_is_without_autograd_and_cache_and_always_the_same() -> None:
     model = build("llama")
     model.config.use_cache = False
-    call = forward_pass(model, Setting(2, 5))
+    call = forward_pass(model, InputSize(2, 5))
     output = call()
     assert output.logits.shape == (2, 5, 64)
     assert output.logits.is_inference()

@@ -7,15 +7,15 @@ from PIL import Image
 
 from loralab.experiments.latency.contenders import contenders
 from loralab.experiments.latency.plot import draw_slow_down
-from loralab.experiments.latency.rows import Row
+from loralab.experiments.latency.rows import Timing
 
 AMONG = contenders(rank=4, sizes=(10, 100, 250))
 
 
-def invented(batch: int, sequence: int) -> list[Row]:
+def invented(batch: int, sequence: int) -> list[Timing]:
     """Slow-downs that grow with the size and shrink with the input."""
     return [
-        Row(batch, sequence, each.name, each.size, 1, 10.0, 1 + each.size / (10 * batch * sequence), 1.0, 1.0, None)
+        Timing(batch, sequence, each.name, each.size, 1, 10.0, 1 + each.size / (10 * batch * sequence), 1.0, 1.0, None)
         for each in AMONG
     ]
 

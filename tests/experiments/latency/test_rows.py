@@ -2,14 +2,14 @@ from collections.abc import Sequence
 
 import pytest
 
-from loralab.experiments.latency.config import Setting
+from loralab.experiments.latency.config import InputSize
 from loralab.experiments.latency.contenders import contenders
-from loralab.experiments.latency.rows import Ratio, Row, noise_of, pairwise_ratio, paper_ratio, rows_of
+from loralab.experiments.latency.rows import Ratio, Timing, noise_of, pairwise_ratio, paper_ratio, rows_of
 
 AMONG = contenders(rank=4, sizes=(10, 250))
 
 
-def invented_rows(setting: Setting, base: Sequence[float], factors: dict[str, float]) -> list[Row]:
+def invented_rows(setting: InputSize, base: Sequence[float], factors: dict[str, float]) -> list[Timing]:
     """Rounds in which the machine has the speeds `base`, and each contender takes its factor of that."""
     rounds = [{each: time * factors.get(each.name, 1.0) for each in AMONG} for time in base]
     parameters = {each: 44_000 * each.size if each.name.startswith("adapter") else each.size for each in AMONG}
@@ -28,13 +28,13 @@ def test_one_round_is_its_own_spread() -> None:
 
 
 def test_a_machine_that_slows_down_changes_no_ratio() -> None:
-    rows = invented_rows(Setting(1, 128), [10.0, 20.0, 80.0], {"adapter-h": 1.3})
+    rows = invented_rows(InputSize(1, 128), [10.0, 20.0, 80.0], {"adapter-h": 1.3})
     assert {(row.contender, round(row.ratio, 6)) for row in rows if row.ratio != 1} == {("adapter-h", 1.3)}
     assert rows[0].milliseconds == 20.0
 
 
 def test_merged_is_judged_against_the_base_timed_twice() -> None:
-    rows = invented_rows(Setting(2, 64), [10.0] * 5, {"lora-merged": 1.01})
+    rows = invented_rows(InputSize(2, 64), [10.0] * 5, {"lora-merged": 1.01})
     noise = noise_of(rows, rounds=5)
     assert (noise.low, noise.high, noise.merged_within, noise.deployed_within) == (1.0, 1.0, False, True)
     assert noise_of(rows, rounds=4).merged_within is None
@@ -43,16 +43,16 @@ def test_merged_is_judged_against_the_base_timed_twice() -> None:
 
 
 def test_table_1_is_beside_the_sizes_nearest_to_the_papers() -> None:
-    rows = invented_rows(Setting(1, 128), [1.0], {})
+    rows = invented_rows(InputSize(1, 128), [1.0], {})
     paper = {(row.contender, row.size): row.paper_ratio for row in rows}
     assert paper["adapter-h", 250] == pytest.approx(1.303, abs=1e-3)
     assert paper["adapter-l", 250] == pytest.approx(1.207, abs=1e-3)
     assert paper["lora-merged", 4] == 1.0
     assert paper["adapter-h", 10] is paper["lora-live", 4] is None
-    large = {(row.contender, row.size): row.paper_ratio for row in invented_rows(Setting(32, 512), [1.0], {})}
+    large = {(row.contender, row.size): row.paper_ratio for row in invented_rows(InputSize(32, 512), [1.0], {})}
     assert (large["adapter-l", 10], large["adapter-l", 250]) == (pytest.approx(1.0225, abs=1e-3), None)
-    assert all(row.paper_ratio is None for row in invented_rows(Setting(2, 64), [1.0], {}))
+    assert all(row.paper_ratio is None for row in invented_rows(InputSize(2, 64), [1.0], {}))
 
 
 def test_a_far_smaller_adapter_is_not_the_papers() -> None:
-    assert paper_ratio(Setting(1, 128), "adapter-h", 1_000_000, [1_000_000]) is None
+    assert paper_ratio(InputSize(1, 128), "adapter-h", 1_000_000, [1_000_000]) is None

@@ -1,6 +1,6 @@
 from dataclasses import replace
 
-from loralab.experiments.latency.config import Setting
+from loralab.experiments.latency.config import InputSize
 from loralab.experiments.latency.contenders import contenders
 from loralab.experiments.latency.operators import OperatorCount
 from loralab.experiments.latency.rows import Latency, Machine, as_answer, noise_of, rows_of
@@ -13,7 +13,7 @@ SAME, MORE = OperatorCount(100, 0, 0, True), OperatorCount(120, 20, 3_000_000, F
 def latency(merged: float = 1.0, rounds: int = 5) -> Latency:
     factors = {"lora-merged": merged, "adapter-h": 1.25}
     timings = [{each: 10.0 * factors.get(each.name, 1.0) for each in AMONG}] * rounds
-    rows = rows_of(Setting(1, 128), timings, {each: 11_000_000 if each.size == 250 else each.size for each in AMONG})
+    rows = rows_of(InputSize(1, 128), timings, {each: 11_000_000 if each.size == 250 else each.size for each in AMONG})
     operators = {str(each): MORE if each.size == 250 or each.name == "lora-live" else SAME for each in AMONG}
     machine = Machine("a processor", 1, "2.13", 0.5)
     noise = (noise_of(rows, rounds),)

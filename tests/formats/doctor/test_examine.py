@@ -103,7 +103,7 @@ def test_nan_and_empty_and_lone_tensors_are_all_named(tmp_path: Path) -> None:
         Q.format(0, "A").removeprefix("base_model.model.") in matching(found, "error", where, "2 tensors hold NaN").what
     )
     assert "layers.2" in matching(found, "error", where, "1 tensors are empty").what
-    assert "layers.3" in matching(found, "error", where, "are missing").what
+    assert "layers.3" in matching(found, "error", where, "missing beside").what
     matching(found, "error", "base model", "holds NaN or infinite values")
     assert found.modules == 4  # the v projections; of q none is whole
 

@@ -80,7 +80,7 @@ def test_wrong_in_any_piece(prediction: str) -> None:
 def test_what_is_no_query_is_wrong_and_counted(prediction: str) -> None:
     found = score_queries([prediction, TEXT], [[GOLD]] * 2)
     assert found.metrics == {"logical_form": 50.0, "unparsable": 1.0}
-    assert found.notes[0] == "1 of 2 predictions are no query and count as wrong"
+    assert found.notes[0] == "1 of 2 predictions are not a query and count as wrong"
 
 
 def test_another_query_with_the_same_results_is_right_by_execution() -> None:

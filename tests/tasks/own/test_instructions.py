@@ -1,8 +1,8 @@
 from pathlib import Path
 
 from loralab.tasks.example import Example
-from loralab.tasks.own.instructions import INPUT, instruction_prompt
 from loralab.tasks.own.jsonl import open_jsonl
+from loralab.tasks.own.shapes import INPUT, instruction_prompt
 
 
 def test_the_prompt_with_and_without_an_input() -> None:

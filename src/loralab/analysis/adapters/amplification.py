@@ -22,7 +22,8 @@ from torch import Tensor, nn
 from loralab.analysis.adapters.deltas import Delta, base_matrix, by_kind, deltas, places
 from loralab.errors import SpecError
 from loralab.files.whole import write_json
-from loralab.formats.stored import AdapterPairs, read_pairs
+from loralab.formats.read import read_adapter
+from loralab.formats.stored import StoredAdapter
 from loralab.pictures.lines import Chart, draw_charts
 
 PAPER = "GPT-3, layer 48, W_q: 21.5 with r=4, 1.9 with r=64 (Table 7)"
@@ -56,14 +57,14 @@ class Amplification:
 
 
 def amplifications(
-    adapter: AdapterPairs, model: nn.Module, *, rank: int | None = None, modules: str | None = None, seed: int = 0
+    adapter: StoredAdapter, model: nn.Module, *, rank: int | None = None, modules: str | None = None, seed: int = 0
 ) -> Iterator[Amplification]:
     """A row for each module, one after another. `rank` looks at fewer directions than the update has.
 
     Raises SpecError for modules or shapes that the model does not have, an update that is zero, and a rank below 1.
     """
     if rank is not None and rank < 1:
-        raise SpecError(f"rank {rank} was asked for: at least one direction is needed")
+        raise SpecError(f"rank {rank}: must be at least 1")
     generator = torch.Generator().manual_seed(seed)
     for delta in deltas(adapter, modules):
         W_OI = base_matrix(model, delta.part_of or delta.name, delta.shape, delta.rows)
@@ -107,18 +108,18 @@ def analyse_amplification(
     path: str, model: nn.Module, out: Path, *, rank: int | None, modules: str | None, alpha: float | None, seed: int
 ) -> dict[str, Any]:
     """Measure every module, write the files, and return the summary that the command line prints."""
-    adapter = read_pairs(path, alpha)
-    found = list(amplifications(adapter, model, rank=rank, modules=modules, seed=seed))
+    adapter = read_adapter(path, alpha).demand()
+    results = list(amplifications(adapter, model, rank=rank, modules=modules, seed=seed))
     out.mkdir(parents=True, exist_ok=True)
     answer = {
         "adapter": path,
-        "modules": [_row(each) for each in found],
-        "kinds": {kind: _median(these) for kind, these in by_kind(found).items()},
+        "modules": [_row(each) for each in results],
+        "kinds": {kind: _median(these) for kind, these in by_kind(results).items()},
         "paper": PAPER,
         "files": [str(out / "amplification.json"), str(out / "amplification.png")],
     }
     write_json(out / "amplification.json", answer)
-    _draw(found, out / "amplification.png", adapter.name)
+    _draw(results, out / "amplification.png", adapter.name)
     return answer
 
 
@@ -126,15 +127,15 @@ def _row(each: Amplification) -> dict[str, Any]:
     return asdict(each) | {"amplification": each.factor}
 
 
-def _median(found: Sequence[Amplification]) -> dict[str, float]:
-    rows = [_row(each) for each in found]
-    return {"modules": len(found), "rank": median(each.rank for each in found)} | {
+def _median(results: Sequence[Amplification]) -> dict[str, float]:
+    rows = [_row(each) for each in results]
+    return {"modules": len(results), "rank": median(each.rank for each in results)} | {
         name: median(row[name] for row in rows) for name in COLUMNS
     }
 
 
-def _draw(found: Sequence[Amplification], path: Path, name: str) -> None:
-    kinds = by_kind(found)
+def _draw(results: Sequence[Amplification], path: Path, name: str) -> None:
+    kinds = by_kind(results)
     of_base = [
         Chart(f"{kind}: the base in the first r directions of …", "block", "‖UᵀWV‖", lines, logarithmic=True)
         for kind, these in list(kinds.items())[:KINDS_SHOWN]

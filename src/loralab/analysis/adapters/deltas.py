@@ -3,7 +3,6 @@
 Shapes: O outputs and I inputs of a module's weight, R the rank, K ≤ R the numerical rank.
 """
 
-import math
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -14,11 +13,12 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from loralab.core.names import modules_by_path
+from loralab.core.thin import Thin, numerical_rank
 from loralab.errors import SpecError
-from loralab.files.tensor_checks import listed
+from loralab.files.tensors import listed
 from loralab.formats.record import Runs, rows_of
-from loralab.formats.stored import AdapterPairs
-from loralab.formats.updates import FilePair
+from loralab.formats.stored import StoredAdapter
+from loralab.formats.updates import StoredUpdate
 
 
 class OfModule(Protocol):
@@ -57,40 +57,35 @@ class Delta:
         return len(self.B_OR), self.A_RI.shape[1]
 
     @property
+    def thin(self) -> Thin:
+        """ΔW, the scale included."""
+        return Thin(self.A_RI, self.scale * self.B_OR)
+
+    @property
     def norm(self) -> float:
-        """‖ΔW‖_F, from the Gram matrices: ‖B·A‖² = Σ (A·Aᵀ) ∘ (Bᵀ·B)."""
-        squared = ((self.A_RI @ self.A_RI.T) * (self.B_OR.T @ self.B_OR)).sum().item()
-        return abs(self.scale) * math.sqrt(max(squared, 0.0))
+        """‖ΔW‖_F."""
+        return self.thin.norm()
 
     def svd(self) -> tuple[Tensor, Tensor, Tensor]:
-        """(U [O, K], σ [K] falling, V [I, K]) of ΔW: a QR of each factor, then the SVD of an R×R matrix.
+        """(U [O, K], σ [K] falling, V [I, K]) of ΔW.
 
         K is the numerical rank; it is 0 for an update that is zero.
         """
-        Q_OR, left_RR = torch.linalg.qr(self.B_OR)
-        Q_IR, right_RR = torch.linalg.qr(self.A_RI.T)
-        U, sigma, Vh = torch.linalg.svd(self.scale * left_RR @ right_RR.T)
-        kept = numerical_rank(sigma, len(self.B_OR) + self.A_RI.shape[1])
-        return Q_OR @ U[:, :kept], sigma[:kept], Q_IR @ Vh.T[:, :kept]
+        U, sigma, V = self.thin.svd
+        kept = numerical_rank(sigma, sum(self.shape))
+        return U[:, :kept], sigma[:kept], V[:, :kept]
 
 
-def numerical_rank(sigma: Tensor, size: int) -> int:
-    """How many of the falling singular values are not rounding: above size · ε · the first, with the ε of float32, in
-    which factors are trained and stored.
-    """
-    return int((sigma > size * torch.finfo(torch.float32).eps * sigma[:1]).sum())
-
-
-def deltas(adapter: AdapterPairs, modules: str | None = None) -> Iterator[Delta]:
-    """The updates of an adapter one after another; with `modules` those whose name a regular expression is found in.
+def deltas(adapter: StoredAdapter, modules: str | None = None) -> Iterator[Delta]:
+    """The updates of an adapter one after another; with `modules` those whose name matches a regular expression.
 
     Raises SpecError where there are none, or none of that name.
     """
     chosen = _chosen(adapter, modules)
-    if not adapter.pairs:
+    if not adapter.updates:
         raise SpecError(f"{adapter.source} is of method {adapter.method}, which has no low-rank factors to analyse")
     if not chosen:
-        names = listed([pair.name for pair in adapter.pairs])
+        names = listed([pair.name for pair in adapter.updates])
         raise SpecError(f"no module of {adapter.source} matches {modules!r}; it adapts {names}")
     for pair in chosen:
         A_GRI, B_GOR = pair.matrices()
@@ -99,12 +94,14 @@ def deltas(adapter: AdapterPairs, modules: str | None = None) -> Iterator[Delta]
             yield Delta(name, A_RI, B_OR, pair.scale, pair.part_of, pair.rows)
 
 
-def module_names(adapter: AdapterPairs, modules: str | None = None) -> list[str]:
+def module_names(adapter: StoredAdapter, modules: str | None = None) -> list[str]:
     """The names of the modules that an adapter updates by low-rank factors."""
     return [pair.name for pair in _chosen(adapter, modules)]
 
 
-def paired_deltas(one: AdapterPairs, other: AdapterPairs, modules: str | None = None) -> Iterator[tuple[Delta, Delta]]:
+def paired_deltas(
+    one: StoredAdapter, other: StoredAdapter, modules: str | None = None
+) -> Iterator[tuple[Delta, Delta]]:
     """The updates of the same module by two adapters. Raises SpecError where bases, targets or shapes differ."""
     refuse_unlike(one, other, modules)
     for mine, theirs in zip(deltas(one, modules), deltas(other, modules), strict=True):
@@ -116,7 +113,7 @@ def paired_deltas(one: AdapterPairs, other: AdapterPairs, modules: str | None = 
         yield mine, theirs
 
 
-def refuse_unlike(one: AdapterPairs, other: AdapterPairs, modules: str | None = None) -> None:
+def refuse_unlike(one: StoredAdapter, other: StoredAdapter, modules: str | None = None) -> None:
     """Two adapters must be of one base and adapt the same modules, or a regular expression must say which to look at.
 
     Raises SpecError naming what each of them has.
@@ -139,8 +136,8 @@ def refuse_unlike(one: AdapterPairs, other: AdapterPairs, modules: str | None = 
 
 def layer_number(name: str) -> int | None:
     """The number of the block that a module is in: the first number in its path."""
-    found = re.search(r"(?:^|\.)(\d+)(?:\.|$)", name)
-    return int(found[1]) if found else None
+    match = re.search(r"(?:^|\.)(\d+)(?:\.|$)", name)
+    return int(match[1]) if match else None
 
 
 def kind_of_module(name: str) -> str:
@@ -174,10 +171,10 @@ def spread(items: Sequence[str], count: int) -> list[str]:
     return [items[round(place * (len(items) - 1) / (count - 1))] for place in range(count)]
 
 
-def _chosen(adapter: AdapterPairs, modules: str | None) -> list[FilePair]:
+def _chosen(adapter: StoredAdapter, modules: str | None) -> list[StoredUpdate]:
     """In the order of the blocks: files list block 10 before block 2."""
-    found = [pair for pair in adapter.pairs if modules is None or re.search(modules, pair.name)]
-    return sorted(found, key=lambda pair: [int(piece) if piece.isdecimal() else piece for piece in _pieces(pair.name)])
+    chosen = [pair for pair in adapter.updates if modules is None or re.search(modules, pair.name)]
+    return sorted(chosen, key=lambda pair: [int(piece) if piece.isdecimal() else piece for piece in _pieces(pair.name)])
 
 
 def _pieces(name: str) -> list[str]:

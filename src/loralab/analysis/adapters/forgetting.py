@@ -89,11 +89,11 @@ def read_text(path: str) -> HeldOut:
     """A UTF-8 file. Raises NotFoundError or DataError."""
     file = Path(path)
     if not file.is_file():
-        raise NotFoundError(f"{path} was asked for as a held-out text, but there is no such file")
+        raise NotFoundError(f"no such file: {path}; name a UTF-8 text")
     try:
         return HeldOut(file.name, file.read_text(encoding="utf-8"))
     except UnicodeDecodeError as problem:
-        raise DataError(f"{path} is no UTF-8 text: {problem}; convert it, or name another") from problem
+        raise DataError(f"{path} is not UTF-8 ({problem}); convert it, or name another") from problem
 
 
 def forgetting(
@@ -102,7 +102,7 @@ def forgetting(
 ) -> Forgetting:  # fmt: skip
     """The loss on `tokens` tokens of the text, in windows spread evenly over it.
 
-    Raises SpecError for sizes that cannot be and for a model that is no causal language model.
+    Raises SpecError for sizes out of range and for any model but a causal language model.
     """
     encoded = windows_of(model, tokenizer, held_out, tokens, window)
     with evaluating(model):
@@ -117,12 +117,15 @@ def windows_of(
 ) -> list[Encoded]:
     """The windows; the first token of each is context alone."""
     if getattr(model.config, "is_encoder_decoder", False):
-        raise SpecError(f"forgetting was asked of a {type(model).__name__}, which reads a text and writes another; it "
-                        "takes a causal language model, whose loss a plain text has")  # fmt: skip
+        raise SpecError(
+            f"a {type(model).__name__} reads one text and writes another: plain text has no loss under it; choose an "
+            "adapter of a causal language model"
+        )
     size = min(window, text_room(model) or window)
     if size < SHORTEST or tokens < size:
-        raise SpecError(f"{tokens} tokens in windows of {size} were asked for; windows need {SHORTEST} tokens or more, "
-                        "and the text at least one window")  # fmt: skip
+        raise SpecError(
+            f"{tokens} tokens in windows of {size}: a window needs at least {SHORTEST} tokens, and the text one window"
+        )
     ids = plain_ids([held_out.text], tokenizer)[0]
     starts = _starts(len(ids), size, tokens // size)
     if not starts:
@@ -151,10 +154,10 @@ def analyse_forgetting(
     """Measure text and task without and with the adapter, write the files, and return what the command line prints."""
     if measure.task.kind != "generation" or not isinstance(measure.processor, PreTrainedTokenizerBase):
         raise SpecError(
-            f"forgetting was asked with task {measure.task.name}, a {measure.task.kind}: its model has no loss on a "
-            "plain text. It takes an adapter of a causal language model, and a task of generation"
+            f"task {measure.task.name} is a {measure.task.kind}: its model has no loss on a plain text; choose an "
+            "adapter of a causal language model, and a task of generation"
         )
-    found = [
+    results = [
         forgetting(adapter, measure.model, measure.processor, text, tokens=tokens, window=window) for text in texts
     ]
     after = measure()
@@ -169,9 +172,9 @@ def analyse_forgetting(
         "without_adapter": before,
         "with_adapter": after,
         "gain": measure.gain(before, after),
-        "texts": [_row(each) for each in found],
+        "texts": [_row(each) for each in results],
     }
-    write_json(out / "forgetting.json", answer | {"windows": {each.name: _windows(each) for each in found}})
+    write_json(out / "forgetting.json", answer | {"windows": {each.name: _windows(each) for each in results}})
     _draw(answer, out / "forgetting.png", f"{adapter.name}: what was gained and what was forgotten")
     return answer | {"files": [str(out / "forgetting.json"), str(out / "forgetting.png")]}
 

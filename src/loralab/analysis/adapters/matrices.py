@@ -72,9 +72,9 @@ def parts_of(adapter: Adapter, layer_groups: int | None = None) -> list[Part]:
         kind = kind_of_module(path)
         kinds.setdefault(kind if part == WHOLE else f"{kind}[{part}]", []).append((path, part))
         layers.setdefault(layer_number(path), []).append((path, part))
-    found = [Part("kind", name, tuple(members)) for name, members in kinds.items()]
-    found += [Part("layer", name, tuple(members)) for name, members in _grouped(layers, layer_groups)]
-    return found
+    parts = [Part("kind", name, tuple(members)) for name, members in kinds.items()]
+    parts += [Part("layer", name, tuple(members)) for name, members in _grouped(layers, layer_groups)]
+    return parts
 
 
 def contributions(adapter: Adapter, measure: Measurement, parts: Sequence[Part]) -> Contributions:
@@ -85,15 +85,15 @@ def contributions(adapter: Adapter, measure: Measurement, parts: Sequence[Part])
         none = measure()
     measure.announce(2 * len(parts))
     gain = measure.gain(none, whole)
-    found = []
+    results = []
     for part in parts:
         with switched_off(measure.model, adapter, part.cells):
             without = measure()
         with switched_off(measure.model, adapter, [cell for cell in cells if cell not in part.cells]):
             alone = measure()
         shares = [measure.gain(*each) / gain if gain > 0 else None for each in ((without, whole), (none, alone))]
-        found.append(Contribution(part, without, alone, *shares))
-    return Contributions(none, whole, gain, tuple(found))
+        results.append(Contribution(part, without, alone, *shares))
+    return Contributions(none, whole, gain, tuple(results))
 
 
 def _grouped(layers: Mapping[int | None, list[Cell]], most: int | None) -> Iterator[tuple[str, list[Cell]]]:
@@ -110,27 +110,25 @@ def _grouped(layers: Mapping[int | None, list[Cell]], most: int | None) -> Itera
 def analyse_matrices(adapter: Adapter, measure: Measurement, out: Path, layer_groups: int | None) -> dict[str, Any]:
     """Measure, write the files, and return the summary that the command line prints."""
     if layer_groups is not None and layer_groups < 1:
-        raise SpecError(
-            f"layer-groups {layer_groups} was asked for; at least 1 is needed, or leave it out for every block"
-        )
-    found = contributions(adapter, measure, parts_of(adapter, layer_groups))
+        raise SpecError(f"layer-groups {layer_groups}: must be at least 1; leave it out for every block by itself")
+    results = contributions(adapter, measure, parts_of(adapter, layer_groups))
     answer = {
         "adapter": adapter.name,
         "task": measure.task.name,
         "split": measure.split,
         "examples": measure.examples,
         "metric": measure.metric,
-        "without_adapter": found.none,
-        "with_adapter": found.whole,
-        "gain": found.gain,
-        "parts": [_row(each) for each in found.parts],
-        "notes": _notes(adapter, found),
+        "without_adapter": results.none,
+        "with_adapter": results.whole,
+        "gain": results.gain,
+        "parts": [_row(each) for each in results.parts],
+        "notes": _notes(adapter, results),
     }
     files = [out / "matrices.json"]
     write_json(files[0], answer)
-    if found.gain > 0:
+    if results.gain > 0:
         files.append(out / "matrices.png")
-        _draw(found, files[1], f"{adapter.name}: share of the gain in {measure.metric} on {measure.task.name}")
+        _draw(results, files[1], f"{adapter.name}: share of the gain in {measure.metric} on {measure.task.name}")
     return answer | {"files": list(map(str, files))}
 
 
@@ -146,17 +144,17 @@ def _row(each: Contribution) -> dict[str, Any]:
     }
 
 
-def _notes(adapter: Adapter, found: Contributions) -> list[str]:
+def _notes(adapter: Adapter, results: Contributions) -> list[str]:
     notes = []
     if has_more(adapter):
         notes.append("what the adapter trains in full (a head, biases, a prefix) stays on throughout")
-    if found.gain <= 0:
+    if results.gain <= 0:
         notes.append("the adapter does not improve the metric here, so that there is no gain to share out")
     return notes
 
 
-def _draw(found: Contributions, path: Path, title: str) -> None:
-    panels = {by: [each for each in found.parts if each.part.by == by] for by in TITLES}
+def _draw(results: Contributions, path: Path, title: str) -> None:
+    panels = {by: [each for each in results.parts if each.part.by == by] for by in TITLES}
     panels = {by: members for by, members in panels.items() if members}
     widths = [max(2.6, 0.9 + 0.42 * len(members)) for members in panels.values()]
     with picture(path, title, 0.8 + sum(widths), 4.2) as figure:

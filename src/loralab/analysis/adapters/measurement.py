@@ -1,7 +1,4 @@
-"""One number of a model on a task, taken again and again while something about the model is changed.
-
-It knows nothing of what is changed.
-"""
+"""One number of a model on a task, taken again and again while something about the model is changed."""
 
 import time
 from collections.abc import Callable
@@ -43,14 +40,14 @@ class Measurement:
     def __post_init__(self) -> None:
         known = [*OF_TARGETS, *self.task.metrics] if self.task.kind == "generation" else ["loss", *self.task.metrics]
         if self.metric not in known:
-            raise SpecError(f"metric {self.metric!r} was asked for; task {self.task.name} has {', '.join(known)}")
+            raise SpecError(f"task {self.task.name} has no metric {self.metric!r}; it has {', '.join(known)}")
 
     def __call__(self) -> float:
         """The metric of the model as it is now. Raises what `evaluate` raises, and DataError for a split without
         labels or a metric whose package is not installed.
         """
         start = time.perf_counter()
-        found = evaluate(
+        evaluation = evaluate(
             self.model,
             self.processor,
             self.task,
@@ -61,11 +58,11 @@ class Measurement:
             batch_size=self.generation.batch_size,
             max_length=self.max_length,
         )
-        self.examples, self.seconds = found.examples, time.perf_counter() - start
-        value = found.loss if self.metric == "loss" else found.metrics.get(self.metric)
+        self.examples, self.seconds = evaluation.examples, time.perf_counter() - start
+        value = evaluation.loss if self.metric == "loss" else evaluation.metrics.get(self.metric)
         if value is None:
-            why = "; ".join(found.notes) or "the split has no labels"
-            raise DataError(f"{self.metric} of split {found.split} of task {self.task.name} is not there: {why}")
+            why = "; ".join(evaluation.notes) or "the split has no labels"
+            raise DataError(f"{self.metric} of split {evaluation.split} of task {self.task.name} is not there: {why}")
         return value
 
     def announce(self, count: int) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from loralab.core.adapter import Adapter
 from loralab.core.attach import disabled
-from loralab.core.thin import Balanced, balance
+from loralab.core.thin import Thin
 from loralab.core.updates.factors import Factors
 from loralab.core.updates.update import WHOLE
 from loralab.errors import SpecError
@@ -22,11 +22,11 @@ Cell = tuple[str, str]
 
 def cells_of(adapter: Adapter) -> list[Cell]:
     """Every factor pair of an adapter. Raises SpecError where there are none."""
-    found = [(path, part) for path, update in adapter.updates.items() for part in update.parts]
-    if not found:
+    cells = [(path, part) for path, update in adapter.updates.items() for part in update.parts]
+    if not cells:
         kind = type(adapter.spec).__name__
         raise SpecError(f"adapter '{adapter.name}' ({kind}) has no low-rank factors to switch off or cut")
-    return found
+    return cells
 
 
 def cell_name(cell: Cell) -> str:
@@ -37,7 +37,7 @@ def cell_name(cell: Cell) -> str:
 
 def has_more(adapter: Adapter) -> bool:
     """Whether it holds anything beside low-rank factors: a head, biases, a prefix."""
-    return any(update.replacements() or update.added._parameters for update in adapter.updates.values())
+    return any(update.replacements() or update.adds_tensors for update in adapter.updates.values())
 
 
 @contextmanager
@@ -78,7 +78,7 @@ def switched_off(model: nn.Module, adapter: Adapter, cells: Collection[Cell]) ->
 
 def _is_all_off(adapter: Adapter, path: str, off: Collection[Cell]) -> bool:
     update = adapter.updates[path]
-    more = bool(update.replacements() or update.added._parameters)
+    more = bool(update.replacements() or update.adds_tensors)
     return not more and all((path, part) in off for part in update.parts)
 
 
@@ -93,9 +93,9 @@ class Truncation:
 
     def __init__(self, adapter: Adapter) -> None:
         self.adapter = adapter
-        self.cells: dict[Cell, Balanced] = {}
+        self.cells: dict[Cell, Thin] = {}
         for path, part in cells_of(adapter):
-            self.cells[path, part] = balance(*adapter.updates[path].matrices(part))
+            self.cells[path, part] = Thin.of(*adapter.updates[path].matrices(part))
 
     @property
     def rank(self) -> int:
@@ -110,7 +110,7 @@ class Truncation:
     @property
     def energies(self) -> dict[Cell, Tensor]:
         """σ² of every update, falling."""
-        return {cell: balanced.energy_K for cell, balanced in self.cells.items()}
+        return {cell: update.energy_K for cell, update in self.cells.items()}
 
     def energy_kept(self, rank: int) -> float:
         """The share of Σ‖ΔW‖²_F over all updates that this rank keeps; 1 for an adapter of zeros."""
@@ -135,6 +135,6 @@ class Truncation:
         return cut.train(before.training)
 
 
-def _of_rank(balanced: Balanced, rank: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    A, B = balanced.cut(rank)
+def _of_rank(update: Thin, rank: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    A, B = update.cut(rank)
     return A.to(dtype), B.to(dtype)

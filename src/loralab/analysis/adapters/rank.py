@@ -29,8 +29,9 @@ from loralab.core.thin import pooled_ranks
 from loralab.core.updates.factors import usual_and_others
 from loralab.errors import SpecError
 from loralab.files.whole import refuse_occupied, write_json, write_text
-from loralab.formats.folder import load
-from loralab.formats.resize import Resizable, Resized, read_resizable, uniform_ranks, write_resized
+from loralab.formats.load import load
+from loralab.formats.resize import Resized, read_resizable, uniform_ranks, write_resized
+from loralab.formats.stored import StoredAdapter
 from loralab.pictures.picture import COLOURS, in_per_cent, legend_below, picture, style
 
 TRUNCATED, SUGGESTED = "truncated", "suggested"
@@ -77,11 +78,11 @@ def rank_curve(adapter: Adapter, measure: Measurement, ranks: Sequence[int] | No
     Raises SpecError for a share outside (0, 1] and for ranks that the adapter does not have.
     """
     if not 0 < share <= 1:
-        raise SpecError(f"share {share:g} was asked for; it is the part of the gain to keep, above 0 and at most 1")
+        raise SpecError(f"share {share:g}: the part of the gain to keep must be above 0 and at most 1")
     cut = Truncation(adapter)
     chosen = sorted({*(default_ranks(cut.rank) if ranks is None else ranks), cut.rank})
     if not 1 <= chosen[0] <= chosen[-1] <= cut.rank:
-        raise SpecError(f"ranks {ranks} were asked for; adapter '{adapter.name}' can be cut to ranks 1 to {cut.rank}")
+        raise SpecError(f"ranks {ranks}: adapter '{adapter.name}' can be cut to ranks 1 to {cut.rank}")
     whole = measure()
     measure.announce(len(chosen))
     measured = {}
@@ -104,7 +105,7 @@ def rank_curve(adapter: Adapter, measure: Measurement, ranks: Sequence[int] | No
     return Curve(tuple(points), gain, share)
 
 
-def prepare(adapter: str, out: Path) -> Resizable:
+def prepare(adapter: str, out: Path) -> StoredAdapter:
     """Take the adapter's files apart, and see before anything is measured that the new ones can be written."""
     for name in (TRUNCATED, SUGGESTED):
         refuse_occupied(out / name)
@@ -112,7 +113,7 @@ def prepare(adapter: str, out: Path) -> Resizable:
 
 
 def analyse_rank(
-    files: Resizable,
+    files: StoredAdapter,
     adapter: Adapter,
     measure: Measurement,
     out: Path,
@@ -161,7 +162,7 @@ def _notes(adapter: Adapter, curve: Curve) -> list[str]:
 
 
 def _write_adapters(
-    files: Resizable, curve: Curve, measure: Measurement, out: Path, answer: dict[str, Any], allow_other_base: bool
+    files: StoredAdapter, curve: Curve, measure: Measurement, out: Path, answer: dict[str, Any], allow_other_base: bool
 ) -> list[Path]:
     knee = curve.knee
     assert knee is not None
@@ -190,9 +191,9 @@ def _summary(resized: Resized) -> dict[str, Any]:
     return {name: content[name] for name in ("out", "error", "parameters", "parameters_before")}
 
 
-def _toml(files: Resizable, ranks: Mapping[str, int], knee: Point) -> str:
+def _toml(files: StoredAdapter, ranks: Mapping[str, int], knee: Point) -> str:
     """Ranks, and alphas such that every scale stays what it was trained with."""
-    stabilised = files.rank_stabilized
+    stabilised = all(piece.recipe.rank_stabilized for piece in files.pieces)
     usual, others, alphas = usual_and_others(
         {piece.name: piece.recipe.at_rank(ranks[piece.name], stabilised) for piece in files.pieces}
     )

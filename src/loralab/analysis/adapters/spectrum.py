@@ -15,8 +15,10 @@ import torch
 from torch import Tensor
 
 from loralab.analysis.adapters.deltas import by_kind, deltas, places
+from loralab.core.thin import rank_for_energy
 from loralab.files.whole import write_json
-from loralab.formats.stored import AdapterPairs, read_pairs
+from loralab.formats.read import read_adapter
+from loralab.formats.stored import StoredAdapter
 from loralab.pictures.lines import Chart, draw_charts
 
 ENERGIES = (0.9, 0.99)
@@ -48,10 +50,10 @@ class Spectrum:
 
     def rank_for(self, energy: float) -> int:
         """The smallest rank that keeps this share of ‖ΔW‖²_F."""
-        return min(int((self.energy_K < energy).sum()) + 1, len(self.sigma_K))
+        return rank_for_energy(self.sigma_K.square(), energy)
 
 
-def spectra(adapter: AdapterPairs, modules: str | None = None) -> Iterator[Spectrum]:
+def spectra(adapter: StoredAdapter, modules: str | None = None) -> Iterator[Spectrum]:
     """The spectrum of every update, one module after another."""
     for delta in deltas(adapter, modules):
         yield Spectrum(delta.name, delta.rank, delta.svd()[1])
@@ -59,15 +61,15 @@ def spectra(adapter: AdapterPairs, modules: str | None = None) -> Iterator[Spect
 
 def analyse_spectrum(path: str, out: Path, *, modules: str | None, alpha: float | None) -> dict[str, Any]:
     """Look at every update, write the files, and return the summary that the command line prints."""
-    adapter = read_pairs(path, alpha)
-    found = list(spectra(adapter, modules))
+    adapter = read_adapter(path, alpha).demand()
+    results = list(spectra(adapter, modules))
     out.mkdir(parents=True, exist_ok=True)
-    write_json(out / "spectrum.json", {"adapter": path, "modules": [_whole(each) for each in found]})
-    _draw(found, out / "spectrum.png", adapter.name)
+    write_json(out / "spectrum.json", {"adapter": path, "modules": [_whole(each) for each in results]})
+    _draw(results, out / "spectrum.png", adapter.name)
     return {
         "adapter": path,
-        "modules": [_brief(each) for each in found],
-        "kinds": {kind: _mean(these) for kind, these in by_kind(found).items()},
+        "modules": [_brief(each) for each in results],
+        "kinds": {kind: _mean(these) for kind, these in by_kind(results).items()},
         "files": [str(out / "spectrum.json"), str(out / "spectrum.png")],
     }
 
@@ -87,14 +89,14 @@ def _whole(spectrum: Spectrum) -> dict[str, Any]:
     return _brief(spectrum) | {"singular_values": spectrum.sigma_K.tolist(), "energy": spectrum.energy_K.tolist()}
 
 
-def _mean(found: Sequence[Spectrum]) -> dict[str, float]:
-    numbers = [_brief(each) for each in found]
+def _mean(results: Sequence[Spectrum]) -> dict[str, float]:
+    numbers = [_brief(each) for each in results]
     names = ("rank", "effective_rank", "rank_for_90", "rank_for_99", "norm")
-    return {"modules": len(found)} | {name: sum(each[name] for each in numbers) / len(numbers) for name in names}
+    return {"modules": len(results)} | {name: sum(each[name] for each in numbers) / len(numbers) for name in names}
 
 
-def _draw(found: Sequence[Spectrum], path: Path, name: str) -> None:
-    kinds = by_kind(found)
+def _draw(results: Sequence[Spectrum], path: Path, name: str) -> None:
+    kinds = by_kind(results)
     energy = {kind: _curve(these) for kind, these in kinds.items()}
     draw_charts(
         [
@@ -117,10 +119,10 @@ def _draw(found: Sequence[Spectrum], path: Path, name: str) -> None:
     )
 
 
-def _curve(found: Sequence[Spectrum]) -> tuple[list[float], list[float], list[float], list[float]]:
+def _curve(results: Sequence[Spectrum]) -> tuple[list[float], list[float], list[float], list[float]]:
     """Ranks, and the mean, least and most energy that each keeps; an update of fewer values has all of it."""
-    longest = max(len(each.sigma_K) for each in found)
-    padded = [[*each.energy_K.tolist(), *[1.0] * (longest - len(each.sigma_K))] for each in found]
+    longest = max(len(each.sigma_K) for each in results)
+    padded = [[*each.energy_K.tolist(), *[1.0] * (longest - len(each.sigma_K))] for each in results]
     columns = list(zip(*padded, strict=True))
     ranks = [float(rank) for rank in range(1, longest + 1)]
     return ranks, [sum(c) / len(c) for c in columns], [min(c) for c in columns], [max(c) for c in columns]

@@ -26,13 +26,14 @@ from loralab.analysis.adapters.deltas import (
     kind_of_module,
     layer_number,
     module_names,
-    numerical_rank,
     paired_deltas,
     spread,
 )
+from loralab.core.thin import numerical_rank
 from loralab.errors import SpecError
 from loralab.files.whole import whole_file
-from loralab.formats.stored import AdapterPairs, read_pairs
+from loralab.formats.read import read_adapter
+from loralab.formats.stored import StoredAdapter
 from loralab.pictures.heatmap import Panel, draw_heatmaps
 
 Side = Literal["right", "left"]
@@ -71,7 +72,7 @@ class Overlap:
 
 
 def overlaps(
-    one: AdapterPairs, other: AdapterPairs, *, of: Of = "factors", modules: str | None = None, seed: int = 0
+    one: StoredAdapter, other: StoredAdapter, *, of: Of = "factors", modules: str | None = None, seed: int = 0
 ) -> Iterator[Overlap]:
     """Both sides of every module that two adapters share, one module after another.
 
@@ -87,9 +88,9 @@ def overlaps(
 
 
 def overlaps_with_base(
-    adapter: AdapterPairs, model: nn.Module, *, of: Of = "factors", modules: str | None = None, seed: int = 0
+    adapter: StoredAdapter, model: nn.Module, *, of: Of = "factors", modules: str | None = None, seed: int = 0
 ) -> Iterator[Overlap]:
-    """The same between each base weight W, all of its directions, and its update (Figure 8).
+    """φ between each base weight W, all of its directions, and its update (Figure 8).
 
     Raises SpecError for modules that the model does not have, and for an update that is zero.
     """
@@ -119,7 +120,7 @@ def right_vectors(matrix_OI: Tensor) -> Tensor:
     return vectors_IK
 
 
-def _bases(delta: Delta, of: Of, source: AdapterPairs) -> dict[Side, Tensor]:
+def _bases(delta: Delta, of: Of, source: StoredAdapter) -> dict[Side, Tensor]:
     if of == "update":
         U, _, V = delta.svd()
         bases: dict[Side, Tensor] = {"right": V, "left": U}
@@ -147,16 +148,16 @@ def analyse_subspaces(
     """Compare two adapters, or one with the model's own weights; write the files, and return the summary that the
     command line prints.
     """
-    first = read_pairs(one)
+    first = read_adapter(one).demand()
     if other is not None:
-        second = read_pairs(other)
-        found, names = overlaps(first, second, of=of, modules=modules, seed=seed), (first.name, second.name)
+        second = read_adapter(other).demand()
+        results, names = overlaps(first, second, of=of, modules=modules, seed=seed), (first.name, second.name)
     else:
         assert model is not None
-        found, names = overlaps_with_base(first, model, of=of, modules=modules, seed=seed), (BASE, first.name)
+        results, names = overlaps_with_base(first, model, of=of, modules=modules, seed=seed), (BASE, first.name)
     out.mkdir(parents=True, exist_ok=True)
     shown = set(_shown_names(module_names(first, modules)))
-    rows, panels = _write_grids(found, out / "subspace.json", {"compared": names, "of": of}, shown)
+    rows, panels = _write_grids(results, out / "subspace.json", {"compared": names, "of": of}, shown)
     plots = [_draw(panels, side, out / f"subspace-{side}.png", names) for side in SIDES]
     return {
         "adapters": [each for each in (one, other) if each is not None],
@@ -170,14 +171,14 @@ def analyse_subspaces(
 
 
 def _write_grids(
-    found: Iterable[Overlap], path: Path, head: dict[str, Any], shown: set[str]
+    results: Iterable[Overlap], path: Path, head: dict[str, Any], shown: set[str]
 ) -> tuple[list[dict[str, Any]], list[Overlap]]:
     """(a row of numbers for each, those that are drawn). A grid is written as it comes: few are in memory."""
     rows: list[dict[str, Any]] = []
     panels = []
     with whole_file(path) as temporary, temporary.open("w", encoding="utf-8") as stream:
         stream.write(f'{json.dumps(head)[:-1]}, "modules": [')
-        for each in found:
+        for each in results:
             stream.write(("," if rows else "") + "\n" + json.dumps(_whole(each)))
             rows.append(_brief(each))
             if group_free(each.name) in shown:
@@ -222,8 +223,8 @@ def _mean(rows: Sequence[dict[str, Any]]) -> dict[str, float]:
     return {name: sum(row[name] for row in rows) / len(rows) for name in names}
 
 
-def _draw(found: Sequence[Overlap], side: str, path: Path, names: tuple[str, str]) -> Path:
-    here = [each for each in found if each.side == side]
+def _draw(results: Sequence[Overlap], side: str, path: Path, names: tuple[str, str]) -> Path:
+    here = [each for each in results if each.side == side]
     rows = []
     for kind in dict.fromkeys(kind_of_module(each.name) for each in here):
         chosen = [each for each in here if kind_of_module(each.name) == kind][:PANELS]

@@ -70,9 +70,9 @@ class AngularDistances:
         return float(self.mean_LL[start, start + count])
 
     def best(self, count: int) -> int:
-        """ℓ*(n): the first of the n blocks that turn the stream least. Raises SpecError for an n that cannot be."""
+        """ℓ*(n): the first of the n blocks that turn the stream least. Raises SpecError for an n out of range."""
         if not 1 <= count <= self.blocks:
-            raise SpecError(f"{count} blocks were asked for; the model has {self.blocks}: give 1 to {self.blocks}")
+            raise SpecError(f"{count} blocks cannot be dropped from {self.blocks}: choose 1 to {self.blocks}")
         return int(torch.diagonal(self.mean_LL, count).argmin())
 
 
@@ -87,8 +87,8 @@ def angles(states_NLD: Tensor) -> Tensor:
         raise NumericsError("a state of the residual stream is zero: it has no direction to measure")
     unit_NLD = wide_NLD / norms_NL1
     cosine_NLL = (unit_NLD @ unit_NLD.mT).clamp(-1, 1)
-    found: Tensor = torch.arccos(cosine_NLL) / math.pi
-    return found
+    angles_NLL: Tensor = torch.arccos(cosine_NLL) / math.pi
+    return angles_NLL
 
 
 def angular_distances(model: nn.Module, batches: Sequence[TokenBatch], tokens: Tokens = "last") -> AngularDistances:
@@ -141,25 +141,25 @@ def _states(model: nn.Module, batch: TokenBatch, tokens: Tokens) -> Tensor:
     return torch.stack(kept, 1)
 
 
-def draw_angular(found: AngularDistances, sizes: Sequence[int], path: Path, title: str) -> None:
+def draw_angular(distances: AngularDistances, sizes: Sequence[int], path: Path, title: str) -> None:
     """d(ℓ, n) for every start and size with the best start of each size marked, and the best distance of each size."""
     with picture(path, title, 10.4, 4.4) as figure:
         left, right = figure.subplots(1, 2, width_ratios=(1.25, 1))
-        blocks = found.blocks
+        blocks = distances.blocks
         grid = np.full((blocks, blocks), np.nan)
         for count in range(1, blocks + 1):
             for start in range(blocks - count + 1):
-                grid[count - 1, start] = found.distance(start, count)
+                grid[count - 1, start] = distances.distance(start, count)
         edges = (-0.5, blocks - 0.5, 0.5, blocks + 0.5)
         image = left.imshow(grid, origin="lower", extent=edges, aspect="auto", cmap="viridis", vmin=0)
-        best = [found.best(count) for count in sizes]
+        best = [distances.best(count) for count in sizes]
         left.plot(best, sizes, "o", color="white", markeredgecolor=INK, markersize=4.5, label="least of its n")
         left.legend(fontsize=9, frameon=False, loc="upper right")
         style(left, "distance d(ℓ, n)", "ℓ: first block of those to drop", "n: how many blocks", grid=None)
         colour_bar(figure, image, left, "angle / π: 0 parallel, 1/2 orthogonal")
         right.plot(
             sizes,
-            [found.distance(*each) for each in zip(best, sizes, strict=True)],
+            [distances.distance(*each) for each in zip(best, sizes, strict=True)],
             color=COLOURS[0],
             marker="o",
             markersize=3.5,
@@ -192,39 +192,41 @@ def measure_angular(loaded: LoadedModel, sampling: Sampling) -> AngularDistances
 
 def analyse_angular(loaded: LoadedModel, out: Path, sampling: Sampling, sizes: str, *, csv: bool) -> dict[str, Any]:
     """Measure, write the files, and return the summary that the command line prints."""
-    found = measure_angular(loaded, sampling)
-    counts = block_sizes(sizes, found.blocks)
+    distances = measure_angular(loaded, sampling)
+    counts = block_sizes(sizes, distances.blocks)
     out.mkdir(parents=True, exist_ok=True)
-    content = as_json(loaded.name, found, sampling, counts)
+    content = as_json(loaded.name, distances, sampling, counts)
     notes = [] if final_norm_paths(loaded.model) else [POST_NORM]
     write_json(out / "angular.json", content | {"notes": notes})
-    draw_angular(found, counts, out / "angular.png", f"Angular distance across n blocks of {Path(loaded.name).name}")
+    draw_angular(
+        distances, counts, out / "angular.png", f"Angular distance across n blocks of {Path(loaded.name).name}"
+    )
     files = [str(out / "angular.json"), str(out / "angular.png")]
     if csv:
-        write_text(out / "angular.csv", _csv(found))
+        write_text(out / "angular.csv", _csv(distances))
         files.append(str(out / "angular.csv"))
     names = ("model", "blocks", "tokens", "samples", "text", "best")
     return {name: content[name] for name in names} | {"notes": notes, "files": files}
 
 
-def as_json(model: str, found: AngularDistances, sampling: Sampling, sizes: Sequence[int]) -> dict[str, Any]:
+def as_json(model: str, distances: AngularDistances, sampling: Sampling, sizes: Sequence[int]) -> dict[str, Any]:
     """The whole of angular.json."""
     return {
         "model": model,
-        "blocks": found.blocks,
+        "blocks": distances.blocks,
         "tokens": sampling.tokens,
-        "samples": found.samples,
+        "samples": distances.samples,
         "text": read_texts(sampling.data).source,
         "max_len": sampling.max_len,
         "convention": CONVENTION,
-        "D": found.mean_LL.tolist(),
-        "std": found.std_LL.tolist(),
+        "D": distances.mean_LL.tolist(),
+        "std": distances.std_LL.tolist(),
         "best": [
             {
                 "n": n,
-                "start": found.best(n),
-                "end_exclusive": found.best(n) + n,
-                "distance": found.distance(found.best(n), n),
+                "start": distances.best(n),
+                "end_exclusive": distances.best(n) + n,
+                "distance": distances.distance(distances.best(n), n),
             }
             for n in sizes
         ],
@@ -241,7 +243,7 @@ def read_angular(path: Path, model: str, blocks: int) -> AngularDistances:
 def read_analysis(path: Path, keys: Sequence[str], model: str, blocks: int) -> dict[str, Any]:
     """An analysis' own JSON, if it is of this model. Raises NotFoundError and DataError."""
     if not path.is_file():
-        raise NotFoundError(f"{path} was to hold an analysis, but there is no such file")
+        raise NotFoundError(f"no such analysis: {path}; write it with loralab analyse")
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
@@ -256,10 +258,10 @@ def read_analysis(path: Path, keys: Sequence[str], model: str, blocks: int) -> d
     return dict(content)
 
 
-def _csv(found: AngularDistances) -> str:
+def _csv(distances: AngularDistances) -> str:
     rows = [
-        f"{start},{count},{found.distance(start, count):.9f},{float(found.std_LL[start, start + count]):.9f}"
-        for count in range(1, found.blocks + 1)
-        for start in range(found.blocks - count + 1)
+        f"{start},{count},{distances.distance(start, count):.9f},{float(distances.std_LL[start, start + count]):.9f}"
+        for count in range(1, distances.blocks + 1)
+        for start in range(distances.blocks - count + 1)
     ]
     return "\n".join(["start,n,distance,std", *rows]) + "\n"

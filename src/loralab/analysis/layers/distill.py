@@ -70,7 +70,7 @@ class Distance:
 
 
 @dataclass(frozen=True)
-class Pair:
+class TeacherAndStudent:
     """A teacher and its student, which shares all its tensors but for the affine blocks'."""
 
     teacher: PreTrainedModel
@@ -87,7 +87,7 @@ class Pair:
         return tuple(parameter for _, block in self.blocks for parameter in (block.weight, block.bias))
 
 
-def pair(teacher: PreTrainedModel, blocks: Mapping[Run, AffineBlock]) -> Pair:
+def pair(teacher: PreTrainedModel, blocks: Mapping[Run, AffineBlock]) -> TeacherAndStudent:
     """The student has these blocks in the place of its runs; the teacher stays as it is. Raises as `replace_blocks`."""
     tensors = chain(teacher.parameters(), teacher.buffers())
     student = copy.deepcopy(teacher, {id(each): each for each in tensors})
@@ -97,10 +97,10 @@ def pair(teacher: PreTrainedModel, blocks: Mapping[Run, AffineBlock]) -> Pair:
     sources = [number for number in range(len(blocks_of(teacher))) if number in ends or number not in inside]
     compared = [(place + 1, ends.get(number, number + 1)) for place, number in enumerate(sources)]
     first = sources.index(min(ends))
-    return Pair(teacher, student, tuple(compared[first:]), tuple(blocks.items()))
+    return TeacherAndStudent(teacher, student, tuple(compared[first:]), tuple(blocks.items()))
 
 
-def distill(models: Pair, batches: Sequence[TokenBatch], distilling: Distilling) -> list[float]:
+def distill(models: TeacherAndStudent, batches: Sequence[TokenBatch], distilling: Distilling) -> list[float]:
     """Train the affine blocks in place, a batch a step (again from the first when they are through), with Adam whose
     rate falls to zero in a straight line; the loss of each step. Raises NumericsError for one that is not finite.
     """
@@ -124,7 +124,7 @@ def distill(models: Pair, batches: Sequence[TokenBatch], distilling: Distilling)
 
 
 @torch.no_grad()
-def distance(models: Pair, batches: Sequence[TokenBatch]) -> Distance:
+def distance(models: TeacherAndStudent, batches: Sequence[TokenBatch]) -> Distance:
     """Both terms over all tokens of these batches."""
     sums, tokens = torch.zeros(2, dtype=torch.float64), 0
     with evaluating(models.teacher), evaluating(models.student):
@@ -136,7 +136,7 @@ def distance(models: Pair, batches: Sequence[TokenBatch]) -> Distance:
 
 
 @torch.no_grad()
-def parameter_units(models: Pair, batch: TokenBatch) -> list[Tensor]:
+def parameter_units(models: TeacherAndStudent, batch: TokenBatch) -> list[Tensor]:
     """For each trained parameter its unit, in the same shape: of weight [i, j] τ_i/σ_j, of bias [i] τ_i.
 
     σ_j is the deviation of coordinate j of what enters the block's run in the teacher, τ_i of what the run adds to
@@ -155,7 +155,7 @@ def parameter_units(models: Pair, batch: TokenBatch) -> list[Tensor]:
     return units
 
 
-def distances(models: Pair, batch: TokenBatch) -> tuple[Tensor, Tensor]:
+def distances(models: TeacherAndStudent, batch: TokenBatch) -> tuple[Tensor, Tensor]:
     """(the divergence, the sum of the states' errors) of a batch, differentiable in the affine blocks."""
     mask_BT = batch.mask_BT.to(models.teacher.device)
     with torch.no_grad():
@@ -178,14 +178,18 @@ def divergence(teacher_NV: Tensor, student_NV: Tensor) -> Tensor:
     return F.kl_div(student_NV.log_softmax(1), teacher_NV.log_softmax(1), reduction="batchmean", log_target=True)
 
 
-def _loss_and_gradients(models: Pair, batch: TokenBatch, weight: float) -> tuple[float, tuple[Tensor, ...]]:
+def _loss_and_gradients(
+    models: TeacherAndStudent, batch: TokenBatch, weight: float
+) -> tuple[float, tuple[Tensor, ...]]:
     between, states = distances(models, batch)
     loss = between + weight * states
     return float(loss.detach()), torch.autograd.grad(loss, models.trained)
 
 
 @torch.no_grad()
-def _place(models: Pair, fitted: Sequence[Tensor], moved: Sequence[Tensor], units: Sequence[Tensor]) -> None:
+def _place(
+    models: TeacherAndStudent, fitted: Sequence[Tensor], moved: Sequence[Tensor], units: Sequence[Tensor]
+) -> None:
     """The affine blocks become the fitted ones and what they were moved by."""
     for parameter, start, each, unit in zip(models.trained, fitted, moved, units, strict=True):
         torch.addcmul(start, each, unit, out=parameter.data)
@@ -230,7 +234,7 @@ def _entering(model: PreTrainedModel, levels: Sequence[int]) -> Iterator[dict[in
 
 
 @contextmanager
-def _trainable(models: Pair) -> Iterator[None]:
+def _trainable(models: TeacherAndStudent) -> Iterator[None]:
     """Within this only the affine blocks want a gradient; afterwards each parameter is as it was."""
     frozen = [(each, each.requires_grad) for each in chain(models.student.parameters(), models.trained)]
     try:

@@ -53,12 +53,12 @@ def analyse_linearity(
     batches = cloud_batches(loaded, clouds)
     width = stream_width(loaded)
     refuse_few_tokens(batches.tokens, width)
-    found = score_blocks(loaded, batches, clouds.skip_first_token, cutoff=not reference)
-    ranked = [each.block for each in rank(found, mode, metric)]
+    scores = score_blocks(loaded, batches, clouds.skip_first_token, cutoff=not reference)
+    ranked = [each.block for each in rank(scores, mode, metric)]
     out.mkdir(parents=True, exist_ok=True)
     content = {
         "model": loaded.name,
-        "blocks": len(found),
+        "blocks": len(scores),
         "text": batches.source,
         "tokens": batches.tokens,
         "width": width,
@@ -67,10 +67,10 @@ def analyse_linearity(
         "mode": mode,
         "metric": metric,
         "most_linear_first": ranked,
-        "scores": [row(each) for each in found],
+        "scores": [row(each) for each in scores],
     }
     write_json(out / "linearity.json", content)
-    _draw(found, out / "linearity.png", f"How linear the blocks of {Path(loaded.name).name} are")
+    _draw(scores, out / "linearity.png", f"How linear the blocks of {Path(loaded.name).name} are")
     return content | {"files": [str(out / "linearity.json"), str(out / "linearity.png")]}
 
 
@@ -91,20 +91,20 @@ def score_blocks(
     """The scores of every block; so many passes over the text as `transitions` says."""
     blocks = len(blocks_of(loaded.model))
     step = at_once(stream_width(loaded), bool(batches.held_out))
-    found: list[Linearity] = []
+    scores: list[Linearity] = []
     for first in range(0, blocks, step):
         runs: list[Run] = [(block, block + 1) for block in range(first, min(first + step, blocks))]
         fit = gather(loaded.model, batches.fit, runs, skip_first)
         held_out: Sequence[Moments | None] = [None] * len(runs)
         if batches.held_out:
             held_out = gather(loaded.model, batches.held_out, runs, skip_first)
-        found += [
+        scores += [
             score(run[0], mine, other, cutoff=cutoff) for run, mine, other in zip(runs, fit, held_out, strict=True)
         ]
-    return found
+    return scores
 
 
-def rank(found: Sequence[Linearity], mode: Mode, metric: Metric) -> list[Linearity]:
+def rank(scores: Sequence[Linearity], mode: Mode, metric: Metric) -> list[Linearity]:
     """The blocks, most linear first. One that adds nothing is exactly linear."""
 
     def value(each: Linearity) -> float:
@@ -117,7 +117,7 @@ def rank(found: Sequence[Linearity], mode: Mode, metric: Metric) -> list[Lineari
         chosen = values[mode, metric]
         return math.inf if chosen is None else chosen
 
-    return sorted(found, key=value, reverse=True)
+    return sorted(scores, key=value, reverse=True)
 
 
 def stream_width(loaded: LoadedModel) -> int:
@@ -145,12 +145,12 @@ def _rows(loaded: LoadedModel, documents: Sequence[str], clouds: Clouds, count: 
     return encode(sample_pieces(documents, clouds.chars, count, clouds.seed), tokenizer, longest)
 
 
-def _draw(found: Sequence[Linearity], path: Path, title: str) -> None:
+def _draw(scores: Sequence[Linearity], path: Path, title: str) -> None:
     def line(name: str) -> tuple[list[float], list[float]]:
-        points = [(float(each.block), value) for each in found if (value := getattr(each, name)) is not None]
+        points = [(float(each.block), value) for each in scores if (value := getattr(each, name)) is not None]
         return [x for x, _ in points], [y for _, y in points]
 
-    ratio = [each.norm_change / each.norm for each in found]
+    ratio = [each.norm_change / each.norm for each in scores]
     without = {"fitted tokens": line("delta"), "held-out tokens": line("held_out_delta")}
     charts = [
         Chart(
@@ -169,7 +169,7 @@ def _draw(found: Sequence[Linearity], path: Path, title: str) -> None:
             "how much a block adds",
             "block",
             "mean norm, added / stream",
-            {"‖added‖ / ‖stream‖": ([float(each.block) for each in found], ratio)},
+            {"‖added‖ / ‖stream‖": ([float(each.block) for each in scores], ratio)},
             logarithmic=min(ratio) > 0,
         ),
     ]

@@ -104,8 +104,8 @@ def linearize(
 def chosen_runs(linearizing: Linearizing, loaded: LoadedModel, batches: CloudBatches) -> list[Run]:
     """`auto:K` (the K most linear without their residual), `6-8` or `3,6-8`, as runs. Raises SpecError."""
     total, written = len(blocks_of(loaded.model)), linearizing.blocks
-    if found := re.fullmatch(r"auto:(\d+)", written):
-        count = int(found[1])
+    if match := re.fullmatch(r"auto:(\d+)", written):
+        count = int(match[1])
         if not 1 <= count < total:
             raise SpecError(f"blocks {written!r}: give 1 to {total - 1} of the model's {total} blocks")
         return as_runs(_most_linear(linearizing, loaded, batches, total)[:count])
@@ -187,7 +187,7 @@ def _distilled(
         replace(each, affine=AffineMap(blocks[each.run].weight.detach(), blocks[each.run].bias.detach()))
         for each in fitted
     ]
-    found = {
+    record = {
         **asdict(distilling),
         "tried_on": "held-out text" if batches.held_out else "the text that the maps were fitted on",
         "before": asdict(before),
@@ -195,14 +195,14 @@ def _distilled(
         "losses": losses,
         "seconds": seconds,
     }
-    return trained, {"distillation": found}
+    return trained, {"distillation": record}
 
 
 def _most_linear(linearizing: Linearizing, loaded: LoadedModel, batches: CloudBatches, total: int) -> list[int]:
     """The blocks, most linear without their residual first: from a linearity.json, or scored here."""
     if linearizing.scores is None:
-        found = score_blocks(loaded, batches, linearizing.clouds.skip_first_token)
-        return [each.block for each in rank(found, "delta", "lstsq")]
+        linear = score_blocks(loaded, batches, linearizing.clouds.skip_first_token)
+        return [each.block for each in rank(linear, "delta", "lstsq")]
     content = read_analysis(Path(linearizing.scores), ("model", "blocks", "scores"), linearizing.model, total)
     scores = {each["ell"]: each["ls_delta"] for each in content["scores"]}
     return sorted(scores, key=lambda block: -(2.0 if scores[block] is None else scores[block]))
@@ -215,15 +215,15 @@ def _write(name: str, fitted: Sequence[FittedRun], out: Path) -> None:
         live = _live(load_model(name, dtype=dtype, device="cpu"), fitted)
         write_linearized(load_model(name, dtype=dtype, device="cpu"), {each.run: each.affine for each in fitted}, draft)
         reopened = load_linearized(draft, dtype=dtype, device="cpu")
-        expected, found = probe_logits(live.model), probe_logits(reopened.model)
+        expected, written = probe_logits(live.model), probe_logits(reopened.model)
         if not bool(torch.isfinite(expected).all()):
             raise NumericsError("the model with the fitted maps gives logits that are not finite; raise --ridge")
-        if not torch.equal(expected, found):
+        if not torch.equal(expected, written):
             raise NumericsError("the written maps were reopened and do not compute the same; nothing was written")
 
 
 def _live(loaded: LoadedModel, fitted: Sequence[FittedRun]) -> LoadedModel:
-    """The same model with the maps in the place of their blocks."""
+    """The model with the maps in the place of their blocks."""
     outputs = block_outputs(loaded.model)
     replace_blocks(loaded.model, {each.run: affine_block(each.affine, outputs, loaded.model) for each in fitted})
     return loaded

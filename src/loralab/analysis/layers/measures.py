@@ -54,7 +54,7 @@ def measure(loaded: LoadedModel, measuring: Measuring) -> Measured:
     on_text = perplexity(loaded.model, loaded.tokenizer, rows)
     if measuring.task is None:
         return Measured(on_text, None, {})
-    found = evaluate(
+    evaluation = evaluate(
         loaded.model,
         loaded.tokenizer,
         open_task(measuring.task, measuring.task_data),
@@ -63,8 +63,8 @@ def measure(loaded: LoadedModel, measuring: Measuring) -> Measured:
         generate=True,
         generation=GenerationConfig(max_new_tokens=measuring.max_new_tokens),
     )
-    metrics = {name: value for name, value in found.metrics.items() if name != "perplexity"}
-    return Measured(on_text, found.loss, metrics)
+    metrics = {name: value for name, value in evaluation.metrics.items() if name != "perplexity"}
+    return Measured(on_text, evaluation.loss, metrics)
 
 
 def draw_measures(measures: Mapping[str, Measured], path: Path, title: str) -> None:

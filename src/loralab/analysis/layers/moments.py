@@ -69,7 +69,7 @@ class Centred:
     yy: float
 
     def of_change(self) -> "Centred":
-        """The same with Y − X for Y."""
+        """The score with Y − X for Y."""
         yy = self.yy - 2 * float(self.xy_DD.trace()) + float(self.xx_DD.trace())
         return Centred(self.xx_DD, self.xy_DD - self.xx_DD, yy)
 

@@ -14,7 +14,7 @@ from loralab.analysis.layers.angular import AngularDistances, Sampling, measure_
 from loralab.analysis.layers.measures import Measured, Measuring, as_numbers, draw_measures, measure
 from loralab.errors import SpecError
 from loralab.files.whole import refuse_occupied, whole_folder, write_json
-from loralab.formats.folder import load
+from loralab.formats.load import load
 from loralab.models.folder import file_dtype, write_proved
 from loralab.models.load import LoadedModel, load_model
 from loralab.models.surgery.blocks import blocks_of, keep_blocks, removed_run
@@ -91,17 +91,17 @@ def _choose(pruning: Pruning, loaded: LoadedModel) -> tuple[int, float | None]:
     total = len(blocks_of(loaded.model))
     if not 0 <= pruning.count < total:
         raise SpecError(f"n is {pruning.count}; the model has {total} blocks: give 0 to {total - 1}")
-    found: AngularDistances | None = None
+    distances: AngularDistances | None = None
     if pruning.angular is not None:
-        found = read_angular(Path(pruning.angular), pruning.model, total)
+        distances = read_angular(Path(pruning.angular), pruning.model, total)
     if pruning.strategy == "deepest":
         start = deepest_start(total, pruning.count)
     elif pruning.count == 0:
         start = 0
     else:
-        found = found or measure_angular(loaded, pruning.sampling)
-        start = found.best(pruning.count)
-    return start, None if found is None else found.distance(start, pruning.count)
+        distances = distances or measure_angular(loaded, pruning.sampling)
+        start = distances.best(pruning.count)
+    return start, None if distances is None else distances.distance(start, pruning.count)
 
 
 def _write(name: str, kept: list[int], out: Path, record: dict[str, Any]) -> None:
@@ -128,6 +128,9 @@ def _measure_pruned(
 def _refuse_another(out: Path, record: dict[str, Any]) -> None:
     path = out / RECORD
     written = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    asked, found = ({name: each.get(name) for name in ("model", "removed")} for each in (record, written))
-    if asked != found:
-        raise SpecError(f"{out} was to hold {asked['model']} without blocks {asked['removed']}, it holds {found}")
+    asked, held = ({name: each.get(name) for name in ("model", "removed")} for each in (record, written))
+    if asked != held:
+        raise SpecError(
+            f"{out} holds {held['model']} without blocks {held['removed']}, not {asked['model']} without "
+            f"{asked['removed']}; name the folder that was pruned so"
+        )

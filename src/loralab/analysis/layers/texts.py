@@ -1,7 +1,7 @@
 """Text to measure a model on: a file, or the embedded sources of Python's standard library; cut, chosen, encoded.
 
 What is fitted or chosen is so on one part, and measured on another: the last fifth of a file, or the embedded task's
-test split, whose modules the other part does not have. It knows nothing of models.
+test split, whose modules the other part does not have.
 """
 
 import math
@@ -84,7 +84,7 @@ def sample_pieces(documents: Sequence[str], characters: int, count: int, seed: i
     Raises SpecError for numbers below 1.
     """
     if characters < 1 or count < 1:
-        raise SpecError(f"{count} pieces of {characters} characters were asked for; at least 1 of each is needed")
+        raise SpecError(f"{count} pieces of {characters} characters: each must be at least 1")
     pieces = [
         piece
         for text in documents

@@ -27,7 +27,7 @@ def gather(model: nn.Module, batches: Sequence[TokenBatch], runs: Sequence[Run],
 
     One pass; all real tokens are counted, but for each sequence's first with `skip_first`.
     """
-    found: list[Moments | None] = [None] * len(runs)
+    gathered: list[Moments | None] = [None] * len(runs)
     open_states: dict[int, Tensor] = {}
     starts, ends = {start for start, _ in runs}, {end for _, end in runs}
     last_use = {start: max(end for each, end in runs if each == start) for start in starts}
@@ -40,13 +40,13 @@ def gather(model: nn.Module, batches: Sequence[TokenBatch], runs: Sequence[Run],
         states_ND = states_BTD[wanted_BT]
         for number, (start, end) in enumerate(runs):
             if end == level:
-                moments = found[number] or Moments(states_ND.shape[1])
+                moments = gathered[number] or Moments(states_ND.shape[1])
                 moments.add(open_states[start], states_ND)
-                found[number] = moments
+                gathered[number] = moments
         for start in [each for each in open_states if last_use[each] == level]:
             del open_states[start]
         if level in starts:
             open_states[level] = states_ND
 
     run_levels(model, batches, visit, range(min(starts), max(ends) + 1))
-    return [moments for moments in found if moments is not None]
+    return [moments for moments in gathered if moments is not None]

@@ -1,7 +1,6 @@
 """What a report shows, collected from the folders that runs, comparisons and analyses wrote.
 
-Each kind of result is known by the file that it leaves: `run.json`, `results.json`, `subspace.json`, … It knows nothing
-of HTML.
+Each kind of result is known by the file that it leaves: `run.json`, `results.json`, `subspace.json`, …
 """
 
 import json
@@ -21,7 +20,7 @@ MOST_ROWS = 200
 
 
 @dataclass(frozen=True)
-class Table:
+class ResultTable:
     """Columns, and rows of numbers, words or None."""
 
     columns: Sequence[str]
@@ -37,7 +36,7 @@ class Section:
     title: str
     folder: Path
     facts: Mapping[str, Any] = field(default_factory=dict)
-    tables: Sequence[Table] = ()
+    tables: Sequence[ResultTable] = ()
     sentences: Sequence[str] = ()
     lines: Lines = field(default_factory=dict)
     pictures: Sequence[Path] = ()
@@ -55,18 +54,16 @@ def sections(paths: Sequence[str]) -> list[Section]:
 
     Raises NotFoundError for a folder that is not there, SpecError for one that holds no result.
     """
-    found = []
+    collected = []
     for path in map(Path, paths):
         if not path.is_dir():
-            raise NotFoundError(
-                f"{path} was asked for as the folder of a run or an analysis, but there is no such folder"
-            )
+            raise NotFoundError(f"no such folder: {path}; name one that loralab wrote a run or an analysis to")
         here = [section for folder in _folders(path) for section in _sections_of(folder)]
         if not here:
             known = ", ".join(f"{marker}.json" for marker in _READERS)
             raise SpecError(f"{path} holds nothing that a report shows; a result is known by its file: {known}")
-        found += here
-    return found
+        collected += here
+    return collected
 
 
 def _folders(path: Path) -> Iterator[Path]:
@@ -86,7 +83,7 @@ def _content(file: Path) -> dict[str, Any]:
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
     except ValueError as problem:
-        raise SpecError(f"{file} is no whole JSON ({problem}); make the result again") from problem
+        raise SpecError(f"{file} is not complete JSON ({problem}); make the result again") from problem
     if not isinstance(content, dict):
         raise SpecError(f"{file} should hold one JSON object, and holds a {type(content).__name__}")
     return content
@@ -141,15 +138,15 @@ def _comparison(marker: str, folder: Path, content: dict[str, Any]) -> Section:
     claims = [_claim(each) for each in content.get("claims", ())]
     pictures = sorted(folder.glob("*.png"))
     return Section(
-        "comparison", folder.name, folder, tables=[Table(columns, rows)], sentences=claims, pictures=pictures
+        "comparison", folder.name, folder, tables=[ResultTable(columns, rows)], sentences=claims, pictures=pictures
     )
 
 
 def _claim(claim: Mapping[str, Any]) -> str:
     """What was claimed, whether it held, and the figures; a claim that was not tested says so by itself."""
     held = {True: "held. ", False: "did not hold. ", None: ""}[claim["held"]]
-    found = claim["found"][:1].upper() + claim["found"][1:] if held else claim["found"]
-    return f"{claim['claim']}: {held}{found}."
+    measured = claim["found"][:1].upper() + claim["found"][1:] if held else claim["found"]
+    return f"{claim['claim']}: {held}{measured}."
 
 
 def _spread(values: Mapping[str, float] | None) -> str | None:
@@ -160,7 +157,7 @@ def _latency(marker: str, folder: Path, content: dict[str, Any]) -> Section:
     names = ["batch", "sequence", "contender", "size", "milliseconds", "ratio", "ratio_low", "ratio_high"]
     rows = [[row.get(name) for name in names] for row in content.get("rows", ())]
     facts = {name: content.get(name) for name in ("model", "dtype", "threads", "random_weights")}
-    table = Table(names, rows[:MOST_ROWS], max(len(rows) - MOST_ROWS, 0))
+    table = ResultTable(names, rows[:MOST_ROWS], max(len(rows) - MOST_ROWS, 0))
     return Section(marker, folder.name, folder, facts, [table], pictures=sorted(folder.glob("latency*.png")))
 
 
@@ -185,7 +182,7 @@ def _scalars(content: Mapping[str, Any]) -> dict[str, Any]:
     return {name.replace("_", " "): value for name, value in content.items() if not isinstance(value, list | dict)}
 
 
-def _table(name: str, value: Any) -> Table | None:
+def _table(name: str, value: Any) -> ResultTable | None:
     """A list of objects has a row for each; an object of objects too, with the names in front."""
     if isinstance(value, dict):
         rows = [{name: key} | inner for key, inner in value.items() if isinstance(inner, dict)]
@@ -196,7 +193,7 @@ def _table(name: str, value: Any) -> Table | None:
     columns = [key for key, inner in rows[0].items() if not isinstance(inner, list | dict)]
     columns.sort(key=lambda column: not isinstance(rows[0][column], str))  # words in front of numbers
     shown = [[row.get(column) for column in columns] for row in rows[:MOST_ROWS]]
-    return Table([column.replace("_", " ") for column in columns], shown, max(len(rows) - MOST_ROWS, 0))
+    return ResultTable([column.replace("_", " ") for column in columns], shown, max(len(rows) - MOST_ROWS, 0))
 
 
 _ANALYSES = [name for name in HOW_TO_READ if name not in ("run", "comparison", "latency", "merge")]

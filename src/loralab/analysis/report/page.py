@@ -8,7 +8,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from loralab.analysis.report.collect import Lines, Section, Table
+from loralab.analysis.report.collect import Lines, ResultTable, Section
 from loralab.files.whole import write_text
 
 WIDTH, HEIGHT, LEFT, BOTTOM, EDGE = 720, 260, 56, 34, 10
@@ -18,14 +18,14 @@ SHORT = 12
 """Rows of a table that is shown at once; a longer one is folded, behind the pictures."""
 
 
-def write_report(found: Sequence[Section], path: Path, title: str) -> None:
+def write_report(sections: Sequence[Section], path: Path, title: str) -> None:
     """Write the page whole."""
     style = files("loralab.analysis.report").joinpath("report.css").read_text(encoding="utf-8")
     contents = "".join(
         f'<li><a href="#section-{number}">{_text(section.kind)}: {_text(section.title)}</a></li>'
-        for number, section in enumerate(found)
+        for number, section in enumerate(sections)
     )
-    body = "".join(_section(section, number) for number, section in enumerate(found))
+    body = "".join(_section(section, number) for number, section in enumerate(sections))
     write_text(
         path,
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
@@ -61,12 +61,12 @@ def _facts(section: Section) -> str:
     return f'<dl class="facts">{entries}</dl>\n'
 
 
-def _folded(table: Table) -> str:
+def _folded(table: ResultTable) -> str:
     count = len(table.rows) + table.left_out
     return f"<details><summary>All {count} rows by {_text(table.columns[0])}</summary>{_table(table)}</details>\n"
 
 
-def _table(table: Table) -> str:
+def _table(table: ResultTable) -> str:
     first = table.rows[0] if table.rows else [""] * len(table.columns)
     head = "".join(_head(column, value) for column, value in zip(table.columns, first, strict=True))
     rows = "".join(f"<tr>{''.join(_cell(value) for value in row)}</tr>" for row in table.rows)

@@ -1,4 +1,4 @@
-"""How to read each result of the report, in a sentence or two. It knows nothing of pages."""
+"""How to read each result of the report, in a sentence or two."""
 
 from textwrap import dedent
 

@@ -36,10 +36,10 @@ def run(config: DoctorConfig) -> Answer:
     if config.model is not None:
         training = _training(config.adapter, config.labels)
         model = load_base(config.model, config.dtype, training, config.quantize, config.adapter).model
-    found = examine(config.adapter, model, alpha=config.alpha, allow_other_base=config.allow_other_base).to_json()
+    answer = examine(config.adapter, model, alpha=config.alpha, allow_other_base=config.allow_other_base).to_json()
     if config.out is not None:
-        write_json(Path(config.out) / "doctor.json", found)
-    return found
+        write_json(Path(config.out) / "doctor.json", answer)
+    return answer
 
 
 def show(answer: Answer) -> None:

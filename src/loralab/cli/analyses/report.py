@@ -32,10 +32,10 @@ def run(config: ReportConfig) -> Answer:
     out = Path(config.out)
     if out.is_dir():
         raise SpecError(f"--out {out} is a folder; name the page, as {out / 'report.html'}")
-    found = sections(config.folders)
-    write_report(found, out, config.title)
-    kinds = [section.kind for section in found]
-    pictures = sum(len(section.pictures) for section in found)
+    results = sections(config.folders)
+    write_report(results, out, config.title)
+    kinds = [section.kind for section in results]
+    pictures = sum(len(section.pictures) for section in results)
     return {"out": str(out), "sections": kinds, "pictures": pictures, "bytes": out.stat().st_size}
 
 

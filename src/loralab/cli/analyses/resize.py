@@ -44,8 +44,8 @@ def run(config: ResizeConfig) -> Answer:
     else:
         assert config.energy is not None
         ranks, asked = energy_ranks(adapter, config.energy), f"energy {config.energy:g} of every module"
-    found = write_resized(adapter, ranks, config.out, f"cut by SVD from {adapter.source} to {asked}")
-    return found.to_json()
+    resized = write_resized(adapter, ranks, config.out, f"cut by SVD from {adapter.source} to {asked}")
+    return resized.to_json()
 
 
 def show(answer: Answer) -> None:

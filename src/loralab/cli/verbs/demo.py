@@ -17,6 +17,7 @@ from loralab.cli.verbs import train as train_verb
 from loralab.cli.verbs.eval import EvalConfig
 from loralab.cli.verbs.merge import MergeConfig
 from loralab.cli.verbs.train import TrainVerbConfig
+from loralab.files.names import TENSORS_NAME
 
 MODEL, TASK, TARGETS = "smollm2-135m", "docstrings", "q_proj,v_proj"
 SHOWN_SAMPLES = 4
@@ -62,7 +63,7 @@ def run(config: DemoConfig) -> Answer:
     return {
         "before": _scores(before),
         "after": _scores(after),
-        "adapter_bytes": (adapter / "adapter_model.safetensors").stat().st_size,
+        "adapter_bytes": (adapter / TENSORS_NAME).stat().st_size,
         "model_bytes": sum(file.stat().st_size for file in merged.glob("*.safetensors")),
         "merge": merge,
         "adapter": adapter,

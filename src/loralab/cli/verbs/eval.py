@@ -12,7 +12,7 @@ from loralab.errors import DataError, SpecError
 from loralab.generation.config import GenerationConfig
 
 if TYPE_CHECKING:
-    from loralab.evaluation.result import Evaluation
+    from loralab.evaluation.evaluate import Evaluation
     from loralab.tasks.task import Task
 
 MOST_SAMPLES = 8
@@ -50,7 +50,7 @@ def run(config: EvalConfig) -> Answer:
         raise SpecError(f"--predictions needs --generate: without it the model writes no text for task {task.name}")
     require_metrics(task, task.examples(config.split, config.limit), generate=config.generate)
     loaded = load_adapted(config, training_for(task))
-    found = evaluate(
+    evaluation = evaluate(
         loaded.model,
         loaded.processor,
         task,
@@ -61,29 +61,29 @@ def run(config: EvalConfig) -> Answer:
         batch_size=config.batch_size,
         max_length=config.max_length,
     )
-    say(found.notes)
-    if found.loss is None and config.predictions is None:
+    say(evaluation.notes)
+    if evaluation.loss is None and config.predictions is None:
         raise DataError(
-            f"the split {found.split} of task {task.name} has no labels to score against; choose another split, or "
-            "give --predictions FILE to write what the model predicts"
+            f"the split {evaluation.split} of task {task.name} has no labels to score against; choose another split, "
+            "or give --predictions FILE to write what the model predicts"
         )
     if config.predictions is not None:
-        say([f"predictions written to {_write(task, found, config)}"])
-    spread = found.samples[:: max(1, len(found.samples) // MOST_SAMPLES)][:MOST_SAMPLES]
-    answer = asdict(found) | {"samples": [asdict(sample) for sample in spread]}
+        say([f"predictions written to {_write(task, evaluation, config)}"])
+    spread = evaluation.samples[:: max(1, len(evaluation.samples) // MOST_SAMPLES)][:MOST_SAMPLES]
+    answer = asdict(evaluation) | {"samples": [asdict(sample) for sample in spread]}
     del answer["outputs"]
     return answer
 
 
-def _write(task: "Task", found: "Evaluation", config: EvalConfig) -> Path:
+def _write(task: "Task", evaluation: "Evaluation", config: EvalConfig) -> Path:
     """The file of all outputs."""
     from loralab.files.whole import write_text
 
     assert config.predictions is not None
     path = Path(config.predictions)
     if path.is_dir():
-        path = path / task.outputs.file_names.get(found.split, "predictions.txt")
-    write_text(path, task.outputs.render(task.examples(found.split, config.limit), found.outputs))
+        path = path / task.outputs.file_names.get(evaluation.split, "predictions.txt")
+    write_text(path, task.outputs.render(task.examples(evaluation.split, config.limit), evaluation.outputs))
     return path
 
 

@@ -58,7 +58,7 @@ def _as_chat(config: GenerateConfig, training: Training, tokenizer: "PreTrainedT
 def prompts_from_stdin() -> list[str]:
     """The lines of stdin, which are UTF-8 whatever the locale says.
 
-    Raises DataError where there is none, or an empty one, which could not be completed, or one that is no text.
+    Raises DataError for no lines, an empty line, which could not be completed, and bytes that are not UTF-8.
     """
     if sys.stdin.isatty():
         raise DataError("no prompt was given: write --prompt TEXT, or pipe in one prompt a line")

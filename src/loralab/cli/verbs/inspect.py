@@ -25,11 +25,11 @@ def run(config: InspectConfig) -> Answer:
     model = (
         load_base(config.model, config.dtype, training, config.quantize, config.adapter).model if config.model else None
     )
-    found = inspect(config.adapter, model, alpha=config.alpha, allow_other_base=config.allow_other_base).to_json()
+    answer = inspect(config.adapter, model, alpha=config.alpha, allow_other_base=config.allow_other_base).to_json()
     if model is None:
-        del found["probe_logit_change"]
-    say(found["notes"])
-    return found
+        del answer["probe_logit_change"]
+    say(answer["notes"])
+    return answer
 
 
 def show(answer: Answer) -> None:

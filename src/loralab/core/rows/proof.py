@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from loralab.core.layer import AdaptedLayer, Call, Routing, Rows
+from loralab.core.layer import AdaptedLayer, Call, PerSequence, Routing
 from loralab.core.rows.layout import FLAT, Layout, alone, find_layout, is_packed, same, untouched
 from loralab.core.trial import UNRUNNABLE
 from loralab.core.updates.update import Update
@@ -53,7 +53,7 @@ class RowProofs:
         self.routing.layouts = known
 
     def _prove(
-        self, layers: Mapping[str, AdaptedLayer], module: nn.Module, args: Any, kwargs: Any, rows: Rows
+        self, layers: Mapping[str, AdaptedLayer], module: nn.Module, args: Any, kwargs: Any, rows: PerSequence
     ) -> dict[nn.Module, Layout | None]:
         count = len(rows.adapter_S)
         together = self._calls(module, untouched((args, kwargs)))

@@ -222,11 +222,6 @@ class Factors(LowRankDelta):
                 initialise(recipe.init, self.lora_A, self.lora_B)
 
     @classmethod
-    def blank(cls, spot: Spot) -> "Factors":
-        R = spot.recipe.rank
-        return cls(spot.recipe, (R, spot.in_features), (spot.out_features, R), spot.device)
-
-    @classmethod
     def of(cls, A: Tensor, B: Tensor, rank: int, like: LowRankDelta) -> "Factors":
         """Factors with these values and scale 1."""
         recipe = replace(like.recipe, rank=rank, alpha=float(rank), rank_stabilized=False)
@@ -259,6 +254,12 @@ class Factors(LowRankDelta):
     def silent_at_first_step(self) -> set[str]:
         """The factor whose first gradient is exactly zero because the other one starts at zero."""
         return {"lora_B" if self.starts_at_A else "lora_A"}
+
+
+def plain_pair(spot: Spot) -> Factors:
+    """A fresh A and B for one matrix."""
+    R = spot.recipe.rank
+    return Factors(spot.recipe, (R, spot.in_features), (spot.out_features, R), spot.device)
 
 
 def check_rank(recipe: Recipe, path: str, rows: int, columns: int) -> None:

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from loralab.core.math import delta
+from loralab.core.rows.sequences import join, select
 from loralab.core.updates.factors import Factors
-from loralab.core.updates.update import Update, join, select, tensor_of, wide
+from loralab.core.updates.update import Update, tensor_of, wide
 
 ATTENTION_PARTS = ("q", "k", "v", "out")
 

@@ -56,9 +56,12 @@ class TokenUpdate(Update):
         """Let R be the rows that the base has."""
         return self.take(tensor_of(base, WHOLE).detach()[self._chosen()])
 
-    def follow(self, leader: "TokenUpdate") -> None:
-        """From now on compute with the R of another module's update."""
-        self._hold(leader.rows_TH)
+    def link(self, others: Mapping[str, Update]) -> None:
+        """From now on compute with the R of the module's update that this one follows."""
+        if self.follows:
+            leader = others[self.follows]
+            assert isinstance(leader, TokenUpdate)
+            self._hold(leader.rows_TH)
 
     def _hold(self, rows_TH: nn.Parameter) -> None:
         self.added.register_parameter(TOKEN_ROWS, rows_TH)
@@ -138,12 +141,3 @@ def is_plain_lookup(base: nn.Module) -> bool:
 def is_plain_head(base: nn.Module) -> bool:
     """Whether this dense layer is x·Wᵀ + bias and nothing else."""
     return isinstance(base, nn.Linear) and type(base).forward is nn.Linear.forward
-
-
-def link_tokens(updates: Mapping[str, Update]) -> None:
-    """Let those that follow another module's rows compute with these."""
-    for update in updates.values():
-        if isinstance(update, TokenUpdate) and update.follows:
-            leader = updates[update.follows]
-            assert isinstance(leader, TokenUpdate)
-            update.follow(leader)

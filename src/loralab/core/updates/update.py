@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from loralab.core.rows.invocation import Starts
+from loralab.core.rows.sequences import join, select
 from loralab.core.updates.factors import Factors, LowRankDelta
 from loralab.core.updates.kinds import Kind
-from loralab.errors import AdapterStateError
 from loralab.nn.wide import Added
 
 WHOLE = "weight"
@@ -126,9 +126,18 @@ class Update(nn.Module):
         return {}
 
     @property
+    def adds_tensors(self) -> bool:
+        """Whether it brings trained tensors that stand for none of the module's."""
+        return bool(self.added._parameters)
+
+    @property
     def only_replaces(self) -> bool:
         """Whether it is trained copies of the module's tensors and nothing else."""
-        return not (len(self.parts) or self.added._parameters)
+        return not (len(self.parts) or self.adds_tensors)
+
+    def owned_buffers(self) -> Iterator[Tensor]:
+        """Copies of the module's tensors that do not train: running statistics, counters."""
+        yield from self.replaced.buffers(recurse=False)
 
     @property
     def is_insertion(self) -> bool:
@@ -147,6 +156,9 @@ class Update(nn.Module):
     def sleepers(self) -> set[str]:
         """Local names of the tensors that a forward pass may leave out by chance."""
         return {_local(part, name) for part in self.parts for name in self.delta_of(part).sleepers()}
+
+    def link(self, others: Mapping[str, "Update"]) -> None:
+        """Know those of the adapter's updates, by path, that this one works with: a follower its leader."""
 
     # -- factors as matrices ----------------------------------------------------------------------------------
 
@@ -270,39 +282,6 @@ class Update(nn.Module):
     def join_rows(self, base: nn.Module, outputs: Sequence[Any], order: Tensor) -> Any:
         """One output from those of consecutive groups of sequences, brought into the given order."""
         return join(outputs, order)
-
-
-def select(inputs: Any, sequences: Tensor, count: int, dimension: int = 0) -> Any:
-    """Keep some sequences of every tensor in a nest of tuples, lists and dicts.
-
-    A tensor whose size is a multiple of `count` holds each sequence's entries side by side, as models do that
-    flatten batch and positions; tensors of any other size are the same for the whole batch.
-    """
-    if isinstance(inputs, Tensor):
-        if inputs.dim() <= dimension or inputs.shape[dimension] % count or inputs.shape[dimension] == 0:
-            return inputs
-        per_sequence = (*inputs.shape[:dimension], count, -1, *inputs.shape[dimension + 1 :])
-        return inputs.reshape(per_sequence).index_select(dimension, sequences).flatten(dimension, dimension + 1)
-    if isinstance(inputs, dict):
-        return {key: select(value, sequences, count, dimension) for key, value in inputs.items()}
-    if isinstance(inputs, (tuple, list)):
-        return type(inputs)(select(value, sequences, count, dimension) for value in inputs)
-    return inputs
-
-
-def join(outputs: Sequence[Any], order: Tensor, dimension: int = 0) -> Any:
-    """Concatenate tensors, or nests of them, along the batch and reorder the sequences."""
-    first = outputs[0]
-    if isinstance(first, Tensor):
-        return select(torch.cat(list(outputs), dimension), order, len(order), dimension)
-    if isinstance(first, (tuple, list)):
-        return type(first)(join(group, order, dimension) for group in zip(*outputs, strict=True))
-    if first is None:
-        return None
-    raise AdapterStateError(
-        f"rows() met a module that returns {type(first).__name__}, which cannot be put together from parts; "
-        "run the adapters in separate batches"
-    )
 
 
 def tensor_of(base: nn.Module, name: str) -> Tensor:

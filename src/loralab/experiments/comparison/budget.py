@@ -34,8 +34,8 @@ def nearest_size(count: Count, method: str, budget: int) -> int:
     below, above = _bracket(count, method, budget)
     while above - below > 1:
         middle = (below + above) // 2
-        found = count(method, middle)
-        if found is not None and found <= budget:
+        trained = count(method, middle)
+        if trained is not None and trained <= budget:
             below = middle
         else:
             above = middle
@@ -46,15 +46,15 @@ def _bracket(count: Count, method: str, budget: int) -> tuple[int, int]:
     """Sizes (below, above) between which the budget is crossed, or the model's limit is: found by doubling."""
     below = above = 1
     while above < LARGEST:
-        found = count(method, above)
-        if found is None or found > budget:
+        trained = count(method, above)
+        if trained is None or trained > budget:
             break
         below, above = above, 2 * above
     return below, above
 
 
-def _miss(found: int | None, budget: int) -> float:
-    return float("inf") if found is None else abs(found - budget)
+def _miss(trained: int | None, budget: int) -> float:
+    return float("inf") if trained is None else abs(trained - budget)
 
 
 def matched_settings(config: CompareConfig, settings: list[Setting]) -> list[Setting]:

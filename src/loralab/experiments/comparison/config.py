@@ -48,7 +48,7 @@ class CompareConfig(TrainConfig):
     """Equal budgets: give each method the rank, bottleneck size or number of positions whose trainable parameters (head
     apart) are nearest to N."""
 
-    # What each training of the comparison decides for itself is no flag here.
+    # Each training of the comparison decides these for itself: they are not flags here.
     method: str = field(default="lora", init=False)
     seed: int = field(default=0, init=False)
     resume: bool = field(default=False, init=False)
@@ -59,7 +59,7 @@ class CompareConfig(TrainConfig):
         super().validate()
         problems = [*_list_problems(self), *_method_problems(self), *_budget_problems(self)]
         if problems:
-            raise SpecError("this comparison cannot be: " + "; ".join(problems))
+            raise SpecError("invalid comparison: " + "; ".join(problems))
 
     def training(self, **changes: Any) -> TrainConfig:
         """The configuration of one of its trainings: everything they share, with these changes."""
@@ -105,23 +105,23 @@ def _method_problems(config: CompareConfig) -> list[str]:
     """Learning rates of methods that are not compared, and axes that apply to none that is."""
     strangers = [name for name in config.method_lr or {} if name not in config.methods]
     compared = ", ".join(config.methods)
-    found = [f"method_lr names {name}, which is not among the methods ({compared})" for name in strangers]
+    problems = [f"method_lr names {name}, which is not among the methods ({compared})" for name in strangers]
     axes = {"ranks": "rank", "target_sets": "rank", "sizes": "size", "prefix_sizes": "positions"}
     for name, size in axes.items():
         if getattr(config, name) is not None and not any(sized_by(method, size) for method in config.methods):
             takers = ", ".join(names_sized_by(size))
-            found.append(f"{name} is for {takers}, and none of the methods ({compared}) holds one of them")
-    return found
+            problems.append(f"{name} is for {takers}, and none of the methods ({compared}) holds one of them")
+    return problems
 
 
 def _budget_problems(config: CompareConfig) -> list[str]:
     if config.match_params is None:
         return []
     chosen = [name for name in ("ranks", "sizes", "prefix_sizes") if getattr(config, name) is not None]
-    found = [f"match_params chooses what {name} lists: give one of them" for name in chosen]
+    problems = [f"match_params chooses what {name} lists: give one of them" for name in chosen]
     if config.match_params < 1:
-        found.append(f"match_params {config.match_params}: at least 1 parameter is needed")
-    return found
+        problems.append(f"match_params {config.match_params}: at least 1 parameter is needed")
+    return problems
 
 
 def sized_by(method: str, size: str) -> bool:

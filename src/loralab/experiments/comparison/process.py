@@ -121,8 +121,8 @@ def _complaint(log: Path, status: int) -> str:
     if status < 0:
         return f"ended by {signal.Signals(-status).name}; what it said is in {log}"
     text = log.read_text(encoding="utf-8", errors="replace")
-    _, found, message = text.rpartition("\nerror: ") if not text.startswith("error: ") else ("", "error", text[7:])
-    if found and status == 2:
+    _, marker, message = text.rpartition("\nerror: ") if not text.startswith("error: ") else ("", "error", text[7:])
+    if marker and status == 2:
         return message.strip()[:_LONGEST_MESSAGE]
     lines = [line for line in text.splitlines() if line.strip()]
     return f"{lines[-1].strip() if lines else 'it said nothing'} (exit status {status}; all of it is in {log})"

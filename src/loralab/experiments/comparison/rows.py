@@ -61,7 +61,7 @@ class Row:
     seconds: float | None = None
     """In training steps, median over the seeds."""
     processor_seconds: float | None = None
-    """The same of all threads together; None where a cell was trained before it was recorded."""
+    """Summed over threads; None where a cell was trained before it was recorded."""
     seeds: tuple[int, ...] = ()
     """Those that ended well."""
     failed: tuple[Failure, ...] = ()
@@ -82,7 +82,7 @@ class Row:
 
     @property
     def series(self) -> str:
-        """The same without the examples."""
+        """The label without the examples."""
         return f"{self.method} {self.setting.described()}".strip()
 
     @property

@@ -67,8 +67,8 @@ def _failures(rows: Sequence[Row]) -> list[str]:
 
 
 def _claim(claim: Claim) -> str:
-    found = _one_line(claim.found.removeprefix(NOT_TESTED))
-    return f"- **{claim.claim}: {claim.verdict}.** {found[0].upper()}{found[1:]}. Paper: {claim.paper}."
+    measured = _one_line(claim.found.removeprefix(NOT_TESTED))
+    return f"- **{claim.claim}: {claim.verdict}.** {measured[0].upper()}{measured[1:]}. Paper: {claim.paper}."
 
 
 def _line(columns: Sequence[str]) -> str:

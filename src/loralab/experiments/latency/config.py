@@ -11,7 +11,7 @@ LARGEST = 10**6
 
 
 @dataclass(frozen=True, order=True)
-class Setting:
+class InputSize:
     """The size of the input of one forward pass."""
 
     batch: int
@@ -73,20 +73,20 @@ class LatencyConfig:
 
     def validate(self) -> None:
         """Raise one SpecError that lists everything wrong with the values, or return."""
-        found = [*_wrong_settings(self.settings), *_wrong_counts(self)]
+        problems = [*_wrong_settings(self.settings), *_wrong_counts(self)]
         if bool(self.batches) != bool(self.sequences):
-            found.append("a grid has both batches and sequences; give the other one too")
+            problems.append("a grid has both batches and sequences; give the other one too")
         if not self.settings and not self.batches:
-            found.append("there are no settings; name some like 1x128, or a grid by batches and sequences")
+            problems.append("there are no settings; name some like 1x128, or a grid by batches and sequences")
         if not self.sizes:
-            found.append("sizes is empty; name bottleneck sizes, like 10,100,250")
-        if found:
-            raise SpecError("this latency cannot be measured: " + "; ".join(found))
+            problems.append("sizes is empty; name bottleneck sizes, like 10,100,250")
+        if problems:
+            raise SpecError("this latency cannot be measured: " + "; ".join(problems))
 
-    def all_settings(self) -> list[Setting]:
+    def all_settings(self) -> list[InputSize]:
         """Those named, then the rest of the grid, each once."""
-        named = [Setting(*map(int, text.lower().split("x"))) for text in self.settings]
-        grid = [Setting(batch, sequence) for sequence in self.sequences for batch in self.batches]
+        named = [InputSize(*map(int, text.lower().split("x"))) for text in self.settings]
+        grid = [InputSize(batch, sequence) for sequence in self.sequences for batch in self.batches]
         return list(dict.fromkeys([*named, *grid]))
 
 

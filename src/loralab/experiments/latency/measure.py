@@ -7,15 +7,16 @@ from pathlib import Path
 
 import torch
 
-from loralab.experiments.latency.config import LatencyConfig, Setting
+from loralab.experiments.latency.config import InputSize, LatencyConfig
 from loralab.experiments.latency.contenders import Contender, contenders
 from loralab.experiments.latency.model import TimedModel, forward_pass, timed_model
 from loralab.experiments.latency.operators import OperatorCount, compare_operators, record
 from loralab.experiments.latency.plot import draw_slow_down
 from loralab.experiments.latency.rounds import time_rounds
-from loralab.experiments.latency.rows import Latency, Machine, Row, as_answer, noise_of, rows_of
+from loralab.experiments.latency.rows import Latency, Machine, Timing, as_answer, noise_of, rows_of
 from loralab.experiments.latency.table import markdown
 from loralab.files.whole import write_json, write_text
+from loralab.machine import machine
 
 Say = Callable[[str], None]
 
@@ -23,7 +24,7 @@ Say = Callable[[str], None]
 def measure_latency(config: LatencyConfig, say: Say) -> Latency:
     """Time everybody in every setting, count operators, and write files if `config.out` says where.
 
-    Raises SpecError for values that cannot be, and what `timed_model` raises. `say` is told how it goes.
+    Raises SpecError for values out of range, and what `timed_model` raises. `say` is told how it goes.
     """
     config.validate()
     threads = torch.get_num_threads()
@@ -37,7 +38,7 @@ def measure_latency(config: LatencyConfig, say: Say) -> Latency:
 
 
 def count_operators(
-    timed: TimedModel, among: Sequence[Contender], setting: Setting
+    timed: TimedModel, among: Sequence[Contender], setting: InputSize
 ) -> tuple[dict[Contender, int], dict[str, OperatorCount]]:
     """What each contender trains, and what it executes beside the first, which is the base."""
     call = forward_pass(timed.model, setting)
@@ -52,9 +53,9 @@ def _measure(config: LatencyConfig, timed: TimedModel, say: Say) -> Latency:
     for note in timed.notes:
         say(note)
     among, settings = contenders(config.rank, config.sizes), config.all_settings()
-    smallest, machine = min(settings, key=lambda setting: setting.tokens), _machine()
+    smallest = min(settings, key=lambda setting: setting.tokens)
     parameters, operators = count_operators(timed, among, smallest)
-    rows: list[list[Row]] = []
+    rows: list[list[Timing]] = []
     for setting in settings:
         say(f"{setting}: {len(among)} contenders, {config.rounds} rounds of {config.repeats} passes")
         call = forward_pass(timed.model, setting)
@@ -64,7 +65,7 @@ def _measure(config: LatencyConfig, timed: TimedModel, say: Say) -> Latency:
         model=config.model,
         random_weights=timed.random,
         dtype=str(timed.dtype).removeprefix("torch."),
-        machine=machine,
+        machine=_machine(),
         rounds=config.rounds,
         repeats=config.repeats,
         operators_at=str(smallest),
@@ -75,10 +76,9 @@ def _measure(config: LatencyConfig, timed: TimedModel, say: Say) -> Latency:
 
 
 def _machine() -> Machine:
-    name = str(torch.cpu.get_capabilities().get("cpu_name", "unknown"))
-    if torch.cuda.is_available():
-        name = f"{name}, {torch.cuda.get_device_name()}"
-    return Machine(name, torch.get_num_threads(), torch.__version__, os.getloadavg()[0])
+    here = machine()
+    name = ", ".join(here[part] for part in ("processor", "accelerator") if here[part])
+    return Machine(name, here["threads"], torch.__version__, os.getloadavg()[0])
 
 
 def _write(latency: Latency, folder: Path) -> Latency:

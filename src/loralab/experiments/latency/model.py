@@ -1,4 +1,4 @@
-"""The model whose forward pass is timed, and the inputs it is given. It knows nothing of adapters."""
+"""The model whose forward pass is timed, and the inputs it is given."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from loralab.errors import SpecError
-from loralab.experiments.latency.config import LatencyConfig, Setting
+from loralab.experiments.latency.config import InputSize, LatencyConfig
 from loralab.machine import choose_device
 from loralab.models.context import context_length
 from loralab.models.load import load_model, model_from_config
@@ -42,18 +42,17 @@ def timed_model(config: LatencyConfig) -> TimedModel:
     kind = _kind(config.model)
     if kind not in KINDS:
         raise SpecError(
-            f"latency of model {config.model!r} was asked for, which is loaded as {kind}; it can be measured of "
-            "decoders and of encoders of text"
+            f"model {config.model!r} is loaded as {kind}; latency is measured of decoders and of encoders of text"
         )
     _check_size(config, kind)
     random = config.random or config.model in PRESETS
-    found = _random(config, kind) if random else _pretrained(config, kind)
-    found.model.train(False).requires_grad_(False)
-    found.model.config.use_cache = False
-    return found
+    timed = _random(config, kind) if random else _pretrained(config, kind)
+    timed.model.train(False).requires_grad_(False)
+    timed.model.config.use_cache = False
+    return timed
 
 
-def forward_pass(model: PreTrainedModel, setting: Setting) -> Callable[[], object]:
+def forward_pass(model: PreTrainedModel, setting: InputSize) -> Callable[[], object]:
     """What runs `model` once on random tokens [batch, sequence], the same in every call, without autograd."""
     generator = torch.Generator().manual_seed(0)
     vocabulary = int(model.get_input_embeddings().get_parameter("weight").shape[0])
@@ -88,7 +87,7 @@ def _check_size(config: LatencyConfig, kind: str) -> None:
         )
 
 
-def _check_context(name: str, context: int | None, settings: Iterable[Setting]) -> None:
+def _check_context(name: str, context: int | None, settings: Iterable[InputSize]) -> None:
     too_long = [str(setting) for setting in settings if context is not None and setting.sequence > context]
     if too_long:
         raise SpecError(

@@ -49,13 +49,13 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]  # as torch
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.found: list[Operator] = []
+        self.executed: list[Operator] = []
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)]
-        self.found.append(Operator(str(func), tuple((tuple(t.shape), t.stride(), t.dtype) for t in tensors)))
+        self.executed.append(Operator(str(func), tuple((tuple(t.shape), t.stride(), t.dtype) for t in tensors)))
         return func(*args, **(kwargs or {}))
 
 
@@ -74,7 +74,7 @@ def record(call: Call) -> Execution:
         call()
     with FlopCounterMode(display=False, custom_mapping=IN_PLACE) as counter:
         call()
-    return Execution(tuple(recorder.found), int(counter.get_total_flops()))
+    return Execution(tuple(recorder.executed), int(counter.get_total_flops()))
 
 
 def compare_operators(base: Execution, others: Mapping[str, Execution]) -> dict[str, OperatorCount]:

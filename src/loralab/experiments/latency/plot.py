@@ -12,7 +12,7 @@ from loralab.experiments.latency.contenders import (
     LORA_LIVE,
     LORA_MERGED,
 )
-from loralab.experiments.latency.rows import Row
+from loralab.experiments.latency.rows import Timing
 from loralab.extras import lazy
 from loralab.pictures.picture import INK, colour_bar, picture, style
 
@@ -37,17 +37,15 @@ Line = tuple[str, int]
 """A contender and its size."""
 
 
-def draw_slow_down(rows: Sequence[Row], path: Path, title: str) -> None:
+def draw_slow_down(rows: Sequence[Timing], path: Path, title: str) -> None:
     """Draw slow-down in per cent over batches, one panel for each method and sequence length, and write it whole."""
     sequences = sorted({row.sequence for row in rows})
     batches = sorted({row.batch for row in rows})
     lines = [_lines(rows, labels) for _, _, labels in PANELS]
     heights = [len(each) for each in lines]
-    width = max(6.5, 2.6 + len(sequences) * max(2.0, 0.75 * len(batches)))
-    colours, scale = (
-        matplotlib.colormaps["YlOrRd"],
-        colors.Normalize(0, max(PAPER_SCALE, *(_slow_down(row) for row in rows))),
-    )
+    width = max(7.0, 2.6 + len(sequences) * max(2.0, 0.75 * len(batches)))
+    highest = max(PAPER_SCALE, *(_slow_down(row) for row in rows))
+    colours, scale = matplotlib.colormaps["YlOrRd"], colors.Normalize(0, highest)
     with picture(path, title, width, 1.9 + CELL * sum(heights)) as figure:
         grid = figure.subplots(
             len(PANELS), len(sequences), squeeze=False, sharex=True, sharey="row", height_ratios=heights
@@ -63,7 +61,7 @@ def draw_slow_down(rows: Sequence[Row], path: Path, title: str) -> None:
         figure.align_ylabels(grid[:, 0])
 
 
-def _lines(rows: Sequence[Row], labels: dict[str, str]) -> list[Line]:
+def _lines(rows: Sequence[Timing], labels: dict[str, str]) -> list[Line]:
     """The lines of a panel from below: by contender, then by size."""
     return sorted({(row.contender, row.size) for row in rows if row.contender in labels}, key=_place(labels))
 
@@ -75,7 +73,7 @@ def _place(labels: dict[str, str]) -> Any:
 
 def _draw(
     axes: Any,
-    rows: Sequence[Row],
+    rows: Sequence[Timing],
     batches: Sequence[int],
     lines: Sequence[Line],
     colours: "Colormap",
@@ -104,11 +102,11 @@ def _label_columns(grid: Any, sequences: Sequence[int], batches: Sequence[int]) 
         grid[-1][column].set_xticks([number + 0.5 for number in range(len(batches))], list(map(str, batches)))
 
 
-def _slow_down(row: Row) -> float:
+def _slow_down(row: Timing) -> float:
     return 100 * (row.ratio - 1)
 
 
-def _number(row: Row) -> str:
+def _number(row: Timing) -> str:
     """One digit behind the point; a zero has no sign."""
     text = f"{_slow_down(row):+.1f}"
     return "0.0" if text in ("+0.0", "-0.0") else text.replace("-", "−")

@@ -37,13 +37,13 @@ def time_rounds(
 
 
 def _time_round(model: nn.Module, call: Callable[[], object], order: Sequence[Contender], repeats: int) -> Round:
-    found = {}
+    milliseconds = {}
     for contender in order:
         with contender.standing(model):
             gc.collect()
             call()
-            found[contender] = median(_milliseconds(call) for _ in range(repeats))
-    return found
+            milliseconds[contender] = median(_milliseconds(call) for _ in range(repeats))
+    return milliseconds
 
 
 @contextmanager

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from statistics import median, quantiles
 from typing import Any, TypeVar
 
-from loralab.experiments.latency.config import Setting
+from loralab.experiments.latency.config import InputSize
 from loralab.experiments.latency.contenders import BASE, BASE_AGAIN, HOULSBY, LIN, LORA_DEPLOYED, LORA_MERGED, Contender
 from loralab.experiments.latency.operators import OperatorCount
 
@@ -15,19 +15,19 @@ from loralab.experiments.latency.operators import OperatorCount
 
 WHERE = "GPT-2 medium, Quadro RTX8000"
 MILLISECONDS = {
-    Setting(32, 512): {BASE: 1449.4, LIN: 1482.0, HOULSBY: 1492.2},
-    Setting(16, 256): {BASE: 338.0, LIN: 354.8, HOULSBY: 366.3},
-    Setting(1, 128): {BASE: 19.8, LIN: 23.9, HOULSBY: 25.8},
+    InputSize(32, 512): {BASE: 1449.4, LIN: 1482.0, HOULSBY: 1492.2},
+    InputSize(16, 256): {BASE: 338.0, LIN: 354.8, HOULSBY: 366.3},
+    InputSize(1, 128): {BASE: 19.8, LIN: 23.9, HOULSBY: 25.8},
 }
 """One forward pass, the mean of 100. The base is the fine-tuned model and merged LoRA, which share a row there; LoRA
 kept apart was not timed."""
-PARAMETERS = {Setting(32, 512): 500_000, Setting(16, 256): 11_000_000, Setting(1, 128): 11_000_000}
+PARAMETERS = {InputSize(32, 512): 500_000, InputSize(16, 256): 11_000_000, InputSize(1, 128): 11_000_000}
 """What its adapters train in each setting (|Θ|)."""
 COMPARABLE = 2.0
 """An adapter with up to so many times more or fewer parameters is beside the paper's."""
 
 
-def paper_ratio(setting: Setting, contender: str, parameters: int, others: Iterable[int]) -> float | None:
+def paper_ratio(setting: InputSize, contender: str, parameters: int, others: Iterable[int]) -> float | None:
     """Time over the base's in Table 1, or None where it has no such row.
 
     Of the sizes of an adapter (`others`: what each trains) only the one nearest to the paper's has a row there.
@@ -87,7 +87,7 @@ ROUNDS_TO_JUDGE = 5
 
 
 @dataclass(frozen=True)
-class Row:
+class Timing:
     """One contender in one setting."""
 
     batch: int
@@ -104,7 +104,7 @@ class Row:
     ratio_low: float
     ratio_high: float
     paper_ratio: float | None
-    """The same in the paper's Table 1, where it has such a row."""
+    """The ratio in the paper's Table 1, where it has such a row."""
 
     @property
     def spread(self) -> Ratio:
@@ -126,13 +126,13 @@ class Noise:
 
 
 def rows_of(
-    setting: Setting, rounds: Sequence[Mapping[Contender, float]], parameters: Mapping[Contender, int]
-) -> list[Row]:
+    setting: InputSize, rounds: Sequence[Mapping[Contender, float]], parameters: Mapping[Contender, int]
+) -> list[Timing]:
     """A row for each contender, in the order of `parameters` (what each trains)."""
     return [_row(setting, contender, rounds, parameters) for contender in parameters]
 
 
-def noise_of(rows: Sequence[Row], rounds: int) -> Noise:
+def noise_of(rows: Sequence[Timing], rounds: int) -> Noise:
     """From the rows of one setting, which are medians over so many rounds."""
     by_name = {row.contender: row for row in rows}
     again, enough = by_name[BASE_AGAIN].spread, rounds >= ROUNDS_TO_JUDGE
@@ -148,14 +148,14 @@ def noise_of(rows: Sequence[Row], rounds: int) -> Noise:
 
 
 def _row(
-    setting: Setting,
+    setting: InputSize,
     contender: Contender,
     rounds: Sequence[Mapping[Contender, float]],
     parameters: Mapping[Contender, int],
-) -> Row:
+) -> Timing:
     ratio = pairwise_ratio(rounds, contender, Contender(BASE))
     others = [count for other, count in parameters.items() if other.name == contender.name]
-    return Row(
+    return Timing(
         batch=setting.batch,
         sequence=setting.sequence,
         contender=contender.name,
@@ -201,7 +201,7 @@ class Latency:
     """The setting in which operators were counted."""
     operators: dict[str, OperatorCount]
     """By contender and size, each beside the base's."""
-    rows: tuple[Row, ...]
+    rows: tuple[Timing, ...]
     noise: tuple[Noise, ...]
     """A row per setting."""
     files: tuple[str, ...] = field(default=())
@@ -219,7 +219,7 @@ class Latency:
 
     @property
     def deployed_within_noise(self) -> bool | None:
-        """Whether that holds of merged weights in plain modules."""
+        """Whether merged weights in plain modules cannot be told from the base (None: not judged)."""
         return _all(each.deployed_within for each in self.noise)
 
 
@@ -235,5 +235,5 @@ def as_answer(latency: Latency) -> dict[str, Any]:
 
 
 def _all(verdicts: Iterable[bool | None]) -> bool | None:
-    found = list(verdicts)
-    return None if None in found else all(found)
+    known = list(verdicts)
+    return None if None in known else all(known)

@@ -1,6 +1,6 @@
 """latency.md: the table of a latency measurement in Markdown, and what it shows, in sentences."""
 
-from loralab.experiments.latency.rows import ROUNDS_TO_JUDGE, WHERE, Latency, Row
+from loralab.experiments.latency.rows import ROUNDS_TO_JUDGE, WHERE, Latency, Timing
 
 TOO_FEW = f"not judged, which takes {ROUNDS_TO_JUDGE} rounds"
 
@@ -29,7 +29,7 @@ def findings(latency: Latency) -> list[str]:
     ]
 
 
-def ratio_text(row: Row) -> str:
+def ratio_text(row: Timing) -> str:
     """`1.034 (1.029–1.041)`."""
     return f"{row.ratio:.3f} ({row.ratio_low:.3f}–{row.ratio_high:.3f})"
 
@@ -52,7 +52,7 @@ def _times(latency: Latency) -> str:
     return "\n".join([_line(head), _line(["---"] * len(head)), *(_line(_time(row)) for row in latency.rows)])
 
 
-def _time(row: Row) -> list[str]:
+def _time(row: Timing) -> list[str]:
     return [
         str(row.batch),
         str(row.sequence),

@@ -3,52 +3,51 @@
 import re
 
 from loralab.errors import AdapterFileError
+from loralab.files.names import CONFIG_NAME, RUN_NAME, SIDECAR_NAME
 from loralab.files.values import texts
-from loralab.formats.finding import Finding, some
-from loralab.formats.labels import RUN_NAME
-from loralab.formats.peft.config import CONFIG_NAME, PeftConfig, Targets, pattern_matches, read_json
+from loralab.files.whole import read_json
+from loralab.formats.finding import AGAIN, Finding, some
+from loralab.formats.peft.config import PeftConfig, Targets, pattern_matches
 from loralab.formats.peft.keys import ALL_LINEAR
-from loralab.formats.sidecar import SIDECAR_NAME
-from loralab.formats.specimen import AGAIN, Specimen
+from loralab.formats.stored import StoredAdapter
 from loralab.models.fit import FRESH
 
 _RESTORE = f"restore the {CONFIG_NAME} that was saved with the tensors"
 
 
-def config_findings(found: Specimen) -> list[Finding]:
+def config_findings(stored: StoredAdapter) -> list[Finding]:
     """Targets, ranks and patterns of the configuration against the tensors; what is not recorded."""
-    findings = [*_records(found)]
-    if found.config is None or not found.tensors:
+    findings = [*_records(stored)]
+    if stored.config is None or not stored.named:
         return findings
-    names = [pair.name.removesuffix(".out_proj") if "output" in pair.kind else pair.name for pair in found.pairs]
-    heads = [key.rpartition(".")[0] for key in found.others]
+    names = [each.module for each in stored.entries]
+    heads = [key.rpartition(".")[0] for key in stored.others]
     return [
         *findings,
-        *_targets(found.config, names),
-        *_ranks(found),
-        *_patterns(found.config, names),
-        *_heads(found, heads),
-        *_fresh_heads(found),
+        *_targets(stored.config, names),
+        *_ranks(stored),
+        *_patterns(stored.config, names),
+        *_heads(stored, heads),
+        *_fresh_heads(stored),
     ]
 
 
-def _records(found: Specimen) -> list[Finding]:
+def _records(stored: StoredAdapter) -> list[Finding]:
     """What should be recorded and is not."""
     findings = []
-    if found.is_own and found.sidecar is None:
-        what = f"only loralab can read this layout, and without {SIDECAR_NAME} not even that"
-        return [Finding("error", SIDECAR_NAME, what, AGAIN)]
-    if not found.source.is_dir():
+    if stored.is_own and stored.sidecar is None:
+        return []
+    if stored.is_checkpoint:
         what = "a loralib checkpoint does not record its base model" + (
-            "" if found.alpha_is_known else " and its alpha"
+            "" if stored.alpha_is_known else " and its alpha"
         )
-        findings.append(Finding("note", found.file, what, "convert it to a PEFT folder: loralab convert --to peft"))
-    elif not (found.source / SIDECAR_NAME).exists():
+        findings.append(Finding("note", stored.where, what, "convert it to a PEFT folder: loralab convert --to peft"))
+    elif not (stored.source / SIDECAR_NAME).exists():
         what = "it is not there, so whether a base model is the right one cannot be checked"
         findings.append(
             Finding("note", SIDECAR_NAME, what, "load it with loralab onto the right base and save it once")
         )
-    if found.content and not found.content.get("base_model_name_or_path"):
+    if stored.content and not stored.content.get("base_model_name_or_path"):
         what = "base_model_name_or_path is not set: PEFT, vLLM and convert --to gguf must be told the base"
         findings.append(Finding("note", CONFIG_NAME, what, "save with the model: ll.save(adapter, path, model=model)"))
     return findings
@@ -80,11 +79,11 @@ def _ends_in(name: str, ends: set[str]) -> bool:
     return any(name == end or name.endswith(f".{end}") for end in ends)
 
 
-def _ranks(found: Specimen) -> list[Finding]:
+def _ranks(stored: StoredAdapter) -> list[Finding]:
     """Factors of another rank than the configuration says are refused, or scaled wrongly by who reads only it."""
     wrong = [
         f"{pair.name} ({len(pair.A)} in the file, {pair.recipe.rank} in the configuration)"
-        for pair in found.pairs
+        for pair in stored.entries
         if pair.kind in ("linear", "embedding") and len(pair.A) != pair.recipe.rank
     ]
     what = f"{len(wrong)} ranks differ: {some(wrong)}; the scale alpha/r would be wrong too"
@@ -103,8 +102,8 @@ def _patterns(config: PeftConfig, names: list[str]) -> list[Finding]:
     return [Finding("warning", CONFIG_NAME, what, "correct the pattern, or take it out")] if idle else []
 
 
-def _heads(found: Specimen, paths: list[str]) -> list[Finding]:
-    wanted = found.config.modules_to_save if found.config is not None else ()
+def _heads(stored: StoredAdapter, paths: list[str]) -> list[Finding]:
+    wanted = stored.config.modules_to_save if stored.config is not None else ()
     missing = [
         name for name in wanted if not any(_ends_in(path, {name}) or f".{name}." in f".{path}." for path in paths)
     ]
@@ -112,9 +111,9 @@ def _heads(found: Specimen, paths: list[str]) -> list[Finding]:
     return [Finding("error", CONFIG_NAME, what, AGAIN)] if missing else []
 
 
-def _fresh_heads(found: Specimen) -> list[Finding]:
+def _fresh_heads(stored: StoredAdapter) -> list[Finding]:
     """What was random when the run began, as run.json says, and is not in the file."""
-    path = found.source / RUN_NAME
+    path = stored.source / RUN_NAME
     if not path.is_file():
         return []
     try:
@@ -122,6 +121,6 @@ def _fresh_heads(found: Specimen) -> list[Finding]:
     except (AdapterFileError, TypeError):
         return [Finding("warning", RUN_NAME, "it is damaged", "restore it, or remove it")]
     fresh = [name for note in notes if note.startswith(FRESH) for name in note.removeprefix(FRESH).split(", ")]
-    lost = [name for name in fresh if not any(f".{name}." in f".{key}" for key in found.tensors)]
+    lost = [name for name in fresh if not any(f".{name}." in f".{key}" for key in stored.named)]
     what = f"the run began with a fresh {some(lost)}, which is not in the file: after loading it is random again"
     return [Finding("error", RUN_NAME, what, "train again; fresh heads are now trained and saved")] if lost else []

@@ -11,7 +11,8 @@ from loralab.formats.doctor.model import base_findings, gguf_base, loading_findi
 from loralab.formats.doctor.peers import peer_findings
 from loralab.formats.doctor.tensors import tensor_findings
 from loralab.formats.finding import Finding, worst_first
-from loralab.formats.specimen import Specimen, read_specimen
+from loralab.formats.read import read_adapter
+from loralab.formats.stored import StoredAdapter
 
 
 @dataclass(frozen=True)
@@ -42,21 +43,20 @@ def examine(
     Damage is a finding, never an error; only NotFoundError is raised, where there is no adapter, and SpecError for
     an `alpha` that a folder itself says. The model is afterwards as it was.
     """
-    found = read_specimen(path, alpha)
+    stored = read_adapter(path, alpha)
     loading = []
     if model is not None:
-        loading = [*base_findings(found, model, allow_other_base), *loading_findings(found, model, alpha)]
-    findings = worst_first([*found.findings, *loading, *_findings(found, model)])
-    return Diagnosis(str(path), len(found.pairs), len(found.tensors), findings)
+        loading = [*base_findings(stored, model, allow_other_base), *loading_findings(stored, model)]
+    findings = worst_first([*stored.findings, *loading, *_findings(stored, model)])
+    return Diagnosis(str(path), len(stored.entries), len(stored.named), findings)
 
 
-def findings_beside_loading(path: str | Path, model: nn.Module | None, alpha: float | None) -> list[Finding]:
+def findings_beside_loading(stored: StoredAdapter, model: nn.Module | None) -> list[Finding]:
     """What `examine` finds without loading the adapter onto the model, for who has done that already."""
-    found = read_specimen(path, alpha)
-    return worst_first([*found.findings, *_findings(found, model)])
+    return worst_first([*stored.findings, *_findings(stored, model)])
 
 
-def _findings(found: Specimen, model: nn.Module | None) -> list[Finding]:
-    on_model = [] if model is None else weight_findings(found, model)
-    peers = peer_findings(found, None if model is None else gguf_base(model))
-    return [*tensor_findings(found), *config_findings(found), *on_model, *peers]
+def _findings(stored: StoredAdapter, model: nn.Module | None) -> list[Finding]:
+    on_model = [] if model is None else weight_findings(stored, model)
+    peers = peer_findings(stored, None if model is None else gguf_base(model))
+    return [*tensor_findings(stored), *config_findings(stored), *on_model, *peers]

@@ -7,13 +7,10 @@ What they take changes with their versions: PEFT 0.21, vLLM 0.11 (config/lora.py
 import math
 from collections.abc import Iterator
 
+from loralab.files.names import PLAIN_NAME
 from loralab.formats.finding import Finding, some
-from loralab.formats.folder import PLAIN_NAME, name_for, plain_folder
 from loralab.formats.gguf.layout import GgufBase, obstacles
-from loralab.formats.peft.vera_config import is_vera
-from loralab.formats.specimen import Specimen
-from loralab.formats.stored import AdapterPairs
-from loralab.methods.table import method_name
+from loralab.formats.stored import StoredAdapter
 
 PEFT, VLLM, GGUF = "PEFT", "vLLM", "GGUF"
 VLLM_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
@@ -22,33 +19,30 @@ VLLM_DEFAULT_RANK = 16
 MERGE = "merge it into its base for that: loralab merge"
 
 
-def peer_findings(found: Specimen, base: GgufBase | None = None) -> list[Finding]:
+def peer_findings(stored: StoredAdapter, base: GgufBase | None = None) -> list[Finding]:
     """Of a folder that holds tensors; with the base model also which of its tensors GGUF has."""
-    if not found.source.is_dir() or not found.tensors:
+    if stored.is_checkpoint or not stored.named:
         return []
-    if found.is_own:
-        reasons = some(_reasons(found)) or "the layout is loralab's own"
+    if stored.is_own:
+        reasons = some(stored.why_not_peft) or "the layout is loralab's own"
         advice = "use it with loralab; if it changes weights only, merge it into its base"
-        if plain_folder(found.source) != found.source:
+        if stored.has_plain:
             advice = f"use the plain LoRA that it comes to, in its folder {PLAIN_NAME}"
         return [Finding("note", f"{PEFT}, {VLLM}, {GGUF}", f"it cannot be used there: {reasons}", advice)]
-    return [*_vllm(found), *_gguf(found, base)]
+    return [*_vllm(stored), *_gguf(stored, base)]
 
 
-def _reasons(found: Specimen) -> list[str]:
-    reasons = found.content.get("why_not_peft")
-    return [str(each) for each in reasons] if isinstance(reasons, list) else []
-
-
-def _vllm(found: Specimen) -> Iterator[Finding]:
-    refused = [f"{key} is {found.content[key]!r}" for key in ("use_dora", "modules_to_save") if found.content.get(key)]
-    if is_vera(found.content):
+def _vllm(stored: StoredAdapter) -> Iterator[Finding]:
+    refused = [
+        f"{key} is {stored.content[key]!r}" for key in ("use_dora", "modules_to_save") if stored.content.get(key)
+    ]
+    if stored.vera is not None:
         refused.append("its method is VeRA")
-    if found.content.get("bias") not in (None, "none"):
-        refused.append(f"bias is {found.content['bias']!r}")
-    kinds = sorted({pair.kind for pair in found.pairs if pair.kind not in ("linear", "embedding")})
+    if stored.content.get("bias") not in (None, "none"):
+        refused.append(f"bias is {stored.content['bias']!r}")
+    kinds = sorted({pair.kind for pair in stored.entries if pair.kind not in ("linear", "embedding")})
     refused += [f"there are updates of the kind {kind!r}" for kind in kinds]
-    ranks = [len(pair.A) for pair in found.pairs if pair.kind in ("linear", "embedding")]
+    ranks = [len(pair.A) for pair in stored.entries if pair.kind in ("linear", "embedding")]
     if max(ranks, default=0) > VLLM_RANKS[-1]:
         refused.append(f"rank {max(ranks)} is above {VLLM_RANKS[-1]}")
     if refused:
@@ -57,22 +51,21 @@ def _vllm(found: Specimen) -> Iterator[Finding]:
         least = next(rank for rank in VLLM_RANKS if rank >= max(ranks))
         what = f"rank {max(ranks)} is above vLLM's default of {VLLM_DEFAULT_RANK}"
         yield Finding("note", VLLM, what, f"start it with --max-lora-rank {least}")
-    if found.config is not None:
-        usual = type(found.config)(found.config.rank, found.config.alpha, 0.0, found.config.rank_stabilized).recipe("")
-        other = [pair.name for pair in found.pairs if not math.isclose(pair.recipe.scale, usual.scale, rel_tol=1e-6)]
+    if stored.config is not None:
+        usual = type(stored.config)(stored.config.rank, stored.config.alpha, 0.0, stored.config.rank_stabilized).recipe(
+            ""
+        )
+        other = [pair.name for pair in stored.entries if not math.isclose(pair.recipe.scale, usual.scale, rel_tol=1e-6)]
         if other:
             what = f"it reads r and lora_alpha alone, and would scale {len(other)} updates wrongly: {some(other)}"
             yield Finding("warning", VLLM, what, f"{MERGE}, or train with one rank and alpha")
-    embeddings = [pair.name for pair in found.pairs if pair.kind == "embedding"]
+    embeddings = [pair.name for pair in stored.entries if pair.kind == "embedding"]
     if embeddings:
         what = f"whether the update of an embedding is applied depends on the model: {some(embeddings)}"
         yield Finding("note", VLLM, what, "compare its answers with loralab's, or merge")
 
 
-def _gguf(found: Specimen, base: GgufBase | None) -> list[Finding]:
-    method = "lora" if found.sidecar is None else method_name(found.sidecar.method)
-    name, count = name_for(found.source), len(found.tensors)
-    pairs = AdapterPairs(found.source, name, method, tuple(found.pairs), found.others, count, found.sidecar)
-    problems = obstacles(pairs, base)
+def _gguf(stored: StoredAdapter, base: GgufBase | None) -> list[Finding]:
+    problems = obstacles(stored, base)
     what = f"a LoRA in GGUF (convert --to gguf) has no place for {some(problems)}"
     return [Finding("note", GGUF, what, MERGE)] if problems else []

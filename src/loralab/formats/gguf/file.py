@@ -14,13 +14,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from loralab.core.thin import Thin
 from loralab.errors import AdapterFileError, NumericsError
 from loralab.extras import lazy
-from loralab.files.tensor_checks import listed
+from loralab.files.tensors import listed
 from loralab.files.whole import whole_file
 from loralab.formats.gguf.layout import TOKENS, GgufBase, obstacles
-from loralab.formats.stored import AdapterPairs
-from loralab.formats.updates import FilePair
+from loralab.formats.stored import StoredAdapter
+from loralab.formats.updates import StoredUpdate
 
 gguf = lazy("gguf", "gguf")
 
@@ -48,33 +49,33 @@ class ReadGguf:
     pairs: Mapping[str, tuple[Tensor, Tensor]]
 
 
-def write_gguf(found: AdapterPairs, base: GgufBase, target: Path) -> WrittenGguf:
+def write_gguf(stored: StoredAdapter, base: GgufBase, target: Path) -> WrittenGguf:
     """Write the adapter to `target`, which is moved into place only when every ΔW was found in it again.
 
     Raises AdapterFileError naming all that GGUF has no place for, NumericsError where what was read back differs.
     """
-    problems = obstacles(found, base)
+    problems = obstacles(stored, base)
     if problems:
         raise AdapterFileError(
-            f"{found.source} was asked to be converted to GGUF, which has no place for {listed(problems)}; "
+            f"{stored.source} was asked to be converted to GGUF, which has no place for {listed(problems)}; "
             "merge the adapter and convert the whole model instead"
         )
-    alpha = _common_alpha(found)
+    alpha = _common_alpha(stored)
     tensors: dict[str, Tensor] = {}
     rounded = []
-    for pair in found.pairs:
+    for pair in stored.updates:
         name = str(base.tensor_name(pair.name))
         exact = _stored(pair, base, name, alpha)
-        stored = tuple(each.float().contiguous() for each in exact)
-        tensors |= dict(zip((f"{name}.{A}", f"{name}.{B}"), stored, strict=True))
-        if not _own_alpha(pair) or not all(map(torch.equal, exact, (each.double() for each in stored))):
+        written = tuple(each.float().contiguous() for each in exact)
+        tensors |= dict(zip((f"{name}.{A}", f"{name}.{B}"), written, strict=True))
+        if not _own_alpha(pair) or not all(map(torch.equal, exact, (each.double() for each in written))):
             rounded.append(pair.name)
     with whole_file(target) as temporary:
         _write(temporary, tensors, alpha, base)
-        error = _largest_error(found, base, read_gguf(temporary))
-    folded = [pair.name for pair in found.pairs if _own_alpha(pair) != alpha]
+        error = _largest_error(stored, base, read_gguf(temporary))
+    folded = [pair.name for pair in stored.updates if _own_alpha(pair) != alpha]
     notes = [f"{len(folded)} scales differ from alpha {alpha:g} / rank and were multiplied into B"] if folded else []
-    notes += [f"{len(rounded)} of {len(found.pairs)} updates were rounded to float32"] if rounded else []
+    notes += [f"{len(rounded)} of {len(stored.updates)} updates were rounded to float32"] if rounded else []
     return WrittenGguf(len(tensors), not rounded, error, tuple(notes))
 
 
@@ -94,18 +95,18 @@ def read_gguf(path: Path) -> ReadGguf:
     return ReadGguf(str(fields[general.ARCHITECTURE]), float(fields[adapter.LORA_ALPHA]), pairs)
 
 
-def _own_alpha(pair: FilePair) -> float:
+def _own_alpha(pair: StoredUpdate) -> float:
     """The alpha with which alpha/R is this pair's scale."""
     return pair.scale * pair.B.shape[-1]
 
 
-def _common_alpha(found: AdapterPairs) -> float:
+def _common_alpha(stored: StoredAdapter) -> float:
     """The alpha that suits most pairs, as float32 has it. Never zero, which llama.cpp takes for a scale of one."""
-    alphas = Counter(alpha for pair in found.pairs if (alpha := _own_alpha(pair)) != 0)
+    alphas = Counter(alpha for pair in stored.updates if (alpha := _own_alpha(pair)) != 0)
     return float(np.float32(alphas.most_common(1)[0][0])) if alphas else 1.0
 
 
-def _stored(pair: FilePair, base: GgufBase, name: str, alpha: float) -> tuple[Tensor, Tensor]:
+def _stored(pair: StoredUpdate, base: GgufBase, name: str, alpha: float) -> tuple[Tensor, Tensor]:
     """(lora_a, lora_b) in float64 and in llama.cpp's order."""
     B_OR = pair.B.double() * (_own_alpha(pair) / alpha)
     order = base.row_order(name, len(B_OR))
@@ -131,9 +132,9 @@ def _write(path: Path, tensors: Mapping[str, Tensor], alpha: float, base: GgufBa
         writer.close()
 
 
-def _largest_error(found: AdapterPairs, base: GgufBase, read: ReadGguf) -> float:
+def _largest_error(stored: StoredAdapter, base: GgufBase, read: ReadGguf) -> float:
     """The largest ‖ΔW read − ΔW‖_F / ‖ΔW‖_F; NumericsError beyond the tolerance, or if other weights are there."""
-    expected = {str(base.tensor_name(pair.name)): pair for pair in found.pairs}
+    expected = {str(base.tensor_name(pair.name)): pair for pair in stored.updates}
     errors = {name: _error(pair, base, name, read) for name, pair in expected.items() if name in read.pairs}
     wrong = [f"{name} is off by {error:.1e}" for name, error in errors.items() if not error <= TOLERANCE]
     wrong += [f"{name} is in one of the two only" for name in expected.keys() ^ read.pairs.keys()]
@@ -142,23 +143,14 @@ def _largest_error(found: AdapterPairs, base: GgufBase, read: ReadGguf) -> float
     return max(errors.values())
 
 
-def _error(pair: FilePair, base: GgufBase, name: str, read: ReadGguf) -> float:
-    """‖s'B'A' − sBA‖ / ‖sBA‖, from the factors side by side: [s'B', −sB]·[A'; A]."""
+def _error(pair: StoredUpdate, base: GgufBase, name: str, read: ReadGguf) -> float:
+    """‖s'B'A' − sBA‖ / ‖sBA‖."""
     A_read, B_read = (each.double() for each in read.pairs[name])
     if name == TOKENS:
         A_read = A_read.mT
     order = base.row_order(name, len(B_read))
     if order is not None:
         B_read = torch.empty_like(B_read).index_copy_(0, order, B_read)
-    A_own, B_own = pair.A.double(), pair.scale * pair.B.double()
-    difference = product_norm(
-        torch.cat([A_read, A_own]), torch.cat([B_read * (read.alpha / B_read.shape[1]), -B_own], dim=1)
-    )
-    norm = product_norm(A_own, B_own)
+    written, own = Thin(A_read, B_read * (read.alpha / B_read.shape[1])), Thin.of(pair.A, pair.B, pair.scale)
+    difference, norm = written.distance(own), own.norm()
     return difference / norm if norm else float("inf") if difference else 0.0
-
-
-def product_norm(A_RI: Tensor, B_OR: Tensor) -> float:
-    """‖B·A‖_F by a QR of each factor, which keeps its accuracy where the product nearly vanishes."""
-    left, right = torch.linalg.qr(B_OR)[1], torch.linalg.qr(A_RI.mT)[1]
-    return float(torch.linalg.matrix_norm(left @ right.mT))

@@ -18,9 +18,8 @@ from torch import Tensor
 
 from loralab.errors import SpecError
 from loralab.extras import lazy
-from loralab.formats.sidecar import OWN_LAYOUT
-from loralab.formats.stored import AdapterPairs
-from loralab.formats.updates import FilePair, base_copies
+from loralab.formats.stored import StoredAdapter
+from loralab.formats.updates import StoredUpdate, base_copies
 
 if TYPE_CHECKING:
     from gguf import TensorNameMap
@@ -109,23 +108,23 @@ class GgufBase:
         return torch.arange(rows).view(heads, 2, -1).transpose(1, 2).reshape(-1)
 
 
-def obstacles(found: AdapterPairs, base: GgufBase | None = None) -> list[str]:
+def obstacles(stored: StoredAdapter, base: GgufBase | None = None) -> list[str]:
     """All that a GGUF LoRA has no place for, or llama.cpp would refuse; with the base also names and ties."""
-    if found.sidecar is not None and found.sidecar.layout == OWN_LAYOUT:
-        return [f"method {found.method}: no low-rank update of whole weights ({'; '.join(found.notes)})"]
-    copies = base_copies(found.pairs, found.others)
-    problems = [_about_tensor(key) for key in found.others if key not in copies]
-    for pair in found.pairs:
+    if stored.is_own:
+        return [f"method {stored.method}: no low-rank update of whole weights ({'; '.join(stored.why_not_peft)})"]
+    copies = base_copies(stored.updates, stored.others)
+    problems = [_about_tensor(key) for key in stored.others if key not in copies]
+    for pair in stored.updates:
         problems += [f"{pair.name} ({pair.kind})"] if pair.kind not in HELD else _about_pair(pair, base)
-    problems += [] if base is None else _resized(found, base)
-    return problems if found.pairs or problems else ["no low-rank factors at all"]
+    problems += [] if base is None else _resized(stored, base)
+    return problems if stored.updates or problems else ["no low-rank factors at all"]
 
 
 def _about_tensor(key: str) -> str:
     return f"{key} ({'a bias' if key.endswith('.bias') else 'trained in full'})"
 
 
-def _about_pair(pair: FilePair, base: GgufBase | None) -> Iterator[str]:
+def _about_pair(pair: StoredUpdate, base: GgufBase | None) -> Iterator[str]:
     if base is None:
         return
     name = base.tensor_name(pair.name)
@@ -137,10 +136,10 @@ def _about_pair(pair: FilePair, base: GgufBase | None) -> Iterator[str]:
         yield f"{pair.name} (llama.cpp applies an update of this embedding nowhere)"
 
 
-def _resized(found: AdapterPairs, base: GgufBase) -> list[str]:
+def _resized(stored: StoredAdapter, base: GgufBase) -> list[str]:
     """PEFT puts a copy of an adapted embedding beside its factors, which is the base's own unless it was resized."""
     return [
         f"{key} ({len(each)} tokens, where {base.name} has {base.vocabulary})"
-        for key, each in found.others.items()
+        for key, each in stored.others.items()
         if key.endswith(".base_layer.weight") and len(each) != base.vocabulary
     ]

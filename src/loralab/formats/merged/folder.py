@@ -22,6 +22,7 @@ from transformers.utils.hub import cached_file
 from loralab.core.adapter import Adapter, adapters_of
 from loralab.core.names import unwrapped
 from loralab.errors import NumericsError, OutputError, SpecError
+from loralab.files.names import CONFIG_NAME, RUN_NAME
 from loralab.files.shards import WEIGHTS, TensorFolder, write_index, write_tensors
 from loralab.files.whole import refuse_occupied, whole_folder
 from loralab.formats.merged.verify import Verification, check_tensors, compare
@@ -39,7 +40,7 @@ _COPIED = (".json", ".txt", ".model", ".jinja", ".py", ".tiktoken", ".vocab", ".
 _GENERATION = "generation_config.json"
 _LICENCES = ("license", "licence", "notice", "use_policy", "copying")
 _LEFT = frozenset({
-    "config.json", "adapter_config.json", "trainer_state.json", "run.json", "modules.json",
+    "config.json", CONFIG_NAME, "trainer_state.json", RUN_NAME, "modules.json",
     "sentence_bert_config.json", "config_sentence_transformers.json", "data_config.json",
 })  # fmt: skip
 """Written anew, or true of the base's folder only."""

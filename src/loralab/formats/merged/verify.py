@@ -25,7 +25,7 @@ from loralab.core.names import unwrapped
 from loralab.core.updates.update import tensor_of
 from loralab.errors import ModelLoadError, NumericsError
 from loralab.files.shards import TensorFolder, same_bits
-from loralab.files.tensor_checks import listed
+from loralab.files.tensors import listed
 from loralab.formats.merged.weights import MergedWeights
 from loralab.formats.probe import Probe
 from loralab.models.quiet import quiet_transformers

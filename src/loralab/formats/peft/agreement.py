@@ -11,8 +11,9 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from loralab.errors import AdapterFileError
+from loralab.files.names import CONFIG_NAME
 from loralab.formats.finding import some
-from loralab.formats.peft.config import CONFIG_NAME, PeftConfig
+from loralab.formats.peft.config import PeftConfig
 from loralab.formats.peft.keys import PeftTarget, key_prefix, said_targets
 from loralab.formats.peft.layout import BIASES
 from loralab.formats.peft.tokens import DELTA

@@ -4,30 +4,27 @@ Reading refuses every setting that would make PEFT compute something that we do 
 Knows nothing of tensors.
 """
 
-import json
-import math
 import re
 import reprlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from loralab.core.updates.factors import Recipe
-from loralab.errors import AdapterFileError, NotFoundError
+from loralab.errors import AdapterFileError, SpecError
+from loralab.files.names import CONFIG_NAME
 from loralab.files.values import is_count, is_finite
 from loralab.formats.peft.instead import instead_of_setting, instead_of_start, instead_of_type
 from loralab.formats.peft.tokens import mistyped_tokens, parse_tokens
+from loralab.methods.lora import LoRA
 from loralab.methods.trainable_tokens import Tokens
 
-CONFIG_NAME = "adapter_config.json"
 OWN_TYPE = "LORALAB"
 """The peft_type of an adapter that PEFT has no way to express: PEFT refuses it instead of misreading it."""
 
 INVOCATION_TOKENS = "alora_invocation_tokens"
 LORA_BIAS = "lora_bias"
 TYING = "ensure_weight_tying"
-LARGEST_CONFIG = 64 * 2**20
 
 _READ = frozenset(
     [
@@ -184,34 +181,6 @@ def pattern_matches(key: str, path: str) -> bool:
     return re.match(rf"(.*\.)?({key})$", path) is not None
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object from a file; NotFoundError or AdapterFileError if it is none."""
-    if not path.is_file():
-        raise NotFoundError(f"{path} was asked for, but there is no such file")
-    if path.stat().st_size > LARGEST_CONFIG:
-        raise AdapterFileError(f"{path} has {path.stat().st_size} bytes, which no configuration has; check the folder")
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as problem:
-        raise AdapterFileError(f"{path} is not JSON: {problem}; get the file again") from problem
-    if not isinstance(content, dict):
-        raise AdapterFileError(f"{path} should hold a JSON object, but holds {type(content).__name__}")
-    strange = [f"{name} is {value}" for name, value in _not_finite(content)]
-    if strange:
-        listing = "; ".join(strange[:3])
-        raise AdapterFileError(f"{path} holds what JSON has no number for: {listing}; get it again")
-    return content
-
-
-def _not_finite(value: object, name: str = "") -> Iterator[tuple[str, float]]:
-    """NaN and infinities, which Python reads and writes though JSON has none: each with the keys that lead to it."""
-    if isinstance(value, float) and not math.isfinite(value):
-        yield name, value
-    if isinstance(value, (dict, list)):
-        for key, each in value.items() if isinstance(value, dict) else enumerate(value):
-            yield from _not_finite(each, f"{name}.{key}" if name else str(key))
-
-
 def parse_config(content: Mapping[str, Any], source: str) -> PeftConfig:
     """The settings; AdapterFileError naming every key whose value we cannot honour."""
     problems = [*_unsupported(content), *mistyped(content)]
@@ -346,3 +315,27 @@ def _listed(tokens: Tokens | None) -> list[int] | dict[str, list[int]] | None:
 def _plain(number: float) -> float:
     """Whole numbers without a decimal point, as PEFT's and vLLM's integer fields expect them."""
     return int(number) if float(number).is_integer() else float(number)
+
+
+def spec_of(config: PeftConfig) -> LoRA:
+    """The specification that comes nearest to a PEFT configuration."""
+    targets = [config.targets] if isinstance(config.targets, str) else list(config.targets or ())
+    try:
+        return LoRA(
+            rank=config.rank,
+            alpha=config.alpha,
+            dropout=config.dropout,
+            targets=[*targets, *config.target_parameters],
+            exclude=[config.exclude] if isinstance(config.exclude, str) else list(config.exclude),
+            layers=config.layers,
+            rank_pattern=config.rank_pattern,
+            alpha_pattern=config.alpha_pattern,
+            bias=config.trained_bias,
+            modules_to_save=config.modules_to_save,
+            rank_stabilized=config.rank_stabilized,
+            magnitude=config.magnitude,
+            trainable_token_indices=config.tokens,
+            invocation_tokens=config.invocation or None,
+        )
+    except SpecError as problem:
+        raise AdapterFileError(f"{CONFIG_NAME} cannot be: {problem}") from problem

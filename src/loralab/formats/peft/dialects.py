@@ -16,10 +16,9 @@ from torch import Tensor
 from loralab.errors import AdapterFileError
 from loralab.files.values import is_count, is_finite
 from loralab.formats.finding import some
+from loralab.formats.peft.keys import heads_peft_saves, plain_path
 from loralab.formats.peft.layout import A, B
 from loralab.formats.peft.reading import PREFIX, plain_names
-from loralab.formats.peft.task import heads_peft_saves
-from loralab.formats.updates import plain_path
 
 Content = dict[str, Any]
 Tensors = dict[str, Tensor]

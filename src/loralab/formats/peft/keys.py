@@ -5,6 +5,7 @@ expression; what lies in modules_to_save is never adapted. A module with a low-r
 own tensors and children have `base_layer.` in their keys; each further raw parameter of a module wraps once more.
 """
 
+import inspect
 import re
 import reprlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,7 +19,6 @@ from loralab.core.updates.update import WHOLE
 from loralab.errors import AdapterFileError
 from loralab.formats.peft.config import PeftConfig, Targets
 from loralab.formats.peft.instead import MERGE
-from loralab.formats.peft.task import heads_peft_saves
 from loralab.models.families.aliases import output_head_names
 
 ALL_LINEAR = "all-linear"
@@ -192,3 +192,63 @@ def _parameter_targets(by_path: Mapping[str, nn.Module], config: PeftConfig) -> 
         chosen = [name for name in module._parameters if _named(f"{path}.{name}", config.target_parameters)]
         for name in chosen:
             yield PeftTarget(path, module, name, parameter_prefix(module, chosen, name))
+
+
+_TASKS = {
+    "ForCausalLM": "CAUSAL_LM",
+    "LMHeadModel": "CAUSAL_LM",
+    "ForSequenceClassification": "SEQ_CLS",
+    "ForTokenClassification": "TOKEN_CLS",
+    "ForQuestionAnswering": "QUESTION_ANS",
+    "ForConditionalGeneration": "SEQ_2_SEQ_LM",
+    "MTModel": "SEQ_2_SEQ_LM",
+    "EncoderDecoderModel": "SEQ_2_SEQ_LM",
+}
+"""Ending of a class's name -> the task type that it may have."""
+_TEXT = ("input_ids", "attention_mask", "inputs_embeds")
+_PASSED = {
+    "CAUSAL_LM": (*_TEXT, "labels"),
+    "SEQ_CLS": (*_TEXT, "labels"),
+    "TOKEN_CLS": (*_TEXT, "labels"),
+    "QUESTION_ANS": (*_TEXT, "start_positions", "end_positions"),
+    "SEQ_2_SEQ_LM": (*_TEXT, "labels", "decoder_input_ids", "decoder_attention_mask", "decoder_inputs_embeds"),
+}
+"""Task type -> the arguments that its wrapper in PEFT 0.21 passes in every call."""
+_OTHER_SENSES = ("pixel_", "image", "video", "audio", "input_features", "input_values")
+"""What the arguments of a model begin with that reads more than text."""
+_HEADS_PEFT_SAVES = {
+    "SEQ_CLS": ("classifier", "score"),
+    "TOKEN_CLS": ("classifier", "score"),
+    "QUESTION_ANS": ("qa_outputs",),
+}
+"""Task type -> endings of the modules that PEFT then trains and saves in full, whatever modules_to_save says."""
+
+
+def task_type(model: nn.Module | None, heads: Sequence[str]) -> str | None:
+    """PEFT's task type, None where its wrapper does not fit the model or expects a head that is not among `heads`."""
+    if model is None:
+        return None
+    inner = unwrapped(model)
+    task = next((task for ending, task in _TASKS.items() if type(inner).__name__.endswith(ending)), None)
+    if task is None or not _takes(inner, task):
+        return None
+    expected = [path for path in modules_by_path(model) if path.endswith(heads_peft_saves(task))]
+    return task if set(expected) <= set(heads) else None
+
+
+def heads_peft_saves(task: str | None) -> tuple[str, ...]:
+    """Endings of the paths of the modules that PEFT saves in full for this task."""
+    return _HEADS_PEFT_SAVES.get(task or "", ())
+
+
+def _takes(model: nn.Module, task: str) -> bool:
+    arguments = inspect.signature(type(model).forward).parameters
+    return set(_PASSED[task]) <= arguments.keys() and not any(each.startswith(_OTHER_SENSES) for each in arguments)
+
+
+WRAPPED = "base_layer"
+
+
+def plain_path(keyed: str) -> str:
+    """A module's path from its key: without `base_layer`."""
+    return ".".join(piece for piece in keyed.split(".") if piece != WRAPPED)

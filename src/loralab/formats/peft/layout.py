@@ -10,12 +10,13 @@ Knows nothing of files and of key prefixes. Shapes: R rank, I inputs, O outputs,
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
+from loralab.core.names import class_name
 from loralab.core.updates.build import linear_shape
 from loralab.core.updates.factors import Factors, Recipe
 from loralab.core.updates.low_rank import ConvUpdate, EmbeddingUpdate, LinearUpdate
@@ -346,3 +347,72 @@ def _unpack_parameter(factors: Factors, tensors: Mapping[str, Tensor]) -> None:
 
 def _tuple(value: object) -> tuple[object, ...]:
     return tuple(value) if isinstance(value, (tuple, list)) else (value,)
+
+
+FUSED_EXPERTS = "gate_up_proj"
+
+
+EXPERTS_HAD = ("gate", "gate_proj", "up_proj", "down_proj", "w1", "w2", "w3")
+
+
+def reasons_against_peft(
+    updates: Mapping[str, Update], bases: Mapping[str, nn.Module], stacks: Collection[str] = ()
+) -> list[str]:
+    """For every update that PEFT cannot express: its path and why. `stacks` are those of the model (`Adapter`)."""
+    found = [
+        f"{path}: PEFT takes a target of this name for the model's fused experts, and as a parameter it has no DoRA"
+        for path in taken_for_experts(updates, stacks)
+        if isinstance(updates[path], Magnitude)
+    ]
+    found += [
+        f"{path}: PEFT adapts no {class_name(bases[path])}, and as a parameter it has no DoRA"
+        for path in foreign_dense(updates, bases)
+        if isinstance(updates[path], Magnitude)
+    ]
+    for path, update in updates.items():
+        why = why_not_peft(update, bases[path])
+        if why:
+            found.append(f"{path}: {why}")
+    adapted = [class_name(bases[path]) for path, update in updates.items() if len(update.parts)]
+    if {"Conv1D", "MultiheadAttention"} <= set(adapted):
+        found.append("PEFT transposes the update of an nn.MultiheadAttention beside that of a transformers Conv1D")
+    stretched = [isinstance(update, Magnitude) for update in updates.values() if len(update.parts)]
+    if any(stretched) and not all(stretched):
+        found.append("PEFT trains the lengths of all adapted modules' weights (DoRA), or of none")
+    invocations = {update.invocation for update in updates.values() if len(update.parts)}
+    if len(invocations) > 1:
+        found.append("PEFT has all adapted modules act from one invocation on (aLoRA), or from none")
+    if any(invocations) and any(is_saved_in_full(update) for update in updates.values()):
+        found.append("PEFT looks for an invocation (aLoRA) in causal language models alone, which have no fresh head")
+    if not adapted:
+        found.append("PEFT's LoRA needs a low-rank update, and this adapter has none")
+    return found
+
+
+def is_saved_in_full(update: Update) -> bool:
+    """Whether the update is a module trained in full rather than a low-rank update or a bias."""
+    return not len(update.parts) and not set(update.replacements()) <= BIASES
+
+
+def taken_for_experts(updates: Mapping[str, Update], stacks: Collection[str]) -> list[str]:
+    """Paths of the dense layers that PEFT would take for a model's fused experts if target_modules named them.
+
+    In a model whose experts transformers 5 keeps in one tensor, PEFT 0.21 reads these names, which the experts' own
+    layers had before, as the name of that tensor, for whatever layer they stand. As target_parameters it adapts them.
+    """
+    if FUSED_EXPERTS not in stacks:
+        return []
+    dense = [path for path, update in updates.items() if update.parts and isinstance(update, LinearUpdate)]
+    return [path for path in dense if path.rpartition(".")[2] in EXPERTS_HAD]
+
+
+def foreign_dense(updates: Mapping[str, Update], bases: Mapping[str, nn.Module]) -> list[str]:
+    """Paths of dense layers of a class that PEFT does not know; as target_parameters it adapts them."""
+    dense = [path for path, update in updates.items() if WHOLE in update.parts and isinstance(update, LinearUpdate)]
+    return [path for path in dense if _is_foreign(bases[path])]
+
+
+def _is_foreign(base: nn.Module) -> bool:
+    weight = base._parameters.get(WHOLE)
+    plain = weight is not None and weight.is_floating_point() and weight.dim() == 2  # not packed by quantisation
+    return plain and not isinstance(base, nn.Linear) and class_name(base) not in ("Linear", "Conv1D")

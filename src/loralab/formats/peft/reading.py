@@ -18,7 +18,7 @@ from loralab.core.updates.kinds import Kind
 from loralab.core.updates.tokens import settings_of_rows
 from loralab.core.updates.update import WHOLE, Update, tensor_of
 from loralab.errors import AdapterFileError
-from loralab.files.tensor_checks import refuse_unfit
+from loralab.files.tensors import refuse_unfit
 from loralab.formats.peft.agreement import Plot, refuse_two_stories, some_modules
 from loralab.formats.peft.beside_base import bias_shapes, fill_biases, fold_biases, needs_bias, refuse_tied
 from loralab.formats.peft.config import INVOCATION_TOKENS, PeftConfig
@@ -34,12 +34,19 @@ from loralab.formats.peft.keys import (
     unmatched_names,
     wrap_depths,
 )
-from loralab.formats.peft.layout import BIASES, OUTPUT_TWICE, A, entry_shapes, is_blocked, pack, unpack
-from loralab.formats.peft.tokens import COPY, refuse_beyond, refuse_taken, row_shapes, token_plot
-from loralab.formats.peft.writing import reasons_against_peft
-from loralab.formats.record import ModuleRecord, PartRecord, has_tensor
+from loralab.formats.peft.layout import (
+    BIASES,
+    OUTPUT_TWICE,
+    A,
+    entry_shapes,
+    is_blocked,
+    pack,
+    reasons_against_peft,
+    unpack,
+)
+from loralab.formats.peft.tokens import COPY, fill_rows, refuse_beyond, refuse_taken, row_shapes, token_plot
+from loralab.formats.record import ModuleRecord, PartRecord, has_tensor, recorded_rows
 from loralab.formats.sidecar import Sidecar
-from loralab.formats.tokens import fill_rows, recorded_rows
 
 PREFIX = "base_model.model."
 WRAPPERS = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")

@@ -8,6 +8,7 @@ name. A head that the model's config says is tied to its input embedding has no 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from loralab.core.names import modules_by_path, unwrapped
@@ -170,3 +171,16 @@ def row_count(tensors: Mapping[str, Tensor]) -> dict[str, int]:
     """Module → how many of its rows are in a file with plain names."""
     end = f".{DELTA}"
     return {key.removesuffix(end): len(rows) for key, rows in tensors.items() if key.endswith(end)}
+
+
+def fill_rows(updates: Mapping[str, Update], values: Mapping[str, Tensor]) -> None:
+    """Give every module its rows."""
+    for path, rows in values.items():
+        update = updates[path]
+        assert isinstance(update, TokenUpdate)
+        if update.follows and not torch.equal(rows, values[update.follows]):
+            raise AdapterFileError(
+                f"the rows of {path} in the file are not those of {update.follows}, which its weight is tied to "
+                "here; load the model with the two untied (tie_word_embeddings=False), or remove those of one"
+            )
+        update.take(rows)

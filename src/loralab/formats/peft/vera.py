@@ -8,7 +8,7 @@ as in PEFT's files of LoRA (`peft_reading.py`, `peft_writing.py`). Shapes: R ran
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -19,12 +19,14 @@ from loralab.core.updates.build import Site, build, is_linear, linear_shape
 from loralab.core.updates.factors import LowRankDelta, Recipe, SharedMatrices, Spot
 from loralab.core.updates.low_rank import LinearUpdate
 from loralab.core.updates.update import WHOLE, Update, device_of
-from loralab.errors import AdapterFileError
-from loralab.files.tensor_checks import refuse_unfit
+from loralab.errors import AdapterFileError, SpecError
+from loralab.files.names import CONFIG_NAME
+from loralab.files.tensors import refuse_unfit
+from loralab.files.values import is_finite
 from loralab.formats.peft.agreement import Plot
-from loralab.formats.peft.config import CONFIG_NAME
-from loralab.formats.peft.keys import PeftTarget, key_prefix, tensor_key, unmatched_names
-from loralab.formats.peft.layout import BIASES
+from loralab.formats.peft.config import PeftConfig, mistyped, parse_config
+from loralab.formats.peft.keys import PeftTarget, key_prefix, task_type, tensor_key, unmatched_names
+from loralab.formats.peft.layout import BIASES, is_saved_in_full
 from loralab.formats.peft.reading import (
     WRAPPERS,
     Reading,
@@ -35,11 +37,123 @@ from loralab.formats.peft.reading import (
     plot_of,
     whole_numbers,
 )
-from loralab.formats.peft.task import task_type
-from loralab.formats.peft.vera_config import VERA_TYPE, PeftVeraConfig, parse_vera
-from loralab.formats.peft.writing import PREFIX, base_name, is_saved_in_full, shortest_names, trained_biases
+from loralab.formats.peft.writing import PREFIX, base_name, shortest_names, trained_biases
 from loralab.formats.sidecar import Sidecar
 from loralab.methods.vera import A_NAME, B_NAME, LAMBDA_B, LAMBDA_D, ScaledProjections, VeRA, projections
+
+VERA_TYPE = "VERA"
+
+_SEEDS = range(-(2**63), 2**64)
+"""What torch takes as a seed."""
+_AS_IN_LORA = frozenset(
+    [
+        "base_model_name_or_path",
+        "layers_pattern",
+        "layers_to_transform",
+        "modules_to_save",
+        "peft_version",
+        "target_modules",
+        "task_type",
+    ]
+)
+"""Keys that mean in VeRA's configuration what they mean in LoRA's."""
+_OWN = frozenset(
+    [
+        "auto_mapping",
+        "bias",
+        "d_initial",
+        "fan_in_fan_out",
+        "inference_mode",
+        "init_weights",
+        "peft_type",
+        "projection_prng_key",
+        "r",
+        "revision",
+        "save_projection",
+        "vera_dropout",
+    ]
+)
+"""The other keys: those that we act on, and those that say where the adapter came from or how it started."""
+
+
+@dataclass(frozen=True)
+class PeftVeraConfig:
+    """The settings of a PEFT VeRA adapter that decide what it computes, and how it started."""
+
+    common: PeftConfig
+    """What it has in common with LoRA: rank, dropout, targets, biases (`lora_only` for VeRA's `vera_only`), …"""
+    projection_seed: int
+    save_projection: bool
+    d_initial: float
+
+    @property
+    def recipe(self) -> Recipe:
+        """Of every layer: VeRA has no alpha, so the scale is 1."""
+        return Recipe(self.common.rank, float(self.common.rank), self.common.dropout)
+
+
+def is_vera(content: Mapping[str, Any]) -> bool:
+    """Whether this adapter_config.json is that of a VeRA adapter of PEFT's."""
+    return content.get("peft_type") == VERA_TYPE
+
+
+def parse_vera(content: Mapping[str, Any], source: str = CONFIG_NAME) -> PeftVeraConfig:
+    """The settings; AdapterFileError naming every key whose value we cannot honour."""
+    rank = content.get("r", VeRA.rank)
+    common = {key: content[key] for key in _AS_IN_LORA & content.keys()} | {"peft_type": "LORA", "r": rank}
+    problems = [*_problems(content), *mistyped(common)]
+    if problems:
+        raise AdapterFileError(f"{source} cannot be loaded as it is meant: " + "; ".join(sorted(problems)))
+    bias, dropout = str(content.get("bias") or "none"), float(content.get("vera_dropout") or 0.0)
+    return PeftVeraConfig(
+        replace(parse_config(common, source), alpha=rank, bias=bias.replace("vera", "lora"), dropout=dropout),
+        content.get("projection_prng_key", VeRA.projection_seed),
+        content.get("save_projection", True),
+        content.get("d_initial", VeRA.d_initial),
+    )
+
+
+def vera_spec(config: PeftVeraConfig) -> VeRA:
+    """The specification that comes nearest to a configuration of PEFT's."""
+    common = config.common
+    targets = [common.targets] if isinstance(common.targets, str) else list(common.targets or ())
+    try:
+        return VeRA(
+            rank=common.rank,
+            dropout=common.dropout,
+            d_initial=config.d_initial,
+            projection_seed=config.projection_seed,
+            targets=targets,
+            layers=common.layers,
+            bias=common.bias,
+            modules_to_save=common.modules_to_save,
+        )
+    except SpecError as problem:
+        raise AdapterFileError(f"{CONFIG_NAME} cannot be: {problem}") from problem
+
+
+def _problems(content: Mapping[str, Any]) -> list[str]:
+    """What is wrong with the keys that are VeRA's own, and keys of which we cannot know what they do."""
+    problems = [] if is_vera(content) else [f"peft_type is {content.get('peft_type')!r}, not {VERA_TYPE!r}"]
+    problems += [
+        f"{key} is {value!r}, which is no setting of PEFT's VeRA, so what it changes is not known"
+        for key, value in content.items()
+        if value and key not in _OWN | _AS_IN_LORA
+    ]
+    if content.get("bias") not in (None, "none", "all", "vera_only"):
+        problems.append(f"bias is {content['bias']!r}, not 'none', 'all' or 'vera_only'")
+    dropout = content.get("vera_dropout") or 0.0
+    if not is_finite(dropout) or not 0 <= dropout < 1:
+        problems.append(f"vera_dropout is {dropout!r} and must lie in [0, 1)")
+    seed = content.get("projection_prng_key", 0)
+    if isinstance(seed, bool) or not isinstance(seed, int) or seed not in _SEEDS:
+        problems.append(f"projection_prng_key is {seed!r}, not a whole number that torch takes as a seed")
+    if not isinstance(content.get("save_projection", True), bool):
+        problems.append(f"save_projection is {content['save_projection']!r}, not true or false")
+    if not is_finite(content.get("d_initial", 0.1)):
+        problems.append(f"d_initial is {content['d_initial']!r}, not a finite number")
+    return problems
+
 
 SHARED_PREFIX = "base_model."
 """What the keys of the projections begin with: they belong to PEFT's model around the model."""
@@ -103,7 +217,7 @@ def _scaled(updates: Mapping[str, Update]) -> dict[str, ScaledProjections]:
 
 
 def _why_not(update: Update, base: nn.Module) -> list[str]:
-    found = [f"it is {update.why_not_merged}"] if update.added._parameters else []
+    found = [f"it is {update.why_not_merged}"] if update.adds_tensors else []
     replaced = set(update.replacements())
     if not update.parts:
         whole = set(base.state_dict()) <= replaced
@@ -166,18 +280,13 @@ def _content(
 
 
 def vera_from_peft(
-    model: nn.Module,
-    content: Mapping[str, Any],
-    tensors: Mapping[str, Tensor],
-    sidecar: Sidecar | None = None,
-    source: str = CONFIG_NAME,
+    model: nn.Module, config: PeftVeraConfig, tensors: Mapping[str, Tensor], sidecar: Sidecar | None = None
 ) -> tuple[dict[str, Update], SharedMatrices, list[str]]:
     """The updates by path, filled, the projections they share, and notes; AdapterFileError listing all problems.
 
     With the sidecar that loralab wrote, the modules and tensors are those it names. Projections that the file lacks
     are drawn as PEFT draws them for this model. Nothing of the model is changed.
     """
-    config = parse_vera(content, source)
     own, shared_tensors = _apart(tensors)
     plain, wrapped = plain_names(own, unwrapped(model)._modules)
     reading = Reading(model, config.common, plain, sidecar)

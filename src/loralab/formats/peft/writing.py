@@ -11,18 +11,21 @@ from torch import Tensor, nn
 
 from loralab.core.names import class_name, modules_by_path, unwrapped
 from loralab.core.updates.factors import usual_and_others
-from loralab.core.updates.low_rank import LinearUpdate
 from loralab.core.updates.magnitude import Magnitude
 from loralab.core.updates.update import WHOLE, Update
 from loralab.formats.peft.config import PeftConfig
-from loralab.formats.peft.keys import key_prefix, parameter_prefix, tensor_key
-from loralab.formats.peft.layout import BIASES, Packed, pack, why_not_peft
-from loralab.formats.peft.task import task_type
+from loralab.formats.peft.keys import key_prefix, parameter_prefix, task_type, tensor_key
+from loralab.formats.peft.layout import (
+    BIASES,
+    Packed,
+    foreign_dense,
+    is_saved_in_full,
+    pack,
+    taken_for_experts,
+)
 from loralab.formats.peft.tokens import DELTA, config_tokens, written_rows
 
 PREFIX = "base_model.model."
-FUSED_EXPERTS = "gate_up_proj"
-EXPERTS_HAD = ("gate", "gate_proj", "up_proj", "down_proj", "w1", "w2", "w3")
 
 
 @dataclass
@@ -31,45 +34,6 @@ class PeftAdapter:
 
     config: PeftConfig
     tensors: dict[str, Tensor] = field(default_factory=dict)
-
-
-def reasons_against_peft(
-    updates: Mapping[str, Update], bases: Mapping[str, nn.Module], stacks: Collection[str] = ()
-) -> list[str]:
-    """For every update that PEFT cannot express: its path and why. `stacks` are those of the model (`Adapter`)."""
-    found = [
-        f"{path}: PEFT takes a target of this name for the model's fused experts, and as a parameter it has no DoRA"
-        for path in taken_for_experts(updates, stacks)
-        if isinstance(updates[path], Magnitude)
-    ]
-    found += [
-        f"{path}: PEFT adapts no {class_name(bases[path])}, and as a parameter it has no DoRA"
-        for path in foreign_dense(updates, bases)
-        if isinstance(updates[path], Magnitude)
-    ]
-    for path, update in updates.items():
-        why = why_not_peft(update, bases[path])
-        if why:
-            found.append(f"{path}: {why}")
-    adapted = [class_name(bases[path]) for path, update in updates.items() if len(update.parts)]
-    if {"Conv1D", "MultiheadAttention"} <= set(adapted):
-        found.append("PEFT transposes the update of an nn.MultiheadAttention beside that of a transformers Conv1D")
-    stretched = [isinstance(update, Magnitude) for update in updates.values() if len(update.parts)]
-    if any(stretched) and not all(stretched):
-        found.append("PEFT trains the lengths of all adapted modules' weights (DoRA), or of none")
-    invocations = {update.invocation for update in updates.values() if len(update.parts)}
-    if len(invocations) > 1:
-        found.append("PEFT has all adapted modules act from one invocation on (aLoRA), or from none")
-    if any(invocations) and any(is_saved_in_full(update) for update in updates.values()):
-        found.append("PEFT looks for an invocation (aLoRA) in causal language models alone, which have no fresh head")
-    if not adapted:
-        found.append("PEFT's LoRA needs a low-rank update, and this adapter has none")
-    return found
-
-
-def is_saved_in_full(update: Update) -> bool:
-    """Whether the update is a module trained in full rather than a low-rank update or a bias."""
-    return not len(update.parts) and not set(update.replacements()) <= BIASES
 
 
 def to_peft(
@@ -142,30 +106,6 @@ def _config(
         tokens=config_tokens(updates, model),
         invocation=invocation,
     )
-
-
-def taken_for_experts(updates: Mapping[str, Update], stacks: Collection[str]) -> list[str]:
-    """Paths of the dense layers that PEFT would take for a model's fused experts if target_modules named them.
-
-    In a model whose experts transformers 5 keeps in one tensor, PEFT 0.21 reads these names, which the experts' own
-    layers had before, as the name of that tensor, for whatever layer they stand. As target_parameters it adapts them.
-    """
-    if FUSED_EXPERTS not in stacks:
-        return []
-    dense = [path for path, update in updates.items() if update.parts and isinstance(update, LinearUpdate)]
-    return [path for path in dense if path.rpartition(".")[2] in EXPERTS_HAD]
-
-
-def foreign_dense(updates: Mapping[str, Update], bases: Mapping[str, nn.Module]) -> list[str]:
-    """Paths of dense layers of a class that PEFT does not know; as target_parameters it adapts them."""
-    dense = [path for path, update in updates.items() if WHOLE in update.parts and isinstance(update, LinearUpdate)]
-    return [path for path in dense if _is_foreign(bases[path])]
-
-
-def _is_foreign(base: nn.Module) -> bool:
-    weight = base._parameters.get(WHOLE)
-    plain = weight is not None and weight.is_floating_point() and weight.dim() == 2  # not packed by quantisation
-    return plain and not isinstance(base, nn.Linear) and class_name(base) not in ("Linear", "Conv1D")
 
 
 def shortest_names(paths: Sequence[str], there: Sequence[str]) -> str | tuple[str, ...]:

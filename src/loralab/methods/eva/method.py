@@ -99,7 +99,7 @@ def attach_eva(
         if rank:
             A_RI = found.directions[place.name][:rank]
             own[place.tensor].data.copy_(A_RI / found.values[place.name][:rank, None].sqrt() if whiten else A_RI)
-    adapter.notes += _notes(places, found)
+    adapter.notes.extend(_notes(places, found))
     return adapter
 
 

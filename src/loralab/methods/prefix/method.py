@@ -12,12 +12,12 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from loralab.core.adapter import Plan
 from loralab.core.names import modules_by_path, unwrapped
+from loralab.core.plan import Plan
 from loralab.core.updates.update import Update, wide
 from loralab.errors import TargetError
 from loralab.methods.beside import head_updates, heads_of
-from loralab.methods.prefix.update import BlockPrefixUpdate, PrefixUpdate, link
+from loralab.methods.prefix.update import BlockPrefixUpdate, PrefixUpdate
 from loralab.methods.specification import Specification
 from loralab.models.families.aliases import block_paths, family_of
 from loralab.nn.mode import evaluating
@@ -67,7 +67,6 @@ class PrefixLayer(PrefixEmbedding):
             with torch.no_grad():
                 update.added.get_parameter("activations").copy_(start_SH)
             updates[block] = update
-        link(updates)
         return Plan(updates | head_updates(model, heads), (), tuple(heads))
 
 

@@ -17,6 +17,7 @@ Shapes: B sequences, T tokens, S = l+m trained positions, d width, H = d; N = T+
 """
 
 import inspect
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -28,7 +29,7 @@ from loralab.core.adapter import adapters_on
 from loralab.core.layer import names_of
 from loralab.core.prompt import prompt_ends
 from loralab.core.updates.update import Update
-from loralab.errors import AdapterStateError, SpecError
+from loralab.errors import AdapterFileError, AdapterStateError, SpecError
 from loralab.models.context import context_length
 
 _NO_ROWS = "positions put into the sequence, which cannot differ between the rows of one batch; run them apart"
@@ -94,6 +95,13 @@ class BlockPrefixUpdate(Update):
 
     def settings(self) -> dict[str, Any]:
         return {"positions": self.positions, "width": self.width}
+
+    def link(self, others: Mapping[str, Update]) -> None:
+        """Know what the body's update finds out in each pass."""
+        body = next((update for update in others.values() if isinstance(update, PrefixUpdate)), None)
+        if body is None:
+            raise AdapterFileError("the adapter has activations for blocks, but no prefix before them; get it again")
+        self.shared = body.shared
 
     def forward(self, base: nn.Module, *args: Any, **kwargs: Any) -> Any:
         places = self.shared.places
@@ -206,15 +214,7 @@ class PrefixUpdate(Update):
         raise AdapterStateError(f"rows() was asked for with an adapter of {_NO_ROWS}")
 
 
-def link(updates: dict[str, Update]) -> None:
-    """Let the blocks' updates know what the body's finds out in each pass."""
-    bodies = [update for update in updates.values() if isinstance(update, PrefixUpdate)]
-    for update in updates.values():
-        if isinstance(update, BlockPrefixUpdate):
-            update.shared = bodies[0].shared
-
-
-def inserted_positions(updates: dict[str, Update]) -> int:
+def inserted_positions(updates: Mapping[str, Update]) -> int:
     """How many positions of the model's context an adapter takes up."""
     return sum(update.positions for update in updates.values() if isinstance(update, PrefixUpdate))
 

@@ -75,7 +75,7 @@ def score_queries(
     if unparsable:
         named = all(gold.header for gold in golds)
         hint = "" if named else "; without the tables only columns as col0, col1, … can be read"
-        notes = (f"{unparsable} of {len(pairs)} predictions are no query and count as wrong{hint}", *notes)
+        notes = (f"{unparsable} of {len(pairs)} predictions are not a query and count as wrong{hint}", *notes)
     return Scores(metrics | executed | {"unparsable": float(unparsable)}, notes)
 
 

@@ -131,7 +131,7 @@ def _through_module(
     weights_N: Tensor | None,
     trainable: tuple[Tensor, ...],
 ) -> tuple[Tensor, list[Tensor]]:
-    """The same for any head (adapted, trained in full, several layers), differentiated chunk by chunk by autograd."""
+    """The loss under any head (adapted, trained in full, several layers), differentiated chunk by chunk by autograd."""
     total = hidden_NH.new_zeros((), dtype=_wide(hidden_NH.dtype))
     hidden_gradient = torch.empty_like(hidden_NH)
     gradients = [torch.zeros_like(parameter) for parameter in trainable]

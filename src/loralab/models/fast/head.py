@@ -21,7 +21,7 @@ from loralab.models.padding import padding_lent
 from loralab.nn.mode import evaluating
 
 IGNORED = -100
-"""The label of a position that is no target (transformers' convention)."""
+"""The label of a position that is not a target (transformers' convention)."""
 
 PROBE_TOKENS = 8
 

@@ -46,7 +46,7 @@ def blocks_of(model: nn.Module) -> nn.ModuleList:
 def keep_blocks(model: nn.Module, kept: Sequence[int]) -> None:
     """Leave only these blocks, numbers from 0 in rising order; what entered the first of a gap enters the block after.
 
-    Raises SpecError for numbers that cannot be, or a model whose blocks depend on their number.
+    Raises SpecError for blocks out of range, or a model whose blocks depend on their number.
     """
     blocks = blocks_of(model)
     if list(kept) != sorted({*kept}) or not kept or not 0 <= kept[0] <= kept[-1] < len(blocks):

@@ -3,7 +3,7 @@
 {"prompt", "completion"}, {"instruction", "output"} with or without "input" (Alpaca; Dolly: "context", "response"),
 {"messages"} or {"conversations"} (ShareGPT), and {"text"} alone: text to be written;
 {"text", "label"}, {"text_a", "text_b", "label"}: a class or a value to be predicted. A label here is as it stands
-in the file; `json_labels` makes it an index. Each may have a "weight". Keys that only say where an object comes from
+in the file; `labels` makes it an index. Each may have a "weight". Keys that only say where an object comes from
 are ignored, and that is said; all others are errors.
 """
 
@@ -14,7 +14,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from loralab.tasks.example import Conversation, Example
-from loralab.tasks.own.instructions import instruction_prompt
 from loralab.tasks.own.turns import parse_messages, parse_sharegpt
 from loralab.tasks.readers.lines import Line
 
@@ -27,6 +26,10 @@ IGNORED = frozenset((
 """Keys that say what an object is called or where it comes from; the last three are what pandas calls its index."""
 
 WEIGHT = "weight"
+
+INSTRUCTION, INPUT, RESPONSE = "### Instruction:\n", "### Input:\n", "### Response:\n"
+"""The headings of an instruction's prompt, in this project's words: a model tuned on another template needs that one,
+as {"prompt", "completion"}."""
 
 
 @dataclass(frozen=True)
@@ -81,6 +84,15 @@ def parse_instruction(line: Line) -> Example:
 def parse_dolly(line: Line) -> Example:
     """The same under Dolly's names."""
     return Example(instruction_prompt(line.text("instruction"), line.text("context")), line.text("response"))
+
+
+def instruction_prompt(instruction: str, text: str = "") -> str:
+    """Instruction and input under headings of their own, a blank line between them, none for a blank input.
+
+    The prompt ends in a line break after the last heading: the answer begins a line.
+    """
+    given = f"{INPUT}{text}\n\n" if text.strip() else ""
+    return f"{INSTRUCTION}{instruction}\n\n{given}{RESPONSE}"
 
 
 def parse_document(line: Line) -> Example:

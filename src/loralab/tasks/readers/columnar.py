@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from loralab.errors import DataError, NotFoundError
+from loralab.errors import DataError, NotFoundError, first_line
 from loralab.extras import lazy, require
 from loralab.tasks.readers.lines import Line
 from loralab.tasks.readers.unpacked import read_bytes
@@ -36,7 +36,7 @@ def read_parquet(path: Path) -> list[Line]:
     try:
         return _rows(path, parquet.read_table(pyarrow.BufferReader(raw)))
     except ARROW_ERRORS as error:
-        raise DataError(f"{path} cannot be read as Parquet ({_first_line(error)})") from error
+        raise DataError(f"{path} cannot be read as Parquet ({first_line(error)})") from error
 
 
 def read_dataset(folder: Path) -> list[Line]:
@@ -47,7 +47,7 @@ def read_dataset(folder: Path) -> list[Line]:
         tables = [ipc.open_stream(pyarrow.BufferReader(raw)).read_all() for _, raw in parts]
         return _rows(folder, pyarrow.concat_tables(tables))
     except ARROW_ERRORS as error:
-        raise DataError(f"{folder} cannot be read as a data set on disk ({_first_line(error)})") from error
+        raise DataError(f"{folder} cannot be read as a data set on disk ({first_line(error)})") from error
 
 
 def dataset_files(folder: Path) -> tuple[Path, ...]:
@@ -97,7 +97,3 @@ def _without_nulls(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _without_nulls(each) for key, each in value.items() if each is not None}
     return [_without_nulls(each) for each in value] if isinstance(value, list) else value
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

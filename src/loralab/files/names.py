@@ -1,0 +1,23 @@
+"""What the files of an adapter's folder are called.
+
+    adapter_config.json          PEFT's: rank, alpha, targets
+    adapter_model.safetensors    PEFT's: the tensors
+    loralab.json                 ours: the exact structure, the specification, the base's fingerprint
+    run.json                     of a training: what was run, on what, and what came of it
+    plain_lora/                  of a method that PEFT lacks: the plain LoRA that it comes to, where there is one
+
+The names alone, so that every part of the program can say them.
+"""
+
+CONFIG_NAME = "adapter_config.json"
+TENSORS_NAME = "adapter_model.safetensors"
+OLD_TENSORS_NAME = "adapter_model.bin"
+"""What PEFT called its tensors before it wrote safetensors."""
+SIDECAR_NAME = "loralab.json"
+RUN_NAME = "run.json"
+PLAIN_NAME = "plain_lora"
+
+SAVED = (CONFIG_NAME, TENSORS_NAME, SIDECAR_NAME)
+"""The files that saving an adapter writes."""
+PEFT_FILES = (CONFIG_NAME, TENSORS_NAME, OLD_TENSORS_NAME)
+"""The files by which an adapter is recognised, whoever wrote it."""

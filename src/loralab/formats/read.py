@@ -1,0 +1,283 @@
+"""The one reader of adapters: what lies in a folder, ours or PEFT's, or in a checkpoint of loralib's.
+
+Four layouts differ in what their configuration says, how their tensors are taken apart, and how they are put on a
+model: a row each at the end of this file.
+"""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from loralab.core.adapter import SHARED
+from loralab.core.plan import Plan
+from loralab.core.updates.factors import Recipe
+from loralab.core.updates.update import WHOLE
+from loralab.errors import AdapterFileError, NotFoundError, SpecError
+from loralab.files.names import CONFIG_NAME, PEFT_FILES, PLAIN_NAME, SIDECAR_NAME, TENSORS_NAME
+from loralab.files.tensors import read_tensors
+from loralab.formats.finding import AGAIN, UNEXPECTED, Problems
+from loralab.formats.folder import config_content, tensors_path
+from loralab.formats.loralib import ALPHA_KEY, from_pairs, loralib_spec
+from loralab.formats.own import from_own, own_reasons
+from loralab.formats.peft.config import OWN_TYPE, PeftConfig, parse_config, spec_of
+from loralab.formats.peft.dialects import as_plain_lora
+from loralab.formats.peft.reading import from_peft, plain_names
+from loralab.formats.peft.vera import VERA_TYPE, parse_vera, vera_from_peft, vera_spec
+from loralab.formats.sidecar import read_sidecar
+from loralab.formats.stored import Keys, Layout, PartedTensors, StoredAdapter
+from loralab.formats.updates import (
+    StoredUpdate,
+    local_keys,
+    shared_matrices,
+    special_updates,
+    stored_update,
+    vera_updates,
+)
+from loralab.methods.table import method_name
+
+
+def read_adapter(path: str | Path, alpha: float | None = None) -> StoredAdapter:
+    """Read an adapter folder, ours or PEFT's, or a loralib checkpoint, which does not record its `alpha`.
+
+    Raises NotFoundError where there is no adapter at all, SpecError for an `alpha` that a folder itself says.
+    """
+    source = Path(path)
+    if not source.exists():
+        raise NotFoundError(f"{source}: there is no such folder or file; name an adapter's or a checkpoint")
+    if not source.is_dir():
+        return _checkpoint(source, alpha)
+    if alpha is not None:
+        raise SpecError(f"alpha {alpha:g} was given for {source}, whose {CONFIG_NAME} says its own; leave it out")
+    if not any((source / name).exists() for name in PEFT_FILES):
+        config_content(source)
+    return _folder(source)
+
+
+def read_plain(path: str | Path, alpha: float | None = None) -> StoredAdapter:
+    """The same, or of an adapter that only loralab can read the plain LoRA that lies beside it, if there is one."""
+    stored = read_adapter(path, alpha)
+    return read_adapter(stored.source / PLAIN_NAME) if stored.has_plain else stored
+
+
+def _folder(source: Path) -> StoredAdapter:
+    problems = Problems()
+    content = problems.attempt(CONFIG_NAME, AGAIN, lambda: config_content(source)) or {}
+    file = problems.attempt(TENSORS_NAME, AGAIN, lambda: read_tensors(tensors_path(source)))
+    sidecar = problems.attempt(SIDECAR_NAME, f"{AGAIN}, or remove it", lambda: read_sidecar(source))
+    if sidecar is not None and file is not None:
+        problems.attempt(SIDECAR_NAME, AGAIN, lambda: sidecar.check_belongs(file.path))
+    layout = next((each for each in (OWN, VERA) if each.peft_type == content.get("peft_type")), PEFT)
+    tensors = {} if file is None else file.tensors
+    stored = StoredAdapter(source, layout, content, None, None, sidecar, file, tensors, tensors)
+    return replace(layout.understand(stored, problems), reading=tuple(problems.seen))
+
+
+def _checkpoint(source: Path, alpha: float | None) -> StoredAdapter:
+    problems = Problems()
+    file = problems.attempt(source.name, AGAIN, lambda: read_tensors(source))
+    tensors = {} if file is None else file.tensors
+    if file is not None and alpha is None and ALPHA_KEY in file.metadata:
+        alpha = problems.attempt(source.name, "give it, as --alpha 16", lambda: float(file.metadata[ALPHA_KEY]))
+    named = {key.removeprefix("module."): each for key, each in tensors.items()}
+    return StoredAdapter(
+        source, LORALIB, file=file, tensors=tensors, named=named, alpha=alpha, reading=tuple(problems.seen)
+    )
+
+
+# -- PEFT's LoRA
+
+
+def _understand_peft(stored: StoredAdapter, problems: Problems) -> StoredAdapter:
+    plain = problems.attempt(CONFIG_NAME, AGAIN, lambda: as_plain_lora(stored.content, stored.tensors))
+    content, tensors = (stored.content, stored.tensors) if plain is None else (plain.content, plain.tensors)
+    config = None
+    if content and plain is not None:
+        advice = "do what is said there, or train again without"
+        place = str(stored.source / CONFIG_NAME)
+        config = problems.attempt(CONFIG_NAME, advice, lambda: parse_config(content, place))
+    named = problems.attempt(TENSORS_NAME, AGAIN, lambda: plain_names(tensors)[0])
+    return replace(
+        stored,
+        content=content,
+        config=config or _scales_alone(content),
+        tensors=tensors,
+        named=tensors if named is None else named,
+        said=() if plain is None else plain.notes,
+    )
+
+
+_DECIDE_SCALES = (
+    "r",
+    "lora_alpha",
+    "use_rslora",
+    "rank_pattern",
+    "alpha_pattern",
+    "target_modules",
+    "target_parameters",
+)
+
+
+def _scales_alone(content: Mapping[str, Any]) -> PeftConfig | None:
+    """What a configuration that cannot be honoured says of ranks and scales; None where it does not say that either."""
+    kept = {key: content[key] for key in _DECIDE_SCALES if key in content}
+    try:
+        return parse_config({**kept, "peft_type": "LORA"}, CONFIG_NAME)
+    except (AdapterFileError, *UNEXPECTED):
+        return None
+
+
+def _part_peft(stored: StoredAdapter, keys: Keys, others: dict[str, Tensor], problems: Problems) -> PartedTensors:
+    config = stored.config or PeftConfig(rank=8, alpha=8.0)
+    read = (
+        problems.attempt(stored.where, AGAIN, partial(stored_update, config, stored.sidecar, each, stored.named))
+        for each in keys
+    )
+    return [update for update in read if update is not None], others
+
+
+def _place_peft(stored: StoredAdapter, model: nn.Module) -> Plan:
+    assert stored.config is not None
+    updates, notes = from_peft(model, stored.config, stored.tensors, stored.sidecar)
+    return Plan(updates, (*stored.said, *notes), _heads(stored))
+
+
+def _heads(stored: StoredAdapter) -> tuple[str, ...]:
+    return () if stored.sidecar is None else stored.sidecar.heads
+
+
+def _peft_spec(stored: StoredAdapter, plan: Plan) -> object:
+    assert stored.config is not None
+    return (stored.sidecar and stored.sidecar.spec()) or spec_of(stored.config)
+
+
+def _peft_method(stored: StoredAdapter) -> str:
+    if stored.sidecar is not None:
+        return method_name(stored.sidecar.method)
+    names = {"rank_stabilized": "rank_stabilized", "magnitude": "magnitude", "invocation_tokens": "invocation"}
+    return method_name({"type": "LoRA"} | {name: getattr(stored.config, field, None) for name, field in names.items()})
+
+
+# -- PEFT's VeRA
+
+
+def _understand_vera(stored: StoredAdapter, problems: Problems) -> StoredAdapter:
+    place = str(stored.source / CONFIG_NAME)
+    vera = problems.attempt(CONFIG_NAME, AGAIN, lambda: parse_vera(stored.content, place))
+    named = problems.attempt(TENSORS_NAME, AGAIN, lambda: plain_names(stored.tensors)[0])
+    return replace(stored, vera=vera, named=stored.tensors if named is None else named)
+
+
+def _part_vera(stored: StoredAdapter, keys: Keys, others: dict[str, Tensor], problems: Problems) -> PartedTensors:
+    if stored.vera is None:
+        return [], others
+    recipe = stored.vera.recipe
+    read = problems.attempt(stored.where, AGAIN, lambda: vera_updates(recipe, stored.named, stored.sidecar))
+    return ([], others) if read is None else read
+
+
+def _place_vera(stored: StoredAdapter, model: nn.Module) -> Plan:
+    assert stored.vera is not None
+    updates, shared, notes = vera_from_peft(model, stored.vera, stored.tensors, stored.sidecar)
+    return Plan(updates, tuple(notes), _heads(stored), shared)
+
+
+def _vera_spec(stored: StoredAdapter, plan: Plan) -> object:
+    assert stored.vera is not None
+    return (stored.sidecar and stored.sidecar.spec()) or vera_spec(stored.vera)
+
+
+# -- loralab's own
+
+
+def _understand_own(stored: StoredAdapter, problems: Problems) -> StoredAdapter:
+    if not (stored.source / SIDECAR_NAME).exists():
+        what = f"{stored.source} is an adapter that only loralab can read, but its {SIDECAR_NAME} is missing"
+        problems.add(SIDECAR_NAME, what, AGAIN)
+    reasons = problems.attempt(CONFIG_NAME, AGAIN, lambda: own_reasons(stored.content))
+    return replace(stored, why_not_peft=tuple(reasons or ()))
+
+
+def _part_own(stored: StoredAdapter, keys: Keys, others: dict[str, Tensor], problems: Problems) -> PartedTensors:
+    sidecar, where = stored.sidecar, stored.where
+    if sidecar is None:
+        return [], others
+    shared = problems.attempt(SIDECAR_NAME, AGAIN, lambda: shared_matrices(stored.named, sidecar.shared))
+    of_modules: dict[str, None] = {f"{SHARED}.{name}": None for name in sidecar.shared}
+    updates = list[StoredUpdate]()
+    for path, record in sidecar.modules.items():
+        for part, each in record.parts.items():
+            local = problems.attempt(where, AGAIN, partial(local_keys, path, part, each, shared)) or {}
+            of_modules |= dict.fromkeys(local.values())
+            if each.kind:
+                continue
+            name, pair = path if part == WHOLE else f"{path}.{part}", (local["lora_A"], local["lora_B"])
+            if pair in keys:
+                A, B = (stored.named[key] for key in pair)
+                updates.append(StoredUpdate(name, record.kind, pair, A, B, each.recipe, each.rows))
+            elif not set(pair) <= stored.named.keys():
+                problems.add(where, f"{name} has a low-rank update in {SIDECAR_NAME}, but none in the file", AGAIN)
+        updates += problems.attempt(where, AGAIN, partial(special_updates, path, record, stored.named, shared)) or ()
+    return updates, {key: each for key, each in others.items() if key not in of_modules}
+
+
+def _place_own(stored: StoredAdapter, model: nn.Module) -> Plan:
+    assert stored.sidecar is not None
+    updates, shared = from_own(model, stored.tensors, stored.sidecar.modules, stored.sidecar.shared)
+    return Plan(updates, (), _heads(stored), shared)
+
+
+def _own_spec(stored: StoredAdapter, plan: Plan) -> object:
+    return stored.sidecar and stored.sidecar.spec()
+
+
+def _own_method(stored: StoredAdapter) -> str:
+    return method_name(stored.sidecar.method) if stored.sidecar else ""
+
+
+# -- loralib's
+
+
+def _part_checkpoint(stored: StoredAdapter, keys: Keys, others: dict[str, Tensor], problems: Problems) -> PartedTensors:
+    if not any(key.endswith((".lora_A", ".lora_B")) for key in stored.named):
+        of_peft = any(".lora_A." in key for key in stored.named)
+        what = "it is PEFT's file" if of_peft else "it has no names ending in lora_A, lora_B"
+        problems.add(stored.where, what, "load the folder that holds it" if of_peft else AGAIN)
+    updates = [
+        StoredUpdate(
+            A.rpartition(".")[0],
+            "linear",
+            (A, B),
+            stored.named[A],
+            stored.named[B],
+            Recipe(stored.named[B].shape[-1], stored.alpha or 1.0),
+        )
+        for A, B in keys
+    ]
+    return updates, others
+
+
+def _place_checkpoint(stored: StoredAdapter, model: nn.Module) -> Plan:
+    if stored.alpha is None:
+        raise SpecError(
+            f"{stored.source} is a loralib checkpoint, which does not record alpha; pass the alpha it was trained "
+            "with, as load(model, path, alpha=16)"
+        )
+    pairs = {each.name: (each.A, each.B) for each in stored.demand().updates}
+    updates, notes = from_pairs(model, pairs, stored.others, stored.alpha, stored.rank_stabilized)
+    return Plan(updates, tuple(notes), ())
+
+
+def _checkpoint_spec(stored: StoredAdapter, plan: Plan) -> object:
+    return loralib_spec(plan.updates, stored.alpha or 1.0, stored.rank_stabilized)
+
+
+PEFT = Layout("LORA", _understand_peft, _part_peft, _place_peft, _peft_spec, _peft_method)
+VERA = Layout(VERA_TYPE, _understand_vera, _part_vera, _place_vera, _vera_spec, lambda stored: "vera")
+OWN = Layout(OWN_TYPE, _understand_own, _part_own, _place_own, _own_spec, _own_method)
+LORALIB = Layout(
+    None, lambda stored, _: stored, _part_checkpoint, _place_checkpoint, _checkpoint_spec, lambda stored: "lora"
+)

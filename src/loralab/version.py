@@ -1,0 +1,3 @@
+"""The version, for whoever is below the public page."""
+
+__version__ = "0.1.0"
