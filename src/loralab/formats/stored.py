@@ -45,7 +45,7 @@ class StoredAdapter:
     """What an adapter's files hold, as far as they can be read, and what is wrong with them."""
 
     source: Path
-    layout: "Layout"
+    layout: "FileLayout"
     content: Mapping[str, Any] = field(default_factory=dict)
     """adapter_config.json, as that of plain LoRA where it was of a dialect; empty where it cannot be read."""
     config: PeftConfig | None = None
@@ -203,22 +203,22 @@ def _is_padding(update: StoredUpdate, sidecar: Sidecar | None) -> bool:
 
 Keys = list[tuple[str, str]]
 """Of A and B."""
-Others = Mapping[str, Tensor]
-PartedTensors = tuple[list[StoredUpdate], Others]
+Tensors = Mapping[str, Tensor]
+UpdatesAndOthers = tuple[list[StoredUpdate], Tensors]
 
 
 @dataclass(frozen=True)
-class Layout:
+class FileLayout:
     """A way in which adapters lie in files, and what is done differently for it."""
 
     peft_type: str | None
     """What adapter_config.json calls it; None for a checkpoint."""
     understand: Callable[[StoredAdapter, Problems], StoredAdapter]
     """Fills in what the configuration means."""
-    part: Callable[[StoredAdapter, Keys, dict[str, Tensor], Problems], PartedTensors]
+    part: Callable[[StoredAdapter, Keys, Tensors, Problems], UpdatesAndOthers]
     """From the keys of whole pairs and the other tensors to (the updates, the tensors that belong to none)."""
     place: Callable[[StoredAdapter, nn.Module], Plan]
     """Its updates for a model, filled; AdapterFileError listing all that does not fit. The model is not changed."""
     spec: Callable[[StoredAdapter, Plan], object]
-    """The specification that it was made from, or that comes nearest."""
+    """The specification that comes nearest, where loralab.json does not say it."""
     method: Callable[[StoredAdapter], str]

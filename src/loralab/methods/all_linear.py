@@ -25,7 +25,7 @@ def all_linear(model: nn.Module, heads: Sequence[str]) -> list[str]:
     """Paths of all that it means; TargetError where there is nothing."""
     found = [path for path, module in _outside_heads(model, heads) if _is_taken(module)]
     if not found:
-        raise TargetError("all-linear was asked for, but this model has no dense layers")
+        raise TargetError("all-linear matches nothing: this model has no dense layers; name its modules in targets")
     return found
 
 

@@ -112,8 +112,8 @@ def refuse_quantized(module: nn.Module, what: str) -> None:
     count = sum(1 for _ in quantized_layers(module))
     if count:
         raise SpecError(
-            f"{what} was asked for, but {count} of the dense layers there are quantised and cannot train; adapt them "
-            "with lora, or load the base without quantize"
+            f"{what} would train {count} dense layers that are quantised and therefore frozen; adapt them with lora, "
+            "or load the base without quantize"
         )
 
 

@@ -155,8 +155,8 @@ class BottleneckAdapter(Specification):
     def _fresh(self, target: Target) -> Update:
         if target.parts != (WHOLE,) or not is_dense(target.module):
             raise TargetError(
-                f"a bottleneck was asked for behind {target.path}, a {type(target.module).__name__}, which is no dense "
-                "layer; name the dense layers by hand with targets"
+                f"a bottleneck cannot follow {target.path}: it is not a dense layer but "
+                f"{type(target.module).__name__}; name the dense layers with targets"
             )
         width, device = dense_shape(target.module)[0], device_of(target.module)
         return self.fresh_update(width, device)

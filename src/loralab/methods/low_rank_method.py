@@ -118,7 +118,7 @@ class LowRankMethod(Specification, ABC):
         targets = find_targets(model, dict.fromkeys(expanded), exclude, self.layers)
         in_head = [target.path for target in targets if inside(target.path, heads)]
         if in_head and self.modules_to_save is not None:
-            raise SpecError(f"{', '.join(in_head)} was asked for both as a target and in modules_to_save; choose one")
+            raise SpecError(f"{', '.join(in_head)} is both a target and in modules_to_save; choose one")
         return [target for target in targets if target.path not in in_head]
 
     def _layout(self, model: nn.Module, target: Target) -> Mapping[str, torch.Tensor] | None:

@@ -52,7 +52,7 @@ class ProjectedWeight:
     in_features: int
     stored_transposed: bool
     most: int
-    """The rank that was asked for."""
+    """The rank of the settings."""
 
     @property
     def name(self) -> str:
@@ -72,7 +72,7 @@ class ProjectedWeight:
 
     @property
     def rank(self) -> int:
-        """r: what was asked for, or the whole side where it is no larger."""
+        """r: the rank of the settings, or the whole side where that is smaller."""
         return min(self.most, self.shape[0])
 
     def canonical(self, stored: Tensor) -> Tensor:
@@ -80,7 +80,7 @@ class ProjectedWeight:
         return stored.T if self.of_outputs == self.stored_transposed else stored
 
     def torch_layout(self, stored: Tensor) -> Tensor:
-        """The same as [out, in]."""
+        """The tensor as [out, in]."""
         return stored.T if self.stored_transposed else stored
 
 

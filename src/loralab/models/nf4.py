@@ -312,8 +312,10 @@ def quantize_model(
     for path, parent, name in places:
         layer = parent._modules[name]
         assert layer is not None
-        found = principal(path, weight_OI(layer)) if principal is not None and id(layer) not in replaced else None
-        made = replaced.get(id(layer)) or QuantizedLinear.of(layer, double=double, remember=remember, principal=found)
+        directions = principal(path, weight_OI(layer)) if principal is not None and id(layer) not in replaced else None
+        made = replaced.get(id(layer)) or QuantizedLinear.of(
+            layer, double=double, remember=remember, principal=directions
+        )
         replaced[id(layer)] = made
         parent._modules[name] = made
     del layer

@@ -14,6 +14,7 @@ from loralab.core.updates.factors import Recipe
 from loralab.errors import AdapterFileError, SpecError
 from loralab.files.names import CONFIG_NAME
 from loralab.files.values import is_count, is_finite
+from loralab.formats.finding import UNEXPECTED
 from loralab.formats.peft.instead import instead_of_setting, instead_of_start, instead_of_type
 from loralab.formats.peft.tokens import mistyped_tokens, parse_tokens
 from loralab.methods.lora import LoRA
@@ -210,6 +211,26 @@ def parse_config(content: Mapping[str, Any], source: str) -> PeftConfig:
         bias_of_B=bool(content.get(LORA_BIAS)),
         ties_weights=bool(content.get(TYING)),
     )
+
+
+_DECIDE_SCALES = (
+    "r",
+    "lora_alpha",
+    "use_rslora",
+    "rank_pattern",
+    "alpha_pattern",
+    "target_modules",
+    "target_parameters",
+)
+
+
+def scales_alone(content: Mapping[str, Any]) -> PeftConfig | None:
+    """What a configuration that cannot be honoured says of ranks and scales; None where it does not say that either."""
+    kept = {key: content[key] for key in _DECIDE_SCALES if key in content}
+    try:
+        return parse_config({**kept, "peft_type": "LORA"}, CONFIG_NAME)
+    except (AdapterFileError, *UNEXPECTED):
+        return None
 
 
 def _unsupported(content: Mapping[str, Any]) -> list[str]:

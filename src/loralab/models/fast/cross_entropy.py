@@ -143,9 +143,9 @@ def _through_module(
             logits = head(part)
         upstream = logits.detach().clone()
         total += losses_and_gradient_(upstream, targets_N[rows], smoothing, _part(weights_N, rows)).sum()
-        found = torch.autograd.grad(logits, (part, *trainable), upstream, allow_unused=True)
-        hidden_gradient[rows] = found[0]
-        for gradient, addend in zip(gradients, found[1:], strict=True):
+        chunk_gradients = torch.autograd.grad(logits, (part, *trainable), upstream, allow_unused=True)
+        hidden_gradient[rows] = chunk_gradients[0]
+        for gradient, addend in zip(gradients, chunk_gradients[1:], strict=True):
             if addend is not None:
                 gradient += addend
     return total, [hidden_gradient, *gradients]
