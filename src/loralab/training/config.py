@@ -207,16 +207,8 @@ def _checks(c: TrainConfig) -> list[tuple[bool, str]]:
     """(is it wrong, what to say) for every rule."""
     at_least_one = ("rank", "batch_size", "accumulate", "keep", "steps", "threads", "limit", "eva_batches", "eva_rho")
     not_negative = (
-        "weight_decay",
-        "clip",
-        "eval_every",
-        "eval_limit",
-        "early_stop",
-        "save_every",
-        "warmup",
-        "seed",
-        "cosine_penalty",
-        "consistency",
+        *("weight_decay", "clip", "eval_every", "eval_limit", "early_stop", "save_every", "warmup", "seed"),
+        *("cosine_penalty", "consistency"),
     )
     shares = ("dropout", "label_smoothing", "beta1", "beta2")
     positive = ("alpha", "lr", "lora_plus_ratio", "eps", "epochs")

@@ -121,6 +121,13 @@ class Predictions:
     weights_N: Tensor | None
     """None where all count 1."""
 
+    def sum_of(self, losses: Callable[..., Tensor], other: Tensor | None = None, **options: float) -> Tensor:
+        """Σ w_n · loss_n of the outputs beside what is right, or beside `other`."""
+        beside = self.targets_N if other is None else other
+        if self.weights_N is None:
+            return losses(self.outputs_NC, beside, reduction="sum", **options)
+        return losses(self.outputs_NC, beside, reduction="none", **options) @ self.weights_N
+
 
 @dataclass(frozen=True)
 class Criterion:
@@ -155,20 +162,7 @@ def _token_loss_sum(model: PreTrainedModel, batch: Batch, label_smoothing: float
 
 
 def _label_loss_sum(model: PreTrainedModel, batch: Batch, label_smoothing: float) -> Tensor:
-    return _loss_sum(_at_labels(model, batch), label_smoothing)
-
-
-def _loss_sum(said: Predictions, label_smoothing: float) -> Tensor:
-    return _weighted_sum(label_losses, said.outputs_NC, said.targets_N, said.weights_N, label_smoothing=label_smoothing)
-
-
-def _weighted_sum(
-    losses: Callable[..., Tensor], first: Tensor, second: Tensor, weights_N: Tensor | None, **options: float
-) -> Tensor:
-    """Σ w_n · loss_n of `losses`, a function of two tensors and a reduction; w_n = 1 for None."""
-    if weights_N is None:
-        return losses(first, second, reduction="sum", **options)
-    return losses(first, second, reduction="none", **options) @ weights_N
+    return _at_labels(model, batch).sum_of(label_losses, label_smoothing=label_smoothing)
 
 
 def _at_labels(model: PreTrainedModel, batch: Batch) -> Predictions:
@@ -219,10 +213,9 @@ def consistent_loss_sum(
     """
     _check_labelled(batch)
     criterion = CRITERIA[kind]
-    first = criterion.predictions(model, batch)
-    second = criterion.predictions(model, batch)
-    task = _loss_sum(first, label_smoothing)
-    return task, weight * _weighted_sum(criterion.distance, first.outputs_NC, second.outputs_NC, first.weights_N)
+    first, second = (criterion.predictions(model, batch) for _ in range(2))
+    task = first.sum_of(label_losses, label_smoothing=label_smoothing)
+    return task, weight * first.sum_of(criterion.distance, second.outputs_NC)
 
 
 def divergence(first_NC: Tensor, second_NC: Tensor, reduction: str = "sum") -> Tensor:

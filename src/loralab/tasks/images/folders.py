@@ -68,7 +68,7 @@ def _loose_files(folder: Path) -> list[str]:
     images = [each.name for each in files if _is_image(each)]
     if images:
         raise DataError(f"{folder} holds images outside the folders of the classes ({listed(images)}); move them")
-    return [f"left aside in {folder}: {listed([each.name for each in files])}"] if files else []
+    return [f"left aside in {folder}: {listed(each.name for each in files)}"] if files else []
 
 
 def _visible_in(folder: Path) -> list[Path]:

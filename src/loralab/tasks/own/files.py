@@ -25,20 +25,8 @@ DESCRIPTIONS = ("dataset_info.json", "dataset_infos.json", PARTS, "state.json")
 """JSON files that describe data and hold none."""
 
 UNREAD = (
-    ".txt",
-    ".zip",
-    ".tar",
-    ".gz",
-    ".bz2",
-    ".xz",
-    ".zst",
-    ".xls",
-    ".xlsx",
-    ".xml",
-    ".yaml",
-    ".yml",
-    ".arrow",
-    ".db",
+    *(".txt", ".zip", ".tar", ".gz", ".bz2", ".xz", ".zst"),
+    *(".xls", ".xlsx", ".xml", ".yaml", ".yml", ".arrow", ".db"),
 )
 """Endings of what may be data, but is not read."""
 

@@ -12,23 +12,13 @@ from typing import Any
 from loralab.tasks.example import Conversation, Message
 from loralab.tasks.readers.lines import Line
 
-ROLES = {
-    "system": "system",
-    "user": "user",
-    "human": "user",
-    "assistant": "assistant",
-    "gpt": "assistant",
-    "chatgpt": "assistant",
-    "bing": "assistant",
-    "bard": "assistant",
-    "bot": "assistant",
-    "model": "assistant",
-    "tool": "tool",
-    "function": "tool",
-    "observation": "tool",
-    "function_response": "tool",
-    "function_call": "assistant",
-}
+ROLES = (
+    {"system": "system"}
+    | dict.fromkeys(("user", "human"), "user")
+    | dict.fromkeys(("assistant", "gpt", "chatgpt", "bing", "bard", "bot", "model"), "assistant")
+    | dict.fromkeys(("tool", "function", "observation", "function_response"), "tool")
+    | {"function_call": "assistant"}
+)
 """Who speaks, as the formats call it -> the role as chat templates call it."""
 
 CALL = "function_call"
