@@ -1,4 +1,4 @@
-"""A model and a task -> scores: the loss, and the task's own metrics. It knows nothing of training and adapters."""
+"""A model and a task -> scores: the loss, and the task's own metrics."""
 
 import math
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ from loralab.tasks.example import AnyExample, Conversation, Example
 from loralab.tasks.task import Task
 
 LARGEST_EXPONENT = 700.0
-"""Beyond this loss the perplexity is no float any more; it stays at e^700."""
+"""Beyond this loss the perplexity overflows a float; it stays at e^700."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Evaluation:
     for values the mean squared error; None where the labels are not known.
     """
     metrics: dict[str, float]
-    """By the names and in the units of the contract; `perplexity` is e to the loss."""
+    """By the names and in the units of the README's table of metrics; `perplexity` is e to the loss."""
     parts: dict[str, dict[str, float]]
     """The task's metrics of each part of the split (WebNLG: seen, unseen), where it has parts."""
     samples: tuple[Sample, ...]

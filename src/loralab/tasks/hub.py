@@ -1,4 +1,4 @@
-"""Data sets from the Hugging Face Hub, for tasks that were given no path. It knows nothing of tasks."""
+"""Data sets from the Hugging Face Hub, for tasks that were given no path."""
 
 from dataclasses import dataclass
 from typing import Any

@@ -1,4 +1,4 @@
-"""What the parts of a data set are called. It knows nothing of files."""
+"""What the parts of a data set are called."""
 
 SPLITS = ("train", "validation", "test")
 

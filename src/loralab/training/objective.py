@@ -228,7 +228,7 @@ def divergence(first_NC: Tensor, second_NC: Tensor, reduction: str = "sum") -> T
 
 
 def squared_difference(first_N1: Tensor, second_N1: Tensor, reduction: str = "sum") -> Tensor:
-    """The same of two values."""
+    """(v₁ − v₂)² of two values: summed over N, or with "none" for each."""
     apart = F.mse_loss(first_N1, second_N1, reduction=reduction)
     return apart if reduction == "sum" else apart.sum(-1)
 
@@ -282,7 +282,7 @@ class NeighbourCosine:
         if mask_BT is None:
             return self.weight * distances_LBT.mean()
         if mask_BT.shape != distances_LBT.shape[1:]:
-            raise SpecError("cosine_penalty was asked for with a method that adds positions to the text; leave one out")
+            raise SpecError("cosine_penalty does not work with a method that adds positions to the text; leave one out")
         return self.weight * (distances_LBT * mask_BT).sum() / (mask_BT.sum() * len(distances_LBT))
 
     def _enters(self, number: int) -> Any:

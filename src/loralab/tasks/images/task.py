@@ -28,7 +28,7 @@ MOST_SHOWN = 5
 
 
 def open_images(data: str | None, labels: Sequence[str] | None = None) -> Task:
-    """The task, with every image and its class listed; a split's images are read when it is first asked for.
+    """The task, with every image and its class listed; a split's images are read when it is first needed.
 
     Raises `SpecError` without a path, `NotFoundError` for one that is not there, and `DataError`, with file and line
     where there is one, for lists, folders, classes and images that cannot be used.
