@@ -8,7 +8,7 @@ import torch
 
 from loralab.errors import DataError, SpecError
 from loralab.evaluation.label_order import in_known_order, in_order_of, in_order_of_model
-from loralab.formats.labels import recorded_labels
+from loralab.formats.run import recorded_labels
 from loralab.generation.settings import forced_first_token
 from loralab.methods.prefix.update import text_room
 from loralab.models.load import LoadedModel, read_config

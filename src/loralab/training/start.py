@@ -8,7 +8,6 @@ EVA looks at the batches of the first steps, in the run's own order. A resumed r
 which holds the values of A as well: it needs no data for that, and cannot come to other ranks on another machine.
 """
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from itertools import islice
@@ -24,12 +23,10 @@ from loralab.core.plan import Method
 from loralab.core.updates.tokens import TokenUpdate
 from loralab.core.updates.update import Update
 from loralab.errors import AdapterFileError, NotFoundError, SpecError
-from loralab.files.names import RUN_NAME
-from loralab.files.tensors import read_tensors
-from loralab.formats.folder import tensors_path
-from loralab.formats.labels import recorded_labels
 from loralab.formats.load import load
 from loralab.formats.quantized import trained_on
+from loralab.formats.read import read_adapter
+from loralab.formats.run import read_run, recorded_labels
 from loralab.formats.tokenizer import with_own_tokenizer
 from loralab.methods.eva.method import attach_eva, places_of, with_ranks
 from loralab.methods.lora import LoRA
@@ -96,13 +93,11 @@ def _as_trained(path: Path, adapter: Adapter, config: TrainConfig, loaded: Loade
 
 def _outputs(path: Path, adapter: Adapter, loaded: LoadedModel) -> tuple[list[str] | None, bool]:
     """The classes that the earlier adapter was trained on, and whether it predicted a value instead."""
-    record = path / RUN_NAME
-    if record.is_file() and json.loads(record.read_text(encoding="utf-8")).get("kind") == "regression":
+    if read_run(path).kind == "regression":
         return None, True
     if labels := recorded_labels(path):
         return list(labels), False
-    tensors = read_tensors(tensors_path(path) if path.is_dir() else path).tensors
-    rows = _rows_of_head(tensors, adapter)
+    rows = _rows_of_head(read_adapter(path).tensors, adapter)
     return [f"class {number}" for number in range(rows or int(loaded.model.config.num_labels or 1))], False
 
 

@@ -1,6 +1,5 @@
 """What enters chosen layers of a model, batch by batch: only real positions, and a shared input only once.
 
-Knows nothing of what is made of the inputs.
 
 Shapes: B sequences, T positions, N real positions of a batch, I features.
 """

@@ -9,6 +9,8 @@ end of `attention.output.dense`. The table knows no model object.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
+from typing import TypedDict
 
 from loralab.models.families import fused
 from loralab.models.families.fused import Layout
@@ -45,204 +47,141 @@ class Family:
 
 _EXPERTS = ("mlp.experts.gate_up_proj", "mlp.experts.down_proj")
 _SHARED_EXPERT = tuple(f"mlp.shared_expert.{name}" for name in ("gate_proj", "up_proj", "down_proj"))
+_FUSED_MLP = ("mlp.gate_up_proj", "mlp.down_proj")
 _TWO_LAYERS = ("mlp.fc1", "mlp.fc2")
-_T5 = ("SelfAttention", "EncDecAttention")
+_GPT_MLP = ("mlp.c_fc", "mlp.c_proj")
+_BLOOM_MLP = ("mlp.dense_h_to_4h", "mlp.dense_4h_to_h")
+_BERT_MLP = ("intermediate.dense", "layer.#.output.dense")
+
+
+class _Projections(TypedDict, total=False):
+    """Where q, k and v come from."""
+
+    query: Patterns
+    key: Patterns
+    value: Patterns
+    fused: Mapping[str, Layout]
+
+
+def _slices(of: str, layout: Layout) -> _Projections:
+    """q, k and v are rows of one projection."""
+    return {"query": (f"{of}[q]",), "key": (f"{of}[k]",), "value": (f"{of}[v]",), "fused": {of: layout}}
+
+
+def _each(form: str, query: str = "query", key: str = "key", value: str = "value") -> _Projections:
+    """q, k and v are three projections, called alike."""
+    return {"query": (form.format(query),), "key": (form.format(key),), "value": (form.format(value),)}
+
+
+_gpt = partial(Family, blocks=("h",), final_norm=("ln_f",), embedding=("wte",))
+_bert = partial(
+    Family,
+    output=("attention.output.dense",),
+    mlp=_BERT_MLP,
+    blocks=("encoder.layer",),
+    final_norm=(),
+    embedding=("word_embeddings",),
+    architecture="encoder",
+)
+_vision = partial(
+    Family,
+    final_norm=("layernorm",),
+    embedding=("patch_embeddings.projection",),
+    architecture="vision",
+)
 
 _DECODERS = (
     Family(
-        model_types=(
+        (
             *("llama", "mistral", "ministral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text", "smollm3"),
             *("olmo", "olmo2", "olmo3", "cohere", "cohere2", "granite", "stablelm", "helium", "seed_oss"),
             *("ernie4_5", "nemotron"),
         ),
     ),
     Family(
-        model_types=("mixtral", "qwen2_moe", "qwen3_moe", "olmoe", "phimoe"),
+        ("mixtral", "qwen2_moe", "qwen3_moe", "olmoe", "phimoe"),
         mlp=(*GATED_MLP, *_EXPERTS, *_SHARED_EXPERT),
     ),
-    Family(model_types=("gpt_oss",), mlp=_EXPERTS, experts_in_out=True),
-    Family(
-        model_types=("granitemoe",),
-        mlp=("block_sparse_moe.experts.gate_up_proj", "block_sparse_moe.experts.down_proj"),
-    ),
-    Family(model_types=("glm", "glm4"), mlp=("mlp.gate_up_proj", "mlp.down_proj")),
-    Family(model_types=("starcoder2",), mlp=("mlp.c_fc", "mlp.c_proj")),
-    Family(model_types=("phi",), output=("self_attn.dense",), mlp=_TWO_LAYERS, final_norm=("final_layernorm",)),
-    Family(
-        model_types=("phi3",),
-        query=("qkv_proj[q]",),
-        key=("qkv_proj[k]",),
-        value=("qkv_proj[v]",),
-        mlp=("mlp.gate_up_proj", "mlp.down_proj"),
-        fused={"qkv_proj": fused.grouped_query},
-    ),
-    Family(
-        model_types=("gpt2", "gpt_bigcode"),
+    Family(("gpt_oss",), mlp=_EXPERTS, experts_in_out=True),
+    Family(("granitemoe",), mlp=("block_sparse_moe.experts.gate_up_proj", "block_sparse_moe.experts.down_proj")),
+    Family(("glm", "glm4"), mlp=_FUSED_MLP),
+    Family(("starcoder2",), mlp=_GPT_MLP),
+    Family(("phi",), output=("self_attn.dense",), mlp=_TWO_LAYERS, final_norm=("final_layernorm",)),
+    Family(("phi3",), **_slices("qkv_proj", fused.grouped_query), mlp=_FUSED_MLP),
+    _gpt(
+        ("gpt2", "gpt_bigcode"),
         query=("attn.c_attn[q]", "crossattention.q_attn"),
         key=("attn.c_attn[k]", "crossattention.c_attn[k]"),
         value=("attn.c_attn[v]", "crossattention.c_attn[v]"),
         output=("attn.c_proj", "crossattention.c_proj"),
-        mlp=("mlp.c_fc", "mlp.c_proj"),
+        mlp=_GPT_MLP,
         fused={"attn.c_attn": fused.gpt2, "crossattention.c_attn": fused.halves},
-        blocks=("h",),
-        final_norm=("ln_f",),
-        embedding=("wte",),
     ),
-    Family(
-        model_types=("gpt_neo", "gptj"),
-        output=("out_proj",),
-        mlp=("mlp.c_fc", "mlp.c_proj", "mlp.fc_in", "mlp.fc_out"),
-        blocks=("h",),
-        final_norm=("ln_f",),
-        embedding=("wte",),
-    ),
-    Family(
-        model_types=("codegen",),
-        query=("qkv_proj[q]",),
-        key=("qkv_proj[k]",),
-        value=("qkv_proj[v]",),
+    _gpt(("gpt_neo", "gptj"), output=("out_proj",), mlp=(*_GPT_MLP, "mlp.fc_in", "mlp.fc_out")),
+    _gpt(
+        ("codegen",),
+        **_slices("qkv_proj", fused.codegen),
         output=("attn.out_proj",),
         mlp=("mlp.fc_in", "mlp.fc_out"),
-        fused={"qkv_proj": fused.codegen},
-        blocks=("h",),
-        final_norm=("ln_f",),
-        embedding=("wte",),
     ),
     Family(
-        model_types=("gpt_neox", "persimmon"),
-        query=("query_key_value[q]",),
-        key=("query_key_value[k]",),
-        value=("query_key_value[v]",),
+        ("gpt_neox", "persimmon"),
+        **_slices("query_key_value", fused.per_head),
         output=("attention.dense", "self_attn.dense"),
-        mlp=("mlp.dense_h_to_4h", "mlp.dense_4h_to_h"),
-        fused={"query_key_value": fused.per_head},
+        mlp=_BLOOM_MLP,
         final_norm=("final_layer_norm", "final_layernorm"),
         embedding=("embed_in", "embed_tokens"),
     ),
-    Family(
-        model_types=("bloom", "falcon"),
-        query=("query_key_value[q]",),
-        key=("query_key_value[k]",),
-        value=("query_key_value[v]",),
+    _gpt(
+        ("bloom", "falcon"),
+        **_slices("query_key_value", fused.falcon),
         output=("self_attention.dense",),
-        mlp=("mlp.dense_h_to_4h", "mlp.dense_4h_to_h"),
-        fused={"query_key_value": fused.falcon},
-        blocks=("h",),
-        final_norm=("ln_f",),
+        mlp=_BLOOM_MLP,
         embedding=("word_embeddings",),
     ),
-    Family(
-        model_types=("mpt",),
-        query=("Wqkv[q]",),
-        key=("Wqkv[k]",),
-        value=("Wqkv[v]",),
+    _gpt(
+        ("mpt",),
+        **_slices("Wqkv", fused.thirds),
         output=("attn.out_proj",),
         mlp=("ffn.up_proj", "ffn.down_proj"),
-        fused={"Wqkv": fused.thirds},
         blocks=("blocks",),
         final_norm=("norm_f",),
-        embedding=("wte",),
     ),
-    Family(
-        model_types=("opt",),
-        output=("self_attn.out_proj",),
-        mlp=("fc1", "fc2"),
-        final_norm=("final_layer_norm",),
-    ),
+    Family(("opt",), output=("self_attn.out_proj",), mlp=("fc1", "fc2"), final_norm=("final_layer_norm",)),
 )
 
 _ENCODERS = (
-    Family(
-        model_types=(
-            *("bert", "roberta", "xlm-roberta", "xlm-roberta-xl", "camembert", "electra", "ernie", "esm"),
-            *(
-                "roformer",
-                "rembert",
-                "megatron-bert",
-                "bert-generation",
-                "data2vec-text",
-                "roberta-prelayernorm",
-            ),
+    _bert(
+        (
+            *("bert", "roberta", "xlm-roberta", "xlm-roberta-xl", "camembert", "electra", "ernie", "esm", "roformer"),
+            *("rembert", "megatron-bert", "bert-generation", "data2vec-text", "roberta-prelayernorm"),
         ),
-        query=("self.query",),
-        key=("self.key",),
-        value=("self.value",),
+        **_each("self.{}"),
         output=("attention.output.dense", "crossattention.output.dense"),
-        mlp=("intermediate.dense", "layer.#.output.dense"),
-        blocks=("encoder.layer",),
         final_norm=("encoder.emb_layer_norm_after", "encoder.ln", "encoder.LayerNorm"),
-        embedding=("word_embeddings",),
-        architecture="encoder",
     ),
-    Family(
-        model_types=("deberta-v2",),
-        query=("self.query_proj",),
-        key=("self.key_proj",),
-        value=("self.value_proj",),
-        output=("attention.output.dense",),
-        mlp=("intermediate.dense", "layer.#.output.dense"),
-        blocks=("encoder.layer",),
-        final_norm=(),
-        embedding=("word_embeddings",),
-        architecture="encoder",
-    ),
-    Family(
-        model_types=("deberta",),
-        query=("self.in_proj[q]",),
-        key=("self.in_proj[k]",),
-        value=("self.in_proj[v]",),
-        output=("attention.output.dense",),
-        mlp=("intermediate.dense", "layer.#.output.dense"),
-        fused={"self.in_proj": fused.per_head},
-        blocks=("encoder.layer",),
-        final_norm=(),
-        embedding=("word_embeddings",),
-        architecture="encoder",
-    ),
-    Family(
-        model_types=("distilbert",),
-        query=("q_lin",),
-        key=("k_lin",),
-        value=("v_lin",),
+    _bert(("deberta-v2",), **_each("self.{}_proj")),
+    _bert(("deberta",), **_slices("self.in_proj", fused.per_head)),
+    _bert(
+        ("distilbert",),
+        **_each("{}_lin", "q", "k", "v"),
         output=("out_lin",),
         mlp=("ffn.lin1", "ffn.lin2"),
         blocks=("transformer.layer",),
-        final_norm=(),
-        embedding=("word_embeddings",),
-        architecture="encoder",
     ),
-    Family(
-        model_types=("albert",),
-        query=("attention.query",),
-        key=("attention.key",),
-        value=("attention.value",),
+    _bert(
+        ("albert",),
+        **_each("attention.{}"),
         output=("attention.dense",),
         mlp=("ffn", "ffn_output"),
         blocks=("albert_layers",),
-        final_norm=(),
-        embedding=("word_embeddings",),
-        architecture="encoder",
     ),
+    _bert(("mpnet",), **_each("attn.{}", "q", "k", "v"), output=("attn.o",)),
     Family(
-        model_types=("mpnet",),
-        query=("attn.q",),
-        key=("attn.k",),
-        value=("attn.v",),
-        output=("attn.o",),
-        mlp=("intermediate.dense", "layer.#.output.dense"),
-        blocks=("encoder.layer",),
-        final_norm=(),
-        embedding=("word_embeddings",),
-        architecture="encoder",
-    ),
-    Family(
-        model_types=("modernbert",),
-        query=("Wqkv[q]",),
-        key=("Wqkv[k]",),
-        value=("Wqkv[v]",),
+        ("modernbert",),
+        **_slices("Wqkv", fused.thirds),
         output=("attn.Wo",),
         mlp=("mlp.Wi", "mlp.Wo"),
-        fused={"Wqkv": fused.thirds},
         final_norm=("final_norm",),
         embedding=("tok_embeddings",),
         architecture="encoder",
@@ -251,11 +190,11 @@ _ENCODERS = (
 
 _ENCODER_DECODERS = (
     Family(
-        model_types=("t5", "mt5", "umt5"),
-        query=tuple(f"{attention}.q" for attention in _T5),
-        key=tuple(f"{attention}.k" for attention in _T5),
-        value=tuple(f"{attention}.v" for attention in _T5),
-        output=tuple(f"{attention}.o" for attention in _T5),
+        ("t5", "mt5", "umt5"),
+        query=("SelfAttention.q", "EncDecAttention.q"),
+        key=("SelfAttention.k", "EncDecAttention.k"),
+        value=("SelfAttention.v", "EncDecAttention.v"),
+        output=("SelfAttention.o", "EncDecAttention.o"),
         mlp=tuple(f"DenseReluDense.{name}" for name in ("wi", "wi_0", "wi_1", "wo")),
         blocks=("block",),
         final_norm=("final_layer_norm",),
@@ -263,7 +202,7 @@ _ENCODER_DECODERS = (
         architecture="encoder-decoder",
     ),
     Family(
-        model_types=("bart", "mbart", "pegasus", "marian", "m2m_100", "whisper"),
+        ("bart", "mbart", "pegasus", "marian", "m2m_100", "whisper"),
         output=("out_proj",),
         mlp=("fc1", "fc2"),
         final_norm=("layer_norm",),
@@ -273,48 +212,28 @@ _ENCODER_DECODERS = (
 )
 
 _VISION = (
-    Family(
-        model_types=("vit", "deit", "beit", "vit_msn", "ijepa", "dinov2", "dinov2_with_registers"),
+    _vision(
+        ("vit", "deit", "beit", "vit_msn", "ijepa", "dinov2", "dinov2_with_registers"),
         mlp=(*_TWO_LAYERS, *GATED_MLP),
         blocks=("layers", "encoder.layer"),
-        final_norm=("layernorm",),
-        embedding=("patch_embeddings.projection",),
-        architecture="vision",
     ),
-    Family(
-        model_types=("swin",),
-        mlp=_TWO_LAYERS,
-        blocks=("blocks",),
-        final_norm=("layernorm",),
-        embedding=("patch_embeddings.projection",),
-        architecture="vision",
-    ),
-    Family(
-        model_types=("swinv2",),
-        query=("self.query",),
-        key=("self.key",),
-        value=("self.value",),
+    _vision(("swin",), mlp=_TWO_LAYERS, blocks=("blocks",)),
+    _vision(
+        ("swinv2",),
+        **_each("self.{}"),
         output=("attention.output.dense",),
         mlp=("intermediate.dense", "blocks.#.output.dense"),
         blocks=("blocks",),
-        final_norm=("layernorm",),
-        embedding=("patch_embeddings.projection",),
-        architecture="vision",
     ),
-    Family(
-        model_types=("detr",),
+    _vision(
+        ("detr",),
         mlp=_TWO_LAYERS,
         blocks=("encoder.layers", "decoder.layers"),
         final_norm=("decoder.layernorm",),
         embedding=("input_projection",),
-        architecture="vision",
     ),
     Family(
-        model_types=(
-            "clip",
-            "siglip",
-            *(f"{name}_{side}_model" for name in ("clip", "siglip") for side in ("text", "vision")),
-        ),
+        ("clip", "siglip", *(f"{name}_{side}_model" for name in ("clip", "siglip") for side in ("text", "vision"))),
         output=("self_attn.out_proj",),
         mlp=tuple(f"layers.#.{name}" for name in _TWO_LAYERS),
         blocks=("encoder.layers",),
