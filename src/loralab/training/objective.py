@@ -87,12 +87,9 @@ class Consistent(Objective):
 class PulledTogether(Objective):
     """Another objective, and the penalty of a regulariser that watches its passes."""
 
+    model: PreTrainedModel
     objective: Objective
     regularizer: "NeighbourCosine"
-
-    @property
-    def model(self) -> PreTrainedModel:  # type: ignore[override]
-        return self.objective.model
 
     def step(self, batch: Batch, whole: StepData) -> tuple[Tensor, Tensor]:
         with self.regularizer.watched():
@@ -106,7 +103,7 @@ def objective_for(config: TrainConfig, model: PreTrainedModel, kind: str) -> Obj
     smoothing = config.label_smoothing
     objective = Consistent(model, kind, smoothing, weight) if weight else TaskLoss(model, kind, smoothing)
     regularizer = neighbour_cosine(model, config.cosine_penalty)
-    return objective if regularizer is None else PulledTogether(objective, regularizer)
+    return objective if regularizer is None else PulledTogether(model, objective, regularizer)
 
 
 # -- the task's loss, by kind -------------------------------------------------------------------------------------

@@ -104,7 +104,7 @@ class RunObserver:
             split,
             limit=None if self.config.best_epoch else self.config.eval_limit,
             batch_size=self.config.batch_size,
-            max_length=self.prepared.max_length,
+            max_length=self.config.max_length,
         )
         self.journal.write({"step": self.counts.step, "split": split, **measured(result)})
         scores = "  ".join(f"{name} {value:.4g}" for name, value in measured(result).items())
