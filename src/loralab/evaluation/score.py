@@ -21,9 +21,9 @@ class Scored:
     """The scores of one system's outputs."""
 
     metrics: dict[str, float]
-    """By the names of the contract."""
+    """By the names of the README's table of metrics."""
     parts: dict[str, dict[str, float]]
-    """The same of each part of the split (WebNLG: seen, unseen), where it has parts."""
+    """The scores of each part of the split (WebNLG: seen, unseen), where it has parts."""
     notes: tuple[str, ...]
 
 

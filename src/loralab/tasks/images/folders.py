@@ -1,4 +1,4 @@
-"""Images sorted into one folder per class, for each split or in all. It opens no image.
+"""Images sorted into one folder per class, for each split or in all.
 
 D/cat/1.png, or D/train/cat/1.png with D/validation/cat (or val, dev) and D/test/cat beside it.
 """
@@ -27,17 +27,17 @@ def list_folders(root: Path, classes: Sequence[str] | None) -> Listing:
     folders = [each for each in _visible_in(root) if each.is_dir()]
     named = bool(folders) and all(folder.name in SPLIT_NAMES for folder in folders)
     splits = by_split(root, folders, classes) if named else {WHOLE_FILE: root}
-    found = {split: [each for each in _visible_in(folder) if each.is_dir()] for split, folder in splits.items()}
-    names = tuple(classes or (folder.name for folder in next(iter(found.values()))))
-    _check_classes(root, names, chain.from_iterable(found.values()))
+    class_folders = {split: [each for each in _visible_in(folder) if each.is_dir()] for split, folder in splits.items()}
+    names = tuple(classes or (folder.name for folder in next(iter(class_folders.values()))))
+    _check_classes(root, names, chain.from_iterable(class_folders.values()))
     notes = tuple(note for folder in dict.fromkeys((root, *splits.values())) for note in _loose_files(folder))
-    return Listing({split: _taking_turns(each, names) for split, each in found.items()}, names, notes)
+    return Listing({split: _taking_turns(each, names) for split, each in class_folders.items()}, names, notes)
 
 
 def _check_classes(root: Path, names: Sequence[str], folders: Iterable[Path]) -> None:
     if len(names) < 2:
-        found = ", ".join(names) or "none"
-        raise DataError(f"{root} has too few folders of classes ({found}); two are needed, or give a JSONL file")
+        shown = ", ".join(names) or "none"
+        raise DataError(f"{root} has too few folders of classes ({shown}); two are needed, or give a JSONL file")
     unknown = [str(folder) for folder in folders if folder.name not in names]
     if unknown:
         raise DataError(f"{', '.join(unknown)}: not one of the training data's classes ({', '.join(names)})")
@@ -68,7 +68,7 @@ def _loose_files(folder: Path) -> list[str]:
     images = [each.name for each in files if _is_image(each)]
     if images:
         raise DataError(f"{folder} holds images outside the folders of the classes ({listed(images)}); move them")
-    return [f"left aside in {folder}: {listed([each.name for each in files])}"] if files else []
+    return [f"left aside in {folder}: {listed(each.name for each in files)}"] if files else []
 
 
 def _visible_in(folder: Path) -> list[Path]:
