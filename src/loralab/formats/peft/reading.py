@@ -1,4 +1,4 @@
-"""From PEFT's configuration and tensors to updates for a model. The inverse is `peft_writing.py`.
+"""From PEFT's configuration and tensors to updates for a model. The inverse is `writing.py`.
 
 Strict both ways: every tensor of the file lands in an update, and every factor of every update is filled from the
 file, or an AdapterFileError lists all that is wrong. Nothing of the model is changed here.
@@ -66,23 +66,25 @@ class Reading:
     sidecar: Sidecar | None
     notes: list[str] = field(default_factory=list)
 
+    @staticmethod
+    def of(model: nn.Module, config: PeftConfig, tensors: Mapping[str, Tensor], sidecar: Sidecar | None) -> "Reading":
+        """The tensors of a file under their plain names."""
+        plain, wrapped = plain_names(tensors, unwrapped(model)._modules)
+        what = "its keys had the names of a compile, DDP or FSDP wrapper in them, which were left out"
+        return Reading(model, config, plain, sidecar, [what] if wrapped else [])
+
 
 def from_peft(
     model: nn.Module, config: PeftConfig, tensors: Mapping[str, Tensor], sidecar: Sidecar | None
 ) -> tuple[dict[str, Update], list[str]]:
     """The updates by path, filled, and notes; AdapterFileError listing all problems."""
-    plain, wrapped = plain_names(tensors, unwrapped(model)._modules)
-    reading = Reading(model, config, plain, sidecar)
-    if wrapped:
-        reading.notes.append("its keys had the names of a compile, DDP or FSDP wrapper in them, which were left out")
+    reading = Reading.of(model, config, tensors, sidecar)
     plot = plot_of(reading)
     if config.ties_weights:
         refuse_tied(model, plot)
     if config.bias_of_B:
         reading.notes += fold_biases(model, config, plot, reading.tensors)
-    if sidecar is None:
-        leave_out_copies(reading, plot)
-        reading.notes += unmatched_names(model, config)
+    leave_out_foreign(reading, plot)
     refuse_unfit(reading.tensors, expected_shapes(reading, plot), whole_numbers(reading, plot))
     return _filled(reading, plot), reading.notes
 
@@ -215,8 +217,14 @@ def whole_numbers(reading: Reading, plot: Plot) -> list[str]:
 # -- tensors that PEFT writes though they are not the adapter's ----------------------------------------------------
 
 
-def leave_out_copies(reading: Reading, plot: Plot) -> None:
-    """Drop copies of the base's own tensors, and doubles of a saved module's, that PEFT puts beside them."""
+def leave_out_foreign(reading: Reading, plot: Plot) -> None:
+    """Drop copies of the base's own tensors, and doubles of a saved module's, that PEFT puts beside the adapter's.
+
+    loralab writes none of them.
+    """
+    if reading.sidecar is not None:
+        return
+    reading.notes += unmatched_names(reading.model, reading.config)
     heads = [path for path in plot.replaced if path not in plot.depths]
     doubles = [
         key
@@ -302,12 +310,7 @@ def _filled(reading: Reading, plot: Plot) -> dict[str, Update]:
         keys = entry_shapes(target.module, target.parameter, rank, reading.config.magnitude)
         tensors = {key: reading.tensors[stem + key] for key in keys}
         unpack(updates[target.path], Entry(target.module, target.parameter, rank, tensors, _output_applied(reading)))
-    for path, names in plot.replaced.items():
-        for name in names:
-            value = reading.tensors[tensor_key(path, name, plot.depths)]
-            updates[path].restore(name, value, by_path[path])
-        if path not in plot.depths and not set(names) <= BIASES:
-            add_unstored(updates[path], by_path[path], names)
+    restore_in_full(reading, plot, updates)
     fill_biases(updates, reading.config, plot, reading.tensors)
     fill_rows(updates, {path: reading.tensors[key] for path, key in plot.row_keys(reading.tensors).items()})
     return updates
@@ -330,11 +333,17 @@ def _output_applied(reading: Reading) -> float:
     return 1.0 if reading.sidecar is None and version is not None and version > LAST_WITH_OUTPUT_TWICE else OUTPUT_TWICE
 
 
-def add_unstored(update: Update, module: nn.Module, stored: list[str]) -> None:
-    """Buffers that a module does not save belong to a module trained in full all the same."""
-    for name, buffer in module.named_buffers():
-        if name not in stored:
-            update.replace(name, buffer, trains=False)
+def restore_in_full(reading: Reading, plot: Plot, updates: Mapping[str, Update]) -> None:
+    """Give the updates the tensors that the file holds in full, and buffers of their modules that no file holds."""
+    by_path = modules_by_path(reading.model)
+    for path, names in plot.replaced.items():
+        update, module = updates[path], by_path[path]
+        for name in names:
+            update.restore(name, reading.tensors[tensor_key(path, name, plot.depths)], module)
+        if path not in plot.depths and not set(names) <= BIASES:
+            for name, buffer in module.named_buffers():
+                if name not in names:
+                    update.replace(name, buffer, trains=False)
 
 
 def _record(reading: Reading, plot: Plot, path: str) -> ModuleRecord:
