@@ -13,11 +13,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from loralab.core.names import class_name, unwrapped
-from loralab.core.updates.update import WHOLE, Update, tensor_of
+from loralab.core.names import class_name, inside, unwrapped
+from loralab.core.updates.update import WHOLE, Update
 from loralab.errors import FingerprintError
 from loralab.files.values import listing, mapping, number, sizes, text
 from loralab.formats.record import adapted_tensors
+from loralab.nn.tensors import tensor_of
 
 STRIDE = 8
 SKETCHED = 1 + STRIDE
@@ -145,7 +146,7 @@ def fingerprint_under(
     adapted = (
         (path, bases[path], adapted_tensors(update, bases[path]))
         for path, update in updates.items()
-        if not any(path == head or path.startswith(f"{head}.") for head in heads)
+        if not inside(path, heads)
     )
     return fingerprint(adapted, None if model is None else unwrapped(model))
 

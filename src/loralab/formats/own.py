@@ -14,7 +14,7 @@ from loralab.core.adapter import SHARED
 from loralab.core.names import modules_by_path, unwrapped
 from loralab.core.plan import link
 from loralab.core.updates.factors import SharedMatrices
-from loralab.core.updates.update import WHOLE, Update, device_of, tensor_of
+from loralab.core.updates.update import WHOLE, Update
 from loralab.errors import AdapterFileError
 from loralab.files.tensors import refuse_unfit
 from loralab.files.values import texts
@@ -22,6 +22,7 @@ from loralab.formats.peft.config import OWN_TYPE
 from loralab.formats.record import ModuleRecord, has_tensor
 from loralab.formats.updates import shared_matrices
 from loralab.methods.beside import share_ties
+from loralab.nn.tensors import device_of, tensor_of
 
 
 def own_config(reasons: Sequence[str], base_model: str | None) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from loralab.core.updates.low_rank import ConvUpdate, LinearUpdate
 from loralab.core.updates.magnitude import Magnitude
 from loralab.core.updates.substitution import AttentionUpdate, ParameterUpdate
 from loralab.core.updates.tokens import TokenUpdate
-from loralab.core.updates.update import WHOLE, Update, device_of, tensor_of
+from loralab.core.updates.update import WHOLE, Update
 from loralab.errors import AdapterFileError
 from loralab.files.values import count, flag, listing, mapping, number, sizes, text, texts
 from loralab.methods.adamix_adapter import MixedBottleneckUpdate
@@ -28,6 +28,7 @@ from loralab.methods.bottleneck import BottleneckUpdate
 from loralab.methods.prefix.update import BlockPrefixUpdate, PrefixUpdate
 from loralab.methods.registry import deltas
 from loralab.methods.trainable_tokens import RESIZE
+from loralab.nn.tensors import device_of, tensor_of
 
 _UNFIT = (LookupError, AttributeError, RuntimeError, TypeError, ValueError)
 """What making an update raises where a record, which may be any file's, and a module do not go together."""

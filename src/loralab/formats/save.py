@@ -29,8 +29,7 @@ from loralab.formats.peft.writing import base_name, to_peft
 from loralab.formats.record import describe
 from loralab.formats.sidecar import OWN_LAYOUT, PEFT_LAYOUT, Sidecar, file_sha256, method_to_json
 from loralab.methods.beside import fresh_heads, random_beside
-from loralab.models.outputs import output_names
-from loralab.tasks.label_order import are_placeholders
+from loralab.models.outputs import are_placeholders, output_names
 
 
 def save(adapter: Adapter, path: str | Path, *, model: nn.Module | None = None, overwrite: bool = False) -> Path:

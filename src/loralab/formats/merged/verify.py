@@ -22,13 +22,13 @@ from transformers import PreTrainedModel
 from loralab.core.adapter import adapters_of
 from loralab.core.attach import disabled
 from loralab.core.names import unwrapped
-from loralab.core.updates.update import tensor_of
 from loralab.errors import ModelLoadError, NumericsError
 from loralab.files.shards import TensorFolder, same_bits
 from loralab.files.tensors import listed
 from loralab.formats.merged.weights import MergedWeights
 from loralab.formats.probe import Logits, Probe, base_dtype, logits_of
 from loralab.models.quiet import quiet_transformers
+from loralab.nn.tensors import tensor_of
 
 NOISE_MARGIN = 4.0
 """The merged logits may differ from the live ones by this many times the measured effect of rounding."""

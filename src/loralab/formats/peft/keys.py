@@ -13,13 +13,14 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from loralab.core.names import modules_by_path, unwrapped
-from loralab.core.updates.build import can_adapt, is_linear
+from loralab.core.names import inside, modules_by_path, unwrapped
+from loralab.core.updates.build import can_adapt
 from loralab.core.updates.update import WHOLE
 from loralab.errors import AdapterFileError
 from loralab.formats.peft.config import PeftConfig, Targets
 from loralab.formats.peft.instead import MERGE
 from loralab.models.families.aliases import output_head_names
+from loralab.nn.dense import is_dense
 
 ALL_LINEAR = "all-linear"
 
@@ -142,9 +143,9 @@ def _target_paths(model: nn.Module, config: PeftConfig, saved: Sequence[str]) ->
     by_path = modules_by_path(model)
     if isinstance(config.targets, str) and config.targets.lower() == ALL_LINEAR:
         heads = output_head_names(unwrapped(model))
-        linear = [path for path, module in by_path.items() if is_linear(module) and path not in heads]
-        return [path for path in linear if not _is_attention_output(by_path, path) and not _inside(path, saved)]
-    return [path for path in by_path if _names_module(by_path, path, config) and not _inside(path, saved)]
+        linear = [path for path, module in by_path.items() if is_dense(module) and path not in heads]
+        return [path for path in linear if not _is_attention_output(by_path, path) and not inside(path, saved)]
+    return [path for path in by_path if _names_module(by_path, path, config) and not inside(path, saved)]
 
 
 def _names_module(by_path: Mapping[str, nn.Module], path: str, config: PeftConfig) -> bool:
@@ -176,10 +177,6 @@ def _in_layers(path: str, config: PeftConfig) -> bool:
     patterns = [rf"(?:^|.*?\.){pattern}\.(\d+)\." for pattern in config.layers_pattern] or [r".*?\.[^.]*\.(\d+)\."]
     layer = next((match for pattern in patterns if (match := re.match(pattern, path))), None)
     return layer is not None and int(layer[1]) in config.layers
-
-
-def _inside(path: str, saved: Sequence[str]) -> bool:
-    return any(path == head or path.startswith(head + ".") for head in saved)
 
 
 def _is_attention_output(by_path: Mapping[str, nn.Module], path: str) -> bool:

@@ -11,12 +11,12 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from loralab.core.names import modules_by_path, unwrapped
+from loralab.core.names import inside, modules_by_path, unwrapped
 from loralab.core.updates.biased import BiasedLinear
 from loralab.core.updates.build import kind_of
 from loralab.core.updates.kinds import Kind
 from loralab.core.updates.tokens import settings_of_rows
-from loralab.core.updates.update import WHOLE, Update, tensor_of
+from loralab.core.updates.update import WHOLE, Update
 from loralab.errors import AdapterFileError
 from loralab.files.tensors import refuse_unfit
 from loralab.formats.peft.agreement import Plot, refuse_two_stories, some_modules
@@ -38,7 +38,7 @@ from loralab.formats.peft.layout import (
     BIASES,
     OUTPUT_TWICE,
     A,
-    Entry,
+    PeftEntry,
     entry_shapes,
     is_blocked,
     pack,
@@ -48,6 +48,7 @@ from loralab.formats.peft.layout import (
 from loralab.formats.peft.tokens import COPY, fill_rows, refuse_beyond, refuse_taken, row_shapes, token_plot
 from loralab.formats.record import ModuleRecord, PartRecord, has_tensor, recorded_rows
 from loralab.formats.sidecar import Sidecar
+from loralab.nn.tensors import tensor_of
 
 PREFIX = "base_model.model."
 WRAPPERS = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
@@ -57,7 +58,7 @@ LAST_WITH_OUTPUT_TWICE = (0, 21, 2)
 
 
 @dataclass
-class Reading:
+class FileReading:
     """One adapter being read: what is expected, what was found, and what the user should be told."""
 
     model: nn.Module
@@ -67,18 +68,20 @@ class Reading:
     notes: list[str] = field(default_factory=list)
 
     @staticmethod
-    def of(model: nn.Module, config: PeftConfig, tensors: Mapping[str, Tensor], sidecar: Sidecar | None) -> "Reading":
+    def of(
+        model: nn.Module, config: PeftConfig, tensors: Mapping[str, Tensor], sidecar: Sidecar | None
+    ) -> "FileReading":
         """The tensors of a file under their plain names."""
         plain, wrapped = plain_names(tensors, unwrapped(model)._modules)
         what = "its keys had the names of a compile, DDP or FSDP wrapper in them, which were left out"
-        return Reading(model, config, plain, sidecar, [what] if wrapped else [])
+        return FileReading(model, config, plain, sidecar, [what] if wrapped else [])
 
 
 def from_peft(
     model: nn.Module, config: PeftConfig, tensors: Mapping[str, Tensor], sidecar: Sidecar | None
 ) -> tuple[dict[str, Update], list[str]]:
     """The updates by path, filled, and notes; AdapterFileError listing all problems."""
-    reading = Reading.of(model, config, tensors, sidecar)
+    reading = FileReading.of(model, config, tensors, sidecar)
     plot = plot_of(reading)
     if config.ties_weights:
         refuse_tied(model, plot)
@@ -112,7 +115,7 @@ def plain_names(tensors: Mapping[str, Tensor], children: Collection[str] = ()) -
 # -- what is expected -------------------------------------------------------------------------------------------
 
 
-def plot_of(reading: Reading) -> Plot:
+def plot_of(reading: FileReading) -> Plot:
     """Where every tensor goes; AdapterFileError where configuration and tensors do not say the same."""
     if reading.sidecar is not None:
         held = _plot_of_sidecar(reading.model, reading.sidecar, reading.config)
@@ -125,7 +128,7 @@ def plot_of(reading: Reading) -> Plot:
     return _plot_of_names(reading, targets)
 
 
-def _plot_of_names(reading: Reading, targets: list[PeftTarget]) -> Plot:
+def _plot_of_names(reading: FileReading, targets: list[PeftTarget]) -> Plot:
     """Of what the configuration names, and embeddings that PEFT wrote in full."""
     depths = wrap_depths(targets)
     by_path = modules_by_path(reading.model)
@@ -140,7 +143,7 @@ def _plot_of_names(reading: Reading, targets: list[PeftTarget]) -> Plot:
     return Plot(targets, replaced, depths, tokens)
 
 
-def _is_saved(reading: Reading, path: str) -> bool:
+def _is_saved(reading: FileReading, path: str) -> bool:
     """What modules_to_save names must be in the file; a head that only the task implies may be the base's own."""
     named = path.endswith(reading.config.modules_to_save)
     return named or any(key.startswith(f"{path}.") for key in reading.tensors)
@@ -170,11 +173,11 @@ def _stored(record: ModuleRecord, module: nn.Module) -> list[str]:
     return [name for name in record.replaced if name in stored or (record.parts and has_tensor(module, name))]
 
 
-def _biases(reading: Reading, depths: Mapping[str, int], heads: list[str]) -> Iterable[tuple[str, str]]:
+def _biases(reading: FileReading, depths: Mapping[str, int], heads: list[str]) -> Iterable[tuple[str, str]]:
     """(module path, tensor name) of the biases that PEFT trains; an attention's output bias is the attention's own."""
     by_path = modules_by_path(reading.model)
     for path, module in by_path.items():
-        if any(path == head or path.startswith(head + ".") for head in heads):
+        if inside(path, heads):
             continue
         parent, _, leaf = path.rpartition(".")
         of_attention = leaf == "out_proj" and isinstance(by_path.get(parent), nn.MultiheadAttention)
@@ -185,7 +188,7 @@ def _biases(reading: Reading, depths: Mapping[str, int], heads: list[str]) -> It
             yield owner, name
 
 
-def expected_shapes(reading: Reading, plot: Plot) -> dict[str, tuple[int, ...]]:
+def expected_shapes(reading: FileReading, plot: Plot) -> dict[str, tuple[int, ...]]:
     """Key → shape of every tensor that the file must hold."""
     expected: dict[str, tuple[int, ...]] = {}
     by_path = modules_by_path(reading.model)
@@ -203,7 +206,7 @@ def expected_shapes(reading: Reading, plot: Plot) -> dict[str, tuple[int, ...]]:
     return expected | row_shapes(plot.tokens, by_path, plot.row_keys(reading.tensors))
 
 
-def whole_numbers(reading: Reading, plot: Plot) -> list[str]:
+def whole_numbers(reading: FileReading, plot: Plot) -> list[str]:
     """Keys of tensors saved in full that hold no floating-point numbers in the model: counters, positions."""
     by_path = modules_by_path(reading.model)
     return [
@@ -217,7 +220,7 @@ def whole_numbers(reading: Reading, plot: Plot) -> list[str]:
 # -- tensors that PEFT writes though they are not the adapter's ----------------------------------------------------
 
 
-def leave_out_foreign(reading: Reading, plot: Plot) -> None:
+def leave_out_foreign(reading: FileReading, plot: Plot) -> None:
     """Drop copies of the base's own tensors, and doubles of a saved module's, that PEFT puts beside the adapter's.
 
     loralab writes none of them.
@@ -244,7 +247,7 @@ def leave_out_foreign(reading: Reading, plot: Plot) -> None:
             _refuse_other_base(path, reading.tensors.pop(key), base)
 
 
-def _saved_embeddings(reading: Reading, depths: Mapping[str, int]) -> list[str]:
+def _saved_embeddings(reading: FileReading, depths: Mapping[str, int]) -> list[str]:
     """Embeddings that PEFT saved in full because they were resized; equal copies of the base's are left out."""
     saved = []
     for path, base in _embeddings(reading.model).items():
@@ -295,7 +298,7 @@ def _is_copy(values: Tensor, base: nn.Module, apart_from: Sequence[int] = ()) ->
 # -- filling ----------------------------------------------------------------------------------------------------
 
 
-def _filled(reading: Reading, plot: Plot) -> dict[str, Update]:
+def _filled(reading: FileReading, plot: Plot) -> dict[str, Update]:
     by_path = modules_by_path(reading.model)
     touched = {*plot.depths, *plot.replaced, *plot.tokens}
     order = by_path if reading.sidecar is None else reading.sidecar.modules
@@ -309,7 +312,9 @@ def _filled(reading: Reading, plot: Plot) -> dict[str, Update]:
         stem = plot.stem(target)
         keys = entry_shapes(target.module, target.parameter, rank, reading.config.magnitude)
         tensors = {key: reading.tensors[stem + key] for key in keys}
-        unpack(updates[target.path], Entry(target.module, target.parameter, rank, tensors, _output_applied(reading)))
+        unpack(
+            updates[target.path], PeftEntry(target.module, target.parameter, rank, tensors, _output_applied(reading))
+        )
     restore_in_full(reading, plot, updates)
     fill_biases(updates, reading.config, plot, reading.tensors)
     fill_rows(updates, {path: reading.tensors[key] for path, key in plot.row_keys(reading.tensors).items()})
@@ -327,13 +332,13 @@ def _refuse_other_function(updates: Mapping[str, Update], by_path: Mapping[str, 
         )
 
 
-def _output_applied(reading: Reading) -> float:
+def _output_applied(reading: FileReading) -> float:
     """How often the writer adds the update of an attention's output: what we write follows the PEFT of its time."""
     version = reading.config.peft_version
     return 1.0 if reading.sidecar is None and version is not None and version > LAST_WITH_OUTPUT_TWICE else OUTPUT_TWICE
 
 
-def restore_in_full(reading: Reading, plot: Plot, updates: Mapping[str, Update]) -> None:
+def restore_in_full(reading: FileReading, plot: Plot, updates: Mapping[str, Update]) -> None:
     """Give the updates the tensors that the file holds in full, and buffers of their modules that no file holds."""
     by_path = modules_by_path(reading.model)
     for path, names in plot.replaced.items():
@@ -346,7 +351,7 @@ def restore_in_full(reading: Reading, plot: Plot, updates: Mapping[str, Update])
                     update.replace(name, buffer, trains=False)
 
 
-def _record(reading: Reading, plot: Plot, path: str) -> ModuleRecord:
+def _record(reading: FileReading, plot: Plot, path: str) -> ModuleRecord:
     """The structure of the update at `path`: as loralab recorded it, or as PEFT trains it."""
     if reading.sidecar is not None:
         return reading.sidecar.modules[path]
@@ -375,7 +380,7 @@ def _record(reading: Reading, plot: Plot, path: str) -> ModuleRecord:
     return ModuleRecord(kind, {WHOLE: PartRecord(recipe)}, biased=brings_bias)
 
 
-def _invoked_record(reading: Reading, target: PeftTarget) -> ModuleRecord:
+def _invoked_record(reading: FileReading, target: PeftTarget) -> ModuleRecord:
     """aLoRA, which is of dense layers."""
     if target.parameter is not None or kind_of(target.module) != "linear":
         raise AdapterFileError(
@@ -395,7 +400,7 @@ def _invocations_must_agree(config: PeftConfig, records: Mapping[str, ModuleReco
         )
 
 
-def _magnitude_record(reading: Reading, path: str, module: nn.Module, kind: Kind) -> ModuleRecord:
+def _magnitude_record(reading: FileReading, path: str, module: nn.Module, kind: Kind) -> ModuleRecord:
     """DoRA, of the modules that have it here as in PEFT."""
     groups = getattr(module, "groups", 1)
     if kind not in ("linear", "embedding", "conv") or (isinstance(groups, int) and groups > 1):
@@ -406,14 +411,14 @@ def _magnitude_record(reading: Reading, path: str, module: nn.Module, kind: Kind
     return ModuleRecord(kind, {WHOLE: PartRecord(reading.config.recipe(path))}, magnitude=True)
 
 
-def _conv_record(reading: Reading, plot: Plot, target: PeftTarget) -> ModuleRecord:
+def _conv_record(reading: FileReading, plot: Plot, target: PeftTarget) -> ModuleRecord:
     """A grouped convolution: one rank-R pair per group if A is made of blocks, PEFT's dense A otherwise."""
     recipe, groups = reading.config.recipe(target.path), int(getattr(target.module, "groups", 1))
     dense = groups > 1 and not is_blocked(reading.tensors[plot.stem(target) + A], groups)
     return ModuleRecord("conv", {WHOLE: PartRecord(recipe.at_rank(recipe.rank // groups))}, dense=dense)
 
 
-def _scales_must_agree(reading: Reading, plot: Plot, updates: Mapping[str, Update]) -> None:
+def _scales_must_agree(reading: FileReading, plot: Plot, updates: Mapping[str, Update]) -> None:
     """What loralab.json and adapter_config.json say about ranks and alphas must be the same."""
     if reading.sidecar is None:
         return

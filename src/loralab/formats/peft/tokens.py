@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from loralab.core.names import modules_by_path, unwrapped
+from loralab.core.names import inside, modules_by_path, unwrapped
 from loralab.core.updates.tokens import TokenUpdate, is_plain_head, is_plain_lookup
-from loralab.core.updates.update import WHOLE, Update, tensor_of
+from loralab.core.updates.update import WHOLE, Update
 from loralab.errors import AdapterFileError
 from loralab.methods.trainable_tokens import (
     RESIZE,
@@ -24,6 +24,7 @@ from loralab.methods.trainable_tokens import (
     leaders,
     token_problems,
 )
+from loralab.nn.tensors import tensor_of
 
 INDICES = "trainable_token_indices"
 """The key of the configuration."""
@@ -96,11 +97,7 @@ def refuse_beyond(chosen: Mapping[str, Sequence[int]], by_path: Mapping[str, nn.
 
 def refuse_taken(plotted: Mapping[str, object], adapted: Mapping[str, int], saved: Mapping[str, object]) -> None:
     """AdapterFileError where a module with trained rows has a low-rank update or is saved in full as well."""
-    taken = [
-        path
-        for path in plotted
-        if path in adapted or any(path == head or path.startswith(f"{head}.") for head in saved)
-    ]
+    taken = [path for path in plotted if path in adapted or inside(path, saved)]
     if taken:
         raise AdapterFileError(
             f"the adapter trains rows of {', '.join(taken)} ({INDICES}), or of a module that is tied to it, and adapts "

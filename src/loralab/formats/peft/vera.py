@@ -15,10 +15,10 @@ import torch
 from torch import Tensor, nn
 
 from loralab.core.names import class_name, modules_by_path
-from loralab.core.updates.build import Site, build, is_linear, linear_shape
+from loralab.core.updates.build import Site, build
 from loralab.core.updates.factors import LowRankDelta, Recipe, SharedMatrices, Spot
 from loralab.core.updates.low_rank import LinearUpdate
-from loralab.core.updates.update import WHOLE, Update, device_of
+from loralab.core.updates.update import WHOLE, Update
 from loralab.errors import AdapterFileError, SpecError
 from loralab.files.names import CONFIG_NAME
 from loralab.files.tensors import refuse_unfit
@@ -29,7 +29,7 @@ from loralab.formats.peft.keys import PeftTarget, key_prefix, task_type
 from loralab.formats.peft.layout import BIASES, is_saved_in_full
 from loralab.formats.peft.reading import (
     WRAPPERS,
-    Reading,
+    FileReading,
     expected_shapes,
     leave_out_foreign,
     plot_of,
@@ -39,6 +39,8 @@ from loralab.formats.peft.reading import (
 from loralab.formats.peft.writing import PREFIX, base_name, shortest_names, tensors_in_full, trained_biases
 from loralab.formats.sidecar import Sidecar
 from loralab.methods.vera import A_NAME, B_NAME, LAMBDA_B, LAMBDA_D, ScaledProjections, VeRA, projections
+from loralab.nn.dense import dense_shape, is_dense
+from loralab.nn.tensors import device_of
 
 VERA_TYPE = "VERA"
 
@@ -285,7 +287,7 @@ def vera_from_peft(
     are drawn as PEFT draws them for this model. Nothing of the model is changed.
     """
     own, shared_tensors = _apart(tensors)
-    reading = Reading.of(model, config.common, own, sidecar)
+    reading = FileReading.of(model, config.common, own, sidecar)
     plot = plot_of(reading)
     _refuse_unlike(plot, config, sidecar)
     leave_out_foreign(reading, plot)
@@ -319,7 +321,7 @@ def _refuse_unlike(plot: Plot, config: PeftVeraConfig, sidecar: Sidecar | None) 
     problems = [
         f"target_modules names {target.path}, a {type(target.module).__name__}, and VeRA adapts dense layers only"
         for target in plot.targets
-        if target.parameter is not None or not is_linear(target.module)
+        if target.parameter is not None or not is_dense(target.module)
     ]
     for path, record in ({} if sidecar is None else sidecar.modules).items():
         said = record.kind, {part: (each.kind, each.recipe.rank) for part, each in record.parts.items()}
@@ -334,21 +336,21 @@ def _refuse_unlike(plot: Plot, config: PeftVeraConfig, sidecar: Sidecar | None) 
 
 def _projection_sizes(targets: Sequence[PeftTarget], rank: int) -> dict[str, tuple[int, int]]:
     """A [R, I] and B [O, R] with the largest I and the largest O of the targets, be they of different layers."""
-    shapes = [linear_shape(target.module) for target in targets]
+    shapes = [dense_shape(target.module) for target in targets]
     return {A_NAME: (rank, max(inputs for _, inputs in shapes)), B_NAME: (max(outputs for outputs, _ in shapes), rank)}
 
 
-def _expected_tensors(reading: Reading, plot: Plot) -> dict[str, tuple[int, ...]]:
+def _expected_tensors(reading: FileReading, plot: Plot) -> dict[str, tuple[int, ...]]:
     """Key → shape of every tensor that the file must hold, but the projections."""
     expected = expected_shapes(reading, replace(plot, targets=[]))
     for target in plot.targets:
-        stem, outputs = plot.stem(target), linear_shape(target.module)[0]
+        stem, outputs = plot.stem(target), dense_shape(target.module)[0]
         expected |= {stem + LAMBDA_B: (outputs,), stem + LAMBDA_D: (reading.config.rank,)}
     return expected
 
 
 def _projections(
-    reading: Reading,
+    reading: FileReading,
     plot: Plot,
     config: PeftVeraConfig,
     stored: Mapping[str, Tensor],
@@ -384,7 +386,7 @@ def _rounded(matrix: Tensor, targets: Sequence[PeftTarget]) -> Tensor:
     return matrix.to(torch.promote_types(matrix.dtype, torch.float32))
 
 
-def _filled(reading: Reading, plot: Plot, recipe: Recipe, shared: SharedMatrices) -> dict[str, Update]:
+def _filled(reading: FileReading, plot: Plot, recipe: Recipe, shared: SharedMatrices) -> dict[str, Update]:
     by_path = modules_by_path(reading.model)
     targets = {target.path: target for target in plot.targets}
     order = by_path if reading.sidecar is None else reading.sidecar.modules
@@ -397,7 +399,7 @@ def _filled(reading: Reading, plot: Plot, recipe: Recipe, shared: SharedMatrices
     return updates
 
 
-def _update(reading: Reading, plot: Plot, target: PeftTarget, recipe: Recipe, shared: SharedMatrices) -> Update:
+def _update(reading: FileReading, plot: Plot, target: PeftTarget, recipe: Recipe, shared: SharedMatrices) -> Update:
     def filled(spot: Spot) -> LowRankDelta:
         delta = ScaledProjections.blank(replace(spot, shared=shared))
         for name in (LAMBDA_B, LAMBDA_D):
