@@ -20,7 +20,7 @@ class FilesDiffer(ModelLoadError):
 
 
 @dataclass(frozen=True)
-class Recipe:
+class TensorSource:
     """How one tensor is made."""
 
     kind: TensorKind
@@ -32,11 +32,11 @@ class Recipe:
 
 @dataclass
 class Recipes:
-    """The recipe and the file of every tensor that is to be written."""
+    """The source and the file of every tensor that is to be written."""
 
     merging: Merging
     base: TensorFolder
-    recipes: dict[str, Recipe] = field(default_factory=dict)
+    sources: dict[str, TensorSource] = field(default_factory=dict)
     file_of: dict[str, str] = field(default_factory=dict)
     _parts: dict[tuple[str, str], Tensor] = field(default_factory=dict)
     _module: nn.Module | None = None
@@ -49,10 +49,10 @@ class Recipes:
         names = made._names_in_files(shapes)
         for key, shape in shapes.items():
             made._add(key, shape, names.get(key))
-        used = {recipe.stored for recipe in made.recipes.values()}
+        used = {source.stored for source in made.sources.values()}
         for key in base.file_of:
-            if key not in used and key not in made.recipes and made._is_foreign(key, shapes):
-                made.recipes[key] = Recipe(base.kinds[key], key, None)
+            if key not in used and key not in made.sources and made._is_foreign(key, shapes):
+                made.sources[key] = TensorSource(base.kinds[key], key, None)
                 made.file_of[key] = base.file_of[key]
         made._check()
         return made
@@ -60,16 +60,16 @@ class Recipes:
     @property
     def kinds(self) -> Mapping[str, TensorKind]:
         """What each tensor is."""
-        return {key: recipe.kind for key, recipe in self.recipes.items()}
+        return {key: source.kind for key, source in self.sources.items()}
 
     def read(self, key: str) -> Tensor:
         """One tensor, merged."""
-        recipe = self.recipes[key]
-        changed = self.merging.changed.get(recipe.name or "")
+        source = self.sources[key]
+        changed = self.merging.changed.get(source.name or "")
         if changed is None:
             return self._start(key)
-        start = torch.empty((), dtype=recipe.kind.dtype) if self.merging.changes.replaces(changed) else self._start(key)
-        return self.merging.with_change(start, changed, self._change(key, recipe.name or "", changed))
+        start = torch.empty((), dtype=source.kind.dtype) if self.merging.changes.replaces(changed) else self._start(key)
+        return self.merging.with_change(start, changed, self._change(key, source.name or "", changed))
 
     # -- finding ----------------------------------------------------------------------------------------------
 
@@ -93,7 +93,7 @@ class Recipes:
                 return
         if stored is None and name is None:
             raise FilesDiffer(f"{key} is not in the base's files")
-        self.recipes[key] = Recipe(TensorKind(self._dtype(stored, name), shape), stored, name)
+        self.sources[key] = TensorSource(TensorKind(self._dtype(stored, name), shape), stored, name)
         self.file_of[key] = home
 
     def _stored(self, key: str, shape: tuple[int, ...]) -> str | None:
@@ -126,13 +126,13 @@ class Recipes:
     # -- values -----------------------------------------------------------------------------------------------
 
     def _start(self, key: str) -> Tensor:
-        recipe = self.recipes[key]
-        if recipe.stored is not None:
-            return self.base.read(recipe.stored)
-        return self._live(key).to(recipe.kind.dtype)
+        source = self.sources[key]
+        if source.stored is not None:
+            return self.base.read(source.stored)
+        return self._live(key).to(source.kind.dtype)
 
     def _live(self, key: str) -> Tensor:
-        name = str(self.recipes[key].name)
+        name = str(self.sources[key].name)
         return self.merging.in_files({name: self.merging.held[name].tensor.detach()})[key].cpu()
 
     def _change(self, key: str, name: str, changed: str) -> Tensor:
@@ -147,12 +147,12 @@ class Recipes:
 
     def _check(self) -> None:
         """What is copied or added to must be what the live model computes with, in the live model's precision."""
-        for key, recipe in self.recipes.items():
-            if recipe.name is None or recipe.stored is None:
+        for key, source in self.sources.items():
+            if source.name is None or source.stored is None:
                 continue
-            changed = self.merging.changed.get(recipe.name)
+            changed = self.merging.changed.get(source.name)
             if changed is not None and self.merging.changes.replaces(changed):
                 continue
             live = self._live(key)
-            if not same_bits(self.base.read(recipe.stored).to(live.dtype), live):
-                raise FilesDiffer(f"{recipe.stored} in {self.base.folder} is not what the live model holds")
+            if not same_bits(self.base.read(source.stored).to(live.dtype), live):
+                raise FilesDiffer(f"{source.stored} in {self.base.folder} is not what the live model holds")

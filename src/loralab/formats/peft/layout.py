@@ -77,7 +77,7 @@ def _all_lengths(update: Magnitude, base: nn.Module) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Entry:
+class PeftEntry:
     """One entry of a file: the module it is for, or a raw parameter of it, its rank, and its tensors by local key."""
 
     base: nn.Module
@@ -88,7 +88,7 @@ class Entry:
     """How often the PEFT that wrote it adds the update of an attention's output."""
 
 
-def unpack(update: Update, entry: Entry) -> None:
+def unpack(update: Update, entry: PeftEntry) -> None:
     """Fill the update's factors from an entry: the inverse of `pack`."""
     if isinstance(update, Magnitude):
         update.set_lengths(entry.tensors[MAGNITUDE])
@@ -155,7 +155,7 @@ def _pack_linear(update: LinearUpdate, base: nn.Module, rank_stabilized: bool) -
     yield _pack_whole(update, rank_stabilized) if WHOLE in update.parts else _pack_parts(update, rank_stabilized)
 
 
-def _unpack_linear(update: LinearUpdate, entry: Entry) -> None:
+def _unpack_linear(update: LinearUpdate, entry: PeftEntry) -> None:
     if WHOLE in update.parts:
         fill(update.factors_of(WHOLE), entry.tensors[A], entry.tensors[B])
     else:
@@ -170,7 +170,7 @@ def _pack_embedding(update: EmbeddingUpdate, base: nn.Module, rank_stabilized: b
     yield _pack_whole(update, rank_stabilized, EMBEDDING_A, EMBEDDING_B)
 
 
-def _unpack_embedding(update: EmbeddingUpdate, entry: Entry) -> None:
+def _unpack_embedding(update: EmbeddingUpdate, entry: PeftEntry) -> None:
     fill(update.factors_of(WHOLE), entry.tensors[EMBEDDING_A], entry.tensors[EMBEDDING_B])
 
 
@@ -244,7 +244,7 @@ def _pack_attention(update: AttentionUpdate, base: nn.Module, rank_stabilized: b
     yield _entry(reference, rank, rank_stabilized, {A: A_in, B: B_in, OUT_A: A_out, OUT_B: B_out})
 
 
-def _unpack_attention(update: AttentionUpdate, entry: Entry) -> None:
+def _unpack_attention(update: AttentionUpdate, entry: PeftEntry) -> None:
     """From packed parts; from PEFT's own pair, whose one A serves q, k and v, each part gets a copy of it."""
     tensors, parts = entry.tensors, {part: update.factors_of(part) for part in update.parts}
     ratios, start = _common_scale(parts)[1], 0
@@ -306,7 +306,7 @@ def _pack_conv(update: ConvUpdate, base: nn.Module, rank_stabilized: bool) -> It
     yield _entry(factors.recipe, factors.recipe.rank * groups, rank_stabilized, {A: A_conv, B: factors.lora_B})
 
 
-def _unpack_conv(update: ConvUpdate, entry: Entry) -> None:
+def _unpack_conv(update: ConvUpdate, entry: PeftEntry) -> None:
     A_conv = entry.tensors[A]
     if not update.is_dense(entry.base):
         A_conv = _blocked(A_conv, int(getattr(entry.base, "groups", 1)))
@@ -362,7 +362,7 @@ def _pack_parameters(update: ParameterUpdate, base: nn.Module, rank_stabilized: 
         yield _entry(factors.recipe, factors.recipe.rank, rank_stabilized, {A: A_values, B: B_values}, name)
 
 
-def _unpack_parameter(update: ParameterUpdate, entry: Entry) -> None:
+def _unpack_parameter(update: ParameterUpdate, entry: PeftEntry) -> None:
     factors, A_values, B_values = update.factors_of(str(entry.parameter)), entry.tensors[A], entry.tensors[B]
     if factors.lora_A.dim() == 3:
         E = len(factors.lora_A)
@@ -380,7 +380,7 @@ class _Form:
 
     shapes: Callable[[Any, str | None, int], Shapes]
     pack: Callable[[Any, Any, bool], Iterator[Packed]]
-    unpack: Callable[[Any, Entry], None]
+    unpack: Callable[[Any, PeftEntry], None]
     lengths: Callable[[Any], tuple[int, ...]] | None = None
     """The shape of DoRA's lengths; None where PEFT has no DoRA."""
     why_not: Callable[[Any, Any], str | None] = lambda update, base: None

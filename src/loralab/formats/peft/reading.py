@@ -1,4 +1,4 @@
-"""From PEFT's configuration and tensors to updates for a model. The inverse is `peft_writing.py`.
+"""From PEFT's configuration and tensors to updates for a model. The inverse is `writing.py`.
 
 Strict both ways: every tensor of the file lands in an update, and every factor of every update is filled from the
 file, or an AdapterFileError lists all that is wrong. Nothing of the model is changed here.
@@ -38,7 +38,7 @@ from loralab.formats.peft.layout import (
     BIASES,
     OUTPUT_TWICE,
     A,
-    Entry,
+    PeftEntry,
     entry_shapes,
     is_blocked,
     pack,
@@ -58,7 +58,7 @@ LAST_WITH_OUTPUT_TWICE = (0, 21, 2)
 
 
 @dataclass
-class Reading:
+class FileReading:
     """One adapter being read: what is expected, what was found, and what the user should be told."""
 
     model: nn.Module
@@ -67,23 +67,27 @@ class Reading:
     sidecar: Sidecar | None
     notes: list[str] = field(default_factory=list)
 
+    @staticmethod
+    def of(
+        model: nn.Module, config: PeftConfig, tensors: Mapping[str, Tensor], sidecar: Sidecar | None
+    ) -> "FileReading":
+        """The tensors of a file under their plain names."""
+        plain, wrapped = plain_names(tensors, unwrapped(model)._modules)
+        what = "its keys had the names of a compile, DDP or FSDP wrapper in them, which were left out"
+        return FileReading(model, config, plain, sidecar, [what] if wrapped else [])
+
 
 def from_peft(
     model: nn.Module, config: PeftConfig, tensors: Mapping[str, Tensor], sidecar: Sidecar | None
 ) -> tuple[dict[str, Update], list[str]]:
     """The updates by path, filled, and notes; AdapterFileError listing all problems."""
-    plain, wrapped = plain_names(tensors, unwrapped(model)._modules)
-    reading = Reading(model, config, plain, sidecar)
-    if wrapped:
-        reading.notes.append("its keys had the names of a compile, DDP or FSDP wrapper in them, which were left out")
+    reading = FileReading.of(model, config, tensors, sidecar)
     plot = plot_of(reading)
     if config.ties_weights:
         refuse_tied(model, plot)
     if config.bias_of_B:
         reading.notes += fold_biases(model, config, plot, reading.tensors)
-    if sidecar is None:
-        leave_out_copies(reading, plot)
-        reading.notes += unmatched_names(model, config)
+    leave_out_foreign(reading, plot)
     refuse_unfit(reading.tensors, expected_shapes(reading, plot), whole_numbers(reading, plot))
     return _filled(reading, plot), reading.notes
 
@@ -111,7 +115,7 @@ def plain_names(tensors: Mapping[str, Tensor], children: Collection[str] = ()) -
 # -- what is expected -------------------------------------------------------------------------------------------
 
 
-def plot_of(reading: Reading) -> Plot:
+def plot_of(reading: FileReading) -> Plot:
     """Where every tensor goes; AdapterFileError where configuration and tensors do not say the same."""
     if reading.sidecar is not None:
         held = _plot_of_sidecar(reading.model, reading.sidecar, reading.config)
@@ -124,7 +128,7 @@ def plot_of(reading: Reading) -> Plot:
     return _plot_of_names(reading, targets)
 
 
-def _plot_of_names(reading: Reading, targets: list[PeftTarget]) -> Plot:
+def _plot_of_names(reading: FileReading, targets: list[PeftTarget]) -> Plot:
     """Of what the configuration names, and embeddings that PEFT wrote in full."""
     depths = wrap_depths(targets)
     by_path = modules_by_path(reading.model)
@@ -139,7 +143,7 @@ def _plot_of_names(reading: Reading, targets: list[PeftTarget]) -> Plot:
     return Plot(targets, replaced, depths, tokens)
 
 
-def _is_saved(reading: Reading, path: str) -> bool:
+def _is_saved(reading: FileReading, path: str) -> bool:
     """What modules_to_save names must be in the file; a head that only the task implies may be the base's own."""
     named = path.endswith(reading.config.modules_to_save)
     return named or any(key.startswith(f"{path}.") for key in reading.tensors)
@@ -169,7 +173,7 @@ def _stored(record: ModuleRecord, module: nn.Module) -> list[str]:
     return [name for name in record.replaced if name in stored or (record.parts and has_tensor(module, name))]
 
 
-def _biases(reading: Reading, depths: Mapping[str, int], heads: list[str]) -> Iterable[tuple[str, str]]:
+def _biases(reading: FileReading, depths: Mapping[str, int], heads: list[str]) -> Iterable[tuple[str, str]]:
     """(module path, tensor name) of the biases that PEFT trains; an attention's output bias is the attention's own."""
     by_path = modules_by_path(reading.model)
     for path, module in by_path.items():
@@ -184,7 +188,7 @@ def _biases(reading: Reading, depths: Mapping[str, int], heads: list[str]) -> It
             yield owner, name
 
 
-def expected_shapes(reading: Reading, plot: Plot) -> dict[str, tuple[int, ...]]:
+def expected_shapes(reading: FileReading, plot: Plot) -> dict[str, tuple[int, ...]]:
     """Key → shape of every tensor that the file must hold."""
     expected: dict[str, tuple[int, ...]] = {}
     by_path = modules_by_path(reading.model)
@@ -202,7 +206,7 @@ def expected_shapes(reading: Reading, plot: Plot) -> dict[str, tuple[int, ...]]:
     return expected | row_shapes(plot.tokens, by_path, plot.row_keys(reading.tensors))
 
 
-def whole_numbers(reading: Reading, plot: Plot) -> list[str]:
+def whole_numbers(reading: FileReading, plot: Plot) -> list[str]:
     """Keys of tensors saved in full that hold no floating-point numbers in the model: counters, positions."""
     by_path = modules_by_path(reading.model)
     return [
@@ -216,8 +220,14 @@ def whole_numbers(reading: Reading, plot: Plot) -> list[str]:
 # -- tensors that PEFT writes though they are not the adapter's ----------------------------------------------------
 
 
-def leave_out_copies(reading: Reading, plot: Plot) -> None:
-    """Drop copies of the base's own tensors, and doubles of a saved module's, that PEFT puts beside them."""
+def leave_out_foreign(reading: FileReading, plot: Plot) -> None:
+    """Drop copies of the base's own tensors, and doubles of a saved module's, that PEFT puts beside the adapter's.
+
+    loralab writes none of them.
+    """
+    if reading.sidecar is not None:
+        return
+    reading.notes += unmatched_names(reading.model, reading.config)
     heads = [path for path in plot.replaced if path not in plot.depths]
     doubles = [
         key
@@ -237,7 +247,7 @@ def leave_out_copies(reading: Reading, plot: Plot) -> None:
             _refuse_other_base(path, reading.tensors.pop(key), base)
 
 
-def _saved_embeddings(reading: Reading, depths: Mapping[str, int]) -> list[str]:
+def _saved_embeddings(reading: FileReading, depths: Mapping[str, int]) -> list[str]:
     """Embeddings that PEFT saved in full because they were resized; equal copies of the base's are left out."""
     saved = []
     for path, base in _embeddings(reading.model).items():
@@ -288,7 +298,7 @@ def _is_copy(values: Tensor, base: nn.Module, apart_from: Sequence[int] = ()) ->
 # -- filling ----------------------------------------------------------------------------------------------------
 
 
-def _filled(reading: Reading, plot: Plot) -> dict[str, Update]:
+def _filled(reading: FileReading, plot: Plot) -> dict[str, Update]:
     by_path = modules_by_path(reading.model)
     touched = {*plot.depths, *plot.replaced, *plot.tokens}
     order = by_path if reading.sidecar is None else reading.sidecar.modules
@@ -302,13 +312,10 @@ def _filled(reading: Reading, plot: Plot) -> dict[str, Update]:
         stem = plot.stem(target)
         keys = entry_shapes(target.module, target.parameter, rank, reading.config.magnitude)
         tensors = {key: reading.tensors[stem + key] for key in keys}
-        unpack(updates[target.path], Entry(target.module, target.parameter, rank, tensors, _output_applied(reading)))
-    for path, names in plot.replaced.items():
-        for name in names:
-            value = reading.tensors[tensor_key(path, name, plot.depths)]
-            updates[path].restore(name, value, by_path[path])
-        if path not in plot.depths and not set(names) <= BIASES:
-            add_unstored(updates[path], by_path[path], names)
+        unpack(
+            updates[target.path], PeftEntry(target.module, target.parameter, rank, tensors, _output_applied(reading))
+        )
+    restore_in_full(reading, plot, updates)
     fill_biases(updates, reading.config, plot, reading.tensors)
     fill_rows(updates, {path: reading.tensors[key] for path, key in plot.row_keys(reading.tensors).items()})
     return updates
@@ -325,20 +332,26 @@ def _refuse_other_function(updates: Mapping[str, Update], by_path: Mapping[str, 
         )
 
 
-def _output_applied(reading: Reading) -> float:
+def _output_applied(reading: FileReading) -> float:
     """How often the writer adds the update of an attention's output: what we write follows the PEFT of its time."""
     version = reading.config.peft_version
     return 1.0 if reading.sidecar is None and version is not None and version > LAST_WITH_OUTPUT_TWICE else OUTPUT_TWICE
 
 
-def add_unstored(update: Update, module: nn.Module, stored: list[str]) -> None:
-    """Buffers that a module does not save belong to a module trained in full all the same."""
-    for name, buffer in module.named_buffers():
-        if name not in stored:
-            update.replace(name, buffer, trains=False)
+def restore_in_full(reading: FileReading, plot: Plot, updates: Mapping[str, Update]) -> None:
+    """Give the updates the tensors that the file holds in full, and buffers of their modules that no file holds."""
+    by_path = modules_by_path(reading.model)
+    for path, names in plot.replaced.items():
+        update, module = updates[path], by_path[path]
+        for name in names:
+            update.restore(name, reading.tensors[tensor_key(path, name, plot.depths)], module)
+        if path not in plot.depths and not set(names) <= BIASES:
+            for name, buffer in module.named_buffers():
+                if name not in names:
+                    update.replace(name, buffer, trains=False)
 
 
-def _record(reading: Reading, plot: Plot, path: str) -> ModuleRecord:
+def _record(reading: FileReading, plot: Plot, path: str) -> ModuleRecord:
     """The structure of the update at `path`: as loralab recorded it, or as PEFT trains it."""
     if reading.sidecar is not None:
         return reading.sidecar.modules[path]
@@ -367,7 +380,7 @@ def _record(reading: Reading, plot: Plot, path: str) -> ModuleRecord:
     return ModuleRecord(kind, {WHOLE: PartRecord(recipe)}, biased=brings_bias)
 
 
-def _invoked_record(reading: Reading, target: PeftTarget) -> ModuleRecord:
+def _invoked_record(reading: FileReading, target: PeftTarget) -> ModuleRecord:
     """aLoRA, which is of dense layers."""
     if target.parameter is not None or kind_of(target.module) != "linear":
         raise AdapterFileError(
@@ -387,7 +400,7 @@ def _invocations_must_agree(config: PeftConfig, records: Mapping[str, ModuleReco
         )
 
 
-def _magnitude_record(reading: Reading, path: str, module: nn.Module, kind: Kind) -> ModuleRecord:
+def _magnitude_record(reading: FileReading, path: str, module: nn.Module, kind: Kind) -> ModuleRecord:
     """DoRA, of the modules that have it here as in PEFT."""
     groups = getattr(module, "groups", 1)
     if kind not in ("linear", "embedding", "conv") or (isinstance(groups, int) and groups > 1):
@@ -398,14 +411,14 @@ def _magnitude_record(reading: Reading, path: str, module: nn.Module, kind: Kind
     return ModuleRecord(kind, {WHOLE: PartRecord(reading.config.recipe(path))}, magnitude=True)
 
 
-def _conv_record(reading: Reading, plot: Plot, target: PeftTarget) -> ModuleRecord:
+def _conv_record(reading: FileReading, plot: Plot, target: PeftTarget) -> ModuleRecord:
     """A grouped convolution: one rank-R pair per group if A is made of blocks, PEFT's dense A otherwise."""
     recipe, groups = reading.config.recipe(target.path), int(getattr(target.module, "groups", 1))
     dense = groups > 1 and not is_blocked(reading.tensors[plot.stem(target) + A], groups)
     return ModuleRecord("conv", {WHOLE: PartRecord(recipe.at_rank(recipe.rank // groups))}, dense=dense)
 
 
-def _scales_must_agree(reading: Reading, plot: Plot, updates: Mapping[str, Update]) -> None:
+def _scales_must_agree(reading: FileReading, plot: Plot, updates: Mapping[str, Update]) -> None:
     """What loralab.json and adapter_config.json say about ranks and alphas must be the same."""
     if reading.sidecar is None:
         return

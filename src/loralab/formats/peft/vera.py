@@ -4,7 +4,7 @@
     base_model.model.<path>.vera_lambda_d [R]   base_model.model.<path>.vera_lambda_b [O]
 
 A file may lack the projections; PEFT then draws them again from `projection_prng_key`. Targets, heads and biases are
-as in PEFT's files of LoRA (`peft_reading.py`, `peft_writing.py`). Shapes: R rank, I inputs, O outputs.
+as in PEFT's files of LoRA (`reading.py`, `writing.py`). Shapes: R rank, I inputs, O outputs.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from loralab.core.names import class_name, modules_by_path, unwrapped
+from loralab.core.names import class_name, modules_by_path
 from loralab.core.updates.build import Site, build
 from loralab.core.updates.factors import LowRankDelta, Recipe, SharedMatrices, Spot
 from loralab.core.updates.low_rank import LinearUpdate
@@ -25,19 +25,18 @@ from loralab.files.tensors import refuse_unfit
 from loralab.files.values import is_finite
 from loralab.formats.peft.agreement import Plot
 from loralab.formats.peft.config import PeftConfig, mistyped, parse_config
-from loralab.formats.peft.keys import PeftTarget, key_prefix, task_type, tensor_key, unmatched_names
+from loralab.formats.peft.keys import PeftTarget, key_prefix, task_type
 from loralab.formats.peft.layout import BIASES, is_saved_in_full
 from loralab.formats.peft.reading import (
     WRAPPERS,
-    Reading,
-    add_unstored,
+    FileReading,
     expected_shapes,
-    leave_out_copies,
-    plain_names,
+    leave_out_foreign,
     plot_of,
+    restore_in_full,
     whole_numbers,
 )
-from loralab.formats.peft.writing import PREFIX, base_name, shortest_names, trained_biases
+from loralab.formats.peft.writing import PREFIX, base_name, shortest_names, tensors_in_full, trained_biases
 from loralab.formats.sidecar import Sidecar
 from loralab.methods.vera import A_NAME, B_NAME, LAMBDA_B, LAMBDA_D, ScaledProjections, VeRA, projections
 from loralab.nn.dense import dense_shape, is_dense
@@ -204,11 +203,7 @@ def vera_to_peft(
     for path, delta in deltas.items():
         stem = f"{PREFIX}{key_prefix(path, depths)}"
         tensors |= {f"{stem}.{name}": tensor.detach() for name, tensor in delta.stored()}
-    for path, update in updates.items():
-        stored = bases[path].state_dict().keys() if path in heads else None
-        for name, tensor in update.replacements().items():
-            if stored is None or name in stored:
-                tensors[PREFIX + tensor_key(path, name, depths)] = tensor.detach()
+    tensors |= tensors_in_full(updates, bases, depths)
     return _content(updates, bases, heads, spec, model), tensors
 
 
@@ -292,15 +287,10 @@ def vera_from_peft(
     are drawn as PEFT draws them for this model. Nothing of the model is changed.
     """
     own, shared_tensors = _apart(tensors)
-    plain, wrapped = plain_names(own, unwrapped(model)._modules)
-    reading = Reading(model, config.common, plain, sidecar)
-    if wrapped:
-        reading.notes.append("its keys had the names of a compile, DDP or FSDP wrapper in them, which were left out")
+    reading = FileReading.of(model, config.common, own, sidecar)
     plot = plot_of(reading)
     _refuse_unlike(plot, config, sidecar)
-    if sidecar is None:
-        leave_out_copies(reading, plot)
-        reading.notes += unmatched_names(model, config.common)
+    leave_out_foreign(reading, plot)
     sizes = _projection_sizes(plot.targets, config.common.rank)
     expected = _expected_tensors(reading, plot)
     if config.save_projection or shared_tensors:
@@ -350,7 +340,7 @@ def _projection_sizes(targets: Sequence[PeftTarget], rank: int) -> dict[str, tup
     return {A_NAME: (rank, max(inputs for _, inputs in shapes)), B_NAME: (max(outputs for outputs, _ in shapes), rank)}
 
 
-def _expected_tensors(reading: Reading, plot: Plot) -> dict[str, tuple[int, ...]]:
+def _expected_tensors(reading: FileReading, plot: Plot) -> dict[str, tuple[int, ...]]:
     """Key → shape of every tensor that the file must hold, but the projections."""
     expected = expected_shapes(reading, replace(plot, targets=[]))
     for target in plot.targets:
@@ -360,7 +350,7 @@ def _expected_tensors(reading: Reading, plot: Plot) -> dict[str, tuple[int, ...]
 
 
 def _projections(
-    reading: Reading,
+    reading: FileReading,
     plot: Plot,
     config: PeftVeraConfig,
     stored: Mapping[str, Tensor],
@@ -396,7 +386,7 @@ def _rounded(matrix: Tensor, targets: Sequence[PeftTarget]) -> Tensor:
     return matrix.to(torch.promote_types(matrix.dtype, torch.float32))
 
 
-def _filled(reading: Reading, plot: Plot, recipe: Recipe, shared: SharedMatrices) -> dict[str, Update]:
+def _filled(reading: FileReading, plot: Plot, recipe: Recipe, shared: SharedMatrices) -> dict[str, Update]:
     by_path = modules_by_path(reading.model)
     targets = {target.path: target for target in plot.targets}
     order = by_path if reading.sidecar is None else reading.sidecar.modules
@@ -405,16 +395,11 @@ def _filled(reading: Reading, plot: Plot, recipe: Recipe, shared: SharedMatrices
         for path in order
         if path in targets or path in plot.replaced
     }
-    for path, names in plot.replaced.items():
-        for name in names:
-            value = reading.tensors[tensor_key(path, name, plot.depths)]
-            updates[path].restore(name, value, by_path[path])
-        if path not in targets and not set(names) <= BIASES:
-            add_unstored(updates[path], by_path[path], names)
+    restore_in_full(reading, plot, updates)
     return updates
 
 
-def _update(reading: Reading, plot: Plot, target: PeftTarget, recipe: Recipe, shared: SharedMatrices) -> Update:
+def _update(reading: FileReading, plot: Plot, target: PeftTarget, recipe: Recipe, shared: SharedMatrices) -> Update:
     def filled(spot: Spot) -> LowRankDelta:
         delta = ScaledProjections.blank(replace(spot, shared=shared))
         for name in (LAMBDA_B, LAMBDA_D):

@@ -1,4 +1,4 @@
-"""From an adapter's updates to PEFT's configuration and tensors. The inverse is `peft_reading.py`.
+"""From an adapter's updates to PEFT's configuration and tensors. The inverse is `reading.py`.
 
 What PEFT can express is written so that PEFT computes the same function; `why_not_peft` says what it cannot.
 """
@@ -62,12 +62,21 @@ def to_peft(
             adapter.tensors |= {stem + key: tensor for key, tensor in each.tensors.items()}
     for path, rows in written_rows(updates, model).items():
         adapter.tensors[f"{PREFIX}{key_prefix(path, depths)}.{DELTA}"] = rows.rows_TH.detach()
+    adapter.tensors |= tensors_in_full(updates, bases, depths)
+    return adapter
+
+
+def tensors_in_full(
+    updates: Mapping[str, Update], bases: Mapping[str, nn.Module], depths: Mapping[str, int]
+) -> dict[str, Tensor]:
+    """The tensors that updates replace, by PEFT's keys; of a module trained in full those that it saves itself."""
+    tensors = {}
     for path, update in updates.items():
-        stored = bases[path].state_dict().keys() if path in heads else None
+        stored = bases[path].state_dict().keys() if is_saved_in_full(update) else None
         for name, tensor in update.replacements().items():
             if stored is None or name in stored:
-                adapter.tensors[PREFIX + tensor_key(path, name, depths)] = tensor.detach()
-    return adapter
+                tensors[PREFIX + tensor_key(path, name, depths)] = tensor.detach()
+    return tensors
 
 
 def _config(
