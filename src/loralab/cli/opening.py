@@ -1,15 +1,14 @@
 """Models, adapters and tasks opened as the flags name them."""
 
-import json
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from loralab.cli.flags import AdaptedModel, Loading, MeasuredAdapter
 from loralab.errors import NotFoundError, SpecError
-from loralab.files.names import CONFIG_NAME, RUN_NAME
+from loralab.files.names import CONFIG_NAME
 
 if TYPE_CHECKING:
     from loralab.analysis.adapters.measurement import Measurement
@@ -124,20 +123,21 @@ def wanted_by(adapter: str | None, labels: Labels = None) -> Wanted:
         return Wanted("generation", labels)
     if not Path(adapter).is_dir():
         raise NotFoundError(f"--adapter: no such folder: {adapter}")
-    from loralab.formats.labels import recorded_labels
+    from loralab.files.whole import read_json
+    from loralab.formats.run import read_run, recorded_labels
 
     folder = Path(adapter)
-    kind = MODEL_KINDS.get(str(_read(folder / CONFIG_NAME).get("task_type")), "generation")
-    run, recorded = _read(folder / RUN_NAME), recorded_labels(folder)
+    config = read_json(folder / CONFIG_NAME) if (folder / CONFIG_NAME).is_file() else {}
+    run, recorded = read_run(folder), recorded_labels(folder)
     if labels is not None and recorded not in (None, labels):
         raise SpecError(
             f"--labels {','.join(labels)}: {adapter} records {','.join(recorded or ())}; leave --labels out"
         )
     return Wanted(
-        run.get("model_kind", kind),
+        run.model_kind or MODEL_KINDS.get(str(config.get("task_type")), "generation"),
         recorded or labels,
-        run.get("kind") == "regression",
-        bool(run.get("conversations")),
+        run.kind == "regression",
+        run.conversations,
     )
 
 
@@ -200,7 +200,3 @@ def say(notes: Iterable[str]) -> None:
     """Print sentences on stderr."""
     for note in notes:
         print(note, file=sys.stderr)
-
-
-def _read(path: Path) -> dict[str, Any]:
-    return dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else {}
