@@ -11,9 +11,9 @@ from loralab.core.adapter import adapters_on
 from loralab.core.attach import activate, detach, disabled, rows
 from loralab.core.names import modules_by_path, unwrapped
 from loralab.core.updates.update import WHOLE
-from loralab.errors import FingerprintError, LoralabError, SpecError
+from loralab.errors import FingerprintError, LoralabError, SpecError, some
 from loralab.extras import lacking
-from loralab.formats.finding import AGAIN, UNEXPECTED, Finding, Severity, some
+from loralab.formats.finding import AGAIN, UNEXPECTED, Finding, Severity
 from loralab.formats.fingerprint import Fingerprint, fingerprint
 from loralab.formats.gguf.layout import GgufBase
 from loralab.formats.load import put_stored

@@ -22,9 +22,8 @@ from transformers import PreTrainedModel
 from loralab.core.adapter import adapters_of
 from loralab.core.attach import disabled
 from loralab.core.names import unwrapped
-from loralab.errors import ModelLoadError, NumericsError
+from loralab.errors import ModelLoadError, NumericsError, listed
 from loralab.files.shards import TensorFolder, same_bits
-from loralab.files.tensors import listed
 from loralab.formats.merged.weights import MergedWeights
 from loralab.formats.probe import Logits, Probe, base_dtype, logits_of
 from loralab.models.quiet import quiet_transformers
