@@ -22,6 +22,7 @@ from loralab.formats.record import has_tensor
 from loralab.formats.stored import StoredAdapter
 from loralab.formats.updates import StoredUpdate
 from loralab.methods.beside import tied_paths
+from loralab.nn.mode import evaluating
 
 PROBED = "loralab-inspected"
 
@@ -38,20 +39,17 @@ def logit_change(model: nn.Module, stored: StoredAdapter, allow_other_base: bool
             "yourself, under activate() and disabled()"
         )
     probe, before = make_probe(inner), adapters_on(model).routing.active
-    training = [module for module in model.modules() if module.training]
     put_stored(model, stored, PROBED, allow_other_base=allow_other_base)
-    model.eval()
     try:
-        with _from_the_first_position(model):
-            adapted = logits_of(inner, probe)
-        with disabled(model):
-            base = logits_of(inner, probe)
+        with evaluating(model):
+            with _from_the_first_position(model):
+                adapted = logits_of(inner, probe)
+            with disabled(model):
+                base = logits_of(inner, probe)
     finally:
         detach(model, PROBED)
         if before is not None:
             activate(model, before)
-        for module in training:
-            module.training = True
     return max(float((one - other).abs().max()) for one, other in zip(adapted, base, strict=True))
 
 
