@@ -14,6 +14,7 @@ from safetensors import safe_open
 import loralab as ll
 from loralab import errors
 from loralab.core.updates.kinds import KINDS
+from loralab.formats.gguf.layout import ARCHITECTURES
 from loralab.formats.record import BIASED, INVOKED, MAGNITUDE
 from loralab.metrics.table import higher_is_better
 from loralab.tasks.glue.table import GLUE
@@ -146,6 +147,11 @@ def test_the_keys_of_adapter_config_are_those_that_we_write(tmp_path: Path) -> N
     config = json.loads((ll.save(adapter, tmp_path, model=model) / "adapter_config.json").read_text())
     told = keys_of(section(FORMATS, "adapter_config.json").partition("In `LORA`")[2])
     assert told - config.keys() == {"target_parameters", "alora_invocation_tokens"}  # where there are any
+
+
+def test_the_model_types_of_gguf_are_those_of_the_page() -> None:
+    named = re.search(r"Model types: ([^.]*)\.", section(FORMATS, "GGUF"))[1]
+    assert re.split(r",\s+", named) == list(ARCHITECTURES)
 
 
 # -- metrics ------------------------------------------------------------------------------------------------------

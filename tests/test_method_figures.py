@@ -39,6 +39,7 @@ QUOTES: list[tuple[str, str, list[str]]] = [
     ("pissa", "(E2E loss 1.58 against 1.56", ["", "e2e/pissa/loss", "e2e/lora/loss"]),
     ("pissa", "MRPC 73.8 against 74.3", ["mrpc/pissa/accuracy", "mrpc/lora/accuracy"]),
     ("vera", "(E2E loss 1.78 against 1.56", ["", "e2e/vera/loss", "e2e/lora/loss"]),
+    ("vera", "(3.2 MB on MiniLM, LoRA 0.3)", ["cola/vera/stored", "cola/lora/stored"]),
     ("vera", "1.52 at three times its rate", ["rates-e2e/vera,/× 3"]),
     ("tied", "(loss 1.61 against 1.56", ["e2e/tied/loss", "e2e/lora/loss"]),
     ("multilora", "(18.2 ± 2.3 against", ["cola/multilora/matthews", "cola/multilora/matthews"]),
@@ -51,6 +52,7 @@ QUOTES: list[tuple[str, str, list[str]]] = [
     ("lora-xs", "(loss 1.51 against 1.56", ["e2e/lora-xs/loss", "e2e/lora/loss"]),
     ("full", "(MRPC 78.9 against LoRA's 75.3", [f"{MRPC}/full/accuracy", f"{MRPC}/lora/accuracy"]),
     ("full", "E2E loss 1.41 against 1.56", ["", f"{E2E}/full/loss", f"{E2E}/lora/loss"]),
+    ("full", "(538 MB for SmolLM2-135M, LoRA 1.9 MB)", ["e2e/full/stored", "", "", "e2e/lora/stored"]),
     ("full", "2.2 to 2.4 times LoRA's", ["cola/full/step", "e2e/full/step"]),
     ("top2", "70.3 against 75.3", [f"{MRPC}/top2/accuracy", f"{MRPC}/lora/accuracy"]),
     ("bitfit", "72.0 on MRPC (LoRA 75.3)", [f"{MRPC}/bitfit/accuracy", f"{MRPC}/lora/accuracy"]),
@@ -88,8 +90,8 @@ def measured(address: str) -> list[float]:
     if record not in NEIGHBOURS:
         return numbers(cell_of(RECORDS[record], row, column))
     found = NEIGHBOURS[record][row]
-    if column == "peak":
-        return [found["peak_memory_bytes"] / 1e9]
+    if column in ("peak", "stored"):
+        return [found["peak_memory_bytes"] / 1e9 if column == "peak" else found["stored_bytes"] / 1e6]
     value = found["metrics"].get(column, found.get(column))
     return [value["mean"], value["sd"]] if isinstance(value, dict) else [value]
 
