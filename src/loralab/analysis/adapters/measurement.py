@@ -9,7 +9,7 @@ from transformers import PreTrainedModel
 from loralab.errors import DataError, SpecError
 from loralab.evaluation.evaluate import evaluate
 from loralab.generation.config import GenerationConfig
-from loralab.metrics.table import higher_is_better
+from loralab.metrics.scores import higher_is_better
 from loralab.tasks.encoding.encode import Processor
 from loralab.tasks.task import Task
 
