@@ -6,7 +6,6 @@ from typing import Any
 
 from loralab.errors import DataError
 
-
 LOWER_IS_BETTER = ("loss", "perplexity", "ter", "unparsable")
 """Metrics that measure an error."""
 
