@@ -10,8 +10,8 @@ from functools import partial
 
 from loralab.errors import DataError
 from loralab.extras import require
+from loralab.metrics.classification import LABEL_METRICS
 from loralab.metrics.scores import Scores, TextScore
-from loralab.metrics.table import LABEL_METRICS
 from loralab.tasks.example import Conversation, Example, Examples, ImageExample, LabelledExample
 from loralab.tasks.task import Task
 

@@ -14,8 +14,7 @@ from loralab.core.names import modules_by_path
 from loralab.core.updates.build import kind_of
 from loralab.core.updates.factors import Recipe, usual_and_others
 from loralab.core.updates.update import WHOLE, Update
-from loralab.errors import AdapterFileError
-from loralab.files.tensors import listed
+from loralab.errors import AdapterFileError, listed
 from loralab.formats.peft.layout import fill
 from loralab.formats.record import ModuleRecord, PartRecord, has_tensor, rows_of, runs_of
 from loralab.methods.lora import LoRA

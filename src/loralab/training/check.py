@@ -11,7 +11,7 @@ from loralab.core.names import unwrapped
 from loralab.core.rows.invocation import NEVER, invocation_starts
 from loralab.core.updates.tokens import TOKEN_ROWS, TokenUpdate
 from loralab.core.updates.update import WHOLE
-from loralab.errors import SpecError, TrainingError, listed
+from loralab.errors import SpecError, TrainingError, some
 from loralab.nn.tensors import tensor_of
 from loralab.tasks.encoding.encode import AnyEncoded, Encoded
 from loralab.training.data import StepData
@@ -40,7 +40,7 @@ def every_parameter_has_a_gradient(adapter: Adapter, trained: Iterable[tuple[str
     if silent:
         raise TrainingError(
             f"{len(silent)} of the adapter's tensors got no gradient in step 1 and would never train: "
-            f"{listed(silent)}. Their modules take no part in the loss; leave them out with exclude"
+            f"{some(silent, 5)}. Their modules take no part in the loss; leave them out with exclude"
         )
 
 
@@ -51,7 +51,7 @@ def step_is_finite(loss: float, gradient_norm: float, step: int, data: StepData)
             examples = [index for chosen in data.indices for index in chosen]
             raise TrainingError(
                 f"the {name} of step {step} is {value}; its batch holds the training examples "
-                f"{listed(map(str, examples), 16)} (counted from 0). Lower lr, use clip, or look at these examples"
+                f"{some(map(str, examples), 16)} (counted from 0). Lower lr, use clip, or look at these examples"
             )
 
 
@@ -92,7 +92,7 @@ def resting_notes(adapter: Adapter) -> list[str]:
         resting = [index for index, has_moved in zip(update.indices, moved, strict=True) if not has_moved]
         if resting:
             notes.append(
-                f"the rows of token {listed(map(str, resting), 8)} in {path} are still those of the base: no training "
+                f"the rows of token {some(map(str, resting), 8)} in {path} are still those of the base: no training "
                 "example held them; see whether the tokenizer makes these tokens of the texts"
             )
     return notes

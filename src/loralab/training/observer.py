@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 from loralab.evaluation.evaluate import Evaluation, evaluate
 from loralab.machine import peak_memory_bytes
-from loralab.metrics.table import higher_is_better
+from loralab.metrics.scores import higher_is_better
 from loralab.planning.memory import Memory
 from loralab.training.checkpoint import Checkpoint, restore_best, save_best, save_checkpoint
 from loralab.training.config import TrainConfig

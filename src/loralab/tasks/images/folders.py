@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from itertools import chain, zip_longest
 from pathlib import Path
 
-from loralab.errors import DataError, listed
+from loralab.errors import DataError, some
 from loralab.tasks.images.file import SUFFIXES
 from loralab.tasks.images.lists import ListedImage, Listing, by_split
 from loralab.tasks.official import WHOLE_FILE
@@ -54,7 +54,7 @@ def _images_in(folder: Path) -> list[Path]:
     strange = [each.name for each in entries if each.is_dir() or not _is_image(each)]
     if strange:
         raise DataError(
-            f"the class folder {folder} may hold images only ({' '.join(SUFFIXES)}), but there is {listed(strange)}; "
+            f"the class folder {folder} may hold images only ({' '.join(SUFFIXES)}), but there is {some(strange, 5)}; "
             f"move it away (if {folder.parent} was meant to hold splits: these are called {', '.join(SPLIT_NAMES)})"
         )
     if not entries:
@@ -67,8 +67,8 @@ def _loose_files(folder: Path) -> list[str]:
     files = [each for each in _visible_in(folder) if not each.is_dir()]
     images = [each.name for each in files if _is_image(each)]
     if images:
-        raise DataError(f"{folder} holds images outside the folders of the classes ({listed(images)}); move them")
-    return [f"left aside in {folder}: {listed(each.name for each in files)}"] if files else []
+        raise DataError(f"{folder} holds images outside the folders of the classes ({some(images, 5)}); move them")
+    return [f"left aside in {folder}: {some([each.name for each in files], 5)}"] if files else []
 
 
 def _visible_in(folder: Path) -> list[Path]:

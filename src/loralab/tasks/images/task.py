@@ -67,7 +67,7 @@ def _read(images: Sequence[ListedImage]) -> tuple[ImageExample, ...]:
         except DataError as error:
             problems.append(str(error if each.line is None else each.line.error(str(error))))
     if problems:
-        raise DataError(listed(problems, MOST_SHOWN, "; "))
+        raise DataError(listed(problems, MOST_SHOWN))
     return tuple(examples)
 
 
