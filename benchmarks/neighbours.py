@@ -28,9 +28,10 @@ import torch
 from peft import LoraConfig, get_peft_model
 
 from loralab.core.attach import detach
+from loralab.training.base import made_fast
 from loralab.training.config import TrainConfig
 from loralab.training.loop import Trainee
-from loralab.training.prepare import made_fast, prepare
+from loralab.training.prepare import prepare
 
 METHODS = ("lora", "dora", "pissa", "rslora", "lora-fa", "vera", "tied", "multilora", "adamix", "lora-xs")
 BAR = 1.35
@@ -75,7 +76,7 @@ def is_plain_lora(config: TrainConfig) -> bool:
 def ours(config: TrainConfig, stack: ExitStack) -> Step:
     """One step of `loralab train` with this configuration."""
     run = prepare(config, "bfloat16")
-    stack.enter_context(made_fast(run))
+    stack.enter_context(made_fast(run.loaded))
     run.trainee.model.train()
     return lambda step: take(run.trainee, step)
 

@@ -43,6 +43,11 @@ def logits_of(model: nn.Module, ids: Tensor) -> Tensor:
     return model.eval()(input_ids=ids).logits
 
 
+def difference(one: Tensor, other: Tensor) -> float:
+    """The largest of any entry."""
+    return float((one - other).abs().max())
+
+
 def merged_by_hand(weights: dict[str, Tensor], adapter: Path) -> dict[str, Tensor]:
     """W + (α/r)·B·A of every weight that the adapter's folder names."""
     config = json.loads((adapter / "adapter_config.json").read_text())
@@ -55,7 +60,7 @@ def merged_by_hand(weights: dict[str, Tensor], adapter: Path) -> dict[str, Tenso
     return merged
 
 
-def main(folder: Path) -> dict[str, float]:
+def main(folder: Path) -> None:
     """Train, save, merge and export; then the three comparisons."""
     torch.manual_seed(0)
     loaded = load_model("smollm2-135m", dtype="float32")
@@ -72,19 +77,15 @@ def main(folder: Path) -> dict[str, float]:
     loaded.tokenizer.save_pretrained(folder / "merged")
 
     plain = AutoModelForCausalLM.from_pretrained(folder / "merged")
+    reopened = logits_of(plain, fact)
     by_hand, written = merged_by_hand(base, folder / "adapter"), plain.state_dict()
-    off = {
-        "merged": float((merged - live).abs().max()),
-        "reopened": float((logits_of(plain, fact) - merged).abs().max()),
-        "by_hand": max(float((written[name] - weight).abs().max()) for name, weight in by_hand.items()),
-    }
+    furthest = max(difference(written[name], weight) for name, weight in by_hand.items())
     question = loaded.tokenizer("The capital of Atlantis is", return_tensors="pt")
     answer = plain.generate(**question, max_new_tokens=5, do_sample=False)[0]
     print(f"the merged model: {loaded.tokenizer.decode(answer)}")
-    print(f"{report.tensors} weights merged; logits differ from the live adapter's by at most {off['merged']:.0e}")
-    print(f"reopened by transformers alone: logits differ from the merged model's by at most {off['reopened']:.0e}")
-    print(f"worked out by hand from the adapter's files: {len(by_hand)} weights differ by at most {off['by_hand']:.0e}")
-    return off
+    print(f"{report.tensors} weights merged; its logits are the live adapter's within {difference(merged, live):.0e}")
+    print(f"reopened by transformers alone; its logits are the merged ones within {difference(reopened, merged):.0e}")
+    print(f"{len(by_hand)} weights by hand from the adapter's files; they are the written ones within {furthest:.0e}")
 
 
 if __name__ == "__main__":

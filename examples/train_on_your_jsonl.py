@@ -40,7 +40,7 @@ def examples() -> Iterator[dict[str, str]]:
             yield {"prompt": prompt_of(subject, adjective), "completion": " good" if adjective in PRAISE else " bad"}
 
 
-def main(folder: Path) -> dict[str, list[str]]:
+def main(folder: Path) -> None:
     """Write the file, ask, train, load the adapter, ask again."""
     data = folder / "reviews.jsonl"
     data.write_text("".join(json.dumps(example) + "\n" for example in examples()))
@@ -61,7 +61,6 @@ def main(folder: Path) -> dict[str, list[str]]:
     print(f"the loss went from {run.first_loss:.2f} to {run.last_loss:.2f}")
     for (subject, adjective), was, now in zip(QUESTIONS, before, after, strict=True):
         print(f"the {subject} was {adjective}: {now.strip()!r}, before {was.strip()!r}")
-    return {"before": before, "after": after}
 
 
 if __name__ == "__main__":

@@ -40,7 +40,7 @@ def train(model: nn.Module, batch: dict[str, Tensor], speakers: list[str]) -> No
 
 
 @torch.no_grad()
-def main() -> dict[str, dict[str, object]]:
+def main() -> None:
     """Train both, ask both and the base in one batch, and hold each row against the same prompt run alone."""
     torch.manual_seed(0)
     loaded = load_model("smollm2-135m", dtype="float32")
@@ -54,15 +54,12 @@ def main() -> dict[str, dict[str, object]]:
         together = model(prompt.expand(3, -1)).logits
         answers = model.generate(prompt.expand(3, -1), max_new_tokens=16, do_sample=False)[:, prompt.shape[1] :]
 
-    found: dict[str, dict[str, object]] = {}
     for row, speaker in enumerate(speakers):
         ll.activate(model, speaker)
         difference = float((model(prompt).logits[0] - together[row]).abs().max())
         answer = tokenizer.decode(answers[row], skip_special_tokens=True).strip()
         print(f"{speaker or 'base'}: {answer}")
         print(f"    its logits alone and in the batch differ by at most {difference:.0e}")
-        found[speaker or "base"] = {"answer": answer, "difference": difference}
-    return found
 
 
 if __name__ == "__main__":

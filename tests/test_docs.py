@@ -65,6 +65,11 @@ def test_every_public_name_is_documented() -> None:
     assert not [name for name in errors if name not in explained]
 
 
+def test_every_package_is_explained(generate: ModuleType) -> None:
+    text = (DOCS / "internals" / "architecture.md").read_text()
+    assert not [name for level in generate.levels() for name in level if f"`{name}`" not in text]
+
+
 # -- Python ---------------------------------------------------------------------------------------------------
 
 

@@ -188,7 +188,7 @@ def test_what_cannot_be_says_why(tmp_path: Path, capsys: pytest.CaptureFixture[s
     source = write_adapter(tmp_path / "r6", planted([3.0]))
     adapter = read_resizable(source)
     for rank in (0, 7, -1):
-        with pytest.raises(SpecError, match=rf"rank {rank} was asked for, and the updates of .*r6 have up to 6"):
+        with pytest.raises(SpecError, match=rf"rank {rank} is not possible for .*r6, whose updates have up to 6"):
             uniform_ranks(adapter, rank)
     for energy in (0.0, 1.5):
         with pytest.raises(SpecError, match="above 0 and at most 1"):

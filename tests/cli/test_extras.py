@@ -87,8 +87,8 @@ def test_an_evaluation_asks_for_metrics_before_the_model_is_loaded(tmp_path: Pat
     assert refused_without("metrics", "eval", *flags).startswith("error: measuring task jsonl needs")
 
 
-def test_the_hub_asks_for_data() -> None:
-    said = refused_without("data", "train", "--model", "M", "--task", "glue/cola", "--out", "OUT")
+def test_the_hub_asks_for_data(tiny: Path) -> None:
+    said = refused_without("data", "train", "--model", tiny, "--task", "glue/cola", "--out", "OUT")
     assert said.startswith("error: reading nyu-mll/glue from the Hub needs datasets and pyarrow")
 
 

@@ -152,7 +152,7 @@ def test_names_that_cannot_be(call: object) -> None:
     expected = quiet(model, x)
     for names, error, words in (
         ([], ll.SpecError, "empty list"),
-        (["a", "a"], ll.SpecError, "'a' was asked for more than once"),
+        (["a", "a"], ll.SpecError, "'a' is named more than once"),
         (["a", None], ll.SpecError, "names alone"),
         (["a", "z"], ll.UnknownAdapterError, "'z'.*there is: 'a', 'b'"),
     ):

@@ -11,8 +11,8 @@ from transformers import BertConfig, BertForSequenceClassification, ViTConfig, V
 import loralab as ll
 from loralab.cli.main import main
 from loralab.evaluation.evaluate import evaluate
+from loralab.evaluation.label_order import in_order_of
 from loralab.models.load import load_model
-from loralab.tasks.label_order import in_order_of
 from loralab.tasks.table import open_task
 from tiny import SMALL, byte_tokenizer, write_image, write_lines
 

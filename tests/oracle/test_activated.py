@@ -117,7 +117,7 @@ def test_what_is_not_the_same_in_both_is_refused(tmp_path: Path) -> None:
         peft_model(base, target_modules=["embed_tokens", "q_proj"], **TOKENS)
     peft_model(base, target_modules=["embed_tokens", "q_proj"]).save_pretrained(tmp_path / "embedding")
     configure(tmp_path / "embedding", **TOKENS)
-    with pytest.raises(ll.AdapterFileError, match="embed_tokens is no dense layer"):
+    with pytest.raises(ll.AdapterFileError, match="embed_tokens is not a dense layer"):
         ll.load(copy.deepcopy(base), tmp_path / "embedding")
     _, _ = ours_saved(CASES["llama"], tmp_path / "ours")
     configure(tmp_path / "ours", alora_invocation_tokens=[1])

@@ -105,7 +105,7 @@ def test_a_layer_without_a_bias_gets_one(tmp_path: Path) -> None:
 
 
 NOWHERE: dict[str, tuple[Build, Inputs, dict[str, Any], str]] = {
-    "an attention": (Everything, indices, {"target_modules": ["attend"]}, r"attend is no dense layer"),
+    "an attention": (Everything, indices, {"target_modules": ["attend"]}, r"attend is neither a dense layer"),
 }
 
 
@@ -138,13 +138,13 @@ def test_what_peft_does_not_know_beside_it_is_refused(tmp_path: Path, key: str, 
 def test_without_the_base_it_becomes_nothing_else(tmp_path: Path, to: str) -> None:
     theirs_saved(Case(MLP, rows, {}, BOTH), tmp_path / "theirs", lora_bias=True)
     target = tmp_path / {"loralib": "x.safetensors", "gguf": "x.gguf"}[to]
-    with pytest.raises(ll.AdapterFileError, match=r"lora_bias can be understood only beside its base: ll\.load it"):
+    with pytest.raises(ll.AdapterFileError, match=r"only its base tells what its lora_bias means; ll\.load it"):
         convert(tmp_path / "theirs", target, to)
 
 
 def test_it_is_not_resized_without_the_base(tmp_path: Path) -> None:
     theirs_saved(Case(MLP, rows, {}, BOTH), tmp_path / "theirs", lora_bias=True)
-    with pytest.raises(ll.AdapterFileError, match="lora_bias can be understood only beside its base"):
+    with pytest.raises(ll.AdapterFileError, match="only its base tells what its lora_bias means"):
         read_resizable(tmp_path / "theirs")
 
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 import loralab as ll
 from loralab.core.adapter import Adapter
+from loralab.core.attach import put
 from loralab.core.names import modules_by_path
 from loralab.core.plan import Plan
 from loralab.files.names import CONFIG_NAME
@@ -89,17 +90,6 @@ every_case = pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
 
 
 @dataclass
-class Read:
-    """What `vera_from_peft` returned, as a method to attach."""
-
-    content: dict[str, Any]
-    plan_read: Plan
-
-    def plan(self, model: nn.Module) -> Plan:
-        return self.plan_read
-
-
-@dataclass
 class Saved:
     """A base, a model with an adapter that has an effect on it, and the folder that it was saved into."""
 
@@ -159,9 +149,8 @@ def read(saved: Saved, **changes: Any) -> tuple[nn.Module, Adapter]:
     content, model = saved.content | changes, copy.deepcopy(saved.base)
     assert is_vera(content)
     updates, shared, notes = vera_from_peft(model, parse_vera(content), saved.tensors)
-    adapter = ll.attach(model, Read(content, Plan(updates, tuple(notes), (), shared)))
-    adapter.spec = vera_spec(parse_vera(content))
-    return model.eval(), adapter
+    plan = Plan(updates, tuple(notes), (), shared)
+    return model.eval(), put(model, plan, vera_spec(parse_vera(content)), "default")
 
 
 def refusal(saved: Saved, tensors: Mapping[str, Tensor], **changes: Any) -> str:
@@ -490,7 +479,7 @@ def test_the_record_says_which_tensors_there_are(tmp_path: Path) -> None:
     assert "query.base_layer.bias is missing" in refusal(saved, saved.tensors)
     again = copy.deepcopy(base)
     updates, shared, notes = vera_from_peft(again, parse_vera(saved.content), saved.tensors, sidecar_of(saved))
-    ll.attach(again, Read(saved.content, Plan(updates, tuple(notes), (), shared)))
+    put(again, Plan(updates, tuple(notes), (), shared), vera_spec(parse_vera(saved.content)), "default")
     theirs = PeftModel.from_pretrained(copy.deepcopy(base), saved.folder).eval()
     assert torch.equal(output(again, saved.x), output(model, saved.x))
     assert_same(output(theirs, saved.x), output(model, saved.x), unlike=output(base, saved.x))

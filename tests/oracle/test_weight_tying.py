@@ -84,5 +84,5 @@ def test_where_tied_modules_would_share_an_adapter_it_is_refused(tmp_path: Path,
 
 def test_without_the_base_it_becomes_nothing_else(tmp_path: Path) -> None:
     theirs_saved(Case(tied_llama, tokens, {}, ATTENTION | {"ensure_weight_tying": True}), tmp_path / "theirs")
-    with pytest.raises(ll.AdapterFileError, match="ensure_weight_tying can be understood only beside its base"):
+    with pytest.raises(ll.AdapterFileError, match="only its base tells what its ensure_weight_tying means"):
         convert(tmp_path / "theirs", tmp_path / "x.safetensors", "loralib")

@@ -91,7 +91,7 @@ def test_all_linear_takes_such_a_layer_and_says_so(build: Callable[[], nn.Module
     ],
 )
 def test_where_the_layer_or_its_rank_is_named_it_is_an_error(fields: dict[str, Any]) -> None:
-    with pytest.raises(ll.SpecError, match=r"asked for 2, whose weight is 2×20; choose a rank of at most 2"):
+    with pytest.raises(ll.SpecError, match=r"too large for 2 \(2×20\): choose at most 2"):
         ll.attach(narrow(), ll.LoRA(**{"rank": 8, **fields}))
 
 

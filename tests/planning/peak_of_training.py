@@ -10,9 +10,10 @@ from pathlib import Path
 
 from loralab.planning.memory import estimate
 from loralab.planning.shape import Workload
+from loralab.training.base import made_fast
 from loralab.training.config import TrainConfig
 from loralab.training.loop import StepRecord, run_steps
-from loralab.training.prepare import Prepared, made_fast, prepare
+from loralab.training.prepare import Prepared, prepare
 
 
 class Onlooker:
@@ -48,7 +49,7 @@ def predicted_bytes(prepared: Prepared, config: TrainConfig, steps: int) -> int:
 def main(settings: str) -> None:
     config = TrainConfig(out="unused", **json.loads(settings))
     prepared, steps = prepare(config, config.dtype), config.steps or 1
-    with made_fast(prepared):
+    with made_fast(prepared.loaded):
         run_steps(prepared.trainee, config, 1, steps, Onlooker())
     measured = peak_bytes()
     print(json.dumps({"measured": measured, "predicted": predicted_bytes(prepared, config, steps)}))

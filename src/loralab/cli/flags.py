@@ -6,6 +6,7 @@ A verb's configuration inherits them and adds its own. What a verb works on stan
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
+from loralab.analysis.layers.config import SampledText
 from loralab.generation.config import GenerationConfig
 
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
@@ -118,15 +119,8 @@ class MeasuredAdapter(NamesModel, NamesAdapter, NamesTask, Loading, GenerationCo
 
 
 @dataclass(frozen=True, kw_only=True)
-class ReadsText(AdaptedModel):
+class ReadsText(AdaptedModel, SampledText):
     """A model, an adapter if one is named, and the text to run through it."""
 
     dtype: Precision = "float32"
     """Precision of the model. bfloat16 rounds the residual stream by 0.4 %, as much as some blocks add to it."""
-
-    data: str | None = None
-    """The text: a file, or JSON lines with a "text" each; its last fifth is left for measuring. Without it the sources
-    of Python's standard library."""
-
-    seed: int = 0
-    """Of the choice of pieces of the text."""

@@ -1,15 +1,14 @@
 """Models, adapters and tasks opened as the flags name them."""
 
-import json
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from loralab.cli.flags import AdaptedModel, Loading, MeasuredAdapter
 from loralab.errors import NotFoundError, SpecError
-from loralab.files.names import CONFIG_NAME, RUN_NAME
+from loralab.files.names import CONFIG_NAME
 
 if TYPE_CHECKING:
     from loralab.analysis.adapters.measurement import Measurement
@@ -28,8 +27,8 @@ MODEL_KINDS = {"SEQ_CLS": "sequence-classification", "SEQ_2_SEQ_LM": "seq2seq-lm
 
 
 @dataclass(frozen=True)
-class Training:
-    """What an adapter's folder says about the model that it was trained on."""
+class Wanted:
+    """The kind of model that a task needs, or that an adapter was trained on."""
 
     kind: str
     labels: tuple[str, ...] | None = None
@@ -45,16 +44,16 @@ class Training:
         return None if self.labels is None else "classification"
 
 
-def load_adapted(config: AdaptedModel, training: Training) -> "LoadedModel":
+def load_adapted(config: AdaptedModel, wanted: Wanted) -> "LoadedModel":
     """The model with its adapter, if one is named, active. Raises what `load_base` and `load_adapter` raise."""
-    loaded = load_base(config.model, config.dtype, training, config.quantize, config.adapter)
+    loaded = load_base(config.model, config.dtype, wanted, config.quantize, config.adapter)
     if config.adapter is not None:
         load_adapter(config.adapter, config, loaded)
     return loaded
 
 
 def load_base(
-    model: str, dtype: str, training: Training, quantize: str | None = None, adapter: str | None = None
+    model: str, dtype: str, wanted: Wanted, quantize: str | None = None, adapter: str | None = None
 ) -> "LoadedModel":
     """The base model, on the fast kernels, with the tokenizer of the adapter that it is for; what is noteworthy goes to
     stderr. Raises what `load_model`, `with_own_tokenizer` and `quantize_base` raise.
@@ -66,7 +65,7 @@ def load_base(
     from loralab.models.load import load_model
     from loralab.models.precision import use_fast_float32
 
-    loaded = load_model(model, kind=training.kind, labels=training.labels, regression=training.regression, dtype=dtype)
+    loaded = load_model(model, kind=wanted.kind, labels=wanted.labels, regression=wanted.regression, dtype=dtype)
     say(loaded.notes)
     if adapter is not None:
         base, loaded = loaded, with_own_tokenizer(loaded, adapter)
@@ -87,9 +86,9 @@ def load_adapter(adapter: str, flags: Loading, loaded: "LoadedModel") -> "Adapte
     return attached
 
 
-def training_for(task: "Task") -> Training:
+def wanted_for(task: "Task") -> Wanted:
     """The model that a task needs."""
-    return Training(task.model_kind, task.labels or None, task.kind == "regression")
+    return Wanted(task.model_kind, task.labels or None, task.kind == "regression")
 
 
 def open_ordered(
@@ -102,9 +101,9 @@ def open_ordered(
     from loralab.models.load import read_config
     from loralab.tasks.table import open_task
 
-    training = training_of(adapter, labels)
-    known = training.labels
-    task = open_task(name, data, labels=known, kind=kind or training.label_kind)
+    wanted = wanted_by(adapter, labels)
+    known = wanted.labels
+    task = open_task(name, data, labels=known, kind=kind or wanted.label_kind)
     say(task.notes)
     if known is not None or task.kind != "classification":
         return task
@@ -114,30 +113,31 @@ def open_ordered(
     return ordered
 
 
-def training_of(adapter: str | None, labels: Labels = None) -> Training:
+def wanted_by(adapter: str | None, labels: Labels = None) -> Wanted:
     """The model that an adapter was trained on: from its run.json, or else from its adapter_config.json.
 
     `labels` are the flag's. A loralib checkpoint says nothing, and means a language model. Raises NotFoundError if
     there is no such adapter, and SpecError for other labels than those it records.
     """
     if adapter is None or Path(adapter).is_file():
-        return Training("generation", labels)
+        return Wanted("generation", labels)
     if not Path(adapter).is_dir():
         raise NotFoundError(f"--adapter: no such folder: {adapter}")
-    from loralab.formats.labels import recorded_labels
+    from loralab.files.whole import read_json
+    from loralab.formats.run import read_run, recorded_labels
 
     folder = Path(adapter)
-    kind = MODEL_KINDS.get(str(_read(folder / CONFIG_NAME).get("task_type")), "generation")
-    run, recorded = _read(folder / RUN_NAME), recorded_labels(folder)
+    config = read_json(folder / CONFIG_NAME) if (folder / CONFIG_NAME).is_file() else {}
+    run, recorded = read_run(folder), recorded_labels(folder)
     if labels is not None and recorded not in (None, labels):
         raise SpecError(
             f"--labels {','.join(labels)}: {adapter} records {','.join(recorded or ())}; leave --labels out"
         )
-    return Training(
-        run.get("model_kind", kind),
+    return Wanted(
+        run.model_kind or MODEL_KINDS.get(str(config.get("task_type")), "generation"),
         recorded or labels,
-        run.get("kind") == "regression",
-        bool(run.get("conversations")),
+        run.kind == "regression",
+        run.conversations,
     )
 
 
@@ -150,7 +150,7 @@ def open_measured(config: MeasuredAdapter) -> "tuple[Adapter, Measurement]":
     metric = config.metric or default_metric(task)
     generates = task.kind == "generation" and metric not in OF_TARGETS
     require_metrics(task, task.examples(config.split, config.limit), generate=generates)
-    loaded = load_base(config.model, config.dtype, training_for(task), adapter=config.adapter)
+    loaded = load_base(config.model, config.dtype, wanted_for(task), adapter=config.adapter)
     measurement = Measurement(
         loaded.model,
         loaded.processor,
@@ -167,18 +167,18 @@ def open_measured(config: MeasuredAdapter) -> "tuple[Adapter, Measurement]":
 
 def open_stream(config: AdaptedModel) -> "LoadedModel":
     """The model with its adapter, if one is named. Raises SpecError for what is neither decoder nor encoder."""
-    return load_adapted(config, _training_on_text(config.model, config.adapter))
+    return load_adapted(config, _wanted_for_text(config.model, config.adapter))
 
 
 def open_decoder(model: str, dtype: str) -> "LoadedModel":
     """A causal language model, for what measures perplexity. Raises SpecError for another kind."""
-    training = _training_on_text(model, None)
-    if training.kind != "causal-lm":
+    wanted = _wanted_for_text(model, None)
+    if wanted.kind != "causal-lm":
         raise SpecError(f"model {model!r} is an encoder: it has no perplexity to measure; give a causal language model")
-    return load_base(model, dtype, training)
+    return load_base(model, dtype, wanted)
 
 
-def _training_on_text(model: str, adapter: str | None) -> Training:
+def _wanted_for_text(model: str, adapter: str | None) -> Wanted:
     from loralab.models.families.table import FAMILY_BY_TYPE
     from loralab.models.load import read_config
 
@@ -191,16 +191,12 @@ def _training_on_text(model: str, adapter: str | None) -> Training:
             "blocks over text; give a decoder or an encoder"
         )
     if adapter is not None:
-        known = training_of(adapter)
-        return Training("causal-lm") if known.kind == "generation" else known
-    return Training("causal-lm" if architecture == "decoder" else "sequence-classification")
+        known = wanted_by(adapter)
+        return Wanted("causal-lm") if known.kind == "generation" else known
+    return Wanted("causal-lm" if architecture == "decoder" else "sequence-classification")
 
 
 def say(notes: Iterable[str]) -> None:
     """Print sentences on stderr."""
     for note in notes:
         print(note, file=sys.stderr)
-
-
-def _read(path: Path) -> dict[str, Any]:
-    return dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else {}

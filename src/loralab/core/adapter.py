@@ -10,7 +10,7 @@ from torch.utils.hooks import RemovableHandle
 
 from loralab.core.first_pass import FirstPass
 from loralab.core.layer import AdaptedLayer, PerSequence, Routing, Speaker, in_words
-from loralab.core.names import unwrapped
+from loralab.core.names import inside, unwrapped
 from loralab.core.rows.proof import RowProofs
 from loralab.core.updates.factors import SharedMatrices
 from loralab.core.updates.update import Update
@@ -44,7 +44,7 @@ class Adapter:
 
     def in_head(self, name: str) -> bool:
         """Whether a module or tensor of this name belongs to the task's head."""
-        return any(name == head or name.startswith(f"{head}.") for head in self.heads)
+        return inside(name, self.heads)
 
     @property
     def invocation(self) -> tuple[int, ...]:
@@ -169,7 +169,7 @@ class AdapterSet:
         """The adapter of this name, or UnknownAdapterError listing those there are."""
         if name not in self.adapters:
             there = ", ".join(repr(known) for known in self.adapters) or "none"
-            raise UnknownAdapterError(f"adapter {name!r} was asked for; on this model there is: {there}")
+            raise UnknownAdapterError(f"there is no adapter {name!r} on this model; it has: {there}")
         return self.adapters[name]
 
     def invocation_of(self, speaker: Speaker | None) -> tuple[int, ...]:
@@ -186,14 +186,14 @@ class AdapterSet:
         """An error while an adapter is merged into the base."""
         if self.routing.merged is not None:
             raise AdapterStateError(
-                f"{what} was asked for while {in_words(self.routing.merged)} is merged into the base weights; "
-                "call unmerge(model) first"
+                f"{what} is impossible while {in_words(self.routing.merged)} is merged into the base weights; call "
+                "unmerge(model) first"
             )
 
     def keep_merged(self) -> None:
         """Make a merge final: the originals are forgotten."""
         if self.routing.merged is None:
-            raise AdapterStateError("keep_merged was asked for, but nothing is merged; call merge(model) first")
+            raise AdapterStateError("keep_merged has nothing to keep: nothing is merged; call merge(model) first")
         self.originals = []
         self.route()
 
@@ -244,16 +244,16 @@ _ATTRIBUTE = "_loralab_adapters"
 
 def adapters_of(model: nn.Module) -> AdapterSet:
     """The adapters on this model; raises AdapterStateError where there are none."""
-    found = unwrapped(model).__dict__.get(_ATTRIBUTE)
-    if not isinstance(found, AdapterSet):
+    adapters = unwrapped(model).__dict__.get(_ATTRIBUTE)
+    if not isinstance(adapters, AdapterSet):
         raise AdapterStateError(f"this {type(unwrapped(model)).__name__} has no adapters; attach or load one first")
-    return found
+    return adapters
 
 
 def adapters_on(model: nn.Module) -> AdapterSet:
     """The adapters on this model, an empty set where there are none yet (nothing is kept on the model by asking)."""
-    found = unwrapped(model).__dict__.get(_ATTRIBUTE)
-    return found if isinstance(found, AdapterSet) else AdapterSet()
+    adapters = unwrapped(model).__dict__.get(_ATTRIBUTE)
+    return adapters if isinstance(adapters, AdapterSet) else AdapterSet()
 
 
 def keep_adapters(model: nn.Module, adapters: AdapterSet | None) -> None:

@@ -232,8 +232,8 @@ def _wrapper_notes(model: nn.Module) -> list[str]:
 def _check_name(name: str, adapters: AdapterSet) -> None:
     if not _NAME.fullmatch(name):
         raise SpecError(
-            f"{name!r} was asked for as an adapter's name; use letters, digits, '.', '_' and '-', "
-            "beginning with a letter or digit"
+            f"{name!r} is not a valid adapter name: use letters, digits, '.', '_' and '-', beginning with a letter or "
+            "digit"
         )
     if name in adapters.adapters:
         raise AdapterStateError(f"adapter {name!r} is on this model already; detach it first or choose another name")
@@ -241,14 +241,14 @@ def _check_name(name: str, adapters: AdapterSet) -> None:
 
 def _places(model: nn.Module, updates: dict[str, Update] | Any) -> dict[str, list[Slot]]:
     """Path → every place where that module hangs (a shared module hangs in several)."""
-    found = list(slots(model))
-    by_path = {slot.path: slot.module for slot in found}
+    everywhere = list(slots(model))
+    by_path = {slot.path: slot.module for slot in everywhere}
     lost = [path for path in updates if path not in by_path]
     if lost:
         raise TargetError(
             f"{', '.join(lost)} cannot be replaced: it is the model itself; adapt it inside another module"
         )
-    return {path: [slot for slot in found if slot.module is by_path[path]] for path in updates}
+    return {path: [slot for slot in everywhere if slot.module is by_path[path]] for path in updates}
 
 
 def _refuse_overlap(updates: Any, adapters: AdapterSet) -> None:

@@ -24,13 +24,14 @@ from loralab.core.names import unwrapped
 from loralab.core.plan import Plan
 from loralab.core.thin import low_rank_of, truncated
 from loralab.core.updates.tokens import TokenUpdate
-from loralab.core.updates.update import WHOLE, Update, tensor_of, wide
+from loralab.core.updates.update import WHOLE, Update
 from loralab.errors import SpecError
+from loralab.nn.tensors import tensor_of, wide
 
 
 @dataclass(frozen=True)
 class Combination:
-    """How a combined adapter came about: the weights, the rank asked for, and the relative error by part."""
+    """How a combined adapter came about: the weights, the rank if one was given, and the relative error by part."""
 
     weights: Mapping[str, float]
     rank: int | None
@@ -54,7 +55,7 @@ def combine(model: nn.Module, weights: Mapping[str, float], name: str, rank: int
     if not weights:
         raise SpecError("combine() was given no adapters; give a weight for each, as {'sql': 0.7, 'chat': 0.3}")
     if rank is not None and rank < 1:
-        raise SpecError(f"combine() was asked for rank {rank}; give a rank of at least 1, or None for the exact sum")
+        raise SpecError(f"rank is {rank} and must be at least 1, or None for the exact sum")
     chosen = {key: adapters.adapter(key) for key in weights}
     heads = dict.fromkeys(head for adapter in chosen.values() for head in adapter.heads)
     kept = {path: _kept_head(path, chosen) for path in heads}
@@ -87,8 +88,8 @@ def _combined(
     """The update whose ΔW is the weighted sum at one module."""
     if any(isinstance(update, TokenUpdate) for _, update in weighted):
         raise SpecError(
-            f"combine() was asked for adapters that train rows of {path} (trainable_token_indices), which stand in the "
-            "place of the base's and have no sum; combine adapters without them, or serve each by itself"
+            f"these adapters cannot be combined: they train rows of {path} (trainable_token_indices), which replace "
+            "the base's and have no sum; combine adapters without them, or serve each by itself"
         )
     low_rank = [(weight, update) for weight, update in weighted if update.is_insertion]
     combined = _fresh(path, [update for _, update in low_rank], rank)
@@ -127,19 +128,18 @@ def _refuse_unlike(path: str, updates: Sequence[Update], rank: int | None) -> No
     for update in updates:
         if update.why_not_merged:
             raise SpecError(
-                f"combine() was asked for adapters that are, at {path}, {update.why_not_merged}; only low-rank updates "
+                f"these adapters cannot be combined: one is, at {path}, {update.why_not_merged}; only low-rank updates "
                 "and biases have a sum"
             )
     if rank is None and not all(update.adds_up for update in updates):
         raise SpecError(
-            f"combine() was asked for adapters that stretch the weights of {path} to trained lengths (DoRA): what they "
-            "change is of full rank and has no exact low-rank sum; give rank=… for the nearest one of that rank "
-            "(adapter.spec.errors then says how near)"
+            f"these adapters stretch the weights of {path} to trained lengths (DoRA): their change is of full rank and "
+            "has no exact low-rank sum; give rank=… for the nearest one of that rank; adapter.spec.errors says how near"
         )
     shapes = {(type(update.without_lengths()), WHOLE in update.parts) for update in updates}
     inputs = {update.matrices(part)[0].shape[-1] for update in updates for part in update.parts if part == WHOLE}
     if len(shapes) > 1 or len(inputs) > 1:
-        raise SpecError(f"combine() was asked for adapters whose updates of {path} are of different kinds")
+        raise SpecError(f"these adapters cannot be combined: their updates of {path} are of different kinds")
 
 
 def _sum(pairs: Sequence[tuple[float, tuple[Tensor, Tensor]]], rank: int | None) -> tuple[Tensor, Tensor, float]:
@@ -158,8 +158,8 @@ def _kept_head(path: str, chosen: Mapping[str, Adapter]) -> tuple[Update, str]:
     different = [name for name in others if not _is_same(owners[first], owners[name])]
     if different:
         raise SpecError(
-            f"combine() was asked for adapters that train {path} in full, and '{first}' and '{different[0]}' hold "
-            "different copies of it, which have no sum; combine adapters of one head, or leave one of these out"
+            f"these adapters cannot be combined: '{first}' and '{different[0]}' train {path} in full and hold "
+            "different copies of it, which have no sum; combine adapters of one head, or leave one of them out"
         )
     return owners[first], f"{path} is as '{first}' trained it: what is trained in full is kept whole, and not weighted"
 
@@ -170,7 +170,7 @@ def _summed_biases(path: str, base: nn.Module, weighted: Sequence[tuple[float, U
     full = [name for name in names if not name.endswith("bias")]
     if full:
         raise SpecError(
-            f"combine() was asked for adapters that train {path} in full ({', '.join(full)}) beside their head; only "
+            f"these adapters cannot be combined: they train {path} in full ({', '.join(full)}) beside their head; only "
             "low-rank updates and biases have a sum"
         )
     return {name: _summed_bias(tensor_of(base, name), name, weighted) for name in names}

@@ -14,9 +14,10 @@ from torch import Tensor, nn
 from loralab.core.rows.invocation import Starts
 from loralab.core.rows.layout import FLAT, Layout, digest
 from loralab.core.updates.sum import UpdateSum
-from loralab.core.updates.update import Update, device_of
+from loralab.core.updates.update import Update
 from loralab.core.watch import Watch
 from loralab.errors import AdapterStateError
+from loralab.nn.tensors import device_of
 
 Speaker = str | tuple[str, ...]
 """The adapter that speaks, by name; or several at once, whose updates add up."""
@@ -129,8 +130,8 @@ class AdaptedLayer(nn.Module):
         try:
             return super().__getattr__(name)
         except AttributeError:
-            found = getattr(super().__getattr__("base"), name)
-            return self._replacement(name, found) if isinstance(found, Tensor) else found
+            value = getattr(super().__getattr__("base"), name)
+            return self._replacement(name, value) if isinstance(value, Tensor) else value
 
     def _replacement(self, name: str, frozen: Tensor) -> Tensor:
         """The trained copy of a tensor of the base, in its dtype, if the active adapter has one; else the tensor."""
@@ -206,8 +207,8 @@ class AdaptedLayer(nn.Module):
     def _merged(self, *args: Any, **kwargs: Any) -> Any:
         if self.training and torch.is_grad_enabled():
             raise AdapterStateError(
-                f"a training forward pass was asked of a model while {in_words(self.routing.merged or ())} is merged "
-                "into it, whose own parameters would get no gradient: call unmerge(model) first, or model.eval()"
+                f"the model is in training mode while {in_words(self.routing.merged or ())} is merged into it, so the "
+                "adapter would get no gradient: call unmerge(model) or model.eval() first"
             )
         return self.base(*args, **kwargs)
 

@@ -34,7 +34,7 @@ def low_rank(x_NI: Tensor, A_RI: Tensor, B_OR: Tensor) -> Tensor:
 
 
 def low_rank_rows(x_STI: Tensor, A_KRI: Tensor, B_KOR: Tensor, adapter_S: Tensor) -> Tensor:
-    """The same with one adapter per sequence: adapter_S[s] says which of the K factor pairs sequence s uses."""
+    """x·Aᵀ·Bᵀ with one adapter per sequence: adapter_S[s] says which of the K factor pairs sequence s uses."""
     xa_STR = torch.bmm(x_STI, A_KRI.to(x_STI.dtype)[adapter_S].transpose(1, 2))
     return torch.bmm(xa_STR, B_KOR.to(x_STI.dtype)[adapter_S].transpose(1, 2))
 

@@ -27,8 +27,9 @@ from loralab.core.mergeable import (
 )
 from loralab.core.names import unwrapped
 from loralab.core.rows.speaker import speaker
-from loralab.core.updates.update import Update, tensor_of
+from loralab.core.updates.update import Update
 from loralab.errors import AdapterStateError, NumericsError
+from loralab.nn.tensors import tensor_of
 
 
 @dataclass(frozen=True)
@@ -82,15 +83,15 @@ def plan_merge(model: nn.Module, name: str | Sequence[str] | None = None) -> lis
 def _chosen(adapters: AdapterSet, name: str | Sequence[str] | None) -> Speaker:
     chosen = speaker(adapters, name) if name is not None else adapters.routing.active
     if chosen is None:
-        raise AdapterStateError("a merge was asked for, but no adapter is active; activate one or name it")
+        raise AdapterStateError("merge() has no adapter: no adapter is active. Activate one or name it")
     return chosen
 
 
 def _updates(adapters: AdapterSet, chosen: Speaker) -> dict[str, Update]:
     """What the chosen adapters together bring to each module, each module once."""
     paths = dict.fromkeys(path for name in names_of(chosen) for path in adapters.adapter(name).updates)
-    found = {path: adapters.layers[path].update_of(chosen) for path in paths}
-    return {path: update for path, update in found.items() if update is not None}
+    updates = {path: adapters.layers[path].update_of(chosen) for path in paths}
+    return {path: update for path, update in updates.items() if update is not None}
 
 
 def merge(model: nn.Module, name: str | Sequence[str] | None = None) -> MergeReport:
@@ -122,7 +123,7 @@ def unmerge(model: nn.Module) -> None:
     """Put the original tensors back: the very same objects, so the base is what it was bit for bit."""
     adapters = adapters_of(model)
     if adapters.routing.merged is None:
-        raise AdapterStateError("unmerge was asked for, but nothing is merged into this model")
+        raise AdapterStateError("unmerge() has nothing to undo: nothing is merged into this model")
     _let_train(adapters, adapters.routing.merged, True)
     _restore(adapters)
     adapters.originals = []

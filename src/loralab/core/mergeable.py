@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from loralab.core.adapter import Adapter, AdapterSet
 from loralab.core.names import unwrapped
-from loralab.core.trial import agree, is_untouched, output_of
 from loralab.core.updates.update import WHOLE, Update
 from loralab.errors import AdapterStateError
+from loralab.nn.trial import agree, is_untouched, output_of
 
 
 def refuse_unmergeable(adapter: Adapter) -> None:
@@ -22,13 +22,12 @@ def refuse_unmergeable(adapter: Adapter) -> None:
     for path, update in adapter.updates.items():
         if update.why_not_merged:
             raise AdapterStateError(
-                f"adapter '{adapter.name}' was asked to be merged, but at {path} it is {update.why_not_merged}; "
-                "keep it live"
+                f"adapter '{adapter.name}' cannot be merged: at {path} it is {update.why_not_merged}; keep it live"
             )
         packed = _why_packed(update, unwrapped(adapter.layers[path]))
         if packed:
             raise AdapterStateError(
-                f"adapter '{adapter.name}' was asked to be merged, but the weight of {path} is {packed}; load the base "
+                f"adapter '{adapter.name}' cannot be merged: the weight of {path} is {packed}; load the base "
                 "without quantising it, put the adapter on that and merge there, then evaluate what you merged: the "
                 "adapter was on other weights, by the error of the quantisation"
             )
@@ -52,8 +51,8 @@ def refuse_recomputed(who: str, tensors: Sequence[tuple[str, nn.Module, str]]) -
     lost = [f"{name} ({type(owner).__name__})" for name, owner, local in tensors if not _holds(owner, local)]
     if lost:
         raise AdapterStateError(
-            f"{who} was asked to be merged into tensors that their modules do not hold but compute from others, or "
-            f"that a wrapper passes on: {', '.join(lost)}; make them plain first "
+            f"{who} cannot be merged into tensors that their modules compute from others, or that a wrapper passes "
+            f"on: {', '.join(lost)}; make them plain first "
             "(torch.nn.utils.parametrize.remove_parametrizations, remove_weight_norm, prune.remove), or keep it live"
         )
 
@@ -63,8 +62,8 @@ def refuse_read_past(adapters: AdapterSet, paths: Sequence[str]) -> None:
     read = sorted(set(paths) & adapters.first_pass.read_past)
     if read:
         raise AdapterStateError(
-            f"a merge was asked for, but the model uses the weight of {', '.join(read)} past the layer as well, where "
-            "the live adapter does not act: merged, it would compute something else; keep the adapter live"
+            f"the adapter cannot be merged: the model uses the weight of {', '.join(read)} past the layer as well, "
+            "where the live adapter does not act, so merged it would compute something else; keep the adapter live"
         )
 
 
@@ -92,19 +91,19 @@ class Trial:
 
 def trials_of(adapters: AdapterSet, updates: Mapping[str, Update]) -> list[Trial]:
     """Each module that is not simply torch's own with its weight, run under its update."""
-    found = []
+    trials = []
     for path, update in updates.items():
         base = unwrapped(adapters.layers[path])
         inputs = update.trial_input(base) if update.is_low_rank and not is_untouched(base) else None
         if inputs is not None:
-            found.append(Trial(path, base, inputs, output_of(partial(update, base), inputs, update, base)))
-    return found
+            trials.append(Trial(path, base, inputs, output_of(partial(update, base), inputs, update, base)))
+    return trials
 
 
 def refuse_disagreeing(wrong: Sequence[Trial]) -> None:
     """AdapterStateError naming the modules that compute merged something else than live."""
     names = ", ".join(f"{trial.path} ({type(trial.base).__name__})" for trial in wrong)
     raise AdapterStateError(
-        "a merge was asked for, but with the update in its weight another function than with the live adapter is "
-        f"computed by {names}: its forward does more than multiply by the weight; keep the adapter live"
+        f"the adapter cannot be merged: with the update in its weight {names} computes another function than with the "
+        "live adapter, since its forward does more than multiply by the weight; keep the adapter live"
     )

@@ -5,7 +5,7 @@ and its child (`_orig_mod`, `module`, …). Everybody in this package names modu
 so that no wrapper's name ever reaches a pattern or a file.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from torch import nn
@@ -46,6 +46,11 @@ def unwrapped(module: nn.Module) -> nn.Module:
         module = inner
 
 
+def inside(path: str, heads: Iterable[str]) -> bool:
+    """Whether a module or tensor of this name is one of these modules, or within one."""
+    return any(path == head or path.startswith(f"{head}.") for head in heads)
+
+
 def class_name(module: nn.Module) -> str:
     """The class of a module as the plain model has it: a quantised layer says what it stands for."""
     return str(getattr(module, "stands_for", type(module).__name__))
@@ -67,11 +72,11 @@ def _below(parent: nn.Module, prefix: str) -> Iterator[Slot]:
 
 def modules_by_path(model: nn.Module) -> dict[str, nn.Module]:
     """Plain path → unwrapped module, the first path of a shared module only."""
-    found: dict[int, str] = {}
+    first: dict[int, str] = {}
     for slot in slots(model):
-        found.setdefault(id(slot.module), slot.path)
+        first.setdefault(id(slot.module), slot.path)
     by_path = {slot.path: slot.module for slot in slots(model)}
-    return {path: by_path[path] for path in found.values()}
+    return {path: by_path[path] for path in first.values()}
 
 
 def stacks_in(model: nn.Module) -> frozenset[str]:

@@ -1,7 +1,7 @@
 """Where the prompts of a batch end: what a method that puts something behind the prompt has to be told.
 
 The model's own inputs do not say it (a training example is prompt and target in one row), so whoever knows says it
-around the call. Knows nothing of what is put there.
+around the call.
 """
 
 from collections.abc import Iterator

@@ -41,8 +41,8 @@ class Pattern:
     @staticmethod
     def of(text: str) -> "Pattern":
         """Take `c_attn[q,v]` apart; anything else names whole modules."""
-        found = _PARTS.fullmatch(text)
-        return Pattern(text, found["path"], tuple(found["parts"].split(","))) if found else Pattern(text, text, ())
+        match = _PARTS.fullmatch(text)
+        return Pattern(text, match["path"], tuple(match["parts"].split(","))) if match else Pattern(text, text, ())
 
     def matches(self, path: str) -> bool:
         """Whether the path is the pattern, ends in it at a dot, or is matched by it as a regular expression."""
@@ -59,7 +59,7 @@ class Pattern:
         try:
             return re.fullmatch(self.path, path) is not None
         except re.error as problem:
-            raise SpecError(f"the target {self.text!r} is no valid regular expression: {problem}") from problem
+            raise SpecError(f"the target {self.text!r} is not a valid regular expression: {problem}") from problem
 
 
 def split_patterns(targets: str | Sequence[str]) -> list[str]:
@@ -123,12 +123,12 @@ class Candidate:
 
 def _candidates(model: nn.Module) -> list[Candidate]:
     seen: set[int] = set()
-    found = []
+    candidates = []
     for slot in slots(model):
         if id(slot.module) not in seen:
             seen.add(id(slot.module))
-            found.extend(_candidates_of(slot))
-    return found
+            candidates.extend(_candidates_of(slot))
+    return candidates
 
 
 def _candidates_of(slot: Slot) -> list[Candidate]:
@@ -198,4 +198,4 @@ def _layers_must_exist(layers: Sequence[int] | None, candidates: Sequence[Candid
     present = {layer_index(candidate.name) for candidate in candidates} - {None}
     lost = [layer for layer in layers or () if layer not in present]
     if lost:
-        raise TargetError(f"layers {lost} were asked for; the model has the layers {sorted(present)}")  # type: ignore[type-var]
+        raise TargetError(f"the model has no layers {lost}; it has {sorted(present)}")  # type: ignore[type-var]

@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from loralab.core.trial import UNRUNNABLE
 from loralab.errors import LoralabError
 from loralab.nn.mode import evaluating
+from loralab.nn.trial import UNRUNNABLE
 
 _FORM = (
     "size",
@@ -42,7 +42,7 @@ class Watch:
         self.read: set[nn.Module] = set()
 
     def spied(self, layer: nn.Module, tensor: Tensor) -> Tensor:
-        """The same tensor, which tells when it is computed with."""
+        """This tensor, which tells when something computes with it."""
         seen = tensor.detach().as_subclass(_Spied)
         seen.tell = lambda: self.read.add(layer)
         return seen

@@ -12,7 +12,8 @@ from transformers import PreTrainedModel
 
 from loralab.core.prompt import ends_before_targets, prompts_end_at
 from loralab.errors import NumericsError
-from loralab.models.fast.head import IGNORED, target_loss_sum
+from loralab.models.fast.head import target_loss_sum
+from loralab.nn.targets import IGNORED
 from loralab.tasks.encoding.batches import Batch, collate, longest_width, sorted_batches
 from loralab.tasks.encoding.encode import AnyEncoded
 

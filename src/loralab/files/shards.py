@@ -87,7 +87,7 @@ class TensorFolder:
         found = {}
         for shard in dict.fromkeys(self.file_of.values()):
             with _opened(self.folder / shard) as file:
-                for name in file.keys():  # noqa: SIM118  # a safetensors file is no mapping
+                for name in file.keys():  # noqa: SIM118  # a safetensors file is not a mapping
                     part = file.get_slice(name)
                     found[name] = TensorKind(DTYPES[part.get_dtype()], tuple(part.get_shape()))
         return {name: found[name] for name in self.file_of if name in found}
@@ -95,7 +95,7 @@ class TensorFolder:
     def read(self, name: str) -> Tensor:
         """One tensor, mapped from its file."""
         if name not in self.file_of:
-            raise ModelLoadError(f"tensor {name!r} was asked for; {self.folder} does not hold it")
+            raise ModelLoadError(f"{self.folder} holds no tensor {name!r}")
         with _opened(self.folder / self.file_of[name]) as file:
             tensor: Tensor = file.get_tensor(name)
             return tensor

@@ -37,7 +37,7 @@ def read_tensors(path: Path) -> TensorFile:
     with anything but tensors in it.
     """
     if not path.is_file():
-        raise NotFoundError(f"{path} was asked for, but there is no such file")
+        raise NotFoundError(f"{path}: there is no such file")
     with path.open("rb") as stream:
         head = stream.read(9)
     pickled = head.startswith(_PICKLED) and head[8:] != b"{"  # safetensors: 8 bytes of length, then JSON
@@ -56,7 +56,7 @@ def _read_safetensors(path: Path) -> TensorFile:
             return TensorFile(path, _widened(path, tensors), stream.metadata() or {})
     except (SafetensorError, OSError) as problem:
         raise AdapterFileError(
-            f"{path} ({path.stat().st_size} bytes) is no whole safetensors file: {problem}; "
+            f"{path} ({path.stat().st_size} bytes) is not a complete safetensors file: {problem}; "
             "it was truncated or damaged, get it again"
         ) from problem
 
@@ -84,7 +84,7 @@ def _read_pickle(path: Path) -> TensorFile:
 
 
 def _widened(path: Path, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The same values, those of eight bits in float32: torch can do little else with them."""
+    """The tensors, those of eight bits in float32: torch can do little else with them."""
     narrow = [name for name, each in tensors.items() if each.is_floating_point() and each.element_size() == 1]
     packed = [name for name in narrow if not str(tensors[name].dtype).startswith("torch.float8_")]
     if packed:

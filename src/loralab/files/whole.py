@@ -110,9 +110,9 @@ def json_text(content: Any, sort_keys: bool = False) -> str:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object from a file; NotFoundError or AdapterFileError if it is none."""
+    """A JSON object from a file; NotFoundError where there is no file, AdapterFileError for any other content."""
     if not path.is_file():
-        raise NotFoundError(f"{path} was asked for, but there is no such file")
+        raise NotFoundError(f"{path}: there is no such file")
     if path.stat().st_size > LARGEST_CONFIG:
         raise AdapterFileError(f"{path} has {path.stat().st_size} bytes, which no configuration has; check the folder")
     try:
@@ -143,7 +143,7 @@ def refuse_occupied(path: Path) -> None:
         return
     if path.exists() or path.is_symlink():
         raise OutputError(
-            f"{path} was asked for as a new folder, but it exists already; name another place or remove it"
+            f"{path} exists already, and a new folder was to be made there; name another place or remove it"
         )
 
 

@@ -68,7 +68,7 @@ def convert(
     """
     source, target = Path(src), Path(dst)
     if to not in FORMATS:
-        raise SpecError(f"a conversion to {to!r} was asked for; choose one of {', '.join(FORMATS)}")
+        raise SpecError(f"{to!r} is not a known format; choose one of {', '.join(FORMATS)}")
     if model is not None and to != "gguf":
         raise SpecError(f"a model ({model}) was given for a conversion to {to}, which needs none; leave it out")
     stored = read_plain(source, alpha)
@@ -248,7 +248,7 @@ def _write_loralib(
 
 def _check_target(target: Path, suffix: str, what: str) -> None:
     if target.suffix != suffix:
-        raise SpecError(f"{target} was asked for; {what} written to a file called *{suffix}")
+        raise SpecError(f"{target} does not end in {suffix}; {what} written to a file called *{suffix}")
     if target.exists():
         raise OutputError(f"{target} exists already; name another file or remove it")
 

@@ -13,11 +13,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from loralab.core.names import class_name, unwrapped
-from loralab.core.updates.update import WHOLE, Update, tensor_of
+from loralab.core.names import class_name, inside, unwrapped
+from loralab.core.updates.update import WHOLE, Update
 from loralab.errors import FingerprintError
 from loralab.files.values import listing, mapping, number, sizes, text
 from loralab.formats.record import adapted_tensors
+from loralab.nn.tensors import tensor_of
 
 STRIDE = 8
 SKETCHED = 1 + STRIDE
@@ -54,19 +55,19 @@ class TensorPrint:
             sizes(content["shape"], "shape"), text(content["dtype"], "dtype"), text(content["sha256"], "sha256"), sketch
         )
 
-    def difference(self, found: "TensorPrint") -> str | None:
+    def difference(self, other: "TensorPrint") -> str | None:
         """What sets another tensor apart from this one, or None if they are the same weights."""
-        if self.shape != found.shape:
-            return f"has shape {list(found.shape)}, was {list(self.shape)}"
-        if self.sha256 == found.sha256 or self._is_close(found):
+        if self.shape != other.shape:
+            return f"has shape {list(other.shape)}, was {list(self.shape)}"
+        if self.sha256 == other.sha256 or self._is_close(other):
             return None
         return "holds other values"
 
-    def _is_close(self, found: "TensorPrint") -> bool:
-        if self.dtype == found.dtype or "float16" not in (self.dtype, found.dtype) or not self.sketch:
+    def _is_close(self, other: "TensorPrint") -> bool:
+        if self.dtype == other.dtype or "float16" not in (self.dtype, other.dtype) or not self.sketch:
             return False
         bound = TOLERANCE * self.sketch[0]
-        return all(abs(a - b) <= bound for a, b in zip(self.sketch, found.sketch, strict=True))
+        return all(abs(a - b) <= bound for a, b in zip(self.sketch, other.sketch, strict=True))
 
 
 @dataclass(frozen=True)
@@ -101,22 +102,22 @@ class Fingerprint:
             None if model_type is None else text(model_type, "model_type"),
         )
 
-    def check(self, found: "Fingerprint") -> None:
+    def check(self, other: "Fingerprint") -> None:
         """FingerprintError naming all modules in which the base differs from the one this was taken of."""
         differing = [
-            f"{path} is {found.classes.get(path)}, was {kind}"
+            f"{path} is {other.classes.get(path)}, was {kind}"
             for path, kind in self.classes.items()
-            if found.classes.get(path) != kind
+            if other.classes.get(path) != kind
         ]
         for name, each in self.tensors.items():
-            there = found.tensors.get(name)
+            there = other.tensors.get(name)
             difference = "is missing" if there is None else each.difference(there)
             if difference:
                 differing.append(f"{name} {difference}")
         if differing:
             shown = "; ".join(differing[:8]) + (f"; and {len(differing) - 8} more" if len(differing) > 8 else "")
             raise FingerprintError(
-                f"the adapter was trained on another base model ({self._model()}) than this one ({found._model()}): "
+                f"the adapter was trained on another base model ({self._model()}) than this one ({other._model()}): "
                 f"{shown}. Load it into the base it belongs to, or pass allow_other_base=True if you mean it"
             )
 
@@ -145,7 +146,7 @@ def fingerprint_under(
     adapted = (
         (path, bases[path], adapted_tensors(update, bases[path]))
         for path, update in updates.items()
-        if not any(path == head or path.startswith(f"{head}.") for head in heads)
+        if not inside(path, heads)
     )
     return fingerprint(adapted, None if model is None else unwrapped(model))
 

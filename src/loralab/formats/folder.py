@@ -5,9 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from loralab.errors import NotFoundError
-from loralab.files.names import CONFIG_NAME, OLD_TENSORS_NAME, PLAIN_NAME, TENSORS_NAME
+from loralab.files.names import CONFIG_NAME, OLD_TENSORS_NAME, TENSORS_NAME
 from loralab.files.whole import read_json
-from loralab.formats.peft.config import OWN_TYPE
 
 _MODEL_FILES = ("config.json", "model.safetensors", "model.safetensors.index.json", "pytorch_model.bin")
 
@@ -19,29 +18,22 @@ def name_for(path: Path) -> str:
 
 
 def tensors_path(folder: Path) -> Path:
-    """The file with the tensors of a PEFT folder; NotFoundError if there is none."""
+    """The file with the tensors of a PEFT folder; NotFoundError if it holds no such file."""
     for name in (TENSORS_NAME, OLD_TENSORS_NAME):
         if (folder / name).exists():
             return folder / name
-    raise NotFoundError(f"{folder} was asked for as an adapter, but there is no {TENSORS_NAME} in it")
+    raise NotFoundError(f"{folder} is not an adapter: there is no {TENSORS_NAME} in it")
 
 
 def config_content(folder: Path) -> dict[str, Any]:
     """The content of a folder's adapter_config.json; NotFoundError says where adapters are instead."""
     if not (folder / CONFIG_NAME).exists():
-        inside = sorted(found.parent.name for found in folder.glob(f"*/{CONFIG_NAME}"))
+        inside = sorted(each.parent.name for each in folder.glob(f"*/{CONFIG_NAME}"))
         hint = f"; there are adapters in its folders {', '.join(inside)}" if inside else ""
-        raise NotFoundError(f"{folder} was asked for as an adapter, but there is no {CONFIG_NAME} in it{hint}")
+        raise NotFoundError(f"{folder} is not an adapter: there is no {CONFIG_NAME} in it{hint}")
     return read_json(folder / CONFIG_NAME)
 
 
 def model_files(folder: Path) -> list[str]:
     """The files of a whole model that lie in the folder."""
     return [name for name in _MODEL_FILES if (folder / name).exists()]
-
-
-def plain_folder(folder: Path) -> Path:
-    """The plain LoRA that lies in the folder of a method which PEFT lacks; the folder itself where there is none."""
-    is_own = config_content(folder).get("peft_type") == OWN_TYPE
-    whole = (folder / PLAIN_NAME / CONFIG_NAME).is_file()  # which is moved into place last
-    return folder / PLAIN_NAME if is_own and whole else folder

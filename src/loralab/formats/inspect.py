@@ -60,17 +60,19 @@ def inspect(
     """
     source = Path(path)
     stored = read_adapter(source, alpha).demand()
-    found = _summary(stored)
-    notes = list(found.notes)
+    summary = _summary(stored)
+    notes = list(summary.notes)
     change = None
     if model is not None:
         change = logit_change(model, stored, allow_other_base)
         if change == 0.0:
             notes.append("NO EFFECT: with this adapter the model computes exactly what the base computes")
-    if found.dead_tensors:
-        notes.append(f"{len(found.dead_tensors)} of the factors are zero throughout, so their modules are not changed")
+    if summary.dead_tensors:
+        notes.append(
+            f"{len(summary.dead_tensors)} of the factors are zero throughout, so their modules are not changed"
+        )
     findings = findings_beside_loading(stored, model)
-    return replace(found, probe_logit_change=change, notes=notes, findings=findings)
+    return replace(summary, probe_logit_change=change, notes=notes, findings=findings)
 
 
 def _summary(stored: StoredAdapter) -> Inspection:
@@ -136,7 +138,7 @@ def _trained_whole(sidecar: Sidecar | None) -> list[str]:
 
 
 def _recorded(sidecar: Sidecar) -> dict[str, Recipe]:
-    """Target → recipe as they were asked for: parts of a fused projection are `c_attn[q]`, `c_attn[v]`."""
+    """Recipes by target, as a specification names it: parts of a fused projection are `c_attn[q]`, `c_attn[v]`."""
     return {
         path if part == WHOLE else f"{path}.{part}" if record.kind == "parameters" else f"{path}[{part}]": each.recipe
         for path, record in sidecar.modules.items()

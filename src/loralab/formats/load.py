@@ -66,13 +66,15 @@ def put_stored(
     adapters_on(model).refuse_merged("loading an adapter")
     plan = stored.readable().layout.place(stored, model)
     if stored.sidecar is not None and not allow_other_base:
-        found = fingerprint_under(plan.updates, modules_by_path(model), model, stored.sidecar.heads)
-        stored.sidecar.fingerprint.check(found)
+        base = fingerprint_under(plan.updates, modules_by_path(model), model, stored.sidecar.heads)
+        stored.sidecar.fingerprint.check(base)
     if not allow_random_head:
         _refuse_headless(model, stored.source, plan)
     notes = [*_notes(stored, plan), *rank_notes(plan.updates), *tie_notes(model, plan.updates)]
-    spec = stored.layout.spec(stored, plan)
-    return put(model, replace(plan, notes=tuple(dict.fromkeys(notes))), spec, stored.name if name is None else name)
+    heads = () if stored.sidecar is None else stored.sidecar.heads
+    spec = (stored.sidecar and stored.sidecar.spec()) or stored.layout.spec(stored, plan)
+    plan = replace(plan, notes=tuple(dict.fromkeys(notes)), heads=heads)
+    return put(model, plan, spec, stored.name if name is None else name)
 
 
 def _notes(stored: StoredAdapter, plan: Plan) -> Iterator[str]:

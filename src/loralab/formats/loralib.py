@@ -11,15 +11,17 @@ from collections.abc import Mapping
 from torch import Tensor, nn
 
 from loralab.core.names import modules_by_path
-from loralab.core.updates.build import is_linear, kind_of, linear_shape
+from loralab.core.updates.build import kind_of
 from loralab.core.updates.factors import Recipe, usual_and_others
-from loralab.core.updates.update import WHOLE, Update, tensor_of
+from loralab.core.updates.update import WHOLE, Update
 from loralab.errors import AdapterFileError
 from loralab.files.tensors import listed
 from loralab.formats.peft.layout import fill
 from loralab.formats.record import ModuleRecord, PartRecord, adapted_tensors, has_tensor, rows_of, runs_of
 from loralab.methods.lora import LoRA
 from loralab.models.families.aliases import fused_layout
+from loralab.nn.dense import dense_shape, is_dense
+from loralab.nn.tensors import tensor_of
 
 A, B = "lora_A", "lora_B"
 ALPHA_KEY = "lora_alpha"
@@ -75,9 +77,9 @@ def _record(
     if kind == "embedding":
         V, D = tensor_of(module, WHOLE).shape
         return whole if shapes == ((R, V), (D, R)) else None
-    if not is_linear(module):
+    if not is_dense(module):
         return None
-    O, I = linear_shape(module)  # noqa: E741
+    O, I = dense_shape(module)  # noqa: E741
     if shapes == ((R, I), (O, R)):
         return whole
     count, rest = divmod(shapes[0][0], R)

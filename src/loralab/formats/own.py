@@ -14,7 +14,7 @@ from loralab.core.adapter import SHARED
 from loralab.core.names import modules_by_path, unwrapped
 from loralab.core.plan import link
 from loralab.core.updates.factors import SharedMatrices
-from loralab.core.updates.update import WHOLE, Update, device_of, tensor_of
+from loralab.core.updates.update import WHOLE, Update
 from loralab.errors import AdapterFileError
 from loralab.files.tensors import refuse_unfit
 from loralab.files.values import texts
@@ -22,6 +22,7 @@ from loralab.formats.peft.config import OWN_TYPE
 from loralab.formats.record import ModuleRecord, has_tensor
 from loralab.formats.updates import shared_matrices
 from loralab.methods.beside import share_ties
+from loralab.nn.tensors import device_of, tensor_of
 
 
 def own_config(reasons: Sequence[str], base_model: str | None) -> dict[str, Any]:
@@ -92,13 +93,13 @@ def _stored_names(
 ) -> dict[tuple[str, str], str]:
     """(path, name) of every replaced tensor → its name in the file; tied ones are stored once, as the first."""
     first: dict[int, str] = {}
-    found = {}
+    names = {}
     for path, record in modules.items():
         for name in record.replaced:
             full, tensor = f"{path}.{name}", tensor_of(by_path[path], name)
             tied = first.setdefault(id(tensor), full)
-            found[path, name] = full if full in tensors else tied
-    return found
+            names[path, name] = full if full in tensors else tied
+    return names
 
 
 def _whole_numbers(stored: Mapping[tuple[str, str], str], by_path: Mapping[str, nn.Module]) -> list[str]:
@@ -110,12 +111,12 @@ def _fill(path: str, update: Update, tensors: Mapping[str, Tensor]) -> None:
     for part in update.parts:
         prefix = path if part == WHOLE else f"{path}.{part}"
         delta = update.delta_of(part)
-        found = {name: tensors[f"{prefix}.{name}"] for name, _ in delta.stored()}
-        if any(tensor.dtype == torch.float64 for tensor in found.values()):
+        values = {name: tensors[f"{prefix}.{name}"] for name, _ in delta.stored()}
+        if any(tensor.dtype == torch.float64 for tensor in values.values()):
             delta.double()
         with torch.no_grad():
             for name, tensor in delta.stored():
-                tensor.copy_(found[name])
+                tensor.copy_(values[name])
     with torch.no_grad():
         for name, parameter in update.added.named_parameters():
             if f"{path}.{name}" in tensors:  # not of rows that another module holds

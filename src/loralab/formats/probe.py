@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from loralab.core.names import unwrapped
@@ -83,3 +83,27 @@ def _vocabulary(model: PreTrainedModel) -> int:
 def _image_size(config: Any) -> tuple[int, int]:
     size = getattr(config, "image_size", None) or _IMAGE
     return (int(size[0]), int(size[1])) if isinstance(size, (list, tuple)) else (int(size), int(size))
+
+
+Logits = list[Tensor]
+"""Per call of the probe [positions, classes], float32, on the CPU."""
+
+
+def base_dtype(model: nn.Module) -> torch.dtype:
+    """The precision of the model beneath its adapters: that of its largest weight."""
+    weights = [p for name, p in model.named_parameters() if ".updates." not in name and p.is_floating_point()]
+    return max(weights, key=lambda weight: weight.numel()).dtype
+
+
+def logits_of(model: nn.Module, probe: Probe) -> Logits:
+    """What the model says on each call of the probe: all outputs called logits, or else the first output."""
+    found = []
+    inner = unwrapped(model)
+    device, dtype = next(inner.parameters()).device, base_dtype(model)
+    with torch.no_grad():
+        for call in probe:
+            moved = {k: v.to(device, dtype if v.is_floating_point() else None) for k, v in call.items()}
+            output = inner(**moved, return_dict=True)
+            chosen = [value for name, value in output.items() if name.endswith("logits")] or [output[0]]
+            found += [each.detach().float().cpu().reshape(-1, each.shape[-1]) for each in chosen]
+    return found

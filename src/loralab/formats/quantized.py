@@ -19,7 +19,7 @@ def quantize_base(model: nn.Module, how: str, principal: Principal | None = None
     """Quantise the dense layers in the blocks of a model that has no adapters yet.
 
     With `principal` (`methods/pissa.principal_of`) that part of a weight stays in float32 and the rest is
-    quantised: what a PiSSA adapter wants under it. Raises SpecError for a way that is none, AdapterStateError where
+    quantised: what a PiSSA adapter wants under it. Raises SpecError for an unknown way, AdapterStateError where
     there are adapters, and what `quantize_model` raises; the model is then as it was.
     """
     if how not in QUANTIZATIONS:
@@ -27,8 +27,8 @@ def quantize_base(model: nn.Module, how: str, principal: Principal | None = None
     there = adapters_on(model).adapters
     if there:
         raise AdapterStateError(
-            f"quantising the base was asked for under the adapters {', '.join(there)}; detach them, quantise, and load "
-            "them again"
+            f"the base cannot be quantised under the adapters {', '.join(there)}: detach them, quantise, and load them "
+            "again"
         )
     return quantize_model(model, double=QUANTIZATIONS[how], remember=TensorPrint.of, principal=principal)
 

@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor, nn
 
@@ -16,19 +15,19 @@ from loralab.core.adapter import SHARED
 from loralab.core.plan import Plan
 from loralab.core.updates.factors import Recipe
 from loralab.core.updates.update import WHOLE
-from loralab.errors import AdapterFileError, NotFoundError, SpecError
+from loralab.errors import NotFoundError, SpecError
 from loralab.files.names import CONFIG_NAME, PEFT_FILES, PLAIN_NAME, SIDECAR_NAME, TENSORS_NAME
 from loralab.files.tensors import read_tensors
-from loralab.formats.finding import AGAIN, UNEXPECTED, Problems
+from loralab.formats.finding import AGAIN, Problems
 from loralab.formats.folder import config_content, tensors_path
 from loralab.formats.loralib import ALPHA_KEY, from_pairs, loralib_spec
 from loralab.formats.own import from_own, own_reasons
-from loralab.formats.peft.config import OWN_TYPE, PeftConfig, parse_config, spec_of
+from loralab.formats.peft.config import OWN_TYPE, PeftConfig, parse_config, scales_alone, spec_of
 from loralab.formats.peft.dialects import as_plain_lora
 from loralab.formats.peft.reading import from_peft, plain_names
 from loralab.formats.peft.vera import VERA_TYPE, parse_vera, vera_from_peft, vera_spec
 from loralab.formats.sidecar import read_sidecar
-from loralab.formats.stored import Keys, Layout, PartedTensors, StoredAdapter
+from loralab.formats.stored import FileLayout, Keys, StoredAdapter, Tensors, UpdatesAndOthers
 from loralab.formats.updates import (
     StoredUpdate,
     local_keys,
@@ -58,7 +57,7 @@ def read_adapter(path: str | Path, alpha: float | None = None) -> StoredAdapter:
 
 
 def read_plain(path: str | Path, alpha: float | None = None) -> StoredAdapter:
-    """The same, or of an adapter that only loralab can read the plain LoRA that lies beside it, if there is one."""
+    """Read an adapter; of one that only loralab can read, the plain LoRA that lies beside it, if there is one."""
     stored = read_adapter(path, alpha)
     return read_adapter(stored.source / PLAIN_NAME) if stored.has_plain else stored
 
@@ -99,38 +98,22 @@ def _understand_peft(stored: StoredAdapter, problems: Problems) -> StoredAdapter
         advice = "do what is said there, or train again without"
         place = str(stored.source / CONFIG_NAME)
         config = problems.attempt(CONFIG_NAME, advice, lambda: parse_config(content, place))
-    named = problems.attempt(TENSORS_NAME, AGAIN, lambda: plain_names(tensors)[0])
     return replace(
         stored,
         content=content,
-        config=config or _scales_alone(content),
+        config=config or scales_alone(content),
         tensors=tensors,
-        named=tensors if named is None else named,
+        named=_named(tensors, problems),
         said=() if plain is None else plain.notes,
     )
 
 
-_DECIDE_SCALES = (
-    "r",
-    "lora_alpha",
-    "use_rslora",
-    "rank_pattern",
-    "alpha_pattern",
-    "target_modules",
-    "target_parameters",
-)
+def _named(tensors: Mapping[str, Tensor], problems: Problems) -> Mapping[str, Tensor]:
+    named = problems.attempt(TENSORS_NAME, AGAIN, lambda: plain_names(tensors)[0])
+    return tensors if named is None else named
 
 
-def _scales_alone(content: Mapping[str, Any]) -> PeftConfig | None:
-    """What a configuration that cannot be honoured says of ranks and scales; None where it does not say that either."""
-    kept = {key: content[key] for key in _DECIDE_SCALES if key in content}
-    try:
-        return parse_config({**kept, "peft_type": "LORA"}, CONFIG_NAME)
-    except (AdapterFileError, *UNEXPECTED):
-        return None
-
-
-def _part_peft(stored: StoredAdapter, keys: Keys, others: dict[str, Tensor], problems: Problems) -> PartedTensors:
+def _part_peft(stored: StoredAdapter, keys: Keys, others: Tensors, problems: Problems) -> UpdatesAndOthers:
     config = stored.config or PeftConfig(rank=8, alpha=8.0)
     read = (
         problems.attempt(stored.where, AGAIN, partial(stored_update, config, stored.sidecar, each, stored.named))
@@ -142,19 +125,15 @@ def _part_peft(stored: StoredAdapter, keys: Keys, others: dict[str, Tensor], pro
 def _place_peft(stored: StoredAdapter, model: nn.Module) -> Plan:
     assert stored.config is not None
     updates, notes = from_peft(model, stored.config, stored.tensors, stored.sidecar)
-    return Plan(updates, (*stored.said, *notes), _heads(stored))
-
-
-def _heads(stored: StoredAdapter) -> tuple[str, ...]:
-    return () if stored.sidecar is None else stored.sidecar.heads
+    return Plan(updates, (*stored.said, *notes))
 
 
 def _peft_spec(stored: StoredAdapter, plan: Plan) -> object:
     assert stored.config is not None
-    return (stored.sidecar and stored.sidecar.spec()) or spec_of(stored.config)
+    return spec_of(stored.config)
 
 
-def _peft_method(stored: StoredAdapter) -> str:
+def _method(stored: StoredAdapter) -> str:
     if stored.sidecar is not None:
         return method_name(stored.sidecar.method)
     names = {"rank_stabilized": "rank_stabilized", "magnitude": "magnitude", "invocation_tokens": "invocation"}
@@ -167,11 +146,10 @@ def _peft_method(stored: StoredAdapter) -> str:
 def _understand_vera(stored: StoredAdapter, problems: Problems) -> StoredAdapter:
     place = str(stored.source / CONFIG_NAME)
     vera = problems.attempt(CONFIG_NAME, AGAIN, lambda: parse_vera(stored.content, place))
-    named = problems.attempt(TENSORS_NAME, AGAIN, lambda: plain_names(stored.tensors)[0])
-    return replace(stored, vera=vera, named=stored.tensors if named is None else named)
+    return replace(stored, vera=vera, named=_named(stored.tensors, problems))
 
 
-def _part_vera(stored: StoredAdapter, keys: Keys, others: dict[str, Tensor], problems: Problems) -> PartedTensors:
+def _part_vera(stored: StoredAdapter, keys: Keys, others: Tensors, problems: Problems) -> UpdatesAndOthers:
     if stored.vera is None:
         return [], others
     recipe = stored.vera.recipe
@@ -182,12 +160,12 @@ def _part_vera(stored: StoredAdapter, keys: Keys, others: dict[str, Tensor], pro
 def _place_vera(stored: StoredAdapter, model: nn.Module) -> Plan:
     assert stored.vera is not None
     updates, shared, notes = vera_from_peft(model, stored.vera, stored.tensors, stored.sidecar)
-    return Plan(updates, tuple(notes), _heads(stored), shared)
+    return Plan(updates, tuple(notes), shared=shared)
 
 
 def _vera_spec(stored: StoredAdapter, plan: Plan) -> object:
     assert stored.vera is not None
-    return (stored.sidecar and stored.sidecar.spec()) or vera_spec(stored.vera)
+    return vera_spec(stored.vera)
 
 
 # -- loralab's own
@@ -201,7 +179,7 @@ def _understand_own(stored: StoredAdapter, problems: Problems) -> StoredAdapter:
     return replace(stored, why_not_peft=tuple(reasons or ()))
 
 
-def _part_own(stored: StoredAdapter, keys: Keys, others: dict[str, Tensor], problems: Problems) -> PartedTensors:
+def _part_own(stored: StoredAdapter, keys: Keys, others: Tensors, problems: Problems) -> UpdatesAndOthers:
     sidecar, where = stored.sidecar, stored.where
     if sidecar is None:
         return [], others
@@ -227,21 +205,13 @@ def _part_own(stored: StoredAdapter, keys: Keys, others: dict[str, Tensor], prob
 def _place_own(stored: StoredAdapter, model: nn.Module) -> Plan:
     assert stored.sidecar is not None
     updates, shared = from_own(model, stored.tensors, stored.sidecar.modules, stored.sidecar.shared)
-    return Plan(updates, (), _heads(stored), shared)
-
-
-def _own_spec(stored: StoredAdapter, plan: Plan) -> object:
-    return stored.sidecar and stored.sidecar.spec()
-
-
-def _own_method(stored: StoredAdapter) -> str:
-    return method_name(stored.sidecar.method) if stored.sidecar else ""
+    return Plan(updates, shared=shared)
 
 
 # -- loralib's
 
 
-def _part_checkpoint(stored: StoredAdapter, keys: Keys, others: dict[str, Tensor], problems: Problems) -> PartedTensors:
+def _part_checkpoint(stored: StoredAdapter, keys: Keys, others: Tensors, problems: Problems) -> UpdatesAndOthers:
     if not any(key.endswith((".lora_A", ".lora_B")) for key in stored.named):
         of_peft = any(".lora_A." in key for key in stored.named)
         what = "it is PEFT's file" if of_peft else "it has no names ending in lora_A, lora_B"
@@ -268,16 +238,16 @@ def _place_checkpoint(stored: StoredAdapter, model: nn.Module) -> Plan:
         )
     pairs = {each.name: (each.A, each.B) for each in stored.demand().updates}
     updates, notes = from_pairs(model, pairs, stored.others, stored.alpha, stored.rank_stabilized)
-    return Plan(updates, tuple(notes), ())
+    return Plan(updates, tuple(notes))
 
 
 def _checkpoint_spec(stored: StoredAdapter, plan: Plan) -> object:
     return loralib_spec(plan.updates, stored.alpha or 1.0, stored.rank_stabilized)
 
 
-PEFT = Layout("LORA", _understand_peft, _part_peft, _place_peft, _peft_spec, _peft_method)
-VERA = Layout(VERA_TYPE, _understand_vera, _part_vera, _place_vera, _vera_spec, lambda stored: "vera")
-OWN = Layout(OWN_TYPE, _understand_own, _part_own, _place_own, _own_spec, _own_method)
-LORALIB = Layout(
+PEFT = FileLayout("LORA", _understand_peft, _part_peft, _place_peft, _peft_spec, _method)
+VERA = FileLayout(VERA_TYPE, _understand_vera, _part_vera, _place_vera, _vera_spec, lambda stored: "vera")
+OWN = FileLayout(OWN_TYPE, _understand_own, _part_own, _place_own, lambda stored, plan: None, _method)
+LORALIB = FileLayout(
     None, lambda stored, _: stored, _part_checkpoint, _place_checkpoint, _checkpoint_spec, lambda stored: "lora"
 )

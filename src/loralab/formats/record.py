@@ -20,7 +20,7 @@ from loralab.core.updates.low_rank import ConvUpdate, LinearUpdate
 from loralab.core.updates.magnitude import Magnitude
 from loralab.core.updates.substitution import AttentionUpdate, ParameterUpdate
 from loralab.core.updates.tokens import TokenUpdate
-from loralab.core.updates.update import WHOLE, Update, device_of, tensor_of
+from loralab.core.updates.update import WHOLE, Update
 from loralab.errors import AdapterFileError
 from loralab.files.values import count, flag, listing, mapping, number, sizes, text, texts
 from loralab.methods.adamix_adapter import MixedBottleneckUpdate
@@ -28,6 +28,7 @@ from loralab.methods.bottleneck import BottleneckUpdate
 from loralab.methods.prefix.update import BlockPrefixUpdate, PrefixUpdate
 from loralab.methods.registry import deltas
 from loralab.methods.trainable_tokens import RESIZE
+from loralab.nn.tensors import device_of, tensor_of
 
 _UNFIT = (LookupError, AttributeError, RuntimeError, TypeError, ValueError)
 """What making an update raises where a record, which may be any file's, and a module do not go together."""
@@ -45,12 +46,12 @@ class PartRecord:
     kind: str = ""
     """Of delta (`LowRankDelta.kind`); empty for a plain pair."""
     settings: Mapping[str, Any] = field(default_factory=dict)
-    """Of a delta that is no plain pair: what `blank` takes."""
+    """What `blank` takes, of a delta other than a plain pair."""
     shape: tuple[int, int] | None = None
     """And the matrix [O, I] that it updates."""
 
     def to_json(self) -> dict[str, Any]:
-        """The recipe's fields, the rows if there are any, and what is no plain pair."""
+        """The recipe's fields, the rows if there are any, and what sets it apart from a plain pair."""
         content = asdict(self.recipe) | ({"rows": self.rows} if self.rows is not None else {})
         if not self.kind:
             return content
@@ -63,7 +64,7 @@ class PartRecord:
         rows, kind = fields.pop("rows", None), text(fields.pop("delta", ""), "delta")
         settings, shape = mapping(fields.pop("settings", {}), "settings"), sizes(fields.pop("shape", []), "shape")
         if len(shape) != (2 if kind else 0):
-            raise TypeError(f"shape is {list(shape)}, not the outputs and inputs of a delta that is no plain pair")
+            raise TypeError(f"shape is {list(shape)}, not the outputs and inputs of the matrix that it updates")
         out_and_in = (shape[0], shape[1]) if kind else None
         return PartRecord(_recipe(fields), None if rows is None else _runs(rows), kind, settings, out_and_in)
 
@@ -202,7 +203,7 @@ def _recipe(fields: Mapping[str, Any]) -> Recipe:
     flag(recipe.rank_stabilized, "rank_stabilized")
     text(recipe.init, "init")
     if not 0 <= number(recipe.dropout, "dropout") < 1:
-        raise TypeError(f"dropout is {recipe.dropout!r} and must lie in [0, 1)")
+        raise TypeError(f"dropout is {recipe.dropout!r}, but must be in [0, 1)")
     return recipe
 
 
@@ -223,7 +224,7 @@ def adapted_tensors(update: Update, base: nn.Module) -> list[str]:
     if isinstance(update, PrefixUpdate):
         return [f"{name}.weight" for name, module in base.named_modules() if module is _embeddings(base)]
     if isinstance(update, TokenUpdate):
-        return []  # its rows stand in the place of the base's, and the others are no more to it than any weight
+        return []  # its rows replace the base's, and it depends on the other rows no more than on any weight
     if not len(update.parts):
         return [name for name in update.replacements() if tensor_of(base, name).is_floating_point()]
     if isinstance(update, ParameterUpdate):

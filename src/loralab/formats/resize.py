@@ -56,7 +56,7 @@ class Resized:
 
     @property
     def error(self) -> float:
-        """The same of all updates together: √Σ‖ΔW − ΔW'‖² / √Σ‖ΔW‖²."""
+        """The relative error of all updates together: √Σ‖ΔW − ΔW'‖² / √Σ‖ΔW‖²."""
         whole = math.hypot(*(piece.norm for piece in self.pieces))
         return math.hypot(*(piece.error * piece.norm for piece in self.pieces)) / whole if whole else 0.0
 
@@ -96,11 +96,11 @@ def read_resizable(path: str | Path) -> StoredAdapter:
     return adapter
 
 
-def _refuse_bare_parameters(config: PeftConfig, found: StoredAdapter) -> None:
+def _refuse_bare_parameters(config: PeftConfig, adapter: StoredAdapter) -> None:
     bare = [name for name in config.target_parameters if "." not in name]
-    if bare and found.sidecar is None:
+    if bare and adapter.sidecar is None:
         raise SpecError(
-            f"{found.source} adapts raw parameters by their bare names ({', '.join(bare)}): which module's they are "
+            f"{adapter.source} adapts raw parameters by their bare names ({', '.join(bare)}): which module's they are "
             "only the model says. Load it into its model with ll.load, ll.save it, and resize what was saved"
         )
 
@@ -110,8 +110,8 @@ def uniform_ranks(adapter: StoredAdapter, rank: int) -> dict[str, int]:
     most = max(piece.rank for piece in adapter.pieces)
     if not 1 <= rank <= most:
         raise SpecError(
-            f"rank {rank} was asked for, and the updates of {adapter.source} have up to {most}; choose 1 to {most}: "
-            "a rank cannot be raised here, since rows of zeros would never learn"
+            f"rank {rank} is not possible for {adapter.source}, whose updates have up to {most}: choose 1 to {most} "
+            "(a rank cannot be raised here, since rows of zeros would never learn)"
         )
     return {piece.name: min(rank, piece.rank) for piece in adapter.pieces}
 
@@ -119,7 +119,7 @@ def uniform_ranks(adapter: StoredAdapter, rank: int) -> dict[str, int]:
 def energy_ranks(adapter: StoredAdapter, energy: float) -> dict[str, int]:
     """For every piece the smallest rank that keeps this share of ‖ΔW‖²_F; SpecError for a share not in (0, 1]."""
     if not 0 < energy <= 1:
-        raise SpecError(f"energy {energy:g} was asked for; it is the share of ‖ΔW‖²_F to keep, above 0 and at most 1")
+        raise SpecError(f"energy is {energy:g}, but the share of ‖ΔW‖²_F to keep must be in (0, 1]")
     return {piece.name: rank_for_energy(piece.energy_K, energy) for piece in adapter.pieces}
 
 

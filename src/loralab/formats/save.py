@@ -29,8 +29,7 @@ from loralab.formats.peft.writing import base_name, to_peft
 from loralab.formats.record import describe
 from loralab.formats.sidecar import OWN_LAYOUT, PEFT_LAYOUT, Sidecar, file_sha256, method_to_json
 from loralab.methods.beside import fresh_heads, random_beside
-from loralab.models.outputs import output_names
-from loralab.tasks.label_order import are_placeholders
+from loralab.models.outputs import are_placeholders, output_names
 
 
 def save(adapter: Adapter, path: str | Path, *, model: nn.Module | None = None, overwrite: bool = False) -> Path:
@@ -92,7 +91,7 @@ def _write_plain(
     sidecar: Sidecar,
     stacks: Collection[str],
 ) -> None:
-    """The plain LoRA that the updates come to, for PEFT and whatever reads its files; nothing where there is none."""
+    """Write the plain LoRA that the updates come to, if there is one, for PEFT and whatever reads its files."""
     plain = {where: update.plain() for where, update in updates.items()}
     if reasons_against_peft(plain, bases, stacks) or ambiguous_rows(plain, model):
         return
@@ -121,8 +120,8 @@ def _refuse_unsound(adapter: Adapter) -> None:
     """What would be written must be whole and finite, and the base must be the base."""
     if any(layer.routing.merged is not None for layer in adapter.layers.values()):
         raise AdapterStateError(
-            f"saving adapter '{adapter.name}' was asked for while an adapter is merged into the base weights, whose "
-            "fingerprint would be wrong; call unmerge(model) first"
+            f"adapter '{adapter.name}' cannot be saved while an adapter is merged into the base weights, whose "
+            "fingerprint would be wrong: call unmerge(model) first"
         )
     empty = [name for name, tensor in adapter.named_tensors() if tensor.numel() == 0]
     if empty:
@@ -148,7 +147,7 @@ def _refuse_random_head(adapter: Adapter, model: nn.Module) -> None:
 
 def _refuse_foreign(folder: Path, overwrite: bool) -> None:
     if folder.exists() and not folder.is_dir():
-        raise OutputError(f"{folder} was asked for as an adapter's folder, but it is a file; name another place")
+        raise OutputError(f"{folder} is a file, not a folder for an adapter; name another place")
     if overwrite or not folder.exists():
         return
     of_model = model_files(folder)

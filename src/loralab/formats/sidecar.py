@@ -60,7 +60,7 @@ class Sidecar:
         try:
             spec: object | None = method_from_json(self.method)
         except (SpecError, TypeError) as problem:
-            raise AdapterFileError(f"the specification in {SIDECAR_NAME} cannot be: {problem}") from problem
+            raise AdapterFileError(f"invalid specification in {SIDECAR_NAME}: {problem}") from problem
         return spec
 
     def check_belongs(self, tensors: Path) -> None:

@@ -36,7 +36,7 @@ class Parted:
     entries: tuple[StoredUpdate, ...] = ()
     """The pairs A, B whose factors are there, are finite and fit each other."""
     others: Mapping[str, Tensor] = field(default_factory=dict)
-    """Tensors that are no low-rank factors, by key."""
+    """The tensors that are not low-rank factors, by key."""
     problems: tuple[Problem, ...] = ()
 
 
@@ -45,7 +45,7 @@ class StoredAdapter:
     """What an adapter's files hold, as far as they can be read, and what is wrong with them."""
 
     source: Path
-    layout: "Layout"
+    layout: "FileLayout"
     content: Mapping[str, Any] = field(default_factory=dict)
     """adapter_config.json, as that of plain LoRA where it was of a dialect; empty where it cannot be read."""
     config: PeftConfig | None = None
@@ -57,7 +57,7 @@ class StoredAdapter:
     tensors: Mapping[str, Tensor] = field(default_factory=dict)
     """By the keys of the file; those of plain LoRA where it was of a dialect."""
     named: Mapping[str, Tensor] = field(default_factory=dict)
-    """The same tensors without PEFT's prefix and the names of wrappers."""
+    """By their keys without PEFT's prefix and the names of wrappers."""
     alpha: float | None = None
     """Of a loralib checkpoint: as it was given, or recorded by who wrote the file; None where it is not known."""
     why_not_peft: tuple[str, ...] = ()
@@ -70,12 +70,12 @@ class StoredAdapter:
     """What was wrong with the files, before any look at the tensors in them."""
 
     def readable(self) -> "StoredAdapter":
-        """Itself; an error where a file is missing, damaged or asks for what cannot be honoured."""
+        """This adapter, or an error where a file is missing, damaged or asks for what cannot be honoured."""
         refuse(self.source, self.reading)
         return self
 
     def demand(self) -> "StoredAdapter":
-        """Itself; an error listing all that is wrong with the files and the tensors in them."""
+        """This adapter, or an error listing all that is wrong with the files and the tensors in them."""
         refuse(self.source, [*self.reading, *self.parted.problems])
         return self
 
@@ -113,7 +113,7 @@ class StoredAdapter:
 
     @property
     def others(self) -> Mapping[str, Tensor]:
-        """Tensors that are no low-rank factors, by key."""
+        """The tensors that are not low-rank factors, by key."""
         return self.parted.others
 
     @property
@@ -203,22 +203,22 @@ def _is_padding(update: StoredUpdate, sidecar: Sidecar | None) -> bool:
 
 Keys = list[tuple[str, str]]
 """Of A and B."""
-Others = Mapping[str, Tensor]
-PartedTensors = tuple[list[StoredUpdate], Others]
+Tensors = Mapping[str, Tensor]
+UpdatesAndOthers = tuple[list[StoredUpdate], Tensors]
 
 
 @dataclass(frozen=True)
-class Layout:
-    """A way in which adapters lie in files, and what is done otherwise in each of them."""
+class FileLayout:
+    """A way in which adapters lie in files, and what is done differently for it."""
 
     peft_type: str | None
-    """What adapter_config.json calls it; None where there is none."""
+    """What adapter_config.json calls it; None for a checkpoint."""
     understand: Callable[[StoredAdapter, Problems], StoredAdapter]
     """Fills in what the configuration means."""
-    part: Callable[[StoredAdapter, Keys, dict[str, Tensor], Problems], PartedTensors]
-    """From the keys of whole pairs and the other tensors to the updates, and what is no update's."""
+    part: Callable[[StoredAdapter, Keys, Tensors, Problems], UpdatesAndOthers]
+    """From the keys of whole pairs and the other tensors to (the updates, the tensors that belong to none)."""
     place: Callable[[StoredAdapter, nn.Module], Plan]
     """Its updates for a model, filled; AdapterFileError listing all that does not fit. The model is not changed."""
     spec: Callable[[StoredAdapter, Plan], object]
-    """The specification that it was made from, or that comes nearest."""
+    """The specification that comes nearest, where loralab.json does not say it."""
     method: Callable[[StoredAdapter], str]

@@ -90,38 +90,38 @@ def _check_same(
     folder: Path, own: PreTrainedTokenizerBase, base: PreTrainedTokenizerBase, difference: _Difference
 ) -> None:
     if difference.moved or difference.same < SHARE_OF_SAME:
-        found = (
+        how = (
             f"gives other ids to {len(difference.moved)} of its tokens ({_listed(difference.moved)})"
             if difference.moved
             else f"shares only {difference.same:.0%} of its tokens"
         )
         raise AdapterFileError(
             f"the tokenizer in {folder} ({len(own)} tokens) is not the model's ({len(base)}) with tokens added: it "
-            f"{found}. Give the model that the adapter was trained on, or take the tokenizer's files out of the folder "
+            f"{how}. Give the model that the adapter was trained on, or take the tokenizer's files out of the folder "
             "to read texts with the model's own"
         )
 
 
 def _how_it_differs(own: PreTrainedTokenizerBase, base: PreTrainedTokenizerBase, difference: _Difference) -> str:
     ours, theirs = own.get_vocab(), base.get_vocab()
-    found = (
+    differences = (
         [f"{len(difference.added)} tokens are added ({_listed(list(difference.added))})"] if difference.added else []
     )
     places = set(ours.values())
     missing = sorted(theirs.keys() - ours.keys(), key=theirs.__getitem__)
     lost = [token for token in missing if theirs[token] not in places]
     if lost:
-        found.append(f"{len(lost)} of the model's tokens are not in it ({_listed(lost)})")
+        differences.append(f"{len(lost)} of the model's tokens are not in it ({_listed(lost)})")
     renamed = [token for token, place in ours.items() if token not in theirs and token not in difference.added]
     if renamed:
-        found.append(f"{len(renamed)} tokens are called otherwise ({_listed(renamed)})")
+        differences.append(f"{len(renamed)} tokens are called otherwise ({_listed(renamed)})")
     if own.chat_template != base.chat_template:
-        found.append("its chat template is another than the model's")
+        differences.append("its chat template is another than the model's")
     if own.special_tokens_map != base.special_tokens_map:
-        found.append("its special tokens are others")
-    if not found and _rules(own) != _rules(base):
-        found.append("it parts texts otherwise than the model's")
-    return ", ".join(found)
+        differences.append("its special tokens are others")
+    if not differences and _rules(own) != _rules(base):
+        differences.append("it parts texts otherwise than the model's")
+    return ", ".join(differences)
 
 
 def _rules(tokenizer: PreTrainedTokenizerBase) -> object:
@@ -168,8 +168,8 @@ def _rows_held(model: PreTrainedModel, folder: Path) -> int | None:
         for wrapper in ("", "modules_to_save.", "modules_to_save.default.", "base_layer.", "token_adapter.base_layer.")
     )
     shapes = _shapes(tensors_path(folder))
-    found = [shape[0] for key, shape in shapes.items() if name and key.endswith(ends) and len(shape) == 2]
-    return max(found, default=None)
+    rows = [shape[0] for key, shape in shapes.items() if name and key.endswith(ends) and len(shape) == 2]
+    return max(rows, default=None)
 
 
 def _trains_all(folder: Path, difference: _Difference, rows: int) -> bool:

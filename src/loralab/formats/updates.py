@@ -201,7 +201,7 @@ def shared_matrices(tensors: Mapping[str, Tensor], trains: Mapping[str, bool]) -
 def special_updates(
     path: str, record: ModuleRecord, tensors: Mapping[str, Tensor], shared: SharedMatrices | None
 ) -> Iterator[StoredUpdate]:
-    """The pairs that a module's deltas come to, where they are no plain ones; AdapterFileError for what is missing."""
+    """The pairs that a module's deltas of other kinds come to; AdapterFileError for what is missing."""
     for part, each in record.parts.items():
         if not each.kind:
             continue
@@ -359,7 +359,7 @@ def _packed_pieces(path: str, pair: StoredUpdate, record: ModuleRecord) -> Itera
 
 
 def _output_piece(path: str, pair: StoredUpdate, record: ModuleRecord) -> Iterator[Piece]:
-    """None where the output is not adapted: the pair is then zeros that stand for it."""
+    """Nothing where the output is not adapted: the pair is then zeros in its place."""
     if "out" in record.parts:
         recipe = record.parts["out"].recipe
         yield Piece(f"{path}[out]", path, "out", pair, slice(0, recipe.rank), own_recipe=recipe)

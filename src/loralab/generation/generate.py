@@ -29,6 +29,7 @@ from loralab.generation.sampling import sampled
 from loralab.generation.settings import generating_with
 from loralab.models.context import context_length
 from loralab.nn.mode import evaluating
+from loralab.tasks.encoding.tokens import begun, whole_ids
 
 
 class NoRepeatInNewText(LogitsProcessor):
@@ -54,7 +55,7 @@ def generate(
 
     Raises `SpecError` where a prompt and the new tokens do not fit into the model's context.
     """
-    ids = [_prompt_ids(prompt, tokenizer, model.config.is_encoder_decoder) for prompt in prompts]
+    ids = _prompt_ids(prompts, tokenizer, model.config.is_encoder_decoder)
     answers = generate_ids(model, ids, config or GenerationConfig(), tokenizer)
     return decode(answers, tokenizer)
 
@@ -129,13 +130,10 @@ def _asked_settings(config: GenerationConfig, ends: list[int], pad_id: int) -> d
     return settings
 
 
-def _prompt_ids(prompt: str, tokenizer: PreTrainedTokenizerBase, encoder: bool) -> list[int]:
-    """A prompt as training begins a text: without an end of text, which only an encoder's input has."""
-    ids: list[int] = tokenizer(prompt, verbose=False)["input_ids"]
-    if not encoder and ids and ids[-1] == tokenizer.eos_token_id:
-        ids = ids[:-1]
-    start = tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
-    return ids or [int(start)]
+def _prompt_ids(prompts: Sequence[str], tokenizer: PreTrainedTokenizerBase, encoder: bool) -> list[list[int]]:
+    """Prompts as training begins a text: without an end of text, which only an encoder's input has."""
+    ends = [] if encoder else [tokenizer.eos_token_id]
+    return [begun(ids[:-1] if ids[-1:] == ends else ids, tokenizer) for ids in whole_ids(prompts, tokenizer)]
 
 
 def _check_lengths(model: PreTrainedModel, prompts: Sequence[list[int]], max_new_tokens: int) -> None:

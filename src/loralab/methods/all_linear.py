@@ -11,11 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from loralab.core.names import modules_by_path
-from loralab.core.trial import UNRUNNABLE
-from loralab.core.updates.build import can_adapt, is_linear, linear_shape
+from loralab.core.updates.build import can_adapt
 from loralab.core.updates.update import WHOLE, Update
 from loralab.errors import TargetError
 from loralab.models.families.aliases import output_head_names
+from loralab.nn.dense import dense_shape, is_dense
+from loralab.nn.trial import UNRUNNABLE
 
 ALL_LINEAR = "all-linear"
 
@@ -24,7 +25,7 @@ def all_linear(model: nn.Module, heads: Sequence[str]) -> list[str]:
     """Paths of all that it means; TargetError where there is nothing."""
     found = [path for path, module in _outside_heads(model, heads) if _is_taken(module)]
     if not found:
-        raise TargetError("all-linear was asked for, but this model has no dense layers")
+        raise TargetError("all-linear matches nothing: this model has no dense layers; name its modules in targets")
     return found
 
 
@@ -72,20 +73,20 @@ def _outside_heads(model: nn.Module, heads: Sequence[str]) -> Iterable[tuple[str
 
 
 def _is_taken(module: nn.Module) -> bool:
-    return isinstance(module, nn.MultiheadAttention) or (is_linear(module) and _gives_outputs(module))
+    return isinstance(module, nn.MultiheadAttention) or (is_dense(module) and _gives_outputs(module))
 
 
 @torch.no_grad()
 def _gives_outputs(module: nn.Module) -> bool:
     """Whether a dense layer without weights (a plan's), with a forward of its own, gives one tensor of its outputs.
 
-    One with weights was tried already (`is_linear`). Where the trial fails the layer counts as what it says it is.
+    One with weights was tried already (`is_dense`). Where the trial fails the layer counts as what it says it is.
     """
     own = isinstance(module, nn.Linear) and type(module).forward is not nn.Linear.forward
     weight = getattr(module, WHOLE, None)
     if not own or not isinstance(weight, Tensor) or not weight.is_meta:
         return True
-    outputs, inputs = linear_shape(module)
+    outputs, inputs = dense_shape(module)
     try:
         found = type(module).forward(module, torch.zeros(2, inputs, dtype=weight.dtype, device="meta"))
     except UNRUNNABLE:

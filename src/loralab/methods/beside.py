@@ -10,12 +10,13 @@ from collections.abc import Mapping, Sequence
 
 from torch import nn
 
-from loralab.core.names import modules_by_path, unwrapped
+from loralab.core.names import inside, modules_by_path, unwrapped
 from loralab.core.updates.tokens import TokenUpdate
-from loralab.core.updates.update import Update, tensor_of
+from loralab.core.updates.update import Update
 from loralab.errors import SpecError, TargetError
 from loralab.models.families.aliases import HEAD_NAMES
 from loralab.models.nf4 import quantized_layers
+from loralab.nn.tensors import tensor_of
 
 _HEADED = ("Classification", "QuestionAnswering", "MultipleChoice", "Regression")
 
@@ -55,7 +56,7 @@ def unfilled_tensors(model: nn.Module) -> list[str]:
     body, heads = getattr(inner, "base_model_prefix", ""), fresh_heads(model)
     found, filled = [], False
     for path, module in modules_by_path(model).items():
-        is_head = any(path == head or path.startswith(f"{head}.") for head in heads)
+        is_head = inside(path, heads)
         is_pooler = bool(heads) and path.removeprefix(f"{body}.").split(".")[0] == "pooler"
         for name, parameter in module.named_parameters(recurse=False):
             loaded = getattr(parameter, "_is_hf_initialized", False)
@@ -85,8 +86,7 @@ def _unfilled_modules(model: nn.Module) -> list[str]:
     """The heads, and what beside them is part of one (BERT's pooler), with a tensor that is unfilled."""
     heads = fresh_heads(model)
     owners = [name.rpartition(".")[0] for name in unfilled_tensors(model)]
-    inside = {path: [head for head in heads if path == head or path.startswith(f"{head}.")] for path in owners}
-    return [(inside[path] or [path])[0] for path in owners]
+    return [next((head for head in heads if inside(path, [head])), path) for path in owners]
 
 
 def head_updates(model: nn.Module, heads: Sequence[str]) -> dict[str, Update]:
@@ -112,8 +112,8 @@ def refuse_quantized(module: nn.Module, what: str) -> None:
     count = sum(1 for _ in quantized_layers(module))
     if count:
         raise SpecError(
-            f"{what} was asked for, but {count} of the dense layers there are quantised and cannot train; adapt them "
-            "with lora, or load the base without quantize"
+            f"{what} would train {count} dense layers that are quantised and therefore frozen; adapt them with lora, "
+            "or load the base without quantize"
         )
 
 
@@ -129,7 +129,7 @@ def add_biases(model: nn.Module, updates: dict[str, Update], which: str, heads: 
     by_path = modules_by_path(model)
     for path, module in by_path.items():
         bias = module._parameters.get("bias")
-        in_head = any(path == head or path.startswith(head + ".") for head in heads)
+        in_head = inside(path, heads)
         owner, name = _reader(by_path, path, "bias")
         if bias is None or in_head or (which == "lora_only" and owner not in updates):
             continue
@@ -140,7 +140,7 @@ def bias_updates(model: nn.Module, heads: Sequence[str]) -> dict[str, Update]:
     """Every bias vector outside the heads, also those with longer names (`in_proj_bias`, `q_bias`), to be trained."""
     by_path, updates = modules_by_path(model), dict[str, Update]()
     for path, module in by_path.items():
-        if any(path == head or path.startswith(head + ".") for head in heads):
+        if inside(path, heads):
             continue
         for local, parameter in module._parameters.items():
             if parameter is not None and parameter.dim() == 1 and (local == "bias" or local.endswith("_bias")):

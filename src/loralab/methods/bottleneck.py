@@ -25,12 +25,13 @@ from torch.nn import functional as F
 
 from loralab.core.plan import Plan
 from loralab.core.targets import Target, find_targets, layer_index, split_patterns
-from loralab.core.updates.build import is_linear, linear_shape
-from loralab.core.updates.update import WHOLE, Update, device_of
+from loralab.core.updates.update import WHOLE, Update
 from loralab.errors import TargetError
 from loralab.methods.beside import head_updates, heads_of
 from loralab.methods.specification import Specification, choice_problems, count_problems
 from loralab.models.families.aliases import sublayer_outputs
+from loralab.nn.dense import dense_shape, is_dense
+from loralab.nn.tensors import device_of
 
 
 @dataclass(frozen=True)
@@ -149,12 +150,12 @@ class BottleneckAdapter(Specification):
         return layer is not None and layer < self.drop_layers
 
     def _fresh(self, target: Target) -> Update:
-        if target.parts != (WHOLE,) or not is_linear(target.module):
+        if target.parts != (WHOLE,) or not is_dense(target.module):
             raise TargetError(
-                f"a bottleneck was asked for behind {target.path}, a {type(target.module).__name__}, which is no dense "
-                "layer; name the dense layers by hand with targets"
+                f"a bottleneck cannot follow {target.path}: it is not a dense layer but "
+                f"{type(target.module).__name__}; name the dense layers with targets"
             )
-        width, device = linear_shape(target.module)[0], device_of(target.module)
+        width, device = dense_shape(target.module)[0], device_of(target.module)
         return self.fresh_update(width, device)
 
     def fresh_update(self, width: int, device: torch.device) -> Update:

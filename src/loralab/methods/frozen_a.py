@@ -38,7 +38,7 @@ class FrozenA(Factors):
 
     @classmethod
     def start_nearest(cls, spot: Spot) -> Self:
-        """The same, with B's gradient turned in every backward pass."""
+        """A frozen A whose B has its gradient turned in every backward pass."""
         made = cls.start(spot)
         made.lora_B.register_hook(made.turned)  # type: ignore[no-untyped-call]
         return made

@@ -80,8 +80,8 @@ def _top_blocks(model: nn.Module, count: int) -> list[str]:
     lists = block_paths(model)
     if not lists:
         raise TargetError(
-            f"the last {count} blocks of {type(unwrapped(model)).__name__} were asked for, but where its blocks are "
-            "is not known; train everything, or adapt modules by name with LoRA"
+            f"top_layers {count}: it is not known where the blocks of {type(unwrapped(model)).__name__} are; train "
+            "everything, or adapt modules by name with LoRA"
         )
     blocks = [path for path in modules_by_path(model) if path.rpartition(".")[0] == lists[-1]]
     if len(blocks) < count:

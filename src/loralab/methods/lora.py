@@ -102,12 +102,12 @@ class LoRA(ScaledMethod):
             "freeze_a with init pissa: PiSSA trains the principal part, both A and B of it": (
                 self.freeze_a and is_pissa(self.init)
             ),
-            "nearest_step is of freeze_a (LoRA-FA), which is not asked for": self.nearest_step and not self.freeze_a,
+            "nearest_step needs freeze_a (LoRA-FA)": self.nearest_step and not self.freeze_a,
             "alpha is 0 with nearest_step, which divides by the scale": self.nearest_step and scales_nothing,
             "magnitude with invocation_tokens: DoRA of some positions alone is not defined": (
                 self.magnitude and self.invocation_tokens is not None
             ),
-            "through_norm is of magnitude (DoRA), which is not asked for": self.through_norm and not self.magnitude,
+            "through_norm needs magnitude (DoRA)": self.through_norm and not self.magnitude,
             "alpha is 0 with init pissa, whose factors are the principal part divided by the scale": (
                 is_pissa(self.init) and scales_nothing
             ),
@@ -146,8 +146,8 @@ class LoRA(ScaledMethod):
     def find(self, model: nn.Module, heads: Sequence[str]) -> list[Target]:
         if self.invocation_tokens and getattr(getattr(model, "config", None), "is_encoder_decoder", False):
             raise SpecError(
-                f"invocation_tokens was asked for {type(model).__name__}, whose encoder and decoder see different "
-                "tokens; an invocation is of a model that reads one text: leave it out"
+                f"{type(model).__name__} cannot have invocation_tokens: its encoder and decoder read different "
+                "tokens, and an invocation belongs to a model that reads one text; leave it out"
             )
         targets = super().find(model, heads)
         self._patterns_must_match(targets)

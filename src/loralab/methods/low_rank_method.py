@@ -11,10 +11,10 @@ from typing import ClassVar
 import torch
 from torch import nn
 
-from loralab.core.names import modules_by_path
+from loralab.core.names import inside, modules_by_path
 from loralab.core.plan import Plan
 from loralab.core.targets import Pattern, Target, find_targets, split_patterns
-from loralab.core.updates.build import Maker, Site, build, is_linear, linear_shape, spots
+from loralab.core.updates.build import Maker, Site, build, spots
 from loralab.core.updates.factors import Recipe, SharedMatrices, Spot
 from loralab.core.updates.update import WHOLE
 from loralab.errors import SpecError
@@ -29,6 +29,7 @@ from loralab.methods.specification import (
 )
 from loralab.methods.wide_ranks import rank_notes
 from loralab.models.families.aliases import default_targets, expand_alias, family_of, fused_layout
+from loralab.nn.dense import dense_shape, is_dense
 
 BIASES = ("none", "all", "lora_only")
 ALIASES = ("attention", "q", "k", "v", "o", "mlp", ALL_LINEAR)
@@ -73,7 +74,7 @@ class LowRankMethod(Specification, ABC):
         """The updates of all targets, of the biases asked for, and of the modules trained in full."""
         heads = heads_of(model, self.modules_to_save)
         sites = self._sites(model, heads)
-        found = [spot for site in sites if is_linear(site.module) for spot in spots(site).values()]
+        found = [spot for site in sites if is_dense(site.module) for spot in spots(site).values()]
         self._check_ranks(sites)
         make, shared = self.makers(model, found)
         updates = {site.path: build(site.made_by(make)) for site in sites}
@@ -102,7 +103,7 @@ class LowRankMethod(Specification, ABC):
         return False
 
     def _check_ranks(self, sites: Sequence[Site]) -> None:
-        dense = [site for site in sites if self.rank_within_width and is_linear(site.module)]
+        dense = [site for site in sites if self.rank_within_width and is_dense(site.module)]
         for site in dense:
             for part, spot in spots(site).items():
                 site.check_rank(part, spot.path, spot.out_features, spot.in_features)
@@ -115,18 +116,18 @@ class LowRankMethod(Specification, ABC):
         for pattern in patterns:
             expanded.extend(_expand(model, pattern, heads))
         targets = find_targets(model, dict.fromkeys(expanded), exclude, self.layers)
-        inside = [t.path for t in targets if any(t.path == head or t.path.startswith(head + ".") for head in heads)]
-        if inside and self.modules_to_save is not None:
-            raise SpecError(f"{', '.join(inside)} was asked for both as a target and in modules_to_save; choose one")
-        return [target for target in targets if target.path not in inside]
+        in_head = [target.path for target in targets if inside(target.path, heads)]
+        if in_head and self.modules_to_save is not None:
+            raise SpecError(f"{', '.join(in_head)} is both a target and in modules_to_save; choose one")
+        return [target for target in targets if target.path not in in_head]
 
     def _layout(self, model: nn.Module, target: Target) -> Mapping[str, torch.Tensor] | None:
-        if target.parts == (WHOLE,) or not is_linear(target.module):
+        if target.parts == (WHOLE,) or not is_dense(target.module):
             return None
         for ending, parts in self.fused.items():
             if target.path == ending or target.path.endswith("." + ending):
                 return {part: torch.as_tensor(rows, dtype=torch.long) for part, rows in parts.items()}
-        return fused_layout(model, target.path, linear_shape(target.module)[0])
+        return fused_layout(model, target.path, dense_shape(target.module)[0])
 
     def problems(self) -> list[str]:
         found = choice_problems(self, "bias", BIASES)

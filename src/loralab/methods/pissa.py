@@ -100,8 +100,8 @@ def _kept_part(spot: Spot, layer: QuantizedLinear) -> Pair:
     shape = spot.out_features, spot.in_features, spot.recipe.rank
     if layer.principal is None or (*layer.principal[0].shape, layer.in_features) != (shape[0], shape[2], shape[1]):
         raise TargetError(
-            f"PiSSA of rank {spot.recipe.rank} was asked for on {spot.path}, whose weight is quantised whole: its "
-            "principal part is to stay in float, so say so when you quantise (quantize_base with principal_of, or "
+            f"PiSSA of rank {spot.recipe.rank} cannot start at {spot.path}: its weight is quantised whole, and the "
+            "principal part has to stay in float; say so when you quantise (quantize_base with principal_of, or "
             "train --method pissa --quantize nf4), and name whole modules, not parts of a fused one"
         )
     return layer.principal

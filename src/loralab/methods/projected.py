@@ -22,7 +22,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from loralab.core.names import modules_by_path, unwrapped
+from loralab.core.names import inside, modules_by_path, unwrapped
 from loralab.core.plan import Plan
 from loralab.core.projection import (
     ROW_CHOICES,
@@ -32,13 +32,13 @@ from loralab.core.projection import (
     projected_linear,
     wide_linear,
 )
-from loralab.core.updates.build import is_linear, linear_shape
 from loralab.core.updates.low_rank import is_plain_product
 from loralab.core.updates.update import WHOLE, Update
 from loralab.errors import SpecError
 from loralab.methods.full import FullFineTune
 from loralab.methods.specification import choice_problems, count_problems
 from loralab.models.families.aliases import output_head_names
+from loralab.nn.dense import dense_shape, is_dense, is_stored_transposed
 
 StateOnRefresh = Literal["reset", "carry", "keep"]
 
@@ -52,7 +52,7 @@ class ProjectedWeight:
     in_features: int
     stored_transposed: bool
     most: int
-    """The rank that was asked for."""
+    """The rank of the settings."""
 
     @property
     def name(self) -> str:
@@ -72,7 +72,7 @@ class ProjectedWeight:
 
     @property
     def rank(self) -> int:
-        """r: what was asked for, or the whole side where it is no larger."""
+        """r: the rank of the settings, or the whole side where that is smaller."""
         return min(self.most, self.shape[0])
 
     def canonical(self, stored: Tensor) -> Tensor:
@@ -80,7 +80,7 @@ class ProjectedWeight:
         return stored.T if self.of_outputs == self.stored_transposed else stored
 
     def torch_layout(self, stored: Tensor) -> Tensor:
-        """The same as [out, in]."""
+        """The tensor as [out, in]."""
         return stored.T if self.stored_transposed else stored
 
 
@@ -195,11 +195,11 @@ def projected_weights(
     found = {}
     for path, update in updates.items():
         weight = update.replacements().get(WHOLE)
-        in_head = path in left_out or any(path == head or path.startswith(f"{head}.") for head in heads)
-        if weight is None or in_head or weight.dim() != 2 or holders[id(weight)] > 1 or not is_linear(by_path[path]):
+        in_head = path in left_out or inside(path, heads)
+        if weight is None or in_head or weight.dim() != 2 or holders[id(weight)] > 1 or not is_dense(by_path[path]):
             continue
-        out_features, in_features = linear_shape(by_path[path])
-        transposed = not hasattr(by_path[path], "out_features")
+        out_features, in_features = dense_shape(by_path[path])
+        transposed = is_stored_transposed(by_path[path])
         found[path] = ProjectedWeight(path, out_features, in_features, transposed, rank)
     return found
 

@@ -1,4 +1,4 @@
-"""What can be said about a way to adapt a model, as flags and files say it. Knows nothing of torch.
+"""What can be said about a way to adapt a model, as flags and files say it.
 
 `registry.py` makes the method's own specification from it.
 """

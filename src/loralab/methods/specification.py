@@ -18,15 +18,15 @@ _PLAIN = {bool: "true or false", int: "a whole number", float: "a number", str: 
 
 @dataclass(frozen=True)
 class Specification:
-    """The fields of a method. SpecError, naming all that is wrong, where they cannot be."""
+    """The fields of a method. SpecError, naming all that is wrong, where they are not valid."""
 
     def __post_init__(self) -> None:
-        found = self._of_another_kind() or self.problems()
-        if found:
-            raise SpecError(f"this {type(self).__name__} cannot be: " + "; ".join(found))
+        problems = self._of_another_kind() or self.problems()
+        if problems:
+            raise SpecError(f"invalid {type(self).__name__}: " + "; ".join(problems))
 
     def problems(self) -> list[str]:
-        """What cannot be, of fields that hold values of their kind, as sentences."""
+        """What is wrong with fields that hold values of the right type, as sentences."""
         return []
 
     def _of_another_kind(self) -> list[str]:
@@ -96,7 +96,7 @@ def number_problems(spec: Specification, *names: str) -> list[str]:
 def dropout_problems(spec: Specification) -> list[str]:
     """For the dropout of a low-rank path."""
     dropout = getattr(spec, "dropout")  # noqa: B009  those that have one have no class in common that says so
-    return [] if 0 <= dropout < 1 else [f"dropout is {dropout!r} and must lie in [0, 1)"]
+    return [] if 0 <= dropout < 1 else [f"dropout is {dropout!r} and must be in [0, 1)"]
 
 
 def choice_problems(spec: Specification, name: str, choices: Collection[str]) -> list[str]:

@@ -9,12 +9,13 @@ from dataclasses import replace
 
 from torch import Tensor, nn
 
-from loralab.core.names import modules_by_path, slots, unwrapped
+from loralab.core.names import inside, modules_by_path, slots, unwrapped
 from loralab.core.plan import Plan
 from loralab.core.updates.tokens import TokenUpdate
-from loralab.core.updates.update import WHOLE, Update, tensor_of
+from loralab.core.updates.update import WHOLE, Update
 from loralab.errors import SpecError, TargetError
 from loralab.methods.beside import tie_notes, tied_paths
+from loralab.nn.tensors import tensor_of
 
 Tokens = Sequence[int] | Mapping[str, Sequence[int]]
 """Indices in the model's input embedding, or by the names of modules."""
@@ -52,9 +53,8 @@ def with_tokens(planned: Plan, model: nn.Module, tokens: Tokens) -> Plan:
     taken = [path for path in rows if _is_taken(path, updates, planned.heads)]
     if taken:
         raise SpecError(
-            f"the rows of single tokens were asked for of {', '.join(taken)}, which is adapted or trained in full (or "
-            "is tied to what is): choose one; leave it out of the targets and of modules_to_save, or leave out "
-            "trainable_token_indices"
+            f"trainable_token_indices names rows of {', '.join(taken)}, which is adapted or trained in full (or tied "
+            "to a module that is): leave it out of targets and modules_to_save, or leave out trainable_token_indices"
         )
     for path, update in rows.items():
         for name, bias in updates.get(path, Update({})).replacements().items():
@@ -67,7 +67,7 @@ def with_tokens(planned: Plan, model: nn.Module, tokens: Tokens) -> Plan:
 
 def _is_taken(path: str, updates: Mapping[str, Update], heads: Sequence[str]) -> bool:
     """Whether more than the bias of this module is another's already."""
-    in_head = any(path == head or path.startswith(f"{head}.") for head in heads)
+    in_head = inside(path, heads)
     return in_head or (path in updates and (updates[path].is_insertion or WHOLE in updates[path].replacements()))
 
 
@@ -129,16 +129,18 @@ def chosen_rows(model: nn.Module, tokens: Tokens) -> dict[str, tuple[int, ...]]:
         path = input_embedding(model)
         if path is None:
             raise TargetError(
-                f"the rows of tokens were asked for, but which module of {type(unwrapped(model)).__name__} embeds its "
-                f"input is not known; name it: {{'tok_emb': {list(tokens)[:4]}}} (embeddings: {_embeddings(model)})"
+                f"trainable_token_indices needs the input embedding, and {type(unwrapped(model)).__name__} does not "
+                f"say which module that is; name it: {{'tok_emb': {list(tokens)[:4]}}} (embeddings: "
+                f"{_embeddings(model)})"
             )
         named = {path: tuple(tokens)}
     by_path = modules_by_path(model)
     unfit = [f"{path} ({type(by_path[path]).__name__})" for path in named if not _holds_rows(by_path[path])]
     if unfit:
         raise TargetError(
-            f"the rows of tokens were asked for of {', '.join(unfit)}, which has no rows that can train by themselves: "
-            f"an embedding without max_norm or a dense output head, not quantised (embeddings: {_embeddings(model)})"
+            f"trainable_token_indices names {', '.join(unfit)}, which has no rows that can train by themselves: "
+            "choose an embedding without max_norm or a dense output head, not quantised (embeddings: "
+            f"{_embeddings(model)})"
         )
     return named
 

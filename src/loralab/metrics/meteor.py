@@ -69,10 +69,10 @@ def _write_lines(path: Path, texts: Sequence[str]) -> None:
 
 def _final_score(command: Sequence[str]) -> float:
     done = subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace", check=False)
-    found = FINAL_SCORE.search(done.stdout)
-    if done.returncode != 0 or found is None:
+    score = FINAL_SCORE.search(done.stdout)
+    if done.returncode != 0 or score is None:
         said = (done.stderr.strip() or done.stdout.strip() or "nothing")[-500:]
         raise MissingDependencyError(
             f"{command[0]} could not run METEOR (exit status {done.returncode}); it said: {said}; {INSTALL_JAVA}"
         )
-    return float(found.group(1))
+    return float(score.group(1))

@@ -56,11 +56,11 @@ def spread(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> P
 
 def spread_note(references: Sequence[Sequence[str]]) -> tuple[str, ...]:
     """Says so where `spread` does something."""
-    found = sum(map(is_unspaced, references))
-    if not found:
+    unspaced = sum(map(is_unspaced, references))
+    if not unspaced:
         return ()
     return (
-        f"{found} of {len(references)} references are in a script without spaces between words (Chinese, Japanese, "
+        f"{unspaced} of {len(references)} references are in a script without spaces between words (Chinese, Japanese, "
         "Thai, …): each of its characters counts as a word",
     )
 
@@ -72,8 +72,8 @@ def is_unspaced(texts: Iterable[str]) -> bool:
         if text.isascii():
             words += len(text.split())
         else:
-            rest, found = _ALONE.subn(" ", text)
-            characters, words = characters + found, words + len(rest.split())
+            rest, alone = _ALONE.subn(" ", text)
+            characters, words = characters + alone, words + len(rest.split())
     return characters > 0 and 2 * characters >= words
 
 

@@ -32,7 +32,7 @@ def _types_of_sound() -> set[str]:
 
 def _senses(config: PreTrainedConfig) -> set[str]:
     """What the model's class says that it takes in: text, image, audio, …; nothing where no class is known."""
-    found = modeling_auto.MODEL_MAPPING.get(type(config), None)
-    classes = found if isinstance(found, tuple | list) else [found]
+    mapped = modeling_auto.MODEL_MAPPING.get(type(config), None)
+    classes = mapped if isinstance(mapped, tuple | list) else [mapped]
     said = (getattr(each, "input_modalities", ()) for each in classes)
     return {sense for each in said for sense in ([each] if isinstance(each, str) else each)}

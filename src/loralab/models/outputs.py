@@ -1,5 +1,6 @@
 """What a classifier's configuration calls its outputs."""
 
+from collections.abc import Sequence
 from typing import Any
 
 
@@ -10,3 +11,8 @@ def output_names(config: Any) -> tuple[str, ...] | None:
     if not by_index or sorted(by_index) != list(range(len(by_index))):
         return None
     return tuple(by_index[index] for index in sorted(by_index))
+
+
+def are_placeholders(names: Sequence[str]) -> bool:
+    """Whether these are transformers' LABEL_0, LABEL_1, … in order, which say nothing."""
+    return list(names) == [f"LABEL_{number}" for number in range(len(names))]

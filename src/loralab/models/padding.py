@@ -39,8 +39,8 @@ def row_logits(model: PreTrainedModel, inputs: Inputs) -> Tensor:
     if _are_run_together(model, inputs):
         return _run(model, inputs)
     groups = _groups(model, inputs)
-    found = torch.cat([_run(model, _rows(inputs, group)) for group in groups])
-    return found[torch.cat(groups).argsort()]
+    outputs = torch.cat([_run(model, _rows(inputs, group)) for group in groups])
+    return outputs[torch.cat(groups).argsort()]
 
 
 def _are_run_together(model: PreTrainedModel, inputs: Inputs) -> bool:

@@ -64,8 +64,8 @@ def check_processor(name: str, model: PreTrainedModel, processor: BaseImageProce
 
 def _vision(config: PreTrainedConfig, key: str, default: Any) -> Any:
     """A setting of the part that looks at images: of the whole config, or of that of CLIP's image tower."""
-    found = getattr(getattr(config, "vision_config", config), key, None)
-    return default if found is None else found
+    value = getattr(getattr(config, "vision_config", config), key, None)
+    return default if value is None else value
 
 
 def _height_and_width(side: Any) -> tuple[int, int]:

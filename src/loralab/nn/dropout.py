@@ -50,13 +50,13 @@ def scaled(stays: Tensor, factor: float, dtype: torch.dtype) -> Tensor:
 def quick_dropout(model: nn.Module) -> Iterator[int]:
     """Within this, every `nn.Dropout` of the model draws as above; yields how many do. Then each is as it was."""
     own = (module for module in model.modules() if type(module) is nn.Dropout and "forward" not in vars(module))
-    found = [module for module in own if not module.inplace]
-    for module in found:
+    modules = [module for module in own if not module.inplace]
+    for module in modules:
         module.forward = partial(_forward, module)  # type: ignore[method-assign]
     try:
-        yield len(found)
+        yield len(modules)
     finally:
-        for module in found:
+        for module in modules:
             del module.forward
 
 

@@ -1,4 +1,4 @@
-"""A model in evaluation mode for as long as a block lasts. It knows nothing of what the block does."""
+"""A model in evaluation mode for as long as a block lasts."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -1,4 +1,4 @@
-"""Whether two outputs of one model are the same but for rounding. It knows nothing of what the model is."""
+"""Whether two outputs of one model are the same but for rounding."""
 
 import torch
 from torch import Tensor
@@ -6,7 +6,7 @@ from torch import Tensor
 ROUNDING = 1e3
 """Outputs that differ by less than this many roundings of the model's precision are the same."""
 MOST_ROUNDING = 0.1
-"""The same, at most, as a share of the largest output: of bfloat16, whose single rounding is 0.8%."""
+"""And never by more than this share of the largest output: for bfloat16, where a single rounding is 0.8%."""
 
 
 def same_but_for_rounding(one: Tensor, other: Tensor, dtype: torch.dtype) -> bool:

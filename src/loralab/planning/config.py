@@ -1,4 +1,4 @@
-"""Everything that a plan can be told. It knows nothing of torch, so that `--help` is quick."""
+"""Everything that a plan can be told. Imports no torch, so that `--help` is quick."""
 
 from dataclasses import dataclass, field
 from typing import Literal
@@ -50,9 +50,9 @@ class PlanConfig(MethodSettings):
 
     def validate(self) -> None:
         """Raise one SpecError that lists everything wrong with the values, or return."""
-        found = [*self.method_problems(), *_out_of_range(self)]
-        if found:
-            raise SpecError("this plan cannot be: " + "; ".join(found))
+        problems = [*self.method_problems(), *_out_of_range(self)]
+        if problems:
+            raise SpecError("invalid plan: " + "; ".join(problems))
 
 
 def _out_of_range(config: PlanConfig) -> list[str]:

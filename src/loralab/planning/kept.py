@@ -13,7 +13,6 @@ from torch import nn
 from loralab.core.adapter import Adapter
 from loralab.core.layer import AdaptedLayer
 from loralab.core.targets import layer_index
-from loralab.core.updates.build import is_linear, linear_shape
 from loralab.core.updates.factors import Factors
 from loralab.core.updates.magnitude import Magnitude
 from loralab.core.updates.update import WHOLE, Update
@@ -24,6 +23,7 @@ from loralab.methods.frozen_a import FrozenA
 from loralab.methods.prefix.update import PrefixUpdate
 from loralab.methods.projected import ProjectedFineTune, projected_weights
 from loralab.models.families.aliases import block_paths, embedding_paths, sublayer_outputs
+from loralab.nn.dense import dense_shape, is_dense
 from loralab.planning.shape import FLOAT32, Shape
 
 _GATES = (".gate_proj", ".up_proj")
@@ -56,8 +56,8 @@ def kept_by(adapter: Adapter, model: nn.Module, shape: Shape, recompute_gates: b
         update, base = adapter.updates[path], layer.base
         products += _own(update, shape)
         site = _site(path, (*attention, *feed_forward))
-        if is_linear(base) and _reads_input(update) and not path.endswith(kept_anyway):
-            inputs[site] = shape.positions * linear_shape(base)[1] * shape.size
+        if is_dense(base) and _reads_input(update) and not path.endswith(kept_anyway):
+            inputs[site] = shape.positions * dense_shape(base)[1] * shape.size
         elif type(base).__name__.endswith("RMSNorm") and WHOLE in update.replacements():
             inputs[site] = inputs.get(site, 0) + shape.positions * shape.width * FLOAT32
     return Kept(sum(inputs.values()), products, _first_block(adapter, model, inside))

@@ -141,8 +141,8 @@ def _length(config: PlanConfig, model: PreTrainedModel, inserted: int) -> int:
     asked = config.sequence_length
     if room < 1 or (asked is not None and context is not None and asked > room):
         raise SpecError(
-            f"{'an example' if asked is None else f'sequence_length {asked}'} was asked for with {inserted} inserted "
-            f"positions, and {config.model} has a context of {context}: shorten the one or the other"
+            f"{'an example' if asked is None else f'sequence_length {asked}'} and {inserted} inserted positions do not "
+            f"fit the context of {config.model}, {context}: shorten the one or the other"
         )
     return min(USUAL_LENGTH, room) if asked is None else asked
 

@@ -10,8 +10,9 @@ from loralab.core.adapter import Adapter
 from loralab.core.names import unwrapped
 from loralab.core.rows.invocation import NEVER, invocation_starts
 from loralab.core.updates.tokens import TOKEN_ROWS, TokenUpdate
-from loralab.core.updates.update import WHOLE, tensor_of
+from loralab.core.updates.update import WHOLE
 from loralab.errors import SpecError, TrainingError
+from loralab.nn.tensors import tensor_of
 from loralab.tasks.encoding.encode import AnyEncoded, Encoded
 from loralab.training.data import StepData
 

@@ -6,7 +6,8 @@ single data file's is, so that no input is on both sides.
 
 from dataclasses import replace
 
-from loralab.errors import DataError
+from loralab.errors import DataError, SpecError
+from loralab.evaluation.score import require_metrics
 from loralab.tasks.own.jsonl import HELD_OUT_SHARE, hashed_order, input_of
 from loralab.tasks.table import Task
 from loralab.training.config import TrainConfig
@@ -46,3 +47,22 @@ def with_validation(task: Task, config: TrainConfig) -> Task:
     )
     splits = {**task.splits, "train": lambda: kept, "validation": lambda: held}
     return replace(task, splits=splits, notes=(*task.notes, note))
+
+
+def check_measured(task: Task, config: TrainConfig) -> None:
+    """Raises `SpecError` where what is to be measured cannot be: found out before the training, not after it."""
+    known = ("loss", "perplexity") if task.kind == "generation" else ("loss", *task.metrics)
+    if config.best_metric is not None and config.best_metric not in known:
+        raise SpecError(
+            f"best_metric {config.best_metric!r} is not measured while training {task.name}; choose {', '.join(known)}"
+        )
+    split = held_out_split(task)
+    if split is None or not (config.eval_limit or config.best_epoch):
+        return
+    examples = task.examples(split, 1)
+    require_metrics(task, examples)
+    if task.kind != "generation" and getattr(examples[0], "label", None) is None:
+        raise SpecError(
+            f"the split {split} of task {task.name} has no labels, so nothing can be measured on it while training; "
+            "add the validation file, or give eval_limit 0"
+        )

@@ -25,8 +25,8 @@ from loralab.evaluation.likelihood import batch_target_loss
 from loralab.methods.table import rows_of
 from loralab.models.families.aliases import block_paths
 from loralab.models.padding import padding_lent
+from loralab.nn.targets import IGNORED
 from loralab.tasks.encoding.batches import Batch
-from loralab.tasks.encoding.tokens import IGNORED
 from loralab.training.config import TrainConfig
 from loralab.training.data import StepData
 

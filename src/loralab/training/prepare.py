@@ -1,44 +1,35 @@
 """From a configuration to everything a run works with: model, task, adapter, data, optimizer."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-from loralab.core.adapter import Adapter
-from loralab.core.attach import attach
 from loralab.errors import DataError, SpecError
-from loralab.evaluation.label_order import in_known_order, in_order_of_model
-from loralab.evaluation.score import require_metrics
-from loralab.formats.labels import recorded_labels
-from loralab.formats.quantized import quantize_base, trained_on
-from loralab.formats.tokenizer import with_own_tokenizer
+from loralab.evaluation.label_order import in_known_order, in_order_of, in_order_of_model
+from loralab.formats.run import recorded_labels
 from loralab.generation.settings import forced_first_token
-from loralab.methods.lora import principal_under
 from loralab.methods.prefix.update import text_room
-from loralab.methods.registry import specification
-from loralab.models.fast.attention import short_sequence_attention
-from loralab.models.fast.lean import lean_leaves
-from loralab.models.head_dropout import set_head_dropout
-from loralab.models.load import LoadedModel, load_model, read_config
-from loralab.models.precision import use_fast_float32
-from loralab.nn.dropout import quick_dropout
+from loralab.models.load import LoadedModel, read_config
 from loralab.tasks.encoding.encode import encode_examples, padding_id
 from loralab.tasks.encoding.first_token import begin_targets
 from loralab.tasks.example import Conversation, Examples, weight_of
-from loralab.tasks.label_order import in_order_of
 from loralab.tasks.table import Task, open_task
+from loralab.training.base import checkpoint_blocks, drop_out_before_head, load_base, multiply_fast, quantize
 from loralab.training.check import check_invoked
 from loralab.training.config import TrainConfig
 from loralab.training.data import TrainingData
 from loralab.training.data_record import Record, record_data
-from loralab.training.held_out import held_out_split, with_validation
+from loralab.training.draft import Draft
+from loralab.training.held_out import check_measured, held_out_split, with_validation
 from loralab.training.loop import Trainee
 from loralab.training.objective import objective_for
 from loralab.training.projected_adamw import optimizer_for
-from loralab.training.start import attach_from_data, start_from
+from loralab.training.start import attach_adapter, take_over_values
+
+Preparation = Callable[[Draft], Iterable[str]]
+"""Does one thing to the run in the making, and says what is to be noted of it."""
 
 
 @dataclass(frozen=True)
@@ -66,61 +57,43 @@ def prepare(config: TrainConfig, dtype: str, labels: Sequence[str] = ()) -> Prep
 
     `labels` are the classes of the run that is resumed, in its order.
     """
-    if config.threads:
-        torch.set_num_threads(config.threads)
-    task, ordered = _open_task(config, labels)
-    task = with_validation(task, config)
-    _check_best_metric(config, task)
-    _check_held_out(config, task)
-    loaded, said = _load(config, task, dtype)
-    notes = [*task.notes, *ordered, *said]
-    if config.quantize is not None:
-        principal = principal_under(loaded.model, specification(config))
-        notes.append(str(quantize_base(loaded.model, config.quantize, principal)))
-    if loaded.model.device.type == "cpu" and loaded.dtype == torch.float32:
-        notes.append(use_fast_float32())
-    if config.head_dropout is not None:
-        notes.append(set_head_dropout(loaded.model, config.head_dropout))
-    torch.manual_seed(config.seed)
-    read = _read(config, task, loaded) if config.init == "eva" else None  # a LoRA, which takes no room from the text
-    adapter = _attach(config, loaded, read)
-    if config.quantize is not None:
-        adapter.notes.append(trained_on(config.quantize))
-    if config.init_adapter is not None:
-        notes.append(start_from(config.init_adapter, adapter, config, loaded, task.model_kind))
-    max_length, data, said = read or _read(config, task, loaded)
-    notes += check_invoked(data.encoded, adapter.invocation)
-    if config.gradient_checkpointing:
-        loaded.model.activation_checkpointing_enable({"use_reentrant": False})
-    objective = objective_for(config, loaded.model, task.kind)
-    trainee = Trainee(loaded.model, adapter, optimizer_for(adapter, config), data, objective)
-    said = (*notes, *adapter.notes, *said)
+    draft = Draft(config, dtype, labels)
+    notes = tuple(note for preparation in preparations(config) for note in preparation(draft))
+    model, task = draft.loaded.model, draft.task
+    objective = objective_for(config, model, task.kind)
+    trainee = Trainee(model, draft.adapter, optimizer_for(draft.adapter, config), draft.data, objective)
     record = record_data(task, config.data, _splits_read(config, task))
     talks = isinstance(task.examples("train", 1)[0], Conversation)
-    return Prepared(loaded, task, trainee, max_length, said, record, talks)
+    return Prepared(draft.loaded, task, trainee, draft.max_length, notes, record, talks)
 
 
-def _load(config: TrainConfig, task: Task, dtype: str) -> tuple[LoadedModel, Sequence[str]]:
-    """The model that the task needs, with the tokenizer of the adapter to start from, and what is to be said of it."""
-    loaded = load_model(
-        config.model,
-        kind=task.model_kind,
-        labels=task.labels or None,
-        regression=task.kind == "regression",
-        dtype=dtype,
-        device=config.device,
-        seed=config.seed,
-    )
-    if config.init_adapter is None:
-        return loaded, loaded.notes
-    own = with_own_tokenizer(loaded, config.init_adapter)
-    return own, loaded.notes if own is loaded else (*loaded.notes, *own.notes)
+def preparations(config: TrainConfig) -> tuple[Preparation, ...]:
+    """In their order. What EVA looks at is read before its LoRA is attached, which takes no room from the text."""
+    base = (choose_threads, choose_task, load_base, quantize, multiply_fast, drop_out_before_head, choose_seed)
+    adapter = (attach_adapter, take_over_values)
+    started = (read_data, *adapter) if config.init == "eva" else (*adapter, read_data)
+    return (*base, *started, find_invocations, checkpoint_blocks)
 
 
-def _splits_read(config: TrainConfig, task: Task) -> list[str]:
-    """Training, and what is measured on."""
-    held_out = held_out_split(task) if config.eval_limit or config.best_epoch else None
-    return ["train", *([held_out] if held_out else [])]
+def choose_threads(draft: Draft) -> Iterable[str]:
+    """As many as wanted."""
+    if draft.config.threads:
+        torch.set_num_threads(draft.config.threads)
+    return ()
+
+
+def choose_seed(draft: Draft) -> Iterable[str]:
+    """Of the adapter, of dropout, and of whatever else is left to chance from here on."""
+    torch.manual_seed(draft.config.seed)
+    return ()
+
+
+def choose_task(draft: Draft) -> Iterator[str]:
+    """The task with its classes in order, and something held out where measurements choose the adapter."""
+    opened, ordered = _open_task(draft.config, draft.labels)
+    draft.task = with_validation(opened, draft.config)
+    check_measured(draft.task, draft.config)
+    yield from (*draft.task.notes, *ordered)
 
 
 def _open_task(config: TrainConfig, labels: Sequence[str]) -> tuple[Task, list[str]]:
@@ -141,16 +114,17 @@ def _open_task(config: TrainConfig, labels: Sequence[str]) -> tuple[Task, list[s
     return in_order_of_model(task, read_config(config.model), trains=True)
 
 
-def _read(config: TrainConfig, task: Task, loaded: LoadedModel) -> tuple[int, TrainingData, Sequence[str]]:
-    """(the tokens that a text may have, the encoded training data, what is to be said of it)."""
-    max_length = min(config.max_length, text_room(loaded.model) or config.max_length)
-    examples, said = _that_count(task.examples("train", config.limit))
-    encoder_decoder = bool(getattr(loaded.model.config, "is_encoder_decoder", False))
-    encoding = encode_examples(task, examples, loaded.processor, max_length, encoder_decoder=encoder_decoder)
-    encoding = begin_targets(encoding, forced_first_token(loaded.model), max_length)
-    pad_id = padding_id(loaded.processor)
-    data = TrainingData(encoding.encoded, config.batch_size, config.accumulate, config.seed, pad_id)
-    return max_length, data, (*said, *encoding.notes)
+def read_data(draft: Draft) -> Iterator[str]:
+    """The training examples, encoded, in the batches of the run."""
+    config, model, processor = draft.config, draft.loaded.model, draft.loaded.processor
+    draft.max_length = longest = min(config.max_length, text_room(model) or config.max_length)
+    examples, left_out = _that_count(draft.task.examples("train", config.limit))
+    encoder_decoder = bool(getattr(model.config, "is_encoder_decoder", False))
+    encoding = encode_examples(draft.task, examples, processor, longest, encoder_decoder=encoder_decoder)
+    encoding = begin_targets(encoding, forced_first_token(model), longest)
+    pad_id = padding_id(processor)
+    draft.data = TrainingData(encoding.encoded, config.batch_size, config.accumulate, config.seed, pad_id)
+    yield from (*left_out, *encoding.notes)
 
 
 def _that_count(examples: Examples) -> tuple[Examples, tuple[str, ...]]:
@@ -162,47 +136,12 @@ def _that_count(examples: Examples) -> tuple[Examples, tuple[str, ...]]:
     return counting, (f"{left} of {len(examples)} training examples have weight 0 and are left out",) if left else ()
 
 
-def _attach(config: TrainConfig, loaded: LoadedModel, read: tuple[int, TrainingData, Sequence[str]] | None) -> Adapter:
-    """A fresh adapter, started from the data where they were read for it."""
-    method = specification(config)
-    return attach(loaded.model, method) if read is None else attach_from_data(config, method, loaded.model, read[1])
+def find_invocations(draft: Draft) -> Iterable[str]:
+    """Whether the examples hold what the adapter acts from."""
+    return check_invoked(draft.data.encoded, draft.adapter.invocation)
 
 
-def _check_held_out(config: TrainConfig, task: Task) -> None:
-    """That what is to be measured on can be: found out before the training, not after it."""
-    split = held_out_split(task)
-    if split is None or not (config.eval_limit or config.best_epoch):
-        return
-    examples = task.examples(split, 1)
-    require_metrics(task, examples)
-    if task.kind != "generation" and getattr(examples[0], "label", None) is None:
-        raise SpecError(
-            f"the split {split} of task {task.name} has no labels, so nothing can be measured on it while training; "
-            "add the validation file, or give eval_limit 0"
-        )
-
-
-def _check_best_metric(config: TrainConfig, task: Task) -> None:
-    known = ("loss", "perplexity") if task.kind == "generation" else ("loss", *task.metrics)
-    if config.best_metric is not None and config.best_metric not in known:
-        raise SpecError(
-            f"best_metric {config.best_metric!r} is not measured while training {task.name}; choose {', '.join(known)}"
-        )
-
-
-@contextmanager
-def made_fast(prepared: Prepared) -> Iterator[list[str]]:
-    """Within this block the model runs on the kernels that suit training here; yields what was chosen, as sentences.
-
-    In float32 on a CPU the activations are twice the size, and memory is what is short: gates are computed again.
-    """
-    model = prepared.loaded.model
-    again = model.device.type == "cpu" and prepared.loaded.dtype == torch.float32
-    with (
-        short_sequence_attention(model) as attention,
-        lean_leaves(model, recompute_gates=again) as leaves,
-        quick_dropout(model) as dropouts,
-    ):
-        gates = "; gates are computed again there, as float32 is large" if again else ""
-        drawn = [f"{dropouts} dropouts draw 16 bits a number"] if dropouts and model.device.type == "cpu" else []
-        yield [attention, f"{leaves} norms and gates keep less for the backward pass{gates}", *drawn]
+def _splits_read(config: TrainConfig, task: Task) -> list[str]:
+    """Training, and what is measured on."""
+    held_out = held_out_split(task) if config.eval_limit or config.best_epoch else None
+    return ["train", *([held_out] if held_out else [])]

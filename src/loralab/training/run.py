@@ -9,6 +9,7 @@ from loralab.formats.processor_files import replace_processor
 from loralab.formats.save import save
 from loralab.machine import keep_few_kernels, peak_memory_bytes
 from loralab.methods.counts import parameter_counts
+from loralab.training.base import made_fast
 from loralab.training.check import resting_notes
 from loralab.training.checkpoint import newest_checkpoint, restore
 from loralab.training.config import DEFAULT_EPOCHS, TrainConfig
@@ -19,7 +20,7 @@ from loralab.training.forecast import forecast
 from loralab.training.journal import Journal, read_journal
 from loralab.training.loop import run_steps
 from loralab.training.observer import RunObserver, measured
-from loralab.training.prepare import Prepared, made_fast, prepare
+from loralab.training.prepare import Prepared, prepare
 from loralab.training.progress import RunProgress
 from loralab.training.record import write_record
 
@@ -43,7 +44,7 @@ class TrainResult:
     seconds: float
     """In training steps."""
     processor_seconds: float
-    """The same of all threads together."""
+    """Summed over threads."""
     peak_memory_bytes: int
     first_loss: float | None
     last_loss: float | None
@@ -68,7 +69,7 @@ def train(config: TrainConfig) -> TrainResult:
         said = check_unchanged(before, prepared.data, folder.path)
         prepared = replace(prepared, notes=(*prepared.notes, *said))
     last = total_steps(config, prepared)
-    with made_fast(prepared) as kernels:
+    with made_fast(prepared.loaded) as kernels:
         observer = _open(config, prepared, folder, last)
         try:
             _say_start(observer, [*prepared.notes, *kernels, *_unwritten()])

@@ -1,11 +1,13 @@
-"""Start a run from an adapter that was trained before, on the same task or another one.
+"""Where a run's adapter starts: fresh, from the run's own data (EVA), or from an adapter that was trained before.
 
 The paper starts MRPC, RTE and STS-B from its MNLI adapter (§5.2): the base stays the pretrained one, the low-rank
 factors are taken over, and a head of another size begins afresh. The earlier adapter is read strictly, onto a second
 copy of the base with a head of its own size, so twice the base's memory is needed for a moment.
+
+EVA looks at the batches of the first steps, in the run's own order. A resumed run takes the ranks from its checkpoint,
+which holds the values of A as well: it needs no data for that, and cannot come to other ranks on another machine.
 """
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from itertools import islice
@@ -21,19 +23,38 @@ from loralab.core.plan import Method
 from loralab.core.updates.tokens import TokenUpdate
 from loralab.core.updates.update import Update
 from loralab.errors import AdapterFileError, NotFoundError, SpecError
-from loralab.files.names import RUN_NAME
-from loralab.files.tensors import read_tensors
-from loralab.formats.folder import tensors_path
-from loralab.formats.labels import recorded_labels
 from loralab.formats.load import load
+from loralab.formats.quantized import trained_on
+from loralab.formats.read import read_adapter
+from loralab.formats.run import read_run, recorded_labels
 from loralab.formats.tokenizer import with_own_tokenizer
 from loralab.methods.eva.method import attach_eva, places_of, with_ranks
 from loralab.methods.lora import LoRA
+from loralab.methods.registry import specification
 from loralab.models.load import LoadedModel, load_model
 from loralab.training.checkpoint import Checkpoint, newest_checkpoint
 from loralab.training.config import TrainConfig
 from loralab.training.data import TrainingData
+from loralab.training.draft import Draft
 from loralab.training.folder import RunFolder
+
+
+def attach_adapter(draft: Draft) -> Iterator[str]:
+    """A fresh adapter, with init eva started from the data that were read for it."""
+    config, model = draft.config, draft.loaded.model
+    method = specification(config)
+    eva = config.init == "eva"
+    draft.adapter = attach_from_data(config, method, model, draft.data) if eva else attach(model, method)
+    if config.quantize is not None:
+        draft.adapter.notes.append(trained_on(config.quantize))
+    yield from draft.adapter.notes
+
+
+def take_over_values(draft: Draft) -> Iterator[str]:
+    """Those of the adapter to start from, if there is one."""
+    config = draft.config
+    if config.init_adapter is not None:
+        yield start_from(config.init_adapter, draft.adapter, config, draft.loaded, draft.task.model_kind)
 
 
 def start_from(path: str, adapter: Adapter, config: TrainConfig, loaded: LoadedModel, kind: str) -> str:
@@ -72,13 +93,11 @@ def _as_trained(path: Path, adapter: Adapter, config: TrainConfig, loaded: Loade
 
 def _outputs(path: Path, adapter: Adapter, loaded: LoadedModel) -> tuple[list[str] | None, bool]:
     """The classes that the earlier adapter was trained on, and whether it predicted a value instead."""
-    record = path / RUN_NAME
-    if record.is_file() and json.loads(record.read_text(encoding="utf-8")).get("kind") == "regression":
+    if read_run(path).kind == "regression":
         return None, True
     if labels := recorded_labels(path):
         return list(labels), False
-    tensors = read_tensors(tensors_path(path) if path.is_dir() else path).tensors
-    rows = _rows_of_head(tensors, adapter)
+    rows = _rows_of_head(read_adapter(path).tensors, adapter)
     return [f"class {number}" for number in range(rows or int(loaded.model.config.num_labels or 1))], False
 
 

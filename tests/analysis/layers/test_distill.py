@@ -9,7 +9,7 @@ from transformers import PreTrainedModel
 
 from loralab.analysis.layers.distill import (
     Distilling,
-    Pair,
+    TeacherAndStudent,
     distance,
     distances,
     distill,
@@ -43,7 +43,7 @@ def zero_map() -> AffineBlock:
     return AffineBlock(torch.zeros(WIDTH, WIDTH), torch.zeros(WIDTH))
 
 
-def two_maps(teacher: PreTrainedModel) -> Pair:
+def two_maps(teacher: PreTrainedModel) -> TeacherAndStudent:
     return pair(teacher, {(1, 2): zero_map(), (2, 4): zero_map()})
 
 

@@ -39,7 +39,9 @@ def test_random_weights_need_a_config_alone(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind, found", [("t5", "seq2seq-lm"), ("vit", "image-classification")])
 def test_models_that_take_more_or_other_than_tokens(tmp_path: Path, kind: str, found: str) -> None:
-    with pytest.raises(SpecError, match=f"is loaded as {found}; it can be measured of decoders and of encoders"):
+    with pytest.raises(
+        SpecError, match=f"is loaded as {found}: its latency cannot be measured; choose a decoder or an encoder of text"
+    ):
         timed_model(config(WRITERS[kind](tmp_path / kind)))
 
 

@@ -221,7 +221,7 @@ QALORA = '{"peft_type": "LORA", "r": 2, "lora_alpha": 4, "target_modules": ["q_p
         ("adapter_config.json", None, "no adapter_config.json in it"),
         ("loralab.json", "[]", "should hold a JSON object"),
         ("loralab.json", '{"format": 1}', "is damaged"),
-        ("adapter_model.safetensors", "short", "no whole safetensors file"),
+        ("adapter_model.safetensors", "short", "not a complete safetensors file"),
         ("adapter_model.safetensors", None, "no adapter_model.safetensors in it"),
     ],
 )  # fmt: skip

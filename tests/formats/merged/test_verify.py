@@ -25,9 +25,9 @@ from loralab.core.attach import attach
 from loralab.errors import NumericsError
 from loralab.files.shards import TensorFolder
 from loralab.formats.merged.folder import write_merged
-from loralab.formats.merged.verify import Verification, check_tensors, compare, logits_of, rounding_noise
+from loralab.formats.merged.verify import Verification, check_tensors, compare, rounding_noise
 from loralab.formats.merged.weights import merged_weights
-from loralab.formats.probe import make_probe
+from loralab.formats.probe import logits_of, make_probe
 from loralab.methods.lora import LoRA
 
 QUERY = "model.layers.1.self_attn.q_proj.weight"

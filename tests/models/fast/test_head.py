@@ -25,7 +25,8 @@ from transformers import (
 
 from loralab.core.attach import attach
 from loralab.methods.lora import LoRA
-from loralab.models.fast.head import IGNORED, loss_route, target_loss_sum
+from loralab.models.fast.head import loss_route, target_loss_sum
+from loralab.nn.targets import IGNORED
 
 SMALL: dict[str, Any] = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "vocab_size": 60}
 WIDE = SMALL | {"intermediate_size": 48, "num_key_value_heads": 2, "pad_token_id": 0}

@@ -5,9 +5,9 @@ from hypothesis import strategies as st
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from loralab.errors import SpecError
+from loralab.nn.targets import IGNORED
 from loralab.tasks.encoding.batches import collate, epoch_batches, sorted_batches
 from loralab.tasks.encoding.encode import Encoded
-from loralab.tasks.encoding.tokens import IGNORED
 
 LENGTHS = st.lists(st.integers(1, 300), max_size=200)
 

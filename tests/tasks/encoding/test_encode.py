@@ -7,8 +7,8 @@ from tokenizers.processors import TemplateProcessing
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from loralab.errors import DataError, SpecError
+from loralab.nn.targets import IGNORED
 from loralab.tasks.encoding.encode import Encoding, encode_examples, encode_prompts
-from loralab.tasks.encoding.tokens import IGNORED
 from loralab.tasks.example import AnyExample, Conversation, Example, LabelledExample, Message
 from loralab.tasks.task import Task
 from small_tokenizers import KINDS, small_tokenizer

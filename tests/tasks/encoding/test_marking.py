@@ -1,9 +1,10 @@
 import pytest
 from transformers import ByT5Tokenizer, PreTrainedTokenizer, PreTrainedTokenizerBase
 
+from loralab.nn.targets import IGNORED
 from loralab.tasks.encoding.encode import encode_examples, encode_prompts
 from loralab.tasks.encoding.marking import mark
-from loralab.tasks.encoding.tokens import IGNORED, prompt_ids
+from loralab.tasks.encoding.tokens import prompt_ids
 from loralab.tasks.example import Example
 from loralab.tasks.task import Task
 from small_tokenizers import KINDS, small_tokenizer

@@ -4,7 +4,8 @@ from hypothesis import strategies as st
 from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedTokenizerFast
 
-from loralab.tasks.encoding.tokens import IGNORED, answer_ids, context_ids, cut_left, fit, prompt_ids
+from loralab.nn.targets import IGNORED
+from loralab.tasks.encoding.tokens import answer_ids, context_ids, cut_left, fit, prompt_ids
 from small_tokenizers import KINDS, small_tokenizer
 
 

@@ -10,7 +10,6 @@ from typing import Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
-from transformers.pytorch_utils import Conv1D
 
 from loralab.core.names import modules_by_path
 from loralab.core.thin import Thin, numerical_rank
@@ -19,6 +18,7 @@ from loralab.files.tensors import listed
 from loralab.formats.record import Runs, rows_of
 from loralab.formats.stored import StoredAdapter
 from loralab.formats.updates import StoredUpdate
+from loralab.nn.dense import is_stored_transposed
 
 
 class OfModule(Protocol):
@@ -189,13 +189,13 @@ def base_matrix(model: nn.Module, name: str, shape: tuple[int, int], rows: Runs 
     module, or none of that shape.
     """
     module = modules_by_path(model).get(name)
-    weight = None if module is None else getattr(module, "weight", None)
-    if not isinstance(weight, Tensor) or not weight.is_floating_point():
+    weight = getattr(module, "weight", None)
+    if module is None or not isinstance(weight, Tensor) or not weight.is_floating_point():
         raise SpecError(
             f"the adapter changes {name}, of which this model has no weight of its own to compare with; give the base "
             "model that it was trained on, or leave the module out with --modules"
         )
-    stored_transposed = isinstance(module, Conv1D | nn.Embedding)
+    stored_transposed = isinstance(module, nn.Embedding) or is_stored_transposed(module)
     W_OI = weight.detach().flatten(1).T if stored_transposed else weight.detach().flatten(1)
     if rows is not None:
         W_OI = W_OI[rows_of(rows)]

@@ -25,9 +25,10 @@ from loralab.evaluation.likelihood import mean_target_loss
 from loralab.files.whole import write_json
 from loralab.methods.prefix.update import text_room
 from loralab.nn.mode import evaluating
+from loralab.nn.targets import IGNORED
 from loralab.pictures.picture import COLOURS, legend_below, picture, style
 from loralab.tasks.encoding.encode import Encoded
-from loralab.tasks.encoding.tokens import IGNORED, plain_ids
+from loralab.tasks.encoding.tokens import plain_ids
 
 EMBEDDED = "Python's language reference"
 SHORTEST = 8

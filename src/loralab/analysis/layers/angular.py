@@ -22,7 +22,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from loralab.analysis.layers.stream import Tokens, chosen_states, run_levels
+from loralab.analysis.layers.config import Sampling, Tokens
+from loralab.analysis.layers.stream import chosen_states, run_levels
 from loralab.analysis.layers.texts import (
     CHARACTERS_PER_TOKEN,
     TokenBatch,
@@ -72,7 +73,7 @@ class AngularDistances:
     def best(self, count: int) -> int:
         """ℓ*(n): the first of the n blocks that turn the stream least. Raises SpecError for an n out of range."""
         if not 1 <= count <= self.blocks:
-            raise SpecError(f"{count} blocks cannot be dropped from {self.blocks}: choose 1 to {self.blocks}")
+            raise SpecError(f"{count} blocks cannot be dropped: the model has {self.blocks}; choose 1 to {self.blocks}")
         return int(torch.diagonal(self.mean_LL, count).argmin())
 
 
@@ -169,17 +170,6 @@ def draw_angular(distances: AngularDistances, sizes: Sequence[int], path: Path, 
         for axes in (left, right):
             in_whole_numbers(axes.xaxis)
         in_whole_numbers(left.yaxis)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Sampling:
-    """Which states the distances are taken of."""
-
-    data: str | None = None
-    samples: int = 256
-    max_len: int = 512
-    tokens: Tokens = "last"
-    seed: int = 0
 
 
 def measure_angular(loaded: LoadedModel, sampling: Sampling) -> AngularDistances:

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from transformers import PreTrainedTokenizerBase
 
+from loralab.analysis.layers.config import Clouds
 from loralab.analysis.layers.moments import Linearity, Moments, refuse_few_tokens, score
 from loralab.analysis.layers.texts import TokenBatch, encode, joined, read_texts, sample_pieces, token_batches
 from loralab.analysis.layers.transitions import at_once, gather
@@ -21,18 +22,6 @@ from loralab.tasks.encoding.encode import padding_id
 
 Mode = Literal["main", "delta"]
 Metric = Literal["lstsq", "orthogonal"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Clouds:
-    """Which tokens the maps are fitted and tried on."""
-
-    data: str | None = None
-    chunks: int = 128
-    chars: int = 512
-    heldout: float = 0.2
-    skip_first_token: bool = False
-    seed: int = 0
 
 
 @dataclass(frozen=True)

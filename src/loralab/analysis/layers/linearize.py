@@ -17,9 +17,10 @@ from typing import Any
 import torch
 
 from loralab.analysis.layers.angular import read_analysis
+from loralab.analysis.layers.config import Clouds, Measuring
 from loralab.analysis.layers.distill import Distilling, distance, distill, pair
-from loralab.analysis.layers.linearity import CloudBatches, Clouds, cloud_batches, rank, score_blocks, stream_width
-from loralab.analysis.layers.measures import Measuring, as_numbers, draw_measures, measure
+from loralab.analysis.layers.linearity import CloudBatches, cloud_batches, rank, score_blocks, stream_width
+from loralab.analysis.layers.measures import as_numbers, draw_measures, measure
 from loralab.analysis.layers.moments import affine_r2, fit_affine, refuse_few_tokens
 from loralab.analysis.layers.texts import TokenBatch, encode, joined, read_texts, sample_pieces, token_batches
 from loralab.analysis.layers.transitions import at_once, gather

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from loralab.analysis.layers.config import Measuring
 from loralab.analysis.layers.texts import encode, joined, perplexity, read_texts, sample_pieces
 from loralab.errors import DataError
 from loralab.evaluation.evaluate import evaluate
@@ -19,20 +20,6 @@ from loralab.tasks.table import open_task
 
 PIECE = 1024
 """Characters of a held-out piece."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Measuring:
-    """What to measure on."""
-
-    data: str | None = None
-    pieces: int = 64
-    """Held-out pieces of text for the perplexity."""
-    task: str | None = "docstrings"
-    task_data: str | None = None
-    split: str = "test"
-    limit: int = 16
-    max_new_tokens: int = 32
 
 
 @dataclass(frozen=True)

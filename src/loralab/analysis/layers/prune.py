@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from loralab.analysis.layers.angular import AngularDistances, Sampling, measure_angular, read_angular
-from loralab.analysis.layers.measures import Measured, Measuring, as_numbers, draw_measures, measure
+from loralab.analysis.layers.angular import AngularDistances, measure_angular, read_angular
+from loralab.analysis.layers.config import Measuring, Sampling
+from loralab.analysis.layers.measures import Measured, as_numbers, draw_measures, measure
 from loralab.errors import SpecError
 from loralab.files.whole import refuse_occupied, whole_folder, write_json
 from loralab.formats.load import load

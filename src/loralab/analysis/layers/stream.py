@@ -8,19 +8,19 @@ Shapes: B sequences, T tokens, N real tokens of a batch, D width of the stream.
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from loralab.analysis.layers.config import Tokens
 from loralab.analysis.layers.texts import TokenBatch
 from loralab.errors import NumericsError, SpecError
 from loralab.models.families.aliases import family_of
 from loralab.models.surgery.blocks import blocks_of
 from loralab.nn.mode import evaluating
 
-Tokens = Literal["last", "all", "mean"]
 Visit = Callable[[int, Tensor, Tensor], None]
 """(level, states [B, T, D], mask [B, T]) → None."""
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from loralab.cli.flags import ChoosesModules, GivesAlpha, NamesModel, ReadsAdapter
-from loralab.cli.opening import load_base, training_of
+from loralab.cli.opening import load_base, wanted_by
 from loralab.cli.showing import show_kinds
 from loralab.cli.verb import Answer, Verb
 
@@ -27,7 +27,7 @@ def run(config: AmplificationConfig) -> Answer:
     """Measure every module, and write the files."""
     from loralab.analysis.adapters.amplification import analyse_amplification
 
-    model = load_base(config.model, "auto", training_of(config.adapter), adapter=config.adapter).model
+    model = load_base(config.model, "auto", wanted_by(config.adapter), adapter=config.adapter).model
     return analyse_amplification(
         config.adapter,
         model,

@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
+from loralab.analysis.layers.config import Sampling
 from loralab.cli.flags import ReadsText
 from loralab.cli.opening import open_stream, say
 from loralab.cli.showing import show_files, show_lines, show_table
@@ -11,20 +11,11 @@ from loralab.cli.verb import Answer, Verb
 
 
 @dataclass(frozen=True, kw_only=True)
-class AngularConfig(ReadsText):
+class AngularConfig(Sampling, ReadsText):
     """Everything that `loralab analyse angular` can be told."""
 
     out: str
     """Folder for angular.json and angular.png."""
-
-    samples: int = 256
-    """Pieces of text to run."""
-
-    max_len: int = 512
-    """Tokens that a piece may have."""
-
-    tokens: Literal["last", "all", "mean"] = "last"
-    """Of each piece its last token, all tokens, or the mean of its tokens."""
 
     block_sizes: str = "1:L-1"
     """How many blocks to drop: a range as 1:L-1 (L blocks in all), or numbers with commas."""
@@ -35,12 +26,9 @@ class AngularConfig(ReadsText):
 
 def run(config: AngularConfig) -> Answer:
     """Measure, and write the files."""
-    from loralab.analysis.layers.angular import Sampling, analyse_angular
+    from loralab.analysis.layers.angular import analyse_angular
 
-    sampling = Sampling(
-        data=config.data, samples=config.samples, max_len=config.max_len, tokens=config.tokens, seed=config.seed
-    )
-    answer = analyse_angular(open_stream(config), Path(config.out), sampling, config.block_sizes, csv=config.csv)
+    answer = analyse_angular(open_stream(config), Path(config.out), config, config.block_sizes, csv=config.csv)
     say(answer["notes"])
     return answer
 

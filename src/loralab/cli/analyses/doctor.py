@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from loralab.cli.flags import Loading
-from loralab.cli.opening import Labels, Training, load_base, say, training_of
+from loralab.cli.opening import Labels, Wanted, load_base, say, wanted_by
 from loralab.cli.showing import show_findings
 from loralab.cli.verb import Answer, Verb, done
 from loralab.errors import AdapterFileError
@@ -34,8 +34,8 @@ def run(config: DoctorConfig) -> Answer:
 
     model = None
     if config.model is not None:
-        training = _training(config.adapter, config.labels)
-        model = load_base(config.model, config.dtype, training, config.quantize, config.adapter).model
+        wanted = _wanted(config.adapter, config.labels)
+        model = load_base(config.model, config.dtype, wanted, config.quantize, config.adapter).model
     answer = examine(config.adapter, model, alpha=config.alpha, allow_other_base=config.allow_other_base).to_json()
     if config.out is not None:
         write_json(Path(config.out) / "doctor.json", answer)
@@ -56,13 +56,13 @@ def status(answer: Answer) -> int:
     return done(answer) if answer["healthy"] else UNHEALTHY
 
 
-def _training(adapter: str, labels: Labels) -> Training:
+def _wanted(adapter: str, labels: Labels) -> Wanted:
     """The kind of model that the adapter says it was trained on; a language model where that cannot be read."""
     try:
-        return training_of(adapter, labels)
+        return wanted_by(adapter, labels)
     except (json.JSONDecodeError, UnicodeDecodeError, AdapterFileError) as problem:
         say([f"{adapter} does not say what kind of model it is of ({problem}); a language model is taken"])
-        return Training("generation")
+        return Wanted("generation")
 
 
 VERB = Verb(

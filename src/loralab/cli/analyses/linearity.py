@@ -2,49 +2,17 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
+from loralab.analysis.layers.config import Clouds
 from loralab.cli.flags import ReadsText
 from loralab.cli.opening import open_stream
 from loralab.cli.showing import show_files, show_lines, show_table
 from loralab.cli.verb import Answer, Verb
 
-if TYPE_CHECKING:
-    from loralab.analysis.layers.linearity import Clouds
-
 
 @dataclass(frozen=True, kw_only=True)
-class CloudConfig:
-    """The text's tokens that the maps are fitted on."""
-
-    chunks: int = 128
-    """Pieces of the text to run, fitted and held-out ones together."""
-
-    chars: int = 512
-    """Characters of a piece; all its tokens count."""
-
-    heldout: float = 0.2
-    """Share of the pieces that is kept for a held-out R², from another part of the text."""
-
-    skip_first_token: bool = False
-    """Leave the first token of each piece out: its state is often so large that it alone decides the score."""
-
-    def clouds(self, data: str | None, seed: int) -> "Clouds":
-        """What the analysis takes: these, of this text."""
-        from loralab.analysis.layers.linearity import Clouds
-
-        return Clouds(
-            data=data,
-            chunks=self.chunks,
-            chars=self.chars,
-            heldout=self.heldout,
-            skip_first_token=self.skip_first_token,
-            seed=seed,
-        )
-
-
-@dataclass(frozen=True, kw_only=True)
-class LinearityConfig(CloudConfig, ReadsText):
+class LinearityConfig(Clouds, ReadsText):
     """Everything that `loralab analyse linearity` can be told."""
 
     out: str
@@ -64,9 +32,8 @@ def run(config: LinearityConfig) -> Answer:
     """Score, and write the files."""
     from loralab.analysis.layers.linearity import analyse_linearity
 
-    clouds = config.clouds(config.data, config.seed)
     return analyse_linearity(
-        open_stream(config), Path(config.out), clouds, config.mode, config.metric, reference=config.reference
+        open_stream(config), Path(config.out), config, config.mode, config.metric, reference=config.reference
     )
 
 

@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from loralab.cli.analyses.linearity import CloudConfig
-from loralab.cli.analyses.prune import MeasureConfig, measuring, show_measures
+from loralab.analysis.layers.config import Clouds
+from loralab.cli.analyses.prune import MeasureConfig, show_measures
 from loralab.cli.flags import NamesModel
 from loralab.cli.opening import open_decoder
 from loralab.cli.showing import show_files, show_lines
@@ -12,7 +12,7 @@ from loralab.cli.verb import Answer, Verb
 
 
 @dataclass(frozen=True, kw_only=True)
-class LinearizeConfig(NamesModel, CloudConfig, MeasureConfig):
+class LinearizeConfig(NamesModel, Clouds, MeasureConfig):
     """Everything that `loralab analyse linearize` can be told."""
 
     out: str
@@ -52,18 +52,12 @@ def run(config: LinearizeConfig) -> Answer:
         blocks=config.blocks,
         scores=config.from_,
         ridge=config.ridge,
-        clouds=config.clouds(config.data, config.seed),
+        clouds=config,
         distilling=Distilling(
             steps=config.distill, lr=config.distill_lr, batch=config.distill_batch, states=config.distill_states
         ),
     )
-    return linearize(
-        linearizing,
-        Path(config.out),
-        measuring(config),
-        open_decoder,
-        config.dtype,
-    )
+    return linearize(linearizing, Path(config.out), config, open_decoder, config.dtype)
 
 
 def show(answer: Answer) -> None:

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from loralab.analysis.layers.config import Measuring, Sampling
 from loralab.cli.flags import NamesModel, Precision
 from loralab.cli.opening import open_decoder
 from loralab.cli.showing import show_files, show_table
@@ -13,36 +14,11 @@ STATES = ("before", "after", "dropped", "replaced", "distilled", "healed")
 
 
 @dataclass(frozen=True, kw_only=True)
-class MeasureConfig:
-    """What a changed model is measured on."""
-
-    data: str | None = None
-    """The text: a file, or JSON lines with a "text" each; blocks are chosen on its first four fifths and the perplexity
-    is of the last. Without it the sources of Python's standard library."""
-
-    pieces: int = 64
-    """Held-out pieces of 1,024 characters for the perplexity."""
-
-    task: str | None = "docstrings"
-    """A task to generate for; none measures the perplexity alone."""
-
-    task_data: str | None = None
-    """The task's data: the official files, or your own JSONL."""
-
-    split: str = "test"
-    """Which split of the task."""
-
-    limit: int = 16
-    """Examples of the task to generate for."""
-
-    max_new_tokens: int = 32
-    """Tokens that an output may have."""
+class MeasureConfig(Measuring):
+    """What a changed model is measured on, and in which precision."""
 
     dtype: Precision = "auto"
     """Precision to measure in; what is written has that of the model's files."""
-
-    seed: int = 0
-    """Of the choice of pieces of the text."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,31 +49,13 @@ class PruneConfig(NamesModel, MeasureConfig):
 
 def run(config: PruneConfig) -> Answer:
     """Choose the blocks, write the model, measure."""
-    from loralab.analysis.layers.angular import Sampling
     from loralab.analysis.layers.prune import Pruning, prune
 
     sampling = Sampling(data=config.data, samples=config.samples, max_len=config.max_len, seed=config.seed)
     pruning = Pruning(
         model=config.model, count=config.n, strategy=config.strategy, angular=config.from_, sampling=sampling
     )
-    return prune(
-        pruning, Path(config.out), measuring(config), lambda name: open_decoder(name, config.dtype), config.healed
-    )
-
-
-def measuring(config: MeasureConfig) -> Any:
-    """The flags as the analysis takes them."""
-    from loralab.analysis.layers.measures import Measuring
-
-    return Measuring(
-        data=config.data,
-        pieces=config.pieces,
-        task=config.task,
-        task_data=config.task_data,
-        split=config.split,
-        limit=config.limit,
-        max_new_tokens=config.max_new_tokens,
-    )
+    return prune(pruning, Path(config.out), config, lambda name: open_decoder(name, config.dtype), config.healed)
 
 
 def show(answer: Answer) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Literal
 
 from loralab.cli.flags import ChoosesModules
-from loralab.cli.opening import load_base, training_of
+from loralab.cli.opening import load_base, wanted_by
 from loralab.cli.showing import show_files, show_lines, show_table
 from loralab.cli.verb import Answer, Verb
 from loralab.errors import SpecError
@@ -43,7 +43,7 @@ def run(config: SubspaceConfig) -> Answer:
     from loralab.analysis.adapters.subspace import analyse_subspaces
 
     one, other = config.adapters[0], config.adapters[1] if config.model is None else None
-    model = None if config.model is None else load_base(config.model, "auto", training_of(one), adapter=one).model
+    model = None if config.model is None else load_base(config.model, "auto", wanted_by(one), adapter=one).model
     return analyse_subspaces(
         one, other, Path(config.out), model=model, of=config.of, modules=config.modules, seed=config.seed
     )

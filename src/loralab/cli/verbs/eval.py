@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from loralab.cli.flags import AdaptedModel, NamesTask
-from loralab.cli.opening import load_adapted, open_ordered, say, training_for
+from loralab.cli.opening import load_adapted, open_ordered, say, wanted_for
 from loralab.cli.showing import show_answer
 from loralab.cli.verb import Answer, Verb
 from loralab.errors import DataError, SpecError
@@ -49,7 +49,7 @@ def run(config: EvalConfig) -> Answer:
     if config.predictions is not None and task.kind == "generation" and not config.generate:
         raise SpecError(f"--predictions needs --generate: without it the model writes no text for task {task.name}")
     require_metrics(task, task.examples(config.split, config.limit), generate=config.generate)
-    loaded = load_adapted(config, training_for(task))
+    loaded = load_adapted(config, wanted_for(task))
     evaluation = evaluate(
         loaded.model,
         loaded.processor,

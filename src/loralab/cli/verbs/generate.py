@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from loralab.cli.flags import AdaptedModel
-from loralab.cli.opening import Training, load_adapted, say, training_of
+from loralab.cli.opening import Wanted, load_adapted, say, wanted_by
 from loralab.cli.verb import Answer, Verb
 from loralab.errors import DataError
 from loralab.generation.config import GenerationConfig
@@ -31,28 +31,28 @@ class GenerateConfig(AdaptedModel, GenerationConfig):
 def run(config: GenerateConfig) -> Answer:
     """Read the prompts, then load the model and complete them all."""
     prompts = [_whole_text(config.prompt)] if config.prompt is not None else prompts_from_stdin()
-    training = training_of(config.adapter, config.labels)
+    wanted = wanted_by(config.adapter, config.labels)
 
     from loralab.evaluation.answers import answers
     from loralab.tasks.encoding.chat import asked
     from loralab.tasks.example import Example
 
-    loaded = load_adapted(config, training)
-    chat = _as_chat(config, training, loaded.tokenizer)
-    trained = training.conversations
+    loaded = load_adapted(config, wanted)
+    chat = _as_chat(config, wanted, loaded.tokenizer)
+    trained = wanted.conversations
     examples = [asked(prompt, as_in_training=trained) if chat else Example(prompt, "") for prompt in prompts]
     return {"completions": answers(loaded.model, loaded.tokenizer, examples, config)}
 
 
-def _as_chat(config: GenerateConfig, training: Training, tokenizer: "PreTrainedTokenizerBase") -> bool:
+def _as_chat(config: GenerateConfig, wanted: Wanted, tokenizer: "PreTrainedTokenizerBase") -> bool:
     """Whether prompts are turns of a conversation; said where nobody asked for it, or might have meant it."""
     if config.chat is not None:
         return config.chat
-    if training.conversations:
+    if wanted.conversations:
         say(["the adapter was trained on messages: a prompt is a user's turn in the chat template, unless --no-chat"])
     elif tokenizer.chat_template is not None:
         say(["the prompts are completed as they are; --chat puts them through the chat template"])
-    return training.conversations
+    return wanted.conversations
 
 
 def prompts_from_stdin() -> list[str]:

@@ -4,7 +4,7 @@ from collections import Counter
 from dataclasses import dataclass
 
 from loralab.cli.flags import Loading, ReadsAdapter
-from loralab.cli.opening import load_base, say, training_of
+from loralab.cli.opening import load_base, say, wanted_by
 from loralab.cli.showing import show_answer, show_findings
 from loralab.cli.verb import Answer, Verb
 
@@ -21,9 +21,9 @@ def run(config: InspectConfig) -> Answer:
     """Read the files; with a model also try them on it."""
     from loralab.formats.inspect import inspect
 
-    training = training_of(config.adapter, config.labels)
+    wanted = wanted_by(config.adapter, config.labels)
     model = (
-        load_base(config.model, config.dtype, training, config.quantize, config.adapter).model if config.model else None
+        load_base(config.model, config.dtype, wanted, config.quantize, config.adapter).model if config.model else None
     )
     answer = inspect(config.adapter, model, alpha=config.alpha, allow_other_base=config.allow_other_base).to_json()
     if model is None:

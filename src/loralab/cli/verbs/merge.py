@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Literal
 
 from loralab.cli.flags import Loading, NamesAdapter, NamesModel, Precision
-from loralab.cli.opening import load_adapter, load_base, say, training_of
+from loralab.cli.opening import load_adapter, load_base, say, wanted_by
 from loralab.cli.showing import show_answer
 from loralab.cli.verb import Answer, Verb
 
@@ -38,17 +38,17 @@ def run(config: MergeConfig) -> Answer:
     from loralab.formats.merged.folder import write_merged
     from loralab.formats.merged.precision import choose_proof_dtype
 
-    training = training_of(config.adapter, config.labels)
+    wanted = wanted_by(config.adapter, config.labels)
     dtype, reason = choose_proof_dtype(config.model, config.dtype)
     say([reason])
-    loaded = load_base(config.model, dtype, training, config.quantize, config.adapter)
+    loaded = load_base(config.model, dtype, wanted, config.quantize, config.adapter)
     adapter = load_adapter(config.adapter, config, loaded)
     merged = write_merged(
         loaded.model,
         adapter,
         config.out,
         source=config.model,
-        tokenizer=None if training.kind == "image-classification" else loaded.tokenizer,
+        tokenizer=None if wanted.kind == "image-classification" else loaded.tokenizer,
         own_tokenizer=loaded.own_tokenizer,
         verify=config.verify,
     )

@@ -107,10 +107,10 @@ class Call:
                 "rows(model, names, starts=[…])"
             )
         text, offset = (self.text, 0) if self.text is not None else (self.ids, self.past)
-        found = shifted(invocation_starts(text[asked], invocation), offset).tolist()
+        places = shifted(invocation_starts(text[asked], invocation), offset).tolist()
         return [
             start if start is not None else self._checked(place, i, speakers[i], invocation)
-            for start, place, i in zip(known, found, asked, strict=True)
+            for start, place, i in zip(known, places, asked, strict=True)
         ]
 
     def _known(self, i: int, speaker: Speaker | None) -> int | None:

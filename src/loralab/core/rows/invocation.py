@@ -4,7 +4,7 @@
     h_t = W·x_t + s·B·A·x_t        t ≥ start
 
 The start is where the invocation tokens begin, at their last occurrence. Here it is data: a whole number for each
-sequence, which whoever runs a model may look for with `invocation_starts`, or know. Knows nothing of models.
+sequence, which whoever runs a model may look for with `invocation_starts`, or know.
 
 Shapes: S sequences, T positions of one call of the model.
 """

@@ -14,10 +14,10 @@ from torch import Tensor, nn
 
 from loralab.core.layer import AdaptedLayer, Call, PerSequence, Routing
 from loralab.core.rows.layout import FLAT, Layout, alone, find_layout, is_packed, same, untouched
-from loralab.core.trial import UNRUNNABLE
 from loralab.core.updates.update import Update
 from loralab.errors import AdapterStateError, LoralabError
 from loralab.nn.mode import evaluating
+from loralab.nn.trial import UNRUNNABLE
 
 Calls = dict[nn.Module, list[Call]]
 
@@ -58,23 +58,23 @@ class RowProofs:
         count = len(rows.adapter_S)
         together = self._calls(module, untouched((args, kwargs)))
         apart = [self._calls(module, alone((args, kwargs), sequence, count)) for sequence in range(count)]
-        found: dict[nn.Module, Layout | None] = dict.fromkeys(layers.values())
+        layouts: dict[nn.Module, Layout | None] = dict.fromkeys(layers.values())
         for layer in [layer for layer in layers.values() if layer in together]:
             update = next(filter(None, map(layer.update_of, rows.names)))
             calls = [each.get(layer, []) for each in apart]
-            found[layer] = _layout(update, layer.base, together[layer], calls)
+            layouts[layer] = _layout(update, layer.base, together[layer], calls)
         lost = [
             f"{path} (input {_shapes(together[layer][0])})"
             for path, layer in layers.items()
-            if layer in together and found[layer] is None
+            if layer in together and layouts[layer] is None
         ]
         if lost:
             raise AdapterStateError(
-                f"rows() was asked for {count} sequences, but they cannot be told apart in what is given to "
+                f"rows() names {count} sequences, which cannot be told apart in the input of "
                 f"{', '.join(lost)}: what it gets of a sequence in the batch is not what it gets of that alone; "
                 "run the adapters in separate batches, or leave this layer out of the targets"
             )
-        return found
+        return layouts
 
     def _calls(self, module: nn.Module, arguments: Any) -> Calls:
         """What the adapted layers are called with, the base computing."""
@@ -88,9 +88,8 @@ class RowProofs:
             raise
         except UNRUNNABLE as problem:
             raise AdapterStateError(
-                "rows() was asked for, but the model does not run on each sequence of this batch alone, which would "
-                f"tell which entries are whose ({type(problem).__name__}: {problem}); run the adapters in batches of "
-                "their own"
+                "rows() runs the model on each sequence alone to tell which entries are whose, and it does not run on "
+                f"this one ({type(problem).__name__}: {problem}); run the adapters in separate batches"
             ) from problem
         finally:
             self.routing.calls = None
@@ -103,10 +102,10 @@ def _layout(
     """The one layout that a layer has in all of its calls of one pass."""
     if any(len(calls) != len(together) for calls in apart):
         return None
-    found = {
+    fitting = {
         _layout_of_call(update, base, call, [calls[number] for calls in apart]) for number, call in enumerate(together)
     }
-    return found.pop() if len(found) == 1 else None
+    return fitting.pop() if len(fitting) == 1 else None
 
 
 def _layout_of_call(update: Update, base: nn.Module, call: Call, apart: Sequence[Call]) -> Layout | None:

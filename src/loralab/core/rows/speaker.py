@@ -31,13 +31,13 @@ def speaker(adapters: AdapterSet, asked: str | Sequence[str] | None) -> Speaker 
 
 def _check_names(names: tuple[object, ...]) -> None:
     if not names:
-        raise SpecError("an empty list of adapters was asked for; give at least one name, or None for the base alone")
+        raise SpecError("the list of adapters is empty; give at least one name, or None for the base alone")
     if not all(isinstance(name, str) for name in names):
-        raise SpecError(f"{list(names)!r} was asked for as adapters to speak at once; give their names alone")
+        raise SpecError(f"{list(names)!r} is not a list of adapters: give their names alone")
     twice = sorted({str(name) for name in names if names.count(name) > 1})
     if twice:
         raise SpecError(
-            f"{', '.join(map(repr, twice))} was asked for more than once; name each adapter once "
+            f"{', '.join(map(repr, twice))} is named more than once; name each adapter once "
             "(combine(model, {'a': 2.0, …}) makes a weighted sum)"
         )
 
@@ -47,6 +47,6 @@ def _refuse_unsummable(adapters: AdapterSet, name: str, names: tuple[str, ...]) 
         why = why_not_summed(update)
         if why:
             raise SpecError(
-                f"the sum of {in_words(names)} was asked for, but at {path} '{name}' is {why}; only low-rank changes "
-                "of weights add up: activate one adapter at a time, or name them per sequence with rows()"
+                f"{in_words(names)} have no sum: at {path} '{name}' is {why}. Only low-rank changes of weights add up: "
+                "activate one adapter at a time, or name them per sequence with rows()"
             )

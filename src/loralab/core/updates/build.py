@@ -6,7 +6,6 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from loralab.core.trial import gives_rows, is_convolution, is_lookup, is_product, is_transformers_conv1d
 from loralab.core.updates.biased import BiasedLinear
 from loralab.core.updates.factors import Factors, LowRankDelta, Recipe, Spot, check_rank
 from loralab.core.updates.invoked import InvokedLinear
@@ -14,8 +13,11 @@ from loralab.core.updates.kinds import Kind
 from loralab.core.updates.low_rank import ConvUpdate, EmbeddingUpdate, LinearUpdate
 from loralab.core.updates.magnitude import Magnitude, MagnitudeConv, MagnitudeEmbedding, MagnitudeLinear
 from loralab.core.updates.substitution import ATTENTION_PARTS, AttentionUpdate, ParameterUpdate, attention_shapes
-from loralab.core.updates.update import WHOLE, Update, device_of, tensor_of
+from loralab.core.updates.update import WHOLE, Update
 from loralab.errors import SpecError, TargetError
+from loralab.nn.dense import dense_shape, is_dense, is_stored_transposed, weight_OI
+from loralab.nn.tensors import device_of, tensor_of
+from loralab.nn.trial import is_convolution, is_lookup
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 Layout = Mapping[str, Tensor]
@@ -68,12 +70,12 @@ class Site:
         return made.zeroed(self.device) if self.blank else made
 
     def check_rank(self, part: str, name: str, rows: int, columns: int) -> None:
-        """Refuse a rank above the width of the matrix [rows, columns], where that is asked for by name."""
+        """SpecError for a rank above the width of the matrix [rows, columns], where the layer is targeted by name."""
         if not (self.any_rank or self.blank):
             check_rank(self.recipes[part], name, rows, columns)
 
     def made_by(self, make: Maker | None) -> "Site":
-        """The same site, the updates of its matrices made in this way."""
+        """This site with the updates of its matrices made in another way."""
         return replace(self, make=make)
 
     def name_of(self, part: str) -> str:
@@ -85,18 +87,18 @@ class Site:
         return self.factors(part, spot.out_features, spot.in_features) if self.make is None else self.make(spot)
 
     def refuse_special(self, with_magnitude: bool = False) -> None:
-        """An error where something else than plain LoRA was asked for: it is defined for dense layers."""
+        """An error for anything but plain LoRA, which other modules than dense layers do not have."""
         special = self.make is not None or self.invocation or self.biased
         if special or (self.magnitude and not with_magnitude):
             raise TargetError(
-                f"{self.path} is a {type(self.module).__name__}, which only plain LoRA adapts; the method that was "
-                "asked for is defined for dense layers: leave it out with exclude"
+                f"{self.path} is a {type(self.module).__name__}, which only plain LoRA adapts; this method is for "
+                "dense layers: leave the module out with exclude"
             )
 
     def refuse_dropout(self, why: str) -> None:
         """An error if any part of a fresh update asks for dropout."""
         if not self.blank and any(recipe.dropout for recipe in self.recipes.values()):
-            raise SpecError(f"dropout was asked for {self.path}, but {why}; set dropout=0 or leave this target out")
+            raise SpecError(f"{self.path} cannot have dropout: {why}; set dropout=0 or leave this target out")
 
 
 def build(site: Site, kind: Kind | None = None) -> Update:
@@ -123,22 +125,6 @@ def can_adapt(module: nn.Module) -> bool:
     return kind_of(module) != "parameters"
 
 
-def is_linear(module: nn.Module) -> bool:
-    """A dense layer: nn.Linear, transformers' Conv1D, or what has the attributes of one and computes the same.
-
-    A subclass of nn.Linear that does more with its product is one too; one that returns no such tensor is not.
-    """
-    if _is_conv1d(module):
-        return True
-    sizes = [getattr(module, name, None) for name in ("in_features", "out_features")]
-    if not all(isinstance(size, int) for size in sizes) or not isinstance(getattr(module, "weight", None), Tensor):
-        return False
-    inputs, outputs = (int(str(size)) for size in sizes)
-    if isinstance(module, nn.Linear) or not tensor_of(module, WHOLE).is_floating_point():
-        return gives_rows(module, inputs, outputs)
-    return is_product(module, inputs, outputs)
-
-
 def is_embedding(module: nn.Module) -> bool:
     """An embedding that looks up what it is given."""
     return isinstance(module, nn.Embedding) and is_lookup(module)
@@ -149,24 +135,9 @@ def is_conv(module: nn.Module) -> bool:
     return isinstance(module, CONVOLUTIONS) and is_convolution(module)
 
 
-def linear_shape(module: nn.Module) -> tuple[int, int]:
-    """(O, I) of a dense layer, also where its weight is stored transposed or packed by quantisation."""
-    if _is_conv1d(module):
-        inputs, outputs = tensor_of(module, WHOLE).shape
-        return int(outputs), int(inputs)
-    return int(getattr(module, "out_features")), int(getattr(module, "in_features"))  # noqa: B009
-
-
-def _is_conv1d(module: nn.Module) -> bool:
-    if type(module).__name__ != "Conv1D" or not hasattr(module, "nf"):
-        return False
-    inputs, outputs = tensor_of(module, WHOLE).shape
-    return is_transformers_conv1d(module) or is_product(module, inputs, outputs, stored_transposed=True)
-
-
 def spots(site: Site) -> dict[str, Spot]:
     """The matrices of a dense layer that the site's recipes are for, by part."""
-    out_features, in_features = linear_shape(site.module)
+    out_features, in_features = dense_shape(site.module)
     if WHOLE in site.recipes:
         return {WHOLE: _spot(site, WHOLE, out_features, in_features, None)}
     layout = _layout(site, out_features, in_features)
@@ -175,16 +146,15 @@ def spots(site: Site) -> dict[str, Spot]:
 
 def _spot(site: Site, part: str, out_features: int, in_features: int, rows: Tensor | None) -> Spot:
     def weight() -> Tensor:
-        W = tensor_of(site.module, WHOLE).detach()
-        W_OI = W.T if _is_conv1d(site.module) else W
-        return W_OI if rows is None else W_OI[rows.to(W.device)]
+        W_OI = weight_OI(site.module)
+        return W_OI if rows is None else W_OI[rows.to(W_OI.device)]
 
     return Spot(site.name_of(part), site.recipes[part], out_features, in_features, site.device, weight, site.module)
 
 
 def _linear(site: Site) -> Update:
-    out_features, in_features = linear_shape(site.module)
-    transposed = _is_conv1d(site.module)
+    out_features, in_features = dense_shape(site.module)
+    transposed = is_stored_transposed(site.module)
     rows: dict[str, Tensor] = {}
     if WHOLE not in site.recipes:
         layout = _layout(site, out_features, in_features)
@@ -214,8 +184,8 @@ def _layout(site: Site, out_features: int, in_features: int) -> Layout:
     if layout is None or unknown:
         parts = f"has the parts {', '.join(layout)}" if layout else "is not known to be a fused projection"
         raise TargetError(
-            f"{site.path}[{','.join(site.recipes)}] was asked for, but {site.path} {parts}; name the whole module, "
-            "or describe its rows with fused={...}"
+            f"{site.path} has no parts {', '.join(site.recipes)}: it {parts}; name the whole module, or describe its "
+            "rows with fused={...}"
         )
     beyond = [part for part in site.recipes if bool((layout[part] >= out_features).any())]
     if beyond:
@@ -228,7 +198,8 @@ def _embedding(site: Site) -> Update:
     V, D = tensor_of(site.module, WHOLE).shape
     if getattr(site.module, "max_norm", None) is not None and not site.blank:
         raise TargetError(
-            f"{site.path} was asked for, but an embedding with max_norm rewrites its own weight as it runs"
+            f"{site.path} is an embedding with max_norm, which rewrites its own weight as it runs: leave it out with "
+            "exclude"
         )
     rank = site.recipes[WHOLE].rank
     site.check_rank(WHOLE, site.path, V, D)
@@ -254,8 +225,8 @@ def _conv(site: Site) -> Update:
 def _refuse_unscalable(site: Site, groups: int) -> None:
     if groups > 1:
         raise TargetError(
-            f"magnitude was asked for {site.path}, a convolution in {groups} groups: its A and B are no factors of one "
-            "matrix whose rows have lengths; exclude it, or adapt all modules without magnitude"
+            f"{site.path} is a convolution in {groups} groups, whose A and B are not the factors of one matrix with "
+            "rows to scale: leave it out with exclude, or adapt all modules without magnitude"
         )
     site.refuse_dropout("a convolution with trained lengths runs with its weights substituted")
 
@@ -268,7 +239,7 @@ def _attention(site: Site) -> Update:
     expanded = replace(site, recipes=recipes)
     unknown = [part for part in recipes if part not in shapes]
     if unknown:
-        raise TargetError(f"{site.path}[{','.join(unknown)}] was asked for; its parts are {', '.join(shapes)}")
+        raise TargetError(f"{site.path} has no parts {', '.join(unknown)}; it has {', '.join(shapes)}")
     return AttentionUpdate({part: expanded.factors(part, *shapes[part]) for part in recipes})
 
 
@@ -290,8 +261,8 @@ def _raw_factors(site: Site, name: str, transposed: bool) -> Factors:
 def _only_whole(site: Site) -> None:
     if WHOLE not in site.recipes:
         raise TargetError(
-            f"{site.path}[{','.join(site.recipes)}] was asked for, but {type(site.module).__name__} has no such parts; "
-            f"write {site.path}"
+            f"{site.path} is a {type(site.module).__name__}, which has no parts {', '.join(site.recipes)}; write "
+            f"{site.path}"
         )
 
 
@@ -299,7 +270,7 @@ _LADDER: dict[Kind, tuple[Callable[[nn.Module], bool], Callable[[Site], Update]]
     "attention": (lambda module: isinstance(module, nn.MultiheadAttention), _attention),
     "embedding": (is_embedding, _embedding),
     "conv": (is_conv, _conv),
-    "linear": (is_linear, _linear),
+    "linear": (is_dense, _linear),
     "parameters": (lambda module: True, _raw_parameters),
 }
 """Kind → which modules it is for, the first that serves, and how an update of it is made."""

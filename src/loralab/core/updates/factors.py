@@ -76,7 +76,7 @@ class Spot:
     in_features: int
     device: torch.device
     weight: Callable[[], Tensor] = _not_at_hand
-    """The frozen matrix [O, I], in its own precision, when it is asked for; not of a file that is read without one."""
+    """The frozen matrix [O, I], in its own precision, computed on demand; a file without its model has none."""
     module: nn.Module | None = None
     """The layer that holds it."""
     shared: "SharedMatrices | None" = None
@@ -135,11 +135,11 @@ class LowRankDelta(WideModule, ABC):
     """ΔW = s·B·A of one weight, however A and B come about."""
 
     kind: ClassVar[str] = ""
-    """What files call this class; empty for the plain one."""
+    """Name in files; empty for `Factors`."""
     stored_as_lora: ClassVar[bool] = False
     """Whether files hold it as the plain pair that it comes to."""
     starts_at_A: bool = False
-    """Whether it is A that starts at zero, not B."""
+    """True if A, not B, starts at zero."""
 
     def __init__(self, recipe: Recipe) -> None:
         super().__init__()
@@ -266,6 +266,6 @@ def check_rank(recipe: Recipe, path: str, rows: int, columns: int) -> None:
     """Refuse a rank that is larger than the matrix it updates, [rows, columns]."""
     if recipe.rank > min(rows, columns):
         raise SpecError(
-            f"rank {recipe.rank} was asked for {path}, whose weight is {rows}×{columns}; "
-            f"choose a rank of at most {min(rows, columns)} there (rank_pattern sets it per module)"
+            f"rank {recipe.rank} is too large for {path} ({rows}×{columns}): choose at most {min(rows, columns)} there "
+            "(rank_pattern sets it per module)"
         )

@@ -14,11 +14,12 @@ from torch.nn import functional as F
 
 from loralab.core.math import adapted_linear, delta, low_rank, low_rank_rows
 from loralab.core.rows.invocation import Starts
-from loralab.core.trial import convolution_input, embedding_scale, is_untouched, rows_for, tokens_for
 from loralab.core.updates.factors import Factors, LowRankDelta, Pair
-from loralab.core.updates.update import WHOLE, Update, tensor_of, wide
+from loralab.core.updates.update import WHOLE, Update
 from loralab.errors import AdapterStateError
 from loralab.nn.dropout import dropout
+from loralab.nn.tensors import tensor_of, wide
+from loralab.nn.trial import convolution_input, embedding_scale, is_untouched, rows_for, tokens_for
 
 
 class LinearUpdate(Update):
@@ -47,7 +48,7 @@ class LinearUpdate(Update):
         return self._together({part: self.delta_of(part).pair() for part in self.parts})
 
     def settled_factors(self) -> Pair:
-        """The same as it is merged: without chance, without gradients."""
+        """(A, s·B) of all parts together as they are merged: without chance, without gradients."""
         return self._together({part: self.delta_of(part).settled() for part in self.parts})
 
     def _together(self, pairs: Mapping[str, Pair]) -> Pair:
@@ -124,8 +125,7 @@ class EmbeddingUpdate(Update):
 
     def factors(self) -> Pair:
         """(A [R, V], s·B [D, R])."""
-        whole = self.factors_of(WHOLE)
-        return whole.lora_A, whole.scaled_B
+        return self.delta_of(WHOLE).pair()
 
     def deltas(self, base: nn.Module) -> dict[str, Tensor]:
         A, B = self.factors()
@@ -179,20 +179,19 @@ class ConvUpdate(Update):
         return self.factors_of(WHOLE).lora_A.shape[1] != tensor_of(base, WHOLE).shape[1]
 
     def deltas(self, base: nn.Module) -> dict[str, Tensor]:
-        W, whole = tensor_of(base, WHOLE), self.factors_of(WHOLE)
+        W = tensor_of(base, WHOLE)
         if self.is_dense(base):
             raise AdapterStateError(
-                f"the weight of a convolution with {base.groups} groups was asked for under an update that mixes all "
-                "of its input channels, as PEFT trains it; a grouped weight cannot hold that: keep the adapter live"
+                f"this update of a convolution with {base.groups} groups mixes all of its input channels, as PEFT "
+                "trains it, which a grouped weight cannot hold: keep the adapter live"
             )
-        return {WHOLE: delta(*_by_group(whole.lora_A, whole.scaled_B), wide(W)).reshape(W.shape)}
+        return {WHOLE: delta(*_by_group(*self.delta_of(WHOLE).pair()), wide(W)).reshape(W.shape)}
 
     def trial_input(self, base: nn.Module) -> Tensor | None:
         return convolution_input(base)
 
     def matrices(self, part: str) -> Pair:
-        whole = self.factors_of(part)
-        return _by_group(whole.lora_A.detach(), whole.scaled_B.detach())
+        return _by_group(*self.delta_of(part).settled())
 
     def set_matrices(self, part: str, A: Tensor, B: Tensor) -> None:
         old = self.factors_of(part)
@@ -206,7 +205,7 @@ class ConvUpdate(Update):
 
     def beside(self, base: nn.Module, h: Tensor, x: Tensor) -> Tensor:
         x = dropout(x, self.dropout()).to(h.dtype)
-        A, B = self.factors_of(WHOLE).lora_A.to(h.dtype), self.factors_of(WHOLE).scaled_B.to(h.dtype)
+        A, B = (each.to(h.dtype) for each in self.delta_of(WHOLE).pair())
         conv, convolve = cast(nn.Conv2d, base), _CONVOLUTIONS[A.dim()]  # the three classes have the same attributes
         padding: Any = conv.padding
         if conv.padding_mode != "zeros":

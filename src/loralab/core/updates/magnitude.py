@@ -23,8 +23,9 @@ from torch.nn import functional as F
 from loralab.core.math import low_rank, row_norms, scaled_linear
 from loralab.core.updates.factors import LowRankDelta, Pair
 from loralab.core.updates.low_rank import ConvUpdate, EmbeddingUpdate, LinearUpdate, is_plain_product
-from loralab.core.updates.update import WHOLE, Update, tensor_of, wide
+from loralab.core.updates.update import WHOLE, Update
 from loralab.nn.dropout import dropout
+from loralab.nn.tensors import tensor_of, wide
 
 MAGNITUDE = "lora_magnitude_vector"
 """What the trained lengths are called, as in PEFT's files."""
@@ -41,7 +42,7 @@ class Seen:
 
     @staticmethod
     def of(tensors: Sequence[object]) -> "Seen | None":
-        """None where torch does not count, or where one is made anew whenever it is asked for (a quantised weight)."""
+        """None where torch does not count, or where one is made anew whenever it is read (a quantised weight)."""
         known = tuple(each for each in tensors if isinstance(each, Tensor) and each.is_leaf)
         if len(known) < len(tensors) or not isinstance(tensors[0], nn.Parameter):
             return None

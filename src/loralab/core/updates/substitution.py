@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from loralab.core.math import delta
 from loralab.core.rows.sequences import join, select
 from loralab.core.updates.factors import Factors
-from loralab.core.updates.update import Update, tensor_of, wide
+from loralab.core.updates.update import Update
+from loralab.nn.tensors import tensor_of, wide
 
 ATTENTION_PARTS = ("q", "k", "v", "out")
 
@@ -28,12 +29,11 @@ class ParameterUpdate(Update):
         self.stored_transposed = stored_transposed
 
     def deltas(self, base: nn.Module) -> dict[str, Tensor]:
-        found = {}
+        deltas = {}
         for name in self.parts:
-            factors = self.factors_of(name)
-            D = delta(factors.lora_A, factors.scaled_B, wide(tensor_of(base, name)))
-            found[name] = D.mT if self.stored_transposed and D.dim() == 3 else D
-        return found
+            D = delta(*self.delta_of(name).pair(), wide(tensor_of(base, name)))
+            deltas[name] = D.mT if self.stored_transposed and D.dim() == 3 else D
+        return deltas
 
 
 class AttentionUpdate(Update):
@@ -42,24 +42,23 @@ class AttentionUpdate(Update):
     kind = "attention"
 
     def deltas(self, base: nn.Module) -> dict[str, Tensor]:
-        found = {}
+        deltas = {}
         if "out" in self.parts:
-            found["out_proj.weight"] = self._delta("out", tensor_of(base, "out_proj.weight"))
+            deltas["out_proj.weight"] = self._delta("out", tensor_of(base, "out_proj.weight"))
         chosen = [part for part in ("q", "k", "v") if part in self.parts]
         if base.in_proj_weight is None:
-            return found | {f"{p}_proj_weight": self._delta(p, tensor_of(base, f"{p}_proj_weight")) for p in chosen}
+            return deltas | {f"{p}_proj_weight": self._delta(p, tensor_of(base, f"{p}_proj_weight")) for p in chosen}
         if chosen:
             thirds = tensor_of(base, "in_proj_weight").chunk(3)
-            found["in_proj_weight"] = torch.cat(
+            deltas["in_proj_weight"] = torch.cat(
                 [self._delta(part, third) for part, third in zip(("q", "k", "v"), thirds, strict=True)]
             )
-        return found
+        return deltas
 
     def _delta(self, part: str, W: Tensor) -> Tensor:
         if part not in self.parts:
             return torch.zeros_like(W, dtype=wide(W))
-        factors = self.factors_of(part)
-        return delta(factors.lora_A, factors.scaled_B, wide(W))
+        return delta(*self.delta_of(part).pair(), wide(W))
 
     def sequence_dimension(self, base: nn.Module) -> int:
         return 0 if base.batch_first else 1

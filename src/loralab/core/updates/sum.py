@@ -1,7 +1,7 @@
 """Several adapters at one module at once: it computes with W + ΔW_a + ΔW_b + …, and never forms a ΔW that it need not.
 
 An update that runs beside its module (a dense layer's, a convolution's, an embedding's) adds its own output, from
-its own dropout of the input; those of raw weights are summed and put in place of the weight. Knows nothing of names.
+its own dropout of the input; those of raw weights are summed and put in place of the weight.
 """
 
 from collections.abc import Sequence

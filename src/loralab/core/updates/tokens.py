@@ -4,7 +4,7 @@
 
 R *replaces* the base's rows and is no difference to them: what a vocabulary that was resized holds in its new rows by
 chance does not matter. An output head that is tied to the embedding *follows* it: both compute with the same R. No
-product with R ever copies the whole of E. It knows nothing of tokenizers and of which modules embed tokens.
+product with R ever copies the whole of E. Knows nothing of tokenizers.
 
 Shapes: V vocabulary, H width, T chosen tokens.
 """
@@ -16,8 +16,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from loralab.core.trial import embedding_scale
-from loralab.core.updates.update import WHOLE, Update, tensor_of, wide
+from loralab.core.updates.update import WHOLE, Update
+from loralab.nn.tensors import tensor_of, wide
+from loralab.nn.trial import embedding_scale
 
 TOKEN_ROWS = "token_rows"
 """The local name of R."""

@@ -8,7 +8,6 @@ An update may also bring tensors of its own that stand for none of the module's 
 
 import copy
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import chain
 from typing import Any, ClassVar
 
 import torch
@@ -19,6 +18,7 @@ from loralab.core.rows.invocation import Starts
 from loralab.core.rows.sequences import join, select
 from loralab.core.updates.factors import Factors, LowRankDelta
 from loralab.core.updates.kinds import Kind
+from loralab.nn.tensors import tensor_of, wide
 from loralab.nn.wide import Added
 
 WHOLE = "weight"
@@ -29,7 +29,7 @@ class Update(nn.Module):
     """Factors by part of the module, full replacements by tensor name, and tensors of its own."""
 
     kind: ClassVar[Kind] = "replacement"
-    """What files call it, with those of its subclasses that do the same more cleverly."""
+    """Name in files, shared with subclasses that compute the same function in another way."""
     why_not_merged: ClassVar[str] = ""
     """Why the base's weights cannot take this update up; empty where they can."""
     invocation: tuple[int, ...] = ()
@@ -74,7 +74,7 @@ class Update(nn.Module):
         return delta
 
     def factors_of(self, part: str) -> Factors:
-        """The same where it is a plain pair."""
+        """The update of one part, which must be a plain pair."""
         factors = self.parts[part]
         assert isinstance(factors, Factors)
         return factors
@@ -96,7 +96,7 @@ class Update(nn.Module):
         )
 
     def _with_parts(self, parts: Mapping[str, LowRankDelta]) -> "Update":
-        """The same update with other deltas in the place of its own."""
+        """This update with other deltas in place of its own."""
         if all(parts[part] is self.parts[part] for part in parts):
             return self
         made = copy.copy(self)
@@ -204,7 +204,7 @@ class Update(nn.Module):
         return {name: tensor.to(tensor_of(base, name).dtype) for name, tensor in self._substituted_wide(base).items()}
 
     def merged(self, base: nn.Module) -> dict[str, Tensor]:
-        """The same tensors for good: W + ΔW summed in float32 or wider and rounded once to the module's dtype."""
+        """The tensors of a merged module: W + ΔW summed in float32 or wider and rounded once to the module's dtype."""
         with torch.no_grad():
             return {
                 name: tensor.to(tensor_of(base, name).dtype, copy=True)
@@ -282,24 +282,6 @@ class Update(nn.Module):
     def join_rows(self, base: nn.Module, outputs: Sequence[Any], order: Tensor) -> Any:
         """One output from those of consecutive groups of sequences, brought into the given order."""
         return join(outputs, order)
-
-
-def tensor_of(base: nn.Module, name: str) -> Tensor:
-    """A parameter or buffer of the module by its dotted name."""
-    owner, _, leaf = name.rpartition(".")
-    tensor = getattr(base.get_submodule(owner), leaf)
-    assert isinstance(tensor, Tensor)
-    return tensor
-
-
-def device_of(module: nn.Module) -> torch.device:
-    """Where the module's tensors are: its parameters, or the buffers of one that has only those (a quantised one)."""
-    return next(chain(module.parameters(), module.buffers())).device
-
-
-def wide(tensor: Tensor) -> torch.dtype:
-    """The dtype in which sums with this tensor are formed before they are rounded once: at least float32."""
-    return torch.promote_types(tensor.dtype, torch.float32)
 
 
 def _local(part: str, name: str) -> str:

@@ -42,7 +42,8 @@ def timed_model(config: LatencyConfig) -> TimedModel:
     kind = _kind(config.model)
     if kind not in KINDS:
         raise SpecError(
-            f"model {config.model!r} is loaded as {kind}; latency is measured of decoders and of encoders of text"
+            f"model {config.model!r} is loaded as {kind}: its latency cannot be measured; choose a decoder or "
+            "an encoder of text"
         )
     _check_size(config, kind)
     random = config.random or config.model in PRESETS

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from loralab.experiments.latency.contenders import (
     BASE_AGAIN,
@@ -15,9 +15,6 @@ from loralab.experiments.latency.contenders import (
 from loralab.experiments.latency.rows import Timing
 from loralab.extras import lazy
 from loralab.pictures.picture import INK, colour_bar, picture, style
-
-if TYPE_CHECKING:
-    from matplotlib.colors import Colormap, Normalize
 
 matplotlib = lazy("matplotlib", "plots")
 colors, patches = lazy("matplotlib.colors", "plots"), lazy("matplotlib.patches", "plots")
@@ -72,12 +69,7 @@ def _place(labels: dict[str, str]) -> Any:
 
 
 def _draw(
-    axes: Any,
-    rows: Sequence[Timing],
-    batches: Sequence[int],
-    lines: Sequence[Line],
-    colours: "Colormap",
-    scale: "Normalize",
+    axes: Any, rows: Sequence[Timing], batches: Sequence[int], lines: Sequence[Line], colours: Any, scale: Any
 ) -> None:
     """A cell for each measured row, with its number."""
     axes.set(xlim=(0, len(batches)), ylim=(0, len(lines)), facecolor=BACKGROUND)

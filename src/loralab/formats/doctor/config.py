@@ -4,11 +4,10 @@ import re
 
 from loralab.errors import AdapterFileError
 from loralab.files.names import CONFIG_NAME, RUN_NAME, SIDECAR_NAME
-from loralab.files.values import texts
-from loralab.files.whole import read_json
 from loralab.formats.finding import AGAIN, Finding, some
 from loralab.formats.peft.config import PeftConfig, Targets, pattern_matches
 from loralab.formats.peft.keys import ALL_LINEAR
+from loralab.formats.run import read_run
 from loralab.formats.stored import StoredAdapter
 from loralab.models.fit import FRESH
 
@@ -113,12 +112,9 @@ def _heads(stored: StoredAdapter, paths: list[str]) -> list[Finding]:
 
 def _fresh_heads(stored: StoredAdapter) -> list[Finding]:
     """What was random when the run began, as run.json says, and is not in the file."""
-    path = stored.source / RUN_NAME
-    if not path.is_file():
-        return []
     try:
-        notes = texts(read_json(path).get("notes", []), "notes")
-    except (AdapterFileError, TypeError):
+        notes = read_run(stored.source).notes
+    except AdapterFileError:
         return [Finding("warning", RUN_NAME, "it is damaged", "restore it, or remove it")]
     fresh = [name for note in notes if note.startswith(FRESH) for name in note.removeprefix(FRESH).split(", ")]
     lost = [name for name in fresh if not any(f".{name}." in f".{key}" for key in stored.named)]

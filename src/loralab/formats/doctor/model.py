@@ -17,8 +17,7 @@ from loralab.formats.finding import AGAIN, UNEXPECTED, Finding, Severity, some
 from loralab.formats.fingerprint import Fingerprint, fingerprint
 from loralab.formats.gguf.layout import GgufBase
 from loralab.formats.load import put_stored
-from loralab.formats.merged.verify import logits_of
-from loralab.formats.probe import make_probe
+from loralab.formats.probe import logits_of, make_probe
 from loralab.formats.record import has_tensor
 from loralab.formats.stored import StoredAdapter
 from loralab.formats.updates import StoredUpdate
@@ -35,8 +34,8 @@ def logit_change(model: nn.Module, stored: StoredAdapter, allow_other_base: bool
     inner = unwrapped(model)
     if not isinstance(inner, PreTrainedModel):
         raise SpecError(
-            f"the effect on {type(inner).__name__} was asked for, which is no transformers model, so no probe "
-            "is known; compare its outputs yourself, under activate() and disabled()"
+            f"no probe is known for {type(inner).__name__}, which is no transformers model: compare its outputs "
+            "yourself, under activate() and disabled()"
         )
     probe, before = make_probe(inner), adapters_on(model).routing.active
     training = [module for module in model.modules() if module.training]

@@ -57,7 +57,7 @@ def write_gguf(stored: StoredAdapter, base: GgufBase, target: Path) -> WrittenGg
     problems = obstacles(stored, base)
     if problems:
         raise AdapterFileError(
-            f"{stored.source} was asked to be converted to GGUF, which has no place for {listed(problems)}; "
+            f"{stored.source} cannot be converted to GGUF, which has no place for {listed(problems)}; "
             "merge the adapter and convert the whole model instead"
         )
     alpha = _common_alpha(stored)
@@ -80,7 +80,7 @@ def write_gguf(stored: StoredAdapter, base: GgufBase, target: Path) -> WrittenGg
 
 
 def read_gguf(path: Path) -> ReadGguf:
-    """A GGUF LoRA's tensors, whoever wrote it; AdapterFileError for a file that is none."""
+    """A GGUF LoRA's tensors, whoever wrote it; AdapterFileError for any other file."""
     reader = gguf.GGUFReader(path)
     general, adapter = gguf.Keys.General, gguf.Keys.Adapter
     said = (general.TYPE, general.ARCHITECTURE, adapter.TYPE, adapter.LORA_ALPHA)

@@ -75,7 +75,7 @@ class GgufBase:
         architecture = ARCHITECTURES.get(config.model_type)
         if architecture is None:
             raise SpecError(
-                f"GGUF was asked for an adapter of {name}, a model of type {config.model_type!r}; known are "
+                f"{name} is of type {config.model_type!r}, whose names in GGUF are not known here; known are "
                 f"{', '.join(ARCHITECTURES)}. Merge the adapter and convert the model with llama.cpp's own tools"
             )
         kind = next(arch for arch, called in gguf.MODEL_ARCH_NAMES.items() if called == architecture.name)
@@ -92,13 +92,13 @@ class GgufBase:
 
     def tensor_name(self, path: str) -> str | None:
         """`blk.3.attn_q.weight` for `model.layers.3.self_attn.q_proj`; None for a weight that llama.cpp lacks."""
-        found = self.names.get_name(path)
-        return None if found is None else f"{found}.weight"
+        name = self.names.get_name(path)
+        return None if name is None else f"{name}.weight"
 
     def row_order(self, tensor: str, rows: int) -> Tensor | None:
         """[O] numbers of Hugging Face's rows in llama.cpp's order; None where the order is the same.
 
-        Raises SpecError where the rows are no pairs in this base's heads.
+        Raises SpecError where the rows do not come in pairs in this base's heads.
         """
         heads = {"attn_q.weight": self.query_heads, "attn_k.weight": self.key_heads}.get(tensor.split(".", 2)[-1])
         if heads is None or not self.architecture.neighbours:

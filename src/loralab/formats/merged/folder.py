@@ -94,15 +94,15 @@ def write_merged(
                 replace_processor(tokenizer, draft)
         _write_weights(weights, draft)
         check_tensors(weights, draft)
-        found = compare(inner, name, draft, calls) if verify == "logits" else None
-        _demand(found, name, place)
-    return MergedFolder(place, weights.changed, found, (*weights.notes, *_remarks(weights, found)))
+        verification = compare(inner, name, draft, calls) if verify == "logits" else None
+        _demand(verification, name, place)
+    return MergedFolder(place, weights.changed, verification, (*weights.notes, *_remarks(weights, verification)))
 
 
 def source_folder(name: str | Path) -> Path:
     """The local folder of a model: of an embedded one, of a folder, or of a Hub id that has been downloaded.
 
-    Raises NotFoundError if there is none.
+    Raises NotFoundError if there is no such folder.
     """
     found = locate(str(name))
     if Path(found).is_dir():
@@ -116,7 +116,7 @@ def _model_and_adapter(model: PreTrainedModel, adapter: Adapter | str, verify: s
     inner = unwrapped(model)
     if not isinstance(inner, PreTrainedModel):
         raise SpecError(
-            f"a Hugging Face folder was asked for, but {type(inner).__name__} is not a model of transformers; "
+            f"{type(inner).__name__} is not a transformers model and has no Hugging Face folder; "
             "call merge(model), detach(model, keep_merged=True) and save its state_dict"
         )
     if verify not in VERIFY:
@@ -129,7 +129,7 @@ def _model_and_adapter(model: PreTrainedModel, adapter: Adapter | str, verify: s
 def _check_place(place: Path, base: Path | None) -> None:
     refuse_occupied(place)
     if base is not None and base.resolve() in place.resolve().parents:
-        raise OutputError(f"{place} was asked for as the merged folder, but it lies inside the base's own, {base}")
+        raise OutputError(f"{place} lies inside the base's own folder, {base}; choose another for the merged model")
 
 
 def _write_config(model: PreTrainedModel, weights: MergedWeights, folder: Path) -> None:
@@ -183,24 +183,24 @@ def _write_weights(weights: MergedWeights, folder: Path) -> None:
         write_index(folder, weights.file_of, weights.kinds)
 
 
-def _demand(found: Verification | None, name: str, place: Path) -> None:
-    if found is not None and not found.passed:
+def _demand(logits: Verification | None, name: str, place: Path) -> None:
+    if logits is not None and not logits.passed:
         raise NumericsError(
             f"merging adapter '{name}' was verified by reopening the written files, and they are not the live adapter: "
-            f"logits differ by up to {found.max_abs_logit_error:.3g}, rounding explains {found.tolerance:.3g}; "
-            f"mean KL {found.mean_kl:.3g} nats, same argmax at {found.argmax_agreement:.1%} of positions. "
+            f"logits differ by up to {logits.max_abs_logit_error:.3g}, rounding explains {logits.tolerance:.3g}; "
+            f"mean KL {logits.mean_kl:.3g} nats, same argmax at {logits.argmax_agreement:.1%} of positions. "
             f"{place} was not written. If the model mixes experts, rounding may have changed its routing: "
             "verify in float32"
         )
 
 
-def _remarks(weights: MergedWeights, found: Verification | None) -> Iterator[str]:
+def _remarks(weights: MergedWeights, logits: Verification | None) -> Iterator[str]:
     if weights.largest_change == 0:
         yield "the adapter changes nothing: the merged weights are those of the base; was it trained?"
-    elif found is not None and not found.tells:
+    elif logits is not None and not logits.tells:
         yield (
-            f"the adapter moves no logit of the probe by more than {found.adapter_effect:.2g}, which is within "
-            f"the tolerance of {found.tolerance:.2g}: it is the comparison of the tensors, bit for bit, that proves it"
+            f"the adapter moves no logit of the probe by more than {logits.adapter_effect:.2g}, which is within "
+            f"the tolerance of {logits.tolerance:.2g}: it is the comparison of the tensors, bit for bit, that proves it"
         )
     if weights.unties:
         yield "weights that the base ties are written apart, because the adapter changes one of them"

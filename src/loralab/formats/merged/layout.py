@@ -37,18 +37,18 @@ class Held:
 
     @property
     def place(self) -> tuple[int, str]:
-        """The same for all names of one place (a module may hang in several), different for tied tensors."""
+        """Where it is held: one place may have several names (of a shared module), tied tensors have several places."""
         return id(self.owner), self.leaf
 
 
 def held_tensors(model: nn.Module) -> dict[str, Held]:
     """Every name in the model's plain state dict → what is held there."""
     inner = unwrapped(model)
-    found = {leaf: Held(tensor, inner, leaf) for leaf, tensor in _own(inner)}
+    held = {leaf: Held(tensor, inner, leaf) for leaf, tensor in _own(inner)}
     for slot in slots(model):
         for leaf, tensor in _own(slot.module):
-            found[f"{slot.path}.{leaf}"] = Held(tensor, slot.module, leaf)
-    return found
+            held[f"{slot.path}.{leaf}"] = Held(tensor, slot.module, leaf)
+    return held
 
 
 def sharing_names(held: Mapping[str, Held]) -> dict[str, list[str]]:

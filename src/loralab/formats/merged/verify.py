@@ -22,13 +22,13 @@ from transformers import PreTrainedModel
 from loralab.core.adapter import adapters_of
 from loralab.core.attach import disabled
 from loralab.core.names import unwrapped
-from loralab.core.updates.update import tensor_of
 from loralab.errors import ModelLoadError, NumericsError
 from loralab.files.shards import TensorFolder, same_bits
 from loralab.files.tensors import listed
 from loralab.formats.merged.weights import MergedWeights
-from loralab.formats.probe import Probe
+from loralab.formats.probe import Logits, Probe, base_dtype, logits_of
 from loralab.models.quiet import quiet_transformers
+from loralab.nn.tensors import tensor_of
 
 NOISE_MARGIN = 4.0
 """The merged logits may differ from the live ones by this many times the measured effect of rounding."""
@@ -37,9 +37,6 @@ LIVE_ROUNDINGS = 4
 ROUNDINGS = 4.0
 """… and in any case by this many roundings of the largest logit, in the precision of the live model."""
 _OPENING_ERRORS = (OSError, ValueError, RuntimeError, KeyError, SafetensorError)
-
-Logits = list[Tensor]
-"""Per call of the probe [positions, classes], float32, on the CPU."""
 
 
 @dataclass(frozen=True)
@@ -157,26 +154,6 @@ def reopen(model: PreTrainedModel, folder: Path) -> PreTrainedModel:
 
 def _class_of(model: PreTrainedModel) -> Any:
     return type(model)  # with output_loading_info it returns a pair, which transformers' types do not say
-
-
-def base_dtype(model: nn.Module) -> torch.dtype:
-    """The precision of the model beneath its adapters: that of its largest weight."""
-    weights = [p for name, p in model.named_parameters() if ".updates." not in name and p.is_floating_point()]
-    return max(weights, key=lambda weight: weight.numel()).dtype
-
-
-def logits_of(model: nn.Module, probe: Probe) -> Logits:
-    """What the model says on each call of the probe: all outputs called logits, or else the first output."""
-    found = []
-    inner = unwrapped(model)
-    device, dtype = next(inner.parameters()).device, base_dtype(model)
-    with torch.no_grad():
-        for call in probe:
-            moved = {k: v.to(device, dtype if v.is_floating_point() else None) for k, v in call.items()}
-            output = inner(**moved, return_dict=True)
-            chosen = [value for name, value in output.items() if name.endswith("logits")] or [output[0]]
-            found += [each.detach().float().cpu().reshape(-1, each.shape[-1]) for each in chosen]
-    return found
 
 
 @contextmanager

@@ -13,16 +13,17 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from loralab.core.names import modules_by_path
+from loralab.core.names import inside, modules_by_path
 from loralab.core.updates.biased import BiasedLinear
-from loralab.core.updates.build import is_linear, linear_shape
-from loralab.core.updates.update import Update, wide
+from loralab.core.updates.update import Update
 from loralab.errors import AdapterFileError
 from loralab.formats.peft.agreement import Plot
 from loralab.formats.peft.config import LORA_BIAS, TYING, PeftConfig
 from loralab.formats.peft.instead import MERGE
 from loralab.formats.peft.keys import PeftTarget, tensor_key
 from loralab.methods.beside import tied_paths
+from loralab.nn.dense import dense_shape, is_dense
+from loralab.nn.tensors import wide
 
 BIAS_OF_B = "lora_B.bias"
 
@@ -32,7 +33,7 @@ def refuse_without_base(source: Path, config: PeftConfig, to: str) -> None:
     said = [name for name, given in ((LORA_BIAS, config.bias_of_B), (TYING, config.ties_weights)) if given]
     if said:
         raise AdapterFileError(
-            f"{source} was asked to become {to}, and its {' and '.join(said)} can be understood only beside its base: "
+            f"{source} cannot become {to} by its files alone: only its base tells what its {' and '.join(said)} means; "
             "ll.load it there and ll.save it into another folder, which says the same without, and take that"
         )
 
@@ -40,20 +41,16 @@ def refuse_without_base(source: Path, config: PeftConfig, to: str) -> None:
 def refuse_tied(model: nn.Module, plot: Plot) -> None:
     """AdapterFileError where `ensure_weight_tying` has PEFT give tied modules one adapter."""
     ties = tied_paths(model)
-    touched = {*plot.depths, *(path for path in ties if _is_inside(path, plot.heads))}
+    touched = {*plot.depths, *(path for path in ties if inside(path, plot.heads))}
     rows = {path: leader or path for path, (_, leader) in plot.tokens.items()}
-    found = [path for path in ties if path in touched]
-    found += [path for path in rows if any(rows.get(other, rows[path]) != rows[path] for other in ties.get(path, ()))]
-    if found:
-        pairs = "; ".join(f"{path} with {', '.join(ties[path])}" for path in found)
+    tied = [path for path in ties if path in touched]
+    tied += [path for path in rows if any(rows.get(other, rows[path]) != rows[path] for other in ties.get(path, ()))]
+    if tied:
+        pairs = "; ".join(f"{path} with {', '.join(ties[path])}" for path in tied)
         raise AdapterFileError(
             f"{TYING} is true, and the adapter touches modules that share their weight with others ({pairs}): PEFT "
             f"gives all of them one adapter, which has no equal here: {MERGE}; or train again with other targets"
         )
-
-
-def _is_inside(path: str, heads: list[str]) -> bool:
-    return any(path == head or path.startswith(f"{head}.") for head in heads)
 
 
 def fold_biases(model: nn.Module, config: PeftConfig, plot: Plot, tensors: dict[str, Tensor]) -> list[str]:
@@ -83,7 +80,7 @@ def needs_bias(module: nn.Module) -> bool:
 def bias_shapes(config: PeftConfig, plot: Plot) -> dict[str, tuple[int, ...]]:
     """Key → shape of each b that no layer's bias takes up."""
     own = [target for target in plot.targets if config.bias_of_B and needs_bias(target.module)]
-    return {plot.stem(target) + BIAS_OF_B: (linear_shape(target.module)[0],) for target in own}
+    return {plot.stem(target) + BIAS_OF_B: (dense_shape(target.module)[0],) for target in own}
 
 
 def fill_biases(updates: Mapping[str, Update], config: PeftConfig, plot: Plot, tensors: Mapping[str, Tensor]) -> None:
@@ -119,8 +116,8 @@ def _why_no_bias(target: PeftTarget, config: PeftConfig, plot: Plot, tensors: Ma
     own = target.module._parameters.get("bias")
     key = plot.stem(target) + BIAS_OF_B
     if target.parameter is not None or isinstance(target.module, (nn.MultiheadAttention, nn.Embedding)):
-        return f"{target.name} is no dense layer and no convolution, and has no bias that s·b could be added to"
-    if own is None and not is_linear(target.module):
+        return f"{target.name} is neither a dense layer nor a convolution: it has no bias that s·b could be added to"
+    if own is None and not is_dense(target.module):
         return (
             f"{target.path} has no bias that s·b could be added to (PEFT cannot merge it either): train it again "
             "without, or give the base's layer a bias of zeros before loading"

@@ -14,6 +14,7 @@ from loralab.core.updates.factors import Recipe
 from loralab.errors import AdapterFileError, SpecError
 from loralab.files.names import CONFIG_NAME
 from loralab.files.values import is_count, is_finite
+from loralab.formats.finding import UNEXPECTED
 from loralab.formats.peft.instead import instead_of_setting, instead_of_start, instead_of_type
 from loralab.formats.peft.tokens import mistyped_tokens, parse_tokens
 from loralab.methods.lora import LoRA
@@ -212,6 +213,26 @@ def parse_config(content: Mapping[str, Any], source: str) -> PeftConfig:
     )
 
 
+_DECIDE_SCALES = (
+    "r",
+    "lora_alpha",
+    "use_rslora",
+    "rank_pattern",
+    "alpha_pattern",
+    "target_modules",
+    "target_parameters",
+)
+
+
+def scales_alone(content: Mapping[str, Any]) -> PeftConfig | None:
+    """What a configuration that cannot be honoured says of ranks and scales; None where it does not say that either."""
+    kept = {key: content[key] for key in _DECIDE_SCALES if key in content}
+    try:
+        return parse_config({**kept, "peft_type": "LORA"}, CONFIG_NAME)
+    except (AdapterFileError, *UNEXPECTED):
+        return None
+
+
 def _unsupported(content: Mapping[str, Any]) -> list[str]:
     problems = []
     if content.get("peft_type") != "LORA":
@@ -243,7 +264,7 @@ def mistyped(content: Mapping[str, Any]) -> list[str]:
         problems.append(f"bias is {content['bias']!r}, not 'none', 'all' or 'lora_only'")
     dropout = content.get("lora_dropout") or 0.0
     if not is_finite(dropout) or not 0 <= dropout < 1:
-        problems.append(f"lora_dropout is {dropout!r} and must lie in [0, 1)")
+        problems.append(f"lora_dropout is {dropout!r}, but must be in [0, 1)")
     for key in ("target_modules", "exclude_modules", "modules_to_save", "target_parameters", "layers_pattern"):
         if not _are_names(content.get(key)):
             problems.append(f"{key} is {content[key]!r}, not a name or a list of names")
@@ -252,7 +273,7 @@ def mistyped(content: Mapping[str, Any]) -> list[str]:
     if not isinstance(content.get("task_type"), str | None):
         problems.append(f"task_type is {content['task_type']!r}, not a name")
     problems += mistyped_tokens(content)
-    problems += [f"{name} is no valid regular expression ({why})" for name, why in _bad_expressions(content)]
+    problems += [f"{name} is not a valid regular expression ({why})" for name, why in _bad_expressions(content)]
     tokens = content.get(INVOCATION_TOKENS)
     if tokens is not None and not (isinstance(tokens, list) and tokens and all(_is_token(each) for each in tokens)):
         problems.append(f"{INVOCATION_TOKENS} is {tokens!r}, not a list of tokens' numbers")
@@ -302,8 +323,8 @@ def _names(value: str | Sequence[str] | None) -> tuple[str, ...]:
 
 
 def _version(value: object) -> tuple[int, ...] | None:
-    found = re.match(r"(\d+)\.(\d+)(?:\.(\d+))?", value) if isinstance(value, str) else None
-    return tuple(int(number or 0) for number in found.groups()) if found else None
+    numbers = re.match(r"(\d+)\.(\d+)(?:\.(\d+))?", value) if isinstance(value, str) else None
+    return tuple(int(number or 0) for number in numbers.groups()) if numbers else None
 
 
 def _listed(tokens: Tokens | None) -> list[int] | dict[str, list[int]] | None:
@@ -338,4 +359,4 @@ def spec_of(config: PeftConfig) -> LoRA:
             invocation_tokens=config.invocation or None,
         )
     except SpecError as problem:
-        raise AdapterFileError(f"{CONFIG_NAME} cannot be: {problem}") from problem
+        raise AdapterFileError(f"invalid {CONFIG_NAME}: {problem}") from problem

@@ -41,7 +41,7 @@ class PlainLora:
 
 
 def as_plain_lora(content: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> PlainLora:
-    """The same adapter as plain LoRA; itself where it is no dialect. AdapterFileError where it cannot be one."""
+    """The adapter as plain LoRA, unchanged where it is that already. AdapterFileError where it cannot be rewritten."""
     plain = PlainLora(dict(content), dict(tensors))
     for is_it, rewrite in _DIALECTS:
         if is_it(plain.content):
@@ -110,7 +110,7 @@ def _product(tensors: Tensors, stem: str) -> tuple[Tensor, Tensor, int]:
 
 def _taken(tensors: Tensors, key: str) -> Tensor:
     if key not in tensors or tensors[key].dim() != 2:
-        raise AdapterFileError(f"{key} of an AdaLoRA adapter is missing or no matrix; get the file again")
+        raise AdapterFileError(f"{key} of an AdaLoRA adapter is missing or not a matrix; get the file again")
     return tensors.pop(key)
 
 
@@ -144,18 +144,18 @@ def _from_enabled(content: Content, tensors: Tensors) -> PlainLora:
             f"enable_lora is {enabled!r}, r {rank!r} and lora_alpha {alpha!r}: which slices of the fused projections "
             f"are adapted cannot be known; {_BY_ITS_WRITER}"
         )
-    found, ranks = dict(tensors), sum(enabled) * rank
+    spread, ranks = dict(tensors), sum(enabled) * rank
     for key in [key for key in tensors if key.endswith(f".{A}")]:
         other = key.removesuffix(A) + B
         if len(tensors[key]) != ranks or other not in tensors:
             raise AdapterFileError(
-                f"{key} and {other} are no factors of {sum(enabled)} slices with rank {rank}, which enable_lora "
+                f"{key} and {other} are not factors of {sum(enabled)} slices with rank {rank}, which enable_lora "
                 f"{enabled} makes them; {_BY_ITS_WRITER}"
             )
-        found[other] = _placed(other, _ungrouped(other, tensors[other], ranks), enabled)
+        spread[other] = _placed(other, _ungrouped(other, tensors[other], ranks), enabled)
     kept = {key: value for key, value in content.items() if key not in ("enable_lora", "merge_weights")}
     note = f"enable_lora {enabled} of an early PEFT: read as whole layers of rank {ranks}, zero in the other slices"
-    return PlainLora(kept | {"r": ranks, "lora_alpha": alpha * sum(enabled)}, found, (note,))
+    return PlainLora(kept | {"r": ranks, "lora_alpha": alpha * sum(enabled)}, spread, (note,))
 
 
 def _ungrouped(key: str, grouped: Tensor, ranks: int) -> Tensor:

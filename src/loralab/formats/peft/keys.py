@@ -13,13 +13,14 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from loralab.core.names import modules_by_path, unwrapped
-from loralab.core.updates.build import can_adapt, is_linear
+from loralab.core.names import inside, modules_by_path, unwrapped
+from loralab.core.updates.build import can_adapt
 from loralab.core.updates.update import WHOLE
 from loralab.errors import AdapterFileError
 from loralab.formats.peft.config import PeftConfig, Targets
 from loralab.formats.peft.instead import MERGE
 from loralab.models.families.aliases import output_head_names
+from loralab.nn.dense import is_dense
 
 ALL_LINEAR = "all-linear"
 
@@ -42,8 +43,8 @@ class PeftTarget:
 def find_peft_targets(model: nn.Module, config: PeftConfig) -> list[PeftTarget]:
     """All targets in the model's order; AdapterFileError if there are none, or one cannot be adapted."""
     by_path = modules_by_path(model)
-    found = named_targets(model, config)
-    modules = [target for target in found if target.parameter is None]
+    targets = named_targets(model, config)
+    modules = [target for target in targets if target.parameter is None]
     problems = [
         f"target_modules names {target.path}, a {type(target.module).__name__}, which cannot be adapted: its forward "
         "is not the product, lookup or convolution of a plain layer, and what PEFT computes there has no equal here "
@@ -56,18 +57,18 @@ def find_peft_targets(model: nn.Module, config: PeftConfig) -> list[PeftTarget]:
         for target in modules
         if _is_attention_output(by_path, target.path)
     ]
-    if not found:
+    if not targets:
         problems += unmatched_names(model, config) or [f"{said_targets(config)} names nothing that it has"]
     if problems:
         raise AdapterFileError("the adapter does not fit this model: " + "; ".join(problems))
-    return found
+    return targets
 
 
 def named_targets(model: nn.Module, config: PeftConfig) -> list[PeftTarget]:
     """Every module and raw parameter that the configuration names, in the model's order, whether or not it fits."""
     by_path = modules_by_path(model)
-    found = [PeftTarget(path, by_path[path]) for path in _target_paths(model, config, saved_modules(model, config))]
-    return [*found, *_parameter_targets(by_path, config)]
+    targets = [PeftTarget(path, by_path[path]) for path in _target_paths(model, config, saved_modules(model, config))]
+    return [*targets, *_parameter_targets(by_path, config)]
 
 
 def said_targets(config: PeftConfig) -> str:
@@ -142,9 +143,9 @@ def _target_paths(model: nn.Module, config: PeftConfig, saved: Sequence[str]) ->
     by_path = modules_by_path(model)
     if isinstance(config.targets, str) and config.targets.lower() == ALL_LINEAR:
         heads = output_head_names(unwrapped(model))
-        linear = [path for path, module in by_path.items() if is_linear(module) and path not in heads]
-        return [path for path in linear if not _is_attention_output(by_path, path) and not _inside(path, saved)]
-    return [path for path in by_path if _names_module(by_path, path, config) and not _inside(path, saved)]
+        linear = [path for path, module in by_path.items() if is_dense(module) and path not in heads]
+        return [path for path in linear if not _is_attention_output(by_path, path) and not inside(path, saved)]
+    return [path for path in by_path if _names_module(by_path, path, config) and not inside(path, saved)]
 
 
 def _names_module(by_path: Mapping[str, nn.Module], path: str, config: PeftConfig) -> bool:
@@ -174,12 +175,8 @@ def _in_layers(path: str, config: PeftConfig) -> bool:
     if config.layers is None:
         return True
     patterns = [rf"(?:^|.*?\.){pattern}\.(\d+)\." for pattern in config.layers_pattern] or [r".*?\.[^.]*\.(\d+)\."]
-    found = next((match for pattern in patterns if (match := re.match(pattern, path))), None)
-    return found is not None and int(found[1]) in config.layers
-
-
-def _inside(path: str, saved: Sequence[str]) -> bool:
-    return any(path == head or path.startswith(head + ".") for head in saved)
+    layer = next((match for pattern in patterns if (match := re.match(pattern, path))), None)
+    return layer is not None and int(layer[1]) in config.layers
 
 
 def _is_attention_output(by_path: Mapping[str, nn.Module], path: str) -> bool:

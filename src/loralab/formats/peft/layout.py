@@ -10,22 +10,26 @@ Knows nothing of files and of key prefixes. Shapes: R rank, I inputs, O outputs,
 """
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from loralab.core.names import class_name
-from loralab.core.updates.build import linear_shape
+from loralab.core.updates.build import CONVOLUTIONS
 from loralab.core.updates.factors import Factors, Recipe
+from loralab.core.updates.kinds import Kind
 from loralab.core.updates.low_rank import ConvUpdate, EmbeddingUpdate, LinearUpdate
 from loralab.core.updates.magnitude import MAGNITUDE, Magnitude
 from loralab.core.updates.substitution import AttentionUpdate, ParameterUpdate
 from loralab.core.updates.tokens import TokenUpdate
-from loralab.core.updates.update import WHOLE, Update, tensor_of
+from loralab.core.updates.update import WHOLE, Update
 from loralab.errors import AdapterFileError
 from loralab.formats.peft.tokens import why_not_peft_rows
+from loralab.nn.dense import dense_shape
+from loralab.nn.tensors import tensor_of
 
 A, B = "lora_A.weight", "lora_B.weight"
 EMBEDDING_A, EMBEDDING_B = "lora_embedding_A", "lora_embedding_B"
@@ -34,6 +38,9 @@ IN_PROJECTION = ("q", "k", "v")
 OUTPUT_TWICE = 2.0
 """PEFT up to 0.21.2 adds the update of nn.MultiheadAttention's output projection twice, in training as in inference
 (its pull request 3774): what such a file holds is half of what the adapter does."""
+
+Shapes = dict[str, tuple[int, ...]]
+"""By local key."""
 
 BIASES = frozenset({"bias", "out_proj.bias"})
 """Names, within a module, of the biases that PEFT trains."""
@@ -57,7 +64,7 @@ class Packed:
 
 def pack(update: Update, base: nn.Module, rank_stabilized: bool) -> list[Packed]:
     """The update of the module `base` as PEFT would store it."""
-    packed = _pack_pairs(update, base, rank_stabilized)
+    packed = list(_FORMS[update.kind].pack(update, base, rank_stabilized))
     if isinstance(update, Magnitude):
         return [replace(each, tensors={**each.tensors, MAGNITUDE: _all_lengths(update, base)}) for each in packed]
     return packed
@@ -69,102 +76,47 @@ def _all_lengths(update: Magnitude, base: nn.Module) -> Tensor:
         return update.lengths(base).clone()
 
 
-def _pack_pairs(update: Update, base: nn.Module, rank_stabilized: bool) -> list[Packed]:
-    if isinstance(update, ParameterUpdate):
-        return [_pack_parameter(update, name, rank_stabilized) for name in update.parts]
-    if isinstance(update, AttentionUpdate):
-        return [_pack_attention(update, base, rank_stabilized)]
-    if isinstance(update, EmbeddingUpdate):
-        return [_pack_whole(update, rank_stabilized, EMBEDDING_A, EMBEDDING_B)]
-    if isinstance(update, ConvUpdate):
-        return [_pack_conv(update, base, rank_stabilized)]
-    if isinstance(update, LinearUpdate) and WHOLE not in update.parts:
-        return [_pack_linear_parts(update, rank_stabilized)]
-    return [_pack_whole(update, rank_stabilized, A, B)]
+@dataclass(frozen=True)
+class Entry:
+    """One entry of a file: the module it is for, or a raw parameter of it, its rank, and its tensors by local key."""
+
+    base: nn.Module
+    parameter: str | None
+    rank: int
+    tensors: Mapping[str, Tensor]
+    output_applied: float = OUTPUT_TWICE
+    """How often the PEFT that wrote it adds the update of an attention's output."""
 
 
-def unpack(
-    update: Update,
-    base: nn.Module,
-    parameter: str | None,
-    rank: int,
-    tensors: Mapping[str, Tensor],
-    output_applied: float = OUTPUT_TWICE,
-) -> None:
-    """Fill the update's factors from one entry's tensors: the inverse of `pack`.
-
-    `output_applied` is how often the PEFT that wrote them adds the update of an attention's output.
-    """
+def unpack(update: Update, entry: Entry) -> None:
+    """Fill the update's factors from an entry: the inverse of `pack`."""
     if isinstance(update, Magnitude):
-        update.set_lengths(tensors[MAGNITUDE])
-    if isinstance(update, ParameterUpdate):
-        assert parameter is not None
-        _unpack_parameter(update.factors_of(parameter), tensors)
-    elif isinstance(update, AttentionUpdate):
-        _unpack_attention(update, rank, tensors, output_applied)
-    elif isinstance(update, EmbeddingUpdate):
-        fill(update.factors_of(WHOLE), tensors[EMBEDDING_A], tensors[EMBEDDING_B])
-    elif isinstance(update, ConvUpdate):
-        _unpack_conv(update, base, tensors)
-    elif isinstance(update, LinearUpdate) and WHOLE not in update.parts:
-        _unpack_linear_parts(update, tensors)
-    else:
-        fill(update.factors_of(WHOLE), tensors[A], tensors[B])
+        update.set_lengths(entry.tensors[MAGNITUDE])
+    _FORMS[update.kind].unpack(update, entry)
 
 
-def entry_shapes(
-    base: nn.Module, parameter: str | None, rank: int, magnitude: bool = False
-) -> dict[str, tuple[int, ...]]:
+def entry_shapes(base: nn.Module, parameter: str | None, rank: int, magnitude: bool = False) -> Shapes:
     """Local key → shape of all tensors that PEFT stores for a module, or for a raw parameter of one."""
-    shapes = _pair_shapes(base, parameter, rank)
-    return shapes | ({MAGNITUDE: _lengths_shape(base, parameter)} if magnitude else {})
-
-
-def _lengths_shape(base: nn.Module, parameter: str | None) -> tuple[int, ...]:
-    if parameter is not None or isinstance(base, nn.MultiheadAttention):
+    kind: Kind = "parameters" if parameter is not None else "linear"
+    if parameter is None:
+        kind = next((kind for kind, classes in _OF_CLASSES.items() if isinstance(base, classes)), kind)
+    form = _FORMS[kind]
+    if not magnitude:
+        return form.shapes(base, parameter, rank)
+    if form.lengths is None:
         raise AdapterFileError(
             f"use_dora is true, but PEFT has no lengths for {parameter or 'the projections'} of {type(base).__name__}"
         )
-    if isinstance(base, (nn.Conv1d, nn.Conv2d, nn.Conv3d)):
-        return (1, base.out_channels, *(1 for _ in base.kernel_size))
-    return (base.embedding_dim,) if isinstance(base, nn.Embedding) else (linear_shape(base)[0],)
-
-
-def _pair_shapes(base: nn.Module, parameter: str | None, rank: int) -> dict[str, tuple[int, ...]]:
-    if parameter is not None:
-        *experts, O, I = tensor_of(base, parameter).shape  # noqa: E741
-        if getattr(base, "is_transposed", False) and experts:
-            O, I = I, O  # noqa: E741
-        E = math.prod(experts)
-        return {A: (rank * E, I), B: (O, rank * E)}
-    if isinstance(base, nn.MultiheadAttention):
-        E = base.embed_dim
-        return {A: (rank, E), B: (3 * E, rank), OUT_A: (rank, E), OUT_B: (E, rank)}
-    if isinstance(base, nn.Embedding):
-        return {EMBEDDING_A: (rank, base.num_embeddings), EMBEDDING_B: (base.embedding_dim, rank)}
-    if isinstance(base, (nn.Conv1d, nn.Conv2d, nn.Conv3d)):
-        ones = tuple(1 for _ in base.kernel_size)
-        return {
-            A: (rank, base.in_channels, *base.kernel_size),
-            B: (base.out_channels, rank // base.groups, *ones),
-        }
-    O, I = linear_shape(base)  # noqa: E741
-    return {A: (rank, I), B: (O, rank)}
+    return form.shapes(base, parameter, rank) | {MAGNITUDE: form.lengths(base)}
 
 
 def why_not_peft(update: Update, base: nn.Module) -> str | None:
     """Why PEFT cannot express this update, or None if it can."""
     if isinstance(update, TokenUpdate):
         return why_not_peft_rows(base)
-    if isinstance(update, AttentionUpdate) and base.in_proj_weight is None:
-        return "PEFT adapts nn.MultiheadAttention only where keys and values are as wide as queries"
-    if isinstance(update, ConvUpdate) and (base.padding_mode != "zeros" or set(_tuple(base.dilation)) != {1}):
-        return "PEFT's convolutions have no dilation and pad with zeros, so it would compute another function"
-    if isinstance(update, ConvUpdate) and not _is_plain_convolution(base):
-        return f"PEFT makes its A a {type(base).__name__} too, which convolves in a way of its own"
-    if isinstance(update, ParameterUpdate) and update.stored_transposed:
-        single = any(tensor_of(base, name).shape[0] == 1 for name in update.parts)
-        return "PEFT does not transpose the update of a single expert" if single else None
+    form = _FORMS.get(update.kind)
+    if form is not None and (why := form.why_not(update, base)):
+        return why
     if update.why_not_merged and not update.invocation:
         return f"it is {update.why_not_merged}"
     if not update.is_plain:
@@ -173,17 +125,6 @@ def why_not_peft(update: Update, base: nn.Module) -> str | None:
     if update.parts and not set(update.replacements()) <= BIASES:
         return "PEFT does not replace other tensors than the bias of a module with a low-rank update"
     return None
-
-
-def _is_plain_convolution(base: nn.Module) -> bool:
-    """Whether another module of this class is torch's own convolution: PEFT makes A from the class of the base."""
-    torchs = next(each for each in (nn.Conv1d, nn.Conv2d, nn.Conv3d) if isinstance(base, each))
-    return all(getattr(type(base), name) is getattr(torchs, name) for name in ("__init__", "forward", "_conv_forward"))
-
-
-def is_blocked(A_dense: Tensor, groups: int) -> bool:
-    """Whether each group's rows of a dense A [G·R, I, …] read that group's input channels only."""
-    return torch.equal(_dense(_blocked(A_dense, groups), groups), A_dense)
 
 
 def fill(factors: Factors, A_values: Tensor, B_values: Tensor) -> None:
@@ -195,14 +136,6 @@ def fill(factors: Factors, A_values: Tensor, B_values: Tensor) -> None:
         factors.lora_B.copy_(B_values)
 
 
-# -- one factor pair ------------------------------------------------------------------------------------------
-
-
-def _pack_whole(update: Update, rank_stabilized: bool, key_A: str, key_B: str) -> Packed:
-    factors = update.factors_of(WHOLE)
-    return _entry(factors.recipe, factors.recipe.rank, rank_stabilized, {key_A: factors.lora_A, key_B: factors.lora_B})
-
-
 def _entry(
     recipe: Recipe, rank: int, rank_stabilized: bool, tensors: Mapping[str, Tensor], parameter: str | None = None
 ) -> Packed:
@@ -210,10 +143,46 @@ def _entry(
     return Packed(parameter, rank, recipe.at_rank(rank, rank_stabilized).alpha, rank_stabilized, detached)
 
 
+# -- dense layers and embeddings: one factor pair ----------------------------------------------------------------
+
+
+def _linear_shapes(base: nn.Module, parameter: str | None, rank: int) -> Shapes:
+    O, I = dense_shape(base)  # noqa: E741
+    return {A: (rank, I), B: (O, rank)}
+
+
+def _pack_linear(update: LinearUpdate, base: nn.Module, rank_stabilized: bool) -> Iterator[Packed]:
+    yield _pack_whole(update, rank_stabilized) if WHOLE in update.parts else _pack_parts(update, rank_stabilized)
+
+
+def _unpack_linear(update: LinearUpdate, entry: Entry) -> None:
+    if WHOLE in update.parts:
+        fill(update.factors_of(WHOLE), entry.tensors[A], entry.tensors[B])
+    else:
+        _unpack_parts(update, entry.tensors)
+
+
+def _embedding_shapes(base: nn.Embedding, parameter: str | None, rank: int) -> Shapes:
+    return {EMBEDDING_A: (rank, base.num_embeddings), EMBEDDING_B: (base.embedding_dim, rank)}
+
+
+def _pack_embedding(update: EmbeddingUpdate, base: nn.Module, rank_stabilized: bool) -> Iterator[Packed]:
+    yield _pack_whole(update, rank_stabilized, EMBEDDING_A, EMBEDDING_B)
+
+
+def _unpack_embedding(update: EmbeddingUpdate, entry: Entry) -> None:
+    fill(update.factors_of(WHOLE), entry.tensors[EMBEDDING_A], entry.tensors[EMBEDDING_B])
+
+
+def _pack_whole(update: Update, rank_stabilized: bool, key_A: str = A, key_B: str = B) -> Packed:
+    factors = update.factors_of(WHOLE)
+    return _entry(factors.recipe, factors.recipe.rank, rank_stabilized, {key_A: factors.lora_A, key_B: factors.lora_B})
+
+
 # -- parts of a fused projection ------------------------------------------------------------------------------
 
 
-def _pack_linear_parts(update: LinearUpdate, rank_stabilized: bool) -> Packed:
+def _pack_parts(update: LinearUpdate, rank_stabilized: bool) -> Packed:
     parts = {part: update.factors_of(part) for part in update.parts}
     reference, ratios = _common_scale(parts)
     stacked = torch.cat([factors.lora_A for factors in parts.values()])
@@ -225,7 +194,7 @@ def _pack_linear_parts(update: LinearUpdate, rank_stabilized: bool) -> Packed:
     return _entry(reference, len(stacked), rank_stabilized, {A: stacked, B: spread})
 
 
-def _unpack_linear_parts(update: LinearUpdate, tensors: Mapping[str, Tensor]) -> None:
+def _unpack_parts(update: LinearUpdate, tensors: Mapping[str, Tensor]) -> None:
     parts = {part: update.factors_of(part) for part in update.parts}
     ratios, start = _common_scale(parts)[1], 0
     for part, factors in parts.items():
@@ -244,7 +213,17 @@ def _common_scale(parts: Mapping[str, Factors]) -> tuple[Recipe, dict[str, float
 # -- nn.MultiheadAttention: one pair for q, k and v together, one for the output, of one rank and alpha ----------
 
 
-def _pack_attention(update: AttentionUpdate, base: nn.Module, rank_stabilized: bool) -> Packed:
+def _attention_shapes(base: nn.MultiheadAttention, parameter: str | None, rank: int) -> Shapes:
+    E = base.embed_dim
+    return {A: (rank, E), B: (3 * E, rank), OUT_A: (rank, E), OUT_B: (E, rank)}
+
+
+def _attention_why_not(update: AttentionUpdate, base: nn.MultiheadAttention) -> str | None:
+    narrow = base.in_proj_weight is None
+    return "PEFT adapts nn.MultiheadAttention only where keys and values are as wide as queries" if narrow else None
+
+
+def _pack_attention(update: AttentionUpdate, base: nn.Module, rank_stabilized: bool) -> Iterator[Packed]:
     parts = {part: update.factors_of(part) for part in update.parts}
     reference, ratios = _common_scale(parts)
     into = [part for part in IN_PROJECTION if part in parts]
@@ -262,21 +241,21 @@ def _pack_attention(update: AttentionUpdate, base: nn.Module, rank_stabilized: b
         if "out" in parts:
             A_out[: parts["out"].recipe.rank] = parts["out"].lora_A
             B_out[:, : parts["out"].recipe.rank] = parts["out"].lora_B * (ratios["out"] / OUTPUT_TWICE)
-    return _entry(reference, rank, rank_stabilized, {A: A_in, B: B_in, OUT_A: A_out, OUT_B: B_out})
+    yield _entry(reference, rank, rank_stabilized, {A: A_in, B: B_in, OUT_A: A_out, OUT_B: B_out})
 
 
-def _unpack_attention(update: AttentionUpdate, rank: int, tensors: Mapping[str, Tensor], output_applied: float) -> None:
+def _unpack_attention(update: AttentionUpdate, entry: Entry) -> None:
     """From packed parts; from PEFT's own pair, whose one A serves q, k and v, each part gets a copy of it."""
-    parts = {part: update.factors_of(part) for part in update.parts}
+    tensors, parts = entry.tensors, {part: update.factors_of(part) for part in update.parts}
     ratios, start = _common_scale(parts)[1], 0
-    shared = _attention_rank(parts) != rank
+    shared = _attention_rank(parts) != entry.rank
     E = len(tensors[OUT_B])
     for part in (part for part in IN_PROJECTION if part in parts):
         columns = slice(None) if shared else slice(start, start := start + parts[part].recipe.rank)
         fill(parts[part], tensors[A][columns], tensors[B][_third(part, E), columns] / (ratios[part] or 1.0))
     if "out" in parts:
         R = parts["out"].recipe.rank
-        B_out = tensors[OUT_B][:, :R] * output_applied
+        B_out = tensors[OUT_B][:, :R] * entry.output_applied
         fill(parts["out"], tensors[OUT_A][:R], B_out / (ratios["out"] or 1.0))
 
 
@@ -293,17 +272,50 @@ def _third(part: str, E: int) -> slice:
 # -- convolutions: PEFT's A is never grouped --------------------------------------------------------------------
 
 
-def _pack_conv(update: ConvUpdate, base: nn.Module, rank_stabilized: bool) -> Packed:
+def _conv_shapes(base: Any, parameter: str | None, rank: int) -> Shapes:
+    ones = tuple(1 for _ in base.kernel_size)
+    return {A: (rank, base.in_channels, *base.kernel_size), B: (base.out_channels, rank // base.groups, *ones)}
+
+
+def _conv_lengths(base: Any) -> tuple[int, ...]:
+    return (1, base.out_channels, *(1 for _ in base.kernel_size))
+
+
+def _conv_why_not(update: ConvUpdate, base: Any) -> str | None:
+    if base.padding_mode != "zeros" or set(_tuple(base.dilation)) != {1}:
+        return "PEFT's convolutions have no dilation and pad with zeros, so it would compute another function"
+    if not _is_plain_convolution(base):
+        return f"PEFT makes its A a {type(base).__name__} too, which convolves in a way of its own"
+    return None
+
+
+def _tuple(value: object) -> tuple[object, ...]:
+    return tuple(value) if isinstance(value, (tuple, list)) else (value,)
+
+
+def _is_plain_convolution(base: nn.Module) -> bool:
+    """Whether another module of this class is torch's own convolution: PEFT makes A from the class of the base."""
+    torchs = next(each for each in CONVOLUTIONS if isinstance(base, each))
+    return all(getattr(type(base), name) is getattr(torchs, name) for name in ("__init__", "forward", "_conv_forward"))
+
+
+def _pack_conv(update: ConvUpdate, base: nn.Module, rank_stabilized: bool) -> Iterator[Packed]:
     factors = update.factors_of(WHOLE)
     groups = int(getattr(base, "groups", 1))
     A_conv = factors.lora_A if update.is_dense(base) else _dense(factors.lora_A, groups)
-    rank = factors.recipe.rank * groups
-    return _entry(factors.recipe, rank, rank_stabilized, {A: A_conv, B: factors.lora_B})
+    yield _entry(factors.recipe, factors.recipe.rank * groups, rank_stabilized, {A: A_conv, B: factors.lora_B})
 
 
-def _unpack_conv(update: ConvUpdate, base: nn.Module, tensors: Mapping[str, Tensor]) -> None:
-    A_conv = tensors[A] if update.is_dense(base) else _blocked(tensors[A], int(getattr(base, "groups", 1)))
-    fill(update.factors_of(WHOLE), A_conv, tensors[B])
+def _unpack_conv(update: ConvUpdate, entry: Entry) -> None:
+    A_conv = entry.tensors[A]
+    if not update.is_dense(entry.base):
+        A_conv = _blocked(A_conv, int(getattr(entry.base, "groups", 1)))
+    fill(update.factors_of(WHOLE), A_conv, entry.tensors[B])
+
+
+def is_blocked(A_dense: Tensor, groups: int) -> bool:
+    """Whether each group's rows of a dense A [G·R, I, …] read that group's input channels only."""
+    return torch.equal(_dense(_blocked(A_dense, groups), groups), A_dense)
 
 
 def _dense(A_blocked: Tensor, groups: int) -> Tensor:
@@ -328,16 +340,30 @@ def _blocked(A_dense: Tensor, groups: int) -> Tensor:
 # -- raw parameters: experts outermost in A's rows, innermost in B's columns --------------------------------------
 
 
-def _pack_parameter(update: ParameterUpdate, name: str, rank_stabilized: bool) -> Packed:
-    factors = update.factors_of(name)
-    A_values, B_values = factors.lora_A.detach(), factors.lora_B.detach()
-    if A_values.dim() == 3:
-        A_values, B_values = A_values.flatten(0, 1), B_values.permute(1, 2, 0).flatten(1)
-    return _entry(factors.recipe, factors.recipe.rank, rank_stabilized, {A: A_values, B: B_values}, name)
+def _parameter_shapes(base: nn.Module, parameter: str | None, rank: int) -> Shapes:
+    *experts, O, I = tensor_of(base, str(parameter)).shape  # noqa: E741
+    if getattr(base, "is_transposed", False) and experts:
+        O, I = I, O  # noqa: E741
+    E = math.prod(experts)
+    return {A: (rank * E, I), B: (O, rank * E)}
 
 
-def _unpack_parameter(factors: Factors, tensors: Mapping[str, Tensor]) -> None:
-    A_values, B_values = tensors[A], tensors[B]
+def _parameter_why_not(update: ParameterUpdate, base: nn.Module) -> str | None:
+    single = update.stored_transposed and any(tensor_of(base, name).shape[0] == 1 for name in update.parts)
+    return "PEFT does not transpose the update of a single expert" if single else None
+
+
+def _pack_parameters(update: ParameterUpdate, base: nn.Module, rank_stabilized: bool) -> Iterator[Packed]:
+    for name in update.parts:
+        factors = update.factors_of(name)
+        A_values, B_values = factors.lora_A.detach(), factors.lora_B.detach()
+        if A_values.dim() == 3:
+            A_values, B_values = A_values.flatten(0, 1), B_values.permute(1, 2, 0).flatten(1)
+        yield _entry(factors.recipe, factors.recipe.rank, rank_stabilized, {A: A_values, B: B_values}, name)
+
+
+def _unpack_parameter(update: ParameterUpdate, entry: Entry) -> None:
+    factors, A_values, B_values = update.factors_of(str(entry.parameter)), entry.tensors[A], entry.tensors[B]
     if factors.lora_A.dim() == 3:
         E = len(factors.lora_A)
         A_values = torch.unflatten(A_values, 0, (E, -1))
@@ -345,8 +371,37 @@ def _unpack_parameter(factors: Factors, tensors: Mapping[str, Tensor]) -> None:
     fill(factors, A_values, B_values)
 
 
-def _tuple(value: object) -> tuple[object, ...]:
-    return tuple(value) if isinstance(value, (tuple, list)) else (value,)
+# -- the table ----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Form:
+    """How PEFT stores the updates of one kind."""
+
+    shapes: Callable[[Any, str | None, int], Shapes]
+    pack: Callable[[Any, Any, bool], Iterator[Packed]]
+    unpack: Callable[[Any, Entry], None]
+    lengths: Callable[[Any], tuple[int, ...]] | None = None
+    """The shape of DoRA's lengths; None where PEFT has no DoRA."""
+    why_not: Callable[[Any, Any], str | None] = lambda update, base: None
+
+
+_FORMS: dict[Kind, _Form] = {
+    "linear": _Form(_linear_shapes, _pack_linear, _unpack_linear, lambda base: (dense_shape(base)[0],)),
+    "embedding": _Form(_embedding_shapes, _pack_embedding, _unpack_embedding, lambda base: (base.embedding_dim,)),
+    "conv": _Form(_conv_shapes, _pack_conv, _unpack_conv, _conv_lengths, _conv_why_not),
+    "attention": _Form(_attention_shapes, _pack_attention, _unpack_attention, why_not=_attention_why_not),
+    "parameters": _Form(_parameter_shapes, _pack_parameters, _unpack_parameter, why_not=_parameter_why_not),
+}
+_OF_CLASSES: dict[Kind, type[nn.Module] | tuple[type[nn.Module], ...]] = {
+    "attention": nn.MultiheadAttention,
+    "embedding": nn.Embedding,
+    "conv": CONVOLUTIONS,
+}
+"""Kind → the classes whose updates PEFT stores so; all others as those of dense layers."""
+
+
+# -- a whole adapter ------------------------------------------------------------------------------------------------
 
 
 FUSED_EXPERTS = "gate_up_proj"
@@ -359,12 +414,12 @@ def reasons_against_peft(
     updates: Mapping[str, Update], bases: Mapping[str, nn.Module], stacks: Collection[str] = ()
 ) -> list[str]:
     """For every update that PEFT cannot express: its path and why. `stacks` are those of the model (`Adapter`)."""
-    found = [
+    reasons = [
         f"{path}: PEFT takes a target of this name for the model's fused experts, and as a parameter it has no DoRA"
         for path in taken_for_experts(updates, stacks)
         if isinstance(updates[path], Magnitude)
     ]
-    found += [
+    reasons += [
         f"{path}: PEFT adapts no {class_name(bases[path])}, and as a parameter it has no DoRA"
         for path in foreign_dense(updates, bases)
         if isinstance(updates[path], Magnitude)
@@ -372,21 +427,21 @@ def reasons_against_peft(
     for path, update in updates.items():
         why = why_not_peft(update, bases[path])
         if why:
-            found.append(f"{path}: {why}")
+            reasons.append(f"{path}: {why}")
     adapted = [class_name(bases[path]) for path, update in updates.items() if len(update.parts)]
     if {"Conv1D", "MultiheadAttention"} <= set(adapted):
-        found.append("PEFT transposes the update of an nn.MultiheadAttention beside that of a transformers Conv1D")
+        reasons.append("PEFT transposes the update of an nn.MultiheadAttention beside that of a transformers Conv1D")
     stretched = [isinstance(update, Magnitude) for update in updates.values() if len(update.parts)]
     if any(stretched) and not all(stretched):
-        found.append("PEFT trains the lengths of all adapted modules' weights (DoRA), or of none")
+        reasons.append("PEFT trains the lengths of all adapted modules' weights (DoRA), or of none")
     invocations = {update.invocation for update in updates.values() if len(update.parts)}
     if len(invocations) > 1:
-        found.append("PEFT has all adapted modules act from one invocation on (aLoRA), or from none")
+        reasons.append("PEFT has all adapted modules act from one invocation on (aLoRA), or from none")
     if any(invocations) and any(is_saved_in_full(update) for update in updates.values()):
-        found.append("PEFT looks for an invocation (aLoRA) in causal language models alone, which have no fresh head")
+        reasons.append("PEFT looks for an invocation (aLoRA) in causal language models alone, which have no fresh head")
     if not adapted:
-        found.append("PEFT's LoRA needs a low-rank update, and this adapter has none")
-    return found
+        reasons.append("PEFT's LoRA needs a low-rank update, and this adapter has none")
+    return reasons
 
 
 def is_saved_in_full(update: Update) -> bool:

@@ -11,12 +11,12 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from loralab.core.names import modules_by_path, unwrapped
+from loralab.core.names import inside, modules_by_path, unwrapped
 from loralab.core.updates.biased import BiasedLinear
 from loralab.core.updates.build import kind_of
 from loralab.core.updates.kinds import Kind
 from loralab.core.updates.tokens import settings_of_rows
-from loralab.core.updates.update import WHOLE, Update, tensor_of
+from loralab.core.updates.update import WHOLE, Update
 from loralab.errors import AdapterFileError
 from loralab.files.tensors import refuse_unfit
 from loralab.formats.peft.agreement import Plot, refuse_two_stories, some_modules
@@ -38,6 +38,7 @@ from loralab.formats.peft.layout import (
     BIASES,
     OUTPUT_TWICE,
     A,
+    Entry,
     entry_shapes,
     is_blocked,
     pack,
@@ -47,6 +48,7 @@ from loralab.formats.peft.layout import (
 from loralab.formats.peft.tokens import COPY, fill_rows, refuse_beyond, refuse_taken, row_shapes, token_plot
 from loralab.formats.record import ModuleRecord, PartRecord, has_tensor, recorded_rows
 from loralab.formats.sidecar import Sidecar
+from loralab.nn.tensors import tensor_of
 
 PREFIX = "base_model.model."
 WRAPPERS = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
@@ -171,7 +173,7 @@ def _biases(reading: Reading, depths: Mapping[str, int], heads: list[str]) -> It
     """(module path, tensor name) of the biases that PEFT trains; an attention's output bias is the attention's own."""
     by_path = modules_by_path(reading.model)
     for path, module in by_path.items():
-        if any(path == head or path.startswith(head + ".") for head in heads):
+        if inside(path, heads):
             continue
         parent, _, leaf = path.rpartition(".")
         of_attention = leaf == "out_proj" and isinstance(by_path.get(parent), nn.MultiheadAttention)
@@ -237,7 +239,7 @@ def leave_out_copies(reading: Reading, plot: Plot) -> None:
 
 def _saved_embeddings(reading: Reading, depths: Mapping[str, int]) -> list[str]:
     """Embeddings that PEFT saved in full because they were resized; equal copies of the base's are left out."""
-    found = []
+    saved = []
     for path, base in _embeddings(reading.model).items():
         values = reading.tensors.get(f"{path}.weight")
         if path in depths or values is None or path in saved_modules(reading.model, reading.config):
@@ -247,22 +249,22 @@ def _saved_embeddings(reading: Reading, depths: Mapping[str, int]) -> list[str]:
                 reading.tensors.pop(f"{path}.{name}", None)
         else:
             reading.notes.append(f"the file holds {path} in full: it replaces the base model's own")
-            found.append(path)
-    return found
+            saved.append(path)
+    return saved
 
 
 def _embeddings(model: nn.Module) -> dict[str, nn.Module]:
     """The input and output embeddings that the model itself names, by path."""
     inner = unwrapped(model)
-    found: dict[str, nn.Module] = {}
+    embeddings: dict[str, nn.Module] = {}
     for getter in ("get_input_embeddings", "get_output_embeddings"):
         try:
             module = getattr(inner, getter)()
         except (AttributeError, NotImplementedError):
             continue
         if isinstance(module, nn.Module):
-            found |= {path: each for path, each in modules_by_path(model).items() if each is unwrapped(module)}
-    return found
+            embeddings |= {path: each for path, each in modules_by_path(model).items() if each is unwrapped(module)}
+    return embeddings
 
 
 def _refuse_other_base(path: str, values: Tensor, base: nn.Module, apart_from: Sequence[int] = ()) -> None:
@@ -300,7 +302,7 @@ def _filled(reading: Reading, plot: Plot) -> dict[str, Update]:
         stem = plot.stem(target)
         keys = entry_shapes(target.module, target.parameter, rank, reading.config.magnitude)
         tensors = {key: reading.tensors[stem + key] for key in keys}
-        unpack(updates[target.path], target.module, target.parameter, rank, tensors, _output_applied(reading))
+        unpack(updates[target.path], Entry(target.module, target.parameter, rank, tensors, _output_applied(reading)))
     for path, names in plot.replaced.items():
         for name in names:
             value = reading.tensors[tensor_key(path, name, plot.depths)]
@@ -369,8 +371,8 @@ def _invoked_record(reading: Reading, target: PeftTarget) -> ModuleRecord:
     """aLoRA, which is of dense layers."""
     if target.parameter is not None or kind_of(target.module) != "linear":
         raise AdapterFileError(
-            f"{target.name} is no dense layer, and the adapter's config says {INVOCATION_TOKENS}, which is for those "
-            "only, in PEFT too; leave it out of target_modules"
+            f"{target.name} is not a dense layer, and the adapter's config says {INVOCATION_TOKENS}, which is for "
+            "those only, in PEFT too; leave it out of target_modules"
         )
     parts = {WHOLE: PartRecord(reading.config.recipe(target.path))}
     return ModuleRecord("linear", parts, invocation=reading.config.invocation)

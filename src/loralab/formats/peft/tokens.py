@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from loralab.core.names import modules_by_path, unwrapped
+from loralab.core.names import inside, modules_by_path, unwrapped
 from loralab.core.updates.tokens import TokenUpdate, is_plain_head, is_plain_lookup
-from loralab.core.updates.update import WHOLE, Update, tensor_of
+from loralab.core.updates.update import WHOLE, Update
 from loralab.errors import AdapterFileError
 from loralab.methods.trainable_tokens import (
     RESIZE,
@@ -24,6 +24,7 @@ from loralab.methods.trainable_tokens import (
     leaders,
     token_problems,
 )
+from loralab.nn.tensors import tensor_of
 
 INDICES = "trainable_token_indices"
 """The key of the configuration."""
@@ -39,21 +40,21 @@ _INSIDE_PEFT = ("lora_A", "lora_B", "lora_dropout", "lora_embedding_A", "lora_em
 
 def parse_tokens(content: Mapping[str, Any]) -> Tokens | None:
     """The indices that a configuration names, None where it names none."""
-    found = content.get(INDICES)
-    if isinstance(found, Mapping):
-        return {name: tuple(indices) for name, indices in found.items()} or None
-    return tuple(found) if found else None
+    given = content.get(INDICES)
+    if isinstance(given, Mapping):
+        return {name: tuple(indices) for name, indices in given.items()} or None
+    return tuple(given) if given else None
 
 
 def mistyped_tokens(content: Mapping[str, Any]) -> list[str]:
     """What cannot be of the indices, as sentences."""
-    found = content.get(INDICES)
-    if not found:
+    given = content.get(INDICES)
+    if not given:
         return []
-    listed = list(found.values()) if isinstance(found, Mapping) else [found]
+    listed = list(given.values()) if isinstance(given, Mapping) else [given]
     if not all(isinstance(each, list) and all(type(index) is int for index in each) for each in listed):
-        return [f"{INDICES} is {found!r}, not a list of whole numbers, or such lists by module"]
-    return token_problems(INDICES, found)
+        return [f"{INDICES} is {given!r}, not a list of whole numbers, or such lists by module"]
+    return token_problems(INDICES, given)
 
 
 # -- reading ------------------------------------------------------------------------------------------------------
@@ -96,11 +97,7 @@ def refuse_beyond(chosen: Mapping[str, Sequence[int]], by_path: Mapping[str, nn.
 
 def refuse_taken(plotted: Mapping[str, object], adapted: Mapping[str, int], saved: Mapping[str, object]) -> None:
     """AdapterFileError where a module with trained rows has a low-rank update or is saved in full as well."""
-    taken = [
-        path
-        for path in plotted
-        if path in adapted or any(path == head or path.startswith(f"{head}.") for head in saved)
-    ]
+    taken = [path for path in plotted if path in adapted or inside(path, saved)]
     if taken:
         raise AdapterFileError(
             f"the adapter trains rows of {', '.join(taken)} ({INDICES}), or of a module that is tied to it, and adapts "

@@ -15,10 +15,10 @@ import torch
 from torch import Tensor, nn
 
 from loralab.core.names import class_name, modules_by_path, unwrapped
-from loralab.core.updates.build import Site, build, is_linear, linear_shape
+from loralab.core.updates.build import Site, build
 from loralab.core.updates.factors import LowRankDelta, Recipe, SharedMatrices, Spot
 from loralab.core.updates.low_rank import LinearUpdate
-from loralab.core.updates.update import WHOLE, Update, device_of
+from loralab.core.updates.update import WHOLE, Update
 from loralab.errors import AdapterFileError, SpecError
 from loralab.files.names import CONFIG_NAME
 from loralab.files.tensors import refuse_unfit
@@ -40,6 +40,8 @@ from loralab.formats.peft.reading import (
 from loralab.formats.peft.writing import PREFIX, base_name, shortest_names, trained_biases
 from loralab.formats.sidecar import Sidecar
 from loralab.methods.vera import A_NAME, B_NAME, LAMBDA_B, LAMBDA_D, ScaledProjections, VeRA, projections
+from loralab.nn.dense import dense_shape, is_dense
+from loralab.nn.tensors import device_of
 
 VERA_TYPE = "VERA"
 
@@ -129,14 +131,14 @@ def vera_spec(config: PeftVeraConfig) -> VeRA:
             modules_to_save=common.modules_to_save,
         )
     except SpecError as problem:
-        raise AdapterFileError(f"{CONFIG_NAME} cannot be: {problem}") from problem
+        raise AdapterFileError(f"invalid {CONFIG_NAME}: {problem}") from problem
 
 
 def _problems(content: Mapping[str, Any]) -> list[str]:
     """What is wrong with the keys that are VeRA's own, and keys of which we cannot know what they do."""
     problems = [] if is_vera(content) else [f"peft_type is {content.get('peft_type')!r}, not {VERA_TYPE!r}"]
     problems += [
-        f"{key} is {value!r}, which is no setting of PEFT's VeRA, so what it changes is not known"
+        f"{key} is {value!r}, which is not a setting of PEFT's VeRA, so what it changes is not known"
         for key, value in content.items()
         if value and key not in _OWN | _AS_IN_LORA
     ]
@@ -144,7 +146,7 @@ def _problems(content: Mapping[str, Any]) -> list[str]:
         problems.append(f"bias is {content['bias']!r}, not 'none', 'all' or 'vera_only'")
     dropout = content.get("vera_dropout") or 0.0
     if not is_finite(dropout) or not 0 <= dropout < 1:
-        problems.append(f"vera_dropout is {dropout!r} and must lie in [0, 1)")
+        problems.append(f"vera_dropout is {dropout!r}, but must be in [0, 1)")
     seed = content.get("projection_prng_key", 0)
     if isinstance(seed, bool) or not isinstance(seed, int) or seed not in _SEEDS:
         problems.append(f"projection_prng_key is {seed!r}, not a whole number that torch takes as a seed")
@@ -173,15 +175,15 @@ def has_vera(updates: Mapping[str, Update]) -> bool:
 
 def why_not_peft_vera(updates: Mapping[str, Update], bases: Mapping[str, nn.Module]) -> list[str]:
     """Every reason why an adapter cannot be a VeRA adapter of PEFT's; none where it can."""
-    found = [f"{path}: {why}" for path, update in updates.items() for why in _why_not(update, bases[path])]
+    reasons = [f"{path}: {why}" for path, update in updates.items() for why in _why_not(update, bases[path])]
     deltas = _scaled(updates).values()
     if not deltas:
-        found.append("PEFT's VeRA needs a dense layer with VeRA's two vectors, and this adapter has none")
+        reasons.append("PEFT's VeRA needs a dense layer with VeRA's two vectors, and this adapter has none")
     if len({delta.recipe.rank for delta in deltas}) > 1:
-        found.append("PEFT's VeRA has one rank for all layers, and this adapter has several")
+        reasons.append("PEFT's VeRA has one rank for all layers, and this adapter has several")
     if len({id(delta.shared) for delta in deltas}) > 1:
-        found.append("PEFT's VeRA has one pair of projections, and this adapter has several")
-    return found
+        reasons.append("PEFT's VeRA has one pair of projections, and this adapter has several")
+    return reasons
 
 
 def vera_to_peft(
@@ -212,27 +214,29 @@ def vera_to_peft(
 
 def _scaled(updates: Mapping[str, Update]) -> dict[str, ScaledProjections]:
     """VeRA's updates of whole layers, by path."""
-    found = {path: update.parts[WHOLE] for path, update in updates.items() if WHOLE in update.parts}
-    return {path: delta for path, delta in found.items() if isinstance(delta, ScaledProjections)}
+    deltas = {path: update.parts[WHOLE] for path, update in updates.items() if WHOLE in update.parts}
+    return {path: delta for path, delta in deltas.items() if isinstance(delta, ScaledProjections)}
 
 
 def _why_not(update: Update, base: nn.Module) -> list[str]:
-    found = [f"it is {update.why_not_merged}"] if update.adds_tensors else []
+    reasons = [f"it is {update.why_not_merged}"] if update.adds_tensors else []
     replaced = set(update.replacements())
     if not update.parts:
         whole = set(base.state_dict()) <= replaced
-        return found if whole or replaced <= BIASES else [*found, "PEFT trains all tensors of a module, or its bias"]
+        return (
+            reasons if whole or replaced <= BIASES else [*reasons, "PEFT trains all tensors of a module, or its bias"]
+        )
     if type(update) is not LinearUpdate or not all(
         isinstance(each, ScaledProjections) for each in update.parts.values()
     ):
-        found.append("PEFT's VeRA adapts dense layers by nothing but VeRA's two vectors")
+        reasons.append("PEFT's VeRA adapts dense layers by nothing but VeRA's two vectors")
     if class_name(base) not in _DENSE and not isinstance(base, nn.Linear):
-        found.append(f"PEFT's VeRA adapts nn.Linear and transformers' Conv1D, and this is a {class_name(base)}")
+        reasons.append(f"PEFT's VeRA adapts nn.Linear and transformers' Conv1D, and this is a {class_name(base)}")
     if set(update.parts) != {WHOLE}:
-        found.append("PEFT's VeRA adapts whole layers, not parts of a fused one")
+        reasons.append("PEFT's VeRA adapts whole layers, not parts of a fused one")
     if not replaced <= BIASES:
-        found.append("PEFT does not replace other tensors than the bias of an adapted module")
-    return found
+        reasons.append("PEFT does not replace other tensors than the bias of an adapted module")
+    return reasons
 
 
 def _corner(shared: SharedMatrices, deltas: Sequence[ScaledProjections]) -> dict[str, Tensor]:
@@ -327,7 +331,7 @@ def _refuse_unlike(plot: Plot, config: PeftVeraConfig, sidecar: Sidecar | None) 
     problems = [
         f"target_modules names {target.path}, a {type(target.module).__name__}, and VeRA adapts dense layers only"
         for target in plot.targets
-        if target.parameter is not None or not is_linear(target.module)
+        if target.parameter is not None or not is_dense(target.module)
     ]
     for path, record in ({} if sidecar is None else sidecar.modules).items():
         said = record.kind, {part: (each.kind, each.recipe.rank) for part, each in record.parts.items()}
@@ -342,7 +346,7 @@ def _refuse_unlike(plot: Plot, config: PeftVeraConfig, sidecar: Sidecar | None) 
 
 def _projection_sizes(targets: Sequence[PeftTarget], rank: int) -> dict[str, tuple[int, int]]:
     """A [R, I] and B [O, R] with the largest I and the largest O of the targets, be they of different layers."""
-    shapes = [linear_shape(target.module) for target in targets]
+    shapes = [dense_shape(target.module) for target in targets]
     return {A_NAME: (rank, max(inputs for _, inputs in shapes)), B_NAME: (max(outputs for outputs, _ in shapes), rank)}
 
 
@@ -350,7 +354,7 @@ def _expected_tensors(reading: Reading, plot: Plot) -> dict[str, tuple[int, ...]
     """Key → shape of every tensor that the file must hold, but the projections."""
     expected = expected_shapes(reading, replace(plot, targets=[]))
     for target in plot.targets:
-        stem, outputs = plot.stem(target), linear_shape(target.module)[0]
+        stem, outputs = plot.stem(target), dense_shape(target.module)[0]
         expected |= {stem + LAMBDA_B: (outputs,), stem + LAMBDA_D: (reading.config.rank,)}
     return expected
 
@@ -364,12 +368,12 @@ def _projections(
 ) -> SharedMatrices:
     """The file's, or drawn again; an error where the file's are not those that PEFT would use."""
     device = device_of(plot.targets[0].module)
-    found = {name: _wide(tensor, device) for name, tensor in stored.items()}
+    matrices = {name: _wide(tensor, device) for name, tensor in stored.items()}
     if config.save_projection:
-        return SharedMatrices(found, _FROZEN)
+        return SharedMatrices(matrices, _FROZEN)
     drawn = projections(config.common.rank, sizes[B_NAME][0], sizes[A_NAME][1], config.projection_seed, device)
     again = {name: _rounded(matrix, plot.targets) for name, matrix in drawn.stored()}
-    if any(not torch.equal(_wide(again[name], device), matrix) for name, matrix in found.items()):
+    if any(not torch.equal(_wide(again[name], device), matrix) for name, matrix in matrices.items()):
         raise AdapterFileError(
             f"the file holds projections, but save_projection is false: PEFT would leave them and draw others from "
             f"projection_prng_key {config.projection_seed}. If it was trained with those of the file, set "

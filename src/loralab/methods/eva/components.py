@@ -3,7 +3,7 @@
 Incremental SVD with a running mean (Ross et al. 2008): the directions kept so far, each as long as its singular value,
 the new rows about their own mean, and one row for the step between the two means have together the scatter of all rows
 seen. Their SVD is the new state, cut to the K directions that are kept. With K = I nothing is ever cut, and the result
-is exact. Knows nothing of models.
+is exact.
 
 Shapes: N rows, I features, K directions kept.
 """

@@ -1,6 +1,5 @@
 """What enters chosen layers of a model, batch by batch: only real positions, and a shared input only once.
 
-Knows nothing of what is made of the inputs.
 
 Shapes: B sequences, T positions, N real positions of a batch, I features.
 """
@@ -19,7 +18,7 @@ from loralab.core.math import as_rows
 from loralab.core.names import modules_by_path
 from loralab.errors import SpecError
 from loralab.nn.mode import evaluating
-from loralab.tasks.encoding.tokens import IGNORED
+from loralab.nn.targets import IGNORED
 
 Visit = Callable[[str, Tensor], None]
 """(path of the layer, its inputs [N, I]) → None."""

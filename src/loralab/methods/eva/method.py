@@ -144,7 +144,7 @@ def _only_dense(model: nn.Module, updates: Mapping[str, Update]) -> None:
     if others:
         named = ", ".join(f"{path} ({type(by_path[path]).__name__})" for path in others)
         raise SpecError(
-            f"EVA starts from the inputs of dense layers, and was asked for {named}, which has none of that kind; "
+            f"EVA starts from the inputs of dense layers, and {named} is not one; "
             "leave it out with exclude, or start as usual (init kaiming)"
         )
 

@@ -14,13 +14,14 @@ from torch import Tensor, nn
 
 from loralab.core.names import modules_by_path, unwrapped
 from loralab.core.plan import Plan
-from loralab.core.updates.update import Update, wide
+from loralab.core.updates.update import Update
 from loralab.errors import TargetError
 from loralab.methods.beside import head_updates, heads_of
 from loralab.methods.prefix.update import BlockPrefixUpdate, PrefixUpdate
 from loralab.methods.specification import Specification
 from loralab.models.families.aliases import block_paths, family_of
 from loralab.nn.mode import evaluating
+from loralab.nn.tensors import wide
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ class PrefixEmbedding(Specification):
 
 @dataclass(frozen=True)
 class PrefixLayer(PrefixEmbedding):
-    """The same, and the activations there replaced before every further block: PreLayer, L·d·(prefix+infix)."""
+    """Trained embeddings, and activations in their places before every further block: PreLayer, L·d·(prefix+infix)."""
 
     def plan(self, model: nn.Module) -> Plan:
         """The updates of the body and of every block but the first, and the heads."""
@@ -83,12 +84,12 @@ def _body(model: nn.Module) -> tuple[str, nn.Module]:
         body = unwrapped(cast(Any, inner).get_decoder())
         path = next(path for path, module in by_path.items() if module is body)
     if body is None or family is None or family.architecture not in ("decoder", "encoder"):
-        kind = "is no transformers model with a body of its own" if body is None else "is of no known family"
+        kind = "is not a transformers model with a body of its own" if body is None else "is of an unknown family"
         if family is not None and family.architecture not in ("decoder", "encoder"):
             kind = f"is of the kind {family.architecture}"
         raise TargetError(
-            f"a prefix was asked for on {type(inner).__name__}, which {kind}; prefixes need a decoder or an encoder of "
-            "text: choose lora, which adapts modules of any model by name"
+            f"{type(inner).__name__} cannot have a prefix: it {kind}, and prefixes need a text decoder or encoder; "
+            "choose lora, which adapts modules of any model by name"
         )
     return path, body
 

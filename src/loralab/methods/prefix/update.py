@@ -117,7 +117,7 @@ class BlockPrefixUpdate(Update):
         return x_BNH.scatter(1, _wide_index(places.trained_BS, trained_BSH), trained_BSH)
 
     def take_rows(self, base: nn.Module, args: Any, kwargs: Any, index: Tensor, count: int) -> tuple[Any, Any]:
-        raise AdapterStateError(f"rows() was asked for with an adapter of {_NO_ROWS}")
+        raise AdapterStateError(f"rows() cannot mix an adapter of {_NO_ROWS}")
 
 
 class PrefixUpdate(Update):
@@ -206,12 +206,12 @@ class PrefixUpdate(Update):
         room = context_length(base)  # type: ignore[arg-type]
         if room is not None and length > room:
             raise SpecError(
-                f"{length} positions were asked for, {self.positions} of them the prefix's and infix's, but the "
-                f"model's context is {room}; shorten the text or the prefix"
+                f"{length} positions, {self.positions} of them the prefix's and infix's, do not fit the model's "
+                f"context of {room}; shorten the text or the prefix"
             )
 
     def take_rows(self, base: nn.Module, args: Any, kwargs: Any, index: Tensor, count: int) -> tuple[Any, Any]:
-        raise AdapterStateError(f"rows() was asked for with an adapter of {_NO_ROWS}")
+        raise AdapterStateError(f"rows() cannot mix an adapter of {_NO_ROWS}")
 
 
 def inserted_positions(updates: Mapping[str, Update]) -> int:

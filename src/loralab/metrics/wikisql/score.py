@@ -120,8 +120,8 @@ def _only(references: Sequence[str]) -> Gold:
 
 
 def _percent(right: Iterable[bool]) -> float:
-    found = list(right)
-    return 100.0 * sum(found) / len(found)
+    marks = list(right)
+    return 100.0 * sum(marks) / len(marks)
 
 
 def _object(text: str) -> dict[str, Any]:

@@ -60,10 +60,10 @@ def parse_query(text: str, header: Header = ()) -> Query:
     """The query that a text says. Raises `DataError` for one that says none, or not which columns it means."""
     text = text.strip().removesuffix(";").rstrip()
     start = SELECT.match(text)
-    found = _selection(text, start.end(), header) if start else None
-    if found is None:
+    selection = _selection(text, start.end(), header) if start else None
+    if selection is None:
         raise DataError(f"{text!r:.80} does not begin with SELECT, one of the columns, and FROM")
-    aggregation, column, after = found
+    aggregation, column, after = selection
     conditions = tuple(_conditions(text, after.end(), header)) if after["where"] else ()
     return Query(column, aggregation, conditions)
 
@@ -82,10 +82,10 @@ def _selection(text: str, start: int, header: Header) -> tuple[int, int, re.Matc
 
 def _conditions(text: str, start: int | None, header: Header) -> Iterator[Condition]:
     while start is not None:
-        found = _column(text, start, header, OPERATOR)
-        if found is None:
+        condition = _column(text, start, header, OPERATOR)
+        if condition is None:
             raise DataError(f"{text[start:]!r:.80} does not begin with one of the columns and =, > or <")
-        column, operator = found
+        column, operator = condition
         value, start = _value(text, operator.end(), header)
         yield Condition(column, OPERATORS.index(operator[1][0]), value)
 
@@ -117,8 +117,8 @@ def _marked(word: str, header: Header) -> int | None:
 def _named(name: str, header: Header) -> int | None:
     """The one column of this name; if there is none, of the same but for casing and spacing. Blank is no name."""
     exact = [column for column, each in enumerate(header) if each == name]
-    found = exact or [column for column, each in enumerate(header) if _plain(each) == _plain(name)]
-    return found[0] if len(found) == 1 and name.strip() else None
+    columns = exact or [column for column, each in enumerate(header) if _plain(each) == _plain(name)]
+    return columns[0] if len(columns) == 1 and name.strip() else None
 
 
 def _indexed(word: str, header: Header) -> int | None:

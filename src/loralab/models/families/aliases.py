@@ -85,7 +85,7 @@ def sublayer_outputs(model: nn.Module) -> tuple[list[str], list[str]]:
     if family is None:
         raise TargetError(_unknown_family(model, "attention"))
     paths = _paths(model)
-    last = next((found for pattern in reversed(family.mlp) if (found := _present(pattern, paths))), None)
+    last = next((path for pattern in reversed(family.mlp) if (path := _present(pattern, paths))), None)
     if last is None:
         raise TargetError(f"{_name(model)} has no feed-forward ending in {', '.join(family.mlp)}; name it by hand")
     return expand_alias(model, "o"), last

@@ -20,6 +20,8 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from loralab.nn.tensors import wide
+
 CHUNK_BYTES = 64 * 2**20
 """Float32 logits held at once: large enough for matrix products at full speed, small beside any model."""
 
@@ -38,7 +40,7 @@ def sum_cross_entropy(
             hidden_NH, targets_N, head, smoothing, weights_N, *trainable
         )
         return loss
-    total = hidden_NH.new_zeros((), dtype=_wide(hidden_NH.dtype))
+    total = hidden_NH.new_zeros((), dtype=wide(hidden_NH))
     buffer = _logits_buffer(hidden_NH, head) if _is_frozen_linear(head) else None
     for rows in _chunks(hidden_NH, head):
         logits = _logits(hidden_NH[rows], head, buffer)
@@ -52,7 +54,7 @@ def losses_and_gradient_(
     """The loss of each row, in float32 or wider; `logits_NV` is overwritten by the gradient of their sum."""
     rows = len(logits_NV)
     block = max(1, BLOCK_BYTES // (4 * logits_NV.shape[1])) if logits_NV.device.type == "cpu" else max(1, rows)
-    losses = logits_NV.new_empty(rows, dtype=_wide(logits_NV.dtype))
+    losses = logits_NV.new_empty(rows, dtype=wide(logits_NV))
     for start in range(0, rows, block):
         part = slice(start, start + block)
         weights = None if weights_N is None else weights_N[part, None]
@@ -63,7 +65,7 @@ def losses_and_gradient_(
 def _block_losses_and_gradient_(
     logits_NV: Tensor, targets_N1: Tensor, smoothing: float, weights_N1: Tensor | None
 ) -> Tensor:
-    x = logits_NV.to(_wide(logits_NV.dtype))
+    x = logits_NV.to(wide(logits_NV))
     at_target = x.gather(1, targets_N1)
     mean = x.mean(1, keepdim=True) if smoothing else 0.0
     top = x.amax(1, keepdim=True)
@@ -113,7 +115,7 @@ def _through_frozen_linear(
 ) -> tuple[Tensor, list[Tensor]]:
     """Loss and hidden gradient for a plain frozen `nn.Linear`: two products a chunk into buffers used again."""
     weight_VH: Tensor = head.weight  # type: ignore[assignment]
-    total = hidden_NH.new_zeros((), dtype=_wide(hidden_NH.dtype))
+    total = hidden_NH.new_zeros((), dtype=wide(hidden_NH))
     gradient_NH = torch.empty_like(hidden_NH)
     buffer = _logits_buffer(hidden_NH, head)
     for rows in _chunks(hidden_NH, head):
@@ -132,7 +134,7 @@ def _through_module(
     trainable: tuple[Tensor, ...],
 ) -> tuple[Tensor, list[Tensor]]:
     """The loss under any head (adapted, trained in full, several layers), differentiated chunk by chunk by autograd."""
-    total = hidden_NH.new_zeros((), dtype=_wide(hidden_NH.dtype))
+    total = hidden_NH.new_zeros((), dtype=wide(hidden_NH))
     hidden_gradient = torch.empty_like(hidden_NH)
     gradients = [torch.zeros_like(parameter) for parameter in trainable]
     for rows in _chunks(hidden_NH, head):
@@ -141,9 +143,9 @@ def _through_module(
             logits = head(part)
         upstream = logits.detach().clone()
         total += losses_and_gradient_(upstream, targets_N[rows], smoothing, _part(weights_N, rows)).sum()
-        found = torch.autograd.grad(logits, (part, *trainable), upstream, allow_unused=True)
-        hidden_gradient[rows] = found[0]
-        for gradient, addend in zip(gradients, found[1:], strict=True):
+        chunk_gradients = torch.autograd.grad(logits, (part, *trainable), upstream, allow_unused=True)
+        hidden_gradient[rows] = chunk_gradients[0]
+        for gradient, addend in zip(gradients, chunk_gradients[1:], strict=True):
             if addend is not None:
                 gradient += addend
     return total, [hidden_gradient, *gradients]
@@ -189,7 +191,3 @@ def _vocabulary(head: nn.Module) -> int:
     if isinstance(known, int):
         return known
     return max((max(parameter.shape) for parameter in head.parameters() if parameter.ndim > 1), default=1)
-
-
-def _wide(dtype: torch.dtype) -> torch.dtype:
-    return torch.float64 if dtype == torch.float64 else torch.float32

@@ -19,9 +19,7 @@ from torch.nn import functional as F
 from loralab.models.fast.cross_entropy import sum_cross_entropy
 from loralab.models.padding import padding_lent
 from loralab.nn.mode import evaluating
-
-IGNORED = -100
-"""The label of a position that is not a target (transformers' convention)."""
+from loralab.nn.targets import IGNORED
 
 PROBE_TOKENS = 8
 

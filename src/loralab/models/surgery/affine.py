@@ -56,7 +56,7 @@ def insert_affine(model: PreTrainedModel, content: Mapping[str, Any], tensors: M
     width = model.config.get_text_config().hidden_size
     expected = {f"{each['place']}.{name}" for each in content["blocks"] for name in ("weight", "bias")}
     if set(tensors) != expected:
-        raise ModelLoadError(f"tensors {sorted(tensors)} were found, {sorted(expected)} are due")
+        raise ModelLoadError(f"tensors {sorted(tensors)} instead of {sorted(expected)}: make the folder again")
     misshapen = [name for name, each in tensors.items() if {*each.shape} != {width} or not torch.isfinite(each).all()]
     if misshapen:
         raise ModelLoadError(f"{', '.join(misshapen)} are not finite maps of a stream {width} wide")

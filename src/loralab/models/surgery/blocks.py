@@ -40,7 +40,7 @@ class AffineBlock(nn.Module):
 
 def blocks_of(model: nn.Module) -> nn.ModuleList:
     """The model's blocks in order. Raises SpecError unless there is one list of as many as its config says."""
-    return _found(model)[2]
+    return _located(model)[2]
 
 
 def keep_blocks(model: nn.Module, kept: Sequence[int]) -> None:
@@ -72,7 +72,7 @@ def insert_blocks(model: nn.Module, inserted: Mapping[int, AffineBlock], types: 
 
     The inverse of dropping what they replace. Raises SpecError as `keep_blocks` does.
     """
-    blocks, config = blocks_of(model), _found(model)[0]
+    blocks, config = blocks_of(model), _located(model)[0]
     left = iter(range(len(blocks)))
     places = range(len(blocks) + len(inserted))
     if not set(inserted) <= set(places):
@@ -91,18 +91,18 @@ def removed_run(total: int, count: int, start: int) -> list[int]:
 
 def layer_type(model: nn.Module, number: int) -> str | None:
     """The entry of config.layer_types for a block, where the config has that list."""
-    types = getattr(_found(model)[0], "layer_types", None)
+    types = getattr(_located(model)[0], "layer_types", None)
     return None if types is None else str(types[number])
 
 
-def _found(model: nn.Module) -> tuple[Any, str, nn.ModuleList]:
+def _located(model: nn.Module) -> tuple[Any, str, nn.ModuleList]:
     """(the config that counts the blocks, the path of their list, the list)."""
     whole: Any = getattr(model, "config", None)
     config = whole.get_text_config() if hasattr(whole, "get_text_config") else whole
     paths, count = block_paths(model), getattr(config, "num_hidden_layers", None)
     if len(paths) != 1:
-        found = f"it has {len(paths)} lists of blocks ({', '.join(paths)})" if paths else "its blocks are not known"
-        raise SpecError(f"{type(model).__name__} was to be looked at block by block, but {found}; give a decoder")
+        problem = f"it has {len(paths)} lists of blocks ({', '.join(paths)})" if paths else "its blocks are not known"
+        raise SpecError(f"{type(model).__name__} cannot be taken block by block: {problem}; give a decoder")
     blocks = model.get_submodule(paths[0])
     assert isinstance(blocks, nn.ModuleList)
     if len(blocks) != count:
@@ -114,7 +114,7 @@ def _install(
     model: nn.Module, modules: Sequence[nn.Module], sources: Sequence[int], types: Sequence[str] | None = None
 ) -> None:
     """The new list; block i takes the entries of the config that block `sources[i]` had."""
-    config, path, blocks = _found(model)
+    config, path, blocks = _located(model)
     unchanged = list(sources) == list(range(len(blocks))) and all(a is b for a, b in zip(modules, blocks, strict=True))
     if unchanged:
         return

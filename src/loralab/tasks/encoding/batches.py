@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from loralab.errors import SpecError
+from loralab.nn.targets import IGNORED
 from loralab.tasks.encoding.encode import AnyEncoded, Encoded
 from loralab.tasks.encoding.images import EncodedImage, pixel_values
-from loralab.tasks.encoding.tokens import IGNORED
 
 POOL_BATCHES = 50
 """Batches' worth of examples that are sorted by length together: enough for near-equal lengths, few enough that an

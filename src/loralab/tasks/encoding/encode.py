@@ -12,21 +12,12 @@ from dataclasses import dataclass, replace
 from transformers import BaseImageProcessor, PreTrainedTokenizerBase
 
 from loralab.errors import DataError, SpecError
+from loralab.nn.targets import IGNORED
 from loralab.tasks.encoding.chat import answer_context, templated
 from loralab.tasks.encoding.images import EncodedImage, encode_images
 from loralab.tasks.encoding.marking import Marked, mark
 from loralab.tasks.encoding.remarks import conversation_remarks, spanning_remarks
-from loralab.tasks.encoding.tokens import (
-    IGNORED,
-    answer_ids,
-    begun,
-    context_ids,
-    cut_left,
-    empty_text_id,
-    ended,
-    fit,
-    whole_ids,
-)
+from loralab.tasks.encoding.tokens import answer_ids, begun, context_ids, cut_left, empty_text_id, ended, fit, whole_ids
 from loralab.tasks.encoding.turn_end import turn_end
 from loralab.tasks.example import AnyExample, Conversation, Example, LabelledExample, weight_of
 from loralab.tasks.task import Task

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 
 from transformers import PreTrainedTokenizerBase
 
-from loralab.tasks.encoding.tokens import IGNORED, Reading, common_length, context_ids, goes_on_plainly, read
+from loralab.nn.targets import IGNORED
+from loralab.tasks.encoding.tokens import Reading, common_length, context_ids, goes_on_plainly, read
 
 Spans = Sequence[tuple[int, int]]
 """Where the targets of a text begin and end, in characters."""

@@ -10,8 +10,7 @@ from dataclasses import dataclass
 
 from transformers import PreTrainedTokenizerBase
 
-IGNORED = -100
-"""The label of a token that is no target (transformers' convention)."""
+from loralab.nn.targets import IGNORED
 
 _WORD_AFTER_SPACE = re.compile("[▁Ġ ]([A-Za-z]+)")
 """A token that is a word with the space before it, as each kind of tokenizer writes one."""

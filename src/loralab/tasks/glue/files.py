@@ -5,33 +5,18 @@ mark, and CoLA's have no header.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from loralab.errors import DataError
 from loralab.tasks.outputs import read_text, text_lines
+from loralab.tasks.readers.lines import Line
 
 MOST_TORN = 0.001
 """Share of rows with too few cells up to which they are a known flaw of the file, not a broken file."""
 
 
-@dataclass(frozen=True)
-class Row:
-    """One row and where it stands."""
-
-    path: Path
-    number: int
-    """The line, counted from 1."""
-    cells: dict[str, str]
-    """By column, without surrounding space."""
-
-    def error(self, problem: str) -> DataError:
-        """The error that says this row is wrong, and which it is."""
-        return DataError(f"{self.path}, line {self.number}: {problem}")
-
-
-def read_table(path: Path, columns: Sequence[str] = (), *, torn_rows: bool = False) -> list[Row]:
-    """All rows of a file with the given columns, or with those of its header.
+def read_table(path: Path, columns: Sequence[str] = (), *, torn_rows: bool = False) -> list[Line]:
+    """All rows of a file with the given columns, or with those of its header; cells are without surrounding space.
 
     A file with `columns` may yet have a header (CoLA's test file has one, and other columns): one whose first cell is
     "index". With `torn_rows` those of too few cells are left out, up to `MOST_TORN` of all. Raises `DataError`
@@ -48,7 +33,7 @@ def read_table(path: Path, columns: Sequence[str] = (), *, torn_rows: bool = Fal
         if torn_rows and len(cells) < len(names):
             torn += 1
         else:
-            rows.append(Row(path, number, _named(path, number, names, cells)))
+            rows.append(Line(path, number, _named(path, number, names, cells)))
     if torn > MOST_TORN * len(lines):
         raise DataError(f"{path}: {torn} of {len(lines)} rows have too few cells; download it again")
     return rows

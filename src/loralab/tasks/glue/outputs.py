@@ -28,10 +28,10 @@ def _read(labels: Mapping[str, str], path: Path, examples: Examples) -> list[str
         return [labels.get(line, line) for line in read_output_lines(path, examples)]
     found: dict[str, str] = {}
     for row in read_table(path):
-        index = row.cells["index"]
+        index = row.content["index"]
         if index in found:
             raise row.error(f"a second prediction for the index {index}; give one for each example")
-        found[index] = row.cells["prediction"]
+        found[index] = row.content["prediction"]
     due = [str(number) for number in range(len(examples))]
     if found.keys() != set(due):
         raise DataError(f"{path} has {len(found)} predictions; their index must run from 0 to {len(examples) - 1}")

@@ -12,7 +12,7 @@ from typing import Any
 
 from loralab.errors import DataError, NotFoundError, SpecError
 from loralab.tasks.example import Examples, LabelledExample
-from loralab.tasks.glue.files import Row, read_table
+from loralab.tasks.glue.files import read_table
 from loralab.tasks.glue.outputs import HIGHEST, LOWEST, glue_outputs
 from loralab.tasks.glue.table import (
     DOWNLOAD,
@@ -27,6 +27,7 @@ from loralab.tasks.glue.table import (
 )
 from loralab.tasks.hub import HubSet
 from loralab.tasks.official import official_files
+from loralab.tasks.readers.lines import Line
 from loralab.tasks.task import Task
 
 
@@ -105,17 +106,17 @@ def _from_file(path: Path, glue: GlueTask, classes: tuple[str, ...]) -> Examples
     return tuple(_example(row, glue, classes) for row in rows)
 
 
-def _example(row: Row, glue: GlueTask, classes: tuple[str, ...]) -> LabelledExample:
-    missing = [column for column in glue.texts if column not in row.cells]
+def _example(row: Line, glue: GlueTask, classes: tuple[str, ...]) -> LabelledExample:
+    missing = [column for column in glue.texts if column not in row.content]
     if missing:
         raise row.error(f"there is no column {', '.join(missing)}; give GLUE's own {glue.folder} file")
-    first, *second = (row.cells[column] for column in glue.texts)
-    label = _label(row, glue, classes) if glue.label in row.cells else None
+    first, *second = (row.content[column] for column in glue.texts)
+    label = _label(row, glue, classes) if glue.label in row.content else None
     return LabelledExample(first, second[0] if second else None, label)
 
 
-def _label(row: Row, glue: GlueTask, classes: tuple[str, ...]) -> int | float:
-    word = row.cells[glue.label]
+def _label(row: Line, glue: GlueTask, classes: tuple[str, ...]) -> int | float:
+    word = row.content[glue.label]
     if glue.labels:
         if word not in glue.labels:
             raise row.error(f"the label is {word!r}; it must be one of {', '.join(glue.labels)}")

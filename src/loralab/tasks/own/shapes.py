@@ -17,7 +17,7 @@ from loralab.tasks.example import Conversation, Example
 from loralab.tasks.own.turns import parse_messages, parse_sharegpt
 from loralab.tasks.readers.lines import Line
 
-IGNORED = frozenset((
+ORIGIN = frozenset((
     "id", "_id", "idx", "index", "uid", "uuid", "guid", "row_id", "example_id", "prompt_id", "conversation_id",
     "source", "dataset", "origin", "subset", "split", "url", "link", "title", "license", "author", "date", "created",
     "created_at", "timestamp", "meta", "metadata", "info", "tags", "topic", "category", "domain", "task", "task_name",
@@ -54,7 +54,7 @@ class Shape:
     parse: Callable[[Line], Row]
     optional: frozenset[str] = frozenset()
     repeated: frozenset[str] = frozenset()
-    """Keys that say again what the others say; they are ignored as `IGNORED` is."""
+    """Keys that say again what the others say; they are ignored as `ORIGIN` is."""
 
     @property
     def used(self) -> frozenset[str]:
@@ -63,7 +63,7 @@ class Shape:
 
     def unknown(self, line: Line) -> list[str]:
         """The line's keys that are neither read nor ignored."""
-        return sorted(line.content.keys() - self.used - self.repeated - IGNORED)
+        return sorted(line.content.keys() - self.used - self.repeated - ORIGIN)
 
 
 def parse_completion(line: Line) -> Example:

@@ -1,0 +1,64 @@
+"""What run.json says of the training that an adapter comes from, as far as later work asks for it.
+
+`loralab train` writes it beside the adapter; a folder of another program has none. PEFT's own files record neither the
+order of the classes nor what the model was trained for.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from loralab.errors import AdapterFileError
+from loralab.files.names import RUN_NAME, SIDECAR_NAME
+from loralab.files.values import flag, text, texts
+from loralab.files.whole import read_json
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """A training, as it was recorded; nothing is known where nothing was."""
+
+    kind: str = ""
+    """Of the task: generation, classification or regression."""
+    model_kind: str = ""
+    """What kind of model was trained."""
+    labels: tuple[str, ...] = ()
+    """The classes in the order of the outputs."""
+    conversations: bool = False
+    """Whether the examples were conversations."""
+    notes: tuple[str, ...] = ()
+
+    @staticmethod
+    def from_json(content: Mapping[str, Any]) -> "RunRecord":
+        """From the content of the file; raises TypeError for fields that hold what they cannot."""
+        return RunRecord(
+            text(content.get("kind", ""), "kind"),
+            text(content.get("model_kind", ""), "model_kind"),
+            tuple(texts(content.get("labels", []), "labels")),
+            flag(content.get("conversations", False), "conversations"),
+            tuple(texts(content.get("notes", []), "notes")),
+        )
+
+
+def read_run(folder: Path) -> RunRecord:
+    """The folder's run.json; an empty record where there is none, AdapterFileError where it is damaged."""
+    path = folder / RUN_NAME
+    if not path.is_file():
+        return RunRecord()
+    try:
+        return RunRecord.from_json(read_json(path))
+    except TypeError as problem:
+        raise AdapterFileError(f"{path} is damaged ({problem}); correct it, or remove it") from problem
+
+
+def recorded_labels(folder: Path) -> tuple[str, ...] | None:
+    """The classes in the order of the outputs, from run.json or else from loralab.json; None where neither says it."""
+    return read_run(folder).labels or _labels_of_sidecar(folder / SIDECAR_NAME) or None
+
+
+def _labels_of_sidecar(path: Path) -> tuple[str, ...]:
+    try:
+        return tuple(texts(read_json(path).get("labels", []), "labels")) if path.is_file() else ()
+    except TypeError as problem:
+        raise AdapterFileError(f"{path} is damaged ({problem}); correct its labels, or remove it") from problem

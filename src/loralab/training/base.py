@@ -1,0 +1,83 @@
+"""The frozen base of a run: loaded, in four bits if wanted, and on the kernels that suit training here."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+from loralab.formats.quantized import quantize_base
+from loralab.formats.tokenizer import with_own_tokenizer
+from loralab.methods.lora import principal_under
+from loralab.methods.registry import specification
+from loralab.models.fast.attention import short_sequence_attention
+from loralab.models.fast.lean import lean_leaves
+from loralab.models.head_dropout import set_head_dropout
+from loralab.models.load import LoadedModel, load_model
+from loralab.models.precision import use_fast_float32
+from loralab.nn.dropout import quick_dropout
+from loralab.training.draft import Draft
+
+
+def load_base(draft: Draft) -> Iterator[str]:
+    """The model that the task needs, with the tokenizer of the adapter to start from."""
+    config, task = draft.config, draft.task
+    loaded = load_model(
+        config.model,
+        kind=task.model_kind,
+        labels=task.labels or None,
+        regression=task.kind == "regression",
+        dtype=draft.dtype,
+        device=config.device,
+        seed=config.seed,
+    )
+    yield from loaded.notes
+    draft.loaded = loaded if config.init_adapter is None else with_own_tokenizer(loaded, config.init_adapter)
+    if draft.loaded is not loaded:
+        yield from draft.loaded.notes
+
+
+def quantize(draft: Draft) -> Iterator[str]:
+    """Four bits for the dense layers; what PiSSA takes out of them first is not lost."""
+    model, config = draft.loaded.model, draft.config
+    if config.quantize is not None:
+        yield str(quantize_base(model, config.quantize, principal_under(model, specification(config))))
+
+
+def multiply_fast(draft: Draft) -> Iterator[str]:
+    """Float32 on a CPU as its fast instructions have it."""
+    if _is_wide(draft.loaded):
+        yield use_fast_float32()
+
+
+def drop_out_before_head(draft: Draft) -> Iterator[str]:
+    """Another dropout before a classifier's output than the model's own."""
+    if draft.config.head_dropout is not None:
+        yield set_head_dropout(draft.loaded.model, draft.config.head_dropout)
+
+
+def checkpoint_blocks(draft: Draft) -> Iterator[str]:
+    """Each block computed again in the backward pass, which needs no word."""
+    if draft.config.gradient_checkpointing:
+        draft.loaded.model.activation_checkpointing_enable({"use_reentrant": False})
+    yield from ()
+
+
+@contextmanager
+def made_fast(loaded: LoadedModel) -> Iterator[list[str]]:
+    """Within this block the model runs on the kernels that suit training here; yields what was chosen, as sentences.
+
+    In float32 on a CPU the activations are twice the size, and memory is what is short: gates are computed again.
+    """
+    model, again = loaded.model, _is_wide(loaded)
+    with (
+        short_sequence_attention(model) as attention,
+        lean_leaves(model, recompute_gates=again) as leaves,
+        quick_dropout(model) as dropouts,
+    ):
+        gates = "; gates are computed again there, as float32 is large" if again else ""
+        drawn = [f"{dropouts} dropouts draw 16 bits a number"] if dropouts and model.device.type == "cpu" else []
+        yield [attention, f"{leaves} norms and gates keep less for the backward pass{gates}", *drawn]
+
+
+def _is_wide(loaded: LoadedModel) -> bool:
+    return loaded.model.device.type == "cpu" and loaded.dtype == torch.float32
