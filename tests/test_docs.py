@@ -60,7 +60,7 @@ def test_every_public_name_is_documented() -> None:
     described = set(
         re.findall(r"auto(?:function|class|exception):: (\w+)", (DOCS / "reference" / "api.md").read_text())
     )
-    assert described - errors == set(ll.__all__) - errors
+    assert described - errors == {name for name in ll.__all__ if not name.startswith("__")} - errors
     explained = (DOCS / "reference" / "errors.md").read_text()
     assert not [name for name in errors if name not in explained]
 

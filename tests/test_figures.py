@@ -50,7 +50,7 @@ QUOTES = [
     (BASELINES, "1.95× as fast, 0.34× the memory", ["full/tokens/ratio", "full/peak/ratio"]),
     (
         BASELINES,
-        "75.3 ± 2.4 against 78.9 ± 0.2, on CoLA 15.5 ± 6.9 against 25.2 ± 3.3",
+        "75.3 ± 2.4 against 78.9 ± 0.25, on CoLA 15.5 ± 6.9 against 25.2 ± 3.3",
         [
             *["mrpc-methods/lora/accuracy"] * 2,
             *["mrpc-methods/full/accuracy"] * 2,
