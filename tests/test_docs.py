@@ -15,11 +15,12 @@ import torch
 
 import loralab as ll
 from loralab.methods.table import METHOD_NAMES, METHODS, method_name
+from pages import DOCS, blocks, broken_links, commands, configuration
 from small_models import llama
 
-REPOSITORY = Path(__file__).resolve().parent.parent
-DOCS = REPOSITORY / "docs"
+REPOSITORY = DOCS.parent
 PAGES = sorted([*REPOSITORY.glob("*.md"), *DOCS.rglob("*.md")])
+WITH_COMMANDS = [REPOSITORY / "README.md", *sorted(DOCS.glob("guide/*.md")), *sorted(DOCS.glob("start/*.md"))]
 GUIDES_THAT_RUN = ("attach", "several-adapters", "merge-and-export")
 
 
@@ -69,7 +70,7 @@ def test_every_package_is_explained(generate: ModuleType) -> None:
 
 def test_the_python_of_the_readme(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    source = _python_of(REPOSITORY / "README.md")[0]
+    source = blocks((REPOSITORY / "README.md").read_text(), "python")[0]
     test = doctest.DocTestParser().get_doctest(source, {}, "README.md", "README.md", 0)
     assert len(test.examples) >= 10
     assert doctest.DocTestRunner(verbose=False).run(test).failed == 0
@@ -78,12 +79,18 @@ def test_the_python_of_the_readme(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 @pytest.mark.parametrize("guide", GUIDES_THAT_RUN)
 def test_the_python_of_a_guide(guide: str, tmp_path: Path) -> None:
     names = {"ll": ll, "model": llama(), "tokens": torch.randint(9, (3, 6)), "folder": tmp_path / "adapter"}
-    for block in _python_of(DOCS / "guide" / f"{guide}.md"):
+    for block in blocks((DOCS / "guide" / f"{guide}.md").read_text(), "python"):
         exec(block, names)
 
 
-def _python_of(page: Path) -> list[str]:
-    return re.findall(r"^```python\n(.*?)^```", page.read_text(), flags=re.M | re.S)
+# -- command lines --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("page", WITH_COMMANDS, ids=_named)
+def test_command_lines_are_understood(page: Path) -> None:
+    for words in commands(page.read_text()):
+        if "--config" not in words and words != ["loralab", "demo"]:
+            configuration(words)
 
 
 # -- paths ----------------------------------------------------------------------------------------------------
@@ -112,5 +119,4 @@ def _is_module(dotted: str) -> bool:
 
 @pytest.mark.parametrize("page", sorted(REPOSITORY.glob("*.md")), ids=_named)
 def test_the_links_of_the_readme_and_its_neighbours(page: Path) -> None:
-    links = re.findall(r"\]\(([^)#\s]+)[^)]*\)", page.read_text())
-    assert not [link for link in links if "://" not in link and not (page.parent / link).exists()]
+    assert broken_links(page) == []
