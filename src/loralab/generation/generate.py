@@ -144,8 +144,8 @@ def _check_lengths(model: PreTrainedModel, prompts: Sequence[list[int]], max_new
     for number, ids in enumerate(prompts, start=1):
         if len(ids) > room:
             raise SpecError(
-                f"prompt {number} has {len(ids)} tokens; with {max_new_tokens} new ones it is too long for the "
-                f"model, whose context is {context} tokens: shorten the prompt or max_new_tokens"
+                f"prompt {number} has {len(ids)} tokens and {max_new_tokens} new ones are to follow, but the model's "
+                f"context is {context} tokens; shorten the prompt or max_new_tokens"
             )
 
 
