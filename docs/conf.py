@@ -1,5 +1,6 @@
 """How the documentation is built: `make docs`. Strict, offline, from the pages here and the docstrings of `src`."""
 
+import re
 import sys
 from pathlib import Path
 
@@ -45,8 +46,9 @@ html_theme_options = {
 
 
 def keep_together(app: Sphinx, page: str, source: list[str]) -> None:
-    """A figure and its spread stay on one line."""
-    source[0] = source[0].replace(" ± ", "\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}")
+    """A figure and its spread stay on one line, and in tables two figures of one cell."""
+    text = source[0].replace(" ± ", "\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}")
+    source[0] = re.sub(r"(?<=\d) / (?=[\dr])", "\N{NO-BREAK SPACE}/\N{NO-BREAK SPACE}", text)
 
 
 def setup(app: Sphinx) -> None:

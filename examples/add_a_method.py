@@ -1,9 +1,10 @@
-"""A low-rank method of your own: one class says what A and s·B are, another where they go. The rest follows.
+"""A low-rank method of your own: one class says what A and s·B are, another is its settings, a row is its name.
 
     ΔW = s·B·diag(g)·A        A [R, I] and B [O, R] start at random, the gates g [R] at zero
 
 This is the form that AdaLoRA (arXiv 2303.10512) gives an update: every direction of it has a gate, and the gates say
 after training how much of each was needed. It is attached, trained, saved, loaded and merged like any other method.
+The adapter's folder holds the gates, and beside them, for PEFT and vLLM, the plain LoRA that they come to.
 
     python examples/add_a_method.py          (a few seconds on one CPU core)
 """
@@ -20,12 +21,13 @@ from torch.nn import functional as F
 import loralab as ll
 from loralab.core.updates.factors import LowRankDelta, Pair, Spot
 from loralab.methods.low_rank_method import ScaledMethod
+from loralab.methods.table import METHODS, MethodRow
 
 
 class GatedDelta(LowRankDelta):
     """The update of one matrix [O, I]: the tensors it owns, and what A and s·B are made of them."""
 
-    stored_as_lora = True  # files hold the pair that it comes to, a plain LoRA: PEFT and vLLM read it too
+    kind = "gated"  # its name in files
 
     def __init__(self, spot: Spot) -> None:
         super().__init__(spot.recipe)
@@ -33,6 +35,10 @@ class GatedDelta(LowRankDelta):
         self.A = nn.Parameter(torch.randn(rank, spot.in_features, device=spot.device) / spot.in_features**0.5)
         self.B = nn.Parameter(torch.randn(spot.out_features, rank, device=spot.device) / rank**0.5)
         self.gates = nn.Parameter(torch.zeros(rank, device=spot.device))
+
+    @classmethod
+    def blank(cls, spot: Spot) -> "GatedDelta":
+        return cls(spot)  # `load` fills it
 
     def pair(self) -> Pair:
         return self.A, self.B * self.gates * self.recipe.scale
@@ -44,6 +50,9 @@ class GatedLoRA(ScaledMethod):
 
     def makers(self, model: nn.Module, found: Sequence[Spot]) -> tuple[type[GatedDelta], None]:
         return GatedDelta, None
+
+
+METHODS["gated"] = MethodRow(spec=GatedLoRA, delta=GatedDelta, sized_by="rank", trains="A, B and a gate per direction")
 
 
 def train(model: nn.Module, parameters: Iterable[nn.Parameter], images: Tensor, labels: Tensor) -> None:
@@ -92,7 +101,7 @@ def main() -> None:
         ll.detach(model)
         loaded = ll.load(model, folder, name="loaded")
     off = float((logits_of(model, turned[:500]) - live).abs().max())
-    print(f"saved, and loaded as a plain {type(loaded.spec).__name__}: the same logits within {off:.0e}")
+    print(f"saved, and loaded as {type(loaded.spec).__name__}: the same logits within {off:.0e}")
 
     report = ll.merge(model)
     off = float((logits_of(model, turned[:500]) - live).abs().max())

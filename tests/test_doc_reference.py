@@ -16,7 +16,7 @@ from loralab import errors
 from loralab.core.updates.kinds import KINDS
 from loralab.formats.gguf.layout import ARCHITECTURES
 from loralab.formats.record import BIASED, INVOKED, MAGNITUDE
-from loralab.metrics.table import higher_is_better
+from loralab.metrics.scores import higher_is_better
 from loralab.tasks.glue.table import GLUE
 from loralab.tasks.own.turns import MORE, ROLES
 from loralab.tasks.readers.rows import READERS as ENDINGS

@@ -15,11 +15,12 @@ import torch
 
 import loralab as ll
 from loralab.methods.table import METHOD_NAMES, METHODS, method_name
+from pages import DOCS, blocks, broken_links, commands, configuration
 from small_models import llama
 
-REPOSITORY = Path(__file__).resolve().parent.parent
-DOCS = REPOSITORY / "docs"
+REPOSITORY = DOCS.parent
 PAGES = sorted([*REPOSITORY.glob("*.md"), *DOCS.rglob("*.md")])
+WITH_COMMANDS = [REPOSITORY / "README.md", *sorted(DOCS.glob("guide/*.md")), *sorted(DOCS.glob("start/*.md"))]
 GUIDES_THAT_RUN = ("attach", "several-adapters", "merge-and-export")
 
 
@@ -42,11 +43,6 @@ def test_what_is_generated_is_up_to_date(generate: ModuleType) -> None:
     assert not generate.stale(), "run python docs/generate.py"
 
 
-def test_every_method_has_a_page() -> None:
-    missing = [name for name in METHOD_NAMES if not (DOCS / "methods" / f"{name}.md").is_file()]
-    assert not missing, f"docs/methods has no page of {missing}"
-
-
 @pytest.mark.parametrize("name", METHOD_NAMES)
 def test_the_python_of_a_method_is_that_method(name: str) -> None:
     names: dict[str, Any] = {"ll": ll}
@@ -56,13 +52,12 @@ def test_the_python_of_a_method_is_that_method(name: str) -> None:
 
 
 def test_every_public_name_is_documented() -> None:
+    """Errors have a page of their own, which `test_doc_reference.py` holds."""
     errors = {name for name in dir(ll) if name.endswith("Error")}
     described = set(
         re.findall(r"auto(?:function|class|exception):: (\w+)", (DOCS / "reference" / "api.md").read_text())
     )
-    assert described - errors == set(ll.__all__) - errors
-    explained = (DOCS / "reference" / "errors.md").read_text()
-    assert not [name for name in errors if name not in explained]
+    assert described - errors == {name for name in ll.__all__ if not name.startswith("__")} - errors
 
 
 def test_every_package_is_explained(generate: ModuleType) -> None:
@@ -75,7 +70,7 @@ def test_every_package_is_explained(generate: ModuleType) -> None:
 
 def test_the_python_of_the_readme(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    source = _python_of(REPOSITORY / "README.md")[0]
+    source = blocks((REPOSITORY / "README.md").read_text(), "python")[0]
     test = doctest.DocTestParser().get_doctest(source, {}, "README.md", "README.md", 0)
     assert len(test.examples) >= 10
     assert doctest.DocTestRunner(verbose=False).run(test).failed == 0
@@ -84,12 +79,18 @@ def test_the_python_of_the_readme(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 @pytest.mark.parametrize("guide", GUIDES_THAT_RUN)
 def test_the_python_of_a_guide(guide: str, tmp_path: Path) -> None:
     names = {"ll": ll, "model": llama(), "tokens": torch.randint(9, (3, 6)), "folder": tmp_path / "adapter"}
-    for block in _python_of(DOCS / "guide" / f"{guide}.md"):
+    for block in blocks((DOCS / "guide" / f"{guide}.md").read_text(), "python"):
         exec(block, names)
 
 
-def _python_of(page: Path) -> list[str]:
-    return re.findall(r"^```python\n(.*?)^```", page.read_text(), flags=re.M | re.S)
+# -- command lines --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("page", WITH_COMMANDS, ids=_named)
+def test_command_lines_are_understood(page: Path) -> None:
+    for words in commands(page.read_text()):
+        if "--config" not in words and words != ["loralab", "demo"]:
+            configuration(words)
 
 
 # -- paths ----------------------------------------------------------------------------------------------------
@@ -118,5 +119,4 @@ def _is_module(dotted: str) -> bool:
 
 @pytest.mark.parametrize("page", sorted(REPOSITORY.glob("*.md")), ids=_named)
 def test_the_links_of_the_readme_and_its_neighbours(page: Path) -> None:
-    links = re.findall(r"\]\(([^)#\s]+)[^)]*\)", page.read_text())
-    assert not [link for link in links if "://" not in link and not (page.parent / link).exists()]
+    assert broken_links(page) == []

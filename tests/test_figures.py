@@ -2,19 +2,24 @@
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Sequence
 from decimal import ROUND_HALF_UP, Decimal
-from pathlib import Path
+from typing import Any
 
 import pytest
 
-REPOSITORY = Path(__file__).resolve().parent.parent
-RESULTS = REPOSITORY / "docs" / "results"
-RECORDS = {
+from pages import DOCS, rows
+
+REPOSITORY, RESULTS = DOCS.parent, DOCS / "results"
+RECORDS: dict[str, Any] = {
     name: record
     for file in ("measured", "baselines", "learned", "fewer-blocks")
     for name, record in json.loads((RESULTS / f"{file}.json").read_text(encoding="utf-8")).items()
 }
+NEIGHBOURS_JSON = json.loads((RESULTS / "neighbours" / "neighbours.json").read_text(encoding="utf-8"))
+RATES = (RESULTS / "neighbours.md").read_text(encoding="utf-8").partition("What the learning rate does")[2]
+RECORDS["rates-e2e"] = {"table": [["method", "rate", "× 0.3", "× 1", "× 3"], *rows(RATES.partition("e2e loss")[2])]}
+
 README = "README.md"
 BASELINES, NEIGHBOURS = "docs/results/baselines.md", "docs/results/neighbours.md"
 LEARNED, FEWER = "docs/results/what-lora-learned.md", "docs/results/deeper-layers-and-linearity.md"
@@ -46,11 +51,15 @@ QUOTES = [
     (README, "loss 3.70 → 2.47,", ["demo/loss/before", "demo/loss/after"]),
     (README, "ROUGE-L 12.2 → 27.6,", ["demo/ROUGE/before", "demo/ROUGE/after"]),
     (README, "an adapter of 0.94 MB", ["demo/stored/after"]),
-    (README, "BLEU 64.2, NIST 8.25, ROUGE-L 67.1", ["e2e/Smol/BLEU", "e2e/Smol/NIST", "e2e/Smol/ROUGE-L"]),
+    (
+        README,
+        "BLEU 64.2, NIST 8.25, ROUGE-L 67.1",
+        ["e2e-test/Smol/BLEU", "e2e-test/Smol/NIST", "e2e-test/Smol/ROUGE-L"],
+    ),
     (BASELINES, "1.95× as fast, 0.34× the memory", ["full/tokens/ratio", "full/peak/ratio"]),
     (
         BASELINES,
-        "75.3 ± 2.4 against 78.9 ± 0.2, on CoLA 15.5 ± 6.9 against 25.2 ± 3.3",
+        "75.3 ± 2.4 against 78.9 ± 0.25, on CoLA 15.5 ± 6.9 against 25.2 ± 3.3",
         [
             *["mrpc-methods/lora/accuracy"] * 2,
             *["mrpc-methods/full/accuracy"] * 2,
@@ -79,7 +88,7 @@ QUOTES = [
         "1.41, on docstrings 3.04 against 2.98;",
         ["e2e-methods/full/loss", "docstrings-methods/lora/loss", "docstrings-methods/full/loss"],
     ),
-    (BASELINES, "reach 1.46", ["e2e/Smol/test loss"]),
+    (BASELINES, "reach 1.46", ["e2e-test/Smol/test loss"]),
     (
         BASELINES,
         "74.7 against 70.1 (q) and 70.0 (k)",
@@ -102,7 +111,7 @@ QUOTES = [
     (
         LEARNED,
         "71.3 ± 3.4 against 74.7 ± 0.6 with r=8",
-        [*["mrpc-ranks/lora, r=1,/accuracy"] * 2, *["mrpc-ranks/lora, r=8/accuracy"] * 2, None],
+        [*["mrpc-ranks/lora, r=1,/accuracy"] * 2, *["mrpc-ranks/lora, r=8/accuracy"] * 2, ""],
     ),
     (
         FEWER,
@@ -119,32 +128,81 @@ QUOTES = [
         ["linearize-15-18/distilled/perplexity"],
     ),
 ]
+# The same of the pages of methods, by their names.
+MRPC, COLA, E2E, RANKS = "mrpc-methods", "cola-methods", "e2e-methods", "mrpc-ranks"
+FEW_LORA, FEW_PREFIX = "mrpc-few/lora, r=8", "mrpc-few/prefix-layer, 16+16 positions"
+QUOTES_OF_METHODS = [
+    ("lora", "had 75.6, $r = 8$ 74.7", [f"{RANKS}/lora, r=64/accuracy", "", f"{RANKS}/lora, r=8/accuracy"]),
+    ("lora", "$r = 1$ 71.3", ["", f"{RANKS}/lora, r=1,/accuracy"]),
+    ("lora", "78.9 to 75.3 with 0.3%", [f"{MRPC}/full/accuracy", f"{MRPC}/lora/accuracy", f"{MRPC}/lora/%"]),
+    ("rslora", "(loss 1.49 against 1.56)", ["e2e/rslora/loss", "e2e/lora/loss"]),
+    ("rslora", "(71.4 against 74.3)", ["mrpc/rslora/accuracy", "mrpc/lora/accuracy"]),
+    ("lora-fa", "(E2E loss 1.72 against 1.56", ["", "e2e/lora-fa/loss", "e2e/lora/loss"]),
+    ("lora-fa", "CoLA 7.6 against 12.5", ["cola/lora-fa/matthews", "cola/lora/matthews"]),
+    ("dora", "(17.3 against 12.5)", ["cola/dora/matthews", "cola/lora/matthews"]),
+    ("dora", "(76.1 against 74.3)", ["mrpc/dora/accuracy", "mrpc/lora/accuracy"]),
+    ("dora", "1.06 to 1.13 of LoRA's time", ["e2e/dora/step", "cola/dora/step"]),
+    ("pissa", "(E2E loss 1.58 against 1.56", ["", "e2e/pissa/loss", "e2e/lora/loss"]),
+    ("pissa", "MRPC 73.8 against 74.3", ["mrpc/pissa/accuracy", "mrpc/lora/accuracy"]),
+    ("vera", "(E2E loss 1.78 against 1.56", ["", "e2e/vera/loss", "e2e/lora/loss"]),
+    ("vera", "(3.2 MB on MiniLM, LoRA 0.3)", ["cola/vera/stored", "cola/lora/stored"]),
+    ("vera", "1.52 at three times its rate", ["rates-e2e/vera,/× 3"]),
+    ("tied", "(loss 1.61 against 1.56", ["e2e/tied/loss", "e2e/lora/loss"]),
+    ("multilora", "(18.2 ± 2.3 against", ["cola/multilora/matthews", "cola/multilora/matthews"]),
+    ("multilora", "against 12.5 ± 6.8)", ["cola/lora/matthews", "cola/lora/matthews"]),
+    ("multilora", "(75.8 against 74.3)", ["mrpc/multilora/accuracy", "mrpc/lora/accuracy"]),
+    ("adamix", "(E2E loss 2.23 against 1.56)", ["", "e2e/adamix/loss", "e2e/lora/loss"]),
+    ("adamix", "1.9 to 2.4 times LoRA's", ["cola/adamix/step", "e2e/adamix/step"]),
+    ("adamix-adapter", "a loss of 1.97 after 60 steps", ["e2e/adamix-adapter/loss", "e2e/adamix-adapter/steps"]),
+    ("adamix-adapter", "1.8 to 2.4 times LoRA's", ["cola/adamix-adapter/step", "e2e/adamix-adapter/step"]),
+    ("lora-xs", "(loss 1.51 against 1.56", ["e2e/lora-xs/loss", "e2e/lora/loss"]),
+    ("full", "(MRPC 78.9 against LoRA's 75.3", [f"{MRPC}/full/accuracy", f"{MRPC}/lora/accuracy"]),
+    ("full", "E2E loss 1.41 against 1.56", ["", f"{E2E}/full/loss", f"{E2E}/lora/loss"]),
+    ("full", "(538 MB for SmolLM2-135M, LoRA 1.9 MB)", ["e2e/full/stored", "", "", "e2e/lora/stored"]),
+    ("full", "2.2 to 2.4 times LoRA's", ["cola/full/step", "e2e/full/step"]),
+    ("top2", "70.3 against 75.3", [f"{MRPC}/top2/accuracy", f"{MRPC}/lora/accuracy"]),
+    ("bitfit", "72.0 on MRPC (LoRA 75.3)", [f"{MRPC}/bitfit/accuracy", f"{MRPC}/lora/accuracy"]),
+    ("bitfit", "rate (0.003 there)", [f"{MRPC}/bitfit/lr"]),
+    ("prefix-layer", "(E2E loss 2.37", ["", f"{E2E}/prefix-layer/loss"]),
+    ("prefix-layer", "where LoRA had 1.56", [f"{E2E}/lora/loss"]),
+    ("prefix-layer", "64.4, LoRA 65.4", [f"{FEW_PREFIX}, 100/accuracy", f"{FEW_LORA}, 100/accuracy"]),
+    ("prefix-layer", "70.0, LoRA 69.0", [f"{FEW_PREFIX}, 1,000/accuracy", f"{FEW_LORA}, 1,000/accuracy"]),
+    ("adapter-h", "(74.3 against 75.3)", [f"{MRPC}/adapter-h/accuracy", f"{MRPC}/lora/accuracy"]),
+    ("adapter-h", "(16.9 against 15.5", [f"{COLA}/adapter-h/matthews", f"{COLA}/lora/matthews"]),
+    ("adapter-h", "1.155 times the base's", ["latency/Adapter-H/SmolLM2"]),
+    ("adapter-l", "1.077 times the base's", ["latency/Adapter-L/SmolLM2"]),
+    ("adapter-l", "(75.1 ± 3.9 against", [f"{MRPC}/adapter-l/accuracy"] * 2),
+    ("adapter-l", "against 75.3 ± 2.4)", [f"{MRPC}/lora/accuracy"] * 2),
+    ("adapter-l", "1.527 against 1.555", [f"{E2E}/adapter-l/loss", f"{E2E}/lora/loss"]),
+    ("grass", "(loss 1.52; full 1.34, LoRA 1.56", ["e2e/grass/loss", "e2e/full/loss", "e2e/lora/loss"]),
+    ("grass", "(4.2 GB against 5.0, LoRA 1.8)", ["e2e/grass/peak", "e2e/full/peak", "e2e/lora/peak"]),
+    ("galore", "(loss 1.53; full 1.34, LoRA 1.56)", ["e2e/galore/loss", "e2e/full/loss", "e2e/lora/loss"]),
+]  # fmt: skip
+QUOTES += [(f"docs/methods/{name}.md", words, cells) for name, words, cells in QUOTES_OF_METHODS]
 NUMBER = r"\d+(?:,\d{3})*(?:\.\d+)?"
 
 
 @pytest.mark.parametrize("page, words, cells", QUOTES, ids=[f"{page}: {words}" for page, words, _ in QUOTES])
-def test_a_quoted_figure_is_its_record_s(page: str, words: str, cells: list[str | None]) -> None:
+def test_a_quoted_figure_is_its_record_s(page: str, words: str, cells: list[str]) -> None:
     text = " ".join((REPOSITORY / page).read_text(encoding="utf-8").split())
     assert words in text, f"{page} no longer says {words!r}"
-    quoted = re.findall(NUMBER, re.sub(r"float\d+|bfloat\d+|r=\d+ \w+", " ", words))
-    assert len(quoted) == len(cells)
-    for figure, cell in zip(quoted, cells, strict=True):
-        if cell is not None:
-            assert figure in _rounded(cell, figure), f"{figure} of {words!r} is {_cell(cell)!r} in the record"
+    figures = re.findall(NUMBER, re.sub(r"b?float\d+", "", words))
+    assert len(figures) == len(cells)
+    for figure, cell in zip(figures, cells, strict=True):
+        assert not cell or figure in rounded(measured(cell), figure), f"{figure} of {words!r}: {measured(cell)}"
 
 
 def test_the_neighbours_are_those_of_their_json() -> None:
     """Every mean and spread of the page's first table."""
     page = (REPOSITORY / NEIGHBOURS).read_text(encoding="utf-8")
-    recorded = json.loads((RESULTS / "neighbours" / "neighbours.json").read_text(encoding="utf-8"))
     for task, metric in {"cola": "matthews", "mrpc": "accuracy", "rte": "accuracy", "e2e": "loss"}.items():
-        for method, cell in recorded[task].items():
+        for method, cell in NEIGHBOURS_JSON[task].items():
             row = next(line for line in page.splitlines() if line.startswith(f"| {method} |"))
             measured = cell["metrics"][metric]
             assert f"{measured['mean']:.2f} ± {measured['sd']:.2f}" in row, (task, method)
 
 
-@pytest.mark.parametrize("name", RECORDS)
+@pytest.mark.parametrize("name", RECORDS.keys() - {"rates-e2e"})
 def test_a_record_says_what_it_is_of(name: str) -> None:
     assert all(RECORDS[name][key] for key in ("what", "machine", "recorded", "command", "table"))
 
@@ -152,31 +210,40 @@ def test_a_record_says_what_it_is_of(name: str) -> None:
 def test_ratios_are_those_of_the_figures_beside_them() -> None:
     for name in ("peft-xeon", "peft-epyc"):
         for row in RECORDS[name]["table"][1:]:
-            ours, *theirs = [[_number(each) for each in re.findall(NUMBER, cell)] for cell in row[1:]]
-            for measured, ratio in theirs:
-                assert ours[0] / measured == pytest.approx(ratio, abs=0.06 if ratio > 1 else 0.006)
+            ours, *theirs = [numbers(cell) for cell in row[1:]]
+            for figure, ratio in theirs:
+                assert ours[0] / figure == pytest.approx(ratio, abs=0.06 if ratio > 1 else 0.006)
     for row in RECORDS["full"]["table"][1:]:
-        lora, full, ratio = [_number(re.findall(NUMBER, cell)[0]) for cell in row[1:4]]
+        lora, full, ratio = [numbers(cell)[0] for cell in row[1:4]]
         assert lora / full == pytest.approx(ratio, abs=0.006)
 
 
-def _cell(address: str) -> str:
-    """The text of a cell: `record/beginning of a row/beginning of a column`. A row is its cells with commas."""
-    name, row, column = address.split("/")
-    head, *rows = RECORDS[name]["table"]
-    found = [each for each in rows if ", ".join(each).startswith(row)]
-    at = [index for index, title in enumerate(head) if title.startswith(column)]
-    assert len(found) == 1, f"{address}: {len(found)} rows"
-    assert at, f"{address}: no such column"
-    return str(found[0][at[0]])
+def measured(address: str) -> list[float]:
+    """The figures of a cell, a mean and its spread or one: record/beginning of a row/beginning of a column, or
+    task/method/metric of `neighbours.json`."""
+    record, row, column = address.split("/")
+    if record not in NEIGHBOURS_JSON:
+        return numbers(cell_of(RECORDS[record]["table"], row, column))
+    found = NEIGHBOURS_JSON[record][row]
+    if column in ("peak", "stored"):
+        return [found["peak_memory_bytes"] / 1e9 if column == "peak" else found["stored_bytes"] / 1e6]
+    value = found["metrics"].get(column, found.get(column))
+    return [value["mean"], value["sd"]] if isinstance(value, dict) else [value]
 
 
-def _rounded(address: str, like: str) -> Iterator[str]:
-    """The numbers of a cell with as many decimals as `like` has."""
+def cell_of(table: Sequence[Sequence[str]], row: str, column: str) -> str:
+    """A cell by the beginning of its row, whose cells are joined by commas, and of its column's name."""
+    head, *others = table
+    found = [each for each in others if f"{', '.join(each)},".startswith(row)]
+    assert len(found) == 1, f"{len(found)} rows begin with {row!r}"
+    return found[0][next(index for index, name in enumerate(head) if name.startswith(column))]
+
+
+def numbers(cell: str) -> list[float]:
+    return [float(each.replace(",", "")) for each in re.findall(NUMBER, cell)]
+
+
+def rounded(values: list[float], like: str) -> set[str]:
+    """The values with as many decimals as a figure has."""
     step = Decimal(1).scaleb(-len(like.partition(".")[2]))
-    numbers = (Decimal(each.replace(",", "")) for each in re.findall(NUMBER, _cell(address)))
-    return (f"{number.quantize(step, ROUND_HALF_UP):,}" for number in numbers)
-
-
-def _number(text: str) -> float:
-    return float(text.replace(",", ""))
+    return {f"{Decimal(repr(value)).quantize(step, ROUND_HALF_UP):,}" for value in values}

@@ -5,14 +5,20 @@ Each is a `LoralabError` and also the standard-library type that a caller would 
 `error: …` and exit status 2. A message says what was asked, what was found, and what to do.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 
-def listed(names: Iterable[str], most: int = 5, between: str = ", ") -> str:
-    """The first few names, and how many more there are: `a, b and 3 more`."""
+def some(names: Iterable[str], most: int = 3) -> str:
+    """The first few names, and how many more there are: `a, b, c and 4 more`."""
     shown = list(names)
     more = f" and {len(shown) - most} more" if len(shown) > most else ""
-    return between.join(shown[:most]) + more
+    return ", ".join(shown[:most]) + more
+
+
+def listed(problems: Sequence[str], most: int = 12) -> str:
+    """Problems in one line, the first ones in full."""
+    more = [f"and {len(problems) - most} more"] if len(problems) > most else []
+    return "; ".join([*problems[:most], *more])
 
 
 def first_line(error: BaseException) -> str:

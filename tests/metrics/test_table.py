@@ -1,4 +1,5 @@
-from loralab.metrics.table import LABEL_METRICS, higher_is_better
+from loralab.metrics.classification import LABEL_METRICS
+from loralab.metrics.scores import higher_is_better
 
 
 def test_names_are_those_of_the_functions() -> None:

@@ -31,7 +31,7 @@ def test_what_is_written_is_read_back(tmp_path: Path) -> None:
 
 def test_wrong_counts_files_and_codings(tmp_path: Path) -> None:
     (tmp_path / "out").write_text("one\n")
-    with pytest.raises(DataError, match="has 1 lines, but there are 2 inputs"):
+    with pytest.raises(DataError, match="has 1 lines, but there are 2 unique inputs"):
         LINES.read(tmp_path / "out", TWO)
     with pytest.raises(NotFoundError, match="there is no file"):
         read_text(tmp_path / "none")

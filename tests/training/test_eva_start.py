@@ -91,7 +91,7 @@ def test_classifiers_start_so_too(classifying: Configure) -> None:
 @pytest.mark.parametrize(
     "changes, said",
     [
-        ({"method": "bitfit"}, "init eva was asked for with method bitfit"),
+        ({"method": "bitfit"}, "init eva starts the A of a LoRA, and method bitfit is none"),
         ({"eva_tau": 2.0}, "eva_tau 2.0"),
         ({"eva_rho": 0.5}, "eva_rho 0.5"),
         ({"eva_batches": 0}, "eva_batches 0"),

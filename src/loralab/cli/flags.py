@@ -76,7 +76,7 @@ class ChoosesModules:
 
 @dataclass(frozen=True, kw_only=True)
 class Loading(GivesAlpha):
-    """How to load a model and an adapter, whichever they are."""
+    """How to load a model and an adapter."""
 
     allow_other_base: bool = False
     """Load the adapter even if it was trained on another base model."""

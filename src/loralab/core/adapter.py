@@ -169,7 +169,7 @@ class AdapterSet:
         """The adapter of this name, or UnknownAdapterError listing those there are."""
         if name not in self.adapters:
             there = ", ".join(repr(known) for known in self.adapters) or "none"
-            raise UnknownAdapterError(f"there is no adapter {name!r} on this model; it has: {there}")
+            raise UnknownAdapterError(f"there is no adapter {name!r} on this model; there is: {there}")
         return self.adapters[name]
 
     def invocation_of(self, speaker: Speaker | None) -> tuple[int, ...]:

@@ -55,7 +55,7 @@ def combine(model: nn.Module, weights: Mapping[str, float], name: str, rank: int
     if not weights:
         raise SpecError("combine() was given no adapters; give a weight for each, as {'sql': 0.7, 'chat': 0.3}")
     if rank is not None and rank < 1:
-        raise SpecError(f"rank is {rank} and must be at least 1, or None for the exact sum")
+        raise SpecError(f"rank {rank} is too small for a sum: give at least 1, or None for the exact one")
     chosen = {key: adapters.adapter(key) for key in weights}
     heads = dict.fromkeys(head for adapter in chosen.values() for head in adapter.heads)
     kept = {path: _kept_head(path, chosen) for path in heads}
@@ -158,7 +158,7 @@ def _kept_head(path: str, chosen: Mapping[str, Adapter]) -> tuple[Update, str]:
     different = [name for name in others if not _is_same(owners[first], owners[name])]
     if different:
         raise SpecError(
-            f"these adapters cannot be combined: '{first}' and '{different[0]}' train {path} in full and hold "
+            f"these adapters cannot be combined: they train {path} in full, and '{first}' and '{different[0]}' hold "
             "different copies of it, which have no sum; combine adapters of one head, or leave one of them out"
         )
     return owners[first], f"{path} is as '{first}' trained it: what is trained in full is kept whole, and not weighted"

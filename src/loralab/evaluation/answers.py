@@ -1,7 +1,4 @@
-"""A language model's answers to examples: it is given what training has before each target, and stops where that ends.
-
-It knows nothing of scores.
-"""
+"""A language model's answers to examples: given what training has before each target, it stops where that ends."""
 
 import sys
 from collections.abc import Sequence

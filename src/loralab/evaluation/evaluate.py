@@ -1,4 +1,4 @@
-"""A model and a task -> scores: the loss, and the task's own metrics. It knows nothing of training and adapters."""
+"""A model and a task -> scores: the loss, and the task's own metrics."""
 
 import math
 from collections.abc import Sequence
@@ -16,13 +16,13 @@ from loralab.generation.config import GenerationConfig
 from loralab.generation.settings import forced_first_token
 from loralab.methods.prefix.update import text_room
 from loralab.nn.mode import evaluating
-from loralab.tasks.encoding.encode import Processor, encode_examples, padding_id
+from loralab.tasks.encoding.encode import Encoding, Processor, encode_examples, padding_id
 from loralab.tasks.encoding.first_token import begin_targets
-from loralab.tasks.example import AnyExample, Conversation, Example
+from loralab.tasks.example import AnyExample, Conversation, Example, Examples
 from loralab.tasks.task import Task
 
 LARGEST_EXPONENT = 700.0
-"""Beyond this loss the perplexity is no float any more; it stays at e^700."""
+"""Beyond this loss the perplexity overflows a float; it stays at e^700."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Evaluation:
     for values the mean squared error; None where the labels are not known.
     """
     metrics: dict[str, float]
-    """By the names and in the units of the contract; `perplexity` is e to the loss."""
+    """By the names and in the units of the README's table of metrics; `perplexity` is e to the loss."""
     parts: dict[str, dict[str, float]]
     """The task's metrics of each part of the split (WebNLG: seen, unseen), where it has parts."""
     samples: tuple[Sample, ...]
@@ -87,10 +87,7 @@ def evaluate(
     task, ordered = in_order_of_model(task, model.config)
     examples = task.examples(split, limit)
     require_metrics(task, examples, generate=generate)
-    longest = min(max_length, text_room(model) or max_length)
-    encoder_decoder = bool(getattr(model.config, "is_encoder_decoder", False))
-    encoding = encode_examples(task, examples, tokenizer, longest, encoder_decoder=encoder_decoder)
-    encoding = begin_targets(encoding, forced_first_token(model), longest)
+    encoding = encode_for(model, tokenizer, task, examples, max_length)
     pad_id = padding_id(tokenizer)
     samples: tuple[Sample, ...] = ()
     outputs: tuple[str, ...] = ()
@@ -118,6 +115,16 @@ def evaluate(
         truncated=encoding.truncated,
         notes=(*ordered, *encoding.notes, *scored.notes),
     )
+
+
+def encode_for(
+    model: PreTrainedModel, processor: Processor, task: Task, examples: Examples, max_length: int
+) -> Encoding:
+    """The examples as the model takes them, in training as in evaluation: cut to what it has room for."""
+    longest = min(max_length, text_room(model) or max_length)
+    encoder_decoder = bool(getattr(model.config, "is_encoder_decoder", False))
+    encoding = encode_examples(task, examples, processor, longest, encoder_decoder=encoder_decoder)
+    return begin_targets(encoding, forced_first_token(model), longest)
 
 
 def _perplexity(loss: float | None) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""A classifier's predictions and loss on encoded examples. It knows nothing of text, images and metrics.
+"""A classifier's predictions and loss on encoded examples.
 
 Shapes: B examples of a batch, C classes (1 for a value).
 """

@@ -1,4 +1,4 @@
-"""The loss of a language model on encoded examples: nats per target token. It knows nothing of tasks' files.
+"""The loss of a language model on encoded examples: nats per target token.
 
 Training and evaluation take it from here alike, so that both say where the prompts end.
 """

@@ -10,8 +10,8 @@ from functools import partial
 
 from loralab.errors import DataError
 from loralab.extras import require
+from loralab.metrics.classification import LABEL_METRICS
 from loralab.metrics.scores import Scores, TextScore
-from loralab.metrics.table import LABEL_METRICS
 from loralab.tasks.example import Conversation, Example, Examples, ImageExample, LabelledExample
 from loralab.tasks.task import Task
 
@@ -21,9 +21,9 @@ class Scored:
     """The scores of one system's outputs."""
 
     metrics: dict[str, float]
-    """By the names of the contract."""
+    """By the names of the README's table of metrics."""
     parts: dict[str, dict[str, float]]
-    """The same of each part of the split (WebNLG: seen, unseen), where it has parts."""
+    """The scores of each part of the split (WebNLG: seen, unseen), where it has parts."""
     notes: tuple[str, ...]
 
 

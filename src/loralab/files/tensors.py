@@ -4,7 +4,7 @@ Nothing in a file is ever executed: safetensors wherever it is claimed. A file f
 with `weights_only`, which admits tensors and plain containers and refuses everything else. Knows nothing of adapters.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from pickle import UnpicklingError  # noqa: TID251  only the name of the exception that torch.load raises
@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from loralab.errors import AdapterFileError, NotFoundError
+from loralab.errors import AdapterFileError, NotFoundError, listed
 
 SAFETENSORS = ".safetensors"
 _PICKLED = (b"PK\x03\x04", *(bytes([0x80, protocol]) for protocol in range(2, 6)))
@@ -107,9 +107,6 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
     path.write_bytes(save(plain, metadata={"format": "pt", **(metadata or {})}))
 
 
-MOST_SHOWN = 12
-
-
 def refuse_unfit(
     tensors: Mapping[str, Tensor], expected: Mapping[str, tuple[int, ...]], whole_numbers: Collection[str] = ()
 ) -> None:
@@ -142,9 +139,3 @@ def problems_of(
 def is_finite(tensor: Tensor) -> bool:
     """Whether a tensor holds neither NaN nor infinity."""
     return not tensor.is_floating_point() or bool(torch.isfinite(tensor).all())
-
-
-def listed(problems: Sequence[str]) -> str:
-    """Problems in one line, the first ones in full."""
-    rest = len(problems) - MOST_SHOWN
-    return "; ".join(problems[:MOST_SHOWN]) + (f"; and {rest} more" if rest > 0 else "")

@@ -12,9 +12,17 @@ import torch
 from torch import Tensor
 
 from loralab.core.updates.factors import Recipe, usual_and_others
-from loralab.errors import AdapterFileError, FingerprintError, ModelLoadError, NotFoundError, OutputError, SpecError
+from loralab.errors import (
+    AdapterFileError,
+    FingerprintError,
+    ModelLoadError,
+    NotFoundError,
+    OutputError,
+    SpecError,
+    listed,
+)
 from loralab.extras import require
-from loralab.files.tensors import SAFETENSORS, listed, write_tensors
+from loralab.files.tensors import SAFETENSORS, write_tensors
 from loralab.files.whole import whole_file, whole_folder
 from loralab.formats.gguf.file import write_gguf
 from loralab.formats.gguf.layout import GgufBase

@@ -9,7 +9,6 @@ from loralab.errors import AdapterFileError, LoralabError
 
 Severity = Literal["error", "warning", "note"]
 SEVERITIES: tuple[Severity, ...] = ("error", "warning", "note")
-_SHOWN = 3
 
 AGAIN = "get or save the adapter again"
 UNEXPECTED = (TypeError, ValueError, LookupError, AttributeError, ArithmeticError, RuntimeError)
@@ -32,12 +31,6 @@ class Finding:
 def worst_first(findings: Sequence[Finding]) -> list[Finding]:
     """Sorted by severity, each once."""
     return sorted(dict.fromkeys(findings), key=lambda each: SEVERITIES.index(each.severity))
-
-
-def some(names: Sequence[str]) -> str:
-    """The first few names, and how many more there are."""
-    rest = len(names) - _SHOWN
-    return ", ".join(names[:_SHOWN]) + (f" and {rest} more" if rest > 0 else "")
 
 
 class Problem(NamedTuple):

@@ -17,7 +17,6 @@ from loralab.core.names import class_name, inside, unwrapped
 from loralab.core.updates.update import WHOLE, Update
 from loralab.errors import FingerprintError
 from loralab.files.values import listing, mapping, number, sizes, text
-from loralab.formats.record import adapted_tensors
 from loralab.nn.tensors import tensor_of
 
 STRIDE = 8
@@ -144,9 +143,7 @@ def fingerprint_under(
 ) -> Fingerprint:
     """Of all that the updates change or build on in the base but its heads, which start at random."""
     adapted = (
-        (path, bases[path], adapted_tensors(update, bases[path]))
-        for path, update in updates.items()
-        if not inside(path, heads)
+        (path, bases[path], update.built_on(bases[path])) for path, update in updates.items() if not inside(path, heads)
     )
     return fingerprint(adapted, None if model is None else unwrapped(model))
 

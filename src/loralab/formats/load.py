@@ -10,9 +10,8 @@ from loralab.core.adapter import Adapter, adapters_on, refuse_foreign_adapter
 from loralab.core.attach import put
 from loralab.core.names import modules_by_path, unwrapped
 from loralab.core.plan import Plan
-from loralab.errors import AdapterStateError, SpecError
+from loralab.errors import AdapterStateError, SpecError, listed
 from loralab.files.names import CONFIG_NAME
-from loralab.files.tensors import listed
 from loralab.formats.fingerprint import fingerprint_under
 from loralab.formats.folder import model_files
 from loralab.formats.read import read_adapter

@@ -14,10 +14,9 @@ from loralab.core.names import modules_by_path
 from loralab.core.updates.build import kind_of
 from loralab.core.updates.factors import Recipe, usual_and_others
 from loralab.core.updates.update import WHOLE, Update
-from loralab.errors import AdapterFileError
-from loralab.files.tensors import listed
+from loralab.errors import AdapterFileError, listed
 from loralab.formats.peft.layout import fill
-from loralab.formats.record import ModuleRecord, PartRecord, adapted_tensors, has_tensor, rows_of, runs_of
+from loralab.formats.record import ModuleRecord, PartRecord, has_tensor, rows_of, runs_of
 from loralab.methods.lora import LoRA
 from loralab.models.families.aliases import fused_layout
 from loralab.nn.dense import dense_shape, is_dense
@@ -115,7 +114,7 @@ def _add_others(
         own = tensor_of(by_path[path], leaf)
         if own.shape != tensor.shape:
             problems.append(f"{name} has shape {list(tensor.shape)}, not {list(own.shape)}")
-        elif path in updates and leaf in adapted_tensors(updates[path], by_path[path]):
+        elif path in updates and leaf in updates[path].built_on(by_path[path]):
             problems.append(f"{name} is in the file in full beside its own low-rank update")
         else:
             updates.setdefault(path, Update({})).restore(leaf, tensor, by_path[path])

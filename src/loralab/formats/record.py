@@ -18,7 +18,6 @@ from loralab.core.updates.factors import LowRankDelta, Recipe, SharedMatrices, S
 from loralab.core.updates.kinds import KINDS, Kind
 from loralab.core.updates.low_rank import ConvUpdate, LinearUpdate
 from loralab.core.updates.magnitude import Magnitude
-from loralab.core.updates.substitution import AttentionUpdate, ParameterUpdate
 from loralab.core.updates.tokens import TokenUpdate
 from loralab.core.updates.update import WHOLE, Update
 from loralab.errors import AdapterFileError
@@ -212,33 +211,6 @@ def _runs(value: object) -> Runs:
     if not runs or any(len(run) != 2 or run[0] >= run[1] for run in runs):
         raise TypeError(f"rows is {value!r}, not runs of rows, each as [first, one past last]")
     return [list(run) for run in runs]
-
-
-def adapted_tensors(update: Update, base: nn.Module) -> list[str]:
-    """Names, within the module, of the base's tensors that an update changes or builds on: what must not be another's.
-
-    Whoever asks about a task's head, whose tensors start at random, has asked wrongly.
-    """
-    if isinstance(update, (BottleneckUpdate, MixedBottleneckUpdate)):
-        return [WHOLE]
-    if isinstance(update, PrefixUpdate):
-        return [f"{name}.weight" for name, module in base.named_modules() if module is _embeddings(base)]
-    if isinstance(update, TokenUpdate):
-        return []  # its rows replace the base's, and it depends on the other rows no more than on any weight
-    if not len(update.parts):
-        return [name for name in update.replacements() if tensor_of(base, name).is_floating_point()]
-    if isinstance(update, ParameterUpdate):
-        return list(update.parts)
-    if isinstance(update, AttentionUpdate):
-        into = [part for part in ("q", "k", "v") if part in update.parts]
-        split = base.in_proj_weight is None
-        names = [f"{part}_proj_weight" for part in into] if split else ["in_proj_weight"] if into else []
-        return names + (["out_proj.weight"] if "out" in update.parts else [])
-    return [WHOLE]
-
-
-def _embeddings(base: nn.Module) -> object:
-    return base.get_input_embeddings()  # type: ignore[operator]
 
 
 def has_tensor(module: nn.Module, name: str) -> bool:

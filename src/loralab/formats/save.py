@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from loralab.core.adapter import Adapter
 from loralab.core.names import unwrapped
 from loralab.core.updates.update import Update
-from loralab.errors import AdapterStateError, NumericsError, OutputError
+from loralab.errors import AdapterStateError, NumericsError, OutputError, listed
 from loralab.files.names import CONFIG_NAME, OLD_TENSORS_NAME, PEFT_FILES, PLAIN_NAME, SIDECAR_NAME, TENSORS_NAME
-from loralab.files.tensors import is_finite, listed, write_tensors
+from loralab.files.tensors import is_finite, write_tensors
 from loralab.files.whole import json_text, whole_file
 from loralab.formats.fingerprint import fingerprint_under
 from loralab.formats.folder import model_files

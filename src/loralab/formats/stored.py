@@ -14,9 +14,10 @@ from typing import Any
 from torch import Tensor, nn
 
 from loralab.core.plan import Plan
+from loralab.errors import some
 from loralab.files.names import CONFIG_NAME, PLAIN_NAME, TENSORS_NAME
 from loralab.files.tensors import TensorFile, is_finite
-from loralab.formats.finding import AGAIN, Finding, Problem, Problems, refuse, some
+from loralab.formats.finding import AGAIN, Finding, Problem, Problems, refuse
 from loralab.formats.folder import name_for
 from loralab.formats.peft.config import OWN_TYPE, PeftConfig
 from loralab.formats.peft.vera import PeftVeraConfig

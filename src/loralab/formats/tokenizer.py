@@ -14,7 +14,7 @@ from safetensors import safe_open
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from loralab.core.names import modules_by_path
-from loralab.errors import AdapterFileError
+from loralab.errors import AdapterFileError, some
 from loralab.files.names import CONFIG_NAME
 from loralab.files.tensors import SAFETENSORS, read_tensors
 from loralab.files.whole import read_json
@@ -25,7 +25,6 @@ from loralab.models.quiet import quiet_transformers
 
 SHARE_OF_SAME = 0.5
 """A tokenizer that gives fewer of the base's tokens their ids is another one."""
-SHOWN = 5
 
 
 @dataclass(frozen=True)
@@ -91,7 +90,7 @@ def _check_same(
 ) -> None:
     if difference.moved or difference.same < SHARE_OF_SAME:
         how = (
-            f"gives other ids to {len(difference.moved)} of its tokens ({_listed(difference.moved)})"
+            f"gives other ids to {len(difference.moved)} of its tokens ({some(map(repr, difference.moved), 5)})"
             if difference.moved
             else f"shares only {difference.same:.0%} of its tokens"
         )
@@ -105,16 +104,18 @@ def _check_same(
 def _how_it_differs(own: PreTrainedTokenizerBase, base: PreTrainedTokenizerBase, difference: _Difference) -> str:
     ours, theirs = own.get_vocab(), base.get_vocab()
     differences = (
-        [f"{len(difference.added)} tokens are added ({_listed(list(difference.added))})"] if difference.added else []
+        [f"{len(difference.added)} tokens are added ({some(map(repr, difference.added), 5)})"]
+        if difference.added
+        else []
     )
     places = set(ours.values())
     missing = sorted(theirs.keys() - ours.keys(), key=theirs.__getitem__)
     lost = [token for token in missing if theirs[token] not in places]
     if lost:
-        differences.append(f"{len(lost)} of the model's tokens are not in it ({_listed(lost)})")
+        differences.append(f"{len(lost)} of the model's tokens are not in it ({some(map(repr, lost), 5)})")
     renamed = [token for token, place in ours.items() if token not in theirs and token not in difference.added]
     if renamed:
-        differences.append(f"{len(renamed)} tokens are called otherwise ({_listed(renamed)})")
+        differences.append(f"{len(renamed)} tokens are called otherwise ({some(map(repr, renamed), 5)})")
     if own.chat_template != base.chat_template:
         differences.append("its chat template is another than the model's")
     if own.special_tokens_map != base.special_tokens_map:
@@ -148,8 +149,8 @@ def _fit_embeddings(
         beyond = [token for token, place in difference.added.items() if place >= rows]
         raise AdapterFileError(
             f"the tokenizer in {folder} has {needed} tokens, the model embeds {rows}, and the adapter holds "
-            f"{'no embeddings' if held is None else f'{held} of them'}: what {_listed(beyond)} mean is not known. Save "
-            "the adapter with its embeddings (PEFT: save_embedding_layers=True, or modules_to_save)"
+            f"{'no embeddings' if held is None else f'{held} of them'}: what {some(map(repr, beyond), 5)} mean is not "
+            "known. Save the adapter with its embeddings (PEFT: save_embedding_layers=True, or modules_to_save)"
         )
     if held is None or held == rows:
         return []
@@ -185,8 +186,3 @@ def _shapes(file: Path) -> dict[str, tuple[int, ...]]:
         return {name: tuple(tensor.shape) for name, tensor in read_tensors(file).tensors.items()}
     with safe_open(str(file), framework="pt", device="cpu") as stream:
         return {name: tuple(stream.get_slice(name).get_shape()) for name in stream.keys()}  # noqa: SIM118
-
-
-def _listed(tokens: Sequence[str]) -> str:
-    more = f" and {len(tokens) - SHOWN} more" if len(tokens) > SHOWN else ""
-    return ", ".join(map(repr, tokens[:SHOWN])) + more

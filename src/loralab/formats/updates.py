@@ -17,8 +17,8 @@ from loralab.core.adapter import SHARED
 from loralab.core.thin import Thin
 from loralab.core.updates.factors import Recipe, SharedMatrices, Spot
 from loralab.core.updates.update import WHOLE
-from loralab.errors import AdapterFileError
-from loralab.files.tensors import listed, problems_of
+from loralab.errors import AdapterFileError, listed
+from loralab.files.tensors import problems_of
 from loralab.formats.peft.config import PeftConfig
 from loralab.formats.peft.keys import WRAPPED, plain_path
 from loralab.formats.peft.layout import EMBEDDING_A, IN_PROJECTION, OUTPUT_TWICE, A

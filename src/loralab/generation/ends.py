@@ -1,4 +1,4 @@
-"""What ends an output beside the end of text: tokens, or texts of several. It knows nothing of templates."""
+"""What ends an output beside the end of text: tokens, or texts of several."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,8 +17,8 @@ class Ends:
 
     def criteria(self, tokenizer: PreTrainedTokenizerBase, prompt_width: int) -> StoppingCriteriaList:
         """What stops a batch at the ending texts, behind prompts of so many tokens; nothing where there are none."""
-        found = [EndsWithText(self.texts, tokenizer, prompt_width)] if self.texts else []
-        return StoppingCriteriaList(found)
+        criteria = [EndsWithText(self.texts, tokenizer, prompt_width)] if self.texts else []
+        return StoppingCriteriaList(criteria)
 
     def cut(self, text: str) -> str:
         """The text up to the first of the ending texts."""

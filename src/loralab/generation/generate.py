@@ -2,7 +2,7 @@
 
 Alike long prompts share a batch (`padding`), and answers come back in the prompts' order. Of the model's own generation
 settings only those count that `settings` keeps: what is not asked for (a repetition penalty, a sampling temperature) is
-off. It knows nothing of tasks and adapters.
+off.
 
 Shapes: B prompts of a batch, T tokens, V vocabulary.
 """
@@ -67,7 +67,7 @@ def generate_ids(
     tokenizer: PreTrainedTokenizerBase,
     more_ends: Ends = NO_MORE,
 ) -> list[list[int]]:
-    """The same from token ids to token ids; ends are cut off but for ending texts, which `decode` cuts."""
+    """New token ids after each prompt's; ends are cut off but for ending texts, which `decode` cuts."""
     _check_lengths(model, prompts, config.max_new_tokens)
     ends = sorted({*_end_ids(model, tokenizer), *more_ends.tokens})
     pad_id = _pad_id(tokenizer)
@@ -144,16 +144,16 @@ def _check_lengths(model: PreTrainedModel, prompts: Sequence[list[int]], max_new
     for number, ids in enumerate(prompts, start=1):
         if len(ids) > room:
             raise SpecError(
-                f"prompt {number} has {len(ids)} tokens and {max_new_tokens} new ones were asked for, but the model's "
-                f"context is {context} tokens; shorten the prompt or max_new_tokens"
+                f"prompt {number} has {len(ids)} tokens; with {max_new_tokens} new ones it is too long for the "
+                f"model, whose context is {context} tokens: shorten the prompt or max_new_tokens"
             )
 
 
 def _end_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """The tokenizer's end of text, and those of the model's generation settings (an end of turn)."""
     own = model.generation_config.eos_token_id if model.generation_config is not None else None
-    found = own if isinstance(own, list) else [own]
-    return sorted({int(each) for each in (*found, tokenizer.eos_token_id) if each is not None})
+    ends = own if isinstance(own, list) else [own]
+    return sorted({int(each) for each in (*ends, tokenizer.eos_token_id) if each is not None})
 
 
 def _pad_id(tokenizer: PreTrainedTokenizerBase) -> int:

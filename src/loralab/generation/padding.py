@@ -2,7 +2,7 @@
 
 A decoder's prompts are padded on the left, an encoder's on the right, under a mask. Some models ignore the mask (XLNet,
 RecurrentGemma), and then continue a prompt otherwise beside a longer one; transformers' RWKV mixes the rows of a batch
-when it reads its state. Which they are is found out by trial, not by name. It knows nothing of what is generated for.
+when it reads its state. Which they are is found out by trial, not by name.
 
 Shapes: B prompts of a batch, T tokens, V vocabulary.
 """
@@ -80,8 +80,8 @@ def _first_logits(model: PreTrainedModel, prompts: Prompts, pad_id: int) -> Tens
     asked = {"max_new_tokens": TRIED_STEPS, "pad_token_id": pad_id, "eos_token_id": None, "do_sample": False}
     asked |= {"return_dict_in_generate": True, "output_logits": True}
     with generating_with(model, asked) as settings:
-        found = model.generate(**padded(model, prompts, pad_id), generation_config=settings)  # type: ignore[operator]
-    return torch.stack([each[-1] for each in found.logits])
+        trial = model.generate(**padded(model, prompts, pad_id), generation_config=settings)  # type: ignore[operator]
+    return torch.stack([each[-1] for each in trial.logits])
 
 
 def _pad(row: list[int], width: int, value: int, left: bool) -> list[int]:

@@ -17,13 +17,13 @@ def sampled(config: GenerationConfig, numbers: Sequence[int]) -> LogitsProcessor
     """What draws the tokens of a batch's prompts, which have these numbers among all prompts: a greedy search behind it
     takes what was drawn. Nothing where the temperature is 0.
     """
-    found = LogitsProcessorList()
+    processors = LogitsProcessorList()
     if config.temperature > 0:
-        found.append(TemperatureLogitsWarper(config.temperature))
+        processors.append(TemperatureLogitsWarper(config.temperature))
         if config.top_p < 1:
-            found.append(TopPLogitsWarper(config.top_p))
-        found.append(Draw([Random(f"{config.seed} {number}") for number in numbers]))
-    return found
+            processors.append(TopPLogitsWarper(config.top_p))
+        processors.append(Draw([Random(f"{config.seed} {number}") for number in numbers]))
+    return processors
 
 
 class Draw(LogitsProcessor):

@@ -19,7 +19,7 @@ class Rule(Enum):
     """Whose word counts for a setting."""
 
     MODEL = "kept as the model's files say"
-    ASKED = "as asked for, whatever the model's files say"
+    ASKED = "as asked, whatever the model's files say"
     OFF = "without effect, whatever the model's files say"
 
 

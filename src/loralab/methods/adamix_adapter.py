@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from loralab.core.updates.update import Update
+from loralab.core.updates.update import WHOLE, Update
 from loralab.methods.adamix import SHARED_SIDES
 from loralab.methods.bottleneck import STYLES, BottleneckAdapter, BottleneckUpdate, bottleneck
 from loralab.methods.specification import choice_problems, count_problems
@@ -41,6 +41,9 @@ class MixedBottleneckUpdate(Update):
     def settings(self) -> dict[str, Any]:
         sizes = {"width": self.width, "size": self.size}
         return sizes | {"experts": self.experts, "shared_side": self.shared_side}
+
+    def built_on(self, base: nn.Module) -> list[str]:
+        return [WHOLE]
 
     def reset(self) -> None:
         """Every Down ~ U(±1/√d) by itself, everything else zero: the layer adds nothing."""

@@ -73,6 +73,9 @@ class BottleneckUpdate(Update):
     def settings(self) -> dict[str, Any]:
         return {"width": self.width, "size": self.size, "style": self.style}
 
+    def built_on(self, base: nn.Module) -> list[str]:
+        return [WHOLE]
+
     def reset(self) -> None:
         """Down ~ U(±1/√d), the trained norm at (1, 0), everything else zero: the layer adds nothing."""
         bound = 1 / math.sqrt(self.width)

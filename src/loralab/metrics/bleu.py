@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from itertools import zip_longest
 
 from loralab.extras import lazy
-from loralab.metrics.pairing import check_pairs
+from loralab.metrics.scores import check_pairs
 from loralab.metrics.scripts import spread
 
 sacrebleu = lazy("sacrebleu.metrics.bleu", "metrics")

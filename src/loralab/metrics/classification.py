@@ -1,7 +1,6 @@
 """Scores of predicted classes and values, by scikit-learn and SciPy, on a 0–100 (correlations −100–100) scale.
 
-A correlation with a constant is undefined (0/0); here it is 0.0, as nothing is told by a constant. It knows
-nothing of models and texts.
+A correlation with a constant is undefined (0/0); here it is 0.0, as a constant tells nothing.
 """
 
 from collections.abc import Callable, Sequence
@@ -11,7 +10,7 @@ from numpy.typing import NDArray
 
 from loralab.errors import NumericsError
 from loralab.extras import lazy
-from loralab.metrics.pairing import check_pairs
+from loralab.metrics.scores import check_pairs
 
 sklearn, stats = lazy("sklearn.metrics", "metrics"), lazy("scipy.stats", "metrics")
 
@@ -74,3 +73,13 @@ def _correlation(
 def _is_constant(values: NDArray[np.float64]) -> bool:
     """Also of a single value."""
     return bool(np.ptp(values) <= NEARLY_CONSTANT * np.abs(values).max())
+
+
+LABEL_METRICS: dict[str, Callable[[Sequence[float], Sequence[float]], float]] = {
+    "accuracy": accuracy,
+    "f1": f1,
+    "matthews": matthews,
+    "pearson": pearson,
+    "spearman": spearman,
+}
+"""name -> function of the predicted and the expected classes or values."""

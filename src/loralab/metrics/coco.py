@@ -7,7 +7,7 @@ does, in Java. That moves tgen's ROUGE-L and CIDEr on E2E by less than 0.001 and
 from collections.abc import Sequence
 
 from loralab.extras import lazy
-from loralab.metrics.pairing import check_pairs
+from loralab.metrics.scores import check_pairs
 from loralab.metrics.scripts import spread
 from loralab.metrics.tokens import caption_words
 

@@ -12,7 +12,7 @@ from tempfile import TemporaryDirectory
 
 from loralab.errors import MissingDependencyError
 from loralab.extras import lazy
-from loralab.metrics.pairing import check_pairs
+from loralab.metrics.scores import check_pairs
 
 coco_meteor = lazy("pycocoevalcap.meteor.meteor", "metrics")
 

@@ -10,7 +10,7 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
-from loralab.metrics.pairing import check_pairs
+from loralab.metrics.scores import check_pairs
 from loralab.metrics.scripts import spread
 from loralab.metrics.tokens import mteval_tokens
 

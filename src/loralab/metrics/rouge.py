@@ -8,7 +8,7 @@ is the mean over them.
 from collections.abc import Sequence
 
 from loralab.extras import lazy
-from loralab.metrics.pairing import check_pairs
+from loralab.metrics.scores import check_pairs
 from loralab.metrics.tokens import rouge_words
 
 rouge_scorer = lazy("rouge_score.rouge_scorer", "metrics")

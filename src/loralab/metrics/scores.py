@@ -1,7 +1,13 @@
-"""What a judgement of texts is: figures by name, and what should be known about them. No metric is known here."""
+"""What metrics share: predictions paired with references, figures by name, and which way each figure points."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
+
+from loralab.errors import DataError
+
+LOWER_IS_BETTER = ("loss", "perplexity", "ter", "unparsable")
+"""Metrics that measure an error."""
 
 
 @dataclass(frozen=True)
@@ -9,10 +15,39 @@ class Scores:
     """Figures of many texts together."""
 
     metrics: dict[str, float]
-    """By the names and in the units of the contract."""
+    """By name, in the units of docs/reference/metrics.md."""
     notes: tuple[str, ...] = ()
     """Sentences for the log: which variant, what was left out and why."""
 
 
 TextScore = Callable[[Sequence[str], Sequence[Sequence[str]]], Scores]
 """The texts, and each one's references -> their scores. Raises `DataError` where the two do not pair up."""
+
+
+def higher_is_better(name: str) -> bool:
+    """Whether a larger value of the metric `name` is the better one."""
+    return name not in LOWER_IS_BETTER
+
+
+def check_pairs(predictions: Sequence[Any], references: Sequence[Any]) -> None:
+    """Raises `DataError` for different numbers of both, for none at all, or for an empty list of references."""
+    if len(predictions) != len(references):
+        raise DataError(f"{len(predictions)} predictions for {len(references)} references; give one for each")
+    if not predictions:
+        raise DataError("no predictions to score; give at least one")
+    for number, reference in enumerate(references, start=1):
+        if isinstance(reference, list | tuple) and not reference:
+            raise DataError(f"prediction {number} has no reference to compare with; give at least one")
+
+
+def present_references(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> list[list[str]]:
+    """Each prediction's references without the blank ones, which stand for «no such reference».
+
+    Raises `DataError` where predictions and references do not pair up, or all references of one are blank.
+    """
+    check_pairs(predictions, references)
+    present = [[reference for reference in each if reference.strip()] for each in references]
+    for number, each in enumerate(present, start=1):
+        if not each:
+            raise DataError(f"all references of prediction {number} are blank; give at least one that is not")
+    return present

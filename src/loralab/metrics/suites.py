@@ -13,9 +13,8 @@ from loralab.metrics.bleu import bleu_mteval, bleu_tokenized
 from loralab.metrics.coco import caption_rouge_l, cider
 from loralab.metrics.meteor import meteor
 from loralab.metrics.nist import nist
-from loralab.metrics.pairing import present_references
 from loralab.metrics.rouge import rouge_1, rouge_2, rouge_l
-from loralab.metrics.scores import Scores
+from loralab.metrics.scores import Scores, present_references
 from loralab.metrics.scripts import is_mostly_latin, spread, spread_note
 from loralab.metrics.ter import corpus_ter, mean_ter
 from loralab.metrics.tokens import caption_words, words_and_signs

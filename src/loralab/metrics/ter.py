@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 
 from loralab.extras import lazy
 from loralab.metrics.edit_distance import EditDistance
-from loralab.metrics.pairing import present_references
+from loralab.metrics.scores import present_references
 from loralab.metrics.scripts import spread
 
 lib_ter = lazy("sacrebleu.metrics.lib_ter", "metrics")

@@ -8,7 +8,7 @@ from typing import Any
 
 from transformers import PreTrainedModel
 
-from loralab.errors import ModelLoadError, listed
+from loralab.errors import ModelLoadError, some
 from loralab.models.families.aliases import output_head_names
 
 FRESH = "fresh, to be trained in full: "
@@ -35,7 +35,7 @@ def judge_fit(
         remarks.append(FRESH + ", ".join(fresh))
     remarks += [f"{key} {_shapes(shapes)}: initialised afresh" for key, shapes in mismatched.items()]
     if surplus:
-        remarks.append(f"not needed by {type(model).__name__}, left in the file: {listed(surplus, 4)}")
+        remarks.append(f"not needed by {type(model).__name__}, left in the file: {some(surplus, 4)}")
     return fresh, remarks
 
 
@@ -62,7 +62,7 @@ def _broken(name: str, model: PreTrainedModel, wrong: list[str], stray: list[str
     missing = [key for key in wrong if key not in mismatched]
     shapes = [f"{key} {_shapes(mismatched[key])}" for key in wrong if key in mismatched]
     problems = [("missing: ", missing), ("misshapen: ", shapes), ("surplus: ", stray)]
-    misfits = "; ".join(problem + listed(keys, 4) for problem, keys in problems if keys)
+    misfits = "; ".join(problem + some(keys, 4) for problem, keys in problems if keys)
     return (
         f"model {name!r}: the checkpoint does not fit {type(model).__name__} as config.json has it; {misfits}; "
         "check that the weights and config.json belong together, and that the kind of model is right"

@@ -81,19 +81,19 @@ def read_pairs(library: Path | None = None) -> tuple[Pair, ...]:
     Raises `DataError` where its sources are not installed.
     """
     root = library or Path(sysconfig.get_paths()["stdlib"])
-    found: dict[str, Pair] = {}
+    pairs: dict[str, Pair] = {}
     codes: set[str] = set()
     for path in _source_files(root):
         for pair in _pairs_of(path, path.relative_to(root).parts[0].removesuffix(".py")):
-            if pair.sentence not in found and pair.code not in codes:
-                found[pair.sentence] = pair
+            if pair.sentence not in pairs and pair.code not in codes:
+                pairs[pair.sentence] = pair
                 codes.add(pair.code)
-    if len(found) < FEWEST:
+    if len(pairs) < FEWEST:
         raise DataError(
-            f"task docstrings: only {len(found)} documented functions in {root}; "
+            f"task docstrings: only {len(pairs)} documented functions in {root}; "
             "install Python with its library's sources"
         )
-    return tuple(found.values())
+    return tuple(pairs.values())
 
 
 def split_of(module: str) -> str:

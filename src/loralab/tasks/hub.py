@@ -1,9 +1,9 @@
-"""Data sets from the Hugging Face Hub, for tasks that were given no path. It knows nothing of tasks."""
+"""Data sets from the Hugging Face Hub, for tasks that were given no path."""
 
 from dataclasses import dataclass
 from typing import Any
 
-from loralab.errors import NotFoundError
+from loralab.errors import NotFoundError, first_line
 from loralab.extras import lazy, require
 
 datasets = lazy("datasets", "data")
@@ -30,8 +30,7 @@ class HubSet:
         try:
             return list(datasets.load_dataset(self.repository, self.config, revision=PARQUET, split=split))
         except (OSError, ValueError) as error:
-            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             raise NotFoundError(
                 f"task {self.task}: no --data was given, and {self.repository} could not be had from the Hub "
-                f"({reason}); download the official files and give their folder as --data: {self.files}"
+                f"({first_line(error)}); download the official files and give their folder as --data: {self.files}"
             ) from error

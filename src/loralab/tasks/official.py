@@ -1,7 +1,4 @@
-"""The official download of a data set: which file is which split, and what reads it; or the Hub in its place.
-
-It opens no file itself and knows no data set.
-"""
+"""The official download of a data set: which file is which split, and what reads it; or the Hub in its place."""
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache, partial
@@ -54,10 +51,10 @@ def official_files(task: str, data: str, files: FileNames) -> dict[str, Path]:
     if not path.is_dir():
         raise NotFoundError(f"task {task}: no folder {path}; give the folder with {expected} as --data")
     places = {split: [path / name for name in names if (path / name).is_file()] for split, names in files.items()}
-    found = {split: candidates[0] for split, candidates in places.items() if candidates}
-    if not found:
+    paths = {split: candidates[0] for split, candidates in places.items() if candidates}
+    if not paths:
         raise NotFoundError(f"task {task}: {path} holds none of {expected}; give their folder as --data")
-    return found
+    return paths
 
 
 def split_readers(

@@ -49,16 +49,18 @@ def text_lines(text: str) -> list[str]:
     return lines[:-1] if lines[-1] == "" else lines
 
 
-def read_output_lines(path: Path, examples: Examples) -> list[str]:
-    """One output a line, without surrounding space; a blank line is an empty output.
+def read_output_lines(path: Path, examples: Examples, asked: str = "unique inputs", ends: bool = False) -> list[str]:
+    """One output a line, without surrounding space; a blank line is an empty output, unless with `ends` at the end.
 
     Raises `DataError` where there are more or fewer lines than examples.
     """
     lines = [line.strip() for line in text_lines(read_text(path))]
+    while ends and len(lines) > len(examples) and not lines[-1]:
+        lines.pop()
     if len(lines) != len(examples):
         raise DataError(
-            f"{path} has {len(lines)} lines, but there are {len(examples)} inputs; "
-            "write one output a line, in the order of the unique inputs"
+            f"{path} has {len(lines)} lines, but there are {len(examples)} {asked}; write "
+            "one output a line, in their order"
         )
     return lines
 

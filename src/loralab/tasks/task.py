@@ -1,4 +1,4 @@
-"""What a task is, whatever its data set. It knows nothing of models and tokenizers."""
+"""What a task is, whatever its data set."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -28,7 +28,7 @@ class Task:
     name: str
     kind: Kind
     splits: Mapping[str, Callable[[], Examples]]
-    """For each split, what reads it; nothing is read before it is asked for."""
+    """For each split, what reads it; nothing is read before it is needed."""
     metrics: tuple[str, ...]
     """Names of what is measured, the one that chooses the best adapter first: of labels in `LABEL_METRICS`, of texts
     what `score_texts` gives."""
@@ -39,7 +39,7 @@ class Task:
     score_texts: TextScore = score_rouge
     """The scores of generated texts against the examples' references."""
     score_aligned: TextScore | None = None
-    """The same against line-aligned files of references, where the official script treats those otherwise."""
+    """The scores against line-aligned files of references, where the official script treats those otherwise."""
     outputs: OutputFormat = LINES
     """How a system's outputs stand in a file."""
     answers: Mapping[str, Callable[[], Examples]] = field(default_factory=dict)

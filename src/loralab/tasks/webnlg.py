@@ -68,11 +68,11 @@ def open_webnlg(data: str | None, labels: Sequence[str] | None = None) -> Task:
     """
     refuse_labels("webnlg", labels)
     splits: dict[str, Read]
-    found = {} if data is None else webnlg_files(data)
+    files_of_split = {} if data is None else webnlg_files(data)
     if data is None:
         splits = {split: cache(partial(_from_hub, split)) for split in FOLDERS}
     else:
-        splits = {split: cache(partial(_from_files, split, files)) for split, files in found.items()}
+        splits = {split: cache(partial(_from_files, split, files)) for split, files in files_of_split.items()}
     if test := splits.get("test"):
         splits |= {f"test_{part}": partial(_part, test, part) for part in PARTS}
     return Task(
@@ -83,7 +83,7 @@ def open_webnlg(data: str | None, labels: Sequence[str] | None = None) -> Task:
         notes=(NOTE, WORDLESS),
         score_texts=score_triples,
         score_aligned=score_tokenized_triples,
-        files=tuple(path for files in found.values() for path in files),
+        files=tuple(path for files in files_of_split.values() for path in files),
     )
 
 
@@ -153,14 +153,14 @@ def webnlg_files(data: str) -> dict[str, Files]:
 def _splits_below(path: Path) -> dict[str, Files]:
     """The splits whose files are in the folder or in one of its folders."""
     places = [path, *sorted(each for each in path.iterdir() if each.is_dir())]
-    found = {
+    candidates = {
         split: [*dict.fromkeys(files for place in places if (files := _files_of(split, place)))] for split in FOLDERS
     }
-    for split, sets in found.items():
+    for split, sets in candidates.items():
         if len(sets) > 1:
             first, second = sets[0][0].parent, sets[1][0].parent
             raise SpecError(f"task webnlg: two {split} sets in {path}, {first} and {second}; give the folder of one")
-    return {split: sets[0] for split, sets in found.items() if sets}
+    return {split: sets[0] for split, sets in candidates.items() if sets}
 
 
 def _files_of(split: str, place: Path) -> Files:

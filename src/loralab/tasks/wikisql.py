@@ -19,7 +19,7 @@ from loralab.metrics.wikisql.text import column_text, render_query
 from loralab.tasks.example import Example, Examples
 from loralab.tasks.hub import HubSet
 from loralab.tasks.official import official_files, refuse_labels
-from loralab.tasks.outputs import OutputFormat, read_text, render_output_lines, text_lines
+from loralab.tasks.outputs import OutputFormat, read_output_lines, render_output_lines
 from loralab.tasks.readers.lines import Line, read_lines
 from loralab.tasks.task import Task
 
@@ -186,19 +186,8 @@ def _list(line: Line, key: str) -> list[Any]:
 
 
 def read_outputs(path: Path, examples: Examples) -> list[str]:
-    """The outputs, without surrounding space; as the official files do, one may end in blank lines.
-
-    Raises `DataError` where there are more or fewer than examples.
-    """
-    lines = [line.strip() for line in text_lines(read_text(path))]
-    while len(lines) > len(examples) and not lines[-1]:
-        lines.pop()
-    if len(lines) != len(examples):
-        raise DataError(
-            f"{path} has {len(lines)} lines, but there are {len(examples)} questions; "
-            "write one query a line, in the order of the questions"
-        )
-    return lines
+    """The outputs, without surrounding space; as the official files do, one may end in blank lines."""
+    return read_output_lines(path, examples, "questions", ends=True)
 
 
 WIKISQL_OUTPUTS = OutputFormat(read_outputs, render_output_lines)

@@ -11,7 +11,7 @@ from loralab.core.names import unwrapped
 from loralab.core.rows.invocation import NEVER, invocation_starts
 from loralab.core.updates.tokens import TOKEN_ROWS, TokenUpdate
 from loralab.core.updates.update import WHOLE
-from loralab.errors import SpecError, TrainingError
+from loralab.errors import SpecError, TrainingError, some
 from loralab.nn.tensors import tensor_of
 from loralab.tasks.encoding.encode import AnyEncoded, Encoded
 from loralab.training.data import StepData
@@ -40,7 +40,7 @@ def every_parameter_has_a_gradient(adapter: Adapter, trained: Iterable[tuple[str
     if silent:
         raise TrainingError(
             f"{len(silent)} of the adapter's tensors got no gradient in step 1 and would never train: "
-            f"{_first(silent)}. Their modules take no part in the loss; leave them out with exclude"
+            f"{some(silent, 5)}. Their modules take no part in the loss; leave them out with exclude"
         )
 
 
@@ -50,14 +50,9 @@ def step_is_finite(loss: float, gradient_norm: float, step: int, data: StepData)
         if not math.isfinite(value):
             examples = [index for chosen in data.indices for index in chosen]
             raise TrainingError(
-                f"the {name} of step {step} is {value}; its batch holds the training examples {_first(examples, 16)} "
-                "(counted from 0). Lower lr, use clip, or look at these examples"
+                f"the {name} of step {step} is {value}; its batch holds the training examples "
+                f"{some(map(str, examples), 16)} (counted from 0). Lower lr, use clip, or look at these examples"
             )
-
-
-def _first(items: Iterable[object], count: int = 5) -> str:
-    listed = list(items)
-    return ", ".join(map(str, listed[:count])) + (f" and {len(listed) - count} more" if len(listed) > count else "")
 
 
 def check_invoked(encoded: Sequence[AnyEncoded], tokens: Sequence[int]) -> list[str]:
@@ -96,9 +91,8 @@ def resting_notes(adapter: Adapter) -> list[str]:
         moved = (update.rows_TH.detach() != before.to(update.rows_TH.dtype)).any(1).tolist()
         resting = [index for index, has_moved in zip(update.indices, moved, strict=True) if not has_moved]
         if resting:
-            listed = ", ".join(map(str, resting[:8])) + (f" and {len(resting) - 8} more" if len(resting) > 8 else "")
             notes.append(
-                f"the rows of token {listed} in {path} are still those of the base: no training example held them; see "
-                "whether the tokenizer makes these tokens of the texts"
+                f"the rows of token {some(map(str, resting), 8)} in {path} are still those of the base: no training "
+                "example held them; see whether the tokenizer makes these tokens of the texts"
             )
     return notes

@@ -1,4 +1,4 @@
-"""Everything that a training run can be told. It knows nothing of torch, so that `--help` is quick."""
+"""Everything that a training run can be told. Loads no torch, so that `--help` is quick."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
@@ -163,9 +163,10 @@ class TrainConfig(MethodSettings):
 
     def validate(self) -> None:
         """Raise one SpecError that lists everything wrong with the values, or return."""
-        found = _not_numbers(self) or [*self.method_problems(), *(message for wrong, message in _checks(self) if wrong)]
-        if found:
-            raise SpecError("this training run cannot be: " + "; ".join(found))
+        said = (message for wrong, message in _checks(self) if wrong)
+        problems = _not_numbers(self) or [*self.method_problems(), *said]
+        if problems:
+            raise SpecError("invalid training run: " + "; ".join(problems))
 
     def differences(self, before: Mapping[str, Any]) -> list[str]:
         """How it differs from an earlier run's configuration, but for what a resumed run may change."""
@@ -207,23 +208,15 @@ def _checks(c: TrainConfig) -> list[tuple[bool, str]]:
     """(is it wrong, what to say) for every rule."""
     at_least_one = ("rank", "batch_size", "accumulate", "keep", "steps", "threads", "limit", "eva_batches", "eva_rho")
     not_negative = (
-        "weight_decay",
-        "clip",
-        "eval_every",
-        "eval_limit",
-        "early_stop",
-        "save_every",
-        "warmup",
-        "seed",
-        "cosine_penalty",
-        "consistency",
+        *("weight_decay", "clip", "eval_every", "eval_limit", "early_stop", "save_every", "warmup", "seed"),
+        *("cosine_penalty", "consistency"),
     )
     shares = ("dropout", "label_smoothing", "beta1", "beta2")
     positive = ("alpha", "lr", "lora_plus_ratio", "eps", "epochs")
     return [
         *((_below(c, name, 1), f"{name} {getattr(c, name)}: at least 1 is needed") for name in at_least_one),
         *((_below(c, name, 0), f"{name} {getattr(c, name)}: it cannot be negative") for name in not_negative),
-        *((not 0 <= getattr(c, name) < 1, f"{name} {getattr(c, name)}: it lies in [0, 1)") for name in shares),
+        *((not 0 <= getattr(c, name) < 1, f"{name} {getattr(c, name)}: it must be in [0, 1)") for name in shares),
         *((_not_positive(c, name), f"{name} {getattr(c, name)}: it must be above 0") for name in positive),
         (c.steps is not None and c.epochs is not None, f"steps {c.steps} and epochs {c.epochs}: give one of them"),
         (
@@ -233,14 +226,14 @@ def _checks(c: TrainConfig) -> list[tuple[bool, str]]:
         (c.eval_every > 0 and c.best_epoch, f"eval_every {c.eval_every} and best_epoch: give one of them"),
         (
             c.head_dropout is not None and not 0 <= c.head_dropout < 1,
-            f"head_dropout {c.head_dropout}: it lies in [0, 1)",
+            f"head_dropout {c.head_dropout}: it must be in [0, 1)",
         ),
         (c.eval_every > 0 and c.eval_limit < 1, f"eval_every {c.eval_every} needs an eval_limit above 0"),
         (
             c.quantize is not None and any(row.trains_weights for row in rows_of(c.method)),
             f"quantize {c.quantize} and method {c.method}: what it trains would be frozen in 4 bits; choose lora",
         ),
-        (not 0 <= c.eva_tau <= 1, f"eva_tau {c.eva_tau}: it is a cosine and lies in [0, 1]"),
+        (not 0 <= c.eva_tau <= 1, f"eva_tau {c.eva_tau}: a cosine must be in [0, 1]"),
         (c.init == "eva" and c.init_adapter is not None, "init eva and init_adapter: A can start from one of them"),
         (c.resume and c.overwrite, "resume and overwrite: give one of them"),
         (not c.out, "out is empty: name a folder"),

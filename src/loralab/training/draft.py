@@ -22,5 +22,3 @@ class Draft:
     loaded: LoadedModel = field(init=False)
     adapter: Adapter = field(init=False)
     data: TrainingData = field(init=False)
-    max_length: int = field(init=False)
-    """The tokens that a text may have."""

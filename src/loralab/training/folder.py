@@ -61,9 +61,7 @@ def claim(config: TrainConfig) -> RunFolder:
     occupied = folder.path.is_dir() and any(folder.path.iterdir())
     if config.resume:
         if not folder.record.is_file():
-            raise NotFoundError(
-                f"resume was asked for, but {folder.path} holds no run (no run.json); leave --resume out"
-            )
+            raise NotFoundError(f"nothing to resume: {folder.path} holds no run (no run.json); leave --resume out")
         changed = config.differences(folder.read_record()["config"])
         if changed:
             raise SpecError(

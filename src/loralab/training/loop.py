@@ -55,7 +55,7 @@ class Trainee:
         return ((name, bearing[name]) for name, _ in self.adapter.named_parameters())
 
     def parameters(self) -> Iterator[nn.Parameter]:
-        """The same without names."""
+        """What bears the gradients."""
         return (parameter for _, parameter in self.named_parameters())
 
 
@@ -107,7 +107,7 @@ class Clock:
         self._started, self._worked = perf_counter(), process_time()
 
     def spent(self) -> tuple[float, float]:
-        """Seconds, and seconds of all threads together."""
+        """Seconds, and processor seconds summed over threads."""
         return perf_counter() - self._started, process_time() - self._worked
 
 

@@ -87,12 +87,9 @@ class Consistent(Objective):
 class PulledTogether(Objective):
     """Another objective, and the penalty of a regulariser that watches its passes."""
 
+    model: PreTrainedModel
     objective: Objective
     regularizer: "NeighbourCosine"
-
-    @property
-    def model(self) -> PreTrainedModel:  # type: ignore[override]
-        return self.objective.model
 
     def step(self, batch: Batch, whole: StepData) -> tuple[Tensor, Tensor]:
         with self.regularizer.watched():
@@ -106,7 +103,7 @@ def objective_for(config: TrainConfig, model: PreTrainedModel, kind: str) -> Obj
     smoothing = config.label_smoothing
     objective = Consistent(model, kind, smoothing, weight) if weight else TaskLoss(model, kind, smoothing)
     regularizer = neighbour_cosine(model, config.cosine_penalty)
-    return objective if regularizer is None else PulledTogether(objective, regularizer)
+    return objective if regularizer is None else PulledTogether(model, objective, regularizer)
 
 
 # -- the task's loss, by kind -------------------------------------------------------------------------------------
@@ -120,6 +117,13 @@ class Predictions:
     targets_N: Tensor
     weights_N: Tensor | None
     """None where all count 1."""
+
+    def sum_of(self, losses: Callable[..., Tensor], other: Tensor | None = None, **options: float) -> Tensor:
+        """Σ w_n · loss_n of the outputs beside what is right, or beside `other`."""
+        beside = self.targets_N if other is None else other
+        if self.weights_N is None:
+            return losses(self.outputs_NC, beside, reduction="sum", **options)
+        return losses(self.outputs_NC, beside, reduction="none", **options) @ self.weights_N
 
 
 @dataclass(frozen=True)
@@ -155,20 +159,7 @@ def _token_loss_sum(model: PreTrainedModel, batch: Batch, label_smoothing: float
 
 
 def _label_loss_sum(model: PreTrainedModel, batch: Batch, label_smoothing: float) -> Tensor:
-    return _loss_sum(_at_labels(model, batch), label_smoothing)
-
-
-def _loss_sum(said: Predictions, label_smoothing: float) -> Tensor:
-    return _weighted_sum(label_losses, said.outputs_NC, said.targets_N, said.weights_N, label_smoothing=label_smoothing)
-
-
-def _weighted_sum(
-    losses: Callable[..., Tensor], first: Tensor, second: Tensor, weights_N: Tensor | None, **options: float
-) -> Tensor:
-    """Σ w_n · loss_n of `losses`, a function of two tensors and a reduction; w_n = 1 for None."""
-    if weights_N is None:
-        return losses(first, second, reduction="sum", **options)
-    return losses(first, second, reduction="none", **options) @ weights_N
+    return _at_labels(model, batch).sum_of(label_losses, label_smoothing=label_smoothing)
 
 
 def _at_labels(model: PreTrainedModel, batch: Batch) -> Predictions:
@@ -219,10 +210,9 @@ def consistent_loss_sum(
     """
     _check_labelled(batch)
     criterion = CRITERIA[kind]
-    first = criterion.predictions(model, batch)
-    second = criterion.predictions(model, batch)
-    task = _loss_sum(first, label_smoothing)
-    return task, weight * _weighted_sum(criterion.distance, first.outputs_NC, second.outputs_NC, first.weights_N)
+    first, second = (criterion.predictions(model, batch) for _ in range(2))
+    task = first.sum_of(label_losses, label_smoothing=label_smoothing)
+    return task, weight * first.sum_of(criterion.distance, second.outputs_NC)
 
 
 def divergence(first_NC: Tensor, second_NC: Tensor, reduction: str = "sum") -> Tensor:
@@ -235,7 +225,7 @@ def divergence(first_NC: Tensor, second_NC: Tensor, reduction: str = "sum") -> T
 
 
 def squared_difference(first_N1: Tensor, second_N1: Tensor, reduction: str = "sum") -> Tensor:
-    """The same of two values."""
+    """(v₁ − v₂)² of two values: summed over N, or with "none" for each."""
     apart = F.mse_loss(first_N1, second_N1, reduction=reduction)
     return apart if reduction == "sum" else apart.sum(-1)
 
@@ -289,7 +279,7 @@ class NeighbourCosine:
         if mask_BT is None:
             return self.weight * distances_LBT.mean()
         if mask_BT.shape != distances_LBT.shape[1:]:
-            raise SpecError("cosine_penalty was asked for with a method that adds positions to the text; leave one out")
+            raise SpecError("cosine_penalty does not work with a method that adds positions to the text; leave one out")
         return self.weight * (distances_LBT * mask_BT).sum() / (mask_BT.sum() * len(distances_LBT))
 
     def _enters(self, number: int) -> Any:

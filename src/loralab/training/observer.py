@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 from loralab.evaluation.evaluate import Evaluation, evaluate
 from loralab.machine import peak_memory_bytes
-from loralab.metrics.table import higher_is_better
+from loralab.metrics.scores import higher_is_better
 from loralab.planning.memory import Memory
 from loralab.training.checkpoint import Checkpoint, restore_best, save_best, save_checkpoint
 from loralab.training.config import TrainConfig
@@ -25,7 +25,7 @@ def measured(result: Evaluation) -> dict[str, float]:
 
 
 @dataclass
-class Counts:
+class Progress:
     """What a run has to remember from step to step, also over an interruption."""
 
     step: int = 0
@@ -50,7 +50,7 @@ class RunObserver:
     journal: Journal
     progress: RunProgress
     last: int
-    counts: Counts = field(default_factory=Counts)
+    counts: Progress = field(default_factory=Progress)
     measured_tokens: int = 0
     measured_seconds: float = 0.0
     steps_here: int = 0
@@ -104,7 +104,7 @@ class RunObserver:
             split,
             limit=None if self.config.best_epoch else self.config.eval_limit,
             batch_size=self.config.batch_size,
-            max_length=self.prepared.max_length,
+            max_length=self.config.max_length,
         )
         self.journal.write({"step": self.counts.step, "split": split, **measured(result)})
         scores = "  ".join(f"{name} {value:.4g}" for name, value in measured(result).items())
@@ -122,7 +122,7 @@ class RunObserver:
 
     def resume(self, checkpoint: Checkpoint) -> None:
         """Take up the counts of a checkpoint."""
-        self.counts = Counts(**{name: checkpoint.counts.get(name, fresh) for name, fresh in vars(Counts()).items()})
+        self.counts = Progress(**{name: checkpoint.counts.get(name, fresh) for name, fresh in vars(Progress()).items()})
 
     def bring_back_best(self) -> None:
         """At the end: the adapter becomes the best one seen, if any evaluation chose one."""

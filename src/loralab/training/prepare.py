@@ -7,13 +7,11 @@ from pathlib import Path
 import torch
 
 from loralab.errors import DataError, SpecError
+from loralab.evaluation.evaluate import encode_for
 from loralab.evaluation.label_order import in_known_order, in_order_of, in_order_of_model
 from loralab.formats.run import recorded_labels
-from loralab.generation.settings import forced_first_token
-from loralab.methods.prefix.update import text_room
 from loralab.models.load import LoadedModel, read_config
-from loralab.tasks.encoding.encode import encode_examples, padding_id
-from loralab.tasks.encoding.first_token import begin_targets
+from loralab.tasks.encoding.encode import padding_id
 from loralab.tasks.example import Conversation, Examples, weight_of
 from loralab.tasks.table import Task, open_task
 from loralab.training.base import checkpoint_blocks, drop_out_before_head, load_base, multiply_fast, quantize
@@ -39,7 +37,6 @@ class Prepared:
     loaded: LoadedModel
     task: Task
     trainee: Trainee
-    max_length: int
     notes: tuple[str, ...]
     data: Record
     """What the data were, for run.json."""
@@ -64,7 +61,7 @@ def prepare(config: TrainConfig, dtype: str, labels: Sequence[str] = ()) -> Prep
     trainee = Trainee(model, draft.adapter, optimizer_for(draft.adapter, config), draft.data, objective)
     record = record_data(task, config.data, _splits_read(config, task))
     talks = isinstance(task.examples("train", 1)[0], Conversation)
-    return Prepared(draft.loaded, task, trainee, draft.max_length, notes, record, talks)
+    return Prepared(draft.loaded, task, trainee, notes, record, talks)
 
 
 def preparations(config: TrainConfig) -> tuple[Preparation, ...]:
@@ -116,12 +113,9 @@ def _open_task(config: TrainConfig, labels: Sequence[str]) -> tuple[Task, list[s
 
 def read_data(draft: Draft) -> Iterator[str]:
     """The training examples, encoded, in the batches of the run."""
-    config, model, processor = draft.config, draft.loaded.model, draft.loaded.processor
-    draft.max_length = longest = min(config.max_length, text_room(model) or config.max_length)
+    config, processor = draft.config, draft.loaded.processor
     examples, left_out = _that_count(draft.task.examples("train", config.limit))
-    encoder_decoder = bool(getattr(model.config, "is_encoder_decoder", False))
-    encoding = encode_examples(draft.task, examples, processor, longest, encoder_decoder=encoder_decoder)
-    encoding = begin_targets(encoding, forced_first_token(model), longest)
+    encoding = encode_for(draft.loaded.model, processor, draft.task, examples, config.max_length)
     pad_id = padding_id(processor)
     draft.data = TrainingData(encoding.encoded, config.batch_size, config.accumulate, config.seed, pad_id)
     yield from (*left_out, *encoding.notes)

@@ -189,7 +189,7 @@ class ProjectedAdamW(NamedAdamW):
         projection.expand_(each.matrix_MN, change_RN)
 
     def _scale(self, taken: int) -> float:
-        """α, smaller in the first steps after a refresh but the first if a warmup was asked for."""
+        """α, smaller in the first steps after a refresh but the first, where they are to warm up."""
         since = taken % self.spec.refresh_every
         rising = taken >= self.spec.refresh_every and since < self.spec.refresh_warmup
         return self.spec.projection_scale * ((since + 1) / (self.spec.refresh_warmup + 1) if rising else 1.0)

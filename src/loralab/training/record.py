@@ -18,7 +18,7 @@ _PACKAGES = ("transformers", "safetensors", "tokenizers", "numpy")
 
 
 def write_record(path: Path, config: TrainConfig, facts: dict[str, Any]) -> None:
-    """Write run.json whole: what was asked for, what it ran on, and the facts found so far."""
+    """Write run.json whole: the configuration, what it runs on, and the facts known so far."""
     write_json(
         path,
         {
@@ -33,10 +33,10 @@ def write_record(path: Path, config: TrainConfig, facts: dict[str, Any]) -> None
 
 def _versions() -> dict[str, str]:
     """What torch says of itself names its build too (2.13.0+cu130), which its package does not."""
-    found = {"torch": str(torch.__version__)}
+    versions = {"torch": str(torch.__version__)}
     for package in _PACKAGES:
         try:
-            found[package] = version(package)
+            versions[package] = version(package)
         except PackageNotFoundError:
             continue
-    return found
+    return versions

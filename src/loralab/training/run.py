@@ -94,7 +94,7 @@ def _open(config: TrainConfig, prepared: Prepared, folder: RunFolder, last: int)
     checkpoint = newest_checkpoint(folder.checkpoints) if config.resume else None
     done = checkpoint.step if checkpoint else 0
     if done > last:
-        raise SpecError(f"the run in {folder.path} has made {done} steps already, more than the {last} asked for")
+        raise SpecError(f"the run in {folder.path} has made {done} steps already, more than {last}; give more steps")
     if not config.resume:
         clear(folder)
     write_record(folder.record, config, _facts(prepared))

@@ -105,8 +105,8 @@ def _rows_of_head(tensors: Mapping[str, Tensor], adapter: Adapter) -> int | None
     """How many outputs the head in a file has: the rows of the tensor that is named as our head's last weight."""
     weights = [name for name, _ in adapter.named_tensors() if name.split(".")[0] in _heads(adapter)]
     last = [name for name in weights if name.endswith("weight")][-1:]
-    found = [tensor.shape[0] for name, tensor in tensors.items() if last and name.endswith(last[0])]
-    return int(found[0]) if len(found) == 1 else None
+    rows = [tensor.shape[0] for name, tensor in tensors.items() if last and name.endswith(last[0])]
+    return int(rows[0]) if len(rows) == 1 else None
 
 
 def _heads(adapter: Adapter) -> list[str]:
@@ -194,7 +194,7 @@ def attach_from_data(config: TrainConfig, method: Method, model: nn.Module, data
     """
     if not isinstance(method, LoRA):
         raise SpecError(
-            f"init eva was asked for with method {config.method}; it starts the A of a LoRA: give a method that is "
+            f"init eva starts the A of a LoRA, and method {config.method} is none: give a method that is "
             "one, or leave init out"
         )
     checkpoint = newest_checkpoint(RunFolder(Path(config.out)).checkpoints) if config.resume else None

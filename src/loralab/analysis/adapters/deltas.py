@@ -13,8 +13,7 @@ from torch import Tensor, nn
 
 from loralab.core.names import modules_by_path
 from loralab.core.thin import Thin, numerical_rank
-from loralab.errors import SpecError
-from loralab.files.tensors import listed
+from loralab.errors import SpecError, listed
 from loralab.formats.record import Runs, rows_of
 from loralab.formats.stored import StoredAdapter
 from loralab.formats.updates import StoredUpdate

@@ -9,19 +9,19 @@ from transformers import PreTrainedModel
 from loralab.errors import DataError, SpecError
 from loralab.evaluation.evaluate import evaluate
 from loralab.generation.config import GenerationConfig
-from loralab.metrics.table import higher_is_better
+from loralab.metrics.scores import higher_is_better
 from loralab.tasks.encoding.encode import Processor
 from loralab.tasks.task import Task
 
 OF_TARGETS = ("loss", "perplexity")
 """Metrics of a language model that need no text to be generated."""
 SLOW = 60.0
-"""Seconds from which on it is said how long all measurements will take."""
+"""Seconds of all measurements together; where they take longer, the user is told before."""
 
 
 @dataclass
 class Measurement:
-    """What is measured: a metric of the contract, on the first `limit` examples of a split."""
+    """What is measured: a metric of the task, on the first `limit` examples of a split."""
 
     model: PreTrainedModel
     processor: Processor

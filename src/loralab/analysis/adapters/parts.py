@@ -1,4 +1,5 @@
-"""Parts of an adapter switched off, or given other factors, for as long as a block lasts; the model is not copied.
+"""Parts of an adapter switched off, cut to a lower rank or given other factors for as long as a block lasts; the
+model is not copied.
 
 Afterwards the very same factors are in their places again, so that the model computes what it did, bit for bit.
 """

@@ -1,4 +1,4 @@
-"""What the analyses of layers can be told, without torch: the command line inherits it, so that `--help` is quick."""
+"""The settings of the analyses of layers, without torch: they are flags too, and `--help` is quick."""
 
 from dataclasses import dataclass
 from typing import Literal

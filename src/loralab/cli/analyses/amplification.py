@@ -11,7 +11,7 @@ from loralab.cli.verb import Answer, Verb
 
 @dataclass(frozen=True, kw_only=True)
 class AmplificationConfig(ReadsAdapter, NamesModel, ChoosesModules, GivesAlpha):
-    """Everything that `loralab analyse amplification` can be told."""
+    """The flags of `loralab analyse amplification`."""
 
     out: str
     """Folder for amplification.json and amplification.png."""

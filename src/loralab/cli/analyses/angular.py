@@ -12,7 +12,7 @@ from loralab.cli.verb import Answer, Verb
 
 @dataclass(frozen=True, kw_only=True)
 class AngularConfig(Sampling, ReadsText):
-    """Everything that `loralab analyse angular` can be told."""
+    """The flags of `loralab analyse angular`."""
 
     out: str
     """Folder for angular.json and angular.png."""

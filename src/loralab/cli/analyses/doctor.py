@@ -15,7 +15,7 @@ UNHEALTHY = 2
 
 @dataclass(frozen=True, kw_only=True)
 class DoctorConfig(Loading):
-    """Everything that `loralab analyse doctor` can be told."""
+    """The flags of `loralab analyse doctor`."""
 
     adapter: str = field(metadata={"positional": True})
     """The adapter to examine: its folder, ours or PEFT's, or a loralib checkpoint. It may be damaged."""

@@ -11,7 +11,7 @@ from loralab.cli.verb import Answer, Verb
 
 @dataclass(frozen=True, kw_only=True)
 class ForgettingConfig(MeasuredAdapter):
-    """Everything that `loralab analyse forgetting` can be told."""
+    """The flags of `loralab analyse forgetting`."""
 
     text: tuple[str, ...] | None = None
     """Plain UTF-8 texts that neither the adapter nor its task knows. The default is the reference of Python's language

@@ -13,7 +13,7 @@ from loralab.cli.verb import Answer, Verb
 
 @dataclass(frozen=True, kw_only=True)
 class LinearityConfig(Clouds, ReadsText):
-    """Everything that `loralab analyse linearity` can be told."""
+    """The flags of `loralab analyse linearity`."""
 
     out: str
     """Folder for linearity.json and linearity.png."""

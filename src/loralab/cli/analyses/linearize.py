@@ -13,7 +13,7 @@ from loralab.cli.verb import Answer, Verb
 
 @dataclass(frozen=True, kw_only=True)
 class LinearizeConfig(NamesModel, Clouds, MeasureConfig):
-    """Everything that `loralab analyse linearize` can be told."""
+    """The flags of `loralab analyse linearize`."""
 
     out: str
     """Folder to write: the remaining blocks as a Hugging Face folder, and the maps beside it. Only loralab puts them

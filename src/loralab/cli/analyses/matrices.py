@@ -12,7 +12,7 @@ from loralab.cli.verb import Answer, Verb
 
 @dataclass(frozen=True, kw_only=True)
 class MatricesConfig(MeasuredAdapter):
-    """Everything that `loralab analyse matrices` can be told."""
+    """The flags of `loralab analyse matrices`."""
 
     layer_groups: int | None = None
     """Switch blocks off in at most N groups of consecutive ones; the default is every block by itself, which takes two

@@ -23,7 +23,7 @@ class MeasureConfig(Measuring):
 
 @dataclass(frozen=True, kw_only=True)
 class PruneConfig(NamesModel, MeasureConfig):
-    """Everything that `loralab analyse prune` can be told."""
+    """The flags of `loralab analyse prune`."""
 
     n: int
     """How many blocks to drop."""

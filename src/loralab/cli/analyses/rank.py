@@ -11,7 +11,7 @@ from loralab.cli.verb import Answer, Verb
 
 @dataclass(frozen=True, kw_only=True)
 class RankConfig(MeasuredAdapter):
-    """Everything that `loralab analyse rank` can be told."""
+    """The flags of `loralab analyse rank`."""
 
     out: str
     """Folder for the curve, the adapter at the knee's rank, and one with ranks per module."""

@@ -10,7 +10,7 @@ from loralab.errors import SpecError
 
 @dataclass(frozen=True, kw_only=True)
 class ReportConfig:
-    """Everything that `loralab analyse report` can be told."""
+    """The flags of `loralab analyse report`."""
 
     folders: tuple[str, ...] = field(metadata={"positional": True})
     """Folders that train, compare, merge, bench latency and analyse wrote; folders within them are looked into too."""

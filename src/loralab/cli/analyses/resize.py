@@ -11,7 +11,7 @@ MOST_ROWS = 20
 
 @dataclass(frozen=True, kw_only=True)
 class ResizeConfig:
-    """Everything that `loralab analyse resize` can be told."""
+    """The flags of `loralab analyse resize`."""
 
     adapter: str = field(metadata={"positional": True})
     """The adapter's folder, ours or PEFT's. No model is needed."""

@@ -10,7 +10,7 @@ from loralab.cli.verb import Answer, Verb
 
 @dataclass(frozen=True, kw_only=True)
 class SpectrumConfig(ReadsAdapter, ChoosesModules, GivesAlpha):
-    """Everything that `loralab analyse spectrum` can be told."""
+    """The flags of `loralab analyse spectrum`."""
 
     out: str
     """Folder for spectrum.json and spectrum.png."""

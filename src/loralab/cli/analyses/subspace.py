@@ -13,7 +13,7 @@ from loralab.errors import SpecError
 
 @dataclass(frozen=True, kw_only=True)
 class SubspaceConfig(ChoosesModules):
-    """Everything that `loralab analyse subspace` can be told."""
+    """The flags of `loralab analyse subspace`."""
 
     adapters: tuple[str, ...] = field(metadata={"positional": True})
     """Two adapters of one base with the same targets: two ranks, or two seeds. Folders (ours or PEFT's), or loralib

@@ -12,7 +12,7 @@ from loralab.experiments.latency.config import LatencyConfig
 
 @dataclass(frozen=True, kw_only=True)
 class BenchConfig(LatencyConfig):
-    """Everything that `loralab bench` can be told."""
+    """The flags of `loralab bench`."""
 
     bench: Literal["latency"] = field(metadata={"positional": True})
     """What to measure: latency, one forward pass of the base, of LoRA merged and live, and of bottleneck adapters."""

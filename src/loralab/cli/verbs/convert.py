@@ -11,7 +11,7 @@ from loralab.cli.verb import Answer, Verb
 
 @dataclass(frozen=True, kw_only=True)
 class ConvertConfig(GivesAlpha):
-    """Everything that `loralab convert` can be told."""
+    """The flags of `loralab convert`."""
 
     src: str = field(metadata={"positional": True})
     """The adapter to read: a PEFT folder, or a loralib checkpoint."""

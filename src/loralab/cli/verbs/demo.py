@@ -25,7 +25,7 @@ SHOWN_SAMPLES = 4
 
 @dataclass(frozen=True)
 class DemoConfig:
-    """Everything that `loralab demo` can be told."""
+    """The flags of `loralab demo`."""
 
     out: str | None = None
     """Folder for the adapter and the merged model; without it a new one, out/demo-<time>."""

@@ -21,7 +21,7 @@ MOST_SAMPLES = 8
 
 @dataclass(frozen=True, kw_only=True)
 class EvalConfig(AdaptedModel, NamesTask, GenerationConfig):
-    """Everything that `loralab eval` can be told; how to generate counts only with `generate`."""
+    """The flags of `loralab eval`; how to generate counts only with `generate`."""
 
     kind: Literal["classification", "regression"] | None = None
     """What the labels of your own data are, where numbers could be either; an adapter's run says it otherwise."""

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class GenerateConfig(AdaptedModel, GenerationConfig):
-    """Everything that `loralab generate` can be told."""
+    """The flags of `loralab generate`."""
 
     prompt: str | None = None
     """The text to complete. Without it, every line of stdin is a prompt."""

@@ -11,7 +11,7 @@ from loralab.cli.verb import Answer, Verb
 
 @dataclass(frozen=True, kw_only=True)
 class InspectConfig(ReadsAdapter, Loading):
-    """Everything that `loralab inspect` can be told."""
+    """The flags of `loralab inspect`."""
 
     model: str | None = None
     """The base model, to load the adapter onto it and measure by how much it moves the logits."""

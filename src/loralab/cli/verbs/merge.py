@@ -18,7 +18,7 @@ PROOF_NAME = "loralab_merge.json"
 
 @dataclass(frozen=True, kw_only=True)
 class MergeConfig(NamesModel, NamesAdapter, Loading):
-    """Everything that `loralab merge` can be told."""
+    """The flags of `loralab merge`."""
 
     out: str
     """Folder to write; transformers loads it without loralab."""

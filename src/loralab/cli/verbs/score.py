@@ -19,7 +19,7 @@ OFFICIAL = (".csv", ".tsv", ".xml", ".json", ".jsonl", ".xz")
 
 @dataclass(frozen=True, kw_only=True)
 class ScoreConfig:
-    """Everything that `loralab score` can be told."""
+    """The flags of `loralab score`."""
 
     task: str
     """The task, which says the metrics and how its files are read."""

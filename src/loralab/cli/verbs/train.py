@@ -11,7 +11,7 @@ from loralab.training.config import TrainConfig
 
 @dataclass(frozen=True, kw_only=True)
 class TrainVerbConfig(TrainConfig):
-    """Everything that `loralab train` can be told."""
+    """The flags of `loralab train`."""
 
     seeds: tuple[int, ...] | None = field(default=None, metadata={"group": "run"})
     """Train once with each of these seeds, into OUT/seed-N, and answer with the median; the answer's adapter is the

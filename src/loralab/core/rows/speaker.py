@@ -31,7 +31,7 @@ def speaker(adapters: AdapterSet, asked: str | Sequence[str] | None) -> Speaker 
 
 def _check_names(names: tuple[object, ...]) -> None:
     if not names:
-        raise SpecError("the list of adapters is empty; give at least one name, or None for the base alone")
+        raise SpecError("an empty list names no adapter; give at least one name, or None for the base alone")
     if not all(isinstance(name, str) for name in names):
         raise SpecError(f"{list(names)!r} is not a list of adapters: give their names alone")
     twice = sorted({str(name) for name in names if names.count(name) > 1})

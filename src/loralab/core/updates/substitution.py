@@ -28,6 +28,9 @@ class ParameterUpdate(Update):
         super().__init__(parts)
         self.stored_transposed = stored_transposed
 
+    def built_on(self, base: nn.Module) -> list[str]:
+        return list(self.parts)
+
     def deltas(self, base: nn.Module) -> dict[str, Tensor]:
         deltas = {}
         for name in self.parts:
@@ -40,6 +43,12 @@ class AttentionUpdate(Update):
     """ΔW of q, k, v (rows of `in_proj_weight`, or three weights where their widths differ) and of the output."""
 
     kind = "attention"
+
+    def built_on(self, base: nn.Module) -> list[str]:
+        into = [part for part in ("q", "k", "v") if part in self.parts]
+        split = base.in_proj_weight is None
+        names = [f"{part}_proj_weight" for part in into] if split else ["in_proj_weight"] if into else []
+        return names + (["out_proj.weight"] if "out" in self.parts else [])
 
     def deltas(self, base: nn.Module) -> dict[str, Tensor]:
         deltas = {}

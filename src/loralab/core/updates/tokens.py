@@ -41,6 +41,10 @@ class TokenUpdate(Update):
     def settings(self) -> dict[str, Any]:
         return settings_of_rows(self.indices, self.follows)
 
+    def built_on(self, base: nn.Module) -> list[str]:
+        """None: its rows replace the base's, and it depends on the others no more than on any weight."""
+        return []
+
     # -- R ----------------------------------------------------------------------------------------------------
 
     @property

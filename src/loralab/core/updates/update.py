@@ -149,6 +149,15 @@ class Update(nn.Module):
         """Whether it changes weights of its module by low-rank pairs."""
         return bool(len(self.parts))
 
+    def built_on(self, base: nn.Module) -> list[str]:
+        """Names of the module's tensors that this update changes or builds on: what must not be another base's.
+
+        Not for a task's head, whose tensors start at random.
+        """
+        if len(self.parts):
+            return [WHOLE]
+        return [name for name in self.replacements() if tensor_of(base, name).is_floating_point()]
+
     def silent_at_first_step(self) -> set[str]:
         """Local names of the tensors whose gradient is rightly zero in the very first backward pass."""
         return {_local(part, name) for part in self.parts for name in self.delta_of(part).silent_at_first_step()}

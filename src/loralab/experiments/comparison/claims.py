@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from loralab.experiments.comparison.rows import Row, Spread, main_metric
-from loralab.metrics.table import higher_is_better
+from loralab.metrics.scores import higher_is_better
 
 NOT_TESTED = "not tested in this comparison: "
 

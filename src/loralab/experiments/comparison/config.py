@@ -1,4 +1,4 @@
-"""Everything that a comparison can be told. It knows nothing of torch, so that `--help` is quick."""
+"""The settings of a comparison, without torch, so that `--help` is quick."""
 
 from dataclasses import dataclass, field, fields
 from typing import Any

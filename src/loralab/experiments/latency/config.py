@@ -1,4 +1,4 @@
-"""Everything that `bench latency` can be told. It knows nothing of torch, so that `--help` is quick."""
+"""The settings of `bench latency`, without torch, so that `--help` is quick."""
 
 import re
 from dataclasses import dataclass, field

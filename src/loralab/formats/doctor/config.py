@@ -2,9 +2,9 @@
 
 import re
 
-from loralab.errors import AdapterFileError
+from loralab.errors import AdapterFileError, some
 from loralab.files.names import CONFIG_NAME, RUN_NAME, SIDECAR_NAME
-from loralab.formats.finding import AGAIN, Finding, some
+from loralab.formats.finding import AGAIN, Finding
 from loralab.formats.peft.config import PeftConfig, Targets, pattern_matches
 from loralab.formats.peft.keys import ALL_LINEAR
 from loralab.formats.run import read_run

@@ -11,9 +11,9 @@ from loralab.core.adapter import adapters_on
 from loralab.core.attach import activate, detach, disabled, rows
 from loralab.core.names import modules_by_path, unwrapped
 from loralab.core.updates.update import WHOLE
-from loralab.errors import FingerprintError, LoralabError, SpecError
+from loralab.errors import FingerprintError, LoralabError, SpecError, some
 from loralab.extras import lacking
-from loralab.formats.finding import AGAIN, UNEXPECTED, Finding, Severity, some
+from loralab.formats.finding import AGAIN, UNEXPECTED, Finding, Severity
 from loralab.formats.fingerprint import Fingerprint, fingerprint
 from loralab.formats.gguf.layout import GgufBase
 from loralab.formats.load import put_stored
@@ -22,6 +22,7 @@ from loralab.formats.record import has_tensor
 from loralab.formats.stored import StoredAdapter
 from loralab.formats.updates import StoredUpdate
 from loralab.methods.beside import tied_paths
+from loralab.nn.mode import evaluating
 
 PROBED = "loralab-inspected"
 
@@ -38,20 +39,17 @@ def logit_change(model: nn.Module, stored: StoredAdapter, allow_other_base: bool
             "yourself, under activate() and disabled()"
         )
     probe, before = make_probe(inner), adapters_on(model).routing.active
-    training = [module for module in model.modules() if module.training]
     put_stored(model, stored, PROBED, allow_other_base=allow_other_base)
-    model.eval()
     try:
-        with _from_the_first_position(model):
-            adapted = logits_of(inner, probe)
-        with disabled(model):
-            base = logits_of(inner, probe)
+        with evaluating(model):
+            with _from_the_first_position(model):
+                adapted = logits_of(inner, probe)
+            with disabled(model):
+                base = logits_of(inner, probe)
     finally:
         detach(model, PROBED)
         if before is not None:
             activate(model, before)
-        for module in training:
-            module.training = True
     return max(float((one - other).abs().max()) for one, other in zip(adapted, base, strict=True))
 
 

@@ -7,8 +7,9 @@ What they take changes with their versions: PEFT 0.21, vLLM 0.11 (config/lora.py
 import math
 from collections.abc import Iterator
 
+from loralab.errors import some
 from loralab.files.names import PLAIN_NAME
-from loralab.formats.finding import Finding, some
+from loralab.formats.finding import Finding
 from loralab.formats.gguf.layout import GgufBase, obstacles
 from loralab.formats.stored import StoredAdapter
 

@@ -5,7 +5,8 @@ from collections import Counter
 
 import torch
 
-from loralab.formats.finding import AGAIN, Finding, some
+from loralab.errors import some
+from loralab.formats.finding import AGAIN, Finding
 from loralab.formats.stored import StoredAdapter
 from loralab.formats.updates import StoredUpdate
 

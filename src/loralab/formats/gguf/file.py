@@ -15,9 +15,8 @@ import torch
 from torch import Tensor
 
 from loralab.core.thin import Thin
-from loralab.errors import AdapterFileError, NumericsError
+from loralab.errors import AdapterFileError, NumericsError, listed
 from loralab.extras import lazy
-from loralab.files.tensors import listed
 from loralab.files.whole import whole_file
 from loralab.formats.gguf.layout import TOKENS, GgufBase, obstacles
 from loralab.formats.stored import StoredAdapter

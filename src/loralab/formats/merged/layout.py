@@ -22,9 +22,8 @@ from loralab.core.mergeable import refuse_unmergeable
 from loralab.core.names import slots, unwrapped
 from loralab.core.updates.tokens import TokenUpdate
 from loralab.core.updates.update import Update
-from loralab.errors import NumericsError
+from loralab.errors import NumericsError, listed
 from loralab.files.shards import TensorKind
-from loralab.files.tensors import listed
 
 
 @dataclass(frozen=True)

@@ -22,12 +22,12 @@ from transformers import PreTrainedModel
 from loralab.core.adapter import adapters_of
 from loralab.core.attach import disabled
 from loralab.core.names import unwrapped
-from loralab.errors import ModelLoadError, NumericsError
+from loralab.errors import ModelLoadError, NumericsError, listed
 from loralab.files.shards import TensorFolder, same_bits
-from loralab.files.tensors import listed
 from loralab.formats.merged.weights import MergedWeights
 from loralab.formats.probe import Logits, Probe, base_dtype, logits_of
 from loralab.models.quiet import quiet_transformers
+from loralab.nn.mode import evaluating
 from loralab.nn.tensors import tensor_of
 
 NOISE_MARGIN = 4.0
@@ -71,7 +71,7 @@ def compare(model: PreTrainedModel, adapter: str, folder: Path, probe: Probe) ->
     the folder or does not find all the model's weights in it.
     """
     spacing = _spacing(model, folder)
-    with _evaluating(model), speaking(model, adapter):
+    with evaluating(model), speaking(model, adapter):
         live = logits_of(model, probe)
         with disabled(model):
             effect = _largest_difference(live, logits_of(model, probe))
@@ -166,17 +166,6 @@ def speaking(model: nn.Module, adapter: str) -> Iterator[None]:
         yield
     finally:
         adapters.route(*before)
-
-
-@contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    training = [module for module in model.modules() if module.training]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module in training:
-            module.training = True
 
 
 def _rounded(W: Tensor, D: Tensor, spacing: float, generator: torch.Generator) -> Tensor:

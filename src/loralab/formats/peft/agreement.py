@@ -10,9 +10,8 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from loralab.errors import AdapterFileError
+from loralab.errors import AdapterFileError, some
 from loralab.files.names import CONFIG_NAME
-from loralab.formats.finding import some
 from loralab.formats.peft.config import PeftConfig
 from loralab.formats.peft.keys import PeftTarget, key_prefix, said_targets
 from loralab.formats.peft.layout import BIASES

@@ -13,9 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from loralab.errors import AdapterFileError
+from loralab.errors import AdapterFileError, some
 from loralab.files.values import is_count, is_finite
-from loralab.formats.finding import some
 from loralab.formats.peft.keys import heads_peft_saves, plain_path
 from loralab.formats.peft.layout import A, B
 from loralab.formats.peft.reading import PREFIX, plain_names

@@ -135,6 +135,10 @@ class PrefixUpdate(Update):
         lengths = {"prefix": self.prefix, "infix": self.infix}
         return lengths | {"width": self.width, "keeps_first": self.keeps_first}
 
+    def built_on(self, base: nn.Module) -> list[str]:
+        embeddings = base.get_input_embeddings()  # type: ignore[operator]
+        return [f"{name}.weight" for name, module in base.named_modules() if module is embeddings]
+
     @property
     def positions(self) -> int:
         """S."""

@@ -13,8 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from loralab.errors import DataError
-from loralab.metrics.pairing import check_pairs
-from loralab.metrics.scores import Scores
+from loralab.metrics.scores import Scores, check_pairs
 from loralab.metrics.wikisql.database import Database, Source
 from loralab.metrics.wikisql.query import Query, read_query
 from loralab.metrics.wikisql.text import Header, parse_query

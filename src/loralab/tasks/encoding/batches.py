@@ -1,4 +1,4 @@
-"""Which examples go together, and the tensors of a batch. It knows nothing of tasks, models and optimizers.
+"""Which examples go together, and the tensors of a batch.
 
 Shapes: B examples of a batch, T tokens of the longest; C channels, H rows and W columns of pixels.
 """
@@ -66,7 +66,7 @@ class Batch:
         return float(targets_B.to(self.weights.dtype) @ self.weights)
 
     def to(self, device: torch.device | str) -> "Batch":
-        """The same batch on another device."""
+        """This batch on another device."""
         inputs = {name: tensor.to(device) for name, tensor in self.inputs.items()}
         labels, weights = (None if each is None else each.to(device) for each in (self.labels, self.weights))
         return replace(self, inputs=inputs, labels=labels, weights=weights)

@@ -172,8 +172,8 @@ def _encode_written(examples: Sequence[AnyExample], tokenizer: PreTrainedTokeniz
     written = _written(examples)
     texts = [each.prompt + each.target for each in written]
     spans = [[(len(each.prompt), len(text))] for each, text in zip(written, texts, strict=True)]
-    found = [_with_ends(each, tokenizer) for each in mark(texts, spans, tokenizer, special=True)]
-    return [_fitted(each, tokenizer, max_length) for each in found], spanning_remarks(found)
+    marked = [_with_ends(each, tokenizer) for each in mark(texts, spans, tokenizer, special=True)]
+    return [_fitted(each, tokenizer, max_length) for each in marked], spanning_remarks(marked)
 
 
 def _with_ends(marked: Marked, tokenizer: PreTrainedTokenizerBase) -> Marked:
@@ -190,9 +190,9 @@ def _encode_conversations(examples: Sequence[AnyExample], tokenizer: PreTrainedT
     conversations = [each for each in examples if isinstance(each, Conversation)]
     end = turn_end(tokenizer)
     written = [templated(each, tokenizer, end) for each in conversations]
-    found = mark([each.text for each in written], [each.targets for each in written], tokenizer, special=False)
+    marked = mark([each.text for each in written], [each.targets for each in written], tokenizer, special=False)
     remarks = conversation_remarks(conversations, written, tokenizer, end)
-    return [_fitted(each, tokenizer, max_length) for each in found], [*remarks, *spanning_remarks(found)]
+    return [_fitted(each, tokenizer, max_length) for each in marked], [*remarks, *spanning_remarks(marked)]
 
 
 def _encode_decoded(examples: Sequence[AnyExample], tokenizer: PreTrainedTokenizerBase, max_length: int) -> Pairs:

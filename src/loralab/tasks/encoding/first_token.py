@@ -1,7 +1,6 @@
 """Targets of a decoder that must begin with a certain token, such as BART's <s> or the language of mBART.
 
 Generation puts that token (`forced_bos_token_id`) before every answer, so an answer stands behind it in training too.
-It knows nothing of how texts become tokens.
 """
 
 from dataclasses import replace

@@ -39,7 +39,7 @@ class EncodedImage:
 
 
 def encode_images(examples: Sequence[AnyExample], processor: BaseImageProcessor) -> list[EncodedImage]:
-    """Every example, in order; nothing is decoded yet. Raises `DataError` for one that is no image."""
+    """Every example, in order; nothing is decoded yet. Raises `DataError` for one that is not an image."""
     images = [each for each in examples if isinstance(each, ImageExample)]
     if len(images) < len(examples):
         raise DataError("this model looks at images; the data hold texts")

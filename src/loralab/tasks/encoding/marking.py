@@ -1,4 +1,4 @@
-"""A text that is read as one, as token ids with its targets marked. It knows nothing of tasks and templates.
+"""A text that is read as one, as token ids with its targets marked.
 
 A text is tokenized once, as a model will read it: pieces that are tokenized apart can give other tokens than the whole
 (SentencePiece puts a space before each, words are cut elsewhere). Which tokens are targets is found from where each

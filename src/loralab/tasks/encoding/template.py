@@ -1,4 +1,4 @@
-"""A tokenizer's chat template at work: turns as the text that it writes. It knows nothing of targets and token ids."""
+"""A tokenizer's chat template at work: turns as the text that it writes."""
 
 import re
 from typing import Any, cast

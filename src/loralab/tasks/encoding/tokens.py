@@ -1,4 +1,4 @@
-"""Texts as token ids, and ids cut to a length. It knows nothing of tasks.
+"""Texts as token ids, and ids cut to a length.
 
 Every function takes many texts at once: a tokenizer is several times faster so.
 """
@@ -40,11 +40,11 @@ def read(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, *, special: b
         return []
     if not tokenizer.is_fast:
         return [Reading(ids, None) for ids in _python_ids(texts, tokenizer, special)]
-    found = tokenizer(list(texts), add_special_tokens=special, return_offsets_mapping=True, verbose=False)
+    tokenized = tokenizer(list(texts), add_special_tokens=special, return_offsets_mapping=True, verbose=False)
     trimmed = _trimmed_ends(tokenizer)
     readings = []
-    for row, (ids, places) in enumerate(zip(found["input_ids"], found["offset_mapping"], strict=True)):
-        of_text = [place for place, text in enumerate(found.sequence_ids(row)) if text is not None]
+    for row, (ids, places) in enumerate(zip(tokenized["input_ids"], tokenized["offset_mapping"], strict=True)):
+        of_text = [place for place, text in enumerate(tokenized.sequence_ids(row)) if text is not None]
         end = of_text[-1] + 1 if of_text else 0
         if trimmed:
             places = [(a, b + trimmed.get(id_, 0)) for id_, (a, b) in zip(ids, places, strict=True)]
@@ -75,10 +75,10 @@ def goes_on_plainly(prompt: str) -> bool:
 
 def _a_word(tokenizer: PreTrainedTokenizerBase) -> str:
     """One that the tokenizer writes in one token with the space before it, if it does so with any."""
-    found = (
+    words = (
         (id_, match[1]) for token, id_ in tokenizer.get_vocab().items() if (match := _WORD_AFTER_SPACE.fullmatch(token))
     )
-    return min(found, default=(0, "x"))[1]
+    return min(words, default=(0, "x"))[1]
 
 
 def common_length(one: Sequence[int], other: Sequence[int]) -> int:
@@ -110,8 +110,8 @@ def plain_ids(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> list[
 
 def answer_ids(targets: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:
     """Texts as an encoder-decoder writes them: with its tokenizer's tokens around one, and an end."""
-    found: list[list[int]] = tokenizer(text_target=list(targets), verbose=False)["input_ids"] if targets else []
-    return [ended(ids, tokenizer) for ids in found]
+    answers: list[list[int]] = tokenizer(text_target=list(targets), verbose=False)["input_ids"] if targets else []
+    return [ended(ids, tokenizer) for ids in answers]
 
 
 def begun(ids: list[int], tokenizer: PreTrainedTokenizerBase) -> list[int]:

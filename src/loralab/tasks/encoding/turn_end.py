@@ -1,7 +1,7 @@
 """What a tokenizer's chat template ends an assistant's turn with, found by letting it write one.
 
 Names of tokens tell nothing: the end may be another token than the end of text, a piece of text of several tokens, or
-nothing but whoever speaks next. It knows nothing of generation, which stops there.
+nothing but whoever speaks next.
 """
 
 from dataclasses import dataclass
@@ -43,7 +43,7 @@ def turn_end(tokenizer: PreTrainedTokenizerBase) -> TurnEnd:
 
 
 def _first_added(text: str, tokenizer: PreTrainedTokenizerBase) -> int | None:
-    """The first token of a text that is no piece of a word, but was added to the vocabulary for its own sake.
+    """The first token of a text that is not a piece of a word, but was added to the vocabulary for its own sake.
 
     Some tokenizers have whole runs of spaces among these: they end nothing.
     """

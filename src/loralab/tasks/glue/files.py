@@ -1,4 +1,4 @@
-"""GLUE's tab-separated files as rows of named cells. It knows nothing of labels and examples.
+"""GLUE's tab-separated files as rows of named cells.
 
 There is no quoting: a quotation mark is a quotation mark, and every line is a row. MRPC's files begin with a byte-order
 mark, and CoLA's have no header.

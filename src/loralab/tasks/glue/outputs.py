@@ -26,16 +26,17 @@ def _read(labels: Mapping[str, str], path: Path, examples: Examples) -> list[str
     """The predicted classes' names, or the values, in the order of the examples."""
     if tuple(read_text(path).partition("\n")[0].split()) != HEADER:
         return [labels.get(line, line) for line in read_output_lines(path, examples)]
-    found: dict[str, str] = {}
+    predictions: dict[str, str] = {}
     for row in read_table(path):
         index = row.content["index"]
-        if index in found:
+        if index in predictions:
             raise row.error(f"a second prediction for the index {index}; give one for each example")
-        found[index] = row.content["prediction"]
+        predictions[index] = row.content["prediction"]
     due = [str(number) for number in range(len(examples))]
-    if found.keys() != set(due):
-        raise DataError(f"{path} has {len(found)} predictions; their index must run from 0 to {len(examples) - 1}")
-    return [labels.get(found[index], found[index]) for index in due]
+    if predictions.keys() != set(due):
+        last = len(examples) - 1
+        raise DataError(f"{path} has {len(predictions)} predictions; their index must run from 0 to {last}")
+    return [labels.get(predictions[index], predictions[index]) for index in due]
 
 
 def _render(labels: Mapping[str, str], examples: Examples, outputs: Sequence[str]) -> str:

@@ -1,4 +1,4 @@
-"""The GLUE benchmark's tasks as data: folders, columns, labels and metrics. It opens no file.
+"""The GLUE benchmark's tasks as data: folders, columns, labels and metrics.
 
 Wang et al. 2019 (arXiv 1804.07461) and the official downloads. The first metric of each is the one in the LoRA
 paper's Table 2; WNLI is left out there, as everywhere.
@@ -79,7 +79,7 @@ GLUE: dict[str, GlueTask] = {
         "WNLI.tsv",
     ),
 }
-"""By the names in the contract, after `glue/`."""
+"""By the task's name after `glue/`."""
 
 FILES = {"train": ["train.tsv"], "validation": ["dev.tsv"], "test": ["test.tsv"]}
 """split -> its official file."""

@@ -40,12 +40,12 @@ def open_glue(name: str, data: str | None, labels: Sequence[str] | None = None) 
     glue = GLUE[name]
     files = MNLI_FILES if name == "mnli" else FILES
     classes = _ordered(name, tuple(glue.labels.values()), labels)
-    found: dict[str, Path] = {}
+    paths: dict[str, Path] = {}
     if data is None:
         readers = {split: cache(partial(_from_hub, name, split, classes)) for split in files if split != "diagnostic"}
     else:
-        found = _files(name, data, files)
-        readers = {split: cache(partial(_from_file, path, glue, classes)) for split, path in found.items()}
+        paths = _files(name, data, files)
+        readers = {split: cache(partial(_from_file, path, glue, classes)) for split, path in paths.items()}
     return Task(
         name=f"glue/{name}",
         kind="classification" if classes else "regression",
@@ -55,7 +55,7 @@ def open_glue(name: str, data: str | None, labels: Sequence[str] | None = None) 
         notes=("torn rows of the official QQP files, which have too few cells, are left out",)
         if glue.torn_rows
         else (),
-        files=tuple(found.values()),
+        files=tuple(paths.values()),
         outputs=glue_outputs(glue.labels, MNLI_SUBMISSIONS if name == "mnli" else {"test": glue.submission}),
     )
 

@@ -51,8 +51,8 @@ def read_image(path: Path) -> "Image":
 
     As in transformers' pipelines transparency is dropped: a pixel shows the colour that is stored, however transparent.
     Grey gives three equal channels, 16-bit grey is divided by 257, a palette gives its colours, and of several
-    frames the first is taken. Raises `DataError` for a file that is not there, is no image or a damaged one, or whose
-    grey has no known range.
+    frames the first is taken. Raises `DataError` for a file that is not there, or not an image, or damaged,
+    or whose grey has no known range.
     """
     return _decode(path, _read_bytes(path))
 

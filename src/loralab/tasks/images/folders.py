@@ -1,4 +1,4 @@
-"""Images sorted into one folder per class, for each split or in all. It opens no image.
+"""Images sorted into one folder per class, for each split or in all.
 
 D/cat/1.png, or D/train/cat/1.png with D/validation/cat (or val, dev) and D/test/cat beside it.
 """
@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from itertools import chain, zip_longest
 from pathlib import Path
 
-from loralab.errors import DataError, listed
+from loralab.errors import DataError, some
 from loralab.tasks.images.file import SUFFIXES
 from loralab.tasks.images.lists import ListedImage, Listing, by_split
 from loralab.tasks.official import WHOLE_FILE
@@ -27,17 +27,17 @@ def list_folders(root: Path, classes: Sequence[str] | None) -> Listing:
     folders = [each for each in _visible_in(root) if each.is_dir()]
     named = bool(folders) and all(folder.name in SPLIT_NAMES for folder in folders)
     splits = by_split(root, folders, classes) if named else {WHOLE_FILE: root}
-    found = {split: [each for each in _visible_in(folder) if each.is_dir()] for split, folder in splits.items()}
-    names = tuple(classes or (folder.name for folder in next(iter(found.values()))))
-    _check_classes(root, names, chain.from_iterable(found.values()))
+    class_folders = {split: [each for each in _visible_in(folder) if each.is_dir()] for split, folder in splits.items()}
+    names = tuple(classes or (folder.name for folder in next(iter(class_folders.values()))))
+    _check_classes(root, names, chain.from_iterable(class_folders.values()))
     notes = tuple(note for folder in dict.fromkeys((root, *splits.values())) for note in _loose_files(folder))
-    return Listing({split: _taking_turns(each, names) for split, each in found.items()}, names, notes)
+    return Listing({split: _taking_turns(each, names) for split, each in class_folders.items()}, names, notes)
 
 
 def _check_classes(root: Path, names: Sequence[str], folders: Iterable[Path]) -> None:
     if len(names) < 2:
-        found = ", ".join(names) or "none"
-        raise DataError(f"{root} has too few folders of classes ({found}); two are needed, or give a JSONL file")
+        shown = ", ".join(names) or "none"
+        raise DataError(f"{root} has too few folders of classes ({shown}); two are needed, or give a JSONL file")
     unknown = [str(folder) for folder in folders if folder.name not in names]
     if unknown:
         raise DataError(f"{', '.join(unknown)}: not one of the training data's classes ({', '.join(names)})")
@@ -54,7 +54,7 @@ def _images_in(folder: Path) -> list[Path]:
     strange = [each.name for each in entries if each.is_dir() or not _is_image(each)]
     if strange:
         raise DataError(
-            f"the class folder {folder} may hold images only ({' '.join(SUFFIXES)}), but there is {listed(strange)}; "
+            f"the class folder {folder} may hold images only ({' '.join(SUFFIXES)}), but there is {some(strange, 5)}; "
             f"move it away (if {folder.parent} was meant to hold splits: these are called {', '.join(SPLIT_NAMES)})"
         )
     if not entries:
@@ -67,8 +67,8 @@ def _loose_files(folder: Path) -> list[str]:
     files = [each for each in _visible_in(folder) if not each.is_dir()]
     images = [each.name for each in files if _is_image(each)]
     if images:
-        raise DataError(f"{folder} holds images outside the folders of the classes ({listed(images)}); move them")
-    return [f"left aside in {folder}: {listed([each.name for each in files])}"] if files else []
+        raise DataError(f"{folder} holds images outside the folders of the classes ({some(images, 5)}); move them")
+    return [f"left aside in {folder}: {some([each.name for each in files], 5)}"] if files else []
 
 
 def _visible_in(folder: Path) -> list[Path]:

@@ -1,7 +1,4 @@
-"""Which images there are, and the class of each; as the lines of JSONL files name them.
-
-It opens no image.
-"""
+"""Which images there are, and the class of each; as the lines of JSONL files name them."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -49,12 +46,12 @@ def list_lines(files: Mapping[str, Path], classes: Sequence[str] | None) -> List
 def by_split(root: Path, paths: Sequence[Path], classes: Sequence[str] | None) -> dict[str, Path]:
     """Files or folders that are named for splits, by the split, training first."""
     shown = ", ".join(path.name for path in paths)
-    found = {SPLIT_NAMES[path.stem]: path for path in paths}
-    if len(found) < len(paths):
+    named = {SPLIT_NAMES[path.stem]: path for path in paths}
+    if len(named) < len(paths):
         raise DataError(f"{root} has {shown}, of which two are for one split; keep one of them there")
-    if "train" not in found and classes is None:
+    if "train" not in named and classes is None:
         raise NotFoundError(f"{root} has {shown}, but nothing to train on; the training data are called train there")
-    return {split: found[split] for split in SPLITS if split in found}
+    return {split: named[split] for split in SPLITS if split in named}
 
 
 def _read_line(line: Line) -> RawLabelled:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from functools import cache, partial
 from pathlib import Path
 
-from loralab.errors import DataError, SpecError
+from loralab.errors import DataError, SpecError, listed
 from loralab.extras import require
 from loralab.tasks.example import Examples, ImageExample
 from loralab.tasks.images.file import examine_image
@@ -28,7 +28,7 @@ MOST_SHOWN = 5
 
 
 def open_images(data: str | None, labels: Sequence[str] | None = None) -> Task:
-    """The task, with every image and its class listed; a split's images are read when it is first asked for.
+    """The task, with every image and its class listed; a split's images are read when it is first needed.
 
     Raises `SpecError` without a path, `NotFoundError` for one that is not there, and `DataError`, with file and line
     where there is one, for lists, folders, classes and images that cannot be used.
@@ -38,7 +38,7 @@ def open_images(data: str | None, labels: Sequence[str] | None = None) -> Task:
     require("images", "task images")
     listing = _list(Path(data), labels)
     splits: dict[str, Callable[[], Examples]] = {
-        name: cache(partial(_read, listed)) for name, listed in listing.splits.items()
+        name: cache(partial(_read, images)) for name, images in listing.splits.items()
     }
     notes = listing.notes
     if WHOLE_FILE in splits:
@@ -58,17 +58,16 @@ def _list(path: Path, classes: Sequence[str] | None) -> Listing:
     return list_lines(by_split(path, files, classes), classes) if files else list_folders(path, classes)
 
 
-def _read(listed: Sequence[ListedImage]) -> tuple[ImageExample, ...]:
+def _read(images: Sequence[ListedImage]) -> tuple[ImageExample, ...]:
     """The images, all decoded once. Raises one `DataError` for all that cannot be."""
     examples, problems = [], []
-    for each in listed:
+    for each in images:
         try:
             examples.append(ImageExample(each.path, each.label, examine_image(each.path)))
         except DataError as error:
             problems.append(str(error if each.line is None else each.line.error(str(error))))
     if problems:
-        more = f"; and {len(problems) - MOST_SHOWN} more" if len(problems) > MOST_SHOWN else ""
-        raise DataError("; ".join(problems[:MOST_SHOWN]) + more)
+        raise DataError(listed(problems, MOST_SHOWN))
     return tuple(examples)
 
 

@@ -1,4 +1,4 @@
-"""The user's own data as files: which file is which split. It opens none of them.
+"""The user's own data as files: which file is which split.
 
 A folder has files, or `datasets` on disk, that are named for splits (`splits.SPLIT_NAMES`), perhaps in parts
 (train-00000-of-00002.parquet), perhaps in a folder `data` as on the Hub; or it is a `datasets` folder itself, of one
@@ -25,20 +25,8 @@ DESCRIPTIONS = ("dataset_info.json", "dataset_infos.json", PARTS, "state.json")
 """JSON files that describe data and hold none."""
 
 UNREAD = (
-    ".txt",
-    ".zip",
-    ".tar",
-    ".gz",
-    ".bz2",
-    ".xz",
-    ".zst",
-    ".xls",
-    ".xlsx",
-    ".xml",
-    ".yaml",
-    ".yml",
-    ".arrow",
-    ".db",
+    *(".txt", ".zip", ".tar", ".gz", ".bz2", ".xz", ".zst"),
+    *(".xls", ".xlsx", ".xml", ".yaml", ".yml", ".arrow", ".db"),
 )
 """Endings of what may be data, but is not read."""
 
@@ -104,14 +92,14 @@ def _is_data_file(path: Path) -> bool:
 
 def _by_split(folder: Path, candidates: Iterable[Path]) -> dict[str, list[Path]]:
     """The candidates that are named for a split."""
-    found: dict[str, list[Path]] = {}
+    named: dict[str, list[Path]] = {}
     for each in candidates:
         name = _stem(each)
         if name in SPLIT_NAMES:
-            found.setdefault(SPLIT_NAMES[name], []).append(each)
-    for paths in found.values():
+            named.setdefault(SPLIT_NAMES[name], []).append(each)
+    for paths in named.values():
         _check_one_source(folder, paths)
-    return found
+    return named
 
 
 def _check_one_source(folder: Path, paths: Sequence[Path]) -> None:

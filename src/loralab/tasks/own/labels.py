@@ -1,4 +1,4 @@
-"""Labels as a file gives them -> classes with indices, or values. It knows nothing of files.
+"""Labels as a file gives them -> classes with indices, or values.
 
 Strings or integers are classes, in sorted order; numbers of which at least one has a fraction or a decimal
 point are values to be predicted. Which of the two numbers are can be said instead (`kind`): then whole numbers are the
@@ -47,7 +47,7 @@ def choose_labelling(rows: Sequence[RawLabelled], labels: Sequence[str] | None, 
 def find_labelling(rows: Sequence[RawLabelled], kind: Kind | None = None) -> Labelling:
     """What the labels of these rows, the training data, are; numbers as `kind` says.
 
-    Raises `DataError` with the line for a label that is none, or of another type than the first; and where
+    Raises `DataError` with the line for an invalid label, or one of another type than the first; and where
     there are fewer than two classes.
     """
     for row in rows:
@@ -60,19 +60,19 @@ def find_labelling(rows: Sequence[RawLabelled], kind: Kind | None = None) -> Lab
     pointed = any(isinstance(row.label, float) for row in rows)
     if kind == "regression" or (pointed and kind is None):
         return _values(rows, words, kind)
-    found = sorted({row.label for row in rows})
-    if len(found) < 2:
-        raise DataError(f"{rows[0].line.path}: all labels are {found[0]!r}; a classification needs two classes")
-    names = tuple(_name(label) for label in found)
-    return Labelling("classification", names, float if pointed else type(found[0]))
+    classes = sorted({row.label for row in rows})
+    if len(classes) < 2:
+        raise DataError(f"{rows[0].line.path}: all labels are {classes[0]!r}; a classification needs two classes")
+    names = tuple(_name(label) for label in classes)
+    return Labelling("classification", names, float if pointed else type(classes[0]))
 
 
 def _values(rows: Sequence[RawLabelled], words: bool, kind: Kind | None) -> Labelling:
     if words:
         raise rows[0].line.error(f"the label {rows[0].label!r} is a word; a regression needs numbers")
-    found = sorted({row.label for row in rows})
-    whole = kind is None and all(float(label).is_integer() for label in found)
-    shown = ", ".join(map(str, found[:4])) + (", …" if len(found) > 4 else "")
+    values = sorted({row.label for row in rows})
+    whole = kind is None and all(float(label).is_integer() for label in values)
+    shown = ", ".join(map(str, values[:4])) + (", …" if len(values) > 4 else "")
     note = f"the labels are numbers with a decimal point ({shown}): they are values to be predicted, not classes"
     hint = "; though all are whole: if they are classes, say kind classification" if whole else ""
     return Labelling("regression", (), float, () if kind else (note + hint,))

@@ -1,4 +1,4 @@
-"""The shapes of a user's JSON object, and the example that each becomes. It knows nothing of files.
+"""The shapes of a user's JSON object, and the example that each becomes.
 
 {"prompt", "completion"}, {"instruction", "output"} with or without "input" (Alpaca; Dolly: "context", "response"),
 {"messages"} or {"conversations"} (ShareGPT), and {"text"} alone: text to be written;
@@ -82,7 +82,7 @@ def parse_instruction(line: Line) -> Example:
 
 
 def parse_dolly(line: Line) -> Example:
-    """The same under Dolly's names."""
+    """An instruction with its output under Dolly's names."""
     return Example(instruction_prompt(line.text("instruction"), line.text("context")), line.text("response"))
 
 
@@ -138,17 +138,17 @@ def parse_lines(lines: Sequence[Line], shape: Shape) -> list[Row]:
 
 def shape_of(line: Line) -> Shape:
     """The shape of a line's keys. Raises `DataError` where they are no shape's, with those that are too much."""
-    found = line.content.keys()
-    near = [shape for shape in SHAPES if shape.required <= found]
+    keys = line.content.keys()
+    near = [shape for shape in SHAPES if shape.required <= keys]
     for shape in near:
         if not shape.unknown(line):
             return shape
     known = " or ".join("{" + _listed(shape.required) + "}" for shape in SHAPES)
     if not near:
-        raise line.error(f"its keys are {_listed(found)}; a line must have the keys {known}")
+        raise line.error(f"its keys are {_listed(keys)}; a line must have the keys {known}")
     best = min(near, key=lambda shape: len(shape.unknown(line)))
     raise line.error(
-        f"its keys are {_listed(found)}; {', '.join(map(repr, best.unknown(line)))} is not known beside "
+        f"its keys are {_listed(keys)}; {', '.join(map(repr, best.unknown(line)))} is not known beside "
         f"{_listed(best.required)}: remove it, or give one of {known}"
     )
 

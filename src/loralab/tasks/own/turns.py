@@ -1,4 +1,4 @@
-"""The turns of a conversation as people write them, and the `Conversation` that they become. It knows nothing of files.
+"""The turns of a conversation as people write them, and the `Conversation` that they become.
 
 {"messages": [{"role", "content"}]} (OpenAI, TRL), {"conversations": [{"from", "value"}]} (ShareGPT, with the calls of
 functions as turns of their own), and either's turns under the other's key. `tools` stands beside them, and in
@@ -12,23 +12,13 @@ from typing import Any
 from loralab.tasks.example import Conversation, Message
 from loralab.tasks.readers.lines import Line
 
-ROLES = {
-    "system": "system",
-    "user": "user",
-    "human": "user",
-    "assistant": "assistant",
-    "gpt": "assistant",
-    "chatgpt": "assistant",
-    "bing": "assistant",
-    "bard": "assistant",
-    "bot": "assistant",
-    "model": "assistant",
-    "tool": "tool",
-    "function": "tool",
-    "observation": "tool",
-    "function_response": "tool",
-    "function_call": "assistant",
-}
+ROLES = (
+    {"system": "system"}
+    | dict.fromkeys(("user", "human"), "user")
+    | dict.fromkeys(("assistant", "gpt", "chatgpt", "bing", "bard", "bot", "model"), "assistant")
+    | dict.fromkeys(("tool", "function", "observation", "function_response"), "tool")
+    | {"function_call": "assistant"}
+)
 """Who speaks, as the formats call it -> the role as chat templates call it."""
 
 CALL = "function_call"
@@ -44,7 +34,7 @@ def parse_messages(line: Line) -> Conversation:
 
 
 def parse_sharegpt(line: Line) -> Conversation:
-    """The same under ShareGPT's names; a system turn may stand beside the turns."""
+    """A conversation under ShareGPT's names; a system turn may stand beside the turns."""
     turns = _turns(line, "conversations")
     if line.content.get("system"):
         turns = [Message("system", line.text("system")), *turns]
@@ -118,10 +108,10 @@ def _content(line: Line, number: int, content: Any) -> str:
 def _calls(line: Line, number: int, content: str) -> list[dict[str, Any]]:
     """The calls of a ShareGPT turn: {"name", "arguments"}, or a list of these."""
     try:
-        found = json.loads(content)
+        calls = json.loads(content)
     except (ValueError, RecursionError) as error:
         raise line.error(f"turn {number} is a {CALL} and not JSON ({error}): {content[:60]!r}") from error
-    return [_call(line, number, each) for each in (found if isinstance(found, list) else [found])]
+    return [_call(line, number, each) for each in (calls if isinstance(calls, list) else [calls])]
 
 
 def _openai_calls(line: Line, number: int, calls: Any) -> list[dict[str, Any]]:

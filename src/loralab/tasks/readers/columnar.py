@@ -1,7 +1,7 @@
 """Tables that are kept by column, as rows: Parquet files, and folders that `datasets` wrote with `save_to_disk`.
 
 What is null is left out: a column table has every column in every row. A class that is kept as an index beside the
-list of its names (`datasets`' ClassLabel) becomes its name. It knows nothing of what the columns mean otherwise.
+list of its names (`datasets`' ClassLabel) becomes its name.
 """
 
 import json
@@ -30,7 +30,7 @@ def is_dataset(path: Path) -> bool:
 
 
 def read_parquet(path: Path) -> list[Line]:
-    """The rows of a Parquet file. Raises `DataError` for one that is none, or is empty."""
+    """The rows of a Parquet file. Raises `DataError` for another file, or an empty one."""
     require("data", f"reading {path}")
     raw = read_bytes(path)
     try:

@@ -1,7 +1,7 @@
-"""CSV and TSV files as rows of named cells, numbered by line. It knows nothing of what the columns mean.
+"""CSV and TSV files as rows of named cells, numbered by line.
 
-Cells are texts, quoted as CSV quotes them; a cell may hold line breaks. In a column that is asked for as numbers they
-become numbers, if all of its cells are.
+Cells are texts, quoted as CSV quotes them; a cell may hold line breaks. Those of a column in `numbers` become numbers,
+where all of them are some.
 """
 
 import csv
@@ -21,7 +21,7 @@ Record = tuple[int, list[str]]
 
 
 def read_delimited(path: Path, separator: str, numbers: Sequence[str] = ()) -> list[Line]:
-    """Every row below the header. Raises `DataError` with the line for what is no table with one header."""
+    """Every row below the header. Raises `DataError` with the line for what is not a table with one header."""
     records = list(_records(path, decode_utf8(str(path), read_bytes(path)), separator))
     while records and not any(cell.strip() for cell in records[-1][1]):
         records.pop()
@@ -72,9 +72,9 @@ def _make_numbers(rows: Sequence[Line], name: str) -> None:
     cells = [row.content[name] for row in rows if name in row.content]
     for kind in (int, float):
         try:
-            found = [kind(cell) for cell in cells]
+            values = [kind(cell) for cell in cells]
         except ValueError:
             continue
-        for row, value in zip(rows, found, strict=False):
+        for row, value in zip(rows, values, strict=False):
             row.content[name] = value
         return

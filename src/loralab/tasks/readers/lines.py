@@ -1,4 +1,4 @@
-"""A file of JSON objects, one a line or all in one list, numbered. It knows nothing of what the keys mean."""
+"""A file of JSON objects, one a line or all in one list, numbered."""
 
 import json
 from dataclasses import dataclass

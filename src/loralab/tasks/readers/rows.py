@@ -1,4 +1,4 @@
-"""One data file of any kind as rows, each with the place where it stands. It knows nothing of what the rows mean."""
+"""One data file of any kind as rows, each with the place where it stands."""
 
 from collections.abc import Callable
 from functools import partial

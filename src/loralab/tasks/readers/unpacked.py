@@ -1,4 +1,4 @@
-"""The bytes of a data file, unpacked where they are gzip, and bytes as text. It knows nothing of what they mean."""
+"""The bytes of a data file, unpacked where they are gzip, and bytes as text."""
 
 import gzip
 import zlib

@@ -1,7 +1,7 @@
 import pytest
 
 from loralab.errors import DataError
-from loralab.metrics.pairing import check_pairs, present_references
+from loralab.metrics.scores import check_pairs, present_references
 
 
 def test_blank_references_are_left_out() -> None:
