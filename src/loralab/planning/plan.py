@@ -142,7 +142,7 @@ def _length(config: PlanConfig, model: PreTrainedModel, inserted: int) -> int:
     if room < 1 or (asked is not None and context is not None and asked > room):
         raise SpecError(
             f"{'an example' if asked is None else f'sequence_length {asked}'} and {inserted} inserted positions do not "
-            f"fit the context of {config.model}, {context}: shorten the one or the other"
+            f"fit {config.model}, which has a context of {context}: shorten the one or the other"
         )
     return min(USUAL_LENGTH, room) if asked is None else asked
 

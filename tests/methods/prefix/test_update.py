@@ -231,7 +231,7 @@ def test_a_mixed_batch_is_refused() -> None:
 
 
 def test_models_that_cannot_are_refused() -> None:
-    with pytest.raises(ll.TargetError, match="no transformers model"):
+    with pytest.raises(ll.TargetError, match="not a transformers model"):
         ll.attach(torch.nn.Sequential(torch.nn.Linear(2, 2)), ll.PrefixEmbedding(1, 1))
     with pytest.raises(ll.SpecError, match="at least one"):
         ll.PrefixLayer(0, 0)

@@ -210,8 +210,8 @@ class PrefixUpdate(Update):
         room = context_length(base)  # type: ignore[arg-type]
         if room is not None and length > room:
             raise SpecError(
-                f"{length} positions, {self.positions} of them the prefix's and infix's, do not fit the model's "
-                f"context of {room}; shorten the text or the prefix"
+                f"{length} positions, {self.positions} of them the prefix's and infix's, do not fit: the "
+                f"model's context is {room}; shorten the text or the prefix"
             )
 
     def take_rows(self, base: nn.Module, args: Any, kwargs: Any, index: Tensor, count: int) -> tuple[Any, Any]:
