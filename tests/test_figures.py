@@ -202,7 +202,7 @@ def test_the_neighbours_are_those_of_their_json() -> None:
             assert f"{measured['mean']:.2f} ± {measured['sd']:.2f}" in row, (task, method)
 
 
-@pytest.mark.parametrize("name", RECORDS.keys() - {"rates-e2e"})
+@pytest.mark.parametrize("name", [name for name in RECORDS if name != "rates-e2e"])
 def test_a_record_says_what_it_is_of(name: str) -> None:
     assert all(RECORDS[name][key] for key in ("what", "machine", "recorded", "command", "table"))
 
