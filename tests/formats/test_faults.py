@@ -120,7 +120,7 @@ SETTINGS: dict[str, tuple[dict[str, object], str]] = {
     "a pattern that is a number": ({"rank_pattern": 3, "alpha_pattern": 3.5}, "alpha_pattern is .3.5., not"),
     "no number": ({"lora_alpha": float("nan")}, "lora_alpha is nan"),
     "a bias of another kind": ({"bias": "some"}, "bias is 'some'"),
-    "a broken expression": ({"target_modules": "inner("}, "no valid regular expression"),
+    "a broken expression": ({"target_modules": "inner("}, "not a valid regular expression"),
     "no targets": ({"target_modules": None}, "names neither"),
     "targets of another kind": ({"target_modules": [1]}, "not a name or a list of names"),
 }

@@ -194,7 +194,7 @@ def test_a_folder_with_a_model_or_another_adapter_is_refused(tmp_path: Path, the
 def test_a_file_in_the_way_is_refused(tmp_path: Path) -> None:
     _, _, adapter = saved(tmp_path)
     (tmp_path / "file").write_text("")
-    with pytest.raises(ll.OutputError, match="it is a file"):
+    with pytest.raises(ll.OutputError, match="is a file"):
         ll.save(adapter, tmp_path / "file")
 
 

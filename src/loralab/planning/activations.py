@@ -17,7 +17,7 @@ from loralab.methods.prefix.update import inserted_positions
 from loralab.models.fast.cross_entropy import BLOCK_BYTES, CHUNK_BYTES
 from loralab.planning.block import BLOCKS, bert_block, llama_block
 from loralab.planning.kept import kept_by, projections
-from loralab.planning.shape import FLOAT32, Shape, Workload, shape_of
+from loralab.planning.shape import FLOAT32, ModelSizes, Workload, shape_of
 
 
 def activation_parts(model: PreTrainedModel, adapter: Adapter, counts: Counts, work: Workload) -> dict[str, int]:
@@ -41,7 +41,7 @@ def activation_parts(model: PreTrainedModel, adapter: Adapter, counts: Counts, w
     }
 
 
-def block_table(model: PreTrainedModel, shape: Shape, recompute_gates: bool) -> dict[str, int]:
+def block_table(model: PreTrainedModel, shape: ModelSizes, recompute_gates: bool) -> dict[str, int]:
     """What one frozen block keeps, by operation. A kind that is in no table counts as a gated or a plain one."""
     known = BLOCKS.get(model.config.get_text_config().model_type)
     if known is not None:
@@ -62,7 +62,7 @@ def _is_gated(model: nn.Module) -> bool:
     return any(name.endswith("gate_proj") for name, _ in model.named_modules())
 
 
-def _head(model: PreTrainedModel, adapter: Adapter, shape: Shape, work: Workload) -> int:
+def _head(model: PreTrainedModel, adapter: Adapter, shape: ModelSizes, work: Workload) -> int:
     """A chunk of logits and the hidden states at the targets with their gradients; where the head trains also a
     second chunk and its gradient, twice. An encoder-decoder's logits are whole, in two precisions. Classes are few.
     """
@@ -89,7 +89,7 @@ def _chunk_rows(targets: int, vocabulary: int) -> int:
     return math.ceil(targets / max(1, math.ceil(targets / most)))
 
 
-def _workspace(shape: Shape) -> int:
+def _workspace(shape: ModelSizes) -> int:
     """The widest moment of one block's backward pass: gradients in the feed-forward, or P and its gradients."""
     feed_forward = 2 * shape.positions * shape.inner * shape.size
     scores = 3 * shape.scores * shape.size if shape.attention != "fused" else 0

@@ -6,13 +6,13 @@ layers) is in `kept.py`. In bytes; [B, T, H] is `shape.hidden`. Linear layers th
 
 from collections.abc import Callable
 
-from loralab.planning.shape import FLOAT32, Shape
+from loralab.planning.shape import FLOAT32, ModelSizes
 
 Table = dict[str, int]
 INDEX = 8
 
 
-def attention_kept(s: Shape) -> int:
+def attention_kept(s: ModelSizes) -> int:
     """Queries, keys and values; torch's kernel also its output and the sums; plain products also P, thrice (before
     dropout, after it, and what fell out). The short kernel computes P again, but remembers what fell out."""
     query, pair = s.positions * s.heads * s.head_width * s.size, 2 * s.positions * s.groups * s.head_width * s.size
@@ -23,7 +23,7 @@ def attention_kept(s: Shape) -> int:
     return 2 * query + pair + s.positions * s.heads * FLOAT32
 
 
-def llama_block(s: Shape, recompute_gates: bool) -> Table:
+def llama_block(s: ModelSizes, recompute_gates: bool) -> Table:
     """RMSNorm and SwiGLU as in models/fast/lean.py: a norm keeps its input and ρ; a gate g and u, or only its input."""
     return {
         "norms": 2 * (s.hidden + s.positions * FLOAT32),
@@ -32,7 +32,7 @@ def llama_block(s: Shape, recompute_gates: bool) -> Table:
     }
 
 
-def gpt2_block(s: Shape) -> Table:
+def gpt2_block(s: ModelSizes) -> Table:
     """LayerNorms; gelu_new in elementary steps (x, x³'s input, tanh and both factors: 4 tensors); dropouts."""
     return {
         "norms": 2 * s.hidden + 4 * s.positions * s.size,
@@ -42,7 +42,7 @@ def gpt2_block(s: Shape) -> Table:
     }
 
 
-def bert_block(s: Shape) -> Table:
+def bert_block(s: ModelSizes) -> Table:
     """LayerNorms behind the sublayers, gelu in one operation, dropouts, whose masks are in the model's precision."""
     return {
         "norms": 2 * s.hidden + 4 * s.positions * s.size,
@@ -52,7 +52,7 @@ def bert_block(s: Shape) -> Table:
     }
 
 
-def deberta_block(s: Shape) -> Table:
+def deberta_block(s: ModelSizes) -> Table:
     """As BERT's, but attention in elementary steps: q, k, v and a scaled copy, P thrice, and the mask; with relative
     positions both products with their tables, the tables themselves for each head, and the indices."""
     products = 2 * s.batch * s.heads * s.relative * (s.tokens + s.head_width) * s.size
@@ -62,7 +62,7 @@ def deberta_block(s: Shape) -> Table:
     }
 
 
-BLOCKS: dict[str, Callable[[Shape], Table]] = {
+BLOCKS: dict[str, Callable[[ModelSizes], Table]] = {
     "gpt2": gpt2_block,
     "bert": bert_block,
     "roberta": bert_block,

@@ -24,7 +24,7 @@ from loralab.methods.prefix.update import PrefixUpdate
 from loralab.methods.projected import ProjectedFineTune, projected_weights
 from loralab.models.families.aliases import block_paths, embedding_paths, sublayer_outputs
 from loralab.nn.dense import dense_shape, is_dense
-from loralab.planning.shape import FLOAT32, Shape
+from loralab.planning.shape import FLOAT32, ModelSizes
 
 _GATES = (".gate_proj", ".up_proj")
 """Where gates are computed again, their input is kept for that; torch's attention keeps its output, which o reads."""
@@ -45,7 +45,7 @@ class Kept:
     """The lowest block that gradients reach; None if they reach none."""
 
 
-def kept_by(adapter: Adapter, model: nn.Module, shape: Shape, recompute_gates: bool) -> Kept:
+def kept_by(adapter: Adapter, model: nn.Module, shape: ModelSizes, recompute_gates: bool) -> Kept:
     """What this adapter on `model` keeps beyond the frozen blocks' tables."""
     blocks = tuple(f"{path}." for path in block_paths(model))
     inside = {path: layer for path, layer in adapter.layers.items() if path.startswith(blocks)}
@@ -63,7 +63,7 @@ def kept_by(adapter: Adapter, model: nn.Module, shape: Shape, recompute_gates: b
     return Kept(sum(inputs.values()), products, _first_block(adapter, model, inside))
 
 
-def _own(update: Update, shape: Shape) -> int:
+def _own(update: Update, shape: ModelSizes) -> int:
     if isinstance(update, (BottleneckUpdate, MixedBottleneckUpdate)):
         normed = isinstance(update, BottleneckUpdate) and STYLES[update.style].norm != "none"
         inner = update.size * (1 if normed else 2)  # relu's result is also the next layer's input; swish keeps both

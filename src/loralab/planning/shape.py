@@ -36,7 +36,7 @@ class Workload:
 
 
 @dataclass(frozen=True)
-class Shape:
+class ModelSizes:
     """B·T tokens (`positions`) through L blocks; widths in elements, one element `size` bytes."""
 
     batch: int
@@ -71,12 +71,12 @@ class Shape:
         return self.batch * self.heads * self.tokens**2
 
 
-def shape_of(model: PreTrainedModel, work: Workload) -> Shape:
+def shape_of(model: PreTrainedModel, work: Workload) -> ModelSizes:
     """The sizes of `model` on this batch. Nested configurations (of images and text) give those of the text."""
     config: Any = model.config.get_text_config()
     width, heads = int(config.hidden_size), int(config.num_attention_heads)
     attention_dropout = _positive(config, _ATTENTION_DROPOUT)
-    return Shape(
+    return ModelSizes(
         batch=work.batch,
         tokens=work.tokens,
         size=work.dtype.itemsize,

@@ -375,7 +375,7 @@ def test_what_cannot_be_merged_is_refused(tmp_path: Path) -> None:
     unmerge(model)
     plain = nn.Sequential(nn.Linear(4, 4))
     attach(plain, LoRA(rank=2, targets=["0"]))
-    with pytest.raises(SpecError, match="not a model of transformers"):
+    with pytest.raises(SpecError, match="not a transformers model"):
         write_merged(plain, "default", tmp_path / "out")  # type: ignore[arg-type]
 
 

@@ -75,7 +75,7 @@ class GgufBase:
         architecture = ARCHITECTURES.get(config.model_type)
         if architecture is None:
             raise SpecError(
-                f"{name} is of type {config.model_type!r}, whose names in GGUF are not known here; known are "
+                f"no names in GGUF are known for {name}, a model of type {config.model_type!r}; known are "
                 f"{', '.join(ARCHITECTURES)}. Merge the adapter and convert the model with llama.cpp's own tools"
             )
         kind = next(arch for arch, called in gguf.MODEL_ARCH_NAMES.items() if called == architecture.name)
