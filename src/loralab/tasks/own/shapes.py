@@ -47,7 +47,7 @@ Row = Example | Conversation | RawLabelled
 
 
 @dataclass(frozen=True)
-class Shape:
+class RowShape:
     """Which keys an object has, and what it becomes."""
 
     required: frozenset[str]
@@ -116,18 +116,18 @@ def _keys(text: str) -> frozenset[str]:
 
 
 SHAPES = (
-    Shape(_keys("prompt completion"), parse_completion),
-    Shape(_keys("instruction output"), parse_instruction, _keys("input"), _keys("text")),
-    Shape(_keys("instruction context response"), parse_dolly, repeated=_keys("text")),
-    Shape(_keys("text label"), parse_text, repeated=_keys("label_text")),
-    Shape(_keys("text_a text_b label"), parse_pair, repeated=_keys("label_text")),
-    Shape(_keys("messages"), parse_messages, _keys("tools"), _keys("prompt")),
-    Shape(_keys("conversations"), parse_sharegpt, _keys("tools system")),
-    Shape(_keys("text"), parse_document),
+    RowShape(_keys("prompt completion"), parse_completion),
+    RowShape(_keys("instruction output"), parse_instruction, _keys("input"), _keys("text")),
+    RowShape(_keys("instruction context response"), parse_dolly, repeated=_keys("text")),
+    RowShape(_keys("text label"), parse_text, repeated=_keys("label_text")),
+    RowShape(_keys("text_a text_b label"), parse_pair, repeated=_keys("label_text")),
+    RowShape(_keys("messages"), parse_messages, _keys("tools"), _keys("prompt")),
+    RowShape(_keys("conversations"), parse_sharegpt, _keys("tools system")),
+    RowShape(_keys("text"), parse_document),
 )
 
 
-def parse_lines(lines: Sequence[Line], shape: Shape) -> list[Row]:
+def parse_lines(lines: Sequence[Line], shape: RowShape) -> list[Row]:
     """Every line as an example of this shape; optional and ignored keys may come and go.
 
     Raises `DataError` with the line's number where the keys are another shape's or no shape's, or a value has
@@ -136,7 +136,7 @@ def parse_lines(lines: Sequence[Line], shape: Shape) -> list[Row]:
     return [_weighted(line, shape.parse(_agreeing(line, shape))) for line in lines]
 
 
-def shape_of(line: Line) -> Shape:
+def shape_of(line: Line) -> RowShape:
     """The shape of a line's keys. Raises `DataError` where they are no shape's, with those that are too much."""
     keys = line.content.keys()
     near = [shape for shape in SHAPES if shape.required <= keys]
@@ -153,14 +153,14 @@ def shape_of(line: Line) -> Shape:
     )
 
 
-def ignored_keys(lines: Sequence[Line], shape: Shape) -> tuple[str, ...]:
+def ignored_keys(lines: Sequence[Line], shape: RowShape) -> tuple[str, ...]:
     """A sentence that says which keys of the lines are not read, and how often each stands there."""
     counts = Counter(key for line in lines for key in line.content if key not in shape.used)
     named = ", ".join(f"{key or 'a column without a name'} ({count})" for key, count in sorted(counts.items()))
     return (f"keys that are ignored, and how many objects have them: {named}",) if counts else ()
 
 
-def _agreeing(line: Line, shape: Shape) -> Line:
+def _agreeing(line: Line, shape: RowShape) -> Line:
     if shape.required <= line.content.keys() and not shape.unknown(line):
         return line
     raise line.error(
