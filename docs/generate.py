@@ -12,7 +12,7 @@ import io
 import json
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ ARCHITECTURE = REPOSITORY / "tests" / "test_architecture.py"
 WITH_TABLES = (
     REPOSITORY / "README.md",
     REPOSITORY / "CONTRIBUTING.md",
+    DOCS / "cli" / "index.md",
     DOCS / "internals" / "architecture.md",
     DOCS / "methods" / "index.md",
     *(DOCS / "results").glob("*.md"),
@@ -36,7 +37,6 @@ WITH_TABLES = (
 def written() -> dict[Path, str]:
     """Every generated file and the text that it has to have."""
     pages = {DOCS / "cli" / f"{'-'.join(words)}.md": _page(words) for words in _commands()}
-    pages[DOCS / "cli" / "index.md"] = _commands_page()
     pages[DOCS / "pictures" / "levels.svg"] = _levels_drawn()
     return pages | {path: _with_tables(path) for path in WITH_TABLES}
 
@@ -101,18 +101,13 @@ def _markdown(words: str) -> str:
     return re.sub(r" \[([^\][ ]+)\]$", r" Default: `\1`.", text)
 
 
-def _commands_page() -> str:
-    lists = {
-        "Verbs": [(verb, verb, summary) for verb, summary in VERBS.items()],
-        "Analyses": [(f"analyse {name}", f"analyse-{name}", summary) for name, summary in ANALYSES.items()],
-    }
-    parts = [(DOCS / "cli" / "head.txt").read_text(encoding="utf-8").rstrip("\n")]
-    for title, entries in lists.items():
-        rows = "\n".join(f"| [`{name}`]({file}.md) | {summary} |" for name, file, summary in entries)
-        parts.append(f"## {title}\n\n| | |\n|---|---|\n{rows}")
-        files = "\n".join(f"{name} <{file}>" for name, file, _ in entries)
-        parts.append(f"```{{toctree}}\n:hidden:\n\n{files}\n```")
-    return "\n\n".join(parts) + "\n"
+def _list(summaries: Mapping[str, str], before: str = "") -> str:
+    """A table of verbs with links to their pages, which the navigation lists too."""
+    words = {f"{before}{name}": summary for name, summary in summaries.items()}
+    rows = [f"| [`{name}`]({name.replace(' ', '-')}.md) | {summary} |" for name, summary in words.items()]
+    files = [f"{name} <{name.replace(' ', '-')}>" for name in words]
+    toctree = ["```{toctree}", ":hidden:", "", *files, "```"]
+    return "\n".join(["| | |", "|---|---|", *rows, "", *toctree])
 
 
 # -- tables ---------------------------------------------------------------------------------------------------
@@ -122,8 +117,14 @@ def _with_tables(path: Path) -> str:
     """The file with every marked table written anew."""
     to_docs = "docs/" if path.parent == REPOSITORY else "../"
     text = path.read_text(encoding="utf-8")
-    tables = {name: _table(record["table"]) for name, record in records().items()}
-    for name, table in {"methods": _methods(to_docs), "levels": _levels_written(), **tables}.items():
+    tables = {
+        "verbs": _list(VERBS),
+        "analyses": _list(ANALYSES, before="analyse "),
+        "methods": _methods(to_docs),
+        "levels": _levels_written(),
+        **{name: _table(record["table"]) for name, record in records().items()},
+    }
+    for name, table in tables.items():
         marked = f"<!-- {name} -->\n{table}\n<!-- end {name} -->"
         text = re.sub(rf"<!-- {name} -->\n.*?<!-- end {name} -->", lambda _, marked=marked: marked, text, flags=re.S)
     return text
