@@ -48,6 +48,8 @@ QUOTES = [
     ),
     (README, "1.95× the tokens a second, 0.34× the memory", ["full/tokens/ratio", "full/peak/ratio"]),
     (README, "1.001 merged, 1.059 live", ["latency/LoRA merged/SmolLM2", "latency/LoRA live/SmolLM2"]),
+    (README, "target token │ 3.700 │ 2.483", ["demo-64/loss/before", "demo-64/loss/after"]),
+    (README, "of 100 │ 12.2 │ 28.8", ["", "demo-64/ROUGE/before", "demo-64/ROUGE/after"]),
     (README, "loss 3.70 → 2.47,", ["demo/loss/before", "demo/loss/after"]),
     (README, "ROUGE-L 12.2 → 27.6,", ["demo/ROUGE/before", "demo/ROUGE/after"]),
     (README, "an adapter of 0.94 MB", ["demo/stored/after"]),
