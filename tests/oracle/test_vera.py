@@ -381,7 +381,7 @@ def test_settings_that_change_the_function_or_cannot_be_are_one_error(tmp_path: 
     assert [name for name in wrong if f"{name} is " not in said] == []
     assert "peft_type" not in said
     assert "peft_type is 'LORA'" in refusal(saved, saved.tensors, peft_type="LORA")
-    assert "no setting" not in refusal(saved, {}, use_dora=False, exclude_modules=None)
+    assert "not a setting" not in refusal(saved, {}, use_dora=False, exclude_modules=None)
 
 
 def test_another_rank_in_the_configuration_is_refused_for_every_tensor(tmp_path: Path) -> None:
