@@ -5,7 +5,7 @@
 
     style       behind                      LayerNorm        σ       source
     houlsby     attention and feed-forward  none             swish   Adapter-H, arXiv 1902.00751
-    lin         feed-forward                trained          ReLU    Adapter-L, arXiv 2020.findings-emnlp.41
+    lin         feed-forward                trained          ReLU    Adapter-L, arXiv 2004.03829
     pfeiffer    feed-forward                fixed (no w, b)  ReLU    Adapter-P, arXiv 2005.00247
 
 The nonlinearities are those of the LoRA authors' code (for `lin` the cited paper's). "Behind" is: on the output of the
