@@ -18,6 +18,7 @@ from nbformat import NotebookNode
 REPOSITORY = Path(__file__).resolve().parent.parent
 NOTEBOOKS = REPOSITORY / "examples" / "notebooks"
 NAMES = ("first_adapter", "what_did_it_learn")
+FRACTION = re.compile(r"\d+\.\d+")
 LARGEST_FIGURE = 60_000
 """Bytes."""
 WARNINGS = "error,default::PendingDeprecationWarning"
@@ -39,6 +40,7 @@ def test_a_notebook_runs_and_says_what_is_committed(name: str, tmp_path: Path, m
         assert _figures(after) == _figures(before), after.source
         if "varies" not in before.metadata.get("tags", []):
             assert _words(after) == _words(before)
+            assert _numbers(after) == pytest.approx(_numbers(before), rel=0.02, abs=0.002)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -81,8 +83,13 @@ def _text(cell: NotebookNode) -> str:
 
 
 def _words(cell: NotebookNode) -> list[str]:
-    """The same without the lines of tables, and wherever a line is broken."""
-    return re.sub("[─-╿]", " ", _text(cell)).split()
+    """The text without the lines of tables, wherever a line is broken, and with its fractions left open."""
+    return FRACTION.sub("#", re.sub("[─-╿]", " ", _text(cell))).split()
+
+
+def _numbers(cell: NotebookNode) -> list[float]:
+    """Its fractions, whose last digits are another processor's."""
+    return [float(each) for each in FRACTION.findall(_text(cell))]
 
 
 def _figures(cell: NotebookNode) -> int:
