@@ -67,7 +67,7 @@ def test_experts_without_an_output_of_their_own_are_refused() -> None:
         vocab_size=32, hidden_size=16, intermediate_size=24, num_hidden_layers=1, num_attention_heads=2,
         num_key_value_heads=1, num_local_experts=4, num_experts_per_tok=2,
     )  # fmt: skip
-    with pytest.raises(ll.TargetError, match="no dense layer"):
+    with pytest.raises(ll.TargetError, match="not a dense layer"):
         ll.attach(MixtralForCausalLM(config), ll.BottleneckAdapter())
 
 

@@ -59,7 +59,7 @@ def test_the_nearest_step_is_the_full_gradient_projected_onto_the_rows_of_a(stab
 
 
 def test_the_nearest_step_needs_a_frozen_a_and_a_scale() -> None:
-    with pytest.raises(ll.SpecError, match="nearest_step is of freeze_a"):
+    with pytest.raises(ll.SpecError, match="nearest_step needs freeze_a"):
         ll.LoRA(nearest_step=True)
     with pytest.raises(ll.SpecError, match="alpha is 0 with nearest_step"):
         ll.LoRA(freeze_a=True, nearest_step=True, alpha=0)

@@ -114,7 +114,11 @@ def test_another_method_on_the_same_embedding_is_refused_instead_of_dropping_the
     [
         (llama(), {"embed": [4]}, "no such module.*model.embed_tokens"),
         (llama(), {"model.layers.0.input_layernorm": [4]}, "has no rows"),
-        (Sandwich(torch.nn.Linear(16, 4), lambda module, x: module(x)), [4], "is not known; name it"),
+        (
+            Sandwich(torch.nn.Linear(16, 4), lambda module, x: module(x)),
+            [4],
+            "does not say which module that is; name it",
+        ),
         (torch.nn.Sequential(torch.nn.Embedding(8, 4, max_norm=1.0), torch.nn.Linear(4, 4)), {"0": [4]}, "max_norm"),
     ],
 )

@@ -189,7 +189,7 @@ def test_what_cannot_train_in_four_bits_is_refused(configured: Run, method: str)
 
 
 def test_a_block_in_four_bits_is_not_trained_in_full(configured: Run) -> None:
-    with pytest.raises(ll.SpecError, match="3 of the dense layers there are quantised"):
+    with pytest.raises(ll.SpecError, match="3 dense layers that are quantised"):
         ll.train(configured(quantize="nf4", modules_to_save=("model.layers.0.mlp",)))
     model = build("llama")
     quantize_base(model, "nf4")

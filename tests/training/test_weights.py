@@ -71,7 +71,9 @@ def test_the_loss_is_the_weighted_mean_over_targets(tmp_path: Path, case: str) -
     for indices in ([[0, 1, 2, 3]], [[0, 1], [2, 3]], [[0], [1, 2, 3]]):
         loss, gradients = loss_and_gradient(run, indices, smoothing)
         assert loss == pytest.approx(wanted, rel=1e-5)
-        torch.testing.assert_close(gradients, wanted_gradient, atol=1e-6, rtol=1e-4)
+        for gradient, each in zip(gradients, wanted_gradient, strict=True):
+            # Rounding is of the size of the terms that are summed, on processors without AVX-512 a little above 1e-6.
+            torch.testing.assert_close(gradient, each, atol=max(1e-6, 1e-5 * float(each.abs().max())), rtol=1e-4)
 
 
 def test_a_weight_of_two_is_the_example_twice_and_of_zero_not_at_all(tmp_path: Path) -> None:

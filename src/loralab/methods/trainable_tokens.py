@@ -54,7 +54,8 @@ def with_tokens(planned: Plan, model: nn.Module, tokens: Tokens) -> Plan:
     if taken:
         raise SpecError(
             f"trainable_token_indices names rows of {', '.join(taken)}, which is adapted or trained in full (or tied "
-            "to a module that is): leave it out of targets and modules_to_save, or leave out trainable_token_indices"
+            "to a module that is): choose one; leave it out of targets and modules_to_save, or leave out "
+            "trainable_token_indices"
         )
     for path, update in rows.items():
         for name, bias in updates.get(path, Update({})).replacements().items():
