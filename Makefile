@@ -11,17 +11,21 @@ export HF_HUB_OFFLINE ?= 1
 export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test test-slow package check format docs bench clean
+.PHONY: demo test test-slow examples package check format docs bench clean
 .DEFAULT_GOAL := test
 
 demo: $(INSTALLED)
 	$(BIN)/loralab demo
 
 test: $(INSTALLED)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow and not package"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow and not examples and not package"
 
 test-slow: $(INSTALLED)
 	$(BIN)/python -m pytest -m slow
+
+# The scripts and notebooks of examples/, each judged by what it prints.
+examples: $(INSTALLED)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m examples
 
 # Builds the sdist and the wheel, and installs the wheel alone into an empty environment, where it is run.
 package: $(INSTALLED)

@@ -8,6 +8,8 @@ import pytest
 
 from loralab.methods.table import METHODS
 
+pytestmark = pytest.mark.examples
+
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 ROUNDING = 1e-3
 """How far logits of one function may differ between two ways to compute it, in float32."""

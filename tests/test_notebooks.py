@@ -15,6 +15,8 @@ import pytest
 from nbclient import NotebookClient
 from nbformat import NotebookNode
 
+pytestmark = pytest.mark.examples
+
 REPOSITORY = Path(__file__).resolve().parent.parent
 NOTEBOOKS = REPOSITORY / "examples" / "notebooks"
 NAMES = ("first_adapter", "what_did_it_learn")
