@@ -22,10 +22,9 @@ from loralab.files.whole import json_text, whole_file
 from loralab.formats.fingerprint import fingerprint_under
 from loralab.formats.folder import model_files
 from loralab.formats.own import own_config, own_tensors
-from loralab.formats.peft.layout import reasons_against_peft
 from loralab.formats.peft.tokens import ambiguous_rows
 from loralab.formats.peft.vera import has_vera, vera_to_peft, why_not_peft_vera
-from loralab.formats.peft.writing import base_name, to_peft
+from loralab.formats.peft.writing import base_name, reasons_against_peft, to_peft
 from loralab.formats.record import describe
 from loralab.formats.sidecar import OWN_LAYOUT, PEFT_LAYOUT, Sidecar, file_sha256, method_to_json
 from loralab.methods.beside import fresh_heads, random_beside
