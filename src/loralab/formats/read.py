@@ -17,10 +17,9 @@ from loralab.core.plan import Plan
 from loralab.core.updates.factors import Recipe
 from loralab.core.updates.update import WHOLE
 from loralab.errors import AdapterFileError, NotFoundError, SpecError
-from loralab.files.names import CONFIG_NAME, PEFT_FILES, PLAIN_NAME, SIDECAR_NAME, TENSORS_NAME
+from loralab.files.names import CONFIG_NAME, OLD_TENSORS_NAME, PEFT_FILES, PLAIN_NAME, SIDECAR_NAME, TENSORS_NAME
 from loralab.files.tensors import read_tensors
-from loralab.formats.finding import AGAIN, UNEXPECTED, Problems
-from loralab.formats.folder import config_content, tensors_path
+from loralab.files.whole import read_json
 from loralab.formats.loralib import ALPHA_KEY, from_pairs, loralib_spec
 from loralab.formats.own import from_own, own_reasons
 from loralab.formats.peft.config import OWN_TYPE, PeftConfig, parse_config
@@ -29,7 +28,16 @@ from loralab.formats.peft.keys import plain_names
 from loralab.formats.peft.reading import from_peft
 from loralab.formats.peft.vera import VERA_TYPE, parse_vera, vera_from_peft, vera_spec
 from loralab.formats.sidecar import read_sidecar
-from loralab.formats.stored import FileLayout, Keys, StoredAdapter, Tensors, UpdatesAndOthers
+from loralab.formats.stored import (
+    AGAIN,
+    UNEXPECTED,
+    FileLayout,
+    Keys,
+    Problems,
+    StoredAdapter,
+    Tensors,
+    UpdatesAndOthers,
+)
 from loralab.formats.updates import (
     StoredUpdate,
     local_keys,
@@ -55,7 +63,7 @@ def read_adapter(path: str | Path, alpha: float | None = None) -> StoredAdapter:
     if alpha is not None:
         raise SpecError(f"alpha {alpha:g} was given for {source}, whose {CONFIG_NAME} says its own; leave it out")
     if not any((source / name).exists() for name in PEFT_FILES):
-        config_content(source)
+        _config_content(source)
     return _folder(source)
 
 
@@ -65,9 +73,26 @@ def read_plain(path: str | Path, alpha: float | None = None) -> StoredAdapter:
     return read_adapter(stored.source / PLAIN_NAME) if stored.has_plain else stored
 
 
+def _config_content(folder: Path) -> dict[str, Any]:
+    """The content of a folder's adapter_config.json; NotFoundError says where adapters are instead."""
+    if not (folder / CONFIG_NAME).exists():
+        inside = sorted(each.parent.name for each in folder.glob(f"*/{CONFIG_NAME}"))
+        hint = f"; there are adapters in its folders {', '.join(inside)}" if inside else ""
+        raise NotFoundError(f"{folder} is not an adapter: there is no {CONFIG_NAME} in it{hint}")
+    return read_json(folder / CONFIG_NAME)
+
+
+def tensors_path(folder: Path) -> Path:
+    """The file with the tensors of a PEFT folder; NotFoundError if it holds no such file."""
+    for name in (TENSORS_NAME, OLD_TENSORS_NAME):
+        if (folder / name).exists():
+            return folder / name
+    raise NotFoundError(f"{folder} is not an adapter: there is no {TENSORS_NAME} in it")
+
+
 def _folder(source: Path) -> StoredAdapter:
     problems = Problems()
-    content = problems.attempt(CONFIG_NAME, AGAIN, lambda: config_content(source)) or {}
+    content = problems.attempt(CONFIG_NAME, AGAIN, lambda: _config_content(source)) or {}
     file = problems.attempt(TENSORS_NAME, AGAIN, lambda: read_tensors(tensors_path(source)))
     sidecar = problems.attempt(SIDECAR_NAME, f"{AGAIN}, or remove it", lambda: read_sidecar(source))
     if sidecar is not None and file is not None:
