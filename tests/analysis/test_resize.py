@@ -63,8 +63,8 @@ def test_the_stated_error_is_that_of_the_written_updates(tmp_path: Path) -> None
         deltas(read_adapter(source).demand()), deltas(read_adapter(tmp_path / "r1").demand()), found.pieces, strict=True
     )
     for before, after, piece in pairs:
-        whole = before.scale * before.B_OR @ before.A_RI
-        error = torch.linalg.norm(whole - after.scale * after.B_OR @ after.A_RI) / torch.linalg.norm(whole)
+        whole = before.scale * before.B @ before.A
+        error = torch.linalg.norm(whole - after.scale * after.B @ after.A) / torch.linalg.norm(whole)
         assert before.name == after.name == piece.module
         assert piece.error == pytest.approx(float(error), rel=1e-5)
         assert before.scale == after.scale == 2

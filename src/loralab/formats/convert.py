@@ -35,8 +35,8 @@ from loralab.formats.read import read_adapter, read_plain
 from loralab.formats.record import ModuleRecord
 from loralab.formats.save import write_folder
 from loralab.formats.sidecar import Sidecar
-from loralab.formats.stored import StoredAdapter
-from loralab.formats.updates import StoredUpdate, base_copies
+from loralab.formats.stored import StoredAdapter, StoredUpdate
+from loralab.formats.updates import base_copies
 from loralab.models.load import read_config
 
 FORMATS = ("peft", "loralib", "gguf")

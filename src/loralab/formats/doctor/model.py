@@ -18,8 +18,7 @@ from loralab.formats.gguf.layout import GgufBase
 from loralab.formats.load import put_stored
 from loralab.formats.probe import logits_of, make_probe
 from loralab.formats.record import has_tensor
-from loralab.formats.stored import AGAIN, UNEXPECTED, Finding, Severity, StoredAdapter
-from loralab.formats.updates import StoredUpdate
+from loralab.formats.stored import AGAIN, UNEXPECTED, Finding, Severity, StoredAdapter, StoredUpdate
 from loralab.methods.beside import tied_paths
 from loralab.nn.mode import evaluating
 

@@ -6,8 +6,7 @@ from collections import Counter
 import torch
 
 from loralab.errors import some
-from loralab.formats.stored import AGAIN, Finding, StoredAdapter
-from loralab.formats.updates import StoredUpdate
+from loralab.formats.stored import AGAIN, Finding, StoredAdapter, StoredUpdate
 
 OUT_OF_LINE = 10.0
 """‖ΔW‖ over the median of modules of the same name; within 4 in the adapters trained for this package's tests."""

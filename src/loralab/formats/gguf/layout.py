@@ -18,8 +18,8 @@ from torch import Tensor
 
 from loralab.errors import SpecError
 from loralab.extras import lazy
-from loralab.formats.stored import StoredAdapter
-from loralab.formats.updates import StoredUpdate, base_copies
+from loralab.formats.stored import StoredAdapter, StoredUpdate
+from loralab.formats.updates import base_copies
 
 if TYPE_CHECKING:
     from gguf import TensorNameMap
