@@ -16,7 +16,7 @@ from loralab.analysis.adapters.deltas import deltas
 from loralab.cli.main import main
 from loralab.errors import AdapterFileError, OutputError, SpecError
 from loralab.formats.read import read_adapter
-from loralab.formats.resize import Resized, energy_ranks, read_resizable, uniform_ranks, write_resized
+from loralab.formats.resize import Resized, energy_ranks, pieces, read_resizable, uniform_ranks, write_resized
 from oracle.case import Case, ours_saved, output, peft_loads, theirs_saved
 from oracle.model_cases import MODELS
 from oracle.module_cases import MODULES
@@ -107,7 +107,7 @@ def test_every_kind_is_the_same_at_full_rank_and_peft_computes_the_cut_one(
 ) -> None:
     base, live = save(case, tmp_path / "whole")
     adapter = read_resizable(tmp_path / "whole")
-    same = write_resized(adapter, {each.name: each.rank for each in adapter.pieces}, tmp_path / "same", "cut")
+    same = write_resized(adapter, {each.name: each.rank for each in pieces(adapter)}, tmp_path / "same", "cut")
     cut = resized(tmp_path / "whole", tmp_path / "cut", 1)
     outputs, x = {}, case.inputs()
     for name in ("same", "cut"):
@@ -144,7 +144,7 @@ def test_what_only_our_layout_holds_is_resized_too(tmp_path: Path, name: str) ->
             parameter.add_(torch.randn_like(parameter), alpha=0.1)
     ll.save(adapter, tmp_path / "whole")
     resized(
-        tmp_path / "whole", tmp_path / "same", max(piece.rank for piece in read_resizable(tmp_path / "whole").pieces)
+        tmp_path / "whole", tmp_path / "same", max(piece.rank for piece in pieces(read_resizable(tmp_path / "whole")))
     )
     resized(tmp_path / "whole", tmp_path / "cut", 1)
     with torch.no_grad():
