@@ -19,10 +19,10 @@ from loralab.errors import AdapterFileError
 from loralab.files.tensors import refuse_unfit
 from loralab.files.values import texts
 from loralab.formats.peft.config import OWN_TYPE
-from loralab.formats.record import ModuleRecord, has_tensor
+from loralab.formats.record import ModuleRecord
 from loralab.formats.updates import shared_matrices
 from loralab.methods.beside import share_ties
-from loralab.nn.tensors import device_of, tensor_of
+from loralab.nn.tensors import device_of, has_tensor, tensor_of
 
 
 def own_config(reasons: Sequence[str], base_model: str | None) -> dict[str, Any]:
@@ -111,12 +111,7 @@ def _fill(path: str, update: Update, tensors: Mapping[str, Tensor]) -> None:
     for part in update.parts:
         prefix = path if part == WHOLE else f"{path}.{part}"
         delta = update.delta_of(part)
-        values = {name: tensors[f"{prefix}.{name}"] for name, _ in delta.stored()}
-        if any(tensor.dtype == torch.float64 for tensor in values.values()):
-            delta.double()
-        with torch.no_grad():
-            for name, tensor in delta.stored():
-                tensor.copy_(values[name])
+        delta.fill({name: tensors[f"{prefix}.{name}"] for name, _ in delta.stored()})
     with torch.no_grad():
         for name, parameter in update.added.named_parameters():
             if f"{path}.{name}" in tensors:  # not of rows that another module holds

@@ -19,17 +19,14 @@ from torch import Tensor
 from loralab.core.thin import Pair, Thin, rank_for_energy
 from loralab.core.updates.factors import Recipe, usual_and_others
 from loralab.core.updates.update import WHOLE
-from loralab.errors import AdapterFileError, SpecError
-from loralab.files.names import RUN_NAME, SIDECAR_NAME
+from loralab.errors import SpecError
+from loralab.files.names import RUN_NAME
 from loralab.files.whole import json_text, read_json, whole_folder
-from loralab.formats.peft.beside_base import refuse_without_base
-from loralab.formats.peft.config import PeftConfig
 from loralab.formats.peft.keys import PREFIX
 from loralab.formats.peft.layout import IN_PROJECTION
 from loralab.formats.read import read_plain
-from loralab.formats.record import ModuleRecord, rows_of
+from loralab.formats.record import rows_of
 from loralab.formats.save import write_folder
-from loralab.formats.sidecar import Sidecar
 from loralab.formats.stored import StoredAdapter, StoredUpdate
 
 
@@ -174,14 +171,14 @@ def read_resizable(path: str | Path) -> StoredAdapter:
         )
     if not adapter.updates:
         raise SpecError(f"{adapter.source} is of method {adapter.method}, which has no low-rank factors to resize")
-    if adapter.config is not None:
-        _refuse_bare_parameters(adapter.config, adapter)
-        refuse_without_base(adapter.source, adapter.config, "one of another rank")
+    _refuse_bare_parameters(adapter)
+    adapter.refuse_without_base("one of another rank")
     return adapter
 
 
-def _refuse_bare_parameters(config: PeftConfig, adapter: StoredAdapter) -> None:
-    bare = [name for name in config.target_parameters if "." not in name]
+def _refuse_bare_parameters(adapter: StoredAdapter) -> None:
+    targets = () if adapter.config is None else adapter.config.target_parameters
+    bare = [name for name in targets if "." not in name]
     if bare and adapter.sidecar is None:
         raise SpecError(
             f"{adapter.source} adapts raw parameters by their bare names ({', '.join(bare)}): which module's they are "
@@ -225,7 +222,8 @@ def write_resized(adapter: StoredAdapter, ranks: Mapping[str, int], out: str | P
         tensors |= dict(zip(pair.keys, factors, strict=True))
     prefix = "" if adapter.is_own else PREFIX
     written = {prefix + key: tensor for key, tensor in (tensors | dict(adapter.others)).items()}
-    sidecar = None if adapter.sidecar is None else _resized_sidecar(adapter.sidecar, every, cuts, why)
+    by_part = {(piece.path, piece.part): cuts[piece.name][0].shape[-2] for piece in every}
+    sidecar = None if adapter.sidecar is None else adapter.sidecar.at_ranks(by_part, why)
     content = dict(adapter.content) if adapter.is_own else _resized_config(adapter, entries)
     with whole_folder(folder) as temporary:
         write_folder(temporary, content, written, sidecar)
@@ -258,31 +256,6 @@ def _resized_config(adapter: StoredAdapter, ranks: Mapping[str, int]) -> dict[st
     return dict(adapter.content) | {name: resized[name] for name in names}
 
 
-def _resized_sidecar(
-    sidecar: Sidecar, pieces: Sequence[Piece], cuts: Mapping[str, tuple[Tensor, Tensor]], why: str
-) -> Sidecar:
-    by_path: dict[str, dict[str, int]] = {}
-    for piece in pieces:
-        by_path.setdefault(piece.path, {})[piece.part] = cuts[piece.name][0].shape[-2]
-    lost = [path for path in by_path if path not in sidecar.modules]
-    if lost:
-        raise AdapterFileError(f"{SIDECAR_NAME} says nothing of {', '.join(lost)}, which the tensor file holds")
-    modules = {path: resized_record(record, by_path.get(path, {})) for path, record in sidecar.modules.items()}
-    usual, others, alphas = usual_and_others(
-        {piece.name: modules[piece.path].parts[piece.part].recipe for piece in pieces}
-    )
-    fields = {"rank": usual.rank, "alpha": usual.alpha, "rank_pattern": others, "alpha_pattern": alphas}
-    method = _resized_method(sidecar.method, fields)
-    return replace(sidecar, modules=modules, method=method, notes=[*sidecar.notes, why])
-
-
-def _resized_method(method: Mapping[str, Any], fields: Mapping[str, Any]) -> dict[str, Any]:
-    """The specification with the new ranks, wherever it is LoRA's."""
-    if method.get("type") == "JointMethod":
-        return dict(method) | {"specs": [_resized_method(each, fields) for each in method["specs"]]}
-    return dict(method) | (dict(fields) if method.get("type") == "LoRA" else {})
-
-
 def stored_rank(pair: StoredUpdate, cuts: Sequence[Pair]) -> int:
     """The rank by which PEFT knows a pair that is to hold these pieces: a convolution's counts all its groups."""
     within = sum(A.shape[-2] for A, _ in cuts)
@@ -312,11 +285,3 @@ def _packed(pair: StoredUpdate, pieces: Sequence[Piece], cuts: Sequence[Pair], r
         A_RI[ranks] = A.reshape(-1, A.shape[-1])
         B_OR[slice(None) if piece.outputs is None else piece.outputs, ranks] = B.reshape(-1, B.shape[-1])
     return A_RI, B_OR
-
-
-def resized_record(record: ModuleRecord, ranks: Mapping[str, int]) -> ModuleRecord:
-    """The record with other ranks by part, every scale as it was."""
-    parts = {}
-    for part, each in record.parts.items():
-        parts[part] = replace(each, recipe=each.recipe.at_rank(ranks.get(part, each.recipe.rank)))
-    return replace(record, parts=parts)

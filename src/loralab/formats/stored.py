@@ -21,7 +21,8 @@ from loralab.core.updates.factors import Recipe
 from loralab.errors import AdapterFileError, LoralabError
 from loralab.files.names import CONFIG_NAME, PLAIN_NAME, TENSORS_NAME
 from loralab.files.tensors import TensorFile
-from loralab.formats.peft.config import OWN_TYPE, PeftConfig
+from loralab.formats.peft.config import LORA_BIAS, OWN_TYPE, TYING, PeftConfig
+from loralab.formats.peft.keys import WRAPPED
 from loralab.formats.peft.layout import OUTPUT_TWICE
 from loralab.formats.peft.vera import PeftVeraConfig
 from loralab.formats.record import Runs
@@ -285,6 +286,33 @@ class StoredAdapter:
     def others(self) -> Mapping[str, Tensor]:
         """The tensors that are not low-rank factors, by key."""
         return self.parted.others
+
+    @property
+    def base_copies(self) -> set[str]:
+        """Keys of the copies of the base's own embeddings that PEFT puts beside the factors of those it adapts."""
+        return {f"{pair.name}.{WRAPPED}.weight" for pair in self.entries} & self.others.keys()
+
+    @property
+    def idle_insertions(self) -> list[str]:
+        """Keys of the tensors of inserted layers and prefixes that are zero throughout."""
+        inserted = self.inserted
+        return [key for key, each in self.others.items() if key.rpartition(".")[0] in inserted and not bool(each.any())]
+
+    @property
+    def inserted(self) -> list[str]:
+        """Modules with layers or prefixes of the adapter's own."""
+        return [] if self.sidecar is None else [path for path, each in self.sidecar.modules.items() if each.settings]
+
+    def refuse_without_base(self, to: str) -> None:
+        """AdapterFileError for what cannot be told without the model, where it becomes `to` by its files alone."""
+        config = self.config or PeftConfig(8, 8.0)
+        said = [name for name, given in ((LORA_BIAS, config.bias_of_B), (TYING, config.ties_weights)) if given]
+        if said:
+            raise AdapterFileError(
+                f"{self.source} cannot become {to} by its files alone: only its base tells what its "
+                f"{' and '.join(said)} means; ll.load it there and ll.save it into another folder, which says the same "
+                "without, and take that"
+            )
 
     @property
     def count(self) -> int:

@@ -4,7 +4,7 @@ Shapes: R rank, I inputs, O outputs.
 """
 
 import re
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from itertools import takewhile
 
@@ -18,8 +18,7 @@ from loralab.errors import AdapterFileError, listed, some
 from loralab.files.names import SIDECAR_NAME
 from loralab.files.tensors import is_finite, problems_of
 from loralab.formats.peft.config import PeftConfig
-from loralab.formats.peft.keys import WRAPPED, plain_path
-from loralab.formats.peft.layout import EMBEDDING_A, A
+from loralab.formats.peft.keys import EMBEDDING_A, WRAPPED, A, plain_path
 from loralab.formats.record import ModuleRecord, PartRecord
 from loralab.formats.sidecar import Sidecar
 from loralab.formats.stored import AGAIN, Parted, Problems, StoredAdapter, StoredUpdate
@@ -152,11 +151,6 @@ def factor_keys(tensors: Iterable[str]) -> Iterator[tuple[str, str]]:
     return ((f"{start}A{end}", f"{start}B{end}") for start, end in dict.fromkeys(stem for _, stem in in_order))
 
 
-def base_copies(pairs: Iterable[StoredUpdate], others: Collection[str]) -> set[str]:
-    """Keys of the copies of the base's own embeddings that PEFT puts beside the factors of those it adapts."""
-    return {f"{pair.name}.{WRAPPED}.weight" for pair in pairs} & set(others)
-
-
 def stored_update(
     config: PeftConfig, sidecar: Sidecar | None, keys: tuple[str, str], tensors: Mapping[str, Tensor]
 ) -> StoredUpdate:
@@ -240,9 +234,7 @@ def special_updates(
         problems = problems_of({key: tensors[key] for key in expected if key in tensors}, expected)
         if problems:
             raise AdapterFileError(f"the adapter's file does not hold what it should: {listed(problems)}; get it again")
-        with torch.no_grad():
-            for name, tensor in delta.stored():
-                tensor.copy_(tensors[f"{stem}.{name}"])
+        delta.fill({name: tensors[f"{stem}.{name}"] for name, _ in delta.stored()})
         plain = delta.eval().as_lora()
         keys = f"{stem}.A", f"{stem}.B"
         A, B = plain.lora_A.detach(), plain.lora_B.detach()

@@ -8,7 +8,6 @@ layer that has none gets one of its own (`core/updates/biased.py`), which no fil
 """
 
 from collections.abc import Mapping
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -24,16 +23,6 @@ from loralab.nn.dense import dense_shape, is_dense
 from loralab.nn.tensors import wide
 
 BIAS_OF_B = "lora_B.bias"
-
-
-def refuse_without_base(source: Path, config: PeftConfig, to: str) -> None:
-    """AdapterFileError for what cannot be told without the model, where an adapter becomes `to` by its file alone."""
-    said = [name for name, given in ((LORA_BIAS, config.bias_of_B), (TYING, config.ties_weights)) if given]
-    if said:
-        raise AdapterFileError(
-            f"{source} cannot become {to} by its files alone: only its base tells what its {' and '.join(said)} means; "
-            "ll.load it there and ll.save it into another folder, which says the same without, and take that"
-        )
 
 
 def refuse_tied(model: nn.Module, plot: Plot) -> None:

@@ -25,11 +25,10 @@ from loralab.core.updates.magnitude import MAGNITUDE, Magnitude
 from loralab.core.updates.substitution import AttentionUpdate, ParameterUpdate
 from loralab.core.updates.update import WHOLE, Update
 from loralab.errors import AdapterFileError
+from loralab.formats.peft.keys import EMBEDDING_A, EMBEDDING_B, A, B
 from loralab.nn.dense import dense_shape
 from loralab.nn.tensors import tensor_of
 
-A, B = "lora_A.weight", "lora_B.weight"
-EMBEDDING_A, EMBEDDING_B = "lora_embedding_A", "lora_embedding_B"
 OUT_A, OUT_B = f"base_layer.out_proj.{A}", f"base_layer.out_proj.{B}"
 IN_PROJECTION = ("q", "k", "v")
 OUTPUT_TWICE = 2.0
@@ -104,13 +103,8 @@ def entry_shapes(base: nn.Module, parameter: str | None, rank: int, magnitude: b
     return form.shapes(base, parameter, rank) | {MAGNITUDE: form.lengths(base)}
 
 
-def fill(factors: Factors, A_values: Tensor, B_values: Tensor) -> None:
-    """Copy values in, in float64 where they come in float64."""
-    if torch.float64 in (A_values.dtype, B_values.dtype):
-        factors.double()
-    with torch.no_grad():
-        factors.lora_A.copy_(A_values)
-        factors.lora_B.copy_(B_values)
+def _fill(factors: Factors, A_values: Tensor, B_values: Tensor) -> None:
+    factors.fill({"lora_A": A_values, "lora_B": B_values})
 
 
 def _entry(
@@ -134,7 +128,7 @@ def _pack_linear(update: LinearUpdate, base: nn.Module, rank_stabilized: bool) -
 
 def _unpack_linear(update: LinearUpdate, entry: PeftEntry) -> None:
     if WHOLE in update.parts:
-        fill(update.factors_of(WHOLE), entry.tensors[A], entry.tensors[B])
+        _fill(update.factors_of(WHOLE), entry.tensors[A], entry.tensors[B])
     else:
         _unpack_parts(update, entry.tensors)
 
@@ -148,7 +142,7 @@ def _pack_embedding(update: EmbeddingUpdate, base: nn.Module, rank_stabilized: b
 
 
 def _unpack_embedding(update: EmbeddingUpdate, entry: PeftEntry) -> None:
-    fill(update.factors_of(WHOLE), entry.tensors[EMBEDDING_A], entry.tensors[EMBEDDING_B])
+    _fill(update.factors_of(WHOLE), entry.tensors[EMBEDDING_A], entry.tensors[EMBEDDING_B])
 
 
 def _pack_whole(update: Update, rank_stabilized: bool, key_A: str = A, key_B: str = B) -> Packed:
@@ -177,7 +171,7 @@ def _unpack_parts(update: LinearUpdate, tensors: Mapping[str, Tensor]) -> None:
     for part, factors in parts.items():
         columns = slice(start, start := start + factors.recipe.rank)
         rows = update.rows_of(part).to(tensors[B].device)
-        fill(factors, tensors[A][columns], tensors[B][:, columns][rows] / (ratios[part] or 1.0))
+        _fill(factors, tensors[A][columns], tensors[B][:, columns][rows] / (ratios[part] or 1.0))
 
 
 def _common_scale(parts: Mapping[str, Factors]) -> tuple[Recipe, dict[str, float]]:
@@ -229,11 +223,11 @@ def _unpack_attention(update: AttentionUpdate, entry: PeftEntry) -> None:
     E = len(tensors[OUT_B])
     for part in (part for part in IN_PROJECTION if part in parts):
         columns = slice(None) if shared else slice(start, start := start + parts[part].recipe.rank)
-        fill(parts[part], tensors[A][columns], tensors[B][_third(part, E), columns] / (ratios[part] or 1.0))
+        _fill(parts[part], tensors[A][columns], tensors[B][_third(part, E), columns] / (ratios[part] or 1.0))
     if "out" in parts:
         R = parts["out"].recipe.rank
         B_out = tensors[OUT_B][:, :R] * entry.output_applied
-        fill(parts["out"], tensors[OUT_A][:R], B_out / (ratios["out"] or 1.0))
+        _fill(parts["out"], tensors[OUT_A][:R], B_out / (ratios["out"] or 1.0))
 
 
 def _attention_rank(parts: Mapping[str, Factors]) -> int:
@@ -287,7 +281,7 @@ def _unpack_conv(update: ConvUpdate, entry: PeftEntry) -> None:
     A_conv = entry.tensors[A]
     if not update.is_dense(entry.base):
         A_conv = _blocked(A_conv, int(getattr(entry.base, "groups", 1)))
-    fill(update.factors_of(WHOLE), A_conv, entry.tensors[B])
+    _fill(update.factors_of(WHOLE), A_conv, entry.tensors[B])
 
 
 def is_blocked(A_dense: Tensor, groups: int) -> bool:
@@ -345,7 +339,7 @@ def _unpack_parameter(update: ParameterUpdate, entry: PeftEntry) -> None:
         E = len(factors.lora_A)
         A_values = torch.unflatten(A_values, 0, (E, -1))
         B_values = torch.unflatten(B_values, 1, (-1, E)).permute(2, 0, 1)
-    fill(factors, A_values, B_values)
+    _fill(factors, A_values, B_values)
 
 
 # -- the table ----------------------------------------------------------------------------------------------------

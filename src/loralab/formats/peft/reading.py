@@ -23,6 +23,7 @@ from loralab.formats.peft.beside_base import bias_shapes, fill_biases, fold_bias
 from loralab.formats.peft.config import INVOCATION_TOKENS, MERGE, PeftConfig
 from loralab.formats.peft.keys import (
     BIASES,
+    A,
     PeftTarget,
     Plot,
     find_peft_targets,
@@ -37,12 +38,12 @@ from loralab.formats.peft.keys import (
     unmatched_names,
     wrap_depths,
 )
-from loralab.formats.peft.layout import OUTPUT_TWICE, A, PeftEntry, entry_shapes, is_blocked, pack, unpack
+from loralab.formats.peft.layout import OUTPUT_TWICE, PeftEntry, entry_shapes, is_blocked, pack, unpack
 from loralab.formats.peft.tokens import COPY, fill_rows, refuse_beyond, refuse_taken, row_shapes, token_plot
 from loralab.formats.peft.writing import reasons_against_peft
-from loralab.formats.record import ModuleRecord, PartRecord, has_tensor, recorded_rows
+from loralab.formats.record import ModuleRecord, PartRecord, recorded_rows
 from loralab.formats.sidecar import Sidecar
-from loralab.nn.tensors import tensor_of
+from loralab.nn.tensors import has_tensor, tensor_of
 
 _ATTENTION = ("q", "k", "v", "out")
 LAST_WITH_OUTPUT_TWICE = (0, 21, 2)
