@@ -75,11 +75,9 @@ def from_own(
         shared.to(device_of(unwrapped(model)))
     updates = {path: record.build(path, by_path[path], shared) for path, record in modules.items()}
     link(updates)
-    expected = {name: tuple(tensor.shape) for name, tensor in own_tensors(updates, shared).items()}
     stored = _stored_names(modules, by_path, tensors)
-    for (path, name), full in stored.items():
-        expected[full] = tuple(tensor_of(by_path[path], name).shape)
-    refuse_unfit(tensors, expected, _whole_numbers(stored, by_path))
+    replaced = {full: tensor_of(by_path[path], name) for (path, name), full in stored.items()}
+    refuse_unfit(tensors, own_tensors(updates, shared) | replaced)
     for path, update in updates.items():
         _fill(path, update, tensors)
         for name in modules[path].replaced:
@@ -100,11 +98,6 @@ def _stored_names(
             tied = first.setdefault(id(tensor), full)
             names[path, name] = full if full in tensors else tied
     return names
-
-
-def _whole_numbers(stored: Mapping[tuple[str, str], str], by_path: Mapping[str, nn.Module]) -> list[str]:
-    """Names in the file of replaced tensors that hold no floating-point numbers in the model: counters, positions."""
-    return [full for (path, name), full in stored.items() if not tensor_of(by_path[path], name).is_floating_point()]
 
 
 def _fill(path: str, update: Update, tensors: Mapping[str, Tensor]) -> None:

@@ -19,10 +19,11 @@ from loralab.files.names import SIDECAR_NAME
 from loralab.files.tensors import is_finite, problems_of
 from loralab.formats.peft.config import PeftConfig
 from loralab.formats.peft.keys import EMBEDDING_A, WRAPPED, A, plain_path
+from loralab.formats.peft.vera import vera_record
 from loralab.formats.record import ModuleRecord, PartRecord
 from loralab.formats.sidecar import Sidecar
 from loralab.formats.stored import AGAIN, Parted, Problems, StoredAdapter, StoredUpdate
-from loralab.methods.vera import A_NAME, B_NAME, LAMBDA_B, LAMBDA_D, ScaledProjections
+from loralab.methods.vera import A_NAME, B_NAME, LAMBDA_B, LAMBDA_D
 
 OUTPUT = f".{WRAPPED}.out_proj"
 
@@ -230,7 +231,7 @@ def special_updates(
         stem = path if part == WHOLE else f"{path}.{part}"
         O, I = _shape(stem, each)  # noqa: E741
         delta = each.blank(Spot(stem, each.recipe, O, I, torch.device("cpu"), shared=shared))
-        expected = {f"{stem}.{name}": tuple(tensor.shape) for name, tensor in delta.stored()}
+        expected = {f"{stem}.{name}": tensor for name, tensor in delta.stored()}
         problems = problems_of({key: tensors[key] for key in expected if key in tensors}, expected)
         if problems:
             raise AdapterFileError(f"the adapter's file does not hold what it should: {listed(problems)}; get it again")
@@ -276,10 +277,7 @@ def _vera_records(recipe: Recipe, named: Mapping[str, Tensor]) -> dict[str, Modu
     width = named[f"{SHARED}.{A_NAME}"].shape[1]
     paths = [key.removesuffix(f".{LAMBDA_B}") for key in named if key.endswith(f".{LAMBDA_B}")]
     shapes = {path: (len(named[f"{path}.{LAMBDA_B}"]), width) for path in paths}
-    return {
-        path: ModuleRecord("linear", {WHOLE: PartRecord(recipe, kind=ScaledProjections.kind, shape=shape)})
-        for path, shape in shapes.items()
-    }
+    return {path: vera_record(recipe, shape) for path, shape in shapes.items()}
 
 
 def _shape(stem: str, record: PartRecord) -> tuple[int, int]:

@@ -18,7 +18,7 @@ from loralab.core.updates.tokens import TokenUpdate
 from loralab.core.updates.update import WHOLE, Update
 from loralab.formats.peft.config import PeftConfig
 from loralab.formats.peft.keys import BIASES, PREFIX, heads_peft_saves, key_prefix, parameter_prefix, tensor_key
-from loralab.formats.peft.layout import Packed, pack, why_not_form
+from loralab.formats.peft.layout import PeftEntry, pack, why_not_form
 from loralab.formats.peft.tokens import DELTA, ambiguous_rows, config_tokens, why_not_peft_rows, written_rows
 
 
@@ -76,7 +76,7 @@ def tensors_in_full(
 def _config(
     updates: Mapping[str, Update],
     bases: Mapping[str, nn.Module],
-    entries: Mapping[str, Sequence[Packed]],
+    entries: Mapping[str, Sequence[PeftEntry]],
     heads: Sequence[str],
     dropout: float,
     model: nn.Module | None,
