@@ -58,10 +58,10 @@ def _commands() -> Iterator[tuple[str, ...]]:
 
 
 def _help(*words: str) -> str:
-    """What `loralab WORDS --help` prints."""
+    """What `loralab WORDS --help-all` prints."""
     answer = io.StringIO()
     with contextlib.redirect_stdout(answer):
-        main([*words, "--help"])
+        main([*words, "--help-all"])
     return answer.getvalue()
 
 

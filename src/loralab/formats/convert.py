@@ -29,9 +29,8 @@ from loralab.formats.gguf.layout import GgufBase
 from loralab.formats.loralib import ALPHA_KEY, ENABLED
 from loralab.formats.peft.beside_base import refuse_without_base
 from loralab.formats.peft.config import PeftConfig
-from loralab.formats.peft.keys import plain_path
+from loralab.formats.peft.keys import PREFIX, plain_path
 from loralab.formats.peft.layout import EMBEDDING_A, EMBEDDING_B, A, B
-from loralab.formats.peft.writing import PREFIX
 from loralab.formats.read import read_adapter, read_plain
 from loralab.formats.record import ModuleRecord
 from loralab.formats.save import write_folder

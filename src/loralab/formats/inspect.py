@@ -12,13 +12,12 @@ from loralab.core.updates.magnitude import MAGNITUDE
 from loralab.core.updates.update import WHOLE
 from loralab.formats.doctor.examine import findings_beside_loading
 from loralab.formats.doctor.model import logit_change
-from loralab.formats.finding import Finding
 from loralab.formats.peft.beside_base import BIAS_OF_B
 from loralab.formats.peft.config import PeftConfig
 from loralab.formats.peft.tokens import DELTA, row_count
 from loralab.formats.read import read_adapter
 from loralab.formats.sidecar import Sidecar
-from loralab.formats.stored import StoredAdapter
+from loralab.formats.stored import Finding, StoredAdapter
 from loralab.formats.updates import base_copies
 
 NO_SIDECAR = "no loralab.json: the base model that it belongs to is not recorded"

@@ -11,9 +11,8 @@ from loralab.core.attach import put
 from loralab.core.names import modules_by_path, unwrapped
 from loralab.core.plan import Plan
 from loralab.errors import AdapterStateError, SpecError, listed
-from loralab.files.names import CONFIG_NAME
+from loralab.files.names import CONFIG_NAME, model_files
 from loralab.formats.fingerprint import fingerprint_under
-from loralab.formats.folder import model_files
 from loralab.formats.read import read_adapter
 from loralab.formats.stored import StoredAdapter
 from loralab.methods.beside import random_beside, tie_notes

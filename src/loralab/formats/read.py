@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -15,19 +16,28 @@ from loralab.core.adapter import SHARED
 from loralab.core.plan import Plan
 from loralab.core.updates.factors import Recipe
 from loralab.core.updates.update import WHOLE
-from loralab.errors import NotFoundError, SpecError
-from loralab.files.names import CONFIG_NAME, PEFT_FILES, PLAIN_NAME, SIDECAR_NAME, TENSORS_NAME
+from loralab.errors import AdapterFileError, NotFoundError, SpecError
+from loralab.files.names import CONFIG_NAME, OLD_TENSORS_NAME, PEFT_FILES, PLAIN_NAME, SIDECAR_NAME, TENSORS_NAME
 from loralab.files.tensors import read_tensors
-from loralab.formats.finding import AGAIN, Problems
-from loralab.formats.folder import config_content, tensors_path
+from loralab.files.whole import read_json
 from loralab.formats.loralib import ALPHA_KEY, from_pairs, loralib_spec
 from loralab.formats.own import from_own, own_reasons
-from loralab.formats.peft.config import OWN_TYPE, PeftConfig, parse_config, scales_alone, spec_of
+from loralab.formats.peft.config import OWN_TYPE, PeftConfig, parse_config
 from loralab.formats.peft.dialects import as_plain_lora
-from loralab.formats.peft.reading import from_peft, plain_names
+from loralab.formats.peft.keys import plain_names
+from loralab.formats.peft.reading import from_peft
 from loralab.formats.peft.vera import VERA_TYPE, parse_vera, vera_from_peft, vera_spec
 from loralab.formats.sidecar import read_sidecar
-from loralab.formats.stored import FileLayout, Keys, StoredAdapter, Tensors, UpdatesAndOthers
+from loralab.formats.stored import (
+    AGAIN,
+    UNEXPECTED,
+    FileLayout,
+    Keys,
+    Problems,
+    StoredAdapter,
+    Tensors,
+    UpdatesAndOthers,
+)
 from loralab.formats.updates import (
     StoredUpdate,
     local_keys,
@@ -36,6 +46,7 @@ from loralab.formats.updates import (
     stored_update,
     vera_updates,
 )
+from loralab.methods.lora import LoRA
 from loralab.methods.table import method_name
 
 
@@ -52,7 +63,7 @@ def read_adapter(path: str | Path, alpha: float | None = None) -> StoredAdapter:
     if alpha is not None:
         raise SpecError(f"alpha {alpha:g} was given for {source}, whose {CONFIG_NAME} says its own; leave it out")
     if not any((source / name).exists() for name in PEFT_FILES):
-        config_content(source)
+        _config_content(source)
     return _folder(source)
 
 
@@ -62,9 +73,26 @@ def read_plain(path: str | Path, alpha: float | None = None) -> StoredAdapter:
     return read_adapter(stored.source / PLAIN_NAME) if stored.has_plain else stored
 
 
+def _config_content(folder: Path) -> dict[str, Any]:
+    """The content of a folder's adapter_config.json; NotFoundError says where adapters are instead."""
+    if not (folder / CONFIG_NAME).exists():
+        inside = sorted(each.parent.name for each in folder.glob(f"*/{CONFIG_NAME}"))
+        hint = f"; there are adapters in its folders {', '.join(inside)}" if inside else ""
+        raise NotFoundError(f"{folder} is not an adapter: there is no {CONFIG_NAME} in it{hint}")
+    return read_json(folder / CONFIG_NAME)
+
+
+def tensors_path(folder: Path) -> Path:
+    """The file with the tensors of a PEFT folder; NotFoundError if it holds no such file."""
+    for name in (TENSORS_NAME, OLD_TENSORS_NAME):
+        if (folder / name).exists():
+            return folder / name
+    raise NotFoundError(f"{folder} is not an adapter: there is no {TENSORS_NAME} in it")
+
+
 def _folder(source: Path) -> StoredAdapter:
     problems = Problems()
-    content = problems.attempt(CONFIG_NAME, AGAIN, lambda: config_content(source)) or {}
+    content = problems.attempt(CONFIG_NAME, AGAIN, lambda: _config_content(source)) or {}
     file = problems.attempt(TENSORS_NAME, AGAIN, lambda: read_tensors(tensors_path(source)))
     sidecar = problems.attempt(SIDECAR_NAME, f"{AGAIN}, or remove it", lambda: read_sidecar(source))
     if sidecar is not None and file is not None:
@@ -101,11 +129,31 @@ def _understand_peft(stored: StoredAdapter, problems: Problems) -> StoredAdapter
     return replace(
         stored,
         content=content,
-        config=config or scales_alone(content),
+        config=config or _scales_alone(content),
         tensors=tensors,
         named=_named(tensors, problems),
         said=() if plain is None else plain.notes,
     )
+
+
+_DECIDE_SCALES = (
+    "r",
+    "lora_alpha",
+    "use_rslora",
+    "rank_pattern",
+    "alpha_pattern",
+    "target_modules",
+    "target_parameters",
+)
+
+
+def _scales_alone(content: Mapping[str, Any]) -> PeftConfig | None:
+    """What a configuration that cannot be honoured says of ranks and scales; None where it does not say that either."""
+    kept = {key: content[key] for key in _DECIDE_SCALES if key in content}
+    try:
+        return parse_config({**kept, "peft_type": "LORA"}, CONFIG_NAME)
+    except (AdapterFileError, *UNEXPECTED):
+        return None
 
 
 def _named(tensors: Mapping[str, Tensor], problems: Problems) -> Mapping[str, Tensor]:
@@ -129,8 +177,28 @@ def _place_peft(stored: StoredAdapter, model: nn.Module) -> Plan:
 
 
 def _peft_spec(stored: StoredAdapter, plan: Plan) -> object:
-    assert stored.config is not None
-    return spec_of(stored.config)
+    config = stored.config
+    assert config is not None
+    targets = [config.targets] if isinstance(config.targets, str) else list(config.targets or ())
+    try:
+        return LoRA(
+            rank=config.rank,
+            alpha=config.alpha,
+            dropout=config.dropout,
+            targets=[*targets, *config.target_parameters],
+            exclude=[config.exclude] if isinstance(config.exclude, str) else list(config.exclude),
+            layers=config.layers,
+            rank_pattern=config.rank_pattern,
+            alpha_pattern=config.alpha_pattern,
+            bias=config.trained_bias,
+            modules_to_save=config.modules_to_save,
+            rank_stabilized=config.rank_stabilized,
+            magnitude=config.magnitude,
+            trainable_token_indices=config.tokens,
+            invocation_tokens=config.invocation or None,
+        )
+    except SpecError as problem:
+        raise AdapterFileError(f"invalid {CONFIG_NAME}: {problem}") from problem
 
 
 def _method(stored: StoredAdapter) -> str:

@@ -22,7 +22,7 @@ from loralab.files.names import RUN_NAME, SIDECAR_NAME
 from loralab.files.whole import json_text, read_json, whole_folder
 from loralab.formats.peft.beside_base import refuse_without_base
 from loralab.formats.peft.config import PeftConfig
-from loralab.formats.peft.writing import PREFIX
+from loralab.formats.peft.keys import PREFIX
 from loralab.formats.read import read_plain
 from loralab.formats.record import ModuleRecord
 from loralab.formats.save import write_folder

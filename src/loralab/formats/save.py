@@ -16,16 +16,22 @@ from loralab.core.adapter import Adapter
 from loralab.core.names import unwrapped
 from loralab.core.updates.update import Update
 from loralab.errors import AdapterStateError, NumericsError, OutputError, listed
-from loralab.files.names import CONFIG_NAME, OLD_TENSORS_NAME, PEFT_FILES, PLAIN_NAME, SIDECAR_NAME, TENSORS_NAME
+from loralab.files.names import (
+    CONFIG_NAME,
+    OLD_TENSORS_NAME,
+    PEFT_FILES,
+    PLAIN_NAME,
+    SIDECAR_NAME,
+    TENSORS_NAME,
+    model_files,
+)
 from loralab.files.tensors import is_finite, write_tensors
 from loralab.files.whole import json_text, whole_file
 from loralab.formats.fingerprint import fingerprint_under
-from loralab.formats.folder import model_files
 from loralab.formats.own import own_config, own_tensors
-from loralab.formats.peft.layout import reasons_against_peft
 from loralab.formats.peft.tokens import ambiguous_rows
 from loralab.formats.peft.vera import has_vera, vera_to_peft, why_not_peft_vera
-from loralab.formats.peft.writing import base_name, to_peft
+from loralab.formats.peft.writing import base_name, reasons_against_peft, to_peft
 from loralab.formats.record import describe
 from loralab.formats.sidecar import OWN_LAYOUT, PEFT_LAYOUT, Sidecar, file_sha256, method_to_json
 from loralab.methods.beside import fresh_heads, random_beside

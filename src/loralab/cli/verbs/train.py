@@ -5,6 +5,7 @@ configuration.
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 
+from loralab.cli.flags import ESSENTIALS
 from loralab.cli.showing import WIDTH, readable, readable_bytes, show_heading, show_lines, show_table
 from loralab.cli.verb import Answer, Verb
 from loralab.training.command import folded
@@ -139,6 +140,7 @@ VERB = Verb(
     TrainVerbConfig,
     run,
     show,
+    essentials=ESSENTIALS,
     example=(
         "loralab train --model smollm2-135m --task docstrings --rank 4 \\\n"
         "  --targets q_proj,v_proj --steps 80 --out out/docstrings"

@@ -93,7 +93,7 @@ def _ended_by_termination() -> Iterator[None]:
 
 
 def _wait(process: subprocess.Popen[bytes]) -> int:
-    """Its exit status. Being asked to stop is passed on once, whereupon it writes a checkpoint; asked again it is killed.
+    """Its exit status. A request to stop is passed on once, for a checkpoint; the second kills it.
 
     It is in a process group of its own, so that a terminal's Ctrl-C does not reach it a second time.
     """

@@ -10,9 +10,8 @@ from loralab.formats.doctor.config import config_findings
 from loralab.formats.doctor.model import base_findings, gguf_base, loading_findings, weight_findings
 from loralab.formats.doctor.peers import peer_findings
 from loralab.formats.doctor.tensors import tensor_findings
-from loralab.formats.finding import Finding, worst_first
 from loralab.formats.read import read_adapter
-from loralab.formats.stored import StoredAdapter
+from loralab.formats.stored import Finding, StoredAdapter, worst_first
 
 
 @dataclass(frozen=True)

@@ -13,13 +13,12 @@ from loralab.core.names import modules_by_path, unwrapped
 from loralab.core.updates.update import WHOLE
 from loralab.errors import FingerprintError, LoralabError, SpecError, some
 from loralab.extras import lacking
-from loralab.formats.finding import AGAIN, UNEXPECTED, Finding, Severity
 from loralab.formats.fingerprint import Fingerprint, fingerprint
 from loralab.formats.gguf.layout import GgufBase
 from loralab.formats.load import put_stored
 from loralab.formats.probe import logits_of, make_probe
 from loralab.formats.record import has_tensor
-from loralab.formats.stored import StoredAdapter
+from loralab.formats.stored import AGAIN, UNEXPECTED, Finding, Severity, StoredAdapter
 from loralab.formats.updates import StoredUpdate
 from loralab.methods.beside import tied_paths
 from loralab.nn.mode import evaluating

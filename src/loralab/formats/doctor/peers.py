@@ -9,9 +9,8 @@ from collections.abc import Iterator
 
 from loralab.errors import some
 from loralab.files.names import PLAIN_NAME
-from loralab.formats.finding import Finding
 from loralab.formats.gguf.layout import GgufBase, obstacles
-from loralab.formats.stored import StoredAdapter
+from loralab.formats.stored import Finding, StoredAdapter
 
 PEFT, VLLM, GGUF = "PEFT", "vLLM", "GGUF"
 VLLM_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)

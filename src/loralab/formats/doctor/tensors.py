@@ -6,8 +6,7 @@ from collections import Counter
 import torch
 
 from loralab.errors import some
-from loralab.formats.finding import AGAIN, Finding
-from loralab.formats.stored import StoredAdapter
+from loralab.formats.stored import AGAIN, Finding, StoredAdapter
 from loralab.formats.updates import StoredUpdate
 
 OUT_OF_LINE = 10.0

@@ -17,10 +17,8 @@ from loralab.core.names import inside, modules_by_path
 from loralab.core.updates.biased import BiasedLinear
 from loralab.core.updates.update import Update
 from loralab.errors import AdapterFileError
-from loralab.formats.peft.agreement import Plot
-from loralab.formats.peft.config import LORA_BIAS, TYING, PeftConfig
-from loralab.formats.peft.instead import MERGE
-from loralab.formats.peft.keys import PeftTarget, tensor_key
+from loralab.formats.peft.config import LORA_BIAS, MERGE, TYING, PeftConfig
+from loralab.formats.peft.keys import PeftTarget, Plot, tensor_key
 from loralab.methods.beside import tied_paths
 from loralab.nn.dense import dense_shape, is_dense
 from loralab.nn.tensors import wide

@@ -15,9 +15,8 @@ from torch import Tensor
 
 from loralab.errors import AdapterFileError, some
 from loralab.files.values import is_count, is_finite
-from loralab.formats.peft.keys import heads_peft_saves, plain_path
+from loralab.formats.peft.keys import PREFIX, heads_peft_saves, plain_names, plain_path
 from loralab.formats.peft.layout import A, B
-from loralab.formats.peft.reading import PREFIX, plain_names
 
 Content = dict[str, Any]
 Tensors = dict[str, Tensor]

@@ -10,24 +10,21 @@ Knows nothing of files and of key prefixes. Shapes: R rank, I inputs, O outputs,
 """
 
 import math
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from loralab.core.names import class_name
 from loralab.core.updates.build import CONVOLUTIONS
 from loralab.core.updates.factors import Factors, Recipe
 from loralab.core.updates.kinds import Kind
 from loralab.core.updates.low_rank import ConvUpdate, EmbeddingUpdate, LinearUpdate
 from loralab.core.updates.magnitude import MAGNITUDE, Magnitude
 from loralab.core.updates.substitution import AttentionUpdate, ParameterUpdate
-from loralab.core.updates.tokens import TokenUpdate
 from loralab.core.updates.update import WHOLE, Update
 from loralab.errors import AdapterFileError
-from loralab.formats.peft.tokens import why_not_peft_rows
 from loralab.nn.dense import dense_shape
 from loralab.nn.tensors import tensor_of
 
@@ -41,9 +38,6 @@ OUTPUT_TWICE = 2.0
 
 Shapes = dict[str, tuple[int, ...]]
 """By local key."""
-
-BIASES = frozenset({"bias", "out_proj.bias"})
-"""Names, within a module, of the biases that PEFT trains."""
 
 
 @dataclass(frozen=True)
@@ -108,23 +102,6 @@ def entry_shapes(base: nn.Module, parameter: str | None, rank: int, magnitude: b
             f"use_dora is true, but PEFT has no lengths for {parameter or 'the projections'} of {type(base).__name__}"
         )
     return form.shapes(base, parameter, rank) | {MAGNITUDE: form.lengths(base)}
-
-
-def why_not_peft(update: Update, base: nn.Module) -> str | None:
-    """Why PEFT cannot express this update, or None if it can."""
-    if isinstance(update, TokenUpdate):
-        return why_not_peft_rows(base)
-    form = _FORMS.get(update.kind)
-    if form is not None and (why := form.why_not(update, base)):
-        return why
-    if update.why_not_merged and not update.invocation:
-        return f"it is {update.why_not_merged}"
-    if not update.is_plain:
-        kinds = dict.fromkeys(update.delta_of(part).kind for part in update.parts)
-        return f"PEFT's LoRA trains one pair A, B for a module, and here it is {', '.join(kinds)}"
-    if update.parts and not set(update.replacements()) <= BIASES:
-        return "PEFT does not replace other tensors than the bias of a module with a low-rank update"
-    return None
 
 
 def fill(factors: Factors, A_values: Tensor, B_values: Tensor) -> None:
@@ -401,73 +378,7 @@ _OF_CLASSES: dict[Kind, type[nn.Module] | tuple[type[nn.Module], ...]] = {
 """Kind → the classes whose updates PEFT stores so; all others as those of dense layers."""
 
 
-# -- a whole adapter ------------------------------------------------------------------------------------------------
-
-
-FUSED_EXPERTS = "gate_up_proj"
-
-
-EXPERTS_HAD = ("gate", "gate_proj", "up_proj", "down_proj", "w1", "w2", "w3")
-
-
-def reasons_against_peft(
-    updates: Mapping[str, Update], bases: Mapping[str, nn.Module], stacks: Collection[str] = ()
-) -> list[str]:
-    """For every update that PEFT cannot express: its path and why. `stacks` are those of the model (`Adapter`)."""
-    reasons = [
-        f"{path}: PEFT takes a target of this name for the model's fused experts, and as a parameter it has no DoRA"
-        for path in taken_for_experts(updates, stacks)
-        if isinstance(updates[path], Magnitude)
-    ]
-    reasons += [
-        f"{path}: PEFT adapts no {class_name(bases[path])}, and as a parameter it has no DoRA"
-        for path in foreign_dense(updates, bases)
-        if isinstance(updates[path], Magnitude)
-    ]
-    for path, update in updates.items():
-        why = why_not_peft(update, bases[path])
-        if why:
-            reasons.append(f"{path}: {why}")
-    adapted = [class_name(bases[path]) for path, update in updates.items() if len(update.parts)]
-    if {"Conv1D", "MultiheadAttention"} <= set(adapted):
-        reasons.append("PEFT transposes the update of an nn.MultiheadAttention beside that of a transformers Conv1D")
-    stretched = [isinstance(update, Magnitude) for update in updates.values() if len(update.parts)]
-    if any(stretched) and not all(stretched):
-        reasons.append("PEFT trains the lengths of all adapted modules' weights (DoRA), or of none")
-    invocations = {update.invocation for update in updates.values() if len(update.parts)}
-    if len(invocations) > 1:
-        reasons.append("PEFT has all adapted modules act from one invocation on (aLoRA), or from none")
-    if any(invocations) and any(is_saved_in_full(update) for update in updates.values()):
-        reasons.append("PEFT looks for an invocation (aLoRA) in causal language models alone, which have no fresh head")
-    if not adapted:
-        reasons.append("PEFT's LoRA needs a low-rank update, and this adapter has none")
-    return reasons
-
-
-def is_saved_in_full(update: Update) -> bool:
-    """Whether the update is a module trained in full rather than a low-rank update or a bias."""
-    return not len(update.parts) and not set(update.replacements()) <= BIASES
-
-
-def taken_for_experts(updates: Mapping[str, Update], stacks: Collection[str]) -> list[str]:
-    """Paths of the dense layers that PEFT would take for a model's fused experts if target_modules named them.
-
-    In a model whose experts transformers 5 keeps in one tensor, PEFT 0.21 reads these names, which the experts' own
-    layers had before, as the name of that tensor, for whatever layer they stand. As target_parameters it adapts them.
-    """
-    if FUSED_EXPERTS not in stacks:
-        return []
-    dense = [path for path, update in updates.items() if update.parts and isinstance(update, LinearUpdate)]
-    return [path for path in dense if path.rpartition(".")[2] in EXPERTS_HAD]
-
-
-def foreign_dense(updates: Mapping[str, Update], bases: Mapping[str, nn.Module]) -> list[str]:
-    """Paths of dense layers of a class that PEFT does not know; as target_parameters it adapts them."""
-    dense = [path for path, update in updates.items() if WHOLE in update.parts and isinstance(update, LinearUpdate)]
-    return [path for path in dense if _is_foreign(bases[path])]
-
-
-def _is_foreign(base: nn.Module) -> bool:
-    weight = base._parameters.get(WHOLE)
-    plain = weight is not None and weight.is_floating_point() and weight.dim() == 2  # not packed by quantisation
-    return plain and not isinstance(base, nn.Linear) and class_name(base) not in ("Linear", "Conv1D")
+def why_not_form(update: Update, base: nn.Module) -> str | None:
+    """Why PEFT stores no update of this kind for this module; None where it does."""
+    form = _FORMS.get(update.kind)
+    return None if form is None else form.why_not(update, base)

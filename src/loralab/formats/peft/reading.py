@@ -5,7 +5,7 @@ file, or an AdapterFileError lists all that is wrong. Nothing of the model is ch
 """
 
 import math
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -19,39 +19,31 @@ from loralab.core.updates.tokens import settings_of_rows
 from loralab.core.updates.update import WHOLE, Update
 from loralab.errors import AdapterFileError
 from loralab.files.tensors import refuse_unfit
-from loralab.formats.peft.agreement import Plot, refuse_two_stories, some_modules
 from loralab.formats.peft.beside_base import bias_shapes, fill_biases, fold_biases, needs_bias, refuse_tied
-from loralab.formats.peft.config import INVOCATION_TOKENS, PeftConfig
-from loralab.formats.peft.instead import MERGE
+from loralab.formats.peft.config import INVOCATION_TOKENS, MERGE, PeftConfig
 from loralab.formats.peft.keys import (
+    BIASES,
     PeftTarget,
+    Plot,
     find_peft_targets,
     key_prefix,
     named_targets,
     parameter_prefix,
+    plain_names,
+    refuse_two_stories,
     saved_modules,
+    some_modules,
     tensor_key,
     unmatched_names,
     wrap_depths,
 )
-from loralab.formats.peft.layout import (
-    BIASES,
-    OUTPUT_TWICE,
-    A,
-    PeftEntry,
-    entry_shapes,
-    is_blocked,
-    pack,
-    reasons_against_peft,
-    unpack,
-)
+from loralab.formats.peft.layout import OUTPUT_TWICE, A, PeftEntry, entry_shapes, is_blocked, pack, unpack
 from loralab.formats.peft.tokens import COPY, fill_rows, refuse_beyond, refuse_taken, row_shapes, token_plot
+from loralab.formats.peft.writing import reasons_against_peft
 from loralab.formats.record import ModuleRecord, PartRecord, has_tensor, recorded_rows
 from loralab.formats.sidecar import Sidecar
 from loralab.nn.tensors import tensor_of
 
-PREFIX = "base_model.model."
-WRAPPERS = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
 _ATTENTION = ("q", "k", "v", "out")
 LAST_WITH_OUTPUT_TWICE = (0, 21, 2)
 """The last PEFT that is known to add the update of an attention's output twice; later ones are taken to add it once."""
@@ -90,26 +82,6 @@ def from_peft(
     leave_out_foreign(reading, plot)
     refuse_unfit(reading.tensors, expected_shapes(reading, plot), whole_numbers(reading, plot))
     return _filled(reading, plot), reading.notes
-
-
-# -- names ----------------------------------------------------------------------------------------------------
-
-
-def plain_names(tensors: Mapping[str, Tensor], children: Collection[str] = ()) -> tuple[dict[str, Tensor], bool]:
-    """The tensors without PEFT's prefix and compile's, DDP's and FSDP's names; whether it had any of these.
-
-    `children` are the names of the model's own children, one of which may be called `module`.
-    """
-    plain = {".".join(piece for piece in key.split(".") if piece not in WRAPPERS): tensors[key] for key in tensors}
-    wrapped = plain.keys() != tensors.keys()
-    for prefix, is_wrapper in (("module." + PREFIX, True), (PREFIX, False), ("module.", True)):
-        if prefix == "module." and "module" in children:
-            continue
-        if plain and all(key.startswith(prefix) for key in plain):
-            plain, wrapped = {key.removeprefix(prefix): each for key, each in plain.items()}, wrapped or is_wrapper
-    if len(plain) != len(tensors):
-        raise AdapterFileError("after taking wrappers' names out of the keys, some of them are the same")
-    return plain, wrapped
 
 
 # -- what is expected -------------------------------------------------------------------------------------------

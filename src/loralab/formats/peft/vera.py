@@ -23,12 +23,9 @@ from loralab.errors import AdapterFileError, SpecError
 from loralab.files.names import CONFIG_NAME
 from loralab.files.tensors import refuse_unfit
 from loralab.files.values import is_finite
-from loralab.formats.peft.agreement import Plot
 from loralab.formats.peft.config import PeftConfig, mistyped, parse_config
-from loralab.formats.peft.keys import PeftTarget, key_prefix, task_type
-from loralab.formats.peft.layout import BIASES, is_saved_in_full
+from loralab.formats.peft.keys import BIASES, PREFIX, WRAPPERS, PeftTarget, Plot, key_prefix
 from loralab.formats.peft.reading import (
-    WRAPPERS,
     FileReading,
     expected_shapes,
     leave_out_foreign,
@@ -36,7 +33,14 @@ from loralab.formats.peft.reading import (
     restore_in_full,
     whole_numbers,
 )
-from loralab.formats.peft.writing import PREFIX, base_name, shortest_names, tensors_in_full, trained_biases
+from loralab.formats.peft.writing import (
+    base_name,
+    is_saved_in_full,
+    shortest_names,
+    task_type,
+    tensors_in_full,
+    trained_biases,
+)
 from loralab.formats.sidecar import Sidecar
 from loralab.methods.vera import A_NAME, B_NAME, LAMBDA_B, LAMBDA_D, ScaledProjections, VeRA, projections
 from loralab.nn.dense import dense_shape, is_dense
