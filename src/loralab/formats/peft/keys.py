@@ -23,6 +23,8 @@ from loralab.models.families.aliases import output_head_names
 from loralab.nn.dense import is_dense
 
 ALL_LINEAR = "all-linear"
+A, B = "lora_A.weight", "lora_B.weight"
+EMBEDDING_A, EMBEDDING_B = "lora_embedding_A", "lora_embedding_B"
 PREFIX = "base_model.model."
 WRAPPERS = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
 WRAPPED = "base_layer"
