@@ -69,12 +69,12 @@ def run(config: ChatConfig) -> Answer:
     from loralab.cli.chat.dialogue import Dialogue
     from loralab.cli.chat.terminal import here
 
-    place = here()
+    stage = here()
     speaker = _speaker(config)
     names = tuple(speaker.adapters)
     dialogue = Dialogue(names, names[0] if names else None, config.system)
     say(_greeting(config, speaker, dialogue.who))
-    converse(speaker, dialogue, place)
+    converse(speaker, dialogue, stage)
     messages = [turn.turn() for turn in dialogue.asked("")[:-1]]
     return {"model": config.model, "adapter": dialogue.who, "messages": messages}
 
