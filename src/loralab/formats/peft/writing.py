@@ -20,6 +20,7 @@ from loralab.formats.peft.config import PeftConfig
 from loralab.formats.peft.keys import BIASES, PREFIX, heads_peft_saves, key_prefix, parameter_prefix, tensor_key
 from loralab.formats.peft.layout import PeftEntry, pack, why_not_form
 from loralab.formats.peft.tokens import DELTA, ambiguous_rows, config_tokens, why_not_peft_rows, written_rows
+from loralab.models.embedded import published_name
 
 
 @dataclass
@@ -141,10 +142,10 @@ def trained_biases(updates: Mapping[str, Update]) -> str:
 
 
 def base_name(model: nn.Module | None) -> str | None:
-    """The name or folder that a transformers model was loaded from."""
+    """The folder or Hub id that a transformers model was loaded from; of an embedded one the id of its origin."""
     inner = None if model is None else unwrapped(model)
     name = getattr(inner, "name_or_path", None) or getattr(getattr(inner, "config", None), "_name_or_path", None)
-    return str(name) if name else None
+    return published_name(str(name)) if name else None
 
 
 # -- PEFT's task types ----------------------------------------------------------------------------------------------
