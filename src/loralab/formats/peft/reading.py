@@ -151,13 +151,13 @@ def _stored(record: ModuleRecord, module: nn.Module) -> list[str]:
 
 def _biases(reading: FileReading, depths: Mapping[str, int], heads: list[str]) -> Iterable[tuple[str, str]]:
     """(module path, tensor name) of the biases that PEFT trains; an attention's output bias is the attention's own."""
+    which = reading.config.trained_bias
     for path, module in reading.by_path.items():
         if inside(path, heads):
             continue
         parent, _, leaf = path.rpartition(".")
         of_attention = leaf == "out_proj" and isinstance(reading.by_path.get(parent), nn.MultiheadAttention)
         owner, name = (parent, "out_proj.bias") if of_attention else (path, "bias")
-        which = reading.config.trained_bias
         wanted = which == "all" or (which == "lora_only" and owner in depths)
         if wanted and module._parameters.get("bias") is not None:
             yield owner, name
