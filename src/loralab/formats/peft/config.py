@@ -6,7 +6,7 @@ Knows nothing of tensors.
 
 import re
 import reprlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -125,6 +125,13 @@ class PeftConfig:
         }
         more = {"target_parameters": list(self.target_parameters), INVOCATION_TOKENS: list(self.invocation)}
         return content | {key: given for key, given in more.items() if given}
+
+
+def is_named(path: str, names: Targets | Collection[str] | None) -> bool:
+    """PEFT's rule for targets: a list has the path or its ending at a dot, a string, as an expression, all of it."""
+    if isinstance(names, str):
+        return bool(names) and re.fullmatch(names, path) is not None
+    return any(path == name or path.endswith(f".{name}") for name in names or ())
 
 
 def pattern_matches(key: str, path: str) -> bool:
