@@ -9,6 +9,8 @@
 The names alone, so that every part of the program can say them.
 """
 
+from pathlib import Path
+
 CONFIG_NAME = "adapter_config.json"
 TENSORS_NAME = "adapter_model.safetensors"
 OLD_TENSORS_NAME = "adapter_model.bin"
@@ -21,3 +23,10 @@ SAVED = (CONFIG_NAME, TENSORS_NAME, SIDECAR_NAME)
 """The files that saving an adapter writes."""
 PEFT_FILES = (CONFIG_NAME, TENSORS_NAME, OLD_TENSORS_NAME)
 """The files by which an adapter is recognised, whoever wrote it."""
+
+_MODEL_FILES = ("config.json", "model.safetensors", "model.safetensors.index.json", "pytorch_model.bin")
+
+
+def model_files(folder: Path) -> list[str]:
+    """The files of a whole model that lie in the folder."""
+    return [name for name in _MODEL_FILES if (folder / name).exists()]

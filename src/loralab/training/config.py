@@ -47,13 +47,13 @@ class TrainConfig(MethodSettings):
     """The classes in the order of the model's outputs; without it that of the checkpoint where it has the same classes,
     else that of their names."""
 
-    eva_batches: int = field(default=32, metadata={"group": "adapter"})
+    eva_batches: int = field(default=32, metadata={"only_with": "--init eva"})
     """With init eva: look at no more than this many batches, the first of the run."""
 
-    eva_rho: float = field(default=2.0, metadata={"group": "adapter"})
+    eva_rho: float = field(default=2.0, metadata={"only_with": "--init eva"})
     """With init eva: no weight gets more than this times its rank; 1 leaves the ranks as they are."""
 
-    eva_tau: float = field(default=0.99, metadata={"group": "adapter"})
+    eva_tau: float = field(default=0.99, metadata={"only_with": "--init eva"})
     """With init eva: enough batches were seen when every direction has this cosine with what it was a batch before."""
 
     head_dropout: float | None = field(default=None, metadata={"group": "adapter"})
@@ -144,7 +144,7 @@ class TrainConfig(MethodSettings):
     """Keep the dense layers of the frozen base in 4 bits (QLoRA); nf4-double quantises their scales as well."""
 
     device: str = field(default="auto", metadata={"group": "run"})
-    """Where to train: auto, cpu, cuda, or cuda:N."""
+    """Where to train: auto (the accelerator that torch finds), cpu, cuda, cuda:N, mps or xpu."""
 
     threads: int | None = field(default=None, metadata={"group": "run"})
     """CPU threads; without it torch decides."""

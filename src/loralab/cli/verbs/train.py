@@ -4,6 +4,7 @@ configuration.
 
 from dataclasses import asdict, dataclass, field, fields
 
+from loralab.cli.flags import ESSENTIALS
 from loralab.cli.showing import show_answer
 from loralab.cli.verb import Answer, Verb
 from loralab.training.config import TrainConfig
@@ -44,6 +45,7 @@ VERB = Verb(
     TrainVerbConfig,
     run,
     show,
+    essentials=ESSENTIALS,
     example=(
         "loralab train --model smollm2-135m --task docstrings --rank 4 \\\n"
         "  --targets q_proj,v_proj --steps 80 --out out/docstrings"
