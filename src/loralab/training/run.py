@@ -4,6 +4,7 @@ import math
 from dataclasses import asdict, dataclass, replace
 
 from loralab.errors import SpecError
+from loralab.evaluation.few import few_examples
 from loralab.extras import install, lacking
 from loralab.formats.processor_files import replace_processor
 from loralab.formats.save import save
@@ -52,6 +53,8 @@ class TrainResult:
     """The step whose adapter was saved, where evaluations chose one."""
     metrics: dict[str, float]
     """On the held-out split, at the end: the loss in nats per target, and the task's metrics."""
+    held_out_examples: int = 0
+    """What the metrics are measured on; of documents the rows that they are cut into."""
 
 
 def train(config: TrainConfig) -> TrainResult:
@@ -120,7 +123,8 @@ def _finish(config: TrainConfig, observer: RunObserver) -> TrainResult:
     if not lacking("plots"):
         draw_curves(read_journal(folder.metrics), folder.curves, f"{config.model} on {config.task}, {config.method}")
     sizes = parameter_counts(prepared.trainee.adapter, prepared.loaded.model)
-    closing = [*prepared.trainee.optimizer.closing_notes(), *resting_notes(prepared.trainee.adapter)]
+    few = few_examples(final.rows) if final else ()
+    closing = [*prepared.trainee.optimizer.closing_notes(), *resting_notes(prepared.trainee.adapter), *few]
     for note in closing:
         observer.progress.say(note)
     result = TrainResult(
@@ -138,6 +142,7 @@ def _finish(config: TrainConfig, observer: RunObserver) -> TrainResult:
         last_loss=counts.last_loss,
         best_step=counts.best_step,
         metrics=measured(final) if final else {},
+        held_out_examples=final.rows if final else 0,
     )
     facts = _facts(prepared) | {"notes": [*prepared.notes, *closing], "result": asdict(result)}
     write_record(folder.record, config, facts)
