@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from loralab.cli.settings import build_config, read_toml
+from loralab.cli.config_file import read_toml
+from loralab.cli.settings import build_config
 from loralab.cli.verbs.eval import EvalConfig
 from loralab.cli.verbs.train import TrainVerbConfig
 from loralab.tasks.table import READERS

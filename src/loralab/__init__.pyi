@@ -29,6 +29,7 @@ from loralab.errors import TrainingError as TrainingError
 from loralab.errors import UnknownAdapterError as UnknownAdapterError
 from loralab.evaluation.evaluate import evaluate as evaluate
 from loralab.formats.load import load as load
+from loralab.formats.merged.export import export_merged as export_merged
 from loralab.formats.save import save as save
 from loralab.methods.adamix import AdaMix as AdaMix
 from loralab.methods.adamix_adapter import AdaMixAdapter as AdaMixAdapter

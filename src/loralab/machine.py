@@ -9,6 +9,7 @@ import os
 import platform
 import resource
 import sys
+import warnings
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -17,22 +18,38 @@ import torch
 
 from loralab.errors import SpecError
 
+DEVICES = {"cuda": "NVIDIA, AMD", "mps": "Apple", "xpu": "Intel", "hpu": "Gaudi", "npu": "Ascend", "xla": "TPU"}
+"""What torch, with a package beside it for the last three, calls the accelerators of makers."""
+
 
 def choose_device(requested: str = "auto") -> torch.device:
-    """The device of that name; "auto" is the first of CUDA and Apple's MPS that is there, else the CPU.
+    """The device of that name; "auto" is the accelerator that torch finds (CUDA, MPS, XPU, …), else the CPU.
 
-    Raises `SpecError` for an unknown device, or one that is not there.
+    Raises `SpecError`, in one line, for a name that is no device's and for a device that is not there.
     """
+    accelerator = torch.accelerator.current_accelerator(check_available=True)
     if requested == "auto":
-        accelerator = torch.accelerator.current_accelerator(check_available=True)
         return torch.device("cpu") if accelerator is None else torch.device(accelerator.type)
     try:
-        device = torch.device(requested)
+        with warnings.catch_warnings(action="error"):  # a name that torch keeps for its past
+            device = torch.device(requested.lower())
+        if device.type == "meta":
+            raise SpecError("device 'meta' holds no numbers; it is for models that are not computed")
         torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise SpecError(f"device {requested!r} cannot be used: {reason}; try auto or cpu") from error
+    except (RuntimeError, AssertionError, ImportError, UserWarning) as error:
+        raise SpecError(f"device {requested!r} {_why_not(requested, accelerator)}") from error
     return device
+
+
+def _why_not(requested: str, accelerator: torch.device | None) -> str:
+    """What is there in the place of a device that is not."""
+    kind = requested.lower().partition(":")[0]
+    count = 0 if accelerator is None else torch.accelerator.device_count()
+    there = ["cpu"] if accelerator is None else ["cpu", *(f"{accelerator.type}:{number}" for number in range(count))]
+    if kind in DEVICES:
+        return f"is not on this machine, or not in its torch {torch.__version__}: there is {' and '.join(there)}"
+    named = ", ".join(f"{name} ({maker})" for name, maker in DEVICES.items())
+    return f"is no device's name: write auto, cpu, {named}; here there is {' and '.join(there)}"
 
 
 def machine() -> dict[str, Any]:

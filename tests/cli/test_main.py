@@ -24,6 +24,25 @@ def test_front_page_names_every_verb() -> None:
     assert max(map(len, done.stdout.splitlines())) <= 80
 
 
+@pytest.mark.parametrize(
+    ("asked", "page"),
+    [
+        ([], ["--help"]),
+        (["help"], ["--help"]),
+        (["help", "eval"], ["eval", "--help"]),
+        (["analyse"], ["analyse", "--help"]),
+        (["help", "analyse", "rank"], ["analyse", "rank", "--help"]),
+        (["help", "train", "--help-all"], ["train", "--help-all"]),
+        (["-V"], ["--version"]),
+    ],
+    ids=str,
+)
+def test_nothing_asked_shows_what_can_be_asked(asked: list[str], page: list[str]) -> None:
+    done, wanted = loralab(*asked), loralab(*page)
+    assert (done.returncode, done.stderr, done.stdout) == (0, "", wanted.stdout)
+    assert done.stdout.startswith(("usage: loralab", "loralab 0"))
+
+
 def test_the_page_of_analyses_names_every_one() -> None:
     done = loralab("analyse", "--help")
     assert all(f"\n  {name}" in done.stdout for name in ANALYSES)
@@ -47,11 +66,9 @@ def test_help_fits_in_80_columns_and_loads_nothing_heavy(verb: str) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "no verb was given"),
         (["evla"], "unknown verb 'evla' (did you mean eval?)"),
         (["eval", "--modle", "m"], "unknown flag --modle (did you mean --model?)"),
         (["eval"], "--model is needed"),
-        (["analyse"], "no analysis was named; known analyses: "),
         (["analyse", "subpace"], "unknown analysis 'subpace' (did you mean subspace?)"),
         (["eval", "--config", "nowhere.toml"], "no such file: nowhere.toml"),
     ],

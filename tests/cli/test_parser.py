@@ -5,7 +5,7 @@ from typing import Literal
 
 import pytest
 
-from loralab.cli.parser import help_page, parse_arguments
+from loralab.cli.parser import parse_arguments
 from loralab.errors import SpecError
 
 
@@ -49,12 +49,37 @@ def test_refuses(arguments: list[str], message: str) -> None:
         parse_arguments("p", Sample, arguments)
 
 
-def test_help_page_fits_and_says_everything() -> None:
-    page = help_page("loralab sample", "Does it.", "loralab sample dir", Sample)
-    assert max(map(len, page.splitlines())) <= 80
-    assert page.startswith("usage: loralab sample ADAPTER --model TEXT [flags]\n\nDoes it.\n")
-    for expected in ("--targets A,B", "[q_proj,v_proj]", "--schedule linear|cosine", "schedule:", "[0.06]"):
-        assert expected in page
+def test_what_has_a_place_may_be_a_flag_and_stand_anywhere() -> None:
+    places = (["dir", "--model", "m"], ["--model", "m", "dir"], ["--model", "m", "--adapter", "dir"])
+    assert [parse_arguments("p", Sample, words).flags for words in places] == [{"adapter": "dir", "model": "m"}] * 3
+    assert parse_arguments("p", Sample, ["--", "--dir"]).flags == {"adapter": "--dir"}
+
+
+def test_a_place_that_a_flag_took_is_not_given_again() -> None:
+    with pytest.raises(SpecError, match="unexpected 'other'"):
+        parse_arguments("p", Sample, ["other", "--adapter", "dir"])
+
+
+def test_a_list_is_written_with_commas_or_flag_by_flag() -> None:
+    given = parse_arguments("p", Sample, ["--targets", "a,b", "--targets", "c"])
+    assert given.flags == {"targets": "a,b,c"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pair:
+    """Two places with flags of other names."""
+
+    src: str = field(metadata={"positional": True, "also": ("adapter",)})
+    """What to read."""
+    dst: str = field(metadata={"positional": True})
+    """What to write."""
+
+
+@pytest.mark.parametrize(
+    "words", [["a", "b"], ["--adapter", "a", "b"], ["b", "--src", "a"], ["a", "--dst=b"], ["--dst", "b", "a"]], ids=str
+)
+def test_words_fill_the_places_that_no_flag_took(words: list[str]) -> None:
+    assert parse_arguments("p", Pair, words).flags == {"src": "a", "dst": "b"}
 
 
 def test_a_field_cannot_take_a_flag_of_every_verb() -> None:

@@ -36,6 +36,32 @@ def test_a_test_set_without_labels_becomes_a_submission(cola: list[object], tmp_
     assert {line.split("\t")[1] for line in lines[1:]} <= {"0", "1"}
 
 
+def test_a_folder_is_made_where_one_is_named(cola: list[object], tmp_path: Path, ask: Ask) -> None:
+    ask("eval", *cola, "--split", "test", "--predictions", f"{tmp_path}/to/send/")
+    assert [path.name for path in (tmp_path / "to" / "send").iterdir()] == ["CoLA.tsv"]
+
+
+def test_score_reads_the_folder_that_eval_wrote(cola: list[object], tmp_path: Path, ask: Ask) -> None:
+    answer = ask("eval", *cola, "--split", "dev", "--predictions", f"{tmp_path}/sent/")
+    references = Path(str(cola[5])) / "CoLA" / "dev.tsv"
+    flags = ["--task", "glue/cola", "--predictions", tmp_path / "sent", "--references", references]
+    assert ask("score", *flags)["metrics"] == answer["metrics"]
+
+
+@pytest.mark.parametrize(
+    ("names", "message"), [((), "holds none of CoLA.tsv"), (("CoLA.tsv", "predictions.txt"), "name one of them")]
+)
+def test_a_folder_of_no_or_several_outputs(
+    names: tuple[str, ...], message: str, cola: list[object], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in names:
+        (tmp_path / name).write_text("0\n")
+    references = Path(str(cola[5])) / "CoLA" / "dev.tsv"
+    flags = ["--task", "glue/cola", "--predictions", str(tmp_path), "--references", str(references)]
+    assert main(["score", *flags]) == 2
+    assert message in capsys.readouterr().err
+
+
 def test_what_eval_writes_score_reads(cola: list[object], tmp_path: Path, ask: Ask) -> None:
     answer = ask("eval", *cola, "--split", "dev", "--predictions", tmp_path / "out.tsv")
     references = Path(str(cola[5])) / "CoLA" / "dev.tsv"

@@ -1,14 +1,13 @@
 """Defaults, TOML file and flags become one configuration, or one error that says everything."""
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import pytest
 
 from loralab.cli.fields import config_fields
 from loralab.cli.parser import parse_arguments
-from loralab.cli.settings import build_config, read_toml
-from loralab.errors import NotFoundError, SpecError
+from loralab.cli.settings import build_config
+from loralab.errors import SpecError
 
 
 @dataclass(frozen=True)
@@ -69,12 +68,33 @@ def test_the_dataclass_has_the_last_word() -> None:
         build_config(Sample, {"model": "m", "rank": "0"}, {}, "")
 
 
-def test_a_file_that_is_not_toml(tmp_path: Path) -> None:
-    (tmp_path / "run.toml").write_text("rank 8\n")
-    with pytest.raises(SpecError, match=r"not a TOML file: .*line 1"):
-        read_toml(tmp_path / "run.toml")
+@pytest.mark.parametrize(
+    ("file", "message"),
+    [
+        ({"max-lenght": 9}, r"unknown key 'max-lenght' \(did you mean max_length\?\)"),
+        ({"maxlength": 9}, r"unknown key 'maxlength' \(did you mean max_length\?\)"),
+        ({"LoRA-R": 4}, r"unknown key 'LoRA-R' \(did you mean rank\?\)"),
+        ({"adapter": {"rank": 4}}, r"unknown section \[adapter\]: keys stand in no section here; write rank above"),
+        ({"rank": {"q": 4}}, r"unknown section \[rank\]: keys stand in no section here"),
+        ({"train": {"x": 4}}, r"unknown section \[train\]: .*no key of it is known"),
+        ({"paterns": {"q": 4}}, r"unknown section \[paterns\] \(did you mean patterns\?\)"),
+    ],
+    ids=str,
+)
+def test_a_key_that_is_not_there_is_answered_with_one_that_is(file: dict[str, object], message: str) -> None:
+    with pytest.raises(SpecError, match=message):
+        build_config(Patterned, {}, {"model": "m", **file}, "run.toml")
 
 
-def test_a_file_that_is_not_there(tmp_path: Path) -> None:
-    with pytest.raises(NotFoundError, match="no such file"):
-        read_toml(tmp_path / "run.toml")
+@dataclass(frozen=True)
+class Patterned(Sample):
+    """A configuration with a mapping."""
+
+    patterns: dict[str, int] | None = None
+    """Values by name."""
+
+
+def test_a_section_is_a_mapping_and_null_is_none() -> None:
+    file = {"model": "m", "patterns": {"q": 4}}
+    assert build_config(Patterned, {}, file, "run.toml").patterns == {"q": 4}
+    assert build_config(Patterned, {}, file | {"patterns": None}, "run.json").patterns is None

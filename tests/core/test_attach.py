@@ -186,3 +186,25 @@ def test_gradient_checkpointing_gives_every_factor_its_gradient(reentrant: bool)
         model.inner.enable_input_require_grads()
     model.train()(tokens).square().sum().backward()
     assert all(parameter.grad is not None and parameter.grad.any() for parameter in adapter.parameters())
+
+
+def test_an_adapter_says_in_one_line_what_it_is_and_whether_it_speaks() -> None:
+    model = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3))
+    a = ll.attach(model, ll.LoRA(rank=2, targets=["0", "2"]), name="a")
+    b = ll.attach(model, ll.LoRA(rank=1, targets=["0"]), name="b")
+    assert repr(a) == "Adapter('a': LoRA, rank 2, 2 modules, 50 parameters, inactive)"
+    assert repr(b) == "Adapter('b': LoRA, rank 1, 1 module, 14 parameters, live)"
+    with ll.rows(model, ["a", None]):
+        assert (repr(a).split()[-1], repr(b).split()[-1]) == ("live)", "inactive)")
+    ll.merge(model, "a")
+    assert (repr(a).split()[-1], repr(b).split()[-1]) == ("merged)", "inactive)")
+    ll.unmerge(model)
+    ll.detach(model, "a")
+    assert repr(a).endswith("detached)")
+    ll.attach(model, ll.BitFit(), name="a")
+    assert repr(a).endswith("detached)")
+
+
+def test_a_joint_adapter_names_its_methods() -> None:
+    adapter = ll.attach(nn.Sequential(nn.Linear(6, 8)), [ll.LoRA(rank=2, targets=["0"]), ll.BitFit()])
+    assert repr(adapter) == "Adapter('default': LoRA + BitFit, rank 2, 1 module, 36 parameters, live)"

@@ -10,7 +10,7 @@ from safetensors import safe_open
 from torch import nn
 
 import loralab as ll
-from loralab.formats.folder import name_for
+from loralab.formats.stored import name_for
 from toys import TOYS, Sandwich, give_effect, quiet
 
 CONFIG, TENSORS, SIDECAR = "adapter_config.json", "adapter_model.safetensors", "loralab.json"

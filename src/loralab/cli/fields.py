@@ -12,6 +12,17 @@ from dataclasses import MISSING, dataclass
 from itertools import pairwise
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
+FLAGS = "flags"
+"""The group of a field that names none."""
+
+
+STANDS_FOR = (
+    {"model": "MODEL", "task": "TASK", "out": "PATH", "data": "PATH", "text": "PATH", "from": "PATH"}
+    | dict.fromkeys(("adapter", "adapters", "folders", "init_adapter", "healed", "src", "dst"), "PATH")
+    | dict.fromkeys(("predictions", "references", "task_data"), "PATH")
+)
+"""What a text is, by its field's name, where that can be said."""
+
 
 @dataclass(frozen=True)
 class ConfigField:
@@ -24,6 +35,12 @@ class ConfigField:
     documentation: str
     positional: bool
     group: str
+    only_with: str
+    """The one method, or value of another field, that it counts for; empty where it always counts."""
+    names: tuple[str, ...]
+    """Names that are kept in a table and that it takes; empty where there is no such table."""
+    also: tuple[str, ...]
+    """Other names by which it is given as a flag."""
 
     @property
     def required(self) -> bool:
@@ -37,12 +54,26 @@ class ConfigField:
     @property
     def label(self) -> str:
         """How messages and help call the field: `--max-length`, or `ADAPTER` for a positional one."""
-        dashed = self.key.replace("_", "-")
-        return dashed.upper() if self.positional else f"--{dashed}"
+        return self.flags[0].removeprefix("--").upper() if self.positional else self.flags[0]
+
+    @property
+    def flags(self) -> tuple[str, ...]:
+        """As a flag; one that is given by its place can be given so too."""
+        return tuple(f"--{name.replace('_', '-')}" for name in (self.key, *self.also))
 
     @property
     def is_switch(self) -> bool:
         return self.kinds == (bool,)
+
+    @property
+    def stands_for(self) -> str:
+        """A word for a text that it takes."""
+        return STANDS_FOR.get(self.key, "TEXT")
+
+    @property
+    def takes_several(self) -> bool:
+        """Whether its value has items, written with commas or by giving the flag again."""
+        return any(is_list(kind) or is_mapping(kind) for kind in self.kinds)
 
 
 def config_fields(config: type[Any]) -> tuple[ConfigField, ...]:
@@ -63,11 +94,20 @@ def config_fields(config: type[Any]) -> tuple[ConfigField, ...]:
             default=field.default if field.default_factory is MISSING else field.default_factory(),
             documentation=_with_names(documentation[field.name], field),
             positional=bool(field.metadata.get("positional", False)),
-            group=str(field.metadata.get("group", "flags")),
+            group=_group(field),
+            only_with=str(field.metadata.get("only_with", "")),
+            names=tuple(field.metadata.get("names", ())),
+            also=tuple(field.metadata.get("also", ())),
         )
         for field in sorted(dataclasses.fields(config), key=lambda field: _place(config, field))
         if field.init
     )
+
+
+def _group(field: dataclasses.Field[Any]) -> str:
+    """Its title on the help page."""
+    only_with = field.metadata.get("only_with")
+    return str(field.metadata.get("group", FLAGS)) if only_with is None else f"only with {only_with}"
 
 
 def _with_names(documentation: str, field: dataclasses.Field[Any]) -> str:

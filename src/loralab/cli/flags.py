@@ -9,6 +9,12 @@ from typing import ClassVar, Literal
 from loralab.analysis.layers.config import SampledText
 from loralab.generation.config import GenerationConfig
 
+ESSENTIALS = (
+    *("data", "method", "methods", "rank", "alpha", "targets", "steps", "epochs", "batch_size", "lr", "limit"),
+    *("max_length", "sequence_length", "dtype", "device", "seed", "seeds", "resume", "overwrite"),
+)
+"""What is usually said of a training, in this order; a verb has those of them that it has."""
+
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
 
 

@@ -1,6 +1,7 @@
 """The entry point: finds the verb, runs it, prints its answer, and turns what went wrong into an exit status.
 
-0 done, 1 our bug (traceback), 2 the user's input is wrong (`error: …`, or the answer of a check), 130 interrupted.
+0 done, 1 our bug (traceback), 2 the user's input is wrong (`error: …`, or the answer of a check), 130 interrupted
+(143 by SIGTERM).
 """
 
 import contextlib
@@ -11,8 +12,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from loralab.cli.parser import help_page, parse_arguments
-from loralab.cli.settings import build_config, near_misses, read_toml
+from loralab.cli.config_file import ConfigFile, read_config_file
+from loralab.cli.help import help_page
+from loralab.cli.opening import say
+from loralab.cli.parser import parse_arguments
+from loralab.cli.settings import build_config, near_misses
 from loralab.cli.showing import as_json
 from loralab.cli.verb import Verb
 from loralab.errors import LoralabError, SpecError
@@ -61,9 +65,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = list(sys.argv[1:] if arguments is None else arguments)
     try:
         return _dispatch(given)
-    except KeyboardInterrupt:
-        _complain("interrupted")
-        return INTERRUPTED
+    except KeyboardInterrupt as stopped:  # a training says where it stands, and which signal stopped it
+        _complain(str(stopped) or "interrupted")
+        return getattr(stopped, "status", INTERRUPTED)
     except (LoralabError, OSError) as error:
         _complain(f"error: {_describe(error)}")
         return USER_ERROR
@@ -73,12 +77,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _dispatch(arguments: list[str]) -> int:
-    if not arguments:
-        raise SpecError(f"no verb was given; known verbs: {', '.join(VERBS)} (see loralab --help)")
-    name, rest = arguments[0], arguments[1:]
-    if name in ("-h", "--help"):
+    """Nothing asked shows what can be asked, and is no failure, as with gh, cargo and docker."""
+    name, rest = (arguments[0], arguments[1:]) if arguments else ("--help", [])
+    if name == "help" and rest:
+        return _dispatch([*rest, "--help"])
+    if name in ("-h", "--help", "help"):
         return _print(_front_page())
-    if name == "--version":
+    if name in ("-V", "--version"):
         return _print(f"loralab {__version__}")
     if name not in VERBS:
         raise SpecError(f"unknown verb {name!r}{near_misses(name, VERBS)}; known verbs: {', '.join(VERBS)}")
@@ -89,12 +94,14 @@ def _dispatch(arguments: list[str]) -> int:
 
 def _analyse(arguments: list[str]) -> int:
     """`loralab analyse NAME …`: each analysis is a verb with flags of its own."""
-    name = arguments[0] if arguments else None
-    if name in ("-h", "--help"):
+    name = arguments[0] if arguments else "--help"
+    if name in ("-h", "--help", "--help-all"):
         return _print(_analyses_page())
-    if name is None or name not in ANALYSES:
-        asked = "no analysis was named" if name is None else f"unknown analysis {name!r}{near_misses(name, ANALYSES)}"
-        raise SpecError(f"{asked}; known analyses: {', '.join(ANALYSES)} (see loralab analyse --help)")
+    if name not in ANALYSES:
+        raise SpecError(
+            f"unknown analysis {name!r}{near_misses(name, ANALYSES)}; known analyses: {', '.join(ANALYSES)} "
+            "(see loralab analyse --help)"
+        )
     module = f"loralab.cli.analyses.{name}"
     return _run(f"loralab analyse {name}", module, ANALYSES[name], arguments[1:])
 
@@ -102,10 +109,11 @@ def _analyse(arguments: list[str]) -> int:
 def _run(program: str, module: str, summary: str, arguments: list[str]) -> int:
     verb: Verb[Any] = importlib.import_module(module).VERB
     given = parse_arguments(program, verb.config, arguments)
-    if given.help:
-        return _print(help_page(program, summary, verb.example, verb.config).rstrip("\n"))
-    file = read_toml(Path(given.config_file)) if given.config_file else {}
-    config = build_config(verb.config, given.flags, file, given.config_file or "")
+    if given.help or given.help_all:
+        return _print(help_page(program, summary, verb, whole=given.help_all).rstrip("\n"))
+    file = read_config_file(Path(given.config_file), verb.config) if given.config_file else ConfigFile({})
+    say(file.notes)
+    config = build_config(verb.config, given.flags, file.values, given.config_file or "")
     for extra in verb.needs:
         require(extra, program)
     with contextlib.redirect_stdout(sys.stderr):  # whatever a library prints: stdout holds the answer alone

@@ -1,4 +1,4 @@
-"""Arguments of one verb, and its help page, generated from its configuration dataclass.
+"""Arguments of one verb sorted into flags, as its configuration dataclass names them.
 
 Written on argparse rather than on tyro: tyro costs 0.2 s before any of our own code runs (the whole budget
 of `--help` is 0.5 s), draws its own error boxes where we print one `error: …`, and splits lists at spaces
@@ -6,33 +6,27 @@ where we split at commas.
 """
 
 import argparse
-import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
-from loralab.cli.fields import ConfigField, choices, config_fields, is_list, is_mapping
+from loralab.cli.fields import ConfigField, config_fields, is_list
+from loralab.cli.help import RESERVED
 from loralab.cli.settings import join_problems, near_misses
-from loralab.cli.showing import WIDTH
 from loralab.errors import SpecError
-
-HELP_COLUMN = 26
-RESERVED = {"config": "FILE.toml", "json": "", "help": ""}
-RESERVED_HELP = {
-    "config": "Read flags from a TOML file with the same names; flags given here win.",
-    "json": "Print one JSON object as the last line of stdout.",
-    "help": "Show this page.",
-}
 
 
 @dataclass(frozen=True)
 class Arguments:
-    """What was written after the verb: the text of each flag by field name, the TOML file, and `--json`."""
+    """What was written after the verb: the text of each flag by field name, the file of `--config`, and the flags of
+    every verb.
+    """
 
     flags: dict[str, Any]
     config_file: str | None
     json: bool
     help: bool
+    help_all: bool
 
 
 class _Parser(argparse.ArgumentParser):
@@ -45,95 +39,69 @@ class _Parser(argparse.ArgumentParser):
 def parse_arguments(program: str, config: type[Any], arguments: Sequence[str]) -> Arguments:
     """Sort the arguments into flags, whose values are not read yet. Raises SpecError for unknown flags."""
     fields = config_fields(config)
+    parser = _parser(program, fields)
+    flagged, placed = _split(arguments)
+    known, left = parser.parse_known_args(flagged)
+    values = vars(known)
+    flags = {name: _joined(value) for name, value in values.items() if not name.startswith(":")}
+    asks_help = values[":help"] or values[":help_all"]
+    unknown = [] if asks_help else [argument.partition("=")[0] for argument in left if argument.startswith("-")]
+    if unknown:  # what follows an unknown flag is probably its value
+        raise SpecError(f"{_unknown(unknown, fields)} (see {program} --help)")
+    unplaced = _place(fields, flags, [*left, *placed])
+    if unplaced and not asks_help:
+        raise SpecError(f"{_unexpected(unplaced, fields)} (see {program} --help)")
+    return Arguments(flags, values[":config"], values[":json"], values[":help"], values[":help_all"])
+
+
+def _parser(program: str, fields: Iterable[ConfigField]) -> _Parser:
     parser = _Parser(prog=program, add_help=False, allow_abbrev=False, argument_default=argparse.SUPPRESS)
     for field in fields:
-        _add(parser, field)
+        if field.name in RESERVED:
+            raise TypeError(f"--{field.name} belongs to every verb: a field cannot have its name")
+        if field.is_switch:
+            parser.add_argument(*field.flags, dest=field.name, action=argparse.BooleanOptionalAction)
+        else:
+            action = "append" if field.takes_several else "store"
+            parser.add_argument(*field.flags, dest=field.name, action=action)
     parser.add_argument("--config", dest=":config", default=None)
     parser.add_argument("--json", dest=":json", action="store_true", default=False)
     parser.add_argument("-h", "--help", dest=":help", action="store_true", default=False)
-    known, unknown = parser.parse_known_args(list(arguments))
-    values = vars(known)
-    if unknown and not values[":help"]:
-        labels = [field.label for field in fields] + [f"--{name}" for name in RESERVED]
-        raise SpecError(f"{_unknown(unknown, labels)} (see {program} --help)")
-    flags = {name: value for name, value in values.items() if not name.startswith(":")}
-    return Arguments(flags, values[":config"], values[":json"], values[":help"])
+    parser.add_argument("--help-all", dest=":help_all", action="store_true", default=False)
+    return parser
 
 
-def help_page(program: str, summary: str, example: str, config: type[Any]) -> str:
-    """The page that `--help` prints: 80 columns, required fields first, each flag with its documentation."""
-    fields = config_fields(config)
-    required = [field for field in fields if field.required]
-    groups: dict[str, list[ConfigField]] = {}
+def _split(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """What stands before `--`, and what behind it, where nothing is a flag."""
+    end = arguments.index("--") if "--" in arguments else len(arguments)
+    return list(arguments[:end]), list(arguments[end + 1 :])
+
+
+def _joined(value: Any) -> Any:
+    """The texts of a flag that was given several times, as one text."""
+    return ",".join(value) if isinstance(value, list) else value
+
+
+def _place(fields: Iterable[ConfigField], flags: dict[str, Any], words: list[str]) -> list[str]:
+    """Give words to the fields that are named by their place and by no flag, in order; returns those left over."""
     for field in fields:
-        if not field.required:
-            groups.setdefault(field.group, []).append(field)
-    usage = " ".join([f"usage: {program}", *(_usage(field) for field in required), "[flags]"])
-    parts = [textwrap.fill(usage, WIDTH, subsequent_indent="  "), summary]
-    for title, members in {"required": required, **groups}.items():
-        if members:
-            parts.append("\n".join([f"{title}:", *(_entry(_written(field), _explained(field)) for field in members)]))
-    reserved = [_entry(f"--{name} {metavar}".strip(), RESERVED_HELP[name]) for name, metavar in RESERVED.items()]
-    parts.append("\n".join(["every verb:", *reserved]))
-    parts.append(f"example:\n{textwrap.indent(example, '  ')}")
-    return "\n\n".join(parts) + "\n"
+        if not field.positional or field.name in flags or not words:
+            continue
+        if any(is_list(kind) for kind in field.kinds):
+            flags[field.name], words = words, []
+        else:
+            flags[field.name], words = words[0], words[1:]
+    return words
 
 
-def _add(parser: argparse.ArgumentParser, field: ConfigField) -> None:
-    if field.name in RESERVED:
-        raise TypeError(f"--{field.name} belongs to every verb: a field cannot have its name")
-    if field.positional:
-        several = any(is_list(kind) for kind in field.kinds)
-        parser.add_argument(field.name, nargs="*" if several else "?", default=argparse.SUPPRESS)
-    elif field.is_switch:
-        parser.add_argument(field.label, dest=field.name, action=argparse.BooleanOptionalAction)
-    else:
-        parser.add_argument(field.label, dest=field.name)
+def _unknown(names: list[str], fields: Iterable[ConfigField]) -> str:
+    """What to say of flags that nothing takes."""
+    known = [*(flag for field in fields for flag in field.flags), *(f"--{name}" for name in RESERVED)]
+    return join_problems([f"unknown flag {name}{near_misses(name, known)}" for name in names])
 
 
-def _unknown(arguments: list[str], labels: list[str]) -> str:
-    """What to say of arguments that nothing takes; what follows an unknown flag is probably its value."""
-    names = [argument.partition("=")[0] for argument in arguments if argument.startswith("-")]
-    if names:
-        return join_problems([f"unknown flag {name}{near_misses(name, labels)}" for name in names])
-    unexpected = " ".join(arguments)
-    return f"unexpected {unexpected!r}: a flag takes one value, and a list is written with commas: a,b"
-
-
-def _usage(field: ConfigField) -> str:
-    if field.positional and any(is_list(kind) for kind in field.kinds):
-        return f"{field.label}…"
-    return field.label if field.positional else f"{field.label} {_metavar(field)}"
-
-
-def _written(field: ConfigField) -> str:
-    if field.is_switch:
-        return field.label if not field.default else field.label.replace("--", "--no-", 1)
-    return _usage(field)
-
-
-def _metavar(field: ConfigField) -> str:
-    kind = field.kinds[0]
-    if choices(kind):
-        return "|".join(map(str, choices(kind)))
-    if any(is_list(kind) for kind in field.kinds):
-        return "A,B"
-    if is_mapping(kind):
-        return "NAME=X,…"
-    return {int: "N", float: "X"}.get(kind, "TEXT" if kind is str else "PATH")
-
-
-def _explained(field: ConfigField) -> str:
-    if field.required or field.is_switch or field.default in (None, (), {}, ""):
-        return field.documentation
-    default = ",".join(map(str, field.default)) if isinstance(field.default, tuple | list) else field.default
-    return f"{field.documentation} [{default}]"
-
-
-def _entry(written: str, explained: str) -> str:
-    indent = " " * HELP_COLUMN
-    lines = textwrap.wrap(explained, WIDTH, initial_indent=indent, subsequent_indent=indent, break_on_hyphens=False)
-    head = f"  {written}"
-    if len(head) > HELP_COLUMN - 2:
-        return "\n".join([head, *lines])
-    return "\n".join([head + lines[0][len(head) :], *lines[1:]])
+def _unexpected(words: list[str], fields: Sequence[ConfigField]) -> str:
+    """What to say of words that are no flag's value."""
+    if any(field.name == "adapter" and not field.positional for field in fields):
+        return f"unexpected {' '.join(words)!r}: an adapter is named by --adapter, a list is written with commas: a,b"
+    return f"unexpected {' '.join(words)!r}: a flag takes one value, and a list is written with commas: a,b"

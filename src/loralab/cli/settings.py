@@ -3,27 +3,48 @@
 Everything that is wrong is collected and said at once, in one SpecError.
 """
 
-import tomllib
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
-from pathlib import Path
 from typing import Any, TypeVar
 
-from loralab.cli.fields import ConfigField, config_fields
+from loralab.cli.fields import ConfigField, config_fields, is_mapping
 from loralab.cli.values import read_value
-from loralab.errors import NotFoundError, SpecError
+from loralab.errors import SpecError
 
 Config = TypeVar("Config")
 
-
-def read_toml(path: Path) -> dict[str, Any]:
-    """The keys and values of a TOML file. Raises NotFoundError, or SpecError with the line that is wrong."""
-    if not path.is_file():
-        raise NotFoundError(f"--config: no such file: {path}")
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise SpecError(f"--config {path}: not a TOML file: {error}") from error
+NAMES_ELSEWHERE = {
+    "accumulate": "gradient_accumulation_steps",
+    "adapter": "adapter_path adapter_name lora lora_path peft_model_id",
+    "alpha": "lora_alpha",
+    "batch_size": "per_device_train_batch_size per_device_eval_batch_size train_batch_size bs",
+    "clip": "max_grad_norm",
+    "data": "dataset dataset_name train_file",
+    "dropout": "lora_dropout",
+    "dtype": "torch_dtype bf16 fp16 precision",
+    "epochs": "num_train_epochs num_epochs",
+    "eval_every": "eval_steps",
+    "exclude": "exclude_modules",
+    "init": "init_lora_weights",
+    "keep": "save_total_limit",
+    "layers": "layers_to_transform",
+    "lr": "learning_rate",
+    "max_length": "max_seq_length max_seq_len",
+    "method": "peft_type",
+    "model": "model_name_or_path base_model base_model_name_or_path",
+    "out": "output output_dir save_dir o",
+    "quantize": "load_in_4bit",
+    "rank": "r lora_r lora_rank",
+    "rank_stabilized": "use_rslora",
+    "resume": "resume_from_checkpoint",
+    "save_every": "save_steps",
+    "schedule": "lr_scheduler_type scheduler",
+    "steps": "max_steps",
+    "targets": "target_modules",
+    "warmup": "warmup_ratio warmup_steps",
+}
+"""Our flag -> what PEFT, transformers and their neighbours call it."""
+FLAG_FOR = {name: flag for flag, names in NAMES_ELSEWHERE.items() for name in names.split()}
 
 
 def build_config(config: type[Config], flags: Mapping[str, Any], file: Mapping[str, Any], source: str) -> Config:
@@ -34,7 +55,7 @@ def build_config(config: type[Config], flags: Mapping[str, Any], file: Mapping[s
     """
     fields = {field.name: field for field in config_fields(config)}
     in_file = {key.replace("-", "_"): value for key, value in file.items()}
-    problems = _unknown_keys(file, [field.key for field in fields.values()], source)
+    problems = _unknown_keys(file, fields.values(), source)
     values: dict[str, Any] = {}
     for name, field in fields.items():
         if name in flags:
@@ -59,9 +80,17 @@ def _own_task(name: str, flags: Mapping[str, Any], in_file: Mapping[str, Any]) -
 
 
 def near_misses(name: str, known: Iterable[str]) -> str:
-    """` (did you mean X or Y?)`, or nothing when no known name resembles this one."""
-    close = get_close_matches(name, list(known), n=3, cutoff=0.7)
+    """` (did you mean X or Y?)`, or nothing when no known name resembles this one, or means the same elsewhere."""
+    among = {_bare(each): each for each in known}
+    bare = _bare(name)
+    same = among.get(FLAG_FOR.get(bare, ""))
+    close = [same] if same else [among[each] for each in get_close_matches(bare, list(among), n=3, cutoff=0.7)]
     return f" (did you mean {' or '.join(close)}?)" if close else ""
+
+
+def _bare(name: str) -> str:
+    """A flag or key without what is a matter of spelling."""
+    return name.lower().lstrip("-").replace("-", "_")
 
 
 def join_problems(problems: list[str]) -> str:
@@ -71,16 +100,30 @@ def join_problems(problems: list[str]) -> str:
     return f"{len(problems)} problems:" + "".join(f"\n  {number}. {each}" for number, each in enumerate(problems, 1))
 
 
-def _unknown_keys(file: Mapping[str, Any], known: Collection[str], source: str) -> list[str]:
+def _unknown_keys(file: Mapping[str, Any], fields: Iterable[ConfigField], source: str) -> list[str]:
+    known = {field.key: field for field in fields}
     problems, seen = [], set[str]()
-    for key in file:
+    for key, value in file.items():
         name = key.replace("-", "_")
-        if name not in known:
+        field = known.get(name)
+        if isinstance(value, dict) and (field is None or not any(map(is_mapping, field.kinds))):
+            problems.append(f"{source}: {_section(key, value, known)}")
+        elif field is None:
             problems.append(f"{source}: unknown key {key!r}{near_misses(name, known)}")
         elif name in seen:
             problems.append(f"{source}: {name} is given twice, with a dash and with an underscore")
         seen.add(name)
     return problems
+
+
+def _section(name: str, content: Mapping[str, Any], known: Mapping[str, ConfigField]) -> str:
+    """What to say of a section, of which only mappings are made."""
+    mappings = [key for key, field in known.items() if any(map(is_mapping, field.kinds))]
+    if hint := near_misses(name, mappings):
+        return f"unknown section [{name}]{hint}"
+    inside = [key for key in content if _bare(key) in known]
+    move = f"write {', '.join(inside)} above the first section" if inside else "no key of it is known"
+    return f"unknown section [{name}]: keys stand in no section here; {move}"
 
 
 def _read_into(values: dict[str, Any], problems: list[str], field: ConfigField, written: Any, label: str) -> None:

@@ -15,8 +15,8 @@ OPENING, CLOSING = "([{", ")]}"
 
 
 def read_value(field: ConfigField, written: Any) -> Any:
-    """The value that was meant. The text `none` is None where the field may be None."""
-    if field.optional and isinstance(written, str) and written.lower() == "none":
+    """The value that was meant. The text `none`, and JSON's null, is None where the field may be None."""
+    if field.optional and (written is None or (isinstance(written, str) and written.lower() == "none")):
         return None
     try:
         return _read_one_of(field.kinds, written)

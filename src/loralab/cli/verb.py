@@ -27,5 +27,7 @@ class Verb(Generic[Config]):
     example: str
     status: Callable[[Answer], int] = done
     """The exit status after the answer is printed: for a check, whether it was passed."""
+    essentials: tuple[str, ...] = ()
+    """The fields that are usually given, of a verb that has many: `--help` shows no others."""
     needs: tuple[str, ...] = ()
     """The extras that it cannot do without, whatever it is told: asked for before it runs."""

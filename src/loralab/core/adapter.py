@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from loralab.core.first_pass import FirstPass
-from loralab.core.layer import AdaptedLayer, PerSequence, Routing, Speaker, in_words
+from loralab.core.layer import AdaptedLayer, PerSequence, Routing, Speaker, in_words, names_of
 from loralab.core.names import inside, unwrapped
 from loralab.core.rows.proof import RowProofs
 from loralab.core.updates.factors import SharedMatrices
@@ -21,7 +21,7 @@ SHARED = "shared"
 """What the names of shared matrices begin with."""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Adapter:
     """A named adapter on a model. Its parameters live in the model's adapted layers; this is the one handle to them."""
 
@@ -35,6 +35,27 @@ class Adapter:
     shared: SharedMatrices | None = None
     stacks: frozenset[str] = frozenset()
     """Names of the model's parameters that stack a matrix for each of several experts, adapted or not."""
+
+    def __repr__(self) -> str:
+        """One line: what it is, how large, and whether it speaks."""
+        ranks = sorted(self._ranks())
+        rank = [f"rank {'–'.join(map(str, dict.fromkeys((ranks[0], ranks[-1]))))}"] if ranks else []
+        modules = f"{len(self.matched)} module{'' if len(self.matched) == 1 else 's'}"
+        trained = f"{sum(parameter.numel() for parameter in self.parameters()):,} parameters"
+        return f"Adapter({self.name!r}: {', '.join([_kind(self.spec), *rank, modules, trained, self._state()])})"
+
+    def _ranks(self) -> set[int]:
+        return {update.delta_of(part).recipe.rank for update in self.updates.values() for part in update.parts}
+
+    def _state(self) -> str:
+        """What speaks now is data of the routing that all layers share."""
+        if not any(layer.update_of(self.name) is self.updates[path] for path, layer in self.layers.items()):
+            return "detached"
+        routing = next(iter(self.layers.values())).routing
+        if routing.merged is not None:
+            return "merged" if self.name in names_of(routing.merged) else "inactive"
+        speakers = (routing.active,) if routing.rows is None else routing.rows.names
+        return "live" if any(self.name in names_of(speaker) for speaker in speakers) else "inactive"
 
     @property
     def matched(self) -> list[str]:
@@ -110,6 +131,11 @@ class Adapter:
                     self.shared.take(name.removeprefix(f"{SHARED}."), state[name])
                 else:
                     tensor.copy_(state[name])
+
+
+def _kind(spec: object) -> str:
+    """The names of a specification's classes: `LoRA`, `LoRA + PrefixEmbedding`."""
+    return " + ".join(type(each).__name__ for each in getattr(spec, "specs", (spec,)))
 
 
 @dataclass

@@ -18,6 +18,7 @@ from loralab.core.names import Slot, slots, stacks_in, unwrapped
 from loralab.core.plan import JointMethod, Method, Plan
 from loralab.core.rows.listener import Listener
 from loralab.core.rows.speaker import speaker
+from loralab.core.saving import guard_saving
 from loralab.core.updates.update import Update
 from loralab.core.watch import pass_through
 from loralab.errors import AdapterStateError, SpecError, TargetError
@@ -58,6 +59,7 @@ def put(model: nn.Module, plan: Plan, spec: object, name: str) -> Adapter:
     adapter = Adapter(name, spec, dict(plan.updates), notes, layers, plan.heads, plan.shared, stacks_in(model))
     adapters.adapters[name] = adapter
     _listen(model, adapters)
+    guard_saving(model, adapters)
     adapters.route(active=name)
     keep_adapters(model, adapters)
     for known in adapters.adapters.values():
@@ -105,6 +107,7 @@ def detach(model: nn.Module, name: str | None = None, *, keep_merged: bool = Fal
         _remove(model, adapters.layers.pop(path))
     if not adapters.adapters:
         keep_adapters(model, None)
+        guard_saving(model, adapters)
         adapters.first_pass.leave()
         adapters.thaw(True)
         adapters.release_statistics()

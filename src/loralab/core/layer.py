@@ -145,6 +145,23 @@ class AdaptedLayer(nn.Module):
         acts = update is not None and update.is_low_rank and frozen.dim() > 1
         return watch.spied(self, frozen) if watch is not None and acts else frozen
 
+    # -- its tensors by name ----------------------------------------------------------------------------------
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        """Of a merged layer the base's tensors under the names of the plain model; else all that the layer holds."""
+        if self.routing.merged is not None:
+            return self.base.state_dict(*args, **kwargs)
+        return super().state_dict(*args, **kwargs)
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
+        """Tensors under the names of the plain model are the base's, and the updates stay as they are."""
+        there = [name for name in state_dict if name.startswith(prefix)]
+        if there and not any(name.startswith((f"{prefix}base.", f"{prefix}updates.")) for name in there):
+            for name in there:
+                state_dict[f"{prefix}base.{name.removeprefix(prefix)}"] = state_dict.pop(name)
+            self.updates.state_dict(destination=state_dict, prefix=f"{prefix}updates.")
+        super()._load_from_state_dict(state_dict, prefix, *rest)
+
     # -- updates by adapter name ------------------------------------------------------------------------------
 
     def put(self, name: str, update: Update) -> None:

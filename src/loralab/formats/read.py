@@ -6,36 +6,32 @@ model: a row each at the end of this file.
 
 from collections.abc import Mapping
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor, nn
 
-from loralab.core.adapter import SHARED
 from loralab.core.plan import Plan
-from loralab.core.updates.factors import Recipe
-from loralab.core.updates.update import WHOLE
-from loralab.errors import NotFoundError, SpecError
-from loralab.files.names import CONFIG_NAME, PEFT_FILES, PLAIN_NAME, SIDECAR_NAME, TENSORS_NAME
+from loralab.errors import AdapterFileError, NotFoundError, SpecError
+from loralab.files.names import CONFIG_NAME, OLD_TENSORS_NAME, PEFT_FILES, PLAIN_NAME, SIDECAR_NAME, TENSORS_NAME
 from loralab.files.tensors import read_tensors
-from loralab.formats.finding import AGAIN, Problems
-from loralab.formats.folder import config_content, tensors_path
+from loralab.files.whole import read_json
 from loralab.formats.loralib import ALPHA_KEY, from_pairs, loralib_spec
 from loralab.formats.own import from_own, own_reasons
-from loralab.formats.peft.config import OWN_TYPE, PeftConfig, parse_config, scales_alone, spec_of
+from loralab.formats.peft.config import OWN_TYPE, PeftConfig, parse_config
 from loralab.formats.peft.dialects import as_plain_lora
-from loralab.formats.peft.reading import from_peft, plain_names
+from loralab.formats.peft.keys import plain_names
+from loralab.formats.peft.reading import from_peft
 from loralab.formats.peft.vera import VERA_TYPE, parse_vera, vera_from_peft, vera_spec
 from loralab.formats.sidecar import read_sidecar
-from loralab.formats.stored import FileLayout, Keys, StoredAdapter, Tensors, UpdatesAndOthers
+from loralab.formats.stored import AGAIN, UNEXPECTED, FileLayout, Problems, StoredAdapter
 from loralab.formats.updates import (
-    StoredUpdate,
-    local_keys,
-    shared_matrices,
-    special_updates,
-    stored_update,
-    vera_updates,
+    part_checkpoint,
+    part_own,
+    part_peft,
+    part_vera,
 )
+from loralab.methods.lora import LoRA
 from loralab.methods.table import method_name
 
 
@@ -52,7 +48,7 @@ def read_adapter(path: str | Path, alpha: float | None = None) -> StoredAdapter:
     if alpha is not None:
         raise SpecError(f"alpha {alpha:g} was given for {source}, whose {CONFIG_NAME} says its own; leave it out")
     if not any((source / name).exists() for name in PEFT_FILES):
-        config_content(source)
+        _config_content(source)
     return _folder(source)
 
 
@@ -62,9 +58,26 @@ def read_plain(path: str | Path, alpha: float | None = None) -> StoredAdapter:
     return read_adapter(stored.source / PLAIN_NAME) if stored.has_plain else stored
 
 
+def _config_content(folder: Path) -> dict[str, Any]:
+    """The content of a folder's adapter_config.json; NotFoundError says where adapters are instead."""
+    if not (folder / CONFIG_NAME).exists():
+        inside = sorted(each.parent.name for each in folder.glob(f"*/{CONFIG_NAME}"))
+        hint = f"; there are adapters in its folders {', '.join(inside)}" if inside else ""
+        raise NotFoundError(f"{folder} is not an adapter: there is no {CONFIG_NAME} in it{hint}")
+    return read_json(folder / CONFIG_NAME)
+
+
+def tensors_path(folder: Path) -> Path:
+    """The file with the tensors of a PEFT folder; NotFoundError if it holds no such file."""
+    for name in (TENSORS_NAME, OLD_TENSORS_NAME):
+        if (folder / name).exists():
+            return folder / name
+    raise NotFoundError(f"{folder} is not an adapter: there is no {TENSORS_NAME} in it")
+
+
 def _folder(source: Path) -> StoredAdapter:
     problems = Problems()
-    content = problems.attempt(CONFIG_NAME, AGAIN, lambda: config_content(source)) or {}
+    content = problems.attempt(CONFIG_NAME, AGAIN, lambda: _config_content(source)) or {}
     file = problems.attempt(TENSORS_NAME, AGAIN, lambda: read_tensors(tensors_path(source)))
     sidecar = problems.attempt(SIDECAR_NAME, f"{AGAIN}, or remove it", lambda: read_sidecar(source))
     if sidecar is not None and file is not None:
@@ -101,25 +114,36 @@ def _understand_peft(stored: StoredAdapter, problems: Problems) -> StoredAdapter
     return replace(
         stored,
         content=content,
-        config=config or scales_alone(content),
+        config=config or _scales_alone(content),
         tensors=tensors,
         named=_named(tensors, problems),
         said=() if plain is None else plain.notes,
     )
 
 
+_DECIDE_SCALES = (
+    "r",
+    "lora_alpha",
+    "use_rslora",
+    "rank_pattern",
+    "alpha_pattern",
+    "target_modules",
+    "target_parameters",
+)
+
+
+def _scales_alone(content: Mapping[str, Any]) -> PeftConfig | None:
+    """What a configuration that cannot be honoured says of ranks and scales; None where it does not say that either."""
+    kept = {key: content[key] for key in _DECIDE_SCALES if key in content}
+    try:
+        return parse_config({**kept, "peft_type": "LORA"}, CONFIG_NAME)
+    except (AdapterFileError, *UNEXPECTED):
+        return None
+
+
 def _named(tensors: Mapping[str, Tensor], problems: Problems) -> Mapping[str, Tensor]:
     named = problems.attempt(TENSORS_NAME, AGAIN, lambda: plain_names(tensors)[0])
     return tensors if named is None else named
-
-
-def _part_peft(stored: StoredAdapter, keys: Keys, others: Tensors, problems: Problems) -> UpdatesAndOthers:
-    config = stored.config or PeftConfig(rank=8, alpha=8.0)
-    read = (
-        problems.attempt(stored.where, AGAIN, partial(stored_update, config, stored.sidecar, each, stored.named))
-        for each in keys
-    )
-    return [update for update in read if update is not None], others
 
 
 def _place_peft(stored: StoredAdapter, model: nn.Module) -> Plan:
@@ -129,8 +153,28 @@ def _place_peft(stored: StoredAdapter, model: nn.Module) -> Plan:
 
 
 def _peft_spec(stored: StoredAdapter, plan: Plan) -> object:
-    assert stored.config is not None
-    return spec_of(stored.config)
+    config = stored.config
+    assert config is not None
+    targets = [config.targets] if isinstance(config.targets, str) else list(config.targets or ())
+    try:
+        return LoRA(
+            rank=config.rank,
+            alpha=config.alpha,
+            dropout=config.dropout,
+            targets=[*targets, *config.target_parameters],
+            exclude=[config.exclude] if isinstance(config.exclude, str) else list(config.exclude),
+            layers=config.layers,
+            rank_pattern=config.rank_pattern,
+            alpha_pattern=config.alpha_pattern,
+            bias=config.trained_bias,
+            modules_to_save=config.modules_to_save,
+            rank_stabilized=config.rank_stabilized,
+            magnitude=config.magnitude,
+            trainable_token_indices=config.tokens,
+            invocation_tokens=config.invocation or None,
+        )
+    except SpecError as problem:
+        raise AdapterFileError(f"invalid {CONFIG_NAME}: {problem}") from problem
 
 
 def _method(stored: StoredAdapter) -> str:
@@ -147,14 +191,6 @@ def _understand_vera(stored: StoredAdapter, problems: Problems) -> StoredAdapter
     place = str(stored.source / CONFIG_NAME)
     vera = problems.attempt(CONFIG_NAME, AGAIN, lambda: parse_vera(stored.content, place))
     return replace(stored, vera=vera, named=_named(stored.tensors, problems))
-
-
-def _part_vera(stored: StoredAdapter, keys: Keys, others: Tensors, problems: Problems) -> UpdatesAndOthers:
-    if stored.vera is None:
-        return [], others
-    recipe = stored.vera.recipe
-    read = problems.attempt(stored.where, AGAIN, lambda: vera_updates(recipe, stored.named, stored.sidecar))
-    return ([], others) if read is None else read
 
 
 def _place_vera(stored: StoredAdapter, model: nn.Module) -> Plan:
@@ -179,29 +215,6 @@ def _understand_own(stored: StoredAdapter, problems: Problems) -> StoredAdapter:
     return replace(stored, why_not_peft=tuple(reasons or ()))
 
 
-def _part_own(stored: StoredAdapter, keys: Keys, others: Tensors, problems: Problems) -> UpdatesAndOthers:
-    sidecar, where = stored.sidecar, stored.where
-    if sidecar is None:
-        return [], others
-    shared = problems.attempt(SIDECAR_NAME, AGAIN, lambda: shared_matrices(stored.named, sidecar.shared))
-    of_modules: dict[str, None] = {f"{SHARED}.{name}": None for name in sidecar.shared}
-    updates = list[StoredUpdate]()
-    for path, record in sidecar.modules.items():
-        for part, each in record.parts.items():
-            local = problems.attempt(where, AGAIN, partial(local_keys, path, part, each, shared)) or {}
-            of_modules |= dict.fromkeys(local.values())
-            if each.kind:
-                continue
-            name, pair = path if part == WHOLE else f"{path}.{part}", (local["lora_A"], local["lora_B"])
-            if pair in keys:
-                A, B = (stored.named[key] for key in pair)
-                updates.append(StoredUpdate(name, record.kind, pair, A, B, each.recipe, each.rows))
-            elif not set(pair) <= stored.named.keys():
-                problems.add(where, f"{name} has a low-rank update in {SIDECAR_NAME}, but none in the file", AGAIN)
-        updates += problems.attempt(where, AGAIN, partial(special_updates, path, record, stored.named, shared)) or ()
-    return updates, {key: each for key, each in others.items() if key not in of_modules}
-
-
 def _place_own(stored: StoredAdapter, model: nn.Module) -> Plan:
     assert stored.sidecar is not None
     updates, shared = from_own(model, stored.tensors, stored.sidecar.modules, stored.sidecar.shared)
@@ -209,25 +222,6 @@ def _place_own(stored: StoredAdapter, model: nn.Module) -> Plan:
 
 
 # -- loralib's
-
-
-def _part_checkpoint(stored: StoredAdapter, keys: Keys, others: Tensors, problems: Problems) -> UpdatesAndOthers:
-    if not any(key.endswith((".lora_A", ".lora_B")) for key in stored.named):
-        of_peft = any(".lora_A." in key for key in stored.named)
-        what = "it is PEFT's file" if of_peft else "it has no names ending in lora_A, lora_B"
-        problems.add(stored.where, what, "load the folder that holds it" if of_peft else AGAIN)
-    updates = [
-        StoredUpdate(
-            A.rpartition(".")[0],
-            "linear",
-            (A, B),
-            stored.named[A],
-            stored.named[B],
-            Recipe(stored.named[B].shape[-1], stored.alpha or 1.0),
-        )
-        for A, B in keys
-    ]
-    return updates, others
 
 
 def _place_checkpoint(stored: StoredAdapter, model: nn.Module) -> Plan:
@@ -245,9 +239,9 @@ def _checkpoint_spec(stored: StoredAdapter, plan: Plan) -> object:
     return loralib_spec(plan.updates, stored.alpha or 1.0, stored.rank_stabilized)
 
 
-PEFT = FileLayout("LORA", _understand_peft, _part_peft, _place_peft, _peft_spec, _method)
-VERA = FileLayout(VERA_TYPE, _understand_vera, _part_vera, _place_vera, _vera_spec, lambda stored: "vera")
-OWN = FileLayout(OWN_TYPE, _understand_own, _part_own, _place_own, lambda stored, plan: None, _method)
+PEFT = FileLayout("LORA", _understand_peft, part_peft, _place_peft, _peft_spec, _method)
+VERA = FileLayout(VERA_TYPE, _understand_vera, part_vera, _place_vera, _vera_spec, lambda stored: "vera")
+OWN = FileLayout(OWN_TYPE, _understand_own, part_own, _place_own, lambda stored, plan: None, _method)
 LORALIB = FileLayout(
-    None, lambda stored, _: stored, _part_checkpoint, _place_checkpoint, _checkpoint_spec, lambda stored: "lora"
+    None, lambda stored, _: stored, part_checkpoint, _place_checkpoint, _checkpoint_spec, lambda stored: "lora"
 )

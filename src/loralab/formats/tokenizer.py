@@ -18,7 +18,7 @@ from loralab.errors import AdapterFileError, some
 from loralab.files.names import CONFIG_NAME
 from loralab.files.tensors import SAFETENSORS, read_tensors
 from loralab.files.whole import read_json
-from loralab.formats.folder import tensors_path
+from loralab.formats.read import tensors_path
 from loralab.models.load import LoadedModel, load_tokenizer
 from loralab.models.processor_names import SETTINGS, TEMPLATE, VOCABULARIES
 from loralab.models.quiet import quiet_transformers

@@ -34,8 +34,9 @@ class Draw(LogitsProcessor):
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         """`scores` [B, V]; returned with 0 at the token drawn and −∞ at all others."""
-        up_to_BV = scores.softmax(-1, dtype=torch.float64).cumsum(-1)  # so far along is each token's end
+        exact = scores.cpu() if scores.device.type == "mps" else scores  # Apple's devices have no float64
+        up_to_BV = exact.softmax(-1, dtype=torch.float64).cumsum(-1)  # so far along is each token's end
         chance_B = torch.tensor([source.random() for source in self._sources], dtype=torch.float64)
-        place_B1 = chance_B.to(scores.device)[:, None] * up_to_BV[:, -1:]
+        place_B1 = chance_B.to(exact.device)[:, None] * up_to_BV[:, -1:]
         drawn_B1 = torch.searchsorted(up_to_BV, place_B1, right=True).clamp(max=scores.shape[1] - 1)
-        return torch.full_like(scores, -torch.inf).scatter(1, drawn_B1, 0.0)
+        return torch.full_like(scores, -torch.inf).scatter(1, drawn_B1.to(scores.device), 0.0)

@@ -68,66 +68,68 @@ class MethodSettings:
     components of the layers' inputs on the training data, which share out the ranks anew. pissa: A and B both start in
     the principal part of the weight."""
 
-    pissa_iterations: int | None = field(default=None, metadata={"group": "adapter"})
+    pissa_iterations: int | None = field(default=None, metadata={"only_with": "pissa or --init pissa"})
     """Of pissa: find the principal part by this many subspace iterations (4 to 16) instead of a whole SVD."""
 
-    nearest_step: bool = field(default=False, metadata={"group": "adapter"})
+    nearest_step: bool = field(default=False, metadata={"only_with": "lora-fa"})
     """Of lora-fa: turn the gradient of B, so that a step against it is the nearest to one of full fine-tuning that the
     frozen A allows (its later form)."""
 
-    modules: int = field(default=3, metadata={"group": "adapter"})
+    modules: int = field(default=3, metadata={"only_with": "multilora"})
     """Of multilora: how many low-rank modules stand side by side, each of the rank given."""
 
-    gate: Literal["vector", "scalar"] = field(default="vector", metadata={"group": "adapter"})
+    gate: Literal["vector", "scalar"] = field(default="vector", metadata={"only_with": "multilora"})
     """Of multilora: a gate for every output of a module, or one for the module."""
 
-    experts: int = field(default=4, metadata={"group": "adapter"})
+    experts: int = field(default=4, metadata={"only_with": "adamix and adamix-adapter"})
     """Of adamix and adamix-adapter: how many experts there are, one of which is drawn for every training pass."""
 
-    share: Literal["B", "A", "none"] = field(default="B", metadata={"group": "adapter"})
+    share: Literal["B", "A", "none"] = field(default="B", metadata={"only_with": "adamix and adamix-adapter"})
     """Of adamix and adamix-adapter: the side of which there is one copy, up (B) or down (A)."""
 
-    tied_train: str = field(default="A,B,u,v", metadata={"group": "adapter"})
+    tied_train: str = field(default="A,B,u,v", metadata={"only_with": "tied"})
     """Of tied: which of A, B, u and v train; A,B is the paper's TL5, all four its TL6."""
 
-    d_initial: float = field(default=0.1, metadata={"group": "adapter"})
+    d_initial: float = field(default=0.1, metadata={"only_with": "vera"})
     """Of vera: what the vector d starts at."""
 
-    projection_seed: int = field(default=0, metadata={"group": "adapter"})
+    projection_seed: int = field(default=0, metadata={"only_with": "vera"})
     """Of vera: the seed of the shared projections, whatever the run's."""
 
-    size: int = field(default=64, metadata={"group": "adapter"})
+    size: int = field(default=64, metadata={"only_with": "adapter-h, adapter-l and adapter-p"})
     """Width of the bottleneck of adapter-h, -l and -p."""
 
-    drop_layers: int = field(default=0, metadata={"group": "adapter"})
+    drop_layers: int = field(default=0, metadata={"only_with": "adapter-h, adapter-l and adapter-p"})
     """AdapterDrop: the lowest N blocks get no bottleneck."""
 
-    prefix: int = field(default=8, metadata={"group": "adapter"})
+    prefix: int = field(default=8, metadata={"only_with": "prefix-embed and prefix-layer"})
     """Trained positions before the prompt, for prefix-embed and prefix-layer."""
 
-    infix: int = field(default=8, metadata={"group": "adapter"})
+    infix: int = field(default=8, metadata={"only_with": "prefix-embed and prefix-layer"})
     """Trained positions after the prompt, for prefix-embed and prefix-layer."""
 
-    refresh_every: int = field(default=200, metadata={"group": "adapter"})
+    refresh_every: int = field(default=200, metadata={"only_with": "grass and galore"})
     """grass and galore project every weight to `rank` dimensions, and choose these anew every N steps."""
 
     row_choice: Literal["top", "norm", "norm-replace", "norm2", "uniform"] = field(
-        default="top", metadata={"group": "adapter"}
+        default="top", metadata={"only_with": "grass"}
     )
     """How grass chooses rows of a weight: the longest of the gradient; drawn by length without or with repetition, or
     by its square; or all alike."""
 
-    largest_factor: float | None = field(default=None, metadata={"group": "adapter"})
+    largest_factor: float | None = field(default=None, metadata={"only_with": "grass"})
     """Of grass: no row's factor is larger, by which rows that are rarely drawn would take longer steps."""
 
-    state_on_refresh: Literal["reset", "carry", "keep"] | None = field(default=None, metadata={"group": "adapter"})
+    state_on_refresh: Literal["reset", "carry", "keep"] | None = field(
+        default=None, metadata={"only_with": "grass and galore"}
+    )
     """Adam's moments when the rows change: all zero (grass), zero but of rows that stay, or kept as they are
     (galore)."""
 
-    projection_scale: float = field(default=0.25, metadata={"group": "adapter"})
+    projection_scale: float = field(default=0.25, metadata={"only_with": "grass and galore"})
     """Step of the weights that grass and galore project, as a share of lr, which all other tensors have."""
 
-    refresh_warmup: int = field(default=0, metadata={"group": "adapter"})
+    refresh_warmup: int = field(default=0, metadata={"only_with": "grass and galore"})
     """Steps after grass or galore chose anew in which the step of projected weights rises again."""
 
     @property

@@ -1,5 +1,6 @@
 """What metrics share: predictions paired with references, figures by name, and which way each figure points."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -8,6 +9,9 @@ from loralab.errors import DataError
 
 LOWER_IS_BETTER = ("loss", "perplexity", "ter", "unparsable")
 """Metrics that measure an error."""
+
+_FROM_ZERO = ("loss", "nist", "cider", "ter")
+_CORRELATIONS = ("matthews", "pearson", "spearman")
 
 
 @dataclass(frozen=True)
@@ -27,6 +31,21 @@ TextScore = Callable[[Sequence[str], Sequence[Sequence[str]]], Scores]
 def higher_is_better(name: str) -> bool:
     """Whether a larger value of the metric `name` is the better one."""
     return name not in LOWER_IS_BETTER
+
+
+def bounds(name: str) -> tuple[float, float]:
+    """The smallest and the largest value that the metric `name` can have, in the units of docs/reference/metrics.md."""
+    if name in _FROM_ZERO:
+        return 0.0, math.inf
+    if name == "perplexity":
+        return 1.0, math.inf
+    return (-100.0 if name in _CORRELATIONS else 0.0), 100.0
+
+
+def within_bounds(name: str, middle: float, spread: float) -> tuple[float, float]:
+    """middle ± spread as an interval that ends where the metric does, and holds `middle` in any case."""
+    low, high = bounds(name)
+    return min(middle, max(low, middle - spread)), max(middle, min(high, middle + spread))
 
 
 def check_pairs(predictions: Sequence[Any], references: Sequence[Any]) -> None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from loralab.extras import lazy
 from loralab.files.whole import whole_file
+from loralab.pictures.ticks import log_ticks, short_count
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
 agg, figures = lazy("matplotlib.backends.backend_agg", "plots"), lazy("matplotlib.figure", "plots")
 ticker = lazy("matplotlib.ticker", "plots")
 
+MARGIN = 1.5
+"""How much further a scale of ratios goes than what it shows."""
 INK, GRID = "#222222", "#dddddd"
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#555555")
 """Okabe and Ito's, told apart by colour-blind readers too."""
@@ -58,6 +61,16 @@ def style(
 def in_whole_numbers(axis: "Axis") -> None:
     """Ticks of what is counted."""
     axis.set_major_locator(ticker.MaxNLocator(integer=True))
+
+
+def counts_across(axes: "Axes", values: Collection[float]) -> None:
+    """The horizontal axis for counts: a scale of ratios with room on both sides, its ticks 20k, 50k, 1M."""
+    low, high = min(values) / MARGIN, max(values) * MARGIN
+    ticks = log_ticks(low, high)
+    axes.set_xscale("log")
+    axes.set_xlim(low, high)
+    axes.set_xticks(ticks, [short_count(tick) for tick in ticks])
+    axes.minorticks_off()
 
 
 def in_per_cent(axis: "Axis") -> None:

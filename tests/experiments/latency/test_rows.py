@@ -3,7 +3,7 @@ from collections.abc import Sequence
 import pytest
 
 from loralab.experiments.latency.config import InputSize
-from loralab.experiments.latency.contenders import contenders
+from loralab.experiments.latency.contenders import Contender, contenders
 from loralab.experiments.latency.rows import Ratio, Timing, noise_of, pairwise_ratio, paper_ratio, rows_of
 
 AMONG = contenders(rank=4, sizes=(10, 250))
@@ -56,3 +56,22 @@ def test_table_1_is_beside_the_sizes_nearest_to_the_papers() -> None:
 
 def test_a_far_smaller_adapter_is_not_the_papers() -> None:
     assert paper_ratio(InputSize(1, 128), "adapter-h", 1_000_000, [1_000_000]) is None
+
+
+def test_a_ratio_within_the_noise_is_marked() -> None:
+    """A merged model that took −63% while the base itself varied as much is not faster."""
+    wild = [[10.0, 3.7], [4.0, 10.0], [10.0, 9.0], [3.0, 3.1], [10.0, 3.5]]
+    rounds = [{each: (again if each.name == "base-again" else base) for each in AMONG} for base, again in wild]
+    for number, each in enumerate(rounds):
+        each[contender("lora-merged")] = each[contender("base")] * (0.37 if number != 1 else 1.1)
+        each[contender("adapter-h")] = each[contender("base")] * 30
+    rows = {row.contender: row for row in rows_of(InputSize(1, 128), rounds, dict.fromkeys(AMONG, 1))}
+    assert rows["lora-merged"].ratio == pytest.approx(0.37)
+    assert [rows[name].beyond_noise for name in ("lora-merged", "adapter-h")] == [False, True]
+    assert rows["base"].beyond_noise is rows["base-again"].beyond_noise is None
+    few = rows_of(InputSize(1, 128), rounds[:4], dict.fromkeys(AMONG, 1))
+    assert {row.beyond_noise for row in few} == {None}
+
+
+def contender(name: str) -> Contender:
+    return [each for each in AMONG if each.name == name][-1]

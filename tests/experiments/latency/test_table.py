@@ -23,6 +23,7 @@ def latency(merged: float = 1.0, rounds: int = 5) -> Latency:
 def test_the_table_has_the_papers_figure_beside_ours() -> None:
     lines = markdown(latency()).splitlines()
     assert "| 1 | 128 | adapter-h | 250 | 11,000,000 | 12.5 | 1.250 (1.250–1.250) | 1.303 |" in lines
+    assert "| 1 | 128 | lora-merged | 4 | 4 | 10.0 | 1.000 (1.000–1.000), noise | 1.000 |" in lines
     assert "| 1 | 128 | base-again | - | - | 10.0 | 1.000 (1.000–1.000) | 1.000 |" in lines
     assert "| adapter-l 250 | 120 | 20 | 3.0 | no |" in lines
     assert "The weights are random" in lines[2]
@@ -36,6 +37,11 @@ def test_the_verdicts_name_the_settings_in_which_they_fail() -> None:
         markdown(slower)
     )
     assert "**not judged, which takes 5 rounds**" in markdown(latency(rounds=2))
+
+
+def test_other_times_of_equal_operators_are_the_machines() -> None:
+    assert "lora-merged −63.0% at 1x128. That is what else the machine did meanwhile" in markdown(latency(merged=0.37))
+    assert "meanwhile" not in markdown(latency())
 
 
 def test_the_answer() -> None:

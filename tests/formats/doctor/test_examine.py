@@ -12,7 +12,7 @@ from torch import Tensor, nn
 import loralab as ll
 from loralab.core.adapter import adapters_on
 from loralab.formats.doctor.examine import Diagnosis, examine
-from loralab.formats.finding import Finding
+from loralab.formats.stored import Finding
 from small_models import build, llama
 from toys import TOYS, give_effect
 

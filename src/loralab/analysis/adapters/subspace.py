@@ -19,7 +19,6 @@ import torch
 from torch import Tensor, nn
 
 from loralab.analysis.adapters.deltas import (
-    Delta,
     base_matrix,
     deltas,
     group_free,
@@ -33,7 +32,7 @@ from loralab.core.thin import numerical_rank
 from loralab.errors import SpecError
 from loralab.files.whole import whole_file
 from loralab.formats.read import read_adapter
-from loralab.formats.stored import StoredAdapter
+from loralab.formats.stored import StoredAdapter, StoredUpdate
 from loralab.pictures.heatmap import Panel, draw_heatmaps
 
 Side = Literal["right", "left"]
@@ -120,12 +119,12 @@ def right_vectors(matrix_OI: Tensor) -> Tensor:
     return vectors_IK
 
 
-def _bases(delta: Delta, of: Of, source: StoredAdapter) -> dict[Side, Tensor]:
+def _bases(delta: StoredUpdate, of: Of, source: StoredAdapter) -> dict[Side, Tensor]:
     if of == "update":
         U, _, V = delta.svd()
         bases: dict[Side, Tensor] = {"right": V, "left": U}
     else:
-        bases = {"right": right_vectors(delta.A_RI), "left": right_vectors(delta.B_OR.T)}
+        bases = {"right": right_vectors(delta.A), "left": right_vectors(delta.B.T)}
     empty = [side for side, basis in bases.items() if basis.shape[1] == 0]
     if empty:
         raise SpecError(

@@ -15,7 +15,7 @@ from loralab.errors import SpecError
 class SubspaceConfig(ChoosesModules):
     """The flags of `loralab analyse subspace`."""
 
-    adapters: tuple[str, ...] = field(metadata={"positional": True})
+    adapters: tuple[str, ...] = field(metadata={"positional": True, "also": ("adapter",)})
     """Two adapters of one base with the same targets: two ranks, or two seeds. Folders (ours or PEFT's), or loralib
     checkpoints. With --model one: it is compared with the weights that it changes.
     """

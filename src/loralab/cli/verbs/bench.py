@@ -53,7 +53,7 @@ def _line(row: dict[str, Any]) -> list[str]:
         row["contender"],
         str(row["size"] or "-"),
         f"{row['milliseconds']:,.1f}",
-        f"{row['ratio']:.3f}",
+        f"{row['ratio']:.3f}{' ≈' if row['beyond_noise'] is False else ''}",
         f"{row['ratio_low']:.3f}–{row['ratio_high']:.3f}",
         "-" if row["paper_ratio"] is None else f"{row['paper_ratio']:.3f}",
     ]
@@ -65,7 +65,7 @@ def _verdicts(answer: Answer) -> list[str]:
     return [
         f"merged LoRA executes the base's operators: {yes[answer['merged_operations_equal']]}",
         f"merged LoRA is as fast as the base, within noise: {attached}; in plain modules: {plain}",
-        "ratio: to the base of the same round; base-again: noise; paper: GPT-2 medium",
+        "ratio: to the base of the same round; ≈: within the noise, which is base-again; paper: GPT-2 medium",
     ]
 
 

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from loralab.cli.flags import ESSENTIALS
 from loralab.cli.showing import readable_bytes, show_files, show_heading, show_lines, show_table
 from loralab.cli.verb import Answer, Verb
 from loralab.experiments.comparison.config import CompareConfig
@@ -43,6 +44,7 @@ VERB = Verb(
     CompareConfig,
     run,
     show,
+    essentials=ESSENTIALS,
     example=(
         "loralab compare --model minilm-l6 --task glue/rte --data GLUE --epochs 4 \\\n"
         "  --methods lora,full,bitfit,adapter-h --method-lr full=5e-5,lora=1e-3 \\\n"

@@ -13,10 +13,10 @@ from loralab.cli.verb import Answer, Verb
 class ConvertConfig(GivesAlpha):
     """The flags of `loralab convert`."""
 
-    src: str = field(metadata={"positional": True})
+    src: str = field(metadata={"positional": True, "also": ("adapter",)})
     """The adapter to read: a PEFT folder, or a loralib checkpoint."""
 
-    dst: str = field(metadata={"positional": True})
+    dst: str = field(metadata={"positional": True, "also": ("out",)})
     """What to write: a folder for peft, a file for loralib or gguf; it must not exist yet."""
 
     to: Literal["peft", "loralib", "gguf"]

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Literal
 
 from loralab.cli.flags import AdaptedModel, NamesTask
 from loralab.cli.opening import load_adapted, open_ordered, say, wanted_for
+from loralab.cli.predictions import file_to_write
 from loralab.cli.showing import show_answer
 from loralab.cli.verb import Answer, Verb
 from loralab.errors import DataError, SpecError
@@ -36,8 +37,8 @@ class EvalConfig(AdaptedModel, NamesTask, GenerationConfig):
     """Also generate a text for every example and score it against its references."""
 
     predictions: str | None = None
-    """Write what the model says to every example into this file, in the task's own format (GLUE: a submission), or,
-    if it is a folder, into the official file name there."""
+    """Write what the model says to every example into this file, in the task's own format (GLUE: a submission), or
+    into the file of the official name in this folder, which is made where it ends with a slash."""
 
 
 def run(config: EvalConfig) -> Answer:
@@ -80,9 +81,7 @@ def _write(task: "Task", evaluation: "Evaluation", config: EvalConfig) -> Path:
     from loralab.files.whole import write_text
 
     assert config.predictions is not None
-    path = Path(config.predictions)
-    if path.is_dir():
-        path = path / task.outputs.file_names.get(evaluation.split, "predictions.txt")
+    path = file_to_write(config.predictions, task, evaluation.split)
     write_text(path, task.outputs.render(task.examples(evaluation.split, config.limit), evaluation.outputs))
     return path
 

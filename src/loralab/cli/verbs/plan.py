@@ -1,5 +1,6 @@
 """`loralab plan`: parameters, bytes on disk and memory of a training, before a weight is loaded."""
 
+from loralab.cli.flags import ESSENTIALS
 from loralab.cli.showing import readable_bytes, show_lines
 from loralab.cli.verb import Answer, Verb
 from loralab.planning.config import PlanConfig
@@ -49,5 +50,6 @@ VERB = Verb(
     PlanConfig,
     run,
     show,
+    essentials=ESSENTIALS,
     example="loralab plan --model gpt3-175b --method lora --rank 4 --targets q,v \\\n  --dtype float16 --batch-size 1",
 )

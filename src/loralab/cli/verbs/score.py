@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from loralab.cli.opening import say
+from loralab.cli.predictions import file_to_read
 from loralab.cli.showing import show_answer
 from loralab.cli.verb import Answer, Verb
 from loralab.errors import DataError
@@ -25,7 +26,8 @@ class ScoreConfig:
     """The task, which says the metrics and how its files are read."""
 
     predictions: str
-    """The system's outputs: one a line in the order of the unique inputs, or the task's own format."""
+    """The system's outputs: one a line in the order of the unique inputs, or the task's own format; or the folder that
+    eval wrote them into."""
 
     references: tuple[str, ...]
     """The official file; or several line-aligned files separated by commas, where a blank line means no reference."""
@@ -35,7 +37,8 @@ def run(config: ScoreConfig) -> Answer:
     """Read both sides, compare, answer with the metrics."""
     from loralab.tasks.outputs import read_text
 
-    read_text(Path(config.predictions))
+    if not Path(config.predictions).is_dir():
+        read_text(Path(config.predictions))
     scored, count = _score_official(config) if _is_official(config.references) else _score_lines(config)
     say(scored.notes)
     return {"task": config.task, "examples": count} | asdict(scored)
@@ -53,7 +56,7 @@ def _score_official(config: ScoreConfig) -> "tuple[Scored, int]":
 
     task = open_task(config.task, config.references[0])
     examples = task.references(WHOLE_FILE if WHOLE_FILE in task.splits else "test")
-    outputs = task.outputs.read(Path(config.predictions), examples)
+    outputs = task.outputs.read(file_to_read(config.predictions, task), examples)
     return score_outputs(task, examples, outputs), len(outputs)
 
 
@@ -62,12 +65,14 @@ def _score_lines(config: ScoreConfig) -> "tuple[Scored, int]":
     from loralab.evaluation.score import score_lines
     from loralab.tasks.outputs import read_text, text_lines
 
-    outputs = [line.strip() for line in text_lines(read_text(Path(config.predictions)))]
+    task = _task(config.task)
+    predictions = file_to_read(config.predictions, task)
+    outputs = [line.strip() for line in text_lines(read_text(predictions))]
     files = [[line.strip() for line in text_lines(read_text(Path(name)))] for name in config.references]
     for name, lines in zip(config.references, files, strict=True):
         if len(lines) != len(outputs):
-            raise DataError(f"{name} has {len(lines)} lines, {config.predictions} {len(outputs)}; they must be aligned")
-    return score_lines(_task(config.task), outputs, list(zip(*files, strict=True))), len(outputs)
+            raise DataError(f"{name} has {len(lines)} lines, {predictions} {len(outputs)}; they must be aligned")
+    return score_lines(task, outputs, list(zip(*files, strict=True))), len(outputs)
 
 
 def _task(name: str) -> "Task":

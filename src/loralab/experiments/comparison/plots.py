@@ -2,14 +2,14 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from math import log10
 from pathlib import Path
 from typing import Any
 
 from loralab.experiments.comparison.claims import comparable
-from loralab.experiments.comparison.rows import Row, main_metric
+from loralab.experiments.comparison.rows import Row, Spread, main_metric
 from loralab.extras import lazy
-from loralab.pictures.picture import COLOURS, picture, style
+from loralab.metrics.scores import within_bounds
+from loralab.pictures.picture import COLOURS, counts_across, picture, style
 
 ticker = lazy("matplotlib.ticker", "plots")
 
@@ -41,8 +41,9 @@ def draw_comparison(rows: Sequence[Row], asked: str | None, folder: Path, title:
 
 def _parameters(rows: Sequence[Row], metric: str, path: Path, title: str) -> Path:
     """As the paper's Figure 2: a series per method."""
-    with _axes(path, title, metric, "log10 of trained parameters (head apart)") as axes:
-        _draw(axes, rows, metric, lambda row: row.method, lambda row: log10(row.trainable_params or 1), line=False)
+    with _axes(path, title, metric, "trained parameters (head apart)") as axes:
+        _draw(axes, rows, metric, lambda row: row.method, lambda row: row.trainable_params or 1, line=False)
+        counts_across(axes, [row.trainable_params or 1 for row in rows])
     return path
 
 
@@ -101,11 +102,19 @@ def _draw(axes: Any, rows: Sequence[Row], metric: str, series: Series, at: At, *
         axes.errorbar(
             [place for place, _ in points],
             [row.metrics[metric].mean for _, row in points],
-            yerr=[row.metrics[metric].sd for _, row in points],
+            yerr=_bars([row.metrics[metric] for _, row in points], metric),
             fmt=f"{MARKERS[number % len(MARKERS)]}{'-' if line or _is_curve(points) else ''}",
             color=COLOURS[number % len(COLOURS)],
             markersize=7, linewidth=1.5, elinewidth=1, capsize=3, label=name,
         )  # fmt: skip
+
+
+def _bars(spreads: Sequence[Spread], metric: str) -> list[list[float]]:
+    """Lengths of the bars below and above the means; they end where the metric does."""
+    ends = [within_bounds(metric, each.mean, each.sd) for each in spreads]
+    below = [each.mean - low for each, (low, _) in zip(spreads, ends, strict=True)]
+    above = [high - each.mean for each, (_, high) in zip(spreads, ends, strict=True)]
+    return [below, above]
 
 
 def _is_curve(points: list[tuple[float, Row]]) -> bool:

@@ -118,7 +118,7 @@ def _row(setting: Setting, group: list[Outcome], budget: int | None) -> Row:
 
 def _figures(results: list[dict[str, Any]], budget: int | None) -> dict[str, Any]:
     trained = results[0]["trainable_params"]
-    counted = [each["held_out_examples"] for each in results if "held_out_examples" in each]
+    counted = [each["held_out"]["rows"] for each in results if "rows" in (each.get("held_out") or {})]
     worked = [each["processor_seconds"] for each in results if "processor_seconds" in each]
     return {
         "trainable_params": trained,

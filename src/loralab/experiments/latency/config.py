@@ -63,7 +63,7 @@ class LatencyConfig:
     """Precision of the model; auto is bfloat16 where the processor multiplies it natively."""
 
     device: str = field(default="cpu", metadata={"group": "latency"})
-    """Where to compute: cpu, cuda, or auto."""
+    """Where to compute: auto (the accelerator that torch finds), cpu, cuda, cuda:N, mps or xpu."""
 
     threads: int | None = field(default=None, metadata={"group": "latency"})
     """Threads of torch; without it as many as torch chooses."""

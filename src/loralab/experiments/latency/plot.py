@@ -13,6 +13,7 @@ from loralab.experiments.latency.contenders import (
     LORA_MERGED,
 )
 from loralab.experiments.latency.rows import Timing
+from loralab.experiments.latency.table import slow_down_text
 from loralab.extras import lazy
 from loralab.pictures.picture import INK, colour_bar, picture, style
 
@@ -54,7 +55,8 @@ def draw_slow_down(rows: Sequence[Timing], path: Path, title: str) -> None:
             _label_lines(panels[0], f"{name}\n{unit}".strip(), these, labels)
         _label_columns(grid, sequences, batches)
         mappable = matplotlib.cm.ScalarMappable(scale, colours)
-        colour_bar(figure, mappable, grid, "slow-down, % of the base's time", shrink=0.8, aspect=30)
+        label = "slow-down, % of the base's time"
+        colour_bar(figure, mappable, grid, label, shrink=0.8, aspect=30)
         figure.align_ylabels(grid[:, 0])
 
 
@@ -71,13 +73,15 @@ def _place(labels: dict[str, str]) -> Any:
 def _draw(
     axes: Any, rows: Sequence[Timing], batches: Sequence[int], lines: Sequence[Line], colours: Any, scale: Any
 ) -> None:
-    """A cell for each measured row, with its number."""
+    """A cell for each measured row, with its number; what is within the noise of the base has the base's colour."""
     axes.set(xlim=(0, len(batches)), ylim=(0, len(lines)), facecolor=BACKGROUND)
     for row in (row for row in rows if (row.contender, row.size) in lines):
         x, y = batches.index(row.batch), lines.index((row.contender, row.size))
-        colour = colours(scale(_slow_down(row)))
+        noise = row.beyond_noise is False or row.contender == BASE_AGAIN
+        colour = colours(scale(0 if noise else _slow_down(row)))
         axes.add_patch(patches.Rectangle((x, y), 1, 1, facecolor=colour, edgecolor="white", linewidth=1.5))
-        axes.text(x + 0.5, y + 0.5, _number(row), ha="center", va="center", fontsize=9, color=_ink_on(colour))
+        said, size = (f"noise\n({slow_down_text(row)})", 7.5) if noise else (slow_down_text(row), 9)
+        axes.text(x + 0.5, y + 0.5, said, ha="center", va="center", fontsize=size, color=_ink_on(colour))
     style(axes, grid=None, frame=())
 
 
@@ -96,12 +100,6 @@ def _label_columns(grid: Any, sequences: Sequence[int], batches: Sequence[int]) 
 
 def _slow_down(row: Timing) -> float:
     return 100 * (row.ratio - 1)
-
-
-def _number(row: Timing) -> str:
-    """One digit behind the point; a zero has no sign."""
-    text = f"{_slow_down(row):+.1f}"
-    return "0.0" if text in ("+0.0", "-0.0") else text.replace("-", "−")
 
 
 def _ink_on(colour: tuple[float, float, float, float]) -> str:

@@ -3,7 +3,7 @@ paper's, the noise, and the verdicts on merged LoRA.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from statistics import median, quantiles
 from typing import Any, TypeVar
 
@@ -105,6 +105,9 @@ class Timing:
     ratio_high: float
     paper_ratio: float | None
     """The ratio in the paper's Table 1, where it has such a row."""
+    beyond_noise: bool | None = None
+    """Whether it can be told from the base, timed a second time in the same rounds; None with too few to judge, and
+    for the base itself."""
 
     @property
     def spread(self) -> Ratio:
@@ -129,7 +132,15 @@ def rows_of(
     setting: InputSize, rounds: Sequence[Mapping[Contender, float]], parameters: Mapping[Contender, int]
 ) -> list[Timing]:
     """A row for each contender, in the order of `parameters` (what each trains)."""
-    return [_row(setting, contender, rounds, parameters) for contender in parameters]
+    rows = [_row(setting, contender, rounds, parameters) for contender in parameters]
+    again = next((row.spread for row in rows if row.contender == BASE_AGAIN), None)
+    return [replace(row, beyond_noise=_beyond(row, again, len(rounds))) for row in rows]
+
+
+def _beyond(row: Timing, again: Ratio | None, rounds: int) -> bool | None:
+    if again is None or rounds < ROUNDS_TO_JUDGE or row.contender in (BASE, BASE_AGAIN):
+        return None
+    return not row.spread.overlaps(again)
 
 
 def noise_of(rows: Sequence[Timing], rounds: int) -> Noise:

@@ -1,5 +1,6 @@
 """latency.md: the table of a latency measurement in Markdown, and what it shows, in sentences."""
 
+from loralab.experiments.latency.contenders import LORA_DEPLOYED, LORA_MERGED
 from loralab.experiments.latency.rows import ROUNDS_TO_JUDGE, WHERE, Latency, Timing
 
 TOO_FEW = f"not judged, which takes {ROUNDS_TO_JUDGE} rounds"
@@ -21,6 +22,7 @@ def markdown(latency: Latency) -> str:
 def findings(latency: Latency) -> list[str]:
     """What the measurement says of merged LoRA."""
     return [
+        *_unexplained(latency),
         "Merged LoRA executes the operators of the base, on tensors of the same shapes, strides and dtypes: "
         f"**{_yes(latency.merged_operations_equal)}**.",
         "The time of merged LoRA is that of the base within noise, still attached (`lora-merged`): "
@@ -29,9 +31,29 @@ def findings(latency: Latency) -> list[str]:
     ]
 
 
+def _unexplained(latency: Latency) -> list[str]:
+    """Where equal operators took other times: what else the machine did is measured then, and not LoRA."""
+    merged = (LORA_MERGED, LORA_DEPLOYED)
+    outside = [row for row in latency.rows if row.contender in merged and row.beyond_noise]
+    if not outside or not latency.merged_operations_equal:
+        return []
+    cells = ", ".join(f"{row.contender} {slow_down_text(row)}% at {row.batch}x{row.sequence}" for row in outside)
+    return [
+        f"Outside of the noise although the operators are the base's own: {cells}. That is what else "
+        "the machine did meanwhile, not LoRA: measure again with more rounds on a quiet machine."
+    ]
+
+
+def slow_down_text(row: Timing) -> str:
+    """In per cent of the base's time, one digit behind the point; a zero has no sign."""
+    text = f"{100 * (row.ratio - 1):+.1f}"
+    return "0.0" if text in ("+0.0", "-0.0") else text.replace("-", "−")
+
+
 def ratio_text(row: Timing) -> str:
-    """`1.034 (1.029–1.041)`."""
-    return f"{row.ratio:.3f} ({row.ratio_low:.3f}–{row.ratio_high:.3f})"
+    """`1.034 (1.029–1.041)`, and whether it is noise."""
+    noise = ", noise" if row.beyond_noise is False else ""
+    return f"{row.ratio:.3f} ({row.ratio_low:.3f}–{row.ratio_high:.3f}){noise}"
 
 
 def _what_it_is(latency: Latency) -> str:
@@ -42,8 +64,8 @@ def _what_it_is(latency: Latency) -> str:
         f"{machine.load:.1f} when it began. All contenders are one model object, measured in turn in {latency.rounds} "
         f"rounds, each in another order, one untimed pass and the median of {latency.repeats}. A ratio is time over "
         "the base's of the same round: its median and quartiles over the rounds. `base-again` is the base a second "
-        f"time: the noise. The paper's ratios are of {WHERE}, for the size nearest to what its adapters train."
-        f"{weights}"
+        f"time: a ratio whose quartiles overlap its quartiles is marked as noise. The paper's ratios are of "
+        f"{WHERE}, for the size nearest to what its adapters train.{weights}"
     )
 
 

@@ -4,11 +4,10 @@ import re
 
 from loralab.errors import AdapterFileError, some
 from loralab.files.names import CONFIG_NAME, RUN_NAME, SIDECAR_NAME
-from loralab.formats.finding import AGAIN, Finding
 from loralab.formats.peft.config import PeftConfig, Targets, pattern_matches
 from loralab.formats.peft.keys import ALL_LINEAR
 from loralab.formats.run import read_run
-from loralab.formats.stored import StoredAdapter
+from loralab.formats.stored import AGAIN, Finding, StoredAdapter
 from loralab.models.fit import FRESH
 
 _RESTORE = f"restore the {CONFIG_NAME} that was saved with the tensors"

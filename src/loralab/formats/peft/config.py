@@ -11,13 +11,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from loralab.core.updates.factors import Recipe
-from loralab.errors import AdapterFileError, SpecError
-from loralab.files.names import CONFIG_NAME
+from loralab.errors import AdapterFileError
 from loralab.files.values import is_count, is_finite
-from loralab.formats.finding import UNEXPECTED
-from loralab.formats.peft.instead import instead_of_setting, instead_of_start, instead_of_type
 from loralab.formats.peft.tokens import mistyped_tokens, parse_tokens
-from loralab.methods.lora import LoRA
 from loralab.methods.trainable_tokens import Tokens
 
 OWN_TYPE = "LORALAB"
@@ -27,67 +23,14 @@ INVOCATION_TOKENS = "alora_invocation_tokens"
 LORA_BIAS = "lora_bias"
 TYING = "ensure_weight_tying"
 
-_READ = frozenset(
-    [
-        "alora_invocation_tokens",
-        "alpha_pattern",
-        "auto_mapping",
-        "base_model_name_or_path",
-        "bias",
-        "ensure_weight_tying",
-        "exclude_modules",
-        "fan_in_fan_out",
-        "inference_mode",
-        "init_lora_weights",
-        "layers_pattern",
-        "layers_to_transform",
-        "lora_alpha",
-        "lora_bias",
-        "lora_dropout",
-        "modules_to_save",
-        "peft_type",
-        "peft_version",
-        "r",
-        "rank_pattern",
-        "revision",
-        "target_modules",
-        "target_parameters",
-        "task_type",
-        "trainable_token_indices",
-        "use_dora",
-        "use_rslora",
-    ]
-)
-"""Keys that we act on, or that describe the adapter without changing its function."""
+_HONOURED = frozenset(["alpha_pattern", "layers_pattern", "rank_pattern", "use_dora", "use_rslora"])
+"""Keys that sound as if they changed the function, and do: we act on them."""
 
-_ONLY_AT_START = frozenset(
-    [
-        "corda_config",
-        "eva_config",
-        "loftq_config",
-        "lora_ga_config",
-        "megatron_core",
-        "qalora_group_size",
-        "runtime_config",
-    ]
-)
-"""Keys that matter to initialisation, or only together with another key that we refuse."""
+_ONLY_AT_START = frozenset(["corda_config", "eva_config", "loftq_config", "lora_ga_config", "runtime_config"])
+"""Keys that sound so and matter to initialisation, or only together with another key that we refuse."""
 
 _HARMLESS_INIT = (True, False, None, "gaussian", "eva", "orthogonal", "mica")
 """Initialisers that leave the base weights as they are; the others (PiSSA, OLoRA, …) change the base itself."""
-
-_CHANGES_FUNCTION = frozenset(
-    [
-        "arrow_config",
-        "kasa_config",
-        "layer_replication",
-        "megatron_config",
-        "monteclora_config",
-        "use_bdlora",
-        "use_qalora",
-        "velora_config",
-    ]
-)
 
 Targets = str | tuple[str, ...]
 
@@ -213,46 +156,26 @@ def parse_config(content: Mapping[str, Any], source: str) -> PeftConfig:
     )
 
 
-_DECIDE_SCALES = (
-    "r",
-    "lora_alpha",
-    "use_rslora",
-    "rank_pattern",
-    "alpha_pattern",
-    "target_modules",
-    "target_parameters",
-)
-
-
-def scales_alone(content: Mapping[str, Any]) -> PeftConfig | None:
-    """What a configuration that cannot be honoured says of ranks and scales; None where it does not say that either."""
-    kept = {key: content[key] for key in _DECIDE_SCALES if key in content}
-    try:
-        return parse_config({**kept, "peft_type": "LORA"}, CONFIG_NAME)
-    except (AdapterFileError, *UNEXPECTED):
-        return None
-
-
 def _unsupported(content: Mapping[str, Any]) -> list[str]:
     problems = []
     if content.get("peft_type") != "LORA":
         kind = content.get("peft_type")
-        problems.append(f"peft_type is {kind!r}, and only 'LORA' is known: {instead_of_type(kind)}")
+        problems.append(f"peft_type is {kind!r}, and only 'LORA' is known: {_instead_of_type(kind)}")
     if content.get("init_lora_weights", True) not in _HARMLESS_INIT:
         init = content["init_lora_weights"]
-        problems.append(f"init_lora_weights is {init!r}, which changes the base weights: {instead_of_start(init)}")
+        problems.append(f"init_lora_weights is {init!r}, which changes the base weights: {_instead_of_start(init)}")
     if content.get(LORA_BIAS):
         beside = [key for key in ("use_dora", INVOCATION_TOKENS) if content.get(key)]
         problems += [f"{LORA_BIAS} is true beside {key}, which PEFT does not know together" for key in beside]
     for key, value in content.items():
-        if value and key not in _READ and key not in _ONLY_AT_START and _may_change_function(key):
+        if value and key not in _HONOURED | _ONLY_AT_START and _may_change_function(key):
             said = f"{key} is {reprlib.repr(value)}, which changes what the adapter computes and is not supported"
-            problems.append(f"{said}: {instead_of_setting(key)}")
+            problems.append(f"{said}: {_instead_of_setting(key)}")
     return problems
 
 
 def _may_change_function(key: str) -> bool:
-    return key in _CHANGES_FUNCTION or key.startswith("use_") or key.endswith(("_pattern", "_config"))
+    return key == "layer_replication" or key.startswith("use_") or key.endswith(("_pattern", "_config"))
 
 
 def mistyped(content: Mapping[str, Any]) -> list[str]:
@@ -338,25 +261,66 @@ def _plain(number: float) -> float:
     return int(number) if float(number).is_integer() else float(number)
 
 
-def spec_of(config: PeftConfig) -> LoRA:
-    """The specification that comes nearest to a PEFT configuration."""
-    targets = [config.targets] if isinstance(config.targets, str) else list(config.targets or ())
-    try:
-        return LoRA(
-            rank=config.rank,
-            alpha=config.alpha,
-            dropout=config.dropout,
-            targets=[*targets, *config.target_parameters],
-            exclude=[config.exclude] if isinstance(config.exclude, str) else list(config.exclude),
-            layers=config.layers,
-            rank_pattern=config.rank_pattern,
-            alpha_pattern=config.alpha_pattern,
-            bias=config.trained_bias,
-            modules_to_save=config.modules_to_save,
-            rank_stabilized=config.rank_stabilized,
-            magnitude=config.magnitude,
-            trainable_token_indices=config.tokens,
-            invocation_tokens=config.invocation or None,
+# -- what to do with an adapter that cannot be read here ------------------------------------------------------------
+#
+# For each setting that is refused, the way that works, tried against PEFT 0.21.2 where that could be done. Two would be
+# wrong as the usual advice: merging a model whose layers are repeated adds every layer's update to one shared weight,
+# and PiSSA's fast SVD is drawn anew when its folder is loaded.
+
+MERGE = "load it in the PEFT that wrote it, onto the same base, merge_and_unload, and save the model"
+CONVERT = (
+    "in the session that trained it, save_pretrained with path_initial_model_for_weight_conversion (the folder of the "
+    "adapter as it started, saved with init_lora_weights True), which writes it as plain LoRA"
+)
+IN_SESSION = "or merge_and_unload there and save the model"
+PROMPTS = ("PROMPT_TUNING", "MULTITASK_PROMPT_TUNING", "PREFIX_TUNING", "P_TUNING", "ADAPTION_PROMPT", "CPT")
+"""Kinds of PEFT's that change no weight, so that nothing can be merged."""
+
+_SETTINGS = {
+    "arrow_config": (
+        "it routes every token among several adapters, and cannot be merged: load those adapters one by one, each from "
+        "its own folder, or run it in PEFT"
+    ),
+    "layer_replication": (
+        "make the larger base first: copy its layers in that order, save that model, load the adapter onto it with "
+        "layer_replication null in adapter_config.json, since the file counts the repeated layers (do not merge it in "
+        "PEFT, where the copies share their weights)"
+    ),
+    "megatron_config": (
+        "it was trained on Megatron's parallel layers: merge it there and save the model; or, where it was not split "
+        "over several devices, set megatron_config to null in adapter_config.json"
+    ),
+    "use_qalora": (
+        "its A reads means of groups of inputs beside a GPTQ base, and PEFT cannot merge it: run it in PEFT, or train "
+        "again without"
+    ),
+}
+
+
+def _instead_of_type(kind: object) -> str:
+    """For an adapter of another kind than LoRA."""
+    if kind in PROMPTS:
+        return "it changes no weights, so that nothing can be merged: run it in PEFT"
+    return MERGE
+
+
+def _instead_of_start(init: object) -> str:
+    """For a LoRA that started by changing the base's weights."""
+    name = str(init).lower()
+    if name in ("pissa", "olora"):
+        return f"{CONVERT}; or {MERGE}"
+    if name.startswith("pissa"):
+        return f"{CONVERT}, {IN_SESSION} (a later load finds another principal part: its fast SVD is random)"
+    if name in ("corda", "lora_ga"):
+        return f"{CONVERT}, {IN_SESSION} (a later load would need the data that it started from)"
+    if name == "loftq":
+        return (
+            "it is right only on the base that LoftQ quantised: merge_and_unload in the session that trained it, or in "
+            "PEFT on that base, and save the model"
         )
-    except SpecError as problem:
-        raise AdapterFileError(f"invalid {CONFIG_NAME}: {problem}") from problem
+    return MERGE
+
+
+def _instead_of_setting(key: str) -> str:
+    """For a setting that changes what a LoRA computes."""
+    return _SETTINGS.get(key, MERGE)

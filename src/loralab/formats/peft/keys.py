@@ -5,24 +5,32 @@ expression; what lies in modules_to_save is never adapted. A module with a low-r
 own tensors and children have `base_layer.` in their keys; each further raw parameter of a module wraps once more.
 """
 
-import inspect
 import re
 import reprlib
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 
-from torch import nn
+from torch import Tensor, nn
 
 from loralab.core.names import inside, modules_by_path, unwrapped
 from loralab.core.updates.build import can_adapt
 from loralab.core.updates.update import WHOLE
-from loralab.errors import AdapterFileError
-from loralab.formats.peft.config import PeftConfig, Targets
-from loralab.formats.peft.instead import MERGE
+from loralab.errors import AdapterFileError, some
+from loralab.files.names import CONFIG_NAME
+from loralab.formats.peft.config import MERGE, PeftConfig, Targets
+from loralab.formats.peft.tokens import DELTA
 from loralab.models.families.aliases import output_head_names
 from loralab.nn.dense import is_dense
 
 ALL_LINEAR = "all-linear"
+A, B = "lora_A.weight", "lora_B.weight"
+EMBEDDING_A, EMBEDDING_B = "lora_embedding_A", "lora_embedding_B"
+PREFIX = "base_model.model."
+WRAPPERS = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
+WRAPPED = "base_layer"
+
+BIASES = frozenset({"bias", "out_proj.bias"})
+"""Names, within a module, of the biases that PEFT trains."""
 
 
 @dataclass(frozen=True)
@@ -191,28 +199,6 @@ def _parameter_targets(by_path: Mapping[str, nn.Module], config: PeftConfig) -> 
             yield PeftTarget(path, module, name, parameter_prefix(module, chosen, name))
 
 
-_TASKS = {
-    "ForCausalLM": "CAUSAL_LM",
-    "LMHeadModel": "CAUSAL_LM",
-    "ForSequenceClassification": "SEQ_CLS",
-    "ForTokenClassification": "TOKEN_CLS",
-    "ForQuestionAnswering": "QUESTION_ANS",
-    "ForConditionalGeneration": "SEQ_2_SEQ_LM",
-    "MTModel": "SEQ_2_SEQ_LM",
-    "EncoderDecoderModel": "SEQ_2_SEQ_LM",
-}
-"""Ending of a class's name -> the task type that it may have."""
-_TEXT = ("input_ids", "attention_mask", "inputs_embeds")
-_PASSED = {
-    "CAUSAL_LM": (*_TEXT, "labels"),
-    "SEQ_CLS": (*_TEXT, "labels"),
-    "TOKEN_CLS": (*_TEXT, "labels"),
-    "QUESTION_ANS": (*_TEXT, "start_positions", "end_positions"),
-    "SEQ_2_SEQ_LM": (*_TEXT, "labels", "decoder_input_ids", "decoder_attention_mask", "decoder_inputs_embeds"),
-}
-"""Task type -> the arguments that its wrapper in PEFT 0.21 passes in every call."""
-_OTHER_SENSES = ("pixel_", "image", "video", "audio", "input_features", "input_values")
-"""What the arguments of a model begin with that reads more than text."""
 _HEADS_PEFT_SAVES = {
     "SEQ_CLS": ("classifier", "score"),
     "TOKEN_CLS": ("classifier", "score"),
@@ -221,31 +207,115 @@ _HEADS_PEFT_SAVES = {
 """Task type -> endings of the modules that PEFT then trains and saves in full, whatever modules_to_save says."""
 
 
-def task_type(model: nn.Module | None, heads: Sequence[str]) -> str | None:
-    """PEFT's task type, None where its wrapper does not fit the model or expects a head that is not among `heads`."""
-    if model is None:
-        return None
-    inner = unwrapped(model)
-    task = next((task for ending, task in _TASKS.items() if type(inner).__name__.endswith(ending)), None)
-    if task is None or not _takes(inner, task):
-        return None
-    expected = [path for path in modules_by_path(model) if path.endswith(heads_peft_saves(task))]
-    return task if set(expected) <= set(heads) else None
-
-
 def heads_peft_saves(task: str | None) -> tuple[str, ...]:
     """Endings of the paths of the modules that PEFT saves in full for this task."""
     return _HEADS_PEFT_SAVES.get(task or "", ())
 
 
-def _takes(model: nn.Module, task: str) -> bool:
-    arguments = inspect.signature(type(model).forward).parameters
-    return set(_PASSED[task]) <= arguments.keys() and not any(each.startswith(_OTHER_SENSES) for each in arguments)
+# -- the keys of a file -----------------------------------------------------------------------------------------------
 
 
-WRAPPED = "base_layer"
+def plain_names(tensors: Mapping[str, Tensor], children: Collection[str] = ()) -> tuple[dict[str, Tensor], bool]:
+    """The tensors without PEFT's prefix and compile's, DDP's and FSDP's names; whether it had any of these.
+
+    `children` are the names of the model's own children, one of which may be called `module`.
+    """
+    plain = {".".join(piece for piece in key.split(".") if piece not in WRAPPERS): tensors[key] for key in tensors}
+    wrapped = plain.keys() != tensors.keys()
+    for prefix, is_wrapper in (("module." + PREFIX, True), (PREFIX, False), ("module.", True)):
+        if prefix == "module." and "module" in children:
+            continue
+        if plain and all(key.startswith(prefix) for key in plain):
+            plain, wrapped = {key.removeprefix(prefix): each for key, each in plain.items()}, wrapped or is_wrapper
+    if len(plain) != len(tensors):
+        raise AdapterFileError("after taking wrappers' names out of the keys, some of them are the same")
+    return plain, wrapped
 
 
 def plain_path(keyed: str) -> str:
     """A module's path from its key: without `base_layer`."""
     return ".".join(piece for piece in keyed.split(".") if piece != WRAPPED)
+
+
+@dataclass(frozen=True)
+class Plot:
+    """Where every tensor goes: entries of low-rank targets, and tensors that replace a module's own."""
+
+    targets: list[PeftTarget]
+    replaced: dict[str, list[str]]
+    depths: Mapping[str, int]
+    tokens: Mapping[str, tuple[tuple[int, ...], str]] = field(default_factory=dict)
+    """Module path → the indices of its trained rows, and the path whose rows it shares or nothing."""
+
+    def row_keys(self, tensors: Mapping[str, Tensor]) -> dict[str, str]:
+        """Module path → the key of its rows: of all that have their own, and of others where the file holds them."""
+        keys = {path: f"{key_prefix(path, self.depths)}.{DELTA}" for path in self.tokens}
+        return {path: key for path, key in keys.items() if not self.tokens[path][1] or key in tensors}
+
+    def stem(self, target: PeftTarget) -> str:
+        """What the keys of a target's tensors begin with."""
+        return f"{key_prefix(target.path, self.depths)}.{target.local}"
+
+    @property
+    def names(self) -> list[str]:
+        """What has low-rank factors."""
+        return [target.name for target in self.targets]
+
+    @property
+    def heads(self) -> list[str]:
+        """Paths of the modules that are saved in full."""
+        return [path for path, names in self.replaced.items() if path not in self.depths and not set(names) <= BIASES]
+
+    @property
+    def biases(self) -> set[tuple[str, str]]:
+        """(module path, name) of the biases that train by themselves."""
+        heads = self.heads
+        return {(path, name) for path, names in self.replaced.items() if path not in heads for name in names}
+
+
+# -- whether configuration and tensors tell one story ----------------------------------------------------------------
+#
+# A folder that loralab wrote says twice where its tensors belong: in loralab.json, and in the adapter_config.json that
+# PEFT follows. PEFT drops tensors that its configuration does not name, and starts afresh what it names without
+# tensors, so where the two differ one of them is not this adapter's.
+
+
+def refuse_two_stories(config: PeftConfig, held: Plot, said: Plot) -> None:
+    """AdapterFileError naming all that the tensors are of and the configuration does not name, and the reverse.
+
+    `held` is what loralab recorded of the tensors, `said` what the configuration comes to in the same model. A name
+    in the configuration that is a whole path of `held` stands for that path, whatever else ends like it.
+    """
+    names = held.names, _meant(said.names, held.names)
+    heads = held.heads, _meant(said.heads, held.heads)
+    told = said_targets(config) or "target_modules"
+    in_full = f"modules_to_save {list(config.modules_to_save)}"
+    problems = [
+        *_missing(names[0], names[1], f"{told} does not name {{}}, whose factors are in the file"),
+        *_missing(names[1], names[0], f"{told} names {{}}, of which the file has no factors"),
+        *_missing(heads[0], heads[1], f"{in_full} does not name {{}}, which the file holds in full"),
+        *_missing(heads[1], heads[0], f"{in_full} names {{}}, which the file does not hold"),
+    ]
+    lost = [f"{path}.{name}" for path, name in sorted(held.biases - said.biases)]
+    problems += _missing(lost, [], f"bias {config.bias!r} is not for {{}}, which the file holds")
+    if problems:
+        raise AdapterFileError(
+            f"{CONFIG_NAME} and the tensors tell two stories: {'; '.join(problems)}. PEFT follows the configuration, "
+            f"loralab.json the tensors: restore the {CONFIG_NAME} that was saved with them; if it is that one, load "
+            "the base that the adapter was trained on: this one has other modules"
+        )
+
+
+def some_modules(tensors: Collection[str]) -> str:
+    """The modules that a file's keys begin with, the first few of them, for messages."""
+    return some(list(dict.fromkeys(key.partition(".lora_")[0].partition(".vera_")[0] for key in tensors)))
+
+
+def _meant(said: list[str], held: list[str]) -> list[str]:
+    """What is said, without what is found only because a whole path that is held is another path's ending too."""
+    return [name for name in said if name in held or not any(name.endswith(f".{path}") for path in held)]
+
+
+def _missing(wanted: Collection[str], there: Collection[str], sentence: str) -> list[str]:
+    absent = [name for name in wanted if name not in there]
+    return [sentence.format(some(absent))] if absent else []

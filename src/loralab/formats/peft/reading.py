@@ -5,7 +5,7 @@ file, or an AdapterFileError lists all that is wrong. Nothing of the model is ch
 """
 
 import math
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -18,40 +18,33 @@ from loralab.core.updates.kinds import Kind
 from loralab.core.updates.tokens import settings_of_rows
 from loralab.core.updates.update import WHOLE, Update
 from loralab.errors import AdapterFileError
-from loralab.files.tensors import refuse_unfit
-from loralab.formats.peft.agreement import Plot, refuse_two_stories, some_modules
-from loralab.formats.peft.beside_base import bias_shapes, fill_biases, fold_biases, needs_bias, refuse_tied
-from loralab.formats.peft.config import INVOCATION_TOKENS, PeftConfig
-from loralab.formats.peft.instead import MERGE
+from loralab.files.tensors import of_shape, refuse_unfit
+from loralab.formats.peft.beside_base import expected_biases, fill_biases, fold_biases, needs_bias, refuse_tied
+from loralab.formats.peft.config import INVOCATION_TOKENS, MERGE, PeftConfig
 from loralab.formats.peft.keys import (
+    BIASES,
+    A,
     PeftTarget,
+    Plot,
     find_peft_targets,
     key_prefix,
     named_targets,
     parameter_prefix,
+    plain_names,
+    refuse_two_stories,
     saved_modules,
+    some_modules,
     tensor_key,
     unmatched_names,
     wrap_depths,
 )
-from loralab.formats.peft.layout import (
-    BIASES,
-    OUTPUT_TWICE,
-    A,
-    PeftEntry,
-    entry_shapes,
-    is_blocked,
-    pack,
-    reasons_against_peft,
-    unpack,
-)
-from loralab.formats.peft.tokens import COPY, fill_rows, refuse_beyond, refuse_taken, row_shapes, token_plot
-from loralab.formats.record import ModuleRecord, PartRecord, has_tensor, recorded_rows
+from loralab.formats.peft.layout import OUT_B, OUTPUT_TWICE, PeftEntry, entry_shapes, is_blocked, pack, unpack
+from loralab.formats.peft.tokens import COPY, expected_rows, fill_rows, refuse_beyond, refuse_taken, token_plot
+from loralab.formats.peft.writing import reasons_against_peft
+from loralab.formats.record import ModuleRecord, PartRecord, recorded_rows
 from loralab.formats.sidecar import Sidecar
-from loralab.nn.tensors import tensor_of
+from loralab.nn.tensors import has_tensor, tensor_of
 
-PREFIX = "base_model.model."
-WRAPPERS = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
 _ATTENTION = ("q", "k", "v", "out")
 LAST_WITH_OUTPUT_TWICE = (0, 21, 2)
 """The last PEFT that is known to add the update of an attention's output twice; later ones are taken to add it once."""
@@ -88,28 +81,8 @@ def from_peft(
     if config.bias_of_B:
         reading.notes += fold_biases(model, config, plot, reading.tensors)
     leave_out_foreign(reading, plot)
-    refuse_unfit(reading.tensors, expected_shapes(reading, plot), whole_numbers(reading, plot))
+    refuse_unfit(reading.tensors, expected_tensors(reading, plot))
     return _filled(reading, plot), reading.notes
-
-
-# -- names ----------------------------------------------------------------------------------------------------
-
-
-def plain_names(tensors: Mapping[str, Tensor], children: Collection[str] = ()) -> tuple[dict[str, Tensor], bool]:
-    """The tensors without PEFT's prefix and compile's, DDP's and FSDP's names; whether it had any of these.
-
-    `children` are the names of the model's own children, one of which may be called `module`.
-    """
-    plain = {".".join(piece for piece in key.split(".") if piece not in WRAPPERS): tensors[key] for key in tensors}
-    wrapped = plain.keys() != tensors.keys()
-    for prefix, is_wrapper in (("module." + PREFIX, True), (PREFIX, False), ("module.", True)):
-        if prefix == "module." and "module" in children:
-            continue
-        if plain and all(key.startswith(prefix) for key in plain):
-            plain, wrapped = {key.removeprefix(prefix): each for key, each in plain.items()}, wrapped or is_wrapper
-    if len(plain) != len(tensors):
-        raise AdapterFileError("after taking wrappers' names out of the keys, some of them are the same")
-    return plain, wrapped
 
 
 # -- what is expected -------------------------------------------------------------------------------------------
@@ -188,9 +161,9 @@ def _biases(reading: FileReading, depths: Mapping[str, int], heads: list[str]) -
             yield owner, name
 
 
-def expected_shapes(reading: FileReading, plot: Plot) -> dict[str, tuple[int, ...]]:
-    """Key → shape of every tensor that the file must hold."""
-    expected: dict[str, tuple[int, ...]] = {}
+def expected_tensors(reading: FileReading, plot: Plot) -> dict[str, Tensor]:
+    """Key → the like of every tensor that the file must hold."""
+    expected: dict[str, Tensor] = {}
     by_path = modules_by_path(reading.model)
     for target in plot.targets:
         rank = reading.config.recipe(target.name).rank
@@ -198,23 +171,13 @@ def expected_shapes(reading: FileReading, plot: Plot) -> dict[str, tuple[int, ..
         if isinstance(groups, int) and rank % groups:
             raise AdapterFileError(f"rank {rank} of {target.path} does not divide by its {groups} groups")
         shapes = entry_shapes(target.module, target.parameter, rank, reading.config.magnitude)
-        expected |= {plot.stem(target) + key: shape for key, shape in shapes.items()}
+        expected |= {plot.stem(target) + key: of_shape(shape) for key, shape in shapes.items()}
     for path, names in plot.replaced.items():
         for name in names:
-            expected[tensor_key(path, name, plot.depths)] = tuple(tensor_of(by_path[path], name).shape)
-    expected |= bias_shapes(reading.config, plot)
-    return expected | row_shapes(plot.tokens, by_path, plot.row_keys(reading.tensors))
-
-
-def whole_numbers(reading: FileReading, plot: Plot) -> list[str]:
-    """Keys of tensors saved in full that hold no floating-point numbers in the model: counters, positions."""
-    by_path = modules_by_path(reading.model)
-    return [
-        tensor_key(path, name, plot.depths)
-        for path, names in plot.replaced.items()
-        for name in names
-        if not tensor_of(by_path[path], name).is_floating_point()
-    ]
+            expected[tensor_key(path, name, plot.depths)] = tensor_of(by_path[path], name)
+    if reading.config.bias_of_B:
+        expected |= expected_biases(plot)
+    return expected | expected_rows(plot.tokens, by_path, plot.row_keys(reading.tensors))
 
 
 # -- tensors that PEFT writes though they are not the adapter's ----------------------------------------------------
@@ -308,15 +271,10 @@ def _filled(reading: FileReading, plot: Plot) -> dict[str, Update]:
     _refuse_other_function(updates, by_path)
     _scales_must_agree(reading, plot, updates)
     for target in plot.targets:
-        rank = reading.config.recipe(target.name).rank
-        stem = plot.stem(target)
-        keys = entry_shapes(target.module, target.parameter, rank, reading.config.magnitude)
-        tensors = {key: reading.tensors[stem + key] for key in keys}
-        unpack(
-            updates[target.path], PeftEntry(target.module, target.parameter, rank, tensors, _output_applied(reading))
-        )
+        unpack(updates[target.path], target.module, _entry(reading, plot, target))
     restore_in_full(reading, plot, updates)
-    fill_biases(updates, reading.config, plot, reading.tensors)
+    if reading.config.bias_of_B:
+        fill_biases(updates, reading.config, plot, reading.tensors)
     fill_rows(updates, {path: reading.tensors[key] for path, key in plot.row_keys(reading.tensors).items()})
     return updates
 
@@ -332,10 +290,15 @@ def _refuse_other_function(updates: Mapping[str, Update], by_path: Mapping[str, 
         )
 
 
-def _output_applied(reading: FileReading) -> float:
-    """How often the writer adds the update of an attention's output: what we write follows the PEFT of its time."""
+def _entry(reading: FileReading, plot: Plot, target: PeftTarget) -> PeftEntry:
+    """What the file holds of a target, the update of an attention's output as a PEFT has it that adds that twice."""
+    recipe, stem = reading.config.recipe(target.name), plot.stem(target)
+    keys = entry_shapes(target.module, target.parameter, recipe.rank, reading.config.magnitude)
+    tensors = {key: reading.tensors[stem + key] for key in keys}
     version = reading.config.peft_version
-    return 1.0 if reading.sidecar is None and version is not None and version > LAST_WITH_OUTPUT_TWICE else OUTPUT_TWICE
+    if OUT_B in tensors and reading.sidecar is None and version is not None and version > LAST_WITH_OUTPUT_TWICE:
+        tensors[OUT_B] = tensors[OUT_B] / OUTPUT_TWICE
+    return PeftEntry(target.parameter, recipe, tensors)
 
 
 def restore_in_full(reading: FileReading, plot: Plot, updates: Mapping[str, Update]) -> None:
@@ -428,8 +391,9 @@ def _scales_must_agree(reading: FileReading, plot: Plot, updates: Mapping[str, U
         for each in pack(updates[path], base, reading.config.rank_stabilized):
             name = path if each.parameter is None else f"{path}.{each.parameter}"
             said = reading.config.recipe(name)
-            if each.rank != said.rank or not math.isclose(each.recipe.scale, said.scale, rel_tol=1e-6):
-                problems.append(f"{name} (rank {said.rank}, scale {said.scale:g}; {each.rank}, {each.recipe.scale:g})")
+            own = each.recipe
+            if own.rank != said.rank or not math.isclose(own.scale, said.scale, rel_tol=1e-6):
+                problems.append(f"{name} (rank {said.rank}, scale {said.scale:g}; {own.rank}, {own.scale:g})")
     if problems:
         raise AdapterFileError(
             f"adapter_config.json and loralab.json disagree about {'; '.join(problems)}: one of them was edited. "

@@ -15,28 +15,31 @@ import torch
 from torch import Tensor, nn
 
 from loralab.core.names import class_name, modules_by_path
-from loralab.core.updates.build import Site, build
-from loralab.core.updates.factors import LowRankDelta, Recipe, SharedMatrices, Spot
+from loralab.core.updates.factors import Recipe, SharedMatrices
 from loralab.core.updates.low_rank import LinearUpdate
 from loralab.core.updates.update import WHOLE, Update
 from loralab.errors import AdapterFileError, SpecError
 from loralab.files.names import CONFIG_NAME
-from loralab.files.tensors import refuse_unfit
+from loralab.files.tensors import of_shape, refuse_unfit
 from loralab.files.values import is_finite
-from loralab.formats.peft.agreement import Plot
 from loralab.formats.peft.config import PeftConfig, mistyped, parse_config
-from loralab.formats.peft.keys import PeftTarget, key_prefix, task_type
-from loralab.formats.peft.layout import BIASES, is_saved_in_full
+from loralab.formats.peft.keys import BIASES, PREFIX, WRAPPERS, PeftTarget, Plot, key_prefix
 from loralab.formats.peft.reading import (
-    WRAPPERS,
     FileReading,
-    expected_shapes,
+    expected_tensors,
     leave_out_foreign,
     plot_of,
     restore_in_full,
-    whole_numbers,
 )
-from loralab.formats.peft.writing import PREFIX, base_name, shortest_names, tensors_in_full, trained_biases
+from loralab.formats.peft.writing import (
+    base_name,
+    is_saved_in_full,
+    shortest_names,
+    task_type,
+    tensors_in_full,
+    trained_biases,
+)
+from loralab.formats.record import ModuleRecord, PartRecord
 from loralab.formats.sidecar import Sidecar
 from loralab.methods.vera import A_NAME, B_NAME, LAMBDA_B, LAMBDA_D, ScaledProjections, VeRA, projections
 from loralab.nn.dense import dense_shape, is_dense
@@ -294,9 +297,9 @@ def vera_from_peft(
     sizes = _projection_sizes(plot.targets, config.common.rank)
     expected = _expected_tensors(reading, plot)
     if config.save_projection or shared_tensors:
-        expected |= {SHARED_PREFIX + name: size for name, size in sizes.items()}
+        expected |= {SHARED_PREFIX + name: of_shape(size) for name, size in sizes.items()}
     there = reading.tensors | {SHARED_PREFIX + name: each for name, each in shared_tensors.items()}
-    refuse_unfit(there, expected, whole_numbers(reading, plot))
+    refuse_unfit(there, expected)
     shared = _projections(reading, plot, config, shared_tensors, sizes)
     return _filled(reading, plot, config.recipe, shared), shared, reading.notes
 
@@ -340,12 +343,12 @@ def _projection_sizes(targets: Sequence[PeftTarget], rank: int) -> dict[str, tup
     return {A_NAME: (rank, max(inputs for _, inputs in shapes)), B_NAME: (max(outputs for outputs, _ in shapes), rank)}
 
 
-def _expected_tensors(reading: FileReading, plot: Plot) -> dict[str, tuple[int, ...]]:
-    """Key → shape of every tensor that the file must hold, but the projections."""
-    expected = expected_shapes(reading, replace(plot, targets=[]))
+def _expected_tensors(reading: FileReading, plot: Plot) -> dict[str, Tensor]:
+    """Key → the like of every tensor that the file must hold, but the projections."""
+    expected = expected_tensors(reading, replace(plot, targets=[]))
     for target in plot.targets:
         stem, outputs = plot.stem(target), dense_shape(target.module)[0]
-        expected |= {stem + LAMBDA_B: (outputs,), stem + LAMBDA_D: (reading.config.rank,)}
+        expected |= {stem + LAMBDA_B: of_shape((outputs,)), stem + LAMBDA_D: of_shape((reading.config.rank,))}
     return expected
 
 
@@ -388,25 +391,24 @@ def _rounded(matrix: Tensor, targets: Sequence[PeftTarget]) -> Tensor:
 
 def _filled(reading: FileReading, plot: Plot, recipe: Recipe, shared: SharedMatrices) -> dict[str, Update]:
     by_path = modules_by_path(reading.model)
-    targets = {target.path: target for target in plot.targets}
+    stems = {target.path: plot.stem(target) for target in plot.targets}
     order = by_path if reading.sidecar is None else reading.sidecar.modules
     updates = {
-        path: _update(reading, plot, targets[path], recipe, shared) if path in targets else Update({})
+        path: vera_record(recipe, dense_shape(by_path[path])).build(path, by_path[path], shared)
+        if path in stems
+        else Update({})
         for path in order
-        if path in targets or path in plot.replaced
+        if path in stems or path in plot.replaced
     }
+    for path, stem in stems.items():
+        updates[path].delta_of(WHOLE).fill({name: reading.tensors[stem + name] for name in (LAMBDA_B, LAMBDA_D)})
     restore_in_full(reading, plot, updates)
     return updates
 
 
-def _update(reading: FileReading, plot: Plot, target: PeftTarget, recipe: Recipe, shared: SharedMatrices) -> Update:
-    def filled(spot: Spot) -> LowRankDelta:
-        delta = ScaledProjections.blank(replace(spot, shared=shared))
-        for name in (LAMBDA_B, LAMBDA_D):
-            setattr(delta, name, nn.Parameter(_wide(reading.tensors[plot.stem(target) + name], spot.device)))
-        return delta
-
-    return build(Site(target.path, target.module, {WHOLE: recipe}, make=filled, blank=True))
+def vera_record(recipe: Recipe, shape: tuple[int, int]) -> ModuleRecord:
+    """The structure of VeRA's update of a layer with a weight of this shape [O, I]."""
+    return ModuleRecord("linear", {WHOLE: PartRecord(recipe, kind=ScaledProjections.kind, shape=shape)})
 
 
 def _wide(tensor: Tensor, device: torch.device) -> Tensor:

@@ -3,6 +3,7 @@
 What PEFT can express is written so that PEFT computes the same function; `why_not_peft` says what it cannot.
 """
 
+import inspect
 import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -11,21 +12,15 @@ from torch import Tensor, nn
 
 from loralab.core.names import class_name, modules_by_path, unwrapped
 from loralab.core.updates.factors import usual_and_others
+from loralab.core.updates.low_rank import LinearUpdate
 from loralab.core.updates.magnitude import Magnitude
+from loralab.core.updates.tokens import TokenUpdate
 from loralab.core.updates.update import WHOLE, Update
 from loralab.formats.peft.config import PeftConfig
-from loralab.formats.peft.keys import key_prefix, parameter_prefix, task_type, tensor_key
-from loralab.formats.peft.layout import (
-    BIASES,
-    Packed,
-    foreign_dense,
-    is_saved_in_full,
-    pack,
-    taken_for_experts,
-)
-from loralab.formats.peft.tokens import DELTA, config_tokens, written_rows
-
-PREFIX = "base_model.model."
+from loralab.formats.peft.keys import BIASES, PREFIX, heads_peft_saves, key_prefix, parameter_prefix, tensor_key
+from loralab.formats.peft.layout import PeftEntry, pack, why_not_form
+from loralab.formats.peft.tokens import DELTA, ambiguous_rows, config_tokens, why_not_peft_rows, written_rows
+from loralab.models.embedded import published_name
 
 
 @dataclass
@@ -82,7 +77,7 @@ def tensors_in_full(
 def _config(
     updates: Mapping[str, Update],
     bases: Mapping[str, nn.Module],
-    entries: Mapping[str, Sequence[Packed]],
+    entries: Mapping[str, Sequence[PeftEntry]],
     heads: Sequence[str],
     dropout: float,
     model: nn.Module | None,
@@ -147,7 +142,142 @@ def trained_biases(updates: Mapping[str, Update]) -> str:
 
 
 def base_name(model: nn.Module | None) -> str | None:
-    """The name or folder that a transformers model was loaded from."""
+    """The folder or Hub id that a transformers model was loaded from; of an embedded one the id of its origin."""
     inner = None if model is None else unwrapped(model)
     name = getattr(inner, "name_or_path", None) or getattr(getattr(inner, "config", None), "_name_or_path", None)
-    return str(name) if name else None
+    return published_name(str(name)) if name else None
+
+
+# -- PEFT's task types ----------------------------------------------------------------------------------------------
+
+_TASKS = {
+    "ForCausalLM": "CAUSAL_LM",
+    "LMHeadModel": "CAUSAL_LM",
+    "ForSequenceClassification": "SEQ_CLS",
+    "ForTokenClassification": "TOKEN_CLS",
+    "ForQuestionAnswering": "QUESTION_ANS",
+    "ForConditionalGeneration": "SEQ_2_SEQ_LM",
+    "MTModel": "SEQ_2_SEQ_LM",
+    "EncoderDecoderModel": "SEQ_2_SEQ_LM",
+}
+"""Ending of a class's name -> the task type that it may have."""
+_TEXT = ("input_ids", "attention_mask", "inputs_embeds")
+_PASSED = {
+    "CAUSAL_LM": (*_TEXT, "labels"),
+    "SEQ_CLS": (*_TEXT, "labels"),
+    "TOKEN_CLS": (*_TEXT, "labels"),
+    "QUESTION_ANS": (*_TEXT, "start_positions", "end_positions"),
+    "SEQ_2_SEQ_LM": (*_TEXT, "labels", "decoder_input_ids", "decoder_attention_mask", "decoder_inputs_embeds"),
+}
+"""Task type -> the arguments that its wrapper in PEFT 0.21 passes in every call."""
+_OTHER_SENSES = ("pixel_", "image", "video", "audio", "input_features", "input_values")
+"""What the arguments of a model begin with that reads more than text."""
+
+
+def task_type(model: nn.Module | None, heads: Sequence[str]) -> str | None:
+    """PEFT's task type, None where its wrapper does not fit the model or expects a head that is not among `heads`."""
+    if model is None:
+        return None
+    inner = unwrapped(model)
+    task = next((task for ending, task in _TASKS.items() if type(inner).__name__.endswith(ending)), None)
+    if task is None or not _takes(inner, task):
+        return None
+    expected = [path for path in modules_by_path(model) if path.endswith(heads_peft_saves(task))]
+    return task if set(expected) <= set(heads) else None
+
+
+def _takes(model: nn.Module, task: str) -> bool:
+    arguments = inspect.signature(type(model).forward).parameters
+    return set(_PASSED[task]) <= arguments.keys() and not any(each.startswith(_OTHER_SENSES) for each in arguments)
+
+
+# -- what PEFT cannot express ---------------------------------------------------------------------------------------
+
+FUSED_EXPERTS = "gate_up_proj"
+EXPERTS_HAD = ("gate", "gate_proj", "up_proj", "down_proj", "w1", "w2", "w3")
+
+
+def why_not_written(
+    updates: Mapping[str, Update], bases: Mapping[str, nn.Module], model: nn.Module | None, stacks: Collection[str]
+) -> list[str]:
+    """Every reason why an adapter cannot be a LoRA adapter of PEFT's; none where it can."""
+    return [*reasons_against_peft(updates, bases, stacks), *ambiguous_rows(updates, model)]
+
+
+def reasons_against_peft(
+    updates: Mapping[str, Update], bases: Mapping[str, nn.Module], stacks: Collection[str] = ()
+) -> list[str]:
+    """For every update that PEFT cannot express: its path and why. `stacks` are those of the model (`Adapter`)."""
+    reasons = [
+        f"{path}: PEFT takes a target of this name for the model's fused experts, and as a parameter it has no DoRA"
+        for path in taken_for_experts(updates, stacks)
+        if isinstance(updates[path], Magnitude)
+    ]
+    reasons += [
+        f"{path}: PEFT adapts no {class_name(bases[path])}, and as a parameter it has no DoRA"
+        for path in foreign_dense(updates, bases)
+        if isinstance(updates[path], Magnitude)
+    ]
+    for path, update in updates.items():
+        why = why_not_peft(update, bases[path])
+        if why:
+            reasons.append(f"{path}: {why}")
+    adapted = [class_name(bases[path]) for path, update in updates.items() if len(update.parts)]
+    if {"Conv1D", "MultiheadAttention"} <= set(adapted):
+        reasons.append("PEFT transposes the update of an nn.MultiheadAttention beside that of a transformers Conv1D")
+    stretched = [isinstance(update, Magnitude) for update in updates.values() if len(update.parts)]
+    if any(stretched) and not all(stretched):
+        reasons.append("PEFT trains the lengths of all adapted modules' weights (DoRA), or of none")
+    invocations = {update.invocation for update in updates.values() if len(update.parts)}
+    if len(invocations) > 1:
+        reasons.append("PEFT has all adapted modules act from one invocation on (aLoRA), or from none")
+    if any(invocations) and any(is_saved_in_full(update) for update in updates.values()):
+        reasons.append("PEFT looks for an invocation (aLoRA) in causal language models alone, which have no fresh head")
+    if not adapted:
+        reasons.append("PEFT's LoRA needs a low-rank update, and this adapter has none")
+    return reasons
+
+
+def why_not_peft(update: Update, base: nn.Module) -> str | None:
+    """Why PEFT cannot express this update, or None if it can."""
+    if isinstance(update, TokenUpdate):
+        return why_not_peft_rows(base)
+    if why := why_not_form(update, base):
+        return why
+    if update.why_not_merged and not update.invocation:
+        return f"it is {update.why_not_merged}"
+    if not update.is_plain:
+        kinds = dict.fromkeys(update.delta_of(part).kind for part in update.parts)
+        return f"PEFT's LoRA trains one pair A, B for a module, and here it is {', '.join(kinds)}"
+    if update.parts and not set(update.replacements()) <= BIASES:
+        return "PEFT does not replace other tensors than the bias of a module with a low-rank update"
+    return None
+
+
+def is_saved_in_full(update: Update) -> bool:
+    """Whether the update is a module trained in full rather than a low-rank update or a bias."""
+    return not len(update.parts) and not set(update.replacements()) <= BIASES
+
+
+def taken_for_experts(updates: Mapping[str, Update], stacks: Collection[str]) -> list[str]:
+    """Paths of the dense layers that PEFT would take for a model's fused experts if target_modules named them.
+
+    In a model whose experts transformers 5 keeps in one tensor, PEFT 0.21 reads these names, which the experts' own
+    layers had before, as the name of that tensor, for whatever layer they stand. As target_parameters it adapts them.
+    """
+    if FUSED_EXPERTS not in stacks:
+        return []
+    dense = [path for path, update in updates.items() if update.parts and isinstance(update, LinearUpdate)]
+    return [path for path in dense if path.rpartition(".")[2] in EXPERTS_HAD]
+
+
+def foreign_dense(updates: Mapping[str, Update], bases: Mapping[str, nn.Module]) -> list[str]:
+    """Paths of dense layers of a class that PEFT does not know; as target_parameters it adapts them."""
+    dense = [path for path, update in updates.items() if WHOLE in update.parts and isinstance(update, LinearUpdate)]
+    return [path for path in dense if _is_foreign(bases[path])]
+
+
+def _is_foreign(base: nn.Module) -> bool:
+    weight = base._parameters.get(WHOLE)
+    plain = weight is not None and weight.is_floating_point() and weight.dim() == 2  # not packed by quantisation
+    return plain and not isinstance(base, nn.Linear) and class_name(base) not in ("Linear", "Conv1D")
