@@ -1,5 +1,6 @@
-"""Which modules and raw parameters of a model a PEFT configuration adapts, under which keys they are stored, and whether
-configuration and tensors tell one story.
+"""Which modules and raw parameters of a model a PEFT configuration adapts, and under which keys they are stored.
+
+Where loralab recorded these too, whether both tell one story.
 
 Facts about PEFT 0.21: a list matches whole paths or their endings at a dot, a string the whole path as a regular
 expression; what lies in modules_to_save is never adapted. A module with a low-rank update is wrapped, so that its
