@@ -17,8 +17,8 @@ from loralab.core.updates.update import WHOLE
 from loralab.errors import AdapterFileError, listed, some
 from loralab.files.names import SIDECAR_NAME
 from loralab.files.tensors import is_finite, problems_of
-from loralab.formats.peft.config import PeftConfig, is_named
-from loralab.formats.peft.keys import EMBEDDING_A, WRAPPED, A, plain_path
+from loralab.formats.peft.config import PeftConfig
+from loralab.formats.peft.keys import EMBEDDING_A, WRAPPED, A, is_named, plain_path
 from loralab.formats.peft.vera import vera_record
 from loralab.formats.record import ModuleRecord, PartRecord
 from loralab.formats.sidecar import Sidecar

@@ -6,7 +6,7 @@ Knows nothing of tensors.
 
 import re
 import reprlib
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -141,13 +141,6 @@ class PeftVeraConfig:
     def recipe(self) -> Recipe:
         """Of every layer: VeRA has no alpha, so the scale is 1."""
         return Recipe(self.common.rank, float(self.common.rank), self.common.dropout)
-
-
-def is_named(path: str, names: Targets | Collection[str] | None) -> bool:
-    """PEFT's rule for targets: a list has the path or its ending at a dot, a string, as an expression, all of it."""
-    if isinstance(names, str):
-        return bool(names) and re.fullmatch(names, path) is not None
-    return any(path == name or path.endswith(f".{name}") for name in names or ())
 
 
 def pattern_matches(key: str, path: str) -> bool:

@@ -19,7 +19,7 @@ from loralab.core.updates.build import can_adapt
 from loralab.core.updates.update import WHOLE
 from loralab.errors import AdapterFileError, some
 from loralab.files.names import CONFIG_NAME
-from loralab.formats.peft.config import MERGE, PeftConfig, is_named
+from loralab.formats.peft.config import MERGE, PeftConfig, Targets
 from loralab.formats.peft.tokens import DELTA
 from loralab.models.families.aliases import output_head_names
 from loralab.nn.dense import is_dense
@@ -169,6 +169,13 @@ def _is_target(path: str, config: PeftConfig) -> bool:
     if isinstance(config.targets, str) or path in config.targets:
         return is_named(path, config.targets)
     return is_named(path, config.targets) and _in_layers(path, config)
+
+
+def is_named(path: str, names: Targets | Collection[str] | None) -> bool:
+    """PEFT's rule for targets: a list has the path or its ending at a dot, a string, as an expression, all of it."""
+    if isinstance(names, str):
+        return bool(names) and re.fullmatch(names, path) is not None
+    return any(path == name or path.endswith(f".{name}") for name in names or ())
 
 
 def _in_layers(path: str, config: PeftConfig) -> bool:
