@@ -15,7 +15,7 @@ from loralab.machine import keep_few_kernels, peak_memory_bytes
 from loralab.methods.counts import parameter_counts
 from loralab.training.base import made_fast
 from loralab.training.check import resting_notes
-from loralab.training.checkpoint import newest_checkpoint, restore
+from loralab.training.checkpoint import AdapterWriter, newest_checkpoint, restore
 from loralab.training.command import folded, next_commands, train_command
 from loralab.training.config import DEFAULT_EPOCHS, TrainConfig
 from loralab.training.data_record import check_unchanged
@@ -121,7 +121,8 @@ def _open(
     write_record(folder.record, config, _facts(prepared))
     journal, progress = Journal(folder, done), RunProgress(done + 1, last)
     measurer = Measurer(config, prepared, journal, SampleFile(folder.samples, done), progress, interruption)
-    observer = RunObserver(config, prepared, folder, journal, progress, measurer, interruption, last)
+    writer = AdapterWriter(folder.path, prepared.trainee.adapter, prepared.loaded)
+    observer = RunObserver(config, prepared, folder, journal, progress, measurer, interruption, writer, last)
     if checkpoint:
         restore(checkpoint, prepared.trainee.adapter, prepared.trainee.optimizer)
         observer.resume(checkpoint)
