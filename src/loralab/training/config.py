@@ -240,6 +240,11 @@ def _checks(c: TrainConfig) -> list[tuple[bool, str]]:
             f"quantize {c.quantize} and method {c.method}: what it trains would be frozen in 4 bits; choose lora",
         ),
         (not 0 <= c.eva_tau <= 1, f"eva_tau {c.eva_tau}: a cosine must be in [0, 1]"),
+        *(
+            (c.init != "eva" and getattr(c, each.name) != each.default, f"{each.name}: it is for init eva alone")
+            for each in fields(TrainConfig)
+            if each.name.startswith("eva_")
+        ),
         (c.init == "eva" and c.init_adapter is not None, "init eva and init_adapter: A can start from one of them"),
         (c.resume and c.overwrite, "resume and overwrite: give one of them"),
         (not c.out, "out is empty: name a folder"),
