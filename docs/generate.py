@@ -110,6 +110,15 @@ def _list(summaries: Mapping[str, str], before: str = "") -> str:
     return "\n".join(["| | |", "|---|---|", *rows, "", *toctree])
 
 
+FAMILIES = {
+    "rank": "a low-rank update beside chosen weights",
+    "size": "small layers between the model's own",
+    "positions": "vectors before and after the prompt",
+    "weights": "weights of the model itself",
+    "alone": "all of them, by projected gradients",
+}
+"""What trains, by what sizes a method."""
+
 # -- tables ---------------------------------------------------------------------------------------------------
 
 
@@ -121,6 +130,7 @@ def _with_tables(path: Path) -> str:
         "verbs": _list(VERBS),
         "analyses": _list(ANALYSES, before="analyse "),
         "methods": _methods(to_docs),
+        "families": _families(to_docs),
         "levels": _levels_written(),
         **{name: _table(record["table"]) for name, record in records().items()},
     }
@@ -136,6 +146,15 @@ def _methods(to_docs: str) -> str:
         link = f"[`{name}`]({to_docs}methods/{name}.md)"
         lines.append(f"| {link} | `{row.python}` | {row.trains} | [{row.paper}](https://arxiv.org/abs/{row.paper}) |")
     return "\n".join(lines)
+
+
+def _families(to_docs: str) -> str:
+    """The methods in a few lines: by what is added to the model."""
+    families: dict[str, list[str]] = {words: [] for words in FAMILIES.values()}
+    for name, row in METHODS.items():
+        family = FAMILIES["alone" if row.alone else row.sized_by or "weights"]
+        families[family].append(f"[`{name}`]({to_docs}methods/{name}.md)")
+    return _table([["what trains", "`--method`"], *([words, " · ".join(names)] for words, names in families.items())])
 
 
 def records() -> dict[str, dict[str, Any]]:

@@ -16,7 +16,7 @@ from loralab.analysis.adapters.deltas import deltas
 from loralab.cli.main import main
 from loralab.errors import AdapterFileError, OutputError, SpecError
 from loralab.formats.read import read_adapter
-from loralab.formats.resize import Resized, energy_ranks, read_resizable, uniform_ranks, write_resized
+from loralab.formats.resize import Resized, energy_ranks, pieces, read_resizable, uniform_ranks, write_resized
 from oracle.case import Case, ours_saved, output, peft_loads, theirs_saved
 from oracle.model_cases import MODELS
 from oracle.module_cases import MODULES
@@ -63,8 +63,8 @@ def test_the_stated_error_is_that_of_the_written_updates(tmp_path: Path) -> None
         deltas(read_adapter(source).demand()), deltas(read_adapter(tmp_path / "r1").demand()), found.pieces, strict=True
     )
     for before, after, piece in pairs:
-        whole = before.scale * before.B_OR @ before.A_RI
-        error = torch.linalg.norm(whole - after.scale * after.B_OR @ after.A_RI) / torch.linalg.norm(whole)
+        whole = before.scale * before.B @ before.A
+        error = torch.linalg.norm(whole - after.scale * after.B @ after.A) / torch.linalg.norm(whole)
         assert before.name == after.name == piece.module
         assert piece.error == pytest.approx(float(error), rel=1e-5)
         assert before.scale == after.scale == 2
@@ -107,7 +107,7 @@ def test_every_kind_is_the_same_at_full_rank_and_peft_computes_the_cut_one(
 ) -> None:
     base, live = save(case, tmp_path / "whole")
     adapter = read_resizable(tmp_path / "whole")
-    same = write_resized(adapter, {each.name: each.rank for each in adapter.pieces}, tmp_path / "same", "cut")
+    same = write_resized(adapter, {each.name: each.rank for each in pieces(adapter)}, tmp_path / "same", "cut")
     cut = resized(tmp_path / "whole", tmp_path / "cut", 1)
     outputs, x = {}, case.inputs()
     for name in ("same", "cut"):
@@ -144,7 +144,7 @@ def test_what_only_our_layout_holds_is_resized_too(tmp_path: Path, name: str) ->
             parameter.add_(torch.randn_like(parameter), alpha=0.1)
     ll.save(adapter, tmp_path / "whole")
     resized(
-        tmp_path / "whole", tmp_path / "same", max(piece.rank for piece in read_resizable(tmp_path / "whole").pieces)
+        tmp_path / "whole", tmp_path / "same", max(piece.rank for piece in pieces(read_resizable(tmp_path / "whole")))
     )
     resized(tmp_path / "whole", tmp_path / "cut", 1)
     with torch.no_grad():

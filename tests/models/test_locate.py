@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from loralab.errors import ModelLoadError, NotFoundError
-from loralab.models.locate import locate
+from loralab.models.embedded import EMBEDDED, published_name
+from loralab.models.locate import locate, stand_in
 
 
 def test_a_folder_is_itself(tmp_path: Path) -> None:
@@ -69,3 +70,26 @@ def test_a_file(tmp_path: Path) -> None:
     (tmp_path / "model.gguf").touch()
     with pytest.raises(ModelLoadError, match="is a file"):
         locate(str(tmp_path / "model.gguf"))
+
+
+@pytest.mark.parametrize("name", EMBEDDED)
+def test_the_id_of_an_embedded_model_is_that_model_without_a_network_and_it_is_said(name: str) -> None:
+    origin = EMBEDDED[name].origin
+    assert published_name(name) == origin
+    assert locate(origin) == locate(name)
+    assert [name in note for note in stand_in(origin, locate(origin))] == [True]
+    assert stand_in(name, locate(name)) == []
+
+
+def test_the_id_of_an_embedded_model_is_itself_where_it_was_downloaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As huggingface_hub lays out its cache."""
+    origin = EMBEDDED["minilm-l6"].origin
+    repo = tmp_path / f"models--{origin.replace('/', '--')}"
+    (repo / "snapshots" / "abc").mkdir(parents=True)
+    (repo / "refs").mkdir()
+    (repo / "refs" / "main").write_text("abc")
+    (repo / "snapshots" / "abc" / "model.safetensors").touch()
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    assert locate(origin) == origin

@@ -4,7 +4,7 @@ Nothing in a file is ever executed: safetensors wherever it is claimed. A file f
 with `weights_only`, which admits tensors and plain containers and refuses everything else. Knows nothing of adapters.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from pickle import UnpicklingError  # noqa: TID251  only the name of the exception that torch.load raises
@@ -107,29 +107,30 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
     path.write_bytes(save(plain, metadata={"format": "pt", **(metadata or {})}))
 
 
-def refuse_unfit(
-    tensors: Mapping[str, Tensor], expected: Mapping[str, tuple[int, ...]], whole_numbers: Collection[str] = ()
-) -> None:
+def of_shape(shape: Sequence[int]) -> Tensor:
+    """A tensor of floating-point numbers that holds none: what others are held against."""
+    return torch.empty(tuple(shape), device="meta")
+
+
+def refuse_unfit(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
     """AdapterFileError listing what `problems_of` finds."""
-    problems = problems_of(tensors, expected, whole_numbers)
+    problems = problems_of(tensors, expected)
     if problems:
         raise AdapterFileError(f"the adapter does not fit this model: {listed(problems)}")
 
 
-def problems_of(
-    tensors: Mapping[str, Tensor], expected: Mapping[str, tuple[int, ...]], whole_numbers: Collection[str] = ()
-) -> list[str]:
-    """Every tensor that is missing, extra, misshapen, not finite, or of whole numbers though it is none of
-    `whole_numbers`: a sentence each."""
+def problems_of(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> list[str]:
+    """Every tensor that is missing, extra, not finite, or unlike what is expected: of another shape, or of whole
+    numbers in the place of others. A sentence each."""
     problems = [f"{key} is missing" for key in expected if key not in tensors]
     problems += [
         f"{key} belongs to nothing that the adapter targets in this model" for key in tensors.keys() - expected
     ]
     for key in sorted(tensors.keys() & expected.keys()):
-        found = tuple(tensors[key].shape)
-        if found != expected[key]:
-            problems.append(f"{key} has shape {list(found)}, not {list(expected[key])}")
-        elif not tensors[key].is_floating_point() and key not in whole_numbers:
+        found, like = tensors[key], expected[key]
+        if found.shape != like.shape:
+            problems.append(f"{key} has shape {list(found.shape)}, not {list(like.shape)}")
+        elif like.is_floating_point() and not found.is_floating_point():
             problems.append(f"{key} holds {str(tensors[key].dtype).removeprefix('torch.')}, not floating-point numbers")
         elif not is_finite(tensors[key]):
             problems.append(f"{key} holds NaN or infinite values")

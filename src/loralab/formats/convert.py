@@ -8,7 +8,6 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from loralab.core.updates.factors import Recipe, usual_and_others
@@ -26,17 +25,12 @@ from loralab.files.tensors import SAFETENSORS, write_tensors
 from loralab.files.whole import whole_file, whole_folder
 from loralab.formats.gguf.file import write_gguf
 from loralab.formats.gguf.layout import GgufBase
-from loralab.formats.loralib import ALPHA_KEY, ENABLED
-from loralab.formats.peft.beside_base import refuse_without_base
+from loralab.formats.loralib import ALPHA_KEY, loralib_pair, spread
 from loralab.formats.peft.config import PeftConfig
-from loralab.formats.peft.keys import PREFIX, plain_path
-from loralab.formats.peft.layout import EMBEDDING_A, EMBEDDING_B, A, B
+from loralab.formats.peft.keys import EMBEDDING_A, EMBEDDING_B, PREFIX, A, B, plain_path
 from loralab.formats.read import read_adapter, read_plain
-from loralab.formats.record import ModuleRecord
 from loralab.formats.save import write_folder
-from loralab.formats.sidecar import Sidecar
 from loralab.formats.stored import StoredAdapter
-from loralab.formats.updates import StoredUpdate, base_copies
 from loralab.models.load import read_config
 
 FORMATS = ("peft", "loralib", "gguf")
@@ -105,7 +99,7 @@ def _convert_checkpoint(stored: StoredAdapter, target: Path, to: str, model: str
 
 def _copy_folder(stored: StoredAdapter, target: Path) -> Conversion:
     _refuse_own(stored, "peft")
-    written = _new_folder(target, stored.readable().content, stored.tensors, stored.sidecar)
+    written = _new_folder(target, stored.readable().content, stored.tensors, stored)
     return replace(written, notes=stored.said)
 
 
@@ -118,11 +112,8 @@ def _refuse_own(stored: StoredAdapter, to: str) -> None:
         )
 
 
-def _only_pairs(stored: StoredAdapter, to: str) -> PeftConfig:
-    """The configuration of an adapter that a format of pairs A, B alone has a place for.
-
-    What is more than its pairs, or acts only from certain tokens on, would be another adapter there.
-    """
+def _refuse_more_than_pairs(stored: StoredAdapter, to: str) -> None:
+    """A format of pairs A, B alone has no place for what is more, or acts only from certain tokens on."""
     source, config = stored.demand().source, stored.config
     merge = "merge it into its base instead (loralab merge)"
     if config is None:
@@ -138,20 +129,19 @@ def _only_pairs(stored: StoredAdapter, to: str) -> PeftConfig:
             f"{source} trains rows of an embedding (trainable_token_indices), and {to} has no place for them; {merge}, "
             "whose vocabulary has the new tokens"
         )
-    refuse_without_base(source, config, to)
+    stored.refuse_without_base(to)
     if config.invocation:
         raise AdapterFileError(
             f"{source} acts only from its invocation tokens on (aLoRA), which {to} does not tell every reader of it; "
             "use it as the PEFT folder that it is"
         )
-    return config
 
 
 def _new_folder(
-    target: Path, content: Mapping[str, Any], tensors: Mapping[str, Tensor], sidecar: Sidecar | None = None
+    target: Path, content: Mapping[str, Any], tensors: Mapping[str, Tensor], of: StoredAdapter | None = None
 ) -> Conversion:
     with whole_folder(target) as folder:
-        write_folder(folder, content, tensors, sidecar)
+        write_folder(folder, content, tensors, None if of is None else of.sidecar)
     return Conversion(str(target), len(tensors), lossless=True)
 
 
@@ -161,8 +151,8 @@ def _pairs_to_folder(pairs: Pairs, others: Mapping[str, Tensor], alpha: float, t
     for path, (A_values, B_values) in pairs.items():
         names = (EMBEDDING_A, EMBEDDING_B) if path.rpartition(".")[2] in _EMBEDDINGS else (A, B)
         count = len(A_values) // B_values.shape[-1]
-        spread = B_values if count == 1 else _spread(path, count, B_values)
-        tensors |= dict(zip((f"{PREFIX}{path}.{name}" for name in names), (A_values, spread), strict=True))
+        B_OR = B_values if count == 1 else spread(path, count, B_values)
+        tensors |= dict(zip((f"{PREFIX}{path}.{name}" for name in names), (A_values, B_OR), strict=True))
         recipes[path] = Recipe(len(A_values), alpha * count)
     heads = [path for path in _owners(others) if path not in recipes]
     for name, tensor in others.items():
@@ -185,60 +175,21 @@ def _owners(others: Mapping[str, Tensor]) -> list[str]:
     return list(dict.fromkeys(name.rpartition(".")[0] for name in others))
 
 
-def _spread(path: str, count: int, B_values: Tensor) -> Tensor:
-    """loralib's stacked B [n·O/3, R] → [O, n·R], each part in its own rows and columns."""
-    if count not in ENABLED:
-        raise AdapterFileError(
-            f"{path} has {count} enabled parts of a fused projection; which ones is known for "
-            f"{' and '.join(map(str, ENABLED))} only"
-        )
-    third, rank = len(B_values) // count, B_values.shape[-1]
-    spread = B_values.new_zeros(3 * third, count * rank)
-    for number, (part, values) in enumerate(zip(ENABLED[count], B_values.chunk(count), strict=True)):
-        row = "qkv".index(part) * third
-        spread[row : row + third, number * rank : (number + 1) * rank] = values
-    return spread
-
-
 # -- to loralib -----------------------------------------------------------------------------------------------
 
 
 def _folder_to_loralib(stored: StoredAdapter, target: Path) -> Conversion:
     _refuse_own(stored, "loralib")
-    _only_pairs(stored, "loralib's format")
+    _refuse_more_than_pairs(stored, "loralib's format")
     foreign = [f"{each.name} ({each.kind})" for each in stored.entries if each.kind not in ("linear", "embedding")]
     if foreign:
         raise AdapterFileError(f"loralib has no place for: {', '.join(foreign)}; keep the PEFT folder")
-    copies = base_copies(stored.entries, stored.others)
-    entries = {each.name: _loralib_entry(each, stored.sidecar) for each in stored.entries}
+    copies = stored.base_copies
+    entries = {each.name: loralib_pair(each, stored) for each in stored.entries}
     alpha = Counter(alpha for _, _, alpha in entries.values()).most_common(1)[0][0]
     pairs = {name: (A_values, B_values * (own / alpha)) for name, (A_values, B_values, own) in entries.items()}
     others = {plain_path(name): tensor for name, tensor in stored.others.items() if name not in copies}
     return _write_loralib(target, pairs, others, alpha, all(own == alpha for _, _, own in entries.values()))
-
-
-def _loralib_entry(pair: StoredUpdate, sidecar: Sidecar | None) -> tuple[Tensor, Tensor, float]:
-    """(A, B, alpha) as loralib has them; parts that are thirds of a fused projection as its MergedLinear."""
-    record = None if sidecar is None else sidecar.modules.get(pair.name)
-    B_stacked = None if record is None else _stacked(record, pair.B)
-    if record is None or B_stacked is None:
-        return pair.A, pair.B, pair.recipe.scale * pair.recipe.rank
-    recipe = next(iter(record.parts.values())).recipe
-    return pair.A, B_stacked, recipe.scale * recipe.rank
-
-
-def _stacked(record: ModuleRecord, B_spread: Tensor) -> Tensor | None:
-    """[O, n·R] → loralib's [n·O/3, R], or None where loralib cannot say which rows they are."""
-    third = len(B_spread) // 3
-    recipes = {each.recipe for each in record.parts.values()}
-    is_merged = tuple(record.parts) == ENABLED.get(len(record.parts)) and len(recipes) == 1
-    expected = {
-        part: [["qkv".index(part) * third, ("qkv".index(part) + 1) * third]] for part in record.parts if part in "qkv"
-    }
-    if not is_merged or any(each.rows != expected[part] for part, each in record.parts.items()):
-        return None
-    columns = B_spread.chunk(len(record.parts), dim=1)
-    return torch.cat([values[rows[0][0] : rows[0][1]] for values, rows in zip(columns, expected.values(), strict=True)])
 
 
 def _write_loralib(
@@ -267,7 +218,7 @@ def _folder_to_gguf(stored: StoredAdapter, target: Path, model: str | None) -> C
     require("gguf", "a conversion to GGUF")
     _check_target(target, GGUF, "a LoRA in GGUF is")
     _refuse_own(stored, "gguf")
-    _only_pairs(stored, "GGUF")
+    _refuse_more_than_pairs(stored, "GGUF")
     written = write_gguf(stored, _gguf_base(stored, model), target)
     return Conversion(str(target), written.tensors, written.lossless, written.max_relative_error, written.notes)
 

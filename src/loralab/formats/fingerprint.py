@@ -13,11 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from loralab.core.names import class_name, inside, unwrapped
+from loralab.core.names import class_name, inside, modules_by_path, unwrapped
 from loralab.core.updates.update import WHOLE, Update
 from loralab.errors import FingerprintError
 from loralab.files.values import listing, mapping, number, sizes, text
-from loralab.nn.tensors import tensor_of
+from loralab.nn.tensors import has_tensor, tensor_of
 
 STRIDE = 8
 SKETCHED = 1 + STRIDE
@@ -100,6 +100,16 @@ class Fingerprint:
             None if model_class is None else text(model_class, "model_class"),
             None if model_type is None else text(model_type, "model_type"),
         )
+
+    def retaken(self, model: nn.Module) -> "Fingerprint":
+        """The fingerprint of the same tensors in this model, as far as it has them."""
+        by_path, chosen = modules_by_path(model), []
+        for path in self.classes:
+            names = [name.removeprefix(f"{path}.") for name in self.tensors if name.startswith(f"{path}.")]
+            if path in by_path:
+                module = by_path[path]
+                chosen.append((path, module, [name for name in names if has_tensor(module, name)]))
+        return fingerprint(chosen, unwrapped(model))
 
     def check(self, other: "Fingerprint") -> None:
         """FingerprintError naming all modules in which the base differs from the one this was taken of."""

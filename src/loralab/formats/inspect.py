@@ -13,12 +13,9 @@ from loralab.core.updates.update import WHOLE
 from loralab.formats.doctor.examine import findings_beside_loading
 from loralab.formats.doctor.model import logit_change
 from loralab.formats.peft.beside_base import BIAS_OF_B
-from loralab.formats.peft.config import PeftConfig
 from loralab.formats.peft.tokens import DELTA, row_count
 from loralab.formats.read import read_adapter
-from loralab.formats.sidecar import Sidecar
 from loralab.formats.stored import Finding, StoredAdapter
-from loralab.formats.updates import base_copies
 
 NO_SIDECAR = "no loralab.json: the base model that it belongs to is not recorded"
 
@@ -75,21 +72,17 @@ def inspect(
 
 
 def _summary(stored: StoredAdapter) -> Inspection:
-    recipes = (
-        {pair.name: pair.recipe for pair in stored.updates} if stored.sidecar is None else _recorded(stored.sidecar)
-    )
-    inserted = _inserted(stored.sidecar)
-    zero = [key for key, each in stored.others.items() if key.rpartition(".")[0] in inserted and not bool(each.any())]
+    recipes = _recipes(stored)
     dead = [key for pair in stored.updates for key, each in pair.by_key.items() if not bool(each.any())]
     known = stored.alpha_is_known
     return Inspection(
         method=stored.method,
         rank=_one_or_all({name: recipe.rank for name, recipe in recipes.items()}),
         alpha=_one_or_all({name: recipe.alpha for name, recipe in recipes.items()}) if known else None,
-        targets=list(recipes) or inserted or _trained_whole(stored.sidecar),
+        targets=list(recipes) or stored.inserted or _trained_whole(stored),
         tensors=stored.count,
         delta_norms={pair.name: pair.delta_norm() for pair in stored.updates} if known else None,
-        dead_tensors=[*dead, *zero],
+        dead_tensors=[*dead, *stored.idle_insertions],
         base_fingerprint=None if stored.sidecar is None else stored.sidecar.fingerprint.digest,
         notes=list(_notes(stored)),
     )
@@ -105,14 +98,16 @@ def _notes(stored: StoredAdapter) -> Iterator[str]:
     if not stored.alpha_is_known:
         yield "alpha is not recorded; pass it for the norms of the updates"
     yield from (f"PEFT cannot load it: {reason}" for reason in stored.why_not_peft)
-    if stored.config is not None:
-        yield from _notes_on_peft(stored.config, stored)
+    yield from _notes_on_peft(stored)
 
 
-def _notes_on_peft(config: PeftConfig, stored: StoredAdapter) -> Iterator[str]:
+def _notes_on_peft(stored: StoredAdapter) -> Iterator[str]:
+    config = stored.config
+    if config is None:
+        return
     for path, count in row_count(stored.others).items():
         yield f"{count} rows of {path} are trained (trainable_token_indices)"
-    copies = base_copies(stored.entries, stored.others)
+    copies = stored.base_copies
     whole = [name for name in stored.others if not name.endswith((MAGNITUDE, DELTA, BIAS_OF_B)) and name not in copies]
     if whole:
         yield f"{len(whole)} tensors are saved in full: {', '.join(whole[:4])}"
@@ -127,20 +122,18 @@ def _notes_on_peft(config: PeftConfig, stored: StoredAdapter) -> Iterator[str]:
         yield f"aLoRA: it acts only from where the tokens {list(config.invocation)} begin on, at their last place"
 
 
-def _inserted(sidecar: Sidecar | None) -> list[str]:
-    """Modules with layers or prefixes of the adapter's own."""
-    return [] if sidecar is None else [path for path, record in sidecar.modules.items() if record.settings]
-
-
-def _trained_whole(sidecar: Sidecar | None) -> list[str]:
+def _trained_whole(stored: StoredAdapter) -> list[str]:
+    sidecar = stored.sidecar
     return [] if sidecar is None else [path for path in sidecar.modules if path not in sidecar.heads]
 
 
-def _recorded(sidecar: Sidecar) -> dict[str, Recipe]:
+def _recipes(stored: StoredAdapter) -> dict[str, Recipe]:
     """Recipes by target, as a specification names it: parts of a fused projection are `c_attn[q]`, `c_attn[v]`."""
+    if stored.sidecar is None:
+        return {pair.name: pair.recipe for pair in stored.updates}
     return {
         path if part == WHOLE else f"{path}.{part}" if record.kind == "parameters" else f"{path}[{part}]": each.recipe
-        for path, record in sidecar.modules.items()
+        for path, record in stored.sidecar.modules.items()
         for part, each in record.parts.items()
     }
 

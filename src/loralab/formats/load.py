@@ -8,12 +8,11 @@ from torch import nn
 
 from loralab.core.adapter import Adapter, adapters_on, refuse_foreign_adapter
 from loralab.core.attach import put
-from loralab.core.names import modules_by_path, unwrapped
+from loralab.core.names import unwrapped
 from loralab.core.plan import Plan
 from loralab.errors import AdapterStateError, SpecError, listed
 from loralab.files.names import CONFIG_NAME, model_files
 from loralab.formats.checkpoints import checkpoint_folder
-from loralab.formats.fingerprint import fingerprint_under
 from loralab.formats.read import read_adapter
 from loralab.formats.stored import StoredAdapter, name_for
 from loralab.methods.beside import random_beside, tie_notes
@@ -68,8 +67,7 @@ def put_stored(
     adapters_on(model).refuse_merged("loading an adapter")
     plan = stored.readable().layout.place(stored, model)
     if stored.sidecar is not None and not allow_other_base:
-        base = fingerprint_under(plan.updates, modules_by_path(model), model, stored.sidecar.heads)
-        stored.sidecar.fingerprint.check(base)
+        stored.sidecar.check_base(plan.updates, model)
     if not allow_random_head:
         _refuse_headless(model, stored.source, plan)
     notes = [*_notes(stored, plan), *rank_notes(plan.updates), *tie_notes(model, plan.updates)]

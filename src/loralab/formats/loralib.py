@@ -8,6 +8,7 @@ paper's choice for GPT-2. Convolutions are stored as loralib's own product of ma
 
 from collections.abc import Mapping
 
+import torch
 from torch import Tensor, nn
 
 from loralab.core.names import modules_by_path
@@ -15,12 +16,12 @@ from loralab.core.updates.build import kind_of
 from loralab.core.updates.factors import Recipe, usual_and_others
 from loralab.core.updates.update import WHOLE, Update
 from loralab.errors import AdapterFileError, listed
-from loralab.formats.peft.layout import fill
-from loralab.formats.record import ModuleRecord, PartRecord, has_tensor, rows_of, runs_of
+from loralab.formats.record import ModuleRecord, PartRecord, rows_of, runs_of
+from loralab.formats.stored import StoredAdapter, StoredUpdate
 from loralab.methods.lora import LoRA
 from loralab.models.families.aliases import fused_layout
 from loralab.nn.dense import dense_shape, is_dense
-from loralab.nn.tensors import tensor_of
+from loralab.nn.tensors import has_tensor, tensor_of
 
 A, B = "lora_A", "lora_B"
 ALPHA_KEY = "lora_alpha"
@@ -92,7 +93,7 @@ def _record(
 def _fill(update: Update, A_values: Tensor, B_values: Tensor) -> None:
     count = len(update.parts)
     for part, A_part, B_part in zip(update.parts, A_values.chunk(count), B_values.chunk(count), strict=True):
-        fill(update.factors_of(part), A_part, B_part)
+        update.factors_of(part).fill({A: A_part, B: B_part})
 
 
 def _misfit(path: str, module: nn.Module, A_values: Tensor, B_values: Tensor) -> str:
@@ -140,3 +141,45 @@ def loralib_spec(updates: Mapping[str, Update], alpha: float, rank_stabilized: b
         modules_to_save=[path for path, update in updates.items() if not len(update.parts)],
         rank_stabilized=rank_stabilized,
     )
+
+
+# -- without a model -------------------------------------------------------------------------------------------------
+
+
+def spread(path: str, count: int, B_values: Tensor) -> Tensor:
+    """loralib's stacked B [n·O/3, R] → [O, n·R], each part in its own rows and columns."""
+    if count not in ENABLED:
+        raise AdapterFileError(
+            f"{path} has {count} enabled parts of a fused projection; which ones is known for "
+            f"{' and '.join(map(str, ENABLED))} only"
+        )
+    third, rank = len(B_values) // count, B_values.shape[-1]
+    spread = B_values.new_zeros(3 * third, count * rank)
+    for number, (part, values) in enumerate(zip(ENABLED[count], B_values.chunk(count), strict=True)):
+        row = "qkv".index(part) * third
+        spread[row : row + third, number * rank : (number + 1) * rank] = values
+    return spread
+
+
+def loralib_pair(pair: StoredUpdate, stored: StoredAdapter) -> tuple[Tensor, Tensor, float]:
+    """(A, B, alpha) as loralib has them; parts that are thirds of a fused projection as its MergedLinear."""
+    record = None if stored.sidecar is None else stored.sidecar.modules.get(pair.name)
+    B_stacked = None if record is None else _stacked(record, pair.B)
+    if record is None or B_stacked is None:
+        return pair.A, pair.B, pair.recipe.scale * pair.recipe.rank
+    recipe = next(iter(record.parts.values())).recipe
+    return pair.A, B_stacked, recipe.scale * recipe.rank
+
+
+def _stacked(record: ModuleRecord, B_spread: Tensor) -> Tensor | None:
+    """[O, n·R] → loralib's [n·O/3, R], or None where loralib cannot say which rows they are."""
+    third = len(B_spread) // 3
+    recipes = {each.recipe for each in record.parts.values()}
+    is_merged = tuple(record.parts) == ENABLED.get(len(record.parts)) and len(recipes) == 1
+    expected = {
+        part: [["qkv".index(part) * third, ("qkv".index(part) + 1) * third]] for part in record.parts if part in "qkv"
+    }
+    if not is_merged or any(each.rows != expected[part] for part, each in record.parts.items()):
+        return None
+    columns = B_spread.chunk(len(record.parts), dim=1)
+    return torch.cat([values[rows[0][0] : rows[0][1]] for values, rows in zip(columns, expected.values(), strict=True)])

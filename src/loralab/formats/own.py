@@ -19,10 +19,10 @@ from loralab.errors import AdapterFileError
 from loralab.files.tensors import refuse_unfit
 from loralab.files.values import texts
 from loralab.formats.peft.config import OWN_TYPE
-from loralab.formats.record import ModuleRecord, has_tensor
+from loralab.formats.record import ModuleRecord
 from loralab.formats.updates import shared_matrices
 from loralab.methods.beside import share_ties
-from loralab.nn.tensors import device_of, tensor_of
+from loralab.nn.tensors import device_of, has_tensor, tensor_of
 
 
 def own_config(reasons: Sequence[str], base_model: str | None) -> dict[str, Any]:
@@ -75,11 +75,9 @@ def from_own(
         shared.to(device_of(unwrapped(model)))
     updates = {path: record.build(path, by_path[path], shared) for path, record in modules.items()}
     link(updates)
-    expected = {name: tuple(tensor.shape) for name, tensor in own_tensors(updates, shared).items()}
     stored = _stored_names(modules, by_path, tensors)
-    for (path, name), full in stored.items():
-        expected[full] = tuple(tensor_of(by_path[path], name).shape)
-    refuse_unfit(tensors, expected, _whole_numbers(stored, by_path))
+    replaced = {full: tensor_of(by_path[path], name) for (path, name), full in stored.items()}
+    refuse_unfit(tensors, own_tensors(updates, shared) | replaced)
     for path, update in updates.items():
         _fill(path, update, tensors)
         for name in modules[path].replaced:
@@ -102,21 +100,11 @@ def _stored_names(
     return names
 
 
-def _whole_numbers(stored: Mapping[tuple[str, str], str], by_path: Mapping[str, nn.Module]) -> list[str]:
-    """Names in the file of replaced tensors that hold no floating-point numbers in the model: counters, positions."""
-    return [full for (path, name), full in stored.items() if not tensor_of(by_path[path], name).is_floating_point()]
-
-
 def _fill(path: str, update: Update, tensors: Mapping[str, Tensor]) -> None:
     for part in update.parts:
         prefix = path if part == WHOLE else f"{path}.{part}"
         delta = update.delta_of(part)
-        values = {name: tensors[f"{prefix}.{name}"] for name, _ in delta.stored()}
-        if any(tensor.dtype == torch.float64 for tensor in values.values()):
-            delta.double()
-        with torch.no_grad():
-            for name, tensor in delta.stored():
-                tensor.copy_(values[name])
+        delta.fill({name: tensors[f"{prefix}.{name}"] for name, _ in delta.stored()})
     with torch.no_grad():
         for name, parameter in update.added.named_parameters():
             if f"{path}.{name}" in tensors:  # not of rows that another module holds

@@ -6,16 +6,12 @@ model: a row each at the end of this file.
 
 from collections.abc import Mapping
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
 
-from loralab.core.adapter import SHARED
 from loralab.core.plan import Plan
-from loralab.core.updates.factors import Recipe
-from loralab.core.updates.update import WHOLE
 from loralab.errors import AdapterFileError, NotFoundError, SpecError
 from loralab.files.names import CONFIG_NAME, OLD_TENSORS_NAME, PEFT_FILES, PLAIN_NAME, SIDECAR_NAME, TENSORS_NAME
 from loralab.files.tensors import read_tensors
@@ -27,28 +23,18 @@ from loralab.formats.peft.config import OWN_TYPE, PeftConfig, parse_config
 from loralab.formats.peft.dialects import as_plain_lora
 from loralab.formats.peft.keys import plain_names
 from loralab.formats.peft.reading import from_peft
-from loralab.formats.peft.vera import VERA_TYPE, parse_vera, vera_from_peft, vera_spec
+from loralab.formats.peft.vera import VERA_TYPE, PeftVeraConfig, parse_vera, vera_from_peft
 from loralab.formats.sidecar import read_sidecar
-from loralab.formats.stored import (
-    AGAIN,
-    UNEXPECTED,
-    FileLayout,
-    Keys,
-    Problems,
-    StoredAdapter,
-    Tensors,
-    UpdatesAndOthers,
-)
+from loralab.formats.stored import AGAIN, UNEXPECTED, FileLayout, Problems, StoredAdapter
 from loralab.formats.updates import (
-    StoredUpdate,
-    local_keys,
-    shared_matrices,
-    special_updates,
-    stored_update,
-    vera_updates,
+    part_checkpoint,
+    part_own,
+    part_peft,
+    part_vera,
 )
 from loralab.methods.lora import LoRA
 from loralab.methods.table import method_name
+from loralab.methods.vera import VeRA
 
 
 def read_adapter(path: str | Path, alpha: float | None = None) -> StoredAdapter:
@@ -163,15 +149,6 @@ def _named(tensors: Mapping[str, Tensor], problems: Problems) -> Mapping[str, Te
     return tensors if named is None else named
 
 
-def _part_peft(stored: StoredAdapter, keys: Keys, others: Tensors, problems: Problems) -> UpdatesAndOthers:
-    config = stored.config or PeftConfig(rank=8, alpha=8.0)
-    read = (
-        problems.attempt(stored.where, AGAIN, partial(stored_update, config, stored.sidecar, each, stored.named))
-        for each in keys
-    )
-    return [update for update in read if update is not None], others
-
-
 def _place_peft(stored: StoredAdapter, model: nn.Module) -> Plan:
     assert stored.config is not None
     updates, notes = from_peft(model, stored.config, stored.tensors, stored.sidecar)
@@ -219,18 +196,29 @@ def _understand_vera(stored: StoredAdapter, problems: Problems) -> StoredAdapter
     return replace(stored, vera=vera, named=_named(stored.tensors, problems))
 
 
-def _part_vera(stored: StoredAdapter, keys: Keys, others: Tensors, problems: Problems) -> UpdatesAndOthers:
-    if stored.vera is None:
-        return [], others
-    recipe = stored.vera.recipe
-    read = problems.attempt(stored.where, AGAIN, lambda: vera_updates(recipe, stored.named, stored.sidecar))
-    return ([], others) if read is None else read
-
-
 def _place_vera(stored: StoredAdapter, model: nn.Module) -> Plan:
     assert stored.vera is not None
     updates, shared, notes = vera_from_peft(model, stored.vera, stored.tensors, stored.sidecar)
     return Plan(updates, tuple(notes), shared=shared)
+
+
+def vera_spec(config: PeftVeraConfig) -> VeRA:
+    """The specification that comes nearest to a configuration of PEFT's."""
+    common = config.common
+    targets = [common.targets] if isinstance(common.targets, str) else list(common.targets or ())
+    try:
+        return VeRA(
+            rank=common.rank,
+            dropout=common.dropout,
+            d_initial=config.d_initial,
+            projection_seed=config.projection_seed,
+            targets=targets,
+            layers=common.layers,
+            bias=common.bias,
+            modules_to_save=common.modules_to_save,
+        )
+    except SpecError as problem:
+        raise AdapterFileError(f"invalid {CONFIG_NAME}: {problem}") from problem
 
 
 def _vera_spec(stored: StoredAdapter, plan: Plan) -> object:
@@ -249,29 +237,6 @@ def _understand_own(stored: StoredAdapter, problems: Problems) -> StoredAdapter:
     return replace(stored, why_not_peft=tuple(reasons or ()))
 
 
-def _part_own(stored: StoredAdapter, keys: Keys, others: Tensors, problems: Problems) -> UpdatesAndOthers:
-    sidecar, where = stored.sidecar, stored.where
-    if sidecar is None:
-        return [], others
-    shared = problems.attempt(SIDECAR_NAME, AGAIN, lambda: shared_matrices(stored.named, sidecar.shared))
-    of_modules: dict[str, None] = {f"{SHARED}.{name}": None for name in sidecar.shared}
-    updates = list[StoredUpdate]()
-    for path, record in sidecar.modules.items():
-        for part, each in record.parts.items():
-            local = problems.attempt(where, AGAIN, partial(local_keys, path, part, each, shared)) or {}
-            of_modules |= dict.fromkeys(local.values())
-            if each.kind:
-                continue
-            name, pair = path if part == WHOLE else f"{path}.{part}", (local["lora_A"], local["lora_B"])
-            if pair in keys:
-                A, B = (stored.named[key] for key in pair)
-                updates.append(StoredUpdate(name, record.kind, pair, A, B, each.recipe, each.rows))
-            elif not set(pair) <= stored.named.keys():
-                problems.add(where, f"{name} has a low-rank update in {SIDECAR_NAME}, but none in the file", AGAIN)
-        updates += problems.attempt(where, AGAIN, partial(special_updates, path, record, stored.named, shared)) or ()
-    return updates, {key: each for key, each in others.items() if key not in of_modules}
-
-
 def _place_own(stored: StoredAdapter, model: nn.Module) -> Plan:
     assert stored.sidecar is not None
     updates, shared = from_own(model, stored.tensors, stored.sidecar.modules, stored.sidecar.shared)
@@ -279,25 +244,6 @@ def _place_own(stored: StoredAdapter, model: nn.Module) -> Plan:
 
 
 # -- loralib's
-
-
-def _part_checkpoint(stored: StoredAdapter, keys: Keys, others: Tensors, problems: Problems) -> UpdatesAndOthers:
-    if not any(key.endswith((".lora_A", ".lora_B")) for key in stored.named):
-        of_peft = any(".lora_A." in key for key in stored.named)
-        what = "it is PEFT's file" if of_peft else "it has no names ending in lora_A, lora_B"
-        problems.add(stored.where, what, "load the folder that holds it" if of_peft else AGAIN)
-    updates = [
-        StoredUpdate(
-            A.rpartition(".")[0],
-            "linear",
-            (A, B),
-            stored.named[A],
-            stored.named[B],
-            Recipe(stored.named[B].shape[-1], stored.alpha or 1.0),
-        )
-        for A, B in keys
-    ]
-    return updates, others
 
 
 def _place_checkpoint(stored: StoredAdapter, model: nn.Module) -> Plan:
@@ -315,9 +261,9 @@ def _checkpoint_spec(stored: StoredAdapter, plan: Plan) -> object:
     return loralib_spec(plan.updates, stored.alpha or 1.0, stored.rank_stabilized)
 
 
-PEFT = FileLayout("LORA", _understand_peft, _part_peft, _place_peft, _peft_spec, _method)
-VERA = FileLayout(VERA_TYPE, _understand_vera, _part_vera, _place_vera, _vera_spec, lambda stored: "vera")
-OWN = FileLayout(OWN_TYPE, _understand_own, _part_own, _place_own, lambda stored, plan: None, _method)
+PEFT = FileLayout("LORA", _understand_peft, part_peft, _place_peft, _peft_spec, _method)
+VERA = FileLayout(VERA_TYPE, _understand_vera, part_vera, _place_vera, _vera_spec, lambda stored: "vera")
+OWN = FileLayout(OWN_TYPE, _understand_own, part_own, _place_own, lambda stored, plan: None, _method)
 LORALIB = FileLayout(
-    None, lambda stored, _: stored, _part_checkpoint, _place_checkpoint, _checkpoint_spec, lambda stored: "lora"
+    None, lambda stored, _: stored, part_checkpoint, _place_checkpoint, _checkpoint_spec, lambda stored: "lora"
 )

@@ -141,6 +141,16 @@ class ModuleRecord:
             invocation=sizes(settings.pop(INVOCATION), INVOCATION) if suffix == INVOKED else (),
         )
 
+    def at_ranks(self, ranks: Mapping[str, int]) -> "ModuleRecord":
+        """The record with other ranks by part, every scale as it was."""
+        return replace(
+            self,
+            parts={
+                part: replace(each, recipe=each.recipe.at_rank(ranks.get(part, each.recipe.rank)))
+                for part, each in self.parts.items()
+            },
+        )
+
     def build(self, path: str, module: nn.Module, shared: SharedMatrices | None = None) -> Update:
         """An update of this structure for `module`, its factors zero; AdapterFileError if it does not fit there."""
         make = _MADE.get(self.kind)
@@ -211,15 +221,6 @@ def _runs(value: object) -> Runs:
     if not runs or any(len(run) != 2 or run[0] >= run[1] for run in runs):
         raise TypeError(f"rows is {value!r}, not runs of rows, each as [first, one past last]")
     return [list(run) for run in runs]
-
-
-def has_tensor(module: nn.Module, name: str) -> bool:
-    """Whether the module holds a tensor of this dotted name."""
-    owner, _, leaf = name.rpartition(".")
-    try:
-        return isinstance(getattr(module.get_submodule(owner), leaf, None), Tensor)
-    except AttributeError:
-        return False
 
 
 def describe(update: Update, base: nn.Module) -> ModuleRecord:

@@ -7,28 +7,27 @@ alone could raise it exactly, would get no gradient for ever. An update that has
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from loralab.core.thin import Thin, rank_for_energy
-from loralab.core.updates.factors import usual_and_others
-from loralab.errors import AdapterFileError, SpecError
-from loralab.files.names import RUN_NAME, SIDECAR_NAME
+from loralab.core.thin import Pair, Thin, rank_for_energy
+from loralab.core.updates.factors import Recipe, usual_and_others
+from loralab.core.updates.update import WHOLE
+from loralab.errors import SpecError
+from loralab.files.names import RUN_NAME
 from loralab.files.whole import json_text, read_json, whole_folder
-from loralab.formats.peft.beside_base import refuse_without_base
-from loralab.formats.peft.config import PeftConfig
 from loralab.formats.peft.keys import PREFIX
+from loralab.formats.peft.layout import IN_PROJECTION
 from loralab.formats.read import read_plain
-from loralab.formats.record import ModuleRecord
+from loralab.formats.record import rows_of
 from loralab.formats.save import write_folder
-from loralab.formats.sidecar import Sidecar
-from loralab.formats.stored import StoredAdapter
-from loralab.formats.updates import Pair, Piece, StoredUpdate
+from loralab.formats.stored import StoredAdapter, StoredUpdate
 
 
 @dataclass(frozen=True)
@@ -71,6 +70,88 @@ class Resized:
         }
 
 
+# -- what a pair holds ----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class Piece:
+    """One update within the two tensors of a pair: PEFT's layout packs the parts of a fused projection into one."""
+
+    path: str
+    part: str
+    update: StoredUpdate
+    """The pair, or what this part has of it."""
+    recipe: Recipe
+    """Rank, alpha and the rest as the adapter's files say them of this piece."""
+    ranks: slice | None = None
+    """Its rows of the pair's A and columns of its B; None: all of them."""
+    outputs: Tensor | None = None
+    """Its rows of the pair's B; None: all of them."""
+
+    @property
+    def name(self) -> str:
+        """The module's path, `path[part]` for a part of it."""
+        return self.path if self.part == WHOLE else f"{self.path}[{self.part}]"
+
+    @cached_property
+    def thin(self) -> Thin:
+        """B·A, without the scale: A [G, R, I], B [G, O, R]."""
+        return Thin(*self.update.matrices())
+
+    @property
+    def rank(self) -> int:
+        """R."""
+        return int(self.thin.A_RI.shape[-2])
+
+    @property
+    def energy_K(self) -> Tensor:
+        """σ² of ΔW, the scale included."""
+        return self.thin.energy_K * self.update.scale**2
+
+    def cut(self, rank: int) -> Pair:
+        """The best (A, B) of this rank, or of R if that is less, in the precision to be stored."""
+        dtype = torch.promote_types(self.update.A.dtype, torch.float32)
+        A, B = (tensor.to(dtype) for tensor in self.thin.cut(min(rank, self.rank)))
+        missing = min(rank, self.rank) - A.shape[-2]  # of factors with more rank than their matrix can have
+        return torch.nn.functional.pad(A, (0, 0, 0, missing)), torch.nn.functional.pad(B, (0, missing))
+
+
+def pieces_by_pair(adapter: StoredAdapter) -> list[tuple[StoredUpdate, list[Piece]]]:
+    """Every A and B of the file, with the modules' own updates in them."""
+    return [(pair, list(_pieces_of(pair, adapter))) for pair in adapter.entries]
+
+
+def pieces(adapter: StoredAdapter) -> list[Piece]:
+    """The modules' own updates, in the order of the file."""
+    return [piece for _, within in pieces_by_pair(adapter) for piece in within]
+
+
+def _pieces_of(pair: StoredUpdate, adapter: StoredAdapter) -> Iterator[Piece]:
+    """Without loralab.json a pair is one piece; of an attention's output that is not adapted it is none."""
+    modules = {} if adapter.sidecar is None else adapter.sidecar.modules
+    record = modules.get(pair.module)
+    if adapter.is_own or record is None or WHOLE in record.parts or record.kind not in ("linear", "attention"):
+        path, _, part = pair.name.rpartition(".")
+        inside = pair.name not in modules and path in modules
+        yield Piece(*(path, part) if inside else (pair.name, WHOLE), pair, pair.recipe)
+        return
+    start = 0
+    for part, each in record.parts.items():
+        if record.kind == "attention" and (part in IN_PROJECTION) == pair.of_output:
+            continue
+        ranks = slice(start, start := start + each.recipe.rank)
+        outputs = None if pair.of_output else _third(part, len(pair.B)) if each.rows is None else rows_of(each.rows)
+        B_OR = pair.B[:, ranks] if outputs is None else pair.B[:, ranks][outputs]
+        yield Piece(pair.module, part, replace(pair, A=pair.A[ranks], B=B_OR), each.recipe, ranks, outputs)
+
+
+def _third(part: str, outputs: int) -> Tensor:
+    return torch.arange(outputs).chunk(3)[IN_PROJECTION.index(part)]
+
+
+# -- resizing -------------------------------------------------------------------------------------------------------
+
+
 def read_resizable(path: str | Path) -> StoredAdapter:
     """Read an adapter folder, ours or PEFT's; of a method that PEFT lacks the plain LoRA beside it, if there is one.
 
@@ -90,14 +171,14 @@ def read_resizable(path: str | Path) -> StoredAdapter:
         )
     if not adapter.updates:
         raise SpecError(f"{adapter.source} is of method {adapter.method}, which has no low-rank factors to resize")
-    if adapter.config is not None:
-        _refuse_bare_parameters(adapter.config, adapter)
-        refuse_without_base(adapter.source, adapter.config, "one of another rank")
+    _refuse_bare_parameters(adapter)
+    adapter.refuse_without_base("one of another rank")
     return adapter
 
 
-def _refuse_bare_parameters(config: PeftConfig, adapter: StoredAdapter) -> None:
-    bare = [name for name in config.target_parameters if "." not in name]
+def _refuse_bare_parameters(adapter: StoredAdapter) -> None:
+    targets = () if adapter.config is None else adapter.config.target_parameters
+    bare = [name for name in targets if "." not in name]
     if bare and adapter.sidecar is None:
         raise SpecError(
             f"{adapter.source} adapts raw parameters by their bare names ({', '.join(bare)}): which module's they are "
@@ -107,20 +188,21 @@ def _refuse_bare_parameters(config: PeftConfig, adapter: StoredAdapter) -> None:
 
 def uniform_ranks(adapter: StoredAdapter, rank: int) -> dict[str, int]:
     """This rank for every piece that has as much. Raises SpecError for a rank below 1 or above what any piece has."""
-    most = max(piece.rank for piece in adapter.pieces)
+    whole = pieces(adapter)
+    most = max(piece.rank for piece in whole)
     if not 1 <= rank <= most:
         raise SpecError(
             f"rank {rank} is not possible for {adapter.source}, whose updates have up to {most}: choose 1 to {most} "
             "(a rank cannot be raised here, since rows of zeros would never learn)"
         )
-    return {piece.name: min(rank, piece.rank) for piece in adapter.pieces}
+    return {piece.name: min(rank, piece.rank) for piece in whole}
 
 
 def energy_ranks(adapter: StoredAdapter, energy: float) -> dict[str, int]:
     """For every piece the smallest rank that keeps this share of ‖ΔW‖²_F; SpecError for a share not in (0, 1]."""
     if not 0 < energy <= 1:
         raise SpecError(f"energy is {energy:g}, but the share of ‖ΔW‖²_F to keep must be in (0, 1]")
-    return {piece.name: rank_for_energy(piece.energy_K, energy) for piece in adapter.pieces}
+    return {piece.name: rank_for_energy(piece.energy_K, energy) for piece in pieces(adapter)}
 
 
 def write_resized(adapter: StoredAdapter, ranks: Mapping[str, int], out: str | Path, why: str) -> Resized:
@@ -129,35 +211,35 @@ def write_resized(adapter: StoredAdapter, ranks: Mapping[str, int], out: str | P
     A run.json beside the adapter comes along, with `why` in it. Raises OutputError if there is something at `out`.
     """
     folder, tensors, entries = Path(out), dict[str, Tensor](), dict[str, int]()
-    cuts = {piece.name: piece.cut(ranks[piece.name]) for piece in adapter.pieces}
-    for pair, pieces in adapter.pieces_by_entry:
-        rank = stored_rank(pair, [cuts[piece.name] for piece in pieces]) if pieces else 0
+    by_pair = pieces_by_pair(adapter)
+    every = [piece for _, within in by_pair for piece in within]
+    cuts = {piece.name: piece.cut(ranks[piece.name]) for piece in every}
+    for pair, within in by_pair:
+        rank = stored_rank(pair, [cuts[piece.name] for piece in within]) if within else 0
         entries[pair.module] = max(rank, entries.get(pair.module, 0))
-    for pair, pieces in adapter.pieces_by_entry:
-        factors = stored(pair, pieces, [cuts[piece.name] for piece in pieces], entries[pair.module])
+    for pair, within in by_pair:
+        factors = stored(pair, within, [cuts[piece.name] for piece in within], entries[pair.module])
         tensors |= dict(zip(pair.keys, factors, strict=True))
     prefix = "" if adapter.is_own else PREFIX
     written = {prefix + key: tensor for key, tensor in (tensors | dict(adapter.others)).items()}
-    sidecar = None if adapter.sidecar is None else _resized_sidecar(adapter.sidecar, adapter.pieces, cuts, why)
+    by_part = {(piece.path, piece.part): cuts[piece.name][0].shape[-2] for piece in every}
+    sidecar = None if adapter.sidecar is None else adapter.sidecar.at_ranks(by_part, why)
     content = dict(adapter.content) if adapter.is_own else _resized_config(adapter, entries)
     with whole_folder(folder) as temporary:
         write_folder(temporary, content, written, sidecar)
         if (adapter.source / RUN_NAME).is_file():
             run = read_json(adapter.source / RUN_NAME) | {"resized": why}
             (temporary / RUN_NAME).write_text(json_text(run), encoding="utf-8")
-    before, after = (_count(each) for each in ([p.matrices for p in adapter.pieces], list(cuts.values())))
-    compared = tuple(_compared(piece, cuts[piece.name]) for piece in adapter.pieces)
+    before = sum(piece.update.A.numel() + piece.update.B.numel() for piece in every)
+    after = sum(A.numel() + B.numel() for A, B in cuts.values())
+    compared = tuple(_compared(piece, cuts[piece.name]) for piece in every)
     return Resized(str(folder), compared, before, after)
 
 
 def _compared(piece: Piece, cut: tuple[Tensor, Tensor]) -> ResizedPiece:
     whole = piece.thin.norm()
     error = piece.thin.distance(Thin.of(*cut)) / whole if whole else 0.0
-    return ResizedPiece(piece.name, piece.rank, cut[0].shape[-2], error, whole * abs(piece.pair.scale))
-
-
-def _count(pairs: Sequence[tuple[Tensor, Tensor]]) -> int:
-    return sum(A.numel() + B.numel() for A, B in pairs)
+    return ResizedPiece(piece.name, piece.rank, cut[0].shape[-2], error, whole * abs(piece.update.scale))
 
 
 # -- what describes the tensors -----------------------------------------------------------------------------------
@@ -174,31 +256,6 @@ def _resized_config(adapter: StoredAdapter, ranks: Mapping[str, int]) -> dict[st
     return dict(adapter.content) | {name: resized[name] for name in names}
 
 
-def _resized_sidecar(
-    sidecar: Sidecar, pieces: Sequence[Piece], cuts: Mapping[str, tuple[Tensor, Tensor]], why: str
-) -> Sidecar:
-    by_path: dict[str, dict[str, int]] = {}
-    for piece in pieces:
-        by_path.setdefault(piece.path, {})[piece.part] = cuts[piece.name][0].shape[-2]
-    lost = [path for path in by_path if path not in sidecar.modules]
-    if lost:
-        raise AdapterFileError(f"{SIDECAR_NAME} says nothing of {', '.join(lost)}, which the tensor file holds")
-    modules = {path: resized_record(record, by_path.get(path, {})) for path, record in sidecar.modules.items()}
-    usual, others, alphas = usual_and_others(
-        {piece.name: modules[piece.path].parts[piece.part].recipe for piece in pieces}
-    )
-    fields = {"rank": usual.rank, "alpha": usual.alpha, "rank_pattern": others, "alpha_pattern": alphas}
-    method = _resized_method(sidecar.method, fields)
-    return replace(sidecar, modules=modules, method=method, notes=[*sidecar.notes, why])
-
-
-def _resized_method(method: Mapping[str, Any], fields: Mapping[str, Any]) -> dict[str, Any]:
-    """The specification with the new ranks, wherever it is LoRA's."""
-    if method.get("type") == "JointMethod":
-        return dict(method) | {"specs": [_resized_method(each, fields) for each in method["specs"]]}
-    return dict(method) | (dict(fields) if method.get("type") == "LoRA" else {})
-
-
 def stored_rank(pair: StoredUpdate, cuts: Sequence[Pair]) -> int:
     """The rank by which PEFT knows a pair that is to hold these pieces: a convolution's counts all its groups."""
     within = sum(A.shape[-2] for A, _ in cuts)
@@ -211,7 +268,7 @@ def stored(pair: StoredUpdate, pieces: Sequence[Piece], cuts: Sequence[Pair], ra
         return _packed(pair, pieces, cuts, rank)
     A, B = cuts[0]
     if pair.kind == "parameters":
-        return A, B
+        return A.view(*pair.A.shape[:-2], *A.shape[-2:]), B.view(*pair.B.shape[:-2], *B.shape[-2:])
     if pair.kind == "experts":
         return A.flatten(0, 1), B.permute(1, 2, 0).flatten(1)
     A_stored = A.flatten(0, 1).view(-1, *pair.A.shape[1:])
@@ -228,11 +285,3 @@ def _packed(pair: StoredUpdate, pieces: Sequence[Piece], cuts: Sequence[Pair], r
         A_RI[ranks] = A.reshape(-1, A.shape[-1])
         B_OR[slice(None) if piece.outputs is None else piece.outputs, ranks] = B.reshape(-1, B.shape[-1])
     return A_RI, B_OR
-
-
-def resized_record(record: ModuleRecord, ranks: Mapping[str, int]) -> ModuleRecord:
-    """The record with other ranks by part, every scale as it was."""
-    parts = {}
-    for part, each in record.parts.items():
-        parts[part] = replace(each, recipe=each.recipe.at_rank(ranks.get(part, each.recipe.rank)))
-    return replace(record, parts=parts)

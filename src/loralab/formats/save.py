@@ -29,9 +29,8 @@ from loralab.files.tensors import is_finite, write_tensors
 from loralab.files.whole import json_text, whole_file
 from loralab.formats.fingerprint import Fingerprint, fingerprint_under
 from loralab.formats.own import own_config, own_tensors
-from loralab.formats.peft.tokens import ambiguous_rows
 from loralab.formats.peft.vera import has_vera, vera_to_peft, why_not_peft_vera
-from loralab.formats.peft.writing import base_name, reasons_against_peft, to_peft
+from loralab.formats.peft.writing import base_name, to_peft, why_not_written
 from loralab.formats.record import describe
 from loralab.formats.sidecar import OWN_LAYOUT, PEFT_LAYOUT, Sidecar, file_sha256, method_to_json
 from loralab.methods.beside import fresh_heads, random_beside
@@ -113,7 +112,7 @@ def _write_plain(
 ) -> None:
     """Write the plain LoRA that the updates come to, if there is one, for PEFT and whatever reads its files."""
     plain = {where: update.plain() for where, update in updates.items()}
-    if reasons_against_peft(plain, bases, stacks) or ambiguous_rows(plain, model):
+    if why_not_written(plain, bases, model, stacks):
         return
     packed = to_peft(plain, bases, 0.0, model, stacks)
     records = {where: describe(update, bases[where]) for where, update in plain.items()}
@@ -129,7 +128,7 @@ def _laid_out(
     """(the layout, adapter_config.json, the tensors): PEFT's wherever PEFT knows the method."""
     if has_vera(updates) and not why_not_peft_vera(updates, bases) and adapter.shared is not None:
         return PEFT_LAYOUT, *vera_to_peft(updates, adapter.shared, bases, adapter.spec, model)
-    reasons = [*reasons_against_peft(updates, bases, adapter.stacks), *ambiguous_rows(updates, model)]
+    reasons = why_not_written(updates, bases, model, adapter.stacks)
     if reasons:
         return OWN_LAYOUT, own_config(reasons, base_name(model)), own_tensors(updates, adapter.shared)
     packed = to_peft(updates, bases, _dropout(adapter), model, adapter.stacks)

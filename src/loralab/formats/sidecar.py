@@ -11,12 +11,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
+from loralab.core.names import modules_by_path
 from loralab.core.plan import JointMethod
+from loralab.core.updates.factors import usual_and_others
+from loralab.core.updates.update import WHOLE, Update
 from loralab.errors import AdapterFileError, SpecError
 from loralab.files.names import SIDECAR_NAME
 from loralab.files.values import flag, listing, mapping, text, texts
 from loralab.files.whole import read_json
-from loralab.formats.fingerprint import Fingerprint
+from loralab.formats.fingerprint import Fingerprint, fingerprint_under
 from loralab.formats.record import ModuleRecord, check_leaders, recorded_rows
 from loralab.methods.registry import specs
 
@@ -55,6 +60,21 @@ class Sidecar:
             **({"labels": list(self.labels)} if self.labels else {}),
         }
 
+    def at_ranks(self, ranks: Mapping[tuple[str, str], int], why: str) -> "Sidecar":
+        """That of the adapter with other ranks by module path and part, and a note of why."""
+        lost = [path for path, _ in ranks if path not in self.modules]
+        if lost:
+            raise AdapterFileError(f"{SIDECAR_NAME} says nothing of {', '.join(lost)}, which the tensor file holds")
+        by_path = {path: {part: rank for (of, part), rank in ranks.items() if of == path} for path in self.modules}
+        modules = {path: record.at_ranks(by_path[path]) for path, record in self.modules.items()}
+        recipes = {
+            path if part == WHOLE else f"{path}[{part}]": modules[path].parts[part].recipe for path, part in ranks
+        }
+        usual, others, alphas = usual_and_others(recipes)
+        fields = {"rank": usual.rank, "alpha": usual.alpha, "rank_pattern": others, "alpha_pattern": alphas}
+        method = _method_with(self.method, fields)
+        return dataclasses.replace(self, modules=modules, method=method, notes=[*self.notes, why])
+
     def spec(self) -> object | None:
         """The method's specification, or None if it is of a kind that cannot be made anew (a combination)."""
         try:
@@ -62,6 +82,10 @@ class Sidecar:
         except (SpecError, TypeError) as problem:
             raise AdapterFileError(f"invalid specification in {SIDECAR_NAME}: {problem}") from problem
         return spec
+
+    def check_base(self, updates: Mapping[str, Update], model: nn.Module) -> None:
+        """FingerprintError unless these updates, for this model, are on the base that they were trained on."""
+        self.fingerprint.check(fingerprint_under(updates, modules_by_path(model), model, self.heads))
 
     def check_belongs(self, tensors: Path) -> None:
         """AdapterFileError unless this file was written together with that tensor file."""
@@ -122,6 +146,13 @@ def method_from_json(content: Mapping[str, Any]) -> Any:
         return JointMethod(tuple(method_from_json(mapping(each, "spec")) for each in joined))
     spec = specs().get(kind)
     return None if spec is None else spec(**fields)
+
+
+def _method_with(method: Mapping[str, Any], fields: Mapping[str, Any]) -> dict[str, Any]:
+    """The specification with the new ranks, wherever it is LoRA's."""
+    if method.get("type") == "JointMethod":
+        return dict(method) | {"specs": [_method_with(each, fields) for each in method["specs"]]}
+    return dict(method) | (dict(fields) if method.get("type") == "LoRA" else {})
 
 
 def file_sha256(path: Path) -> str:

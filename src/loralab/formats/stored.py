@@ -6,27 +6,27 @@ where somebody asks for these.
 """
 
 import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeVar
 
+import torch
 from torch import Tensor, nn
 
 from loralab.core.plan import Plan
-from loralab.errors import AdapterFileError, LoralabError, some
+from loralab.core.thin import Thin, numerical_rank
+from loralab.core.updates.factors import Recipe
+from loralab.errors import AdapterFileError, LoralabError
 from loralab.files.names import CONFIG_NAME, PLAIN_NAME, TENSORS_NAME
-from loralab.files.tensors import TensorFile, is_finite
-from loralab.formats.peft.config import OWN_TYPE, PeftConfig
+from loralab.files.tensors import TensorFile
+from loralab.formats.peft.config import LORA_BIAS, OWN_TYPE, TYING, PeftConfig
+from loralab.formats.peft.keys import WRAPPED
+from loralab.formats.peft.layout import OUTPUT_TWICE
 from loralab.formats.peft.vera import PeftVeraConfig
+from loralab.formats.record import Runs
 from loralab.formats.sidecar import Sidecar
-from loralab.formats.updates import (
-    Piece,
-    StoredUpdate,
-    factor_keys,
-    pieces_of,
-)
 
 # -- what is wrong ---------------------------------------------------------------------------------------------------
 
@@ -103,6 +103,114 @@ def refuse(source: Path, problems: Sequence[Problem]) -> None:
 
 
 @dataclass(frozen=True)
+class StoredUpdate:
+    """One A and B of the file, for the module or raw parameter `name`; `kind` is how they multiply.
+
+    PEFT's layout packs the parts of a fused projection into one pair (`resize.Piece` is what one of them has of it).
+    Shapes: G groups or experts, R rank, I inputs, O outputs.
+    """
+
+    name: str
+    kind: str
+    keys: tuple[str, str]
+    A: Tensor
+    B: Tensor
+    recipe: Recipe
+    rows: Runs | None = None
+    """Of the module's weight, where the pair is for a part of it: `c_attn.q`."""
+
+    @property
+    def fits(self) -> bool:
+        """Whether A and B can be multiplied."""
+        A, B = self.A, self.B
+        if min(A.dim(), B.dim()) < 2 or not A.numel() or not B.numel():
+            return False
+        if self.kind == "parameters":
+            return A.shape[-2] == B.shape[-1]
+        if self.kind == "experts":
+            return len(A) == B.shape[1]
+        rank = B[0].numel()
+        return len(A) % rank == 0 and len(B) % (len(A) // rank) == 0
+
+    @property
+    def module(self) -> str:
+        """The path of the module that it belongs to, or of the raw parameter: what rank_pattern calls it."""
+        return self.name.removesuffix(".out_proj") if self.of_output else self.name
+
+    @property
+    def of_output(self) -> bool:
+        """Whether it is of the output projection of an nn.MultiheadAttention, which PEFT's layout has apart."""
+        return self.kind == "attention output"
+
+    def _experts(self) -> int:
+        """Of how many experts this holds the factors, one below the other."""
+        experts, left = divmod(len(self.A), self.recipe.rank)
+        if left:
+            raise AdapterFileError(
+                f"{self.keys[0]} has {len(self.A)} rows, no multiple of the rank {self.recipe.rank} that its "
+                "configuration gives it: by bare names only the model can tell which parameter it belongs to; load it "
+                "there and ll.save it"
+            )
+        return experts
+
+    @property
+    def part_of(self) -> str | None:
+        """The path of that module: `c_attn`."""
+        return None if self.rows is None else self.name.rpartition(".")[0]
+
+    @property
+    def is_dead(self) -> bool:
+        """Whether the update is zero because A or B is."""
+        return not bool(self.A.any()) or not bool(self.B.any())
+
+    def delta_norm(self) -> float:
+        """‖ΔW‖_F."""
+        return abs(self.scale) * Thin(*self.matrices()).norm()
+
+    @property
+    def by_key(self) -> dict[str, Tensor]:
+        """A and B by their keys in the file."""
+        return dict(zip(self.keys, (self.A, self.B), strict=True))
+
+    @property
+    def scale(self) -> float:
+        """s of ΔW = s·B·A: alpha/rank, twice that where PEFT's layout adds the update twice."""
+        return self.recipe.scale * (OUTPUT_TWICE if self.of_output else 1.0)
+
+    def matrices(self) -> tuple[Tensor, Tensor]:
+        """(A [G, R, I], B [G, O, R]) in float64, without the scale; G groups of a convolution or experts."""
+        A_double, B_double = self.A.double(), self.B.double()
+        if self.kind == "parameters":
+            return A_double.reshape(-1, *A_double.shape[-2:]), B_double.reshape(-1, *B_double.shape[-2:])
+        if self.kind == "experts":
+            E = self._experts()
+            return torch.unflatten(A_double, 0, (E, -1)), torch.unflatten(B_double, 1, (-1, E)).permute(2, 0, 1)
+        A_RI, B_OR = A_double.flatten(1), B_double.flatten(1)
+        groups = len(A_RI) // B_OR.shape[1]
+        return torch.unflatten(A_RI, 0, (groups, -1)), torch.unflatten(B_OR, 0, (groups, -1))
+
+    def groups(self) -> Iterator["StoredUpdate"]:
+        """Updates of one matrix each, in float64: of every group of a convolution, of every expert."""
+        A_GRI, B_GOR = self.matrices()
+        for number, (A_RI, B_OR) in enumerate(zip(A_GRI, B_GOR, strict=True)):
+            yield replace(self, name=f"{self.name}[{number}]" if len(A_GRI) > 1 else self.name, A=A_RI, B=B_OR)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(O, I), of a ΔW that is one matrix."""
+        return len(self.B), self.A.shape[1]
+
+    def svd(self) -> tuple[Tensor, Tensor, Tensor]:
+        """(U [O, K], σ [K] falling, V [I, K]) of a ΔW that is one matrix, the scale included.
+
+        K is the numerical rank; it is 0 for an update that is zero.
+        """
+        U, sigma, V = Thin.of(self.A, self.B, self.scale).svd
+        kept = numerical_rank(sigma, sum(self.shape))
+        return U[:, :kept], sigma[:kept], V[:, :kept]
+
+
+@dataclass(frozen=True)
 class Parted:
     """The tensors of an adapter, taken apart."""
 
@@ -162,7 +270,7 @@ class StoredAdapter:
     @cached_property
     def parted(self) -> Parted:
         """The tensors, taken apart."""
-        return Parted() if self.file is None else _take_apart(self)
+        return Parted() if self.file is None else self.layout.part(self)
 
     @property
     def entries(self) -> tuple[StoredUpdate, ...]:
@@ -174,20 +282,37 @@ class StoredAdapter:
         """The entries without those that are zeros in the place of what is not adapted."""
         return [entry for entry in self.parted.entries if not _is_padding(entry, self.sidecar)]
 
-    @cached_property
-    def pieces_by_entry(self) -> list[tuple[StoredUpdate, list[Piece]]]:
-        """Every A and B of the file, with the modules' own updates in them."""
-        return [(entry, pieces_of(entry, self.sidecar, self.is_own)) for entry in self.entries]
-
-    @property
-    def pieces(self) -> list[Piece]:
-        """The modules' own updates, in the order of the file."""
-        return [piece for _, pieces in self.pieces_by_entry for piece in pieces]
-
     @property
     def others(self) -> Mapping[str, Tensor]:
         """The tensors that are not low-rank factors, by key."""
         return self.parted.others
+
+    @property
+    def base_copies(self) -> set[str]:
+        """Keys of the copies of the base's own embeddings that PEFT puts beside the factors of those it adapts."""
+        return {f"{pair.name}.{WRAPPED}.weight" for pair in self.entries} & self.others.keys()
+
+    @property
+    def idle_insertions(self) -> list[str]:
+        """Keys of the tensors of inserted layers and prefixes that are zero throughout."""
+        inserted = self.inserted
+        return [key for key, each in self.others.items() if key.rpartition(".")[0] in inserted and not bool(each.any())]
+
+    @property
+    def inserted(self) -> list[str]:
+        """Modules with layers or prefixes of the adapter's own."""
+        return [] if self.sidecar is None else [path for path, each in self.sidecar.modules.items() if each.settings]
+
+    def refuse_without_base(self, to: str) -> None:
+        """AdapterFileError for what cannot be told without the model, where it becomes `to` by its files alone."""
+        config = self.config or PeftConfig(8, 8.0)
+        said = [name for name, given in ((LORA_BIAS, config.bias_of_B), (TYING, config.ties_weights)) if given]
+        if said:
+            raise AdapterFileError(
+                f"{self.source} cannot become {to} by its files alone: only its base tells what its "
+                f"{' and '.join(said)} means; ll.load it there and ll.save it into another folder, which says the same "
+                "without, and take that"
+            )
 
     @property
     def count(self) -> int:
@@ -236,54 +361,12 @@ def name_for(path: Path) -> str:
     return re.sub(r"[^A-Za-z0-9._-]+", "-", stem).lstrip("._-") or "default"
 
 
-# -- the tensors ----------------------------------------------------------------------------------------------------
-
-
-def _take_apart(stored: StoredAdapter) -> Parted:
-    """Sort the tensors into whole pairs and others; what cannot be used is a problem."""
-    problems, where, tensors = Problems(), stored.where, stored.named
-    spoilt = _spoilt(stored, problems)
-    keys = [(A, B) for A, B in factor_keys(tensors) if not stored.is_checkpoint or A.endswith(".lora_A")]
-    lost = [key for pair in keys for key in pair if key not in tensors]
-    whole = {A: (A, B) for A, B in keys if A in tensors and B in tensors and not {A, B} & spoilt}
-    loose = {key: each for key, each in tensors.items() if key not in spoilt.union(*keys)}
-    entries, others = stored.layout.part(stored, list(whole.values()), loose, problems)
-    unfit = [f"{key} {list(each.shape)}" for entry in entries if not entry.fits for key, each in entry.by_key.items()]
-    if lost:
-        problems.add(where, f"{some(lost)} {'is' if len(lost) == 1 else 'are'} missing beside the other factor", AGAIN)
-    if unfit:
-        problems.add(where, f"{some(unfit)} do not fit each other", AGAIN)
-    return Parted(tuple(each for each in entries if each.fits), others, tuple(problems.seen))
-
-
-def _spoilt(stored: StoredAdapter, problems: Problems) -> set[str]:
-    """Keys of tensors that hold NaN or infinity, or nothing."""
-    empty = [key for key, each in stored.named.items() if each.numel() == 0]
-    infinite = [key for key, each in stored.named.items() if not is_finite(each)]
-    where = stored.where
-    if empty:
-        advice = "gather sharded weights before saving, and save again"
-        problems.add(where, f"{len(empty)} tensors are empty: {some(empty)}", advice)
-    if infinite:
-        advice = "go back to an earlier checkpoint and train with a lower learning rate"
-        problems.add(where, f"{len(infinite)} tensors hold NaN or infinite values: {some(infinite)}", advice)
-    if not stored.named:
-        problems.add(where, "it holds no tensors", AGAIN)
-    return {*empty, *infinite}
-
-
 def _is_padding(update: StoredUpdate, sidecar: Sidecar | None) -> bool:
     """Zeros that stand for the half of an nn.MultiheadAttention that is not adapted."""
     record = None if sidecar is None else sidecar.modules.get(update.module)
     if record is None or record.kind != "attention" or not update.is_dead:
         return False
     return "out" not in record.parts if update.of_output else set(record.parts) == {"out"}
-
-
-Keys = list[tuple[str, str]]
-"""Of A and B."""
-Tensors = Mapping[str, Tensor]
-UpdatesAndOthers = tuple[list[StoredUpdate], Tensors]
 
 
 @dataclass(frozen=True)
@@ -294,8 +377,8 @@ class FileLayout:
     """What adapter_config.json calls it; None for a checkpoint."""
     understand: Callable[[StoredAdapter, Problems], StoredAdapter]
     """Fills in what the configuration means."""
-    part: Callable[[StoredAdapter, Keys, Tensors, Problems], UpdatesAndOthers]
-    """From the keys of whole pairs and the other tensors to (the updates, the tensors that belong to none)."""
+    part: Callable[[StoredAdapter], Parted]
+    """Its tensors, taken apart."""
     place: Callable[[StoredAdapter, nn.Module], Plan]
     """Its updates for a model, filled; AdapterFileError listing all that does not fit. The model is not changed."""
     spec: Callable[[StoredAdapter, Plan], object]

@@ -1,117 +1,145 @@
-"""The updates of an adapter as they lie in its file, told apart by names and loralab.json alone, without any model.
+"""The tensors of an adapter's file taken apart into updates, by names and loralab.json alone, without any model.
 
-A `StoredUpdate` is a pair A, B of the file. PEFT's layout packs the parts of a fused projection into one pair; a
-`Piece` is the update of one of them. Shapes: G groups or experts, R rank, I inputs, O outputs.
+Shapes: R rank, I inputs, O outputs.
 """
 
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 from itertools import takewhile
 
 import torch
 from torch import Tensor
 
 from loralab.core.adapter import SHARED
-from loralab.core.thin import Thin
 from loralab.core.updates.factors import Recipe, SharedMatrices, Spot
 from loralab.core.updates.update import WHOLE
-from loralab.errors import AdapterFileError, listed
-from loralab.files.tensors import problems_of
-from loralab.formats.peft.config import PeftConfig
-from loralab.formats.peft.keys import WRAPPED, plain_path
-from loralab.formats.peft.layout import EMBEDDING_A, IN_PROJECTION, OUTPUT_TWICE, A
-from loralab.formats.record import ModuleRecord, PartRecord, Runs, rows_of
+from loralab.errors import AdapterFileError, listed, some
+from loralab.files.names import SIDECAR_NAME
+from loralab.files.tensors import is_finite, problems_of
+from loralab.formats.peft.config import PeftConfig, is_named
+from loralab.formats.peft.keys import EMBEDDING_A, WRAPPED, A, plain_path
+from loralab.formats.peft.vera import vera_record
+from loralab.formats.record import ModuleRecord, PartRecord
 from loralab.formats.sidecar import Sidecar
-from loralab.methods.vera import A_NAME, B_NAME, LAMBDA_B, LAMBDA_D, ScaledProjections
+from loralab.formats.stored import AGAIN, Parted, Problems, StoredAdapter, StoredUpdate
+from loralab.methods.vera import A_NAME, B_NAME, LAMBDA_B, LAMBDA_D
 
 OUTPUT = f".{WRAPPED}.out_proj"
 
+Keys = list[tuple[str, str]]
+"""Of A and B."""
+Tensors = Mapping[str, Tensor]
+UpdatesAndOthers = tuple[list[StoredUpdate], Tensors]
+Part = Callable[[StoredAdapter, Keys, Tensors, Problems], UpdatesAndOthers]
+"""From the keys of whole pairs and the other tensors to (the updates, the tensors that belong to none)."""
 
-@dataclass(frozen=True)
-class StoredUpdate:
-    """One A and B of the file, for the module or raw parameter `name`; `kind` is how they multiply."""
 
-    name: str
-    kind: str
-    keys: tuple[str, str]
-    A: Tensor
-    B: Tensor
-    recipe: Recipe
-    rows: Runs | None = None
-    """Of the module's weight, where the pair is for a part of it: `c_attn.q`."""
+def _take_apart(stored: StoredAdapter, part: Part) -> Parted:
+    """Sort the tensors into whole pairs and others; what cannot be used is a problem."""
+    problems, where, tensors = Problems(), stored.where, stored.named
+    spoilt = _spoilt(stored, problems)
+    keys = [(A, B) for A, B in factor_keys(tensors) if not stored.is_checkpoint or A.endswith(".lora_A")]
+    lost = [key for pair in keys for key in pair if key not in tensors]
+    whole = {A: (A, B) for A, B in keys if A in tensors and B in tensors and not {A, B} & spoilt}
+    loose = {key: each for key, each in tensors.items() if key not in spoilt.union(*keys)}
+    entries, others = part(stored, list(whole.values()), loose, problems)
+    unfit = [f"{key} {list(each.shape)}" for entry in entries if not entry.fits for key, each in entry.by_key.items()]
+    if lost:
+        problems.add(where, f"{some(lost)} {'is' if len(lost) == 1 else 'are'} missing beside the other factor", AGAIN)
+    if unfit:
+        problems.add(where, f"{some(unfit)} do not fit each other", AGAIN)
+    return Parted(tuple(each for each in entries if each.fits), others, tuple(problems.seen))
 
-    @property
-    def fits(self) -> bool:
-        """Whether A and B can be multiplied."""
-        A, B = self.A, self.B
-        if min(A.dim(), B.dim()) < 2 or not A.numel() or not B.numel():
-            return False
-        if self.kind == "parameters":
-            return A.shape[-2] == B.shape[-1]
-        if self.kind == "experts":
-            return len(A) == B.shape[1]
-        rank = B[0].numel()
-        return len(A) % rank == 0 and len(B) % (len(A) // rank) == 0
 
-    @property
-    def module(self) -> str:
-        """The path of the module that it belongs to, or of the raw parameter: what rank_pattern calls it."""
-        return self.name.removesuffix(".out_proj") if self.of_output else self.name
+def _spoilt(stored: StoredAdapter, problems: Problems) -> set[str]:
+    """Keys of tensors that hold NaN or infinity, or nothing."""
+    empty = [key for key, each in stored.named.items() if each.numel() == 0]
+    infinite = [key for key, each in stored.named.items() if not is_finite(each)]
+    where = stored.where
+    if empty:
+        advice = "gather sharded weights before saving, and save again"
+        problems.add(where, f"{len(empty)} tensors are empty: {some(empty)}", advice)
+    if infinite:
+        advice = "go back to an earlier checkpoint and train with a lower learning rate"
+        problems.add(where, f"{len(infinite)} tensors hold NaN or infinite values: {some(infinite)}", advice)
+    if not stored.named:
+        problems.add(where, "it holds no tensors", AGAIN)
+    return {*empty, *infinite}
 
-    @property
-    def of_output(self) -> bool:
-        """Whether it is of the output projection of an nn.MultiheadAttention, which PEFT's layout has apart."""
-        return self.kind == "attention output"
 
-    def _experts(self) -> int:
-        """Of how many experts this holds the factors, one below the other."""
-        experts, left = divmod(len(self.A), self.recipe.rank)
-        if left:
-            raise AdapterFileError(
-                f"{self.keys[0]} has {len(self.A)} rows, no multiple of the rank {self.recipe.rank} that its "
-                "configuration gives it: by bare names only the model can tell which parameter it belongs to; load it "
-                "there and ll.save it"
-            )
-        return experts
+def _of_sorted(part: Part) -> Callable[[StoredAdapter], Parted]:
+    """What is done differently for a layout, after what is done alike for all."""
+    return lambda stored: _take_apart(stored, part)
 
-    @property
-    def part_of(self) -> str | None:
-        """The path of that module: `c_attn`."""
-        return None if self.rows is None else self.name.rpartition(".")[0]
 
-    @property
-    def is_dead(self) -> bool:
-        """Whether the update is zero because A or B is."""
-        return not bool(self.A.any()) or not bool(self.B.any())
+# -- by layout -------------------------------------------------------------------------------------------------------
 
-    def delta_norm(self) -> float:
-        """‖ΔW‖_F."""
-        return abs(self.scale) * Thin(*self.matrices()).norm()
 
-    @property
-    def by_key(self) -> dict[str, Tensor]:
-        """A and B by their keys in the file."""
-        return dict(zip(self.keys, (self.A, self.B), strict=True))
+@_of_sorted
+def part_peft(stored: StoredAdapter, keys: Keys, others: Tensors, problems: Problems) -> UpdatesAndOthers:
+    config = stored.config or PeftConfig(rank=8, alpha=8.0)
+    read = (
+        problems.attempt(stored.where, AGAIN, partial(stored_update, config, stored.sidecar, each, stored.named))
+        for each in keys
+    )
+    return [update for update in read if update is not None], others
 
-    @property
-    def scale(self) -> float:
-        """s of ΔW = s·B·A: alpha/rank, twice that where PEFT's layout adds the update twice."""
-        return self.recipe.scale * (OUTPUT_TWICE if self.of_output else 1.0)
 
-    def matrices(self) -> tuple[Tensor, Tensor]:
-        """(A [G, R, I], B [G, O, R]) in float64, without the scale; G groups of a convolution or experts."""
-        A_double, B_double = self.A.double(), self.B.double()
-        if self.kind == "parameters":
-            return A_double.reshape(-1, *A_double.shape[-2:]), B_double.reshape(-1, *B_double.shape[-2:])
-        if self.kind == "experts":
-            E = self._experts()
-            return torch.unflatten(A_double, 0, (E, -1)), torch.unflatten(B_double, 1, (-1, E)).permute(2, 0, 1)
-        A_RI, B_OR = A_double.flatten(1), B_double.flatten(1)
-        groups = len(A_RI) // B_OR.shape[1]
-        return torch.unflatten(A_RI, 0, (groups, -1)), torch.unflatten(B_OR, 0, (groups, -1))
+@_of_sorted
+def part_vera(stored: StoredAdapter, keys: Keys, others: Tensors, problems: Problems) -> UpdatesAndOthers:
+    if stored.vera is None:
+        return [], others
+    recipe = stored.vera.recipe
+    read = problems.attempt(stored.where, AGAIN, lambda: vera_updates(recipe, stored.named, stored.sidecar))
+    return ([], others) if read is None else read
 
+
+@_of_sorted
+def part_own(stored: StoredAdapter, keys: Keys, others: Tensors, problems: Problems) -> UpdatesAndOthers:
+    sidecar, where = stored.sidecar, stored.where
+    if sidecar is None:
+        return [], others
+    shared = problems.attempt(SIDECAR_NAME, AGAIN, lambda: shared_matrices(stored.named, sidecar.shared))
+    of_modules: dict[str, None] = {f"{SHARED}.{name}": None for name in sidecar.shared}
+    updates = list[StoredUpdate]()
+    for path, record in sidecar.modules.items():
+        for part, each in record.parts.items():
+            local = problems.attempt(where, AGAIN, partial(local_keys, path, part, each, shared)) or {}
+            of_modules |= dict.fromkeys(local.values())
+            if each.kind:
+                continue
+            name, pair = path if part == WHOLE else f"{path}.{part}", (local["lora_A"], local["lora_B"])
+            if pair in keys:
+                A, B = (stored.named[key] for key in pair)
+                updates.append(StoredUpdate(name, record.kind, pair, A, B, each.recipe, each.rows))
+            elif not set(pair) <= stored.named.keys():
+                problems.add(where, f"{name} has a low-rank update in {SIDECAR_NAME}, but none in the file", AGAIN)
+        updates += problems.attempt(where, AGAIN, partial(special_updates, path, record, stored.named, shared)) or ()
+    return updates, {key: each for key, each in others.items() if key not in of_modules}
+
+
+@_of_sorted
+def part_checkpoint(stored: StoredAdapter, keys: Keys, others: Tensors, problems: Problems) -> UpdatesAndOthers:
+    if not any(key.endswith((".lora_A", ".lora_B")) for key in stored.named):
+        of_peft = any(".lora_A." in key for key in stored.named)
+        what = "it is PEFT's file" if of_peft else "it has no names ending in lora_A, lora_B"
+        problems.add(stored.where, what, "load the folder that holds it" if of_peft else AGAIN)
+    updates = [
+        StoredUpdate(
+            A.rpartition(".")[0],
+            "linear",
+            (A, B),
+            stored.named[A],
+            stored.named[B],
+            Recipe(stored.named[B].shape[-1], stored.alpha or 1.0),
+        )
+        for A, B in keys
+    ]
+    return updates, others
+
+
+# -- pairs of PEFT's ------------------------------------------------------------------------------------------------
 
 _FACTOR = re.compile(r"(?P<stem>.+)\.lora_(?P<embedding>embedding_)?(?P<factor>[AB])(?P<end>\.weight)?")
 
@@ -122,11 +150,6 @@ def factor_keys(tensors: Iterable[str]) -> Iterator[tuple[str, str]]:
     stems = [(f"{match['stem']}.lora_{match['embedding'] or ''}", match["end"] or "") for match in matches]
     in_order = sorted(zip(matches, stems, strict=True), key=lambda each: each[0]["factor"])
     return ((f"{start}A{end}", f"{start}B{end}") for start, end in dict.fromkeys(stem for _, stem in in_order))
-
-
-def base_copies(pairs: Iterable[StoredUpdate], others: Collection[str]) -> set[str]:
-    """Keys of the copies of the base's own embeddings that PEFT puts beside the factors of those it adapts."""
-    return {f"{pair.name}.{WRAPPED}.weight" for pair in pairs} & set(others)
 
 
 def stored_update(
@@ -166,12 +189,8 @@ def _parameters_of(config: PeftConfig, sidecar: Sidecar | None, path: str) -> It
     targets = config.targets if isinstance(config.targets, tuple) else ()
     for name in config.target_parameters:
         module, _, parameter = name.rpartition(".")
-        if _ends_in(path, module) if module else not any(_ends_in(path, target) for target in targets):
+        if is_named(path, [module]) if module else not is_named(path, targets):
             yield parameter
-
-
-def _ends_in(path: str, name: str) -> bool:
-    return path == name or path.endswith("." + name)
 
 
 # -- deltas of other kinds than a plain pair -----------------------------------------------------------------------
@@ -208,13 +227,11 @@ def special_updates(
         stem = path if part == WHOLE else f"{path}.{part}"
         O, I = _shape(stem, each)  # noqa: E741
         delta = each.blank(Spot(stem, each.recipe, O, I, torch.device("cpu"), shared=shared))
-        expected = {f"{stem}.{name}": tuple(tensor.shape) for name, tensor in delta.stored()}
+        expected = {f"{stem}.{name}": tensor for name, tensor in delta.stored()}
         problems = problems_of({key: tensors[key] for key in expected if key in tensors}, expected)
         if problems:
             raise AdapterFileError(f"the adapter's file does not hold what it should: {listed(problems)}; get it again")
-        with torch.no_grad():
-            for name, tensor in delta.stored():
-                tensor.copy_(tensors[f"{stem}.{name}"])
+        delta.fill({name: tensors[f"{stem}.{name}"] for name, _ in delta.stored()})
         plain = delta.eval().as_lora()
         keys = f"{stem}.A", f"{stem}.B"
         A, B = plain.lora_A.detach(), plain.lora_B.detach()
@@ -256,114 +273,10 @@ def _vera_records(recipe: Recipe, named: Mapping[str, Tensor]) -> dict[str, Modu
     width = named[f"{SHARED}.{A_NAME}"].shape[1]
     paths = [key.removesuffix(f".{LAMBDA_B}") for key in named if key.endswith(f".{LAMBDA_B}")]
     shapes = {path: (len(named[f"{path}.{LAMBDA_B}"]), width) for path in paths}
-    return {
-        path: ModuleRecord("linear", {WHOLE: PartRecord(recipe, kind=ScaledProjections.kind, shape=shape)})
-        for path, shape in shapes.items()
-    }
+    return {path: vera_record(recipe, shape) for path, shape in shapes.items()}
 
 
 def _shape(stem: str, record: PartRecord) -> tuple[int, int]:
     if record.shape is None:
         raise AdapterFileError(f"loralab.json does not say what shape the weight of {stem} has; save the adapter again")
     return record.shape
-
-
-# -- what a pair holds ----------------------------------------------------------------------------------------------
-
-Pair = tuple[Tensor, Tensor]
-
-
-@dataclass(frozen=True)
-class Piece:
-    """One update within the two tensors of a pair."""
-
-    name: str
-    """The module's path, `path[part]` for a part of it."""
-    path: str
-    part: str
-    pair: StoredUpdate
-    ranks: slice | None = None
-    """Its rows of A and columns of B; None: all of them."""
-    outputs: Tensor | None = None
-    """Its rows of B; None: all of them."""
-    own_recipe: Recipe | None = None
-    """What the sidecar says of the part; None: it is the pair's."""
-
-    @cached_property
-    def matrices(self) -> Pair:
-        """(A [G, R, I], B [G, O, R]) as stored, without the scale; two dimensions where there are no groups."""
-        if self.ranks is None:
-            return (self.pair.A, self.pair.B) if self.pair.kind == "parameters" else self.pair.matrices()
-        B_OR = self.pair.B[:, self.ranks]
-        return self.pair.A[self.ranks], B_OR if self.outputs is None else B_OR[self.outputs]
-
-    @property
-    def recipe(self) -> Recipe:
-        """Rank, alpha and the rest as the adapter's files say them of this piece."""
-        return self.pair.recipe if self.own_recipe is None else self.own_recipe
-
-    @property
-    def rank(self) -> int:
-        """R."""
-        return int(self.matrices[0].shape[-2])
-
-    @cached_property
-    def thin(self) -> Thin:
-        """B·A, without the scale."""
-        return Thin.of(*self.matrices)
-
-    @property
-    def energy_K(self) -> Tensor:
-        """σ² of ΔW, the scale included."""
-        return self.thin.energy_K * self.pair.scale**2
-
-    def cut(self, rank: int) -> Pair:
-        """The best (A, B) of this rank, or of R if that is less, in the precision to be stored."""
-        dtype = torch.promote_types(self.pair.A.dtype, torch.float32)
-        A, B = (tensor.to(dtype) for tensor in self.thin.cut(min(rank, self.rank)))
-        missing = min(rank, self.rank) - A.shape[-2]  # of factors with more rank than their matrix can have
-        if missing <= 0:
-            return A, B
-        return torch.nn.functional.pad(A, (0, 0, 0, missing)), torch.nn.functional.pad(B, (0, missing))
-
-
-def pieces_of(pair: StoredUpdate, sidecar: Sidecar | None, own_layout: bool) -> list[Piece]:
-    """The pieces in a pair; without a sidecar a pair is one piece."""
-    output, path = pair.of_output, pair.module
-    record = None if sidecar is None else sidecar.modules.get(path)
-    if output and record is not None:
-        return list(_output_piece(path, pair, record))
-    if own_layout or record is None or WHOLE in record.parts or record.kind not in ("linear", "attention"):
-        path, part = _place(pair.name, sidecar)
-        return [Piece(path if part == WHOLE else f"{path}[{part}]", path, part, pair)]
-    return list(_packed_pieces(path, pair, record))
-
-
-def _place(name: str, sidecar: Sidecar | None) -> tuple[str, str]:
-    """(module path, part) of a pair that holds one piece: `path`, or `path.part`."""
-    if sidecar is not None and name not in sidecar.modules:
-        path, _, part = name.rpartition(".")
-        if path in sidecar.modules:
-            return path, part
-    return name, WHOLE
-
-
-def _packed_pieces(path: str, pair: StoredUpdate, record: ModuleRecord) -> Iterator[Piece]:
-    start = 0
-    for part, each in record.parts.items():
-        if record.kind == "attention" and part not in IN_PROJECTION:
-            continue
-        ranks = slice(start, start := start + each.recipe.rank)
-        outputs = rows_of(each.rows) if each.rows is not None else _third(part, len(pair.B))
-        yield Piece(f"{path}[{part}]", path, part, pair, ranks, outputs, each.recipe)
-
-
-def _output_piece(path: str, pair: StoredUpdate, record: ModuleRecord) -> Iterator[Piece]:
-    """Nothing where the output is not adapted: the pair is then zeros in its place."""
-    if "out" in record.parts:
-        recipe = record.parts["out"].recipe
-        yield Piece(f"{path}[out]", path, "out", pair, slice(0, recipe.rank), own_recipe=recipe)
-
-
-def _third(part: str, outputs: int) -> Tensor:
-    return torch.arange(outputs).chunk(3)[IN_PROJECTION.index(part)]

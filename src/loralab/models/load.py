@@ -30,7 +30,7 @@ from loralab.machine import choose_device
 from loralab.models.audio import is_of_sound
 from loralab.models.families.table import FAMILY_BY_TYPE
 from loralab.models.fit import judge_fit
-from loralab.models.locate import choices, is_linearized, locate
+from loralab.models.locate import choices, is_linearized, locate, stand_in
 from loralab.models.outputs import output_names
 from loralab.models.precision import choose_dtype
 from loralab.models.processor import check_processor, default_processor, has_processor
@@ -117,7 +117,7 @@ def load_model(
         if kind == GENERATION:
             kind = "seq2seq-lm" if config.is_encoder_decoder else "causal-lm"
         _check_kind(name, config, kind)
-        notes = [reason, *_set_labels(config, kind, labels, regression)]
+        notes = [reason, *stand_in(name, source), *_set_labels(config, kind, labels, regression)]
         processor, more = _read_processor(name, source, kind, config)
         model, report = _read_model(name, source, AUTO_CLASSES[kind], config, precision, seed)
     fresh, remarks = judge_fit(name, model, kind in HEADED, report)

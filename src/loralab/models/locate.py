@@ -8,7 +8,8 @@ from pathlib import Path
 
 from loralab.errors import ModelLoadError, NotFoundError
 from loralab.files.names import CONFIG_NAME, PEFT_FILES
-from loralab.models.embedded import EMBEDDED, embedded_folder
+from loralab.models.embedded import EMBEDDED, NAME_OF_ORIGIN, embedded_folder
+from loralab.models.hub import is_available
 
 AFFINE_PLACES = "affine_blocks.json"
 """What a linearized model's folder has instead of a config.json (see `linearized`)."""
@@ -19,7 +20,8 @@ _WEIGHTS = ("*.safetensors", *_PICKLED)
 
 
 def locate(name: str) -> str:
-    """The folder, as text, or the Hub id that `name` stands for.
+    """The folder, as text, or the Hub id that `name` stands for. For the id that an embedded model is a copy of it is
+    the copy, where the Hub cannot be reached.
 
     Raises `NotFoundError` for an unknown model, `ModelLoadError` for a folder without one.
     """
@@ -33,7 +35,17 @@ def locate(name: str) -> str:
         raise ModelLoadError(f"model {name!r} is a file; give the Hugging Face folder that holds config.json")
     if name.startswith((".", "~", "/")) or not _HUB_ID.fullmatch(name):
         raise NotFoundError(f"model {name!r}: there is no such folder; {choices()}")
+    if name in NAME_OF_ORIGIN and not is_available(name):
+        return str(embedded_folder(NAME_OF_ORIGIN[name]))
     return name
+
+
+def stand_in(name: str, source: str) -> list[str]:
+    """What to say of a model that was asked for by its id and found embedded; nothing for any other."""
+    if name not in NAME_OF_ORIGIN or source == name:
+        return []
+    copy = NAME_OF_ORIGIN[name]
+    return [f"{name} could not be had from the Hub: the embedded {copy} is used ({EMBEDDED[copy].about})"]
 
 
 def is_linearized(name: str) -> bool:

@@ -22,3 +22,12 @@ def device_of(module: nn.Module) -> torch.device:
 def wide(tensor: Tensor) -> torch.dtype:
     """The dtype in which sums with this tensor are formed before they are rounded once: at least float32."""
     return torch.promote_types(tensor.dtype, torch.float32)
+
+
+def has_tensor(module: nn.Module, name: str) -> bool:
+    """Whether the module holds a tensor of this dotted name."""
+    owner, _, leaf = name.rpartition(".")
+    try:
+        return isinstance(getattr(module.get_submodule(owner), leaf, None), Tensor)
+    except AttributeError:
+        return False

@@ -8,10 +8,16 @@ import torch
 from transformers.pytorch_utils import Conv1D
 
 from loralab.analysis.adapters.amplification import amplification, amplifications, seen, strongest
-from loralab.analysis.adapters.deltas import Delta, base_matrix
+from loralab.analysis.adapters.deltas import base_matrix
+from loralab.core.updates.factors import Recipe
 from loralab.errors import SpecError
 from loralab.formats.read import read_adapter
+from loralab.formats.stored import StoredUpdate
 from planted import Toy, orthonormal, write_adapter
+
+
+def _update(A: torch.Tensor, B: torch.Tensor) -> StoredUpdate:
+    return StoredUpdate("q", "linear", ("q.lora_A", "q.lora_B"), A, B, Recipe(len(A), len(A)))
 
 
 def test_an_update_along_the_bases_own_directions() -> None:
@@ -19,7 +25,7 @@ def test_an_update_along_the_bases_own_directions() -> None:
     torch.manual_seed(0)
     W = torch.randn(10, 12, dtype=torch.float64)
     U, sigma, Vh = torch.linalg.svd(W)
-    found = amplification(Delta("q", Vh[:2], 5 * U[:, :2], 1.0), W, None, torch.Generator().manual_seed(0))
+    found = amplification(_update(Vh[:2], 5 * U[:, :2]), W, None, torch.Generator().manual_seed(0))
     assert found.rank == 2
     assert found.in_delta == pytest.approx(float(sigma[:2].norm()))
     assert found.in_base == pytest.approx(found.in_delta)
@@ -31,7 +37,7 @@ def test_directions_that_the_base_does_not_have() -> None:
     W = torch.zeros(4, 4, dtype=torch.float64)
     W[0, 0] = 1
     elsewhere = torch.eye(4, dtype=torch.float64)[:, 1:2]
-    found = amplification(Delta("q", elsewhere.T, elsewhere, 1.0), W, None, torch.Generator())
+    found = amplification(_update(elsewhere.T, elsewhere), W, None, torch.Generator())
     assert (found.in_delta, found.factor) == (0, math.inf)
 
 

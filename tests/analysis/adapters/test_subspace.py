@@ -11,7 +11,7 @@ from loralab.analysis.adapters.subspace import overlaps, overlaps_with_base, rig
 from loralab.core.updates.factors import Recipe
 from loralab.errors import AdapterFileError, SpecError
 from loralab.formats.read import read_adapter
-from loralab.formats.updates import StoredUpdate
+from loralab.formats.stored import StoredUpdate
 from planted import Planted, Toy, orthonormal, write_adapter
 
 
@@ -93,7 +93,7 @@ def test_a_lower_numerical_rank_counts(tmp_path: Path) -> None:
     for A, _ in flat.values():
         A[2] = A[0] + A[1]
     found = next(deltas(read_adapter(write_adapter(tmp_path / "flat", flat)).demand()))
-    assert right_vectors(found.A_RI).shape == (12, 2)
+    assert right_vectors(found.A).shape == (12, 2)
     assert [each.shape[-1] for each in found.svd()] == [2, 2, 2]
 
 
@@ -101,10 +101,10 @@ def test_an_update_is_its_svd(tmp_path: Path) -> None:
     folder = write_adapter(tmp_path / "one", planted(3, 1), alpha=6)
     for each in deltas(read_adapter(folder).demand()):
         U, sigma, V = each.svd()
-        dense = each.scale * each.B_OR @ each.A_RI
+        dense = each.scale * each.B @ each.A
         torch.testing.assert_close((U * sigma) @ V.T, dense)
         assert each.scale == 2
-        assert each.norm == pytest.approx(float(torch.linalg.norm(dense)))
+        assert each.delta_norm() == pytest.approx(float(torch.linalg.norm(dense)))
 
 
 def test_other_targets_name_both_sides(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from torch import nn
 from transformers import BertConfig, BertForSequenceClassification, GPT2Config, GPT2LMHeadModel
 
 import loralab as ll
-from loralab.formats.peft.writing import shortest_names
+from loralab.formats.peft.writing import base_name, shortest_names
 
 THERE = ["lin", "body", "body.0", "body.0.q", "body.0.k", "body.1", "body.1.q", "body.1.k", "body.1.lin"]
 
@@ -82,3 +82,14 @@ def test_patterns_name_what_differs(tmp_path: Path) -> None:
     content = config_of(gpt2(), tmp_path, spec)
     assert content["rank_pattern"] == {r"^transformer\.h\.0\.attn\.c_attn": 3}
     assert set(content["alpha_pattern"].values()) in ({1.5}, {4})  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("name", ["smollm2-135m", "minilm-l6", "some/gpt2", "/data/a model"])
+def test_an_embedded_model_is_recorded_by_the_id_that_everybody_knows_it_by(name: str) -> None:
+    model = gpt2()
+    model.name_or_path = name
+    known = {
+        "smollm2-135m": "HuggingFaceTB/SmolLM2-135M-Instruct",
+        "minilm-l6": "sentence-transformers/all-MiniLM-L6-v2",
+    }
+    assert base_name(model) == known.get(name, name)

@@ -19,11 +19,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from loralab.analysis.adapters.deltas import Delta, base_matrix, by_kind, deltas, places
+from loralab.analysis.adapters.deltas import base_matrix, by_kind, deltas, places
 from loralab.errors import SpecError
 from loralab.files.whole import write_json
 from loralab.formats.read import read_adapter
-from loralab.formats.stored import StoredAdapter
+from loralab.formats.stored import StoredAdapter, StoredUpdate
 from loralab.pictures.lines import Chart, draw_charts
 
 PAPER = "GPT-3, layer 48, W_q: 21.5 with r=4, 1.9 with r=64 (Table 7)"
@@ -71,7 +71,7 @@ def amplifications(
         yield amplification(delta, W_OI, rank, generator)
 
 
-def amplification(delta: Delta, W_OI: Tensor, rank: int | None, generator: torch.Generator) -> Amplification:
+def amplification(delta: StoredUpdate, W_OI: Tensor, rank: int | None, generator: torch.Generator) -> Amplification:
     """The row of one module, whose base weight is W."""
     U, sigma, V = delta.svd()
     if not len(sigma):

@@ -5,19 +5,17 @@ Shapes: O outputs and I inputs of a module's weight, R the rank, K ≤ R the num
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from loralab.core.names import modules_by_path
-from loralab.core.thin import Thin, numerical_rank
 from loralab.errors import SpecError, listed
 from loralab.formats.record import Runs, rows_of
-from loralab.formats.stored import StoredAdapter
-from loralab.formats.updates import StoredUpdate
+from loralab.formats.stored import StoredAdapter, StoredUpdate
 from loralab.nn.dense import is_stored_transposed
+from loralab.nn.module_names import kind_of_module, layer_index
 
 
 class OfModule(Protocol):
@@ -31,52 +29,9 @@ class OfModule(Protocol):
 Row = TypeVar("Row", bound=OfModule)
 
 
-@dataclass(frozen=True)
-class Delta:
-    """The update of one matrix, in float64."""
-
-    name: str
-    """The module's path; with a number in brackets for one group of a convolution or one expert."""
-    A_RI: Tensor
-    B_OR: Tensor
-    scale: float
-    part_of: str | None = None
-    """The path of the module whose weight holds the matrix, where it is some rows of it: `c_attn` of `c_attn.q`."""
-    rows: Runs | None = None
-    """Which rows."""
-
-    @property
-    def rank(self) -> int:
-        """R, of the factors."""
-        return len(self.A_RI)
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """(O, I), of ΔW."""
-        return len(self.B_OR), self.A_RI.shape[1]
-
-    @property
-    def thin(self) -> Thin:
-        """ΔW, the scale included."""
-        return Thin(self.A_RI, self.scale * self.B_OR)
-
-    @property
-    def norm(self) -> float:
-        """‖ΔW‖_F."""
-        return self.thin.norm()
-
-    def svd(self) -> tuple[Tensor, Tensor, Tensor]:
-        """(U [O, K], σ [K] falling, V [I, K]) of ΔW.
-
-        K is the numerical rank; it is 0 for an update that is zero.
-        """
-        U, sigma, V = self.thin.svd
-        kept = numerical_rank(sigma, sum(self.shape))
-        return U[:, :kept], sigma[:kept], V[:, :kept]
-
-
-def deltas(adapter: StoredAdapter, modules: str | None = None) -> Iterator[Delta]:
-    """The updates of an adapter one after another; with `modules` those whose name matches a regular expression.
+def deltas(adapter: StoredAdapter, modules: str | None = None) -> Iterator[StoredUpdate]:
+    """The updates of an adapter, one matrix each, in float64; with `modules` those whose name matches a regular
+    expression.
 
     Raises SpecError where there are none, or none of that name.
     """
@@ -87,10 +42,7 @@ def deltas(adapter: StoredAdapter, modules: str | None = None) -> Iterator[Delta
         names = listed([pair.name for pair in adapter.updates])
         raise SpecError(f"no module of {adapter.source} matches {modules!r}; it adapts {names}")
     for pair in chosen:
-        A_GRI, B_GOR = pair.matrices()
-        for group, (A_RI, B_OR) in enumerate(zip(A_GRI, B_GOR, strict=True)):
-            name = f"{pair.name}[{group}]" if len(A_GRI) > 1 else pair.name
-            yield Delta(name, A_RI, B_OR, pair.scale, pair.part_of, pair.rows)
+        yield from pair.groups()
 
 
 def module_names(adapter: StoredAdapter, modules: str | None = None) -> list[str]:
@@ -100,7 +52,7 @@ def module_names(adapter: StoredAdapter, modules: str | None = None) -> list[str
 
 def paired_deltas(
     one: StoredAdapter, other: StoredAdapter, modules: str | None = None
-) -> Iterator[tuple[Delta, Delta]]:
+) -> Iterator[tuple[StoredUpdate, StoredUpdate]]:
     """The updates of the same module by two adapters. Raises SpecError where bases, targets or shapes differ."""
     refuse_unlike(one, other, modules)
     for mine, theirs in zip(deltas(one, modules), deltas(other, modules), strict=True):
@@ -133,17 +85,6 @@ def refuse_unlike(one: StoredAdapter, other: StoredAdapter, modules: str | None 
         )
 
 
-def layer_number(name: str) -> int | None:
-    """The number of the block that a module is in: the first number in its path."""
-    match = re.search(r"(?:^|\.)(\d+)(?:\.|$)", name)
-    return int(match[1]) if match else None
-
-
-def kind_of_module(name: str) -> str:
-    """What modules of all blocks have in common: the path's last name."""
-    return name.rpartition(".")[2]
-
-
 def by_kind(rows: Iterable[Row]) -> dict[str, list[Row]]:
     """What was measured of each module, by the kind of module."""
     kinds: dict[str, list[Row]] = {}
@@ -154,7 +95,7 @@ def by_kind(rows: Iterable[Row]) -> dict[str, list[Row]]:
 
 def places(rows: Sequence[OfModule]) -> list[float]:
     """Where each stands along a curve: at the number of its block, or its place among them outside blocks."""
-    layers = [layer_number(each.name) for each in rows]
+    layers = [layer_index(each.name) for each in rows]
     return [float(number if layer is None else layer) for number, layer in enumerate(layers)]
 
 

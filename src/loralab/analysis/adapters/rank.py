@@ -30,7 +30,7 @@ from loralab.core.updates.factors import usual_and_others
 from loralab.errors import SpecError
 from loralab.files.whole import refuse_occupied, write_json, write_text
 from loralab.formats.load import load
-from loralab.formats.resize import Resized, read_resizable, uniform_ranks, write_resized
+from loralab.formats.resize import Resized, pieces, read_resizable, uniform_ranks, write_resized
 from loralab.formats.stored import StoredAdapter
 from loralab.pictures.picture import COLOURS, in_per_cent, legend_below, picture, style
 
@@ -166,10 +166,10 @@ def _write_adapters(
 ) -> list[Path]:
     knee = curve.knee
     assert knee is not None
-    pooled = pooled_ranks([piece.energy_K for piece in files.pieces], knee.energy)
+    pooled = pooled_ranks([piece.energy_K for piece in pieces(files)], knee.energy)
     plans = {
         TRUNCATED: uniform_ranks(files, knee.rank),
-        SUGGESTED: dict(zip((piece.name for piece in files.pieces), pooled, strict=True)),
+        SUGGESTED: dict(zip((piece.name for piece in pieces(files)), pooled, strict=True)),
     }
     for name, ranks in plans.items():
         why = f"cut by SVD from {files.source} to {'rank' if name == TRUNCATED else 'the energy of rank'} {knee.rank}"
@@ -193,9 +193,9 @@ def _summary(resized: Resized) -> dict[str, Any]:
 
 def _toml(files: StoredAdapter, ranks: Mapping[str, int], knee: Point) -> str:
     """Ranks, and alphas such that every scale stays what it was trained with."""
-    stabilised = all(piece.recipe.rank_stabilized for piece in files.pieces)
+    stabilised = all(piece.recipe.rank_stabilized for piece in pieces(files))
     usual, others, alphas = usual_and_others(
-        {piece.name: piece.recipe.at_rank(ranks[piece.name], stabilised) for piece in files.pieces}
+        {piece.name: piece.recipe.at_rank(ranks[piece.name], stabilised) for piece in pieces(files)}
     )
     lines = [
         f"# as many directions per module as hold the energy of rank {knee.rank} of {files.source};",

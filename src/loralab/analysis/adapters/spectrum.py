@@ -56,7 +56,7 @@ class Spectrum:
 def spectra(adapter: StoredAdapter, modules: str | None = None) -> Iterator[Spectrum]:
     """The spectrum of every update, one module after another."""
     for delta in deltas(adapter, modules):
-        yield Spectrum(delta.name, delta.rank, delta.svd()[1])
+        yield Spectrum(delta.name, len(delta.A), delta.svd()[1])
 
 
 def analyse_spectrum(path: str, out: Path, *, modules: str | None, alpha: float | None) -> dict[str, Any]:

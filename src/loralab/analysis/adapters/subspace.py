@@ -19,12 +19,9 @@ import torch
 from torch import Tensor, nn
 
 from loralab.analysis.adapters.deltas import (
-    Delta,
     base_matrix,
     deltas,
     group_free,
-    kind_of_module,
-    layer_number,
     module_names,
     paired_deltas,
     spread,
@@ -33,7 +30,8 @@ from loralab.core.thin import numerical_rank
 from loralab.errors import SpecError
 from loralab.files.whole import whole_file
 from loralab.formats.read import read_adapter
-from loralab.formats.stored import StoredAdapter
+from loralab.formats.stored import StoredAdapter, StoredUpdate
+from loralab.nn.module_names import kind_of_module, layer_index
 from loralab.pictures.heatmap import Panel, draw_heatmaps
 
 Side = Literal["right", "left"]
@@ -120,12 +118,12 @@ def right_vectors(matrix_OI: Tensor) -> Tensor:
     return vectors_IK
 
 
-def _bases(delta: Delta, of: Of, source: StoredAdapter) -> dict[Side, Tensor]:
+def _bases(delta: StoredUpdate, of: Of, source: StoredAdapter) -> dict[Side, Tensor]:
     if of == "update":
         U, _, V = delta.svd()
         bases: dict[Side, Tensor] = {"right": V, "left": U}
     else:
-        bases = {"right": right_vectors(delta.A_RI), "left": right_vectors(delta.B_OR.T)}
+        bases = {"right": right_vectors(delta.A), "left": right_vectors(delta.B.T)}
     empty = [side for side, basis in bases.items() if basis.shape[1] == 0]
     if empty:
         raise SpecError(
@@ -244,7 +242,7 @@ def _draw(results: Sequence[Overlap], side: str, path: Path, names: tuple[str, s
 
 
 def _panel(overlap: Overlap) -> Panel:
-    layer, kind = layer_number(overlap.name), kind_of_module(overlap.name)
+    layer, kind = layer_index(overlap.name), kind_of_module(overlap.name)
     return _as_panel(kind if layer is None else f"{kind}, block {layer}", overlap.phi_IJ)
 
 

@@ -159,6 +159,14 @@ class LowRankDelta(WideModule, ABC):
                 tensor.zero_()
         return self
 
+    @torch.no_grad()
+    def fill(self, values: Mapping[str, Tensor]) -> None:
+        """Copy values into its own tensors, by their names; in float64 where some come in float64."""
+        if any(each.dtype == torch.float64 for each in values.values()):
+            self.double()
+        for name, tensor in self.stored():
+            tensor.copy_(values[name])
+
     @abstractmethod
     def pair(self) -> Pair:
         """A and s·B as this forward pass computes with them, differentiable in what trains."""

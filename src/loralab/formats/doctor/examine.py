@@ -7,7 +7,7 @@ from typing import Any
 from torch import nn
 
 from loralab.formats.doctor.config import config_findings
-from loralab.formats.doctor.model import base_findings, gguf_base, loading_findings, weight_findings
+from loralab.formats.doctor.model import base_findings, loading_findings, weight_findings
 from loralab.formats.doctor.peers import peer_findings
 from loralab.formats.doctor.tensors import tensor_findings
 from loralab.formats.read import read_adapter
@@ -57,5 +57,4 @@ def findings_beside_loading(stored: StoredAdapter, model: nn.Module | None) -> l
 
 def _findings(stored: StoredAdapter, model: nn.Module | None) -> list[Finding]:
     on_model = [] if model is None else weight_findings(stored, model)
-    peers = peer_findings(stored, None if model is None else gguf_base(model))
-    return [*tensor_findings(stored), *config_findings(stored), *on_model, *peers]
+    return [*tensor_findings(stored), *config_findings(stored), *on_model, *peer_findings(stored, model)]

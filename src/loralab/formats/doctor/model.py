@@ -12,14 +12,9 @@ from loralab.core.attach import activate, detach, disabled, rows
 from loralab.core.names import modules_by_path, unwrapped
 from loralab.core.updates.update import WHOLE
 from loralab.errors import FingerprintError, LoralabError, SpecError, some
-from loralab.extras import lacking
-from loralab.formats.fingerprint import Fingerprint, fingerprint
-from loralab.formats.gguf.layout import GgufBase
 from loralab.formats.load import put_stored
 from loralab.formats.probe import logits_of, make_probe
-from loralab.formats.record import has_tensor
-from loralab.formats.stored import AGAIN, UNEXPECTED, Finding, Severity, StoredAdapter
-from loralab.formats.updates import StoredUpdate
+from loralab.formats.stored import AGAIN, UNEXPECTED, Finding, Severity, StoredAdapter, StoredUpdate
 from loralab.methods.beside import tied_paths
 from loralab.nn.mode import evaluating
 
@@ -66,23 +61,13 @@ def base_findings(stored: StoredAdapter, model: nn.Module, allow_other_base: boo
     """Whether the model's weights are those that loralab.json says the adapter was trained on."""
     if stored.sidecar is None:
         return []
+    recorded = stored.sidecar.fingerprint
     try:
-        stored.sidecar.fingerprint.check(_fingerprint_like(stored.sidecar.fingerprint, model))
+        recorded.check(recorded.retaken(model))
     except FingerprintError as problem:
         severity: Severity = "note" if allow_other_base else "error"
         return [Finding(severity, BASE, str(problem), "take the base that it was trained on")]
     return []
-
-
-def _fingerprint_like(recorded: Fingerprint, model: nn.Module) -> Fingerprint:
-    """The fingerprint of the same tensors in this model, as far as it has them."""
-    by_path, chosen = modules_by_path(model), []
-    for path in recorded.classes:
-        names = [name.removeprefix(f"{path}.") for name in recorded.tensors if name.startswith(f"{path}.")]
-        if path in by_path:
-            module = by_path[path]
-            chosen.append((path, module, [name for name in names if has_tensor(module, name)]))
-    return fingerprint(chosen, unwrapped(model))
 
 
 def loading_findings(stored: StoredAdapter, model: nn.Module) -> list[Finding]:
@@ -129,19 +114,6 @@ def weight_findings(stored: StoredAdapter, model: nn.Module) -> list[Finding]:
         advice = "check alpha and the learning rate, and what the model forgot: loralab eval with and without it"
         findings.append(Finding("warning", stored.where, what, advice))
     return findings
-
-
-def gguf_base(model: nn.Module) -> GgufBase | None:
-    """The base as GGUF sees it; None where llama.cpp's names for it are not known, or the package that knows them is
-    not installed.
-    """
-    inner = unwrapped(model)
-    if lacking("gguf") or not isinstance(inner, PreTrainedModel):
-        return None
-    try:
-        return GgufBase.of(inner.name_or_path or "the base", inner.config)
-    except SpecError:
-        return None
 
 
 def _weight(by_path: dict[str, nn.Module], pair: StoredUpdate) -> Tensor | None:

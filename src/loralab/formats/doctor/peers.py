@@ -7,7 +7,12 @@ What they take changes with their versions: PEFT 0.21, vLLM 0.11 (config/lora.py
 import math
 from collections.abc import Iterator
 
-from loralab.errors import some
+from torch import nn
+from transformers import PreTrainedModel
+
+from loralab.core.names import unwrapped
+from loralab.errors import SpecError, some
+from loralab.extras import lacking
 from loralab.files.names import PLAIN_NAME
 from loralab.formats.gguf.layout import GgufBase, obstacles
 from loralab.formats.stored import Finding, StoredAdapter
@@ -19,7 +24,7 @@ VLLM_DEFAULT_RANK = 16
 MERGE = "merge it into its base for that: loralab merge"
 
 
-def peer_findings(stored: StoredAdapter, base: GgufBase | None = None) -> list[Finding]:
+def peer_findings(stored: StoredAdapter, model: nn.Module | None = None) -> list[Finding]:
     """Of a folder that holds tensors; with the base model also which of its tensors GGUF has."""
     if stored.is_checkpoint or not stored.named:
         return []
@@ -29,7 +34,7 @@ def peer_findings(stored: StoredAdapter, base: GgufBase | None = None) -> list[F
         if stored.has_plain:
             advice = f"use the plain LoRA that it comes to, in its folder {PLAIN_NAME}"
         return [Finding("note", f"{PEFT}, {VLLM}, {GGUF}", f"it cannot be used there: {reasons}", advice)]
-    return [*_vllm(stored), *_gguf(stored, base)]
+    return [*_vllm(stored), *_gguf(stored, None if model is None else _gguf_base(model))]
 
 
 def _vllm(stored: StoredAdapter) -> Iterator[Finding]:
@@ -69,3 +74,16 @@ def _gguf(stored: StoredAdapter, base: GgufBase | None) -> list[Finding]:
     problems = obstacles(stored, base)
     what = f"a LoRA in GGUF (convert --to gguf) has no place for {some(problems)}"
     return [Finding("note", GGUF, what, MERGE)] if problems else []
+
+
+def _gguf_base(model: nn.Module) -> GgufBase | None:
+    """The base as GGUF sees it; None where llama.cpp's names for it are not known, or the package that knows them is
+    not installed.
+    """
+    inner = unwrapped(model)
+    if lacking("gguf") or not isinstance(inner, PreTrainedModel):
+        return None
+    try:
+        return GgufBase.of(inner.name_or_path or "the base", inner.config)
+    except SpecError:
+        return None

@@ -6,8 +6,7 @@ from collections import Counter
 import torch
 
 from loralab.errors import some
-from loralab.formats.stored import AGAIN, Finding, StoredAdapter
-from loralab.formats.updates import StoredUpdate
+from loralab.formats.stored import AGAIN, Finding, StoredAdapter, StoredUpdate
 
 OUT_OF_LINE = 10.0
 """‖ΔW‖ over the median of modules of the same name; within 4 in the adapters trained for this package's tests."""
@@ -30,11 +29,7 @@ def _dead(stored: StoredAdapter, pairs: list[StoredUpdate]) -> list[Finding]:
     if dead:
         what = f"{len(dead)} of {len(pairs)} updates are zero, so these modules are not changed: {some(dead)}"
         findings.append(Finding("warning", stored.where, what, "see whether training reached these modules"))
-    inserted = (
-        [] if stored.sidecar is None else [path for path, each in stored.sidecar.modules.items() if each.settings]
-    )
-    zero = [key for key, each in stored.others.items() if key.rpartition(".")[0] in inserted and not bool(each.any())]
-    if zero:
+    if zero := stored.idle_insertions:
         what = f"{len(zero)} tensors of inserted layers or prefixes are zero throughout: {some(zero)}"
         findings.append(Finding("warning", stored.where, what, "see whether training reached them"))
     return findings

@@ -19,8 +19,7 @@ from loralab.errors import AdapterFileError, NumericsError, listed
 from loralab.extras import lazy
 from loralab.files.whole import whole_file
 from loralab.formats.gguf.layout import TOKENS, GgufBase, obstacles
-from loralab.formats.stored import StoredAdapter
-from loralab.formats.updates import StoredUpdate
+from loralab.formats.stored import StoredAdapter, StoredUpdate
 
 gguf = lazy("gguf", "gguf")
 

@@ -18,8 +18,7 @@ from torch import Tensor
 
 from loralab.errors import SpecError
 from loralab.extras import lazy
-from loralab.formats.stored import StoredAdapter
-from loralab.formats.updates import StoredUpdate, base_copies
+from loralab.formats.stored import StoredAdapter, StoredUpdate
 
 if TYPE_CHECKING:
     from gguf import TensorNameMap
@@ -112,7 +111,7 @@ def obstacles(stored: StoredAdapter, base: GgufBase | None = None) -> list[str]:
     """All that a GGUF LoRA has no place for, or llama.cpp would refuse; with the base also names and ties."""
     if stored.is_own:
         return [f"method {stored.method}: no low-rank update of whole weights ({'; '.join(stored.why_not_peft)})"]
-    copies = base_copies(stored.updates, stored.others)
+    copies = stored.base_copies
     problems = [_about_tensor(key) for key in stored.others if key not in copies]
     for pair in stored.updates:
         problems += [f"{pair.name} ({pair.kind})"] if pair.kind not in HELD else _about_pair(pair, base)

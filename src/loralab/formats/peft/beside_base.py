@@ -8,7 +8,6 @@ layer that has none gets one of its own (`core/updates/biased.py`), which no fil
 """
 
 from collections.abc import Mapping
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +16,7 @@ from loralab.core.names import inside, modules_by_path
 from loralab.core.updates.biased import BiasedLinear
 from loralab.core.updates.update import Update
 from loralab.errors import AdapterFileError
+from loralab.files.tensors import of_shape
 from loralab.formats.peft.config import LORA_BIAS, MERGE, TYING, PeftConfig
 from loralab.formats.peft.keys import PeftTarget, Plot, tensor_key
 from loralab.methods.beside import tied_paths
@@ -24,16 +24,6 @@ from loralab.nn.dense import dense_shape, is_dense
 from loralab.nn.tensors import wide
 
 BIAS_OF_B = "lora_B.bias"
-
-
-def refuse_without_base(source: Path, config: PeftConfig, to: str) -> None:
-    """AdapterFileError for what cannot be told without the model, where an adapter becomes `to` by its file alone."""
-    said = [name for name, given in ((LORA_BIAS, config.bias_of_B), (TYING, config.ties_weights)) if given]
-    if said:
-        raise AdapterFileError(
-            f"{source} cannot become {to} by its files alone: only its base tells what its {' and '.join(said)} means; "
-            "ll.load it there and ll.save it into another folder, which says the same without, and take that"
-        )
 
 
 def refuse_tied(model: nn.Module, plot: Plot) -> None:
@@ -75,17 +65,17 @@ def needs_bias(module: nn.Module) -> bool:
     return module._parameters.get("bias") is None
 
 
-def bias_shapes(config: PeftConfig, plot: Plot) -> dict[str, tuple[int, ...]]:
-    """Key → shape of each b that no layer's bias takes up."""
-    own = [target for target in plot.targets if config.bias_of_B and needs_bias(target.module)]
-    return {plot.stem(target) + BIAS_OF_B: (dense_shape(target.module)[0],) for target in own}
+def expected_biases(plot: Plot) -> dict[str, Tensor]:
+    """Key → the like of each b that no layer's bias takes up."""
+    own = [target for target in plot.targets if needs_bias(target.module)]
+    return {plot.stem(target) + BIAS_OF_B: of_shape(dense_shape(target.module)[:1]) for target in own}
 
 
 def fill_biases(updates: Mapping[str, Update], config: PeftConfig, plot: Plot, tensors: Mapping[str, Tensor]) -> None:
     """Give the updates that have a bias of their own theirs: s·b."""
     for target in plot.targets:
         update = updates[target.path]
-        if config.bias_of_B and isinstance(update, BiasedLinear):
+        if isinstance(update, BiasedLinear):
             b = tensors[plot.stem(target) + BIAS_OF_B]
             update.set_bias(config.recipe(target.name).scale * b.to(wide(b)))
 

@@ -15,8 +15,7 @@ from torch import Tensor
 
 from loralab.errors import AdapterFileError, some
 from loralab.files.values import is_count, is_finite
-from loralab.formats.peft.keys import PREFIX, heads_peft_saves, plain_names, plain_path
-from loralab.formats.peft.layout import A, B
+from loralab.formats.peft.keys import PREFIX, A, B, heads_peft_saves, plain_names, plain_path
 
 Content = dict[str, Any]
 Tensors = dict[str, Tensor]

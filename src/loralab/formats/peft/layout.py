@@ -25,11 +25,10 @@ from loralab.core.updates.magnitude import MAGNITUDE, Magnitude
 from loralab.core.updates.substitution import AttentionUpdate, ParameterUpdate
 from loralab.core.updates.update import WHOLE, Update
 from loralab.errors import AdapterFileError
+from loralab.formats.peft.keys import EMBEDDING_A, EMBEDDING_B, A, B
 from loralab.nn.dense import dense_shape
 from loralab.nn.tensors import tensor_of
 
-A, B = "lora_A.weight", "lora_B.weight"
-EMBEDDING_A, EMBEDDING_B = "lora_embedding_A", "lora_embedding_B"
 OUT_A, OUT_B = f"base_layer.out_proj.{A}", f"base_layer.out_proj.{B}"
 IN_PROJECTION = ("q", "k", "v")
 OUTPUT_TWICE = 2.0
@@ -41,22 +40,15 @@ Shapes = dict[str, tuple[int, ...]]
 
 
 @dataclass(frozen=True)
-class Packed:
-    """One entry of PEFT's: a module, or a raw parameter of one, with its rank, alpha and tensors by local key."""
+class PeftEntry:
+    """One entry of PEFT's: a module or a raw parameter of one, with its rank, alpha and tensors by local key."""
 
     parameter: str | None
-    rank: int
-    alpha: float
-    rank_stabilized: bool
+    recipe: Recipe
     tensors: Mapping[str, Tensor]
 
-    @property
-    def recipe(self) -> Recipe:
-        """Its rank and alpha as a recipe."""
-        return Recipe(self.rank, self.alpha, rank_stabilized=self.rank_stabilized)
 
-
-def pack(update: Update, base: nn.Module, rank_stabilized: bool) -> list[Packed]:
+def pack(update: Update, base: nn.Module, rank_stabilized: bool) -> list[PeftEntry]:
     """The update of the module `base` as PEFT would store it."""
     packed = list(_FORMS[update.kind].pack(update, base, rank_stabilized))
     if isinstance(update, Magnitude):
@@ -70,23 +62,11 @@ def _all_lengths(update: Magnitude, base: nn.Module) -> Tensor:
         return update.lengths(base).clone()
 
 
-@dataclass(frozen=True)
-class PeftEntry:
-    """One entry of a file: the module it is for, or a raw parameter of it, its rank, and its tensors by local key."""
-
-    base: nn.Module
-    parameter: str | None
-    rank: int
-    tensors: Mapping[str, Tensor]
-    output_applied: float = OUTPUT_TWICE
-    """How often the PEFT that wrote it adds the update of an attention's output."""
-
-
-def unpack(update: Update, entry: PeftEntry) -> None:
-    """Fill the update's factors from an entry: the inverse of `pack`."""
+def unpack(update: Update, base: nn.Module, entry: PeftEntry) -> None:
+    """Fill the factors of an update of the module `base` from an entry: the inverse of `pack`."""
     if isinstance(update, Magnitude):
         update.set_lengths(entry.tensors[MAGNITUDE])
-    _FORMS[update.kind].unpack(update, entry)
+    _FORMS[update.kind].unpack(update, base, entry)
 
 
 def entry_shapes(base: nn.Module, parameter: str | None, rank: int, magnitude: bool = False) -> Shapes:
@@ -104,20 +84,16 @@ def entry_shapes(base: nn.Module, parameter: str | None, rank: int, magnitude: b
     return form.shapes(base, parameter, rank) | {MAGNITUDE: form.lengths(base)}
 
 
-def fill(factors: Factors, A_values: Tensor, B_values: Tensor) -> None:
-    """Copy values in, in float64 where they come in float64."""
-    if torch.float64 in (A_values.dtype, B_values.dtype):
-        factors.double()
-    with torch.no_grad():
-        factors.lora_A.copy_(A_values)
-        factors.lora_B.copy_(B_values)
+def _fill(factors: Factors, A_values: Tensor, B_values: Tensor) -> None:
+    factors.fill({"lora_A": A_values, "lora_B": B_values})
 
 
 def _entry(
     recipe: Recipe, rank: int, rank_stabilized: bool, tensors: Mapping[str, Tensor], parameter: str | None = None
-) -> Packed:
+) -> PeftEntry:
     detached = {key: tensor.detach() for key, tensor in tensors.items()}
-    return Packed(parameter, rank, recipe.at_rank(rank, rank_stabilized).alpha, rank_stabilized, detached)
+    alpha = recipe.at_rank(rank, rank_stabilized).alpha
+    return PeftEntry(parameter, Recipe(rank, alpha, rank_stabilized=rank_stabilized), detached)
 
 
 # -- dense layers and embeddings: one factor pair ----------------------------------------------------------------
@@ -128,13 +104,13 @@ def _linear_shapes(base: nn.Module, parameter: str | None, rank: int) -> Shapes:
     return {A: (rank, I), B: (O, rank)}
 
 
-def _pack_linear(update: LinearUpdate, base: nn.Module, rank_stabilized: bool) -> Iterator[Packed]:
+def _pack_linear(update: LinearUpdate, base: nn.Module, rank_stabilized: bool) -> Iterator[PeftEntry]:
     yield _pack_whole(update, rank_stabilized) if WHOLE in update.parts else _pack_parts(update, rank_stabilized)
 
 
-def _unpack_linear(update: LinearUpdate, entry: PeftEntry) -> None:
+def _unpack_linear(update: LinearUpdate, base: nn.Module, entry: PeftEntry) -> None:
     if WHOLE in update.parts:
-        fill(update.factors_of(WHOLE), entry.tensors[A], entry.tensors[B])
+        _fill(update.factors_of(WHOLE), entry.tensors[A], entry.tensors[B])
     else:
         _unpack_parts(update, entry.tensors)
 
@@ -143,15 +119,15 @@ def _embedding_shapes(base: nn.Embedding, parameter: str | None, rank: int) -> S
     return {EMBEDDING_A: (rank, base.num_embeddings), EMBEDDING_B: (base.embedding_dim, rank)}
 
 
-def _pack_embedding(update: EmbeddingUpdate, base: nn.Module, rank_stabilized: bool) -> Iterator[Packed]:
+def _pack_embedding(update: EmbeddingUpdate, base: nn.Module, rank_stabilized: bool) -> Iterator[PeftEntry]:
     yield _pack_whole(update, rank_stabilized, EMBEDDING_A, EMBEDDING_B)
 
 
-def _unpack_embedding(update: EmbeddingUpdate, entry: PeftEntry) -> None:
-    fill(update.factors_of(WHOLE), entry.tensors[EMBEDDING_A], entry.tensors[EMBEDDING_B])
+def _unpack_embedding(update: EmbeddingUpdate, base: nn.Module, entry: PeftEntry) -> None:
+    _fill(update.factors_of(WHOLE), entry.tensors[EMBEDDING_A], entry.tensors[EMBEDDING_B])
 
 
-def _pack_whole(update: Update, rank_stabilized: bool, key_A: str = A, key_B: str = B) -> Packed:
+def _pack_whole(update: Update, rank_stabilized: bool, key_A: str = A, key_B: str = B) -> PeftEntry:
     factors = update.factors_of(WHOLE)
     return _entry(factors.recipe, factors.recipe.rank, rank_stabilized, {key_A: factors.lora_A, key_B: factors.lora_B})
 
@@ -159,7 +135,7 @@ def _pack_whole(update: Update, rank_stabilized: bool, key_A: str = A, key_B: st
 # -- parts of a fused projection ------------------------------------------------------------------------------
 
 
-def _pack_parts(update: LinearUpdate, rank_stabilized: bool) -> Packed:
+def _pack_parts(update: LinearUpdate, rank_stabilized: bool) -> PeftEntry:
     parts = {part: update.factors_of(part) for part in update.parts}
     reference, ratios = _common_scale(parts)
     stacked = torch.cat([factors.lora_A for factors in parts.values()])
@@ -177,7 +153,7 @@ def _unpack_parts(update: LinearUpdate, tensors: Mapping[str, Tensor]) -> None:
     for part, factors in parts.items():
         columns = slice(start, start := start + factors.recipe.rank)
         rows = update.rows_of(part).to(tensors[B].device)
-        fill(factors, tensors[A][columns], tensors[B][:, columns][rows] / (ratios[part] or 1.0))
+        _fill(factors, tensors[A][columns], tensors[B][:, columns][rows] / (ratios[part] or 1.0))
 
 
 def _common_scale(parts: Mapping[str, Factors]) -> tuple[Recipe, dict[str, float]]:
@@ -200,7 +176,7 @@ def _attention_why_not(update: AttentionUpdate, base: nn.MultiheadAttention) -> 
     return "PEFT adapts nn.MultiheadAttention only where keys and values are as wide as queries" if narrow else None
 
 
-def _pack_attention(update: AttentionUpdate, base: nn.Module, rank_stabilized: bool) -> Iterator[Packed]:
+def _pack_attention(update: AttentionUpdate, base: nn.Module, rank_stabilized: bool) -> Iterator[PeftEntry]:
     parts = {part: update.factors_of(part) for part in update.parts}
     reference, ratios = _common_scale(parts)
     into = [part for part in IN_PROJECTION if part in parts]
@@ -221,19 +197,19 @@ def _pack_attention(update: AttentionUpdate, base: nn.Module, rank_stabilized: b
     yield _entry(reference, rank, rank_stabilized, {A: A_in, B: B_in, OUT_A: A_out, OUT_B: B_out})
 
 
-def _unpack_attention(update: AttentionUpdate, entry: PeftEntry) -> None:
+def _unpack_attention(update: AttentionUpdate, base: nn.Module, entry: PeftEntry) -> None:
     """From packed parts; from PEFT's own pair, whose one A serves q, k and v, each part gets a copy of it."""
     tensors, parts = entry.tensors, {part: update.factors_of(part) for part in update.parts}
     ratios, start = _common_scale(parts)[1], 0
-    shared = _attention_rank(parts) != entry.rank
+    shared = _attention_rank(parts) != entry.recipe.rank
     E = len(tensors[OUT_B])
     for part in (part for part in IN_PROJECTION if part in parts):
         columns = slice(None) if shared else slice(start, start := start + parts[part].recipe.rank)
-        fill(parts[part], tensors[A][columns], tensors[B][_third(part, E), columns] / (ratios[part] or 1.0))
+        _fill(parts[part], tensors[A][columns], tensors[B][_third(part, E), columns] / (ratios[part] or 1.0))
     if "out" in parts:
         R = parts["out"].recipe.rank
-        B_out = tensors[OUT_B][:, :R] * entry.output_applied
-        fill(parts["out"], tensors[OUT_A][:R], B_out / (ratios["out"] or 1.0))
+        B_out = tensors[OUT_B][:, :R] * OUTPUT_TWICE
+        _fill(parts["out"], tensors[OUT_A][:R], B_out / (ratios["out"] or 1.0))
 
 
 def _attention_rank(parts: Mapping[str, Factors]) -> int:
@@ -276,18 +252,18 @@ def _is_plain_convolution(base: nn.Module) -> bool:
     return all(getattr(type(base), name) is getattr(torchs, name) for name in ("__init__", "forward", "_conv_forward"))
 
 
-def _pack_conv(update: ConvUpdate, base: nn.Module, rank_stabilized: bool) -> Iterator[Packed]:
+def _pack_conv(update: ConvUpdate, base: nn.Module, rank_stabilized: bool) -> Iterator[PeftEntry]:
     factors = update.factors_of(WHOLE)
     groups = int(getattr(base, "groups", 1))
     A_conv = factors.lora_A if update.is_dense(base) else _dense(factors.lora_A, groups)
     yield _entry(factors.recipe, factors.recipe.rank * groups, rank_stabilized, {A: A_conv, B: factors.lora_B})
 
 
-def _unpack_conv(update: ConvUpdate, entry: PeftEntry) -> None:
+def _unpack_conv(update: ConvUpdate, base: nn.Module, entry: PeftEntry) -> None:
     A_conv = entry.tensors[A]
-    if not update.is_dense(entry.base):
-        A_conv = _blocked(A_conv, int(getattr(entry.base, "groups", 1)))
-    fill(update.factors_of(WHOLE), A_conv, entry.tensors[B])
+    if not update.is_dense(base):
+        A_conv = _blocked(A_conv, int(getattr(base, "groups", 1)))
+    _fill(update.factors_of(WHOLE), A_conv, entry.tensors[B])
 
 
 def is_blocked(A_dense: Tensor, groups: int) -> bool:
@@ -330,7 +306,7 @@ def _parameter_why_not(update: ParameterUpdate, base: nn.Module) -> str | None:
     return "PEFT does not transpose the update of a single expert" if single else None
 
 
-def _pack_parameters(update: ParameterUpdate, base: nn.Module, rank_stabilized: bool) -> Iterator[Packed]:
+def _pack_parameters(update: ParameterUpdate, base: nn.Module, rank_stabilized: bool) -> Iterator[PeftEntry]:
     for name in update.parts:
         factors = update.factors_of(name)
         A_values, B_values = factors.lora_A.detach(), factors.lora_B.detach()
@@ -339,13 +315,13 @@ def _pack_parameters(update: ParameterUpdate, base: nn.Module, rank_stabilized: 
         yield _entry(factors.recipe, factors.recipe.rank, rank_stabilized, {A: A_values, B: B_values}, name)
 
 
-def _unpack_parameter(update: ParameterUpdate, entry: PeftEntry) -> None:
+def _unpack_parameter(update: ParameterUpdate, base: nn.Module, entry: PeftEntry) -> None:
     factors, A_values, B_values = update.factors_of(str(entry.parameter)), entry.tensors[A], entry.tensors[B]
     if factors.lora_A.dim() == 3:
         E = len(factors.lora_A)
         A_values = torch.unflatten(A_values, 0, (E, -1))
         B_values = torch.unflatten(B_values, 1, (-1, E)).permute(2, 0, 1)
-    fill(factors, A_values, B_values)
+    _fill(factors, A_values, B_values)
 
 
 # -- the table ----------------------------------------------------------------------------------------------------
@@ -356,8 +332,8 @@ class _Form:
     """How PEFT stores the updates of one kind."""
 
     shapes: Callable[[Any, str | None, int], Shapes]
-    pack: Callable[[Any, Any, bool], Iterator[Packed]]
-    unpack: Callable[[Any, PeftEntry], None]
+    pack: Callable[[Any, Any, bool], Iterator[PeftEntry]]
+    unpack: Callable[[Any, Any, PeftEntry], None]
     lengths: Callable[[Any], tuple[int, ...]] | None = None
     """The shape of DoRA's lengths; None where PEFT has no DoRA."""
     why_not: Callable[[Any, Any], str | None] = lambda update, base: None

@@ -15,6 +15,7 @@ from loralab.core.names import inside, modules_by_path, unwrapped
 from loralab.core.updates.tokens import TokenUpdate, is_plain_head, is_plain_lookup
 from loralab.core.updates.update import WHOLE, Update
 from loralab.errors import AdapterFileError
+from loralab.files.tensors import of_shape
 from loralab.methods.trainable_tokens import (
     RESIZE,
     Tokens,
@@ -105,11 +106,12 @@ def refuse_taken(plotted: Mapping[str, object], adapted: Mapping[str, int], save
         )
 
 
-def row_shapes(
+def expected_rows(
     plotted: Mapping[str, tuple[tuple[int, ...], str]], by_path: Mapping[str, nn.Module], own: Mapping[str, str]
-) -> dict[str, tuple[int, ...]]:
-    """Key → shape of the rows; `own` are the keys, by path, of those that the file is to hold."""
-    return {key: (len(plotted[path][0]), tensor_of(by_path[path], WHOLE).shape[1]) for path, key in own.items()}
+) -> dict[str, Tensor]:
+    """Key → the like of the rows; `own` are the keys, by path, of those that the file is to hold."""
+    width = {path: tensor_of(by_path[path], WHOLE).shape[1] for path in own}
+    return {key: of_shape((len(plotted[path][0]), width[path])) for path, key in own.items()}
 
 
 # -- writing ------------------------------------------------------------------------------------------------------

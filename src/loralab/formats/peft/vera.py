@@ -15,23 +15,21 @@ import torch
 from torch import Tensor, nn
 
 from loralab.core.names import class_name, modules_by_path
-from loralab.core.updates.build import Site, build
-from loralab.core.updates.factors import LowRankDelta, Recipe, SharedMatrices, Spot
+from loralab.core.updates.factors import Recipe, SharedMatrices
 from loralab.core.updates.low_rank import LinearUpdate
 from loralab.core.updates.update import WHOLE, Update
-from loralab.errors import AdapterFileError, SpecError
+from loralab.errors import AdapterFileError
 from loralab.files.names import CONFIG_NAME
-from loralab.files.tensors import refuse_unfit
+from loralab.files.tensors import of_shape, refuse_unfit
 from loralab.files.values import is_finite
 from loralab.formats.peft.config import PeftConfig, mistyped, parse_config
 from loralab.formats.peft.keys import BIASES, PREFIX, WRAPPERS, PeftTarget, Plot, key_prefix
 from loralab.formats.peft.reading import (
     FileReading,
-    expected_shapes,
+    expected_tensors,
     leave_out_foreign,
     plot_of,
     restore_in_full,
-    whole_numbers,
 )
 from loralab.formats.peft.writing import (
     base_name,
@@ -41,6 +39,7 @@ from loralab.formats.peft.writing import (
     tensors_in_full,
     trained_biases,
 )
+from loralab.formats.record import ModuleRecord, PartRecord
 from loralab.formats.sidecar import Sidecar
 from loralab.methods.vera import A_NAME, B_NAME, LAMBDA_B, LAMBDA_D, ScaledProjections, VeRA, projections
 from loralab.nn.dense import dense_shape, is_dense
@@ -116,25 +115,6 @@ def parse_vera(content: Mapping[str, Any], source: str = CONFIG_NAME) -> PeftVer
         content.get("save_projection", True),
         content.get("d_initial", VeRA.d_initial),
     )
-
-
-def vera_spec(config: PeftVeraConfig) -> VeRA:
-    """The specification that comes nearest to a configuration of PEFT's."""
-    common = config.common
-    targets = [common.targets] if isinstance(common.targets, str) else list(common.targets or ())
-    try:
-        return VeRA(
-            rank=common.rank,
-            dropout=common.dropout,
-            d_initial=config.d_initial,
-            projection_seed=config.projection_seed,
-            targets=targets,
-            layers=common.layers,
-            bias=common.bias,
-            modules_to_save=common.modules_to_save,
-        )
-    except SpecError as problem:
-        raise AdapterFileError(f"invalid {CONFIG_NAME}: {problem}") from problem
 
 
 def _problems(content: Mapping[str, Any]) -> list[str]:
@@ -298,9 +278,9 @@ def vera_from_peft(
     sizes = _projection_sizes(plot.targets, config.common.rank)
     expected = _expected_tensors(reading, plot)
     if config.save_projection or shared_tensors:
-        expected |= {SHARED_PREFIX + name: size for name, size in sizes.items()}
+        expected |= {SHARED_PREFIX + name: of_shape(size) for name, size in sizes.items()}
     there = reading.tensors | {SHARED_PREFIX + name: each for name, each in shared_tensors.items()}
-    refuse_unfit(there, expected, whole_numbers(reading, plot))
+    refuse_unfit(there, expected)
     shared = _projections(reading, plot, config, shared_tensors, sizes)
     return _filled(reading, plot, config.recipe, shared), shared, reading.notes
 
@@ -344,12 +324,12 @@ def _projection_sizes(targets: Sequence[PeftTarget], rank: int) -> dict[str, tup
     return {A_NAME: (rank, max(inputs for _, inputs in shapes)), B_NAME: (max(outputs for outputs, _ in shapes), rank)}
 
 
-def _expected_tensors(reading: FileReading, plot: Plot) -> dict[str, tuple[int, ...]]:
-    """Key → shape of every tensor that the file must hold, but the projections."""
-    expected = expected_shapes(reading, replace(plot, targets=[]))
+def _expected_tensors(reading: FileReading, plot: Plot) -> dict[str, Tensor]:
+    """Key → the like of every tensor that the file must hold, but the projections."""
+    expected = expected_tensors(reading, replace(plot, targets=[]))
     for target in plot.targets:
         stem, outputs = plot.stem(target), dense_shape(target.module)[0]
-        expected |= {stem + LAMBDA_B: (outputs,), stem + LAMBDA_D: (reading.config.rank,)}
+        expected |= {stem + LAMBDA_B: of_shape((outputs,)), stem + LAMBDA_D: of_shape((reading.config.rank,))}
     return expected
 
 
@@ -391,26 +371,25 @@ def _rounded(matrix: Tensor, targets: Sequence[PeftTarget]) -> Tensor:
 
 
 def _filled(reading: FileReading, plot: Plot, recipe: Recipe, shared: SharedMatrices) -> dict[str, Update]:
-    by_path = modules_by_path(reading.model)
-    targets = {target.path: target for target in plot.targets}
+    by_path = reading.by_path
+    stems = {target.path: plot.stem(target) for target in plot.targets}
     order = by_path if reading.sidecar is None else reading.sidecar.modules
     updates = {
-        path: _update(reading, plot, targets[path], recipe, shared) if path in targets else Update({})
+        path: vera_record(recipe, dense_shape(by_path[path])).build(path, by_path[path], shared)
+        if path in stems
+        else Update({})
         for path in order
-        if path in targets or path in plot.replaced
+        if path in stems or path in plot.replaced
     }
+    for path, stem in stems.items():
+        updates[path].delta_of(WHOLE).fill({name: reading.tensors[stem + name] for name in (LAMBDA_B, LAMBDA_D)})
     restore_in_full(reading, plot, updates)
     return updates
 
 
-def _update(reading: FileReading, plot: Plot, target: PeftTarget, recipe: Recipe, shared: SharedMatrices) -> Update:
-    def filled(spot: Spot) -> LowRankDelta:
-        delta = ScaledProjections.blank(replace(spot, shared=shared))
-        for name in (LAMBDA_B, LAMBDA_D):
-            setattr(delta, name, nn.Parameter(_wide(reading.tensors[plot.stem(target) + name], spot.device)))
-        return delta
-
-    return build(Site(target.path, target.module, {WHOLE: recipe}, make=filled, blank=True))
+def vera_record(recipe: Recipe, shape: tuple[int, int]) -> ModuleRecord:
+    """The structure of VeRA's update of a layer with a weight of this shape [O, I]."""
+    return ModuleRecord("linear", {WHOLE: PartRecord(recipe, kind=ScaledProjections.kind, shape=shape)})
 
 
 def _wide(tensor: Tensor, device: torch.device) -> Tensor:

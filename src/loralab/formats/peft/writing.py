@@ -16,10 +16,11 @@ from loralab.core.updates.low_rank import LinearUpdate
 from loralab.core.updates.magnitude import Magnitude
 from loralab.core.updates.tokens import TokenUpdate
 from loralab.core.updates.update import WHOLE, Update
-from loralab.formats.peft.config import PeftConfig
+from loralab.formats.peft.config import PeftConfig, is_named
 from loralab.formats.peft.keys import BIASES, PREFIX, heads_peft_saves, key_prefix, parameter_prefix, tensor_key
-from loralab.formats.peft.layout import Packed, pack, why_not_form
-from loralab.formats.peft.tokens import DELTA, config_tokens, why_not_peft_rows, written_rows
+from loralab.formats.peft.layout import PeftEntry, pack, why_not_form
+from loralab.formats.peft.tokens import DELTA, ambiguous_rows, config_tokens, why_not_peft_rows, written_rows
+from loralab.models.embedded import published_name
 
 
 @dataclass
@@ -76,7 +77,7 @@ def tensors_in_full(
 def _config(
     updates: Mapping[str, Update],
     bases: Mapping[str, nn.Module],
-    entries: Mapping[str, Sequence[Packed]],
+    entries: Mapping[str, Sequence[PeftEntry]],
     heads: Sequence[str],
     dropout: float,
     model: nn.Module | None,
@@ -123,7 +124,7 @@ def shortest_names(paths: Sequence[str], there: Sequence[str]) -> str | tuple[st
         alike = [other for other in there if other == leaf or other.endswith("." + leaf)]
         names.append(leaf if chosen.issuperset(alike) and not leaf.isdigit() else path)
     names = list(dict.fromkeys(names))
-    matched = {other for other in there for name in names if other == name or other.endswith("." + name)}
+    matched = {other for other in there if is_named(other, names)}
     return tuple(names) if matched <= chosen else "|".join(re.escape(path) for path in paths)
 
 
@@ -141,10 +142,10 @@ def trained_biases(updates: Mapping[str, Update]) -> str:
 
 
 def base_name(model: nn.Module | None) -> str | None:
-    """The name or folder that a transformers model was loaded from."""
+    """The folder or Hub id that a transformers model was loaded from; of an embedded one the id of its origin."""
     inner = None if model is None else unwrapped(model)
     name = getattr(inner, "name_or_path", None) or getattr(getattr(inner, "config", None), "_name_or_path", None)
-    return str(name) if name else None
+    return published_name(str(name)) if name else None
 
 
 # -- PEFT's task types ----------------------------------------------------------------------------------------------
@@ -194,6 +195,13 @@ def _takes(model: nn.Module, task: str) -> bool:
 
 FUSED_EXPERTS = "gate_up_proj"
 EXPERTS_HAD = ("gate", "gate_proj", "up_proj", "down_proj", "w1", "w2", "w3")
+
+
+def why_not_written(
+    updates: Mapping[str, Update], bases: Mapping[str, nn.Module], model: nn.Module | None, stacks: Collection[str]
+) -> list[str]:
+    """Every reason why an adapter cannot be a LoRA adapter of PEFT's; none where it can."""
+    return [*reasons_against_peft(updates, bases, stacks), *ambiguous_rows(updates, model)]
 
 
 def reasons_against_peft(
