@@ -147,7 +147,7 @@ class MethodSettings:
 
     def method_problems(self) -> list[str]:
         """What is wrong with the settings, as sentences."""
-        names, rows = self.method.split("+"), self.rows
+        names, rows = self.method.split("+"), rows_of(self.method)
         refused = [
             (len(rows) < len(names), f"method {self.method!r}: choose from {', '.join(METHODS)}, joined by +"),
             (len(set(names)) < len(names), f"method {self.method!r}: each of its parts once"),
