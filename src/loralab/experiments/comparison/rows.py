@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from statistics import fmean, median, stdev
 from typing import Any
 
+from loralab.evaluation.few import few_examples
 from loralab.experiments.comparison.cells import Setting
 from loralab.experiments.comparison.process import Outcome
 
@@ -32,17 +33,9 @@ class Failure:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Row:
+class Row(Setting):
     """A setting and what its seeds reached; the figures are None where no seed ended well."""
 
-    method: str
-    rank: int | None = None
-    targets: str | None = None
-    size: int | None = None
-    prefix: int | None = None
-    infix: int | None = None
-    train_examples: int | None = None
-    """The first so many; None is all."""
     lr: float
     trainable_params: int | None = None
     """Trained by the method, the head apart."""
@@ -62,17 +55,11 @@ class Row:
     """In training steps, median over the seeds."""
     processor_seconds: float | None = None
     """Summed over threads; None where a cell was trained before it was recorded."""
+    held_out_examples: int | None = None
+    """What the metrics are measured on, the fewest over the seeds; None where it was not recorded."""
     seeds: tuple[int, ...] = ()
     """Those that ended well."""
     failed: tuple[Failure, ...] = ()
-
-    @property
-    def setting(self) -> Setting:
-        """The setting without its results."""
-        return Setting(
-            method=self.method, rank=self.rank, targets=self.targets, size=self.size, prefix=self.prefix,
-            infix=self.infix, train_examples=self.train_examples,
-        )  # fmt: skip
 
     @property
     def label(self) -> str:
@@ -83,7 +70,7 @@ class Row:
     @property
     def series(self) -> str:
         """The label without the examples."""
-        return f"{self.method} {self.setting.described()}".strip()
+        return f"{self.method} {self.described()}".strip()
 
     @property
     def share(self) -> float | None:
@@ -115,6 +102,7 @@ def _row(setting: Setting, group: list[Outcome], budget: int | None) -> Row:
 
 def _figures(results: list[dict[str, Any]], budget: int | None) -> dict[str, Any]:
     trained = results[0]["trainable_params"]
+    counted = [each["held_out"]["rows"] for each in results if "rows" in (each.get("held_out") or {})]
     worked = [each["processor_seconds"] for each in results if "processor_seconds" in each]
     return {
         "trainable_params": trained,
@@ -126,6 +114,7 @@ def _figures(results: list[dict[str, Any]], budget: int | None) -> dict[str, Any
         "steps": round(median(each["steps"] for each in results)),
         "seconds": median(each["seconds"] for each in results),
         "processor_seconds": median(worked) if len(worked) == len(results) else None,
+        "held_out_examples": min(counted) if len(counted) == len(results) else None,
     }
 
 
@@ -150,6 +139,12 @@ def main_metric(rows: Sequence[Row], asked: str | None = None) -> str | None:
     if asked in names:
         return asked
     return next((name for name in names if name not in ("loss", "perplexity")), "loss" if "loss" in names else None)
+
+
+def loose(rows: Sequence[Row]) -> tuple[str, ...]:
+    """A sentence where the figures of some row are measured on few examples."""
+    counts = [row.held_out_examples for row in rows if row.held_out_examples]
+    return few_examples(min(counts)) if counts else ()
 
 
 def spread_text(spread: Spread) -> str:

@@ -22,6 +22,8 @@ OWN_TYPE = "LORALAB"
 INVOCATION_TOKENS = "alora_invocation_tokens"
 LORA_BIAS = "lora_bias"
 TYING = "ensure_weight_tying"
+LAST_WITH_OUTPUT_TWICE = (0, 21, 2)
+"""The last PEFT that is known to add the update of an attention's output twice; later ones are taken to add it once."""
 
 _HONOURED = frozenset(["alpha_pattern", "layers_pattern", "rank_pattern", "use_dora", "use_rslora"])
 """Keys that sound as if they changed the function, and do: we act on them."""
@@ -74,6 +76,11 @@ class PeftConfig:
         """Which biases of the model train, b taken for a part of its layer's own."""
         return "lora_only" if self.bias_of_B and self.bias == "none" else self.bias
 
+    @property
+    def adds_output_twice(self) -> bool:
+        """Whether the PEFT that wrote it adds the update of an nn.MultiheadAttention's output twice."""
+        return self.peft_version is None or self.peft_version <= LAST_WITH_OUTPUT_TWICE
+
     def recipe(self, path: str) -> Recipe:
         """Rank, alpha and the rest for one module or raw parameter: the first pattern that matches its path counts.
 
@@ -118,6 +125,22 @@ class PeftConfig:
         }
         more = {"target_parameters": list(self.target_parameters), INVOCATION_TOKENS: list(self.invocation)}
         return content | {key: given for key, given in more.items() if given}
+
+
+@dataclass(frozen=True)
+class PeftVeraConfig:
+    """The settings of a PEFT VeRA adapter that decide what it computes, and how it started."""
+
+    common: PeftConfig
+    """What it has in common with LoRA: rank, dropout, targets, biases (`lora_only` for VeRA's `vera_only`), …"""
+    projection_seed: int
+    save_projection: bool
+    d_initial: float
+
+    @property
+    def recipe(self) -> Recipe:
+        """Of every layer: VeRA has no alpha, so the scale is 1."""
+        return Recipe(self.common.rank, float(self.common.rank), self.common.dropout)
 
 
 def pattern_matches(key: str, path: str) -> bool:

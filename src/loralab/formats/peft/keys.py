@@ -1,5 +1,7 @@
 """Which modules and raw parameters of a model a PEFT configuration adapts, and under which keys they are stored.
 
+Where loralab recorded these too, whether both tell one story.
+
 Facts about PEFT 0.21: a list matches whole paths or their endings at a dot, a string the whole path as a regular
 expression; what lies in modules_to_save is never adapted. A module with a low-rank update is wrapped, so that its
 own tensors and children have `base_layer.` in their keys; each further raw parameter of a module wraps once more.
@@ -104,14 +106,14 @@ def unmatched_names(model: nn.Module, config: PeftConfig) -> list[str]:
     by_path = modules_by_path(model)
     parameters = [f"{path}.{name}" for path, module in by_path.items() for name in module._parameters]
     wanted = {
-        "target_modules": (_alternatives(config.targets), list(by_path)),
+        "target_modules": (() if isinstance(config.targets, str) else config.targets or (), list(by_path)),
         "target_parameters": (config.target_parameters, parameters),
     }
     return [
         f"{key} names {name!r}, which this model does not have"
         for key, (names, there) in wanted.items()
         for name in names
-        if not any(_named(path, (name, name.removesuffix(f".{WHOLE}"))) for path in there)
+        if not any(is_named(path, (name, name.removesuffix(f".{WHOLE}"))) for path in there)
     ]
 
 
@@ -162,21 +164,18 @@ def _names_module(by_path: Mapping[str, nn.Module], path: str, config: PeftConfi
 
 
 def _is_target(path: str, config: PeftConfig) -> bool:
-    if config.targets is None or _named(path, config.exclude):
+    if config.targets is None or is_named(path, config.exclude):
         return False
     if isinstance(config.targets, str) or path in config.targets:
-        return _named(path, config.targets)
-    return _named(path, config.targets) and _in_layers(path, config)
+        return is_named(path, config.targets)
+    return is_named(path, config.targets) and _in_layers(path, config)
 
 
-def _named(path: str, names: Targets) -> bool:
+def is_named(path: str, names: Targets | Collection[str] | None) -> bool:
+    """PEFT's rule for targets: a list has the path or its ending at a dot, a string, as an expression, all of it."""
     if isinstance(names, str):
         return bool(names) and re.fullmatch(names, path) is not None
-    return any(path == name or path.endswith("." + name) for name in names)
-
-
-def _alternatives(targets: Targets | None) -> tuple[str, ...]:
-    return () if targets is None or isinstance(targets, str) else targets
+    return any(path == name or path.endswith(f".{name}") for name in names or ())
 
 
 def _in_layers(path: str, config: PeftConfig) -> bool:
@@ -194,7 +193,7 @@ def _is_attention_output(by_path: Mapping[str, nn.Module], path: str) -> bool:
 
 def _parameter_targets(by_path: Mapping[str, nn.Module], config: PeftConfig) -> Iterator[PeftTarget]:
     for path, module in by_path.items():
-        chosen = [name for name in module._parameters if _named(f"{path}.{name}", config.target_parameters)]
+        chosen = [name for name in module._parameters if is_named(f"{path}.{name}", config.target_parameters)]
         for name in chosen:
             yield PeftTarget(path, module, name, parameter_prefix(module, chosen, name))
 

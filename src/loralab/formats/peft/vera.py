@@ -8,7 +8,7 @@ as in PEFT's files of LoRA (`reading.py`, `writing.py`). Shapes: R rank, I input
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -18,11 +18,11 @@ from loralab.core.names import class_name, modules_by_path
 from loralab.core.updates.factors import Recipe, SharedMatrices
 from loralab.core.updates.low_rank import LinearUpdate
 from loralab.core.updates.update import WHOLE, Update
-from loralab.errors import AdapterFileError, SpecError
+from loralab.errors import AdapterFileError
 from loralab.files.names import CONFIG_NAME
 from loralab.files.tensors import of_shape, refuse_unfit
 from loralab.files.values import is_finite
-from loralab.formats.peft.config import PeftConfig, mistyped, parse_config
+from loralab.formats.peft.config import PeftVeraConfig, mistyped, parse_config
 from loralab.formats.peft.keys import BIASES, PREFIX, WRAPPERS, PeftTarget, Plot, key_prefix
 from loralab.formats.peft.reading import (
     FileReading,
@@ -80,22 +80,6 @@ _OWN = frozenset(
 """The other keys: those that we act on, and those that say where the adapter came from or how it started."""
 
 
-@dataclass(frozen=True)
-class PeftVeraConfig:
-    """The settings of a PEFT VeRA adapter that decide what it computes, and how it started."""
-
-    common: PeftConfig
-    """What it has in common with LoRA: rank, dropout, targets, biases (`lora_only` for VeRA's `vera_only`), …"""
-    projection_seed: int
-    save_projection: bool
-    d_initial: float
-
-    @property
-    def recipe(self) -> Recipe:
-        """Of every layer: VeRA has no alpha, so the scale is 1."""
-        return Recipe(self.common.rank, float(self.common.rank), self.common.dropout)
-
-
 def is_vera(content: Mapping[str, Any]) -> bool:
     """Whether this adapter_config.json is that of a VeRA adapter of PEFT's."""
     return content.get("peft_type") == VERA_TYPE
@@ -115,25 +99,6 @@ def parse_vera(content: Mapping[str, Any], source: str = CONFIG_NAME) -> PeftVer
         content.get("save_projection", True),
         content.get("d_initial", VeRA.d_initial),
     )
-
-
-def vera_spec(config: PeftVeraConfig) -> VeRA:
-    """The specification that comes nearest to a configuration of PEFT's."""
-    common = config.common
-    targets = [common.targets] if isinstance(common.targets, str) else list(common.targets or ())
-    try:
-        return VeRA(
-            rank=common.rank,
-            dropout=common.dropout,
-            d_initial=config.d_initial,
-            projection_seed=config.projection_seed,
-            targets=targets,
-            layers=common.layers,
-            bias=common.bias,
-            modules_to_save=common.modules_to_save,
-        )
-    except SpecError as problem:
-        raise AdapterFileError(f"invalid {CONFIG_NAME}: {problem}") from problem
 
 
 def _problems(content: Mapping[str, Any]) -> list[str]:
@@ -390,7 +355,7 @@ def _rounded(matrix: Tensor, targets: Sequence[PeftTarget]) -> Tensor:
 
 
 def _filled(reading: FileReading, plot: Plot, recipe: Recipe, shared: SharedMatrices) -> dict[str, Update]:
-    by_path = modules_by_path(reading.model)
+    by_path = reading.by_path
     stems = {target.path: plot.stem(target) for target in plot.targets}
     order = by_path if reading.sidecar is None else reading.sidecar.modules
     updates = {
