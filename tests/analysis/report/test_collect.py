@@ -16,7 +16,7 @@ Write = Callable[..., Path]
 def test_results_are_found_in_and_below_the_folders(results: Path) -> None:
     found = collect([str(results / "run"), str(results / "comparison"), str(results / "merged")]).sections
     assert [(each.kind, each.title) for each in found] == [
-        ("run", "lora, rank 4 on jsonl"),
+        ("run", "lora, rank 4 on jsonl, seed 0"),
         ("amplification", "What the update amplifies"),
         ("comparison", "Methods compared"),
         ("merge", "A merged model, compared with its live adapter"),

@@ -29,7 +29,7 @@ def run_section(marker: str, folder: Path, content: dict[str, Any]) -> Section:
     unfinished = [] if result else ["This run has not ended: what is here is what it wrote so far."]
     return Section(
         marker,
-        f"{described(config)} on {config.get('task')}",
+        f"{described(config)} on {config.get('task')}{_seed(config)}",
         folder,
         content,
         facts=_facts(config, result),
@@ -39,11 +39,15 @@ def run_section(marker: str, folder: Path, content: dict[str, Any]) -> Section:
     )
 
 
+def _seed(config: Content) -> str:
+    """What tells the runs of one setting apart."""
+    return "" if config.get("seed") is None else f", seed {config['seed']}"
+
+
 def _facts(config: Content, result: Content) -> dict[str, Any]:
     return {
         "model": config.get("model"),
         "task": config.get("task"),
-        "seed": config.get("seed"),
         "trained parameters": result.get("trainable_params"),
         "of": result.get("total_params"),
         "steps": result.get("steps"),
