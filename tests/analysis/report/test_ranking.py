@@ -106,3 +106,11 @@ def test_the_next_commands_follow_from_what_was_done(
 def test_a_comparison_has_its_best_row(results: Path) -> None:
     found = of(results / "comparison")
     assert found.sentences[0] == "Methods compared: full is best, accuracy 90.00 ± 30.00 over 3 seeds."
+
+
+def test_a_record_of_an_earlier_version_is_of_the_same_setting(write_run: Write, tmp_path: Path) -> None:
+    """It lacks fields that came later; what is not set is no difference."""
+    write_run("old", {"loss": 1.0})
+    write_run("new", {"loss": 1.2}, seed=1, dropout=None, best_epoch=False, samples=3)
+    (ranked,) = of(tmp_path).rankings
+    assert [row[:2] for row in ranked.table.rows] == [[1, "lora, rank 4"]]
