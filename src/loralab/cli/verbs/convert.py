@@ -4,7 +4,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Literal
 
-from loralab.cli.flags import GivesAlpha, WritesFolder
+from loralab.cli.flags import ChoosesCheckpoint, GivesAlpha, WritesFolder
 from loralab.cli.opening import say
 from loralab.cli.showing import show_answer
 from loralab.cli.verb import Answer, Verb
@@ -15,7 +15,7 @@ IS_SUCH = {"gguf": lambda head: head.startswith(b"GGUF"), "loralib": lambda head
 
 
 @dataclass(frozen=True, kw_only=True)
-class ConvertConfig(GivesAlpha, WritesFolder):
+class ConvertConfig(GivesAlpha, ChoosesCheckpoint, WritesFolder):
     """The flags of `loralab convert`."""
 
     src: str = field(metadata={"positional": True, "also": ("adapter",)})
