@@ -73,6 +73,35 @@ def target_loss_sum(
     return sum_cross_entropy(hidden_NH, _head(model), targets_N, label_smoothing, weights_N), len(where_N)
 
 
+def row_losses(
+    model: nn.Module, input_ids: Tensor, attention_mask: Tensor | None, labels: Tensor
+) -> tuple[Tensor, Tensor]:
+    """(Σ cross-entropy in nats over each row's targets [B], float32 or wider and differentiable; their number [B]).
+
+    Arguments as of `target_loss_sum`; every row needs a target.
+    """
+    if model.config.is_encoder_decoder:  # type: ignore[union-attr]
+        with padding_lent(model, 0):
+            logits_BTV = model(input_ids=input_ids, attention_mask=attention_mask, labels=labels).logits
+        return _row_sums(logits_BTV, labels)
+    route = loss_route(model, input_ids)
+    mask = None if route.causal and _is_right_padded(attention_mask) else attention_mask
+    if not route.split:
+        logits_BTV = model(input_ids=input_ids, attention_mask=mask, use_cache=False).logits
+        return _row_sums(logits_BTV[:, :-1], labels[:, 1:])
+    hidden_BTH = _body(model)(input_ids=input_ids, attention_mask=mask, use_cache=False)[0]
+    labels, wanted_BT = labels[:, 1:], labels[:, 1:] != IGNORED
+    rows = zip(hidden_BTH[:, :-1], labels, wanted_BT, strict=True)
+    losses = [sum_cross_entropy(hidden[wanted], _head(model), right[wanted]) for hidden, right, wanted in rows]
+    return torch.stack(losses), wanted_BT.sum(1)
+
+
+def _row_sums(logits_BTV: Tensor, labels_BT: Tensor) -> tuple[Tensor, Tensor]:
+    """Σ cross-entropy and number of targets of each row."""
+    sums = [_from_logits(*row, 0.0, None)[0] for row in zip(logits_BTV, labels_BT, strict=True)]
+    return torch.stack(sums), (labels_BT != IGNORED).sum(1)
+
+
 def loss_route(model: nn.Module, input_ids: Tensor) -> Route:
     """The route for this model, found out on the first tokens of `input_ids` [B, T] and remembered with the model."""
     if model not in _routes:

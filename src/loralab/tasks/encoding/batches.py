@@ -13,7 +13,7 @@ from torch import Tensor
 
 from loralab.errors import SpecError
 from loralab.nn.targets import IGNORED
-from loralab.tasks.encoding.encoded import AnyEncoded, Encoded
+from loralab.tasks.encoding.encoded import AnyEncoded, Encoded, EncodedPair
 from loralab.tasks.encoding.images import EncodedImage, pixel_values
 
 POOL_BATCHES = 50
@@ -46,6 +46,10 @@ class Batch:
     """Tokens, or labels, that the loss is taken on."""
     weights: Tensor | None = None
     """[B], what each example's targets count in the training loss; None where all count 1."""
+    pairs: bool = False
+    """Whether these are 2B rows of B pairs of answers, all preferred ones first; the targets are then the pairs."""
+    places: tuple[int, ...] = ()
+    """Where the examples stand among those of the run, if it said so."""
 
     @property
     def input_ids(self) -> Tensor:
@@ -62,6 +66,8 @@ class Batch:
         """Σ over the targets of their weights: what the weighted sum of their losses is divided by."""
         if self.weights is None or self.labels is None:
             return self.targets
+        if self.pairs:
+            return float(self.weights.sum())
         targets_B = (self.labels != IGNORED).sum(1) if self.labels.ndim > 1 else torch.ones_like(self.weights)
         return float(targets_B.to(self.weights.dtype) @ self.weights)
 
@@ -113,21 +119,35 @@ def collate(encoded: Sequence[AnyEncoded], pad_id: int, *, causal: bool = False,
     Without a mask attention takes its fastest path. For encoders the padding must be masked. Images are decoded here;
     raises `DataError` for one that cannot be.
     """
+    pairs = [each for each in encoded if isinstance(each, EncodedPair)]
+    if pairs:
+        return _collate_pairs(pairs, pad_id, causal=causal, longest=longest)
     images = [each for each in encoded if isinstance(each, EncodedImage)]
     texts = [each for each in encoded if isinstance(each, Encoded)]
     weights = [each.weight for each in encoded]
     return Batch(
         inputs={"pixel_values": pixel_values(images)} if images else _text_inputs(texts, pad_id, causal, longest),
-        labels=_label_tensor([each.labels for each in encoded], longest),
+        labels=_label_tensor([each.labels for each in encoded if not isinstance(each, EncodedPair)], longest),
         tokens=sum(each.tokens for each in encoded),
         targets=sum(each.targets for each in encoded),
         weights=torch.tensor(weights) if any(weight != 1 for weight in weights) else None,
     )
 
 
+def _collate_pairs(pairs: Sequence[EncodedPair], pad_id: int, *, causal: bool, longest: int) -> Batch:
+    rows = [*(each.chosen for each in pairs), *(each.rejected for each in pairs)]
+    weights = [each.weight for each in pairs]
+    return replace(
+        collate(rows, pad_id, causal=causal, longest=longest),
+        targets=len(pairs),
+        weights=torch.tensor(weights) if any(weight != 1 for weight in weights) else None,
+        pairs=True,
+    )
+
+
 def longest_width(encoded: Sequence[AnyEncoded]) -> int:
     """The tokens of the longest row that a batch of these examples can have; 0 of images."""
-    return max((each.width for each in encoded if isinstance(each, Encoded)), default=0)
+    return max((each.width for each in encoded if isinstance(each, Encoded | EncodedPair)), default=0)
 
 
 def _text_inputs(texts: Sequence[Encoded], pad_id: int, causal: bool, longest: int) -> dict[str, Tensor]:

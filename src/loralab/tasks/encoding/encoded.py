@@ -40,4 +40,34 @@ class Encoded:
         return max(len(self.input_ids), len(self.labels) if isinstance(self.labels, list) else 0)
 
 
-AnyEncoded = Encoded | EncodedImage
+@dataclass(frozen=True)
+class EncodedPair:
+    """Two answers to one prompt, the first preferred."""
+
+    chosen: Encoded
+    rejected: Encoded
+    weight: float = 1.0
+    """What the pair counts in the training loss."""
+
+    @property
+    def sides(self) -> tuple[Encoded, Encoded]:
+        """Chosen, rejected."""
+        return self.chosen, self.rejected
+
+    @property
+    def targets(self) -> int:
+        """The loss is taken on the pair."""
+        return 1
+
+    @property
+    def tokens(self) -> int:
+        """All real tokens of both sides."""
+        return self.chosen.tokens + self.rejected.tokens
+
+    @property
+    def width(self) -> int:
+        """The longest row of either."""
+        return max(self.chosen.width, self.rejected.width)
+
+
+AnyEncoded = Encoded | EncodedPair | EncodedImage
