@@ -78,11 +78,11 @@ def load_base(
     return loaded
 
 
-def load_adapter(adapter: str, flags: Loading, loaded: "LoadedModel") -> "Adapter":
+def load_adapter(adapter: str, flags: Loading, loaded: "LoadedModel", name: str | None = None) -> "Adapter":
     """Put an adapter on the model, active; its notes go to stderr. Raises what `load` raises."""
     from loralab.formats.load import load
 
-    attached = load(loaded.model, adapter, alpha=flags.alpha, allow_other_base=flags.allow_other_base)
+    attached = load(loaded.model, adapter, name, alpha=flags.alpha, allow_other_base=flags.allow_other_base)
     say(attached.notes)
     return attached
 

@@ -52,7 +52,7 @@ def _columns(row: Row, names: Sequence[str], budget: bool) -> list[str]:
     failed = f", {len(row.failed)} failed" if row.failed else ""
     return [
         row.method,
-        row.setting.described() or "-",
+        row.described() or "-",
         "all" if row.train_examples is None else f"{row.train_examples:,}",
         f"{row.lr:g}",
         count_text(row.trainable_params),
