@@ -131,10 +131,15 @@ def encode_for(
     model: PreTrainedModel, processor: Processor, task: Task, examples: Examples, max_length: int
 ) -> Encoding:
     """The examples as the model takes them, in training as in evaluation: cut to what it has room for."""
-    longest = min(max_length, text_room(model) or max_length)
+    longest = room_for(model, max_length)
     encoder_decoder = bool(getattr(model.config, "is_encoder_decoder", False))
     encoding = encode_examples(task, examples, processor, longest, encoder_decoder=encoder_decoder)
     return begin_targets(encoding, forced_first_token(model), longest)
+
+
+def room_for(model: PreTrainedModel, max_length: int) -> int:
+    """The tokens of a row: as many as asked for, but no more than the model has room for."""
+    return min(max_length, text_room(model) or max_length)
 
 
 def _perplexity(loss: float | None) -> dict[str, float]:

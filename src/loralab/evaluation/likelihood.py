@@ -34,6 +34,7 @@ def batch_target_loss(
             batch.labels,
             label_smoothing=label_smoothing,
             weights=batch.weights if weighted else None,
+            position_ids=batch.inputs.get("position_ids"),
         )
 
 

@@ -129,6 +129,10 @@ class TrainConfig(MethodSettings):
     max_length: int = field(default=512, metadata={"group": "length and batches"})
     """Tokens of prompt and target together; a longer prompt loses its left end."""
 
+    packing: bool = field(default=False, metadata={"group": "length and batches"})
+    """Lay short examples one after another into rows of max_length, without attention between them; batch_size then
+    counts rows. For texts whose tokens are learned, and models that keep the examples of a row apart (tried)."""
+
     limit: int | None = field(default=None, metadata={"group": "length and batches"})
     """Train on the first N examples only."""
 
@@ -265,6 +269,7 @@ def _checks(c: TrainConfig) -> list[tuple[bool, str]]:
             f"validation_share {c.validation_share}: it must be above 0 and below 1",
         ),
         *_about_preference(c),
+        *_about_packing(c),
         (c.resume and c.overwrite, "resume and overwrite: give one of them"),
         (not c.out, "out is empty: name a folder"),
     ]
@@ -284,6 +289,16 @@ def _about_preference(c: TrainConfig) -> list[tuple[bool, str]]:
             c.preference == "orpo" and c.label_smoothing > 0,
             f"label_smoothing {c.label_smoothing}: orpo has none; leave it out",
         ),
+    ]
+
+
+def _about_packing(c: TrainConfig) -> list[tuple[bool, str]]:
+    """Rules of rows with several examples: what minds where a row or a prompt begins does not go with them."""
+    beside = {"preference": c.preference, "cosine_penalty": c.cosine_penalty, "invocation_tokens": c.invocation_tokens}
+    inserts = any(row.sized_by == "positions" for row in rows_of(c.method))
+    return [
+        *((c.packing and bool(value), f"packing and {name}: give one of them") for name, value in beside.items()),
+        (c.packing and inserts, f"packing and method {c.method}: it inserts positions by where a row's prompt ends"),
     ]
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from loralab.tasks.encoding.batches import Batch, collate, epoch_batches, longest_width
-from loralab.tasks.encoding.encoded import AnyEncoded
+from loralab.tasks.encoding.encoded import AnyEncoded, EncodedRow
 
 
 @dataclass(frozen=True)
@@ -49,13 +49,19 @@ class TrainingData:
         """The data of step `number`, counted from 1 over all epochs."""
         epoch, place = divmod(number - 1, self.steps_per_epoch)
         indices = self._epoch(epoch)[place * self.accumulate : (place + 1) * self.accumulate]
-        return StepData([self._batch(batch) for batch in indices], indices)
+        return StepData([self._batch(batch) for batch in indices], [self._examples_of(batch) for batch in indices])
 
     def first_batch_with(self, place: int) -> Batch:
         """The batch of the first epoch that holds an example."""
         if not self._first:
             self._first = {each: batch for batch in self._epoch(0) for each in batch}
         return self._batch(self._first[place])
+
+    def _examples_of(self, places: Sequence[int]) -> list[int]:
+        """The examples that stand at these places, of which a packed row holds several."""
+        held = [self.encoded[place] for place in places]
+        rows = zip(places, held, strict=True)
+        return [each for place, row in rows for each in (row.places if isinstance(row, EncodedRow) else (place,))]
 
     def _batch(self, places: Sequence[int]) -> Batch:
         batch = collate([self.encoded[place] for place in places], self.pad_id, longest=self.longest)

@@ -200,8 +200,15 @@ def _at_tokens(model: PreTrainedModel, batch: Batch) -> Predictions:
             logits_BTV = model(**batch.inputs, use_cache=False).logits[:, :-1]
             labels_BT = labels_BT[:, 1:]
     wanted_BT = labels_BT != IGNORED
-    weights_N = None if batch.weights is None else batch.weights[wanted_BT.nonzero()[:, 0]]
+    weights_N = None if batch.weights is None else _of_tokens(batch.weights, wanted_BT)
     return Predictions(logits_BTV[wanted_BT].float(), labels_BT[wanted_BT], weights_N)
+
+
+def _of_tokens(weights: Tensor, wanted_BT: Tensor) -> Tensor:
+    """The weights of targets, from those of rows [B] or of the tokens of packed rows [B, T], the last T of them."""
+    if weights.ndim == 1:
+        return weights[wanted_BT.nonzero()[:, 0]]
+    return weights[:, -wanted_BT.shape[1] :][wanted_BT]
 
 
 # -- the consistency loss -----------------------------------------------------------------------------------------

@@ -26,6 +26,7 @@ from loralab.training.draft import Draft
 from loralab.training.held_out import check_measured, held_out_split, with_validation
 from loralab.training.loop import Trainee
 from loralab.training.objective import objective_for
+from loralab.training.packing import packed
 from loralab.training.projected_adamw import optimizer_for
 from loralab.training.start import attach_adapter, take_over_values
 
@@ -163,8 +164,9 @@ def read_data(draft: Draft) -> Iterator[str]:
     examples, left_out = _that_count(draft.task.examples("train", config.limit))
     encoding = encode_for(draft.loaded.model, processor, draft.task, examples, config.max_length)
     pad_id = padding_id(processor)
-    draft.data = TrainingData(encoding.encoded, config.batch_size, config.accumulate, config.seed, pad_id)
-    yield from (*left_out, *encoding.notes)
+    rows, said = packed(config, draft.task, draft.loaded.model, encoding)
+    draft.data = TrainingData(rows, config.batch_size, config.accumulate, config.seed, pad_id)
+    yield from (*left_out, *encoding.notes, *said)
 
 
 def _that_count(examples: Examples) -> tuple[Examples, tuple[str, ...]]:

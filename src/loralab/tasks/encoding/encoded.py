@@ -70,4 +70,28 @@ class EncodedPair:
         return max(self.chosen.width, self.rejected.width)
 
 
-AnyEncoded = Encoded | EncodedPair | EncodedImage
+@dataclass(frozen=True)
+class EncodedRow:
+    """Several examples of a causal language model one after another, to be kept apart by their positions."""
+
+    examples: tuple[Encoded, ...]
+    places: tuple[int, ...]
+    """Of each among all examples."""
+
+    @property
+    def targets(self) -> int:
+        """Of all examples."""
+        return sum(each.targets for each in self.examples)
+
+    @property
+    def tokens(self) -> int:
+        """Of all examples."""
+        return sum(each.tokens for each in self.examples)
+
+    @property
+    def width(self) -> int:
+        """The row has room for nothing else."""
+        return self.tokens
+
+
+AnyEncoded = Encoded | EncodedPair | EncodedRow | EncodedImage
