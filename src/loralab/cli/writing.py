@@ -22,7 +22,7 @@ WRITTEN = "written"
 
 
 @dataclass(frozen=True)
-class Kind:
+class Product:
     """What a verb writes: how such a folder is recognised, and what may be in it."""
 
     what: str
@@ -45,19 +45,19 @@ class Kind:
         return [name for name in listed if isinstance(name, str)] if isinstance(listed, list) else []
 
 
-ADAPTER = Kind("an adapter", CONFIG_NAME, (*SAVED, OLD_TENSORS_NAME, PLAIN_NAME, RUN_NAME, "README.md", *PROCESSOR))
-MERGED = Kind("a merged model", "loralab_merge.json", (*WEIGHTS, *PROCESSOR))
-PRUNED = Kind("a pruned model", "prune.json", ("prune.png", *WEIGHTS, *PROCESSOR))
-LINEARIZED = Kind("a linearized model", "linearize.json", ("linearize.png", "remaining", "affine_blocks.*"))
+ADAPTER = Product("an adapter", CONFIG_NAME, (*SAVED, OLD_TENSORS_NAME, PLAIN_NAME, RUN_NAME, "README.md", *PROCESSOR))
+MERGED = Product("a merged model", "loralab_merge.json", (*WEIGHTS, *PROCESSOR))
+PRUNED = Product("a pruned model", "prune.json", ("prune.png", *WEIGHTS, *PROCESSOR))
+LINEARIZED = Product("a linearized model", "linearize.json", ("linearize.png", "remaining", "affine_blocks.*"))
 
 
-COMPARISON = Kind(
+COMPARISON = Product(
     "a comparison", "comparison.json", ("cells", "results.json", "table.md", "lock", "*.png", ".loralab-*")
 )
 
 
 @contextmanager
-def writing(out: str, kind: Kind, *, overwrite: bool, reads: Sequence[str | None] = ()) -> Iterator[None]:
+def writing(out: str, kind: Product, *, overwrite: bool, reads: Sequence[str | None] = ()) -> Iterator[None]:
     """Within this block the verb writes its folder `out`, which may be replaced if that was asked for.
 
     Raises OutputError, before anything is read or computed, for a place that holds something, and with `overwrite` for
@@ -110,7 +110,7 @@ def is_occupied(place: Path) -> bool:
     return (place.exists() or place.is_symlink()) and not (place.is_dir() and not any(place.iterdir()))
 
 
-def refuse_other(place: Path, kind: Kind) -> None:
+def refuse_other(place: Path, kind: Product) -> None:
     """Raise OutputError for anything but a folder of this kind with nothing else in it."""
     if not place.is_dir() or place.is_symlink() or not (place / kind.mark).is_file():
         raise OutputError(
