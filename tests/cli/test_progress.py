@@ -75,4 +75,4 @@ def test_latency_says_how_far_it_is(
     flags = ["--settings", "1x4,1x8", "--sizes", "2", "--rank", "1", "--rounds", "2", "--repeats", "1"]
     assert main(["bench", "latency", "--model", str(tiny), *flags, "--out", str(tmp_path)]) == 0
     said = capsys.readouterr().err
-    assert "settings 2/2, rounds 2/2, contenders" in said
+    assert "settings 2/2, rounds 3/3, contenders" in said

@@ -33,9 +33,10 @@ def time_rounds(
 ) -> list[Round]:
     """Milliseconds by contender, for each round; a pass of each comes before all that counts."""
     with _no_collections():
-        _time_round(model, call, among, 1)
-        numbers = tracked(range(rounds), "rounds")
-        return [_time_round(model, call, order_in_round(among, number), repeats) for number in numbers]
+        orders = [among, *(order_in_round(among, number) for number in range(rounds))]
+        passes = [1] + [repeats] * rounds
+        timed = [_time_round(model, call, *each) for each in tracked(list(zip(orders, passes, strict=True)), "rounds")]
+    return timed[1:]
 
 
 def _time_round(model: nn.Module, call: Callable[[], object], order: Sequence[Contender], repeats: int) -> Round:
