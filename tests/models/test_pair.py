@@ -29,5 +29,5 @@ def test_a_classifier_has_its_labels_and_its_random_head_is_warned_of(
 
 
 def test_a_device_that_is_not_there_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ll.SpecError, match="device 'nowhere' cannot be used"):
+    with pytest.raises(ll.SpecError, match="device 'nowhere'"):
         ll.load_model(str(write_llama(tmp_path)), device="nowhere")

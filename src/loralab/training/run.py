@@ -12,6 +12,7 @@ from loralab.evaluation.few import few_examples
 from loralab.extras import install, lacking
 from loralab.formats.processor_files import replace_processor
 from loralab.formats.save import save
+from loralab.formats.sharing.card import write_card
 from loralab.machine import keep_few_kernels, peak_memory_bytes
 from loralab.methods.counts import parameter_counts
 from loralab.training.base import made_fast
@@ -185,6 +186,7 @@ def _finish(config: TrainConfig, observer: RunObserver, kernels: Sequence[str]) 
         "result": asdict(result),
     }
     write_record(folder.record, config, facts)
+    write_card(folder.path)
     return result
 
 
