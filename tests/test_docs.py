@@ -100,6 +100,12 @@ def test_the_python_of_the_tour(
     assert "## Scores" in Path("out/first/README.md").read_text()
 
 
+def test_the_python_of_the_package_itself() -> None:
+    test = doctest.DocTestParser().get_doctest(ll.__doc__, {}, "loralab", "loralab", 0)
+    assert len(test.examples) >= 10
+    assert doctest.DocTestRunner(verbose=False).run(test).failed == 0
+
+
 @pytest.mark.parametrize("guide", GUIDES_THAT_RUN)
 def test_the_python_of_a_guide(guide: str, tmp_path: Path) -> None:
     names = {"ll": ll, "model": llama(), "tokens": torch.randint(9, (3, 6)), "folder": tmp_path / "adapter"}

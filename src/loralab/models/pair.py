@@ -20,6 +20,7 @@ def load_model(
     *,
     kind: TextKind = ...,
     labels: Sequence[str] | None = ...,
+    regression: bool = ...,
     dtype: str | torch.dtype = ...,
     device: str | torch.device = ...,
     seed: int = ...,
@@ -43,6 +44,7 @@ def load_model(
     *,
     kind: TextKind | Literal["image-classification"] = "generation",
     labels: Sequence[str] | None = None,
+    regression: bool = False,
     dtype: str | torch.dtype = "auto",
     device: str | torch.device = "auto",
     seed: int = 0,
@@ -50,9 +52,9 @@ def load_model(
     """A transformers model in evaluation mode on its device, and its tokenizer (for images its processor).
 
     `name` is an embedded model (`smollm2-135m`, `minilm-l6`), a local folder, or a Hub id; `kind` a language model of
-    either sort by default. A classifier has one output for each of `labels`; a head that the checkpoint lacks is
-    initialised from `seed`, and warned about. `dtype` "auto" is bfloat16 where the processor multiplies it natively,
-    else float32; `device` "auto" the accelerator where there is one.
+    either sort by default. A classifier has one output for each of `labels`, or one in all for `regression`; a head
+    that the checkpoint lacks is initialised from `seed`, and warned about. `dtype` "auto" is bfloat16 where the
+    processor multiplies it natively, else float32; `device` "auto" the accelerator where there is one.
 
     Raises NotFoundError, ModelLoadError, or SpecError for a kind, dtype or device that is none.
     """
@@ -60,6 +62,7 @@ def load_model(
         name,
         kind=kind,
         labels=labels,
+        regression=regression,
         dtype=str(dtype).removeprefix("torch."),
         device=str(device),
         seed=seed,

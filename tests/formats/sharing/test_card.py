@@ -114,6 +114,17 @@ def test_a_merged_model_has_a_card_of_its_own_and_one_that_is_there_stays(tmp_pa
     assert (out / CARD_NAME).read_text() == "mine"
 
 
+def test_a_classifier_is_loaded_with_its_labels_and_a_regression_as_one(tmp_path: Path) -> None:
+    folder = made(tmp_path)
+    for run, said in (
+        ({"kind": "classification", "labels": ["no", "yes"]}, "kind='sequence-classification', labels=['no', 'yes'])"),
+        ({"kind": "regression"}, "kind='sequence-classification', regression=True)"),
+    ):
+        (folder / "run.json").write_text(json.dumps(RUN | run | {"model_kind": "sequence-classification"}))
+        assert write_card(folder)
+        assert said in (folder / CARD_NAME).read_text()
+
+
 # -- what somebody wrote ----------------------------------------------------------------------------------------------
 
 

@@ -79,11 +79,11 @@ def pushed(hub: Hub, *arguments: str, token: str = TOKEN) -> "subprocess.Complet
 
 def test_what_is_uploaded_loads_and_tells_nothing_of_the_machine(folder: Path, tmp_path: Path) -> None:
     with running_hub() as hub:
-        done = pushed(hub, str(folder), "me/sql", "--private", "--commit-message", "First")
+        done = pushed(hub, str(folder), "me/first", "--private", "--commit-message", "First")
     assert done.returncode == 0, done.stderr
     answer = json.loads(done.stdout.splitlines()[-1])
     assert answer["url"] == f"{hub.url}/me/sql/commit/1"
-    asked = hub.repositories["me/sql"]
+    asked = hub.repositories["me/first"]
     assert asked.get("visibility") == "private" or asked["private"]  # as later or earlier clients say it
     assert hub.messages == ["First"]
     assert set(hub.files) == OWN
@@ -95,7 +95,7 @@ def test_what_is_uploaded_loads_and_tells_nothing_of_the_machine(folder: Path, t
     run = json.loads(hub.files["run.json"])
     assert run["config"]["data"] == "secret.jsonl"
     assert run["notes"] == ["secret.jsonl is one file of 3 objects", "see https://huggingface.co/a/b"]
-    assert b"# sql\n" in hub.files["README.md"]
+    assert b"# first\n" in hub.files["README.md"]
     model = LlamaForCausalLM.from_pretrained(tmp_path / "base")
     ll.load(model, tmp_path / "got")
 

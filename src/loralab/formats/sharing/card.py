@@ -234,9 +234,9 @@ def _table(rows: list[tuple[str, ...]]) -> str:
 
 
 def _with_loralab(facts: Facts) -> Iterator[str]:
-    labels = facts.run.get("labels") or ()
-    kind = facts.run.get("model_kind")
-    more = f", kind={kind!r}, labels={list(labels)!r}" if labels and kind else ""
+    labels, kind = facts.run.get("labels"), facts.run.get("model_kind")
+    head = "regression=True" if facts.run.get("kind") == "regression" else f"labels={labels!r}" if labels else ""
+    more = f", kind={kind!r}, {head}" if head and kind else ""
     yield "`folder` is this folder; of a repository on the Hub, `huggingface_hub.snapshot_download(repo_id)`."
     yield (
         "```python\n"

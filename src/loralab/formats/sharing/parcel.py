@@ -50,22 +50,22 @@ class Parcel:
         return sum(self.files.values())
 
 
-def pack(source: Path, folder: Path, base_model: str | None = None) -> Parcel:
+def pack(source: Path, folder: Path, name: str, base_model: str | None = None) -> Parcel:
     """Fill an empty folder with what of the adapter in `source` is given to others; `source` is left as it is.
 
-    `base_model` takes the place of the base that the files name. Raises what reading the adapter strictly raises,
-    AdapterFileError for one that changes nothing and for files with a secret or a path of this machine in them, and
-    SpecError for a base that is a folder of this machine.
+    The card calls it `name`. `base_model` takes the place of the base that the files name. Raises what reading the
+    adapter strictly raises, AdapterFileError for one that changes nothing and for files with a secret or a path of this
+    machine in them, and SpecError for a base that is a folder of this machine.
     """
     _refuse_useless(_read(source))
     chosen = {each.name: each for each in sorted(source.iterdir()) if _belongs(each)}
-    for name, file in chosen.items():
-        _copy(file, folder / name)
+    for called, file in chosen.items():
+        _copy(file, folder / called)
     _name_base(source, folder, base_model)
     if (folder / RUN_NAME).is_file():
         run = shareable_run(read_json(folder / RUN_NAME))
         (folder / RUN_NAME).write_text(json_text(run, sort_keys=True), encoding="utf-8")
-    write_card(folder, source.resolve().name)
+    write_card(folder, name)
     _refuse_private(folder)
     files = {
         each.relative_to(folder).as_posix(): each.stat().st_size for each in sorted(folder.rglob("*")) if each.is_file()

@@ -58,7 +58,7 @@ def push_to_hub(
     if not dry_run:
         _check_access(token)
     with tempfile.TemporaryDirectory(prefix="loralab-push-") as draft:
-        parcel = pack(Path(path), Path(draft), base_model)
+        parcel = pack(Path(path), Path(draft), repo_id.rpartition("/")[2], base_model)
         url = None if dry_run else _upload(parcel, repo_id, private, commit_message, token)
     return Push(repo_id, url, dict(parcel.files), parcel.size, dict(parcel.left_out), dry_run)
 
