@@ -52,3 +52,8 @@ def test_figures() -> None:
     assert [readable_time(each) for each in (34.4, 720, 11_100)] == ["34 s", "12 min", "3 h 05 min"]
     assert spread_text(lora(2.5, metric="loss").metrics["loss"]) == "2.500"
     assert (count_text(None), count_text(1234.5)) == ("-", "1,234")
+
+
+def test_few_held_out_examples_are_said_below_the_table() -> None:
+    assert "Measured on 3 examples only" in markdown(CONFIG, [lora(40.0, 97.0, held_out_examples=3)], [])
+    assert "Measured on" not in markdown(CONFIG, [lora(40.0, 97.0, held_out_examples=50)], [])
