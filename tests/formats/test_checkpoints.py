@@ -71,7 +71,7 @@ def test_the_last_checkpoint_of_every_method_is_what_the_run_ended_with(
     assert adapter.name == "run"
 
 
-def test_a_classifiers_head_is_in_its_checkpoint(tmp_path: Path) -> None:
+def test_a_classifiers_head_is_in_its_checkpoint(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = str(tmp_path / "run")
     data = str(write_labels(tmp_path / "labels"))
     shared = {"model": str(write_bert(tmp_path / "bert")), "task": "jsonl", "data": data, "dtype": "float32"}
@@ -80,6 +80,8 @@ def test_a_classifiers_head_is_in_its_checkpoint(tmp_path: Path) -> None:
     assert any("classifier" in name for name in names)
     assert main(["eval", "--model", shared["model"], "--adapter", out, "--checkpoint", "1", "--task", "jsonl",
                  "--data", data, "--split", "validation"]) == 0  # fmt: skip
+    said = capsys.readouterr().err
+    assert "of the adapter: " in said, "it is not fresh: the adapter holds it"
 
 
 @pytest.mark.parametrize("word", ["best", "last", "1"])
