@@ -16,7 +16,7 @@ def run(config: CompareConfig) -> Answer:
 
 
 def show(answer: Answer) -> None:
-    """The table with the metric that the claims are about (table.md has the others), those that were tested, and the files."""
+    """The table with the metric that the claims are about, those that were tested, and the files; table.md has all."""
     columns = ("method and setting", "trained", answer["metric"] or "metric", "tok/s", "memory")
     show_table("", columns, [_line(row, answer["metric"]) for row in answer["rows"]])
     show_lines(*answer["notes"])
