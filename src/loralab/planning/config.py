@@ -59,7 +59,7 @@ class PlanConfig(MethodSettings):
 
     def validate(self) -> None:
         """Raise one SpecError that lists everything wrong with the values, or return."""
-        problems = [*self.method_problems(), *self.idle_settings(), *_out_of_range(self)]
+        problems = [*self.method_problems(), *_out_of_range(self)]
         if not problems and self.gpus > self.batch_size:
             problems.append(f"gpus {self.gpus}: a batch of {self.batch_size} has not an example for each")
         if problems:

@@ -198,7 +198,7 @@ class TrainConfig(MethodSettings):
     def validate(self) -> None:
         """Raise one SpecError that lists everything wrong with the values, or return."""
         said = (message for wrong, message in _checks(self) if wrong)
-        problems = _not_numbers(self) or [*self.method_problems(), *self.idle_settings(), *said]
+        problems = _not_numbers(self) or [*self.method_problems(), *said]
         if problems:
             raise SpecError("invalid training run: " + "; ".join(problems))
 
