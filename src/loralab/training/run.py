@@ -2,6 +2,7 @@
 
 import math
 import shlex
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
@@ -17,7 +18,7 @@ from loralab.methods.counts import parameter_counts
 from loralab.training.base import made_fast
 from loralab.training.check import resting_notes
 from loralab.training.checkpoint import AdapterWriter, newest_checkpoint, restore
-from loralab.training.command import folded, next_commands, train_command
+from loralab.training.command import WIDTH, folded, next_commands, train_command
 from loralab.training.config import DEFAULT_EPOCHS, TrainConfig
 from loralab.training.data_record import check_unchanged
 from loralab.training.folder import RunFolder, claim, clear
@@ -162,7 +163,10 @@ def _stopped(config: TrainConfig, observer: RunObserver, number: int) -> RunStop
     used = f", and any verb takes it as it is: --adapter {out} --checkpoint last" if step else ""
     where = f"a checkpoint is in {observer.folder.checkpoints}{used}" if step else "nothing was trained yet"
     again = folded(train_command(config, resume=True, overwrite=None))
-    return RunStopped(f"stopped after step {step} of {observer.last}: {where}.\nTo go on:\n\n{again}\n", number)
+    said = textwrap.fill(
+        f"stopped after step {step} of {observer.last}: {where}", WIDTH, break_long_words=False, break_on_hyphens=False
+    )
+    return RunStopped(f"{said}\nTo go on:\n\n{again}\n", number)
 
 
 def _finish(config: TrainConfig, observer: RunObserver, kernels: Sequence[str]) -> TrainResult:
