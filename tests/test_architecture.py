@@ -21,7 +21,7 @@ FILES = sorted((SOURCE / "loralab").rglob("*.py"))
 
 # Bottom to top. A package may import from groups below its own, never from its own group.
 GROUPS = [
-    {"errors", "version"},
+    {"errors", "progress", "version"},
     {"extras"},
     {"files", "machine", "metrics", "nn"},
     {"pictures"},

@@ -8,7 +8,15 @@ from typing import Any
 import pytest
 
 from loralab.errors import OutputError
-from loralab.files.whole import json_text, whole_file, whole_folder, write_json, write_text
+from loralab.files.whole import (
+    json_text,
+    refuse_occupied,
+    replacing,
+    whole_file,
+    whole_folder,
+    write_json,
+    write_text,
+)
 
 Run = Callable[..., Any]
 
@@ -69,6 +77,31 @@ def test_an_occupied_folder_is_refused_and_an_empty_one_filled(tmp_path: Path) -
     with pytest.raises(OutputError, match="exists already"), whole_folder(tmp_path / "empty"):
         pass
     assert only(tmp_path / "empty") == ["a"]
+
+
+def test_what_is_replaced_stays_until_the_new_one_is_whole(tmp_path: Path) -> None:
+    place = tmp_path / "model"
+    for text in ("1", "2"):
+        with replacing(place), whole_folder(place) as folder:
+            (folder / f"file-{text}").write_text(text)
+            assert text == "1" or only(place) == ["file-1"]
+    assert only(tmp_path) == ["model"]
+    assert only(place) == ["file-2"]
+    with pytest.raises(RuntimeError, match="half-way"), replacing(place), whole_folder(place) as folder:
+        fail_half_way(folder / "a")
+    assert (only(tmp_path), only(place)) == (["model"], ["file-2"])
+
+
+def test_leave_to_replace_is_for_one_place_and_what_is_below(tmp_path: Path) -> None:
+    for name in ("mine", "yours", "mine/below"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "a").write_text("1")
+    with replacing(tmp_path / "mine"):
+        refuse_occupied(tmp_path / "mine" / "below")
+        with pytest.raises(OutputError, match="exists already"):
+            refuse_occupied(tmp_path / "yours")
+    with pytest.raises(OutputError, match="exists already"):
+        refuse_occupied(tmp_path / "mine")
 
 
 def test_a_place_that_cannot_be_written_is_an_output_error(tmp_path: Path) -> None:

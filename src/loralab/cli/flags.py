@@ -74,6 +74,14 @@ class NamesTask:
 
 
 @dataclass(frozen=True, kw_only=True)
+class WritesFolder:
+    """A verb that fills a folder of its own."""
+
+    overwrite: bool = False
+    """Replace what an earlier call wrote there, once the new one is whole; anything else there is left alone."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class GivesAlpha:
     """What a loralib checkpoint leaves out."""
 

@@ -17,12 +17,14 @@ from loralab.cli.config_file import ConfigFile, read_config_file
 from loralab.cli.help import help_page
 from loralab.cli.opening import say
 from loralab.cli.parser import parse_arguments
+from loralab.cli.progress import erase_progress, progress_line
 from loralab.cli.settings import build_config, near_misses
 from loralab.cli.showing import as_json
 from loralab.cli.table import ANALYSES, VERBS, modules, summaries
 from loralab.cli.verb import Verb
 from loralab.errors import LoralabError, SpecError
 from loralab.extras import require
+from loralab.progress import shown_by
 from loralab.version import __version__
 
 DONE, USER_ERROR, INTERRUPTED = 0, 2, 130
@@ -89,6 +91,7 @@ def _run(words: tuple[str, ...], arguments: list[str]) -> int:
     for extra in verb.needs:
         require(extra, program)
     with contextlib.ExitStack() as quiet:
+        quiet.enter_context(shown_by(progress_line()))
         if given.json or not verb.talks(config):  # whatever a library prints: stdout holds the answer alone
             quiet.enter_context(contextlib.redirect_stdout(sys.stderr))
         answer = verb.run(config)
@@ -131,6 +134,7 @@ def _write(show: Callable[[], None]) -> int:
 
 
 def _complain(message: str) -> None:
+    erase_progress()
     with contextlib.suppress(BrokenPipeError):
         print(message, file=sys.stderr, flush=True)
 

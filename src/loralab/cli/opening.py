@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from loralab.cli.flags import AdaptedModel, Loading, MeasuredAdapter
+from loralab.cli.progress import erase_progress
 from loralab.errors import NotFoundError, SpecError
 from loralab.files.names import CONFIG_NAME
 
@@ -249,5 +250,6 @@ def _wanted_for_text(model: str, adapter: str | None) -> Wanted:
 
 def say(notes: Iterable[str]) -> None:
     """Print sentences on stderr."""
+    erase_progress()
     for note in notes:
         print(note, file=sys.stderr)

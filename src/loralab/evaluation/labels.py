@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 
 from loralab.errors import DataError, NumericsError
 from loralab.models.padding import row_logits
+from loralab.progress import tracked
 from loralab.tasks.encoding.batches import Batch, collate, longest_width, sorted_batches
 from loralab.tasks.encoding.encoded import AnyEncoded, EncodedPair, EncodedRow
 
@@ -28,7 +29,7 @@ def predict_labels(
     """
     labelled = _are_labelled(encoded)
     predictions, total, longest = [0.0] * len(encoded), 0.0, longest_width(encoded)
-    for indices in sorted_batches([each.tokens for each in encoded], batch_size):
+    for indices in tracked(list(sorted_batches([each.tokens for each in encoded], batch_size)), "batches"):
         batch = collate([encoded[index] for index in indices], pad_id, longest=longest).to(model.device)
         logits_BC = class_logits(model, batch)
         if not torch.isfinite(logits_BC).all():

@@ -14,6 +14,7 @@ from loralab.core.prompt import ends_before_targets, prompts_end_at
 from loralab.errors import NumericsError
 from loralab.models.fast.head import row_losses, target_loss_sum
 from loralab.nn.targets import IGNORED
+from loralab.progress import tracked
 from loralab.tasks.encoding.batches import Batch, collate, longest_width, sorted_batches
 from loralab.tasks.encoding.encoded import AnyEncoded
 
@@ -53,7 +54,7 @@ def mean_target_loss(model: PreTrainedModel, encoded: Sequence[AnyEncoded], pad_
     Raises `NumericsError` for a loss that is not finite.
     """
     total, count, longest = 0.0, 0, longest_width(encoded)
-    for indices in sorted_batches([each.tokens for each in encoded], batch_size):
+    for indices in tracked(list(sorted_batches([each.tokens for each in encoded], batch_size)), "batches"):
         batch = collate([encoded[index] for index in indices], pad_id, longest=longest).to(model.device)
         loss, targets = batch_target_loss(model, batch)
         total, count = total + float(loss), count + targets

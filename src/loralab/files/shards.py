@@ -19,6 +19,7 @@ from torch import Tensor
 
 from loralab.errors import ModelLoadError
 from loralab.files.whole import whole_file
+from loralab.progress import tracked
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 
@@ -110,7 +111,7 @@ def write_tensors(path: Path, kinds: Mapping[str, TensorKind], read: Callable[[s
     names = sorted(kinds, key=lambda name: (-kinds[name].dtype.itemsize, name))
     with whole_file(path) as temporary, temporary.open("wb") as stream:
         stream.write(_header(names, kinds))
-        for name in names:
+        for name in tracked(names, "tensors written"):
             tensor = read(name)
             if TensorKind.of(tensor) != kinds[name]:
                 raise ValueError(f"{name} was announced as {kinds[name]} and came as {TensorKind.of(tensor)}")

@@ -11,6 +11,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,19 @@ LARGEST_CONFIG = 64 * 2**20
 
 _PREFIX = ".loralab-"
 """How temporary siblings begin; what a killed process leaves behind is recognised by it and never read."""
+
+_REPLACED: ContextVar[Path | None] = ContextVar("replaced", default=None)
+"""The place that may be replaced, with what is below it: only who asked for it says so, by `replacing`."""
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[None]:
+    """Within this block `whole_folder` may put a new folder into the place of the one at `path`, or below it."""
+    token = _REPLACED.set(path.absolute())
+    try:
+        yield
+    finally:
+        _REPLACED.reset(token)
 
 
 @contextmanager
@@ -48,8 +62,8 @@ def whole_file(path: Path) -> Iterator[Path]:
 def whole_folder(path: Path) -> Iterator[Path]:
     """Give a temporary folder to fill; on success it becomes `path`, on any failure it is removed.
 
-    `path` must not exist yet or be an empty folder (OutputError otherwise). Raises OutputError if the disk is full
-    or the place is not writable.
+    `path` must not exist yet or be an empty folder (OutputError otherwise), but within `replacing`: what was there is
+    then removed when the new one has its place. Raises OutputError if the disk is full or the place is not writable.
     """
     temporary = None
     try:
@@ -59,13 +73,35 @@ def whole_folder(path: Path) -> Iterator[Path]:
         temporary.chmod(0o777 & ~_umask())
         yield temporary
         _flush_tree(temporary)
-        temporary.replace(path)
+        _take_place(temporary, path)
         _flush_folder(path.parent)
     except OSError as problem:
         raise _cannot_write(path, problem) from problem
     finally:
         if temporary is not None:
             shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _take_place(temporary: Path, path: Path) -> None:
+    """Move a whole folder to its place; what is there goes aside first, and comes back if that fails."""
+    if not (may_replace(path) and path.is_dir() and any(path.iterdir())):
+        temporary.replace(path)
+        return
+    aside = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{path.name}-", dir=path.parent)) / path.name
+    path.replace(aside)
+    try:
+        temporary.replace(path)
+    except OSError:
+        aside.replace(path)
+        raise
+    finally:
+        shutil.rmtree(aside.parent, ignore_errors=True)
+
+
+def may_replace(path: Path) -> bool:
+    """Whether whoever asked for this gave leave to replace what is there."""
+    replaced = _REPLACED.get()
+    return replaced is not None and (path.absolute() == replaced or replaced in path.absolute().parents)
 
 
 @contextmanager
@@ -138,8 +174,8 @@ def _not_finite(value: object, name: str = "") -> Iterator[tuple[str, float]]:
 
 
 def refuse_occupied(path: Path) -> None:
-    """OutputError if something is at `path` that a new folder would overwrite."""
-    if path.is_dir() and not any(path.iterdir()):
+    """OutputError if something is at `path` that a new folder would overwrite, and may not."""
+    if path.is_dir() and (may_replace(path) or not any(path.iterdir())):
         return
     if path.exists() or path.is_symlink():
         raise OutputError(

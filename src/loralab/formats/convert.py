@@ -22,7 +22,7 @@ from loralab.errors import (
 )
 from loralab.extras import require
 from loralab.files.tensors import SAFETENSORS, write_tensors
-from loralab.files.whole import whole_file, whole_folder
+from loralab.files.whole import may_replace, whole_file, whole_folder
 from loralab.formats.gguf.file import write_gguf
 from loralab.formats.gguf.layout import GgufBase
 from loralab.formats.loralib import ALPHA_KEY, loralib_pair, spread
@@ -207,7 +207,7 @@ def _write_loralib(
 def _check_target(target: Path, suffix: str, what: str) -> None:
     if target.suffix != suffix:
         raise SpecError(f"{target} does not end in {suffix}; {what} written to a file called *{suffix}")
-    if target.exists():
+    if target.exists() and not may_replace(target):
         raise OutputError(f"{target} exists already; name another file or remove it")
 
 

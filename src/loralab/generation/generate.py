@@ -30,6 +30,7 @@ from loralab.generation.sampling import sampled
 from loralab.generation.settings import generating_with
 from loralab.models.context import context_length
 from loralab.nn.mode import evaluating
+from loralab.progress import tracked
 
 
 class NoRepeatInNewText(LogitsProcessor):
@@ -64,7 +65,7 @@ def generate_ids(
     devices = [model.device] if model.device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices), evaluating(model), torch.inference_mode():
         torch.manual_seed(config.seed)
-        for batch in batches(model, prompts, config, pad_id):
+        for batch in tracked(batches(model, prompts, config, pad_id), "batches of texts"):
             rows = [prompts[number] for number in batch]
             stopping = partial(more_ends.criteria, tokenizer)
             new = _generate_batch(model, rows, config, ends, pad_id, stopping, sampled(config, batch), streamer)

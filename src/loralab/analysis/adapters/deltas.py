@@ -16,6 +16,7 @@ from loralab.formats.record import Runs, rows_of
 from loralab.formats.stored import StoredAdapter, StoredUpdate
 from loralab.nn.dense import is_stored_transposed
 from loralab.nn.module_names import kind_of_module, layer_index
+from loralab.progress import tracked
 
 
 class OfModule(Protocol):
@@ -41,7 +42,7 @@ def deltas(adapter: StoredAdapter, modules: str | None = None) -> Iterator[Store
     if not chosen:
         names = listed([pair.name for pair in adapter.updates])
         raise SpecError(f"no module of {adapter.source} matches {modules!r}; it adapts {names}")
-    for pair in chosen:
+    for pair in tracked(chosen, "modules"):
         yield from pair.groups()
 
 

@@ -27,6 +27,7 @@ from loralab.methods.prefix.update import text_room
 from loralab.nn.mode import evaluating
 from loralab.nn.targets import IGNORED
 from loralab.pictures.picture import COLOURS, legend_below, picture, style
+from loralab.progress import tracked
 from loralab.tasks.encoding.encoded import Encoded
 from loralab.tasks.encoding.tokens import plain_ids
 
@@ -145,7 +146,7 @@ def _starts(length: int, size: int, count: int) -> list[int]:
 
 @torch.no_grad()
 def _losses(model: PreTrainedModel, encoded: Sequence[Encoded]) -> Iterator[float]:
-    for each in encoded:
+    for each in tracked(encoded, "windows"):
         yield mean_target_loss(model, [each], 0, 1)
 
 

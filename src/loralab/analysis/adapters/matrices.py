@@ -24,6 +24,7 @@ from loralab.errors import SpecError
 from loralab.files.whole import write_json
 from loralab.nn.module_names import kind_of_module, layer_index
 from loralab.pictures.picture import COLOURS, INK, in_per_cent, legend_below, picture, style
+from loralab.progress import tracked
 
 OUTSIDE = "outside blocks"
 TITLES = {"kind": "by kind of matrix", "layer": "by block"}
@@ -86,7 +87,7 @@ def contributions(adapter: Adapter, measure: Measurement, parts: Sequence[Part])
     measure.announce(2 * len(parts))
     gain = measure.gain(none, whole)
     results = []
-    for part in parts:
+    for part in tracked(parts, "parts"):
         with switched_off(measure.model, adapter, part.cells):
             without = measure()
         with switched_off(measure.model, adapter, [cell for cell in cells if cell not in part.cells]):

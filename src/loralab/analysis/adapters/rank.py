@@ -33,6 +33,7 @@ from loralab.formats.load import load
 from loralab.formats.resize import Resized, pieces, read_resizable, uniform_ranks, write_resized
 from loralab.formats.stored import StoredAdapter
 from loralab.pictures.picture import COLOURS, in_per_cent, legend_below, picture, style
+from loralab.progress import tracked
 
 TRUNCATED, SUGGESTED = "truncated", "suggested"
 
@@ -88,7 +89,7 @@ def rank_curve(adapter: Adapter, measure: Measurement, ranks: Sequence[int] | No
     measured = {}
     with switched_off(measure.model, adapter, list(cut.cells)):
         measured[0] = measure()
-    for rank in chosen[:-1]:
+    for rank in tracked(chosen[:-1], "ranks"):
         with cut.to(rank):
             measured[rank] = measure()
     measured[cut.rank] = whole

@@ -38,6 +38,7 @@ from loralab.models.families.aliases import final_norm_paths
 from loralab.models.load import LoadedModel
 from loralab.models.surgery.blocks import blocks_of
 from loralab.pictures.picture import COLOURS, INK, colour_bar, in_whole_numbers, picture, style
+from loralab.progress import tracked
 from loralab.tasks.encoding.encode import padding_id
 
 SLICE = 256
@@ -97,7 +98,7 @@ def angular_distances(model: nn.Module, batches: Sequence[TokenBatch], tokens: T
     levels = len(blocks_of(model)) + 1
     total_LL, squares_LL = (torch.zeros(levels, levels, dtype=torch.float64) for _ in range(2))
     count = 0
-    for batch in batches:
+    for batch in tracked(batches, "batches"):
         states_NLD = _states(model, batch, tokens)
         for first in range(0, len(states_NLD), SLICE):
             found_NLL = angles(states_NLD[first : first + SLICE])

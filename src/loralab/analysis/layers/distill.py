@@ -34,6 +34,7 @@ from loralab.analysis.layers.texts import TokenBatch
 from loralab.errors import NumericsError, SpecError
 from loralab.models.surgery.blocks import AffineBlock, Run, blocks_of, replace_blocks
 from loralab.nn.mode import evaluating
+from loralab.progress import tracked
 
 EPSILON = 1e-6
 """Adam's: gradients below it, of a map with nothing to gain, do not become whole steps."""
@@ -110,7 +111,7 @@ def distill(models: TeacherAndStudent, batches: Sequence[TokenBatch], distilling
         fitted = [each.detach().clone() for each in models.trained]
         moved = [nn.Parameter(torch.zeros_like(each)) for each in fitted]
         optimizer = torch.optim.Adam(moved, lr=distilling.lr, eps=EPSILON)
-        for step in range(distilling.steps):
+        for step in tracked(range(distilling.steps), "steps"):
             optimizer.param_groups[0]["lr"] = distilling.lr * (1 - step / distilling.steps)
             loss, gradients = _loss_and_gradients(models, batches[step % len(batches)], distilling.states)
             losses.append(loss)
@@ -128,7 +129,7 @@ def distance(models: TeacherAndStudent, batches: Sequence[TokenBatch]) -> Distan
     """Both terms over all tokens of these batches."""
     sums, tokens = torch.zeros(2, dtype=torch.float64), 0
     with evaluating(models.teacher), evaluating(models.student):
-        for batch in batches:
+        for batch in tracked(batches, "batches"):
             count = int(batch.mask_BT.sum())
             sums += count * torch.stack(distances(models, batch)).double().cpu()
             tokens += count

@@ -20,6 +20,7 @@ from loralab.errors import NumericsError, SpecError
 from loralab.models.families.aliases import family_of
 from loralab.models.surgery.blocks import blocks_of
 from loralab.nn.mode import evaluating
+from loralab.progress import tracked
 
 Visit = Callable[[int, Tensor, Tensor], None]
 """(level, states [B, T, D], mask [B, T]) → None."""
@@ -42,7 +43,7 @@ def run_levels(model: nn.Module, batches: Iterable[TokenBatch], visit: Visit, le
     options = {"use_cache": False} if family is not None and family.architecture == "decoder" else {}
     device = next(model.parameters()).device
     with evaluating(model):
-        for batch in batches:
+        for batch in tracked(list(batches), "batches"):
             mask_BT = batch.mask_BT.to(device)
             with _watched(model, wanted, mask_BT, visit):
                 try:

@@ -5,14 +5,15 @@ from pathlib import Path
 
 from loralab.analysis.layers.config import Clouds
 from loralab.cli.analyses.prune import MeasureConfig, show_measures
-from loralab.cli.flags import NamesModel
+from loralab.cli.flags import NamesModel, WritesFolder
 from loralab.cli.opening import open_decoder
 from loralab.cli.showing import show_files, show_lines
 from loralab.cli.verb import Answer, Verb
+from loralab.cli.writing import LINEARIZED, writing
 
 
 @dataclass(frozen=True, kw_only=True)
-class LinearizeConfig(NamesModel, Clouds, MeasureConfig):
+class LinearizeConfig(NamesModel, Clouds, MeasureConfig, WritesFolder):
     """The flags of `loralab analyse linearize`."""
 
     out: str
@@ -57,7 +58,8 @@ def run(config: LinearizeConfig) -> Answer:
             steps=config.distill, lr=config.distill_lr, batch=config.distill_batch, states=config.distill_states
         ),
     )
-    return linearize(linearizing, Path(config.out), config, open_decoder, config.dtype)
+    with writing(config.out, LINEARIZED, overwrite=config.overwrite, reads=(config.model, config.from_)):
+        return linearize(linearizing, Path(config.out), config, open_decoder, config.dtype)
 
 
 def show(answer: Answer) -> None:

@@ -1,14 +1,17 @@
 """`loralab analyse prune`: a model without some of its blocks, measured before, after and healed."""
 
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from loralab.analysis.layers.config import Measuring, Sampling
-from loralab.cli.flags import NamesModel, Precision
+from loralab.cli.flags import NamesModel, Precision, WritesFolder
 from loralab.cli.opening import open_decoder
 from loralab.cli.showing import show_files, show_table
 from loralab.cli.verb import Answer, Verb
+from loralab.cli.writing import PRUNED, writing
+from loralab.errors import SpecError
 
 STATES = ("before", "after", "dropped", "replaced", "distilled", "healed")
 
@@ -22,7 +25,7 @@ class MeasureConfig(Measuring):
 
 
 @dataclass(frozen=True, kw_only=True)
-class PruneConfig(NamesModel, MeasureConfig):
+class PruneConfig(NamesModel, MeasureConfig, WritesFolder):
     """The flags of `loralab analyse prune`."""
 
     n: int
@@ -49,13 +52,18 @@ class PruneConfig(NamesModel, MeasureConfig):
 
 def run(config: PruneConfig) -> Answer:
     """Choose the blocks, write the model, measure."""
+    if config.healed is not None and config.overwrite:
+        raise SpecError("--healed measures the folder that is there, --overwrite replaces it; give one of them")
     from loralab.analysis.layers.prune import Pruning, prune
 
     sampling = Sampling(data=config.data, samples=config.samples, max_len=config.max_len, seed=config.seed)
     pruning = Pruning(
         model=config.model, count=config.n, strategy=config.strategy, angular=config.from_, sampling=sampling
     )
-    return prune(pruning, Path(config.out), config, lambda name: open_decoder(name, config.dtype), config.healed)
+    reads = (config.model, config.from_)
+    stays = config.healed is not None
+    with nullcontext() if stays else writing(config.out, PRUNED, overwrite=config.overwrite, reads=reads):
+        return prune(pruning, Path(config.out), config, lambda name: open_decoder(name, config.dtype), config.healed)
 
 
 def show(answer: Answer) -> None:

@@ -1,16 +1,19 @@
 """`loralab analyse rank`: which rank was enough."""
 
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from loralab.cli.flags import MeasuredAdapter
+from loralab.cli.flags import MeasuredAdapter, WritesFolder
 from loralab.cli.opening import open_measured
 from loralab.cli.showing import show_files, show_lines, show_table
 from loralab.cli.verb import Answer, Verb
+from loralab.cli.writing import ADAPTER, writing
+from loralab.files.whole import replacing
 
 
 @dataclass(frozen=True, kw_only=True)
-class RankConfig(MeasuredAdapter):
+class RankConfig(MeasuredAdapter, WritesFolder):
     """The flags of `loralab analyse rank`."""
 
     out: str
@@ -25,6 +28,18 @@ class RankConfig(MeasuredAdapter):
 
 def run(config: RankConfig) -> Answer:
     """Load, cut to one rank after another, write the files."""
+    from loralab.analysis.adapters.rank import SUGGESTED, TRUNCATED
+
+    with ExitStack() as places:
+        for name in (TRUNCATED, SUGGESTED):
+            out, reads = str(Path(config.out) / name), (config.model, config.adapter)
+            places.enter_context(writing(out, ADAPTER, overwrite=config.overwrite, reads=reads))
+        if config.overwrite:
+            places.enter_context(replacing(Path(config.out)))
+        return _analyse(config)
+
+
+def _analyse(config: RankConfig) -> Answer:
     from loralab.analysis.adapters.rank import analyse_rank, prepare
 
     files = prepare(config.adapter, Path(config.out))

@@ -2,23 +2,24 @@
 
 from dataclasses import dataclass, field
 
-from loralab.cli.flags import ChoosesCheckpoint
+from loralab.cli.flags import ChoosesCheckpoint, WritesFolder
 from loralab.cli.showing import show_files, show_lines, show_table
 from loralab.cli.verb import Answer, Verb
+from loralab.cli.writing import ADAPTER, writing
 from loralab.errors import SpecError
 
 MOST_ROWS = 20
 
 
 @dataclass(frozen=True, kw_only=True)
-class ResizeConfig(ChoosesCheckpoint):
+class ResizeConfig(ChoosesCheckpoint, WritesFolder):
     """The flags of `loralab analyse resize`."""
 
     adapter: str = field(metadata={"positional": True})
     """The adapter's folder, ours or PEFT's. No model is needed."""
 
     out: str
-    """Folder for the new adapter, which must not be there yet."""
+    """Folder for the new adapter."""
 
     rank: int | None = None
     """The rank of every module; one that has less keeps what it has."""
@@ -33,12 +34,13 @@ def run(config: ResizeConfig) -> Answer:
     if (config.rank is None) == (config.energy is None):
         given = "neither was given" if config.rank is None else "both were given"
         raise SpecError(f"resize takes --rank or --energy, {given}; choose one, as --rank 4 or --energy 0.99")
-    from pathlib import Path
+    with writing(config.out, ADAPTER, overwrite=config.overwrite, reads=(config.adapter,)):
+        return _resize(config)
 
-    from loralab.files.whole import refuse_occupied
+
+def _resize(config: ResizeConfig) -> Answer:
     from loralab.formats.resize import energy_ranks, read_resizable, uniform_ranks, write_resized
 
-    refuse_occupied(Path(config.out))
     adapter = read_resizable(config.adapter)
     if config.rank is not None:
         ranks, asked = uniform_ranks(adapter, config.rank), f"rank {config.rank}"

@@ -9,6 +9,7 @@ from loralab.cli.opening import Wanted, load_adapter, load_base, say
 from loralab.cli.verb import Answer, Verb
 from loralab.cli.writers import wanted_writer
 from loralab.errors import AdapterFileError, SpecError
+from loralab.formats.checkpoints import refuse_unfinished
 from loralab.generation.config import GenerationConfig
 
 if TYPE_CHECKING:
@@ -102,6 +103,7 @@ def _by_name(paths: tuple[str, ...]) -> dict[str, str]:
     """Name → path: the folder's name, as a server calls them. Raises SpecError for two of one name."""
     named: dict[str, str] = {}
     for path in paths:
+        refuse_unfinished(path)
         name = Path(path).resolve().stem if Path(path).is_file() else Path(path).resolve().name
         if name in named:
             raise SpecError(f"--adapter {named[name]} and {path} have the same name, {name!r}; rename one of them")

@@ -1,10 +1,12 @@
 """`loralab compare`: methods, seeds and sizes trained one after another, to one table and its pictures."""
 
+from pathlib import Path
 from typing import Any
 
 from loralab.cli.flags import ESSENTIALS
 from loralab.cli.showing import readable_bytes, show_files, show_heading, show_lines, show_table
 from loralab.cli.verb import Answer, Verb
+from loralab.cli.writing import COMPARISON, is_occupied, refuse_other
 from loralab.experiments.comparison.config import CompareConfig
 
 
@@ -12,6 +14,8 @@ def run(config: CompareConfig) -> Answer:
     """Train what is not finished yet; the answer has the rows and the claims."""
     from loralab.experiments.comparison.compare import as_answer, compare
 
+    if config.overwrite and is_occupied(Path(config.out)):
+        refuse_other(Path(config.out), COMPARISON)
     return as_answer(compare(config))
 
 

@@ -1,23 +1,28 @@
 """`loralab convert`: an adapter written in another format, without a model."""
 
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Literal
 
-from loralab.cli.flags import ChoosesCheckpoint, GivesAlpha
+from loralab.cli.flags import ChoosesCheckpoint, GivesAlpha, WritesFolder
 from loralab.cli.opening import say
 from loralab.cli.showing import show_answer
 from loralab.cli.verb import Answer, Verb
+from loralab.cli.writing import ADAPTER, writing, writing_file
+
+IS_SUCH = {"gguf": lambda head: head.startswith(b"GGUF"), "loralib": lambda head: head[8:9] == b"{"}
+"""The format of a file -> whether it begins as one; safetensors with the size of its header, which is JSON."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class ConvertConfig(GivesAlpha, ChoosesCheckpoint):
+class ConvertConfig(GivesAlpha, ChoosesCheckpoint, WritesFolder):
     """The flags of `loralab convert`."""
 
     src: str = field(metadata={"positional": True, "also": ("adapter",)})
     """The adapter to read: a PEFT folder, or a loralib checkpoint."""
 
     dst: str = field(metadata={"positional": True, "also": ("out",)})
-    """What to write: a folder for peft, a file for loralib or gguf; it must not exist yet."""
+    """What to write: a folder for peft, a file for loralib or gguf."""
 
     to: Literal["peft", "loralib", "gguf"]
     """The format to write; gguf is a LoRA for llama.cpp."""
@@ -30,9 +35,18 @@ def run(config: ConvertConfig) -> Answer:
     """Read, convert, write."""
     from loralab.formats.convert import convert
 
-    done = convert(config.src, config.dst, config.to, config.alpha, config.model)
+    with _place(config):
+        done = convert(config.src, config.dst, config.to, config.alpha, config.model)
     say(done.notes)
     return done.to_json()
+
+
+def _place(config: ConvertConfig) -> AbstractContextManager[None]:
+    """Where to write, in which an earlier conversion may be replaced."""
+    if config.to == "peft":
+        return writing(config.dst, ADAPTER, overwrite=config.overwrite, reads=(config.src,))
+    is_such = IS_SUCH[config.to]
+    return writing_file(config.dst, is_such, overwrite=config.overwrite, reads=(config.src,))
 
 
 VERB = Verb(

@@ -50,6 +50,9 @@ class DemoConfig:
     seed: int = 0
     """Seed of the training."""
 
+    overwrite: bool = False
+    """Replace the adapter and the model that an earlier demo wrote into --out."""
+
 
 def run(config: DemoConfig) -> Answer:
     """Measure the base, train, measure the adapter, merge and compare; the answer has the figures of each."""
@@ -62,7 +65,7 @@ def run(config: DemoConfig) -> Answer:
     trained = train_verb.run(training)
     after = _evaluate(config, adapter)
     say([f"\n$ loralab merge --model {MODEL} --adapter {adapter} --out {merged}"])
-    merge = merge_verb.run(MergeConfig(model=MODEL, adapter=str(adapter), out=str(merged)))
+    merge = merge_verb.run(MergeConfig(model=MODEL, adapter=str(adapter), out=str(merged), overwrite=config.overwrite))
     return {
         "before": _scores(before),
         "after": _scores(after),
@@ -91,6 +94,7 @@ def _training(config: DemoConfig, adapter: Path) -> TrainVerbConfig:
         seed=config.seed,
         eval_limit=0,
         save_every=0,
+        overwrite=config.overwrite,
     )
 
 

@@ -4,10 +4,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
-from loralab.cli.flags import Loading, NamesAdapter, NamesModel, Precision
+from loralab.cli.flags import Loading, NamesAdapter, NamesModel, Precision, WritesFolder
 from loralab.cli.opening import load_adapter, load_base, say, wanted_by
 from loralab.cli.showing import show_answer
 from loralab.cli.verb import Answer, Verb
+from loralab.cli.writing import MERGED, WRITTEN, writing
 
 FIGURES = ("max_abs_logit_error", "mean_kl", "argmax_agreement", "tolerance", "adapter_effect")
 """What comparing logits gives; null in the answer where only tensors were compared."""
@@ -17,7 +18,7 @@ PROOF_NAME = "loralab_merge.json"
 
 
 @dataclass(frozen=True, kw_only=True)
-class MergeConfig(NamesModel, NamesAdapter, Loading):
+class MergeConfig(NamesModel, NamesAdapter, Loading, WritesFolder):
     """The flags of `loralab merge`."""
 
     out: str
@@ -34,6 +35,11 @@ class MergeConfig(NamesModel, NamesAdapter, Loading):
 
 def run(config: MergeConfig) -> Answer:
     """Load the model and the adapter, write the merged folder, reopen it and compare."""
+    with writing(config.out, MERGED, overwrite=config.overwrite, reads=(config.model, config.adapter)):
+        return _merge(config)
+
+
+def _merge(config: MergeConfig) -> Answer:
     from loralab.files.whole import write_json
     from loralab.formats.merged.folder import write_merged
     from loralab.formats.merged.precision import choose_proof_dtype
@@ -56,9 +62,11 @@ def run(config: MergeConfig) -> Answer:
     say(merged.notes)
     figures = asdict(merged.verification) if merged.verification is not None else dict.fromkeys(FIGURES)
     answer = {"out": str(merged.out), "tensors": merged.tensors, **figures}
-    write_json(Path(merged.out) / PROOF_NAME, {"model": config.model, "adapter": config.adapter, **answer})
     if Path(config.adapter).is_dir():
         write_merged_card(merged.out, Path(config.adapter), f"How that was verified is in `{PROOF_NAME}`.")
+    written = sorted(each.name for each in merged.out.iterdir())
+    proof = {"model": config.model, "adapter": config.adapter, **answer, WRITTEN: written}
+    write_json(merged.out / PROOF_NAME, proof)
     return answer
 
 

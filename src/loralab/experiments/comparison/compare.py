@@ -1,7 +1,7 @@
 """`compare`: many trainings, one after another, to one table, its pictures, and the paper's claims judged."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,7 @@ from loralab.experiments.comparison.budget_process import settings_of_equal_budg
 from loralab.experiments.comparison.cells import Cell, Setting, cells_of, settings_of
 from loralab.experiments.comparison.claims import Claim, judge_claims
 from loralab.experiments.comparison.config import CompareConfig
-from loralab.experiments.comparison.folder import ComparisonFolder, earlier_settings, held, record_settings
+from loralab.experiments.comparison.folder import ComparisonFolder, clear, earlier_settings, held, record_settings
 from loralab.experiments.comparison.plots import draw_comparison
 from loralab.experiments.comparison.process import Outcome, finished, run_cell
 from loralab.experiments.comparison.progress import ComparisonProgress
@@ -43,8 +43,12 @@ def compare(config: CompareConfig) -> Comparison:
     """
     config.validate()
     folder = ComparisonFolder(Path(config.out))
-    earlier_settings(folder, config)
+    if not config.overwrite:
+        earlier_settings(folder, config)
     _check(cells_of(config, settings_of(config)))
+    if config.overwrite:
+        clear(folder)
+        config = replace(config, overwrite=False)
     with held(folder) as lock:
         cells = cells_of(config, earlier_settings(folder, config) or _begin(folder, config))
         outcomes = _run(cells, config, lock)

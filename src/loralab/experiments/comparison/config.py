@@ -53,7 +53,9 @@ class CompareConfig(TrainConfig):
     method: str = field(default="lora", init=False)
     seed: int = field(default=0, init=False)
     resume: bool = field(default=False, init=False)
-    overwrite: bool = field(default=False, init=False)
+
+    overwrite: bool = field(default=False, metadata={"group": "run"})
+    """Begin anew where the folder holds another comparison; anything else there is left alone."""
     eval_before: bool = field(default=False, init=False)
     samples: int = field(default=0, init=False)
 

@@ -3,6 +3,7 @@
 import fcntl
 import json
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import MISSING, asdict, dataclass, fields
@@ -62,8 +63,8 @@ def earlier_settings(folder: ComparisonFolder, config: CompareConfig) -> list[Se
     changed = _differences(_plain(config), record["config"])
     if changed:
         raise SpecError(
-            f"{folder.path} holds another comparison: {'; '.join(changed)}; give the same flags to go on with it, or "
-            "choose another --out"
+            f"{folder.path} holds another comparison: {'; '.join(changed)}; give the same flags to go on with it, "
+            "choose another --out, or begin anew with --overwrite"
         )
     return [Setting(**each) for each in record["settings"]]
 
@@ -72,6 +73,14 @@ def record_settings(folder: ComparisonFolder, config: CompareConfig, settings: l
     """Make the folder this comparison's."""
     content = {"format": _FORMAT, "config": _plain(config), "settings": [asdict(each) for each in settings]}
     write_json(folder.record, content)
+
+
+def clear(folder: ComparisonFolder) -> None:
+    """Take away what an earlier comparison wrote. Raises OutputError while one is at work there."""
+    with held(folder):
+        shutil.rmtree(folder.cells, ignore_errors=True)
+        for file in (folder.record, folder.results, folder.table, *folder.path.glob("*.png")):
+            file.unlink(missing_ok=True)
 
 
 @contextmanager

@@ -17,6 +17,7 @@ from loralab.experiments.latency.rows import Latency, Machine, Timing, as_answer
 from loralab.experiments.latency.table import markdown
 from loralab.files.whole import write_json, write_text
 from loralab.machine import machine
+from loralab.progress import tracked
 
 Say = Callable[[str], None]
 
@@ -56,7 +57,7 @@ def _measure(config: LatencyConfig, timed: TimedModel, say: Say) -> Latency:
     smallest = min(settings, key=lambda setting: setting.tokens)
     parameters, operators = count_operators(timed, among, smallest)
     rows: list[list[Timing]] = []
-    for setting in settings:
+    for setting in tracked(settings, "settings"):
         say(f"{setting}: {len(among)} contenders, {config.rounds} rounds of {config.repeats} passes")
         call = forward_pass(timed.model, setting)
         rounds = time_rounds(timed.model, call, among, config.rounds, config.repeats)

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from loralab.experiments.latency.contenders import Contender
+from loralab.progress import tracked
 
 Item = TypeVar("Item")
 Round = Mapping[Contender, float]
@@ -33,12 +34,13 @@ def time_rounds(
     """Milliseconds by contender, for each round; a pass of each comes before all that counts."""
     with _no_collections():
         _time_round(model, call, among, 1)
-        return [_time_round(model, call, order_in_round(among, number), repeats) for number in range(rounds)]
+        numbers = tracked(range(rounds), "rounds")
+        return [_time_round(model, call, order_in_round(among, number), repeats) for number in numbers]
 
 
 def _time_round(model: nn.Module, call: Callable[[], object], order: Sequence[Contender], repeats: int) -> Round:
     milliseconds = {}
-    for contender in order:
+    for contender in tracked(order, "contenders"):
         with contender.standing(model):
             gc.collect()
             call()

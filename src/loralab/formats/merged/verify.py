@@ -29,6 +29,7 @@ from loralab.formats.probe import Logits, Probe, base_dtype, logits_of
 from loralab.models.quiet import quiet_transformers
 from loralab.nn.mode import evaluating
 from loralab.nn.tensors import tensor_of
+from loralab.progress import tracked
 
 NOISE_MARGIN = 4.0
 """The merged logits may differ from the live ones by this many times the measured effect of rounding."""
@@ -92,7 +93,11 @@ def check_tensors(weights: MergedWeights, folder: Path) -> None:
     written = TensorFolder(folder)
     try:
         wrong = [key for key in weights.kinds if key not in written.kinds]
-        wrong = wrong or [key for key in weights.kinds if not same_bits(written.read(key), weights.read(key))]
+        wrong = wrong or [
+            key
+            for key in tracked(list(weights.kinds), "tensors compared")
+            if not same_bits(written.read(key), weights.read(key))
+        ]
     except ModelLoadError as error:
         raise NumericsError(f"the merged files do not hold what was written to them: {error}") from error
     if wrong:

@@ -1,11 +1,13 @@
 """Progress on stderr: a live bar in a terminal, plain lines elsewhere."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from time import monotonic
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from loralab.progress import shown_by
 
 LINE_SECONDS = 10.0
 """Without a terminal, a line at most this often."""
@@ -28,6 +30,8 @@ class RunProgress:
         )
         self.task = self.bar.add_task("training", total=last, completed=first - 1, state="")
         self._spoke = monotonic()
+        self._alone = ExitStack()
+        self._alone.enter_context(shown_by(None))  # the bar says it all
         self.bar.start()
 
     def say(self, sentence: str) -> None:
@@ -58,3 +62,4 @@ class RunProgress:
     def close(self) -> None:
         """Leave the bar as it stands."""
         self.bar.stop()
+        self._alone.close()
