@@ -17,6 +17,7 @@ from tiny import write_llama
 
 RUN: dict[str, Any] = {
     "config": {"model": "smollm2-135m", "task": "e2e", "batch_size": 8, "lr": 0.002, "schedule": "linear", "seed": 0},
+    "kind": "generation",
     "model_kind": "generation",
     "data": {"files": {"trainset.csv": "c" * 64}},
     "result": {
@@ -62,7 +63,8 @@ def test_the_text_says_data_settings_and_scores_before_and_after(tmp_path: Path)
     text = (folder / CARD_NAME).read_text()
     for said in (
         "rank 2, alpha 8", "4 modules: `q_proj` (2), `v_proj` (2)", "80 steps, batches of 8", "1,234 tokens",
-        "`trainset.csv` (SHA-256 `cccccccccccc…`)", "64 examples of the validation split",
+        "`trainset.csv` (SHA-256 `cccccccccccc…`)",
+        "64 examples of the validation split: the loss in nats per target token",
         "| loss | 3.98 | 2.76 |", "| rouge_l | – | 0.3 |", "Q4_1, dequantised", "## Licence\n\nTo be filled in",
     ):  # fmt: skip
         assert said in text
@@ -123,6 +125,17 @@ def test_a_classifier_is_loaded_with_its_labels_and_a_regression_as_one(tmp_path
         (folder / "run.json").write_text(json.dumps(RUN | run | {"model_kind": "sequence-classification"}))
         assert write_card(folder)
         assert said in (folder / CARD_NAME).read_text()
+
+
+def test_of_an_adapter_of_another_program_nothing_is_claimed_that_its_files_do_not_say(tmp_path: Path) -> None:
+    folder = made(tmp_path)
+    (folder / "loralab.json").unlink()
+    write_card(folder)
+    text = (folder / CARD_NAME).read_text()
+    assert "rank 2, alpha 8" in text
+    assert "`q_proj`, `v_proj`" in text
+    assert not any(claim in text for claim in ("made with loralab", "made with", "Q4_1", "loralab loads it onto them"))
+    assert ModelCard.load(folder / CARD_NAME).data.tags == ["lora"]
 
 
 # -- what somebody wrote ----------------------------------------------------------------------------------------------

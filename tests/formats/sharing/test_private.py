@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from loralab.formats.sharing.private import findings, shareable_run, without_folders
+from loralab.formats.sharing.private import findings, shareable, without_folders
 
 
 @pytest.mark.parametrize(
@@ -25,7 +25,7 @@ def test_only_the_last_name_of_a_path_is_told(text: str, shared: str) -> None:
 
 def test_a_path_with_spaces_is_known_from_the_settings_wherever_it_stands() -> None:
     run = {"config": {"data": "/a b/c d.jsonl", "lr": 0.1}, "notes": ["'/a b/c d.jsonl' is split", "x"], "result": None}
-    assert shareable_run(run) == {"config": {"data": "c d.jsonl", "lr": 0.1}, "notes": ["'c d.jsonl' is split", "x"]}
+    assert shareable(run, run) == {"config": {"data": "c d.jsonl", "lr": 0.1}, "notes": ["'c d.jsonl' is split", "x"]}
 
 
 @pytest.mark.parametrize(

@@ -41,6 +41,7 @@ def folder(tmp_path: Path) -> Path:
     run = ll.save(adapter, tmp_path / "sql", model=model)
     byte_tokenizer().save_pretrained(run)
     (run / "run.json").write_text(json.dumps(RUN))
+    rewritten(run, "loralab.json", notes=["begun from /data/of me/secret.jsonl"])
     (run / "samples.jsonl").write_text('{"prompt": "my diary"}\n')
     (run / "checkpoints" / "step-3").mkdir(parents=True)
     (run / "checkpoints" / "step-3" / "optimizer.safetensors").touch()
@@ -97,7 +98,7 @@ def test_what_is_uploaded_loads_and_tells_nothing_of_the_machine(folder: Path, t
     assert run["notes"] == ["secret.jsonl is one file of 3 objects", "see https://huggingface.co/a/b"]
     assert b"# first\n" in hub.files["README.md"]
     model = LlamaForCausalLM.from_pretrained(tmp_path / "base")
-    ll.load(model, tmp_path / "got")
+    assert "begun from secret.jsonl" in ll.load(model, tmp_path / "got").notes
 
 
 @pytest.mark.parametrize(

@@ -42,6 +42,11 @@ _AUTO = {
     "text-classification": "AutoModelForSequenceClassification",
     "image-classification": "AutoModelForImageClassification",
 }
+_LOSSES = {
+    "generation": "the loss in nats per target token",
+    "classification": "the loss in nats per example",
+    "regression": "the loss as the mean squared error",
+}
 _HUB_METRICS = {"rouge_1": "rouge", "rouge_2": "rouge", "rouge_l": "rouge", "matthews": "matthews_correlation"}
 _NOT_METRICS = ("loss",)
 
@@ -107,9 +112,7 @@ def _entries(facts: Facts) -> dict[str, object]:
         "base_model": facts.base,
         "library_name": "peft" if facts.is_peft else "loralab",
         "pipeline_tag": _pipeline(facts),
-        "tags": list(
-            dict.fromkeys([facts.method.partition("+")[0], "lora" if facts.is_peft else "adapter", "loralab"])
-        ),
+        "tags": _tags(facts),
         "datasets": [facts.data_set] if facts.data_set else None,
         "metrics": list(
             dict.fromkeys(_HUB_METRICS.get(each, each) for each in facts.scores if each not in _NOT_METRICS)
@@ -120,6 +123,11 @@ def _entries(facts: Facts) -> dict[str, object]:
 def _front(entries: Mapping[str, object]) -> str:
     lines = [f"{name}: {json.dumps(value, ensure_ascii=False)}" for name, value in entries.items() if value]
     return "\n".join(["---", *lines, _LICENCE, "---", ""])  # JSON is YAML
+
+
+def _tags(facts: Facts) -> list[str]:
+    kind = "lora" if facts.is_peft else "adapter"
+    return list(dict.fromkeys([facts.method.partition("+")[0], kind, *(["loralab"] if facts.is_ours else [])]))
 
 
 def _pipeline(facts: Facts) -> str | None:
@@ -146,7 +154,8 @@ def _body(facts: Facts) -> str:
 
 def _summary(facts: Facts) -> str:
     sizes = f" ({facts.sizes})" if facts.sizes else ""
-    return f"An adapter by the method `{facts.method}`{sizes} for {_linked_base(facts)}, made with loralab."
+    made = ", made with loralab" if facts.is_ours else ""
+    return f"An adapter by the method `{facts.method}`{sizes} for {_linked_base(facts)}{made}."
 
 
 def _linked_base(facts: Facts) -> str:
@@ -164,6 +173,8 @@ def _rows(facts: Facts) -> Iterator[tuple[str, str]]:
     if settings:
         yield "data", _data(facts)
         yield "training", _training(facts)
+    if not facts.is_ours:
+        return
     versions = facts.run.get("versions", {})
     named = {"loralab": versions.get("loralab", __version__), "torch": versions.get("torch")}
     yield "made with", ", ".join(f"{name} {version}" for name, version in named.items() if version)
@@ -211,7 +222,7 @@ def _scores(facts: Facts) -> Iterator[str]:
         else "the held-out examples of the run"
     )
     yield "## Scores"
-    yield f"On {of}: losses in nats per target token, shares from 0 to 100."
+    yield f"On {of}: {_LOSSES.get(str(facts.run.get('kind')), 'the loss')}, shares from 0 to 100."
     measured = any(before is not None for before, _ in facts.scores.values())
     head = ("", "before", "after") if measured else ("", "after")
     rows = [

@@ -10,7 +10,7 @@ from loralab.files.names import CONFIG_NAME, PLAIN_NAME, RUN_NAME, SIDECAR_NAME
 from loralab.files.whole import read_json
 from loralab.formats.peft.config import OWN_TYPE
 from loralab.methods.table import method_name
-from loralab.models.embedded import EMBEDDED, NAME_OF_ORIGIN, published_name
+from loralab.models.embedded import EMBEDDED, published_name
 from loralab.tasks import dart, e2e, samsum, webnlg, wikisql
 from loralab.tasks.glue.table import HUB as GLUE
 
@@ -67,11 +67,16 @@ class Facts:
 
     @property
     def embedded(self) -> str | None:
-        """The embedded model that it was trained on."""
-        asked = self.settings.get("model", self.recorded_base)
-        return asked if asked in EMBEDDED else NAME_OF_ORIGIN.get(str(asked))
+        """The embedded model that it was trained on; None where another or none is recorded."""
+        asked = str(self.settings.get("model", self.recorded_base))
+        return asked if asked in EMBEDDED else None
 
     # -- the adapter ------------------------------------------------------------------------------------------
+
+    @property
+    def is_ours(self) -> bool:
+        """Whether loralab wrote it."""
+        return bool(self.sidecar)
 
     @property
     def is_peft(self) -> bool:

@@ -12,12 +12,12 @@ from typing import Any
 
 from loralab.core.updates.magnitude import MAGNITUDE
 from loralab.errors import AdapterFileError, NotFoundError, SpecError, listed
-from loralab.files.names import CONFIG_NAME, PLAIN_NAME, RUN_NAME, SAVED, TENSORS_NAME
+from loralab.files.names import CONFIG_NAME, PLAIN_NAME, RUN_NAME, SAVED, SIDECAR_NAME, TENSORS_NAME
 from loralab.files.whole import json_text, read_json
 from loralab.formats.read import read_adapter
 from loralab.formats.sharing.card import CARD_NAME, write_card
 from loralab.formats.sharing.facts import is_local
-from loralab.formats.sharing.private import findings, shareable_run
+from loralab.formats.sharing.private import findings, shareable
 from loralab.formats.stored import StoredAdapter
 from loralab.models.embedded import published_name
 from loralab.models.processor_names import IMAGE_FILES, MORE_TEMPLATES, TOKENIZER_FILES, VOCABULARIES
@@ -62,9 +62,7 @@ def pack(source: Path, folder: Path, name: str, base_model: str | None = None) -
     for called, file in chosen.items():
         _copy(file, folder / called)
     _name_base(source, folder, base_model)
-    if (folder / RUN_NAME).is_file():
-        run = shareable_run(read_json(folder / RUN_NAME))
-        (folder / RUN_NAME).write_text(json_text(run, sort_keys=True), encoding="utf-8")
+    _tell_no_places(folder)
     write_card(folder, name)
     _refuse_private(folder)
     files = {
@@ -143,6 +141,18 @@ def _name_base(source: Path, folder: Path, base_model: str | None) -> None:
             path.write_text(json_text(content | {_BASE_KEY: name}, sort_keys=True), encoding="utf-8")
         if name != recorded and (folder / _PICTURE).is_file():
             (folder / _PICTURE).unlink()  # its title names the base
+
+
+def _tell_no_places(folder: Path) -> None:
+    """Have run.json, and the notes in loralab.json, name files without where they lie."""
+    run = read_json(folder / RUN_NAME) if (folder / RUN_NAME).is_file() else {}
+    if run:
+        (folder / RUN_NAME).write_text(json_text(shareable(run, run), sort_keys=True), encoding="utf-8")
+    for path in (folder / SIDECAR_NAME, folder / PLAIN_NAME / SIDECAR_NAME):
+        sidecar = read_json(path) if path.is_file() else {}
+        if sidecar:
+            notes = shareable({"notes": sidecar.get("notes", [])}, run)
+            path.write_text(json_text(sidecar | notes), encoding="utf-8")
 
 
 def _refuse_private(folder: Path) -> None:

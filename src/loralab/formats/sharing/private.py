@@ -19,13 +19,15 @@ _OF_THE_RUN_ONLY = ("samples", "next")
 """In run.json's result: texts of the data, and commands with the machine's own places."""
 
 
-def shareable_run(content: Mapping[str, Any]) -> dict[str, Any]:
-    """run.json without paths and texts of the data."""
+def shareable(content: Mapping[str, Any], run: Mapping[str, Any]) -> dict[str, Any]:
+    """run.json, or another file of its adapter, without paths and texts of the data. `run` is the content of run.json,
+    whose settings say which paths there may be.
+    """
     result = content.get("result")
     kept = {name: value for name, value in content.items() if name != "result"}
     if isinstance(result, Mapping):
         kept["result"] = {name: value for name, value in result.items() if name not in _OF_THE_RUN_ONLY}
-    settings = content.get("config")
+    settings = run.get("config")
     named = settings.values() if isinstance(settings, Mapping) else ()
     places = sorted((each for each in named if isinstance(each, str) and _WHOLE.match(each)), key=len, reverse=True)
     return {name: _without_paths(value, places) for name, value in kept.items()}
