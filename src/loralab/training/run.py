@@ -11,8 +11,8 @@ from loralab.errors import SpecError
 from loralab.evaluation.evaluate import Evaluation
 from loralab.evaluation.few import few_examples
 from loralab.extras import install, lacking
-from loralab.formats.processor_files import replace_processor
 from loralab.formats.save import save
+from loralab.formats.sharing.card import CARD_NAME, write_card
 from loralab.machine import keep_few_kernels, peak_memory_bytes
 from loralab.methods.counts import parameter_counts
 from loralab.training.base import made_fast
@@ -174,8 +174,7 @@ def _finish(config: TrainConfig, observer: RunObserver, kernels: Sequence[str]) 
     prepared, folder = observer.prepared, observer.folder
     observer.bring_back_best()
     final = observer.evaluate(leave=config.save_every > 0) if measures(config) else None
-    save(prepared.trainee.adapter, folder.path, model=prepared.loaded.model)
-    replace_processor(prepared.loaded.processor, folder.path)
+    save(prepared.trainee.adapter, folder.path, model=prepared.loaded.model, tokenizer=prepared.loaded.processor)
     if not lacking("plots"):
         draw_curves(read_journal(folder.metrics), folder.curves, f"{config.model} on {config.task}, {config.method}")
     few = few_examples(final.rows) if final else ()
@@ -189,6 +188,8 @@ def _finish(config: TrainConfig, observer: RunObserver, kernels: Sequence[str]) 
         "result": asdict(result),
     }
     write_record(folder.record, config, facts)
+    if not write_card(folder.path):
+        observer.progress.say(f"{CARD_NAME} was changed by hand and is left as it is: it may tell of an earlier run")
     return result
 
 
