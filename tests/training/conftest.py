@@ -7,19 +7,10 @@ from typing import Any
 import pytest
 
 import loralab as ll
-from loralab.methods.settings import TAKERS
-from loralab.methods.table import rows_of
+from sizes import that_count
 from tiny import write_bert, write_labels, write_llama, write_pairs
 
 Run = Callable[..., ll.TrainConfig]
-ASKED = ("trainable_token_indices", "invocation_tokens")
-"""Settings whose refusal is tested with these configurations."""
-
-
-def that_count(values: dict[str, Any]) -> dict[str, Any]:
-    """The values without the sizes that are for other methods than theirs: one test tries them all with the same."""
-    taken = {name for row in rows_of(values.get("method", "lora")) for name in row.takes}
-    return {name: value for name, value in values.items() if name not in TAKERS - taken or name in ASKED}
 
 
 @pytest.fixture
