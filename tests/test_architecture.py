@@ -28,7 +28,7 @@ GROUPS = [
     {"core", "models", "tasks"},
     {"generation", "methods"},
     {"formats", "planning", "evaluation"},
-    {"training", "analysis"},
+    {"training", "analysis", "serving"},
     {"experiments"},
     {"cli"},
     {"__main__"},
