@@ -5,20 +5,18 @@ Each is a `LoralabError` and also the standard-library type that a caller would 
 `error: …` and exit status 2. A message says what was asked, what was found, and what to do.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
+
+
+def listed(items: Iterable[str], most: int = 12, between: str = "; ") -> str:
+    """Problems in one line: the first ones, and how many more there are."""
+    every = list(items)
+    return between.join(every[:most]) + (f" and {len(every) - most} more" if len(every) > most else "")
 
 
 def some(names: Iterable[str], most: int = 3) -> str:
-    """The first few names, and how many more there are: `a, b, c and 4 more`."""
-    shown = list(names)
-    more = f" and {len(shown) - most} more" if len(shown) > most else ""
-    return ", ".join(shown[:most]) + more
-
-
-def listed(problems: Sequence[str], most: int = 12) -> str:
-    """Problems in one line, the first ones in full."""
-    more = [f"and {len(problems) - most} more"] if len(problems) > most else []
-    return "; ".join([*problems[:most], *more])
+    """The first names of many: `a, b, c and 4 more`."""
+    return listed(names, most, between=", ")
 
 
 def first_line(error: BaseException) -> str:

@@ -1,7 +1,8 @@
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from statistics import median
+from statistics import fmean, median, stdev
 
 import pytest
 
@@ -29,6 +30,19 @@ def test_the_median_over_seeds_and_the_run_nearest_to_it(config: ll.TrainConfig)
     chosen = next(each for each in answer["seeds"] if each["adapter"] == answer["adapter"])
     assert chosen["metrics"]["accuracy"] == median(accuracies)
     assert answer.keys() >= {"steps", "trainable_params", "metrics", "spread"}
+
+
+def test_the_summary_has_every_seed_the_mean_and_the_deviation(config: ll.TrainConfig) -> None:
+    result = train_seeds(config, (1, 2))
+    content = json.loads(Path(config.out, "seeds.json").read_text())
+    losses = [each["metrics"]["loss"] for each in content["seeds"]]
+    assert content["mean"]["loss"] == pytest.approx(fmean(losses))
+    assert content["spread"]["loss"] == pytest.approx(stdev(losses))
+    lines = Path(config.out, "seeds.md").read_text().splitlines()
+    assert [line.split(" | ")[0] for line in lines if line.startswith("| ")][2:] == [
+        "| seed 1", "| seed 2", "| mean ± sd", "| median",
+    ]  # fmt: skip
+    assert content["summary"] == str(result.summary)
 
 
 def test_resume_repeats_no_finished_seed(config: ll.TrainConfig) -> None:

@@ -21,15 +21,8 @@ from loralab.core.plan import Plan
 from loralab.files.names import CONFIG_NAME
 from loralab.files.tensors import write_tensors
 from loralab.formats.fingerprint import fingerprint
-from loralab.formats.peft.vera import (
-    has_vera,
-    is_vera,
-    parse_vera,
-    vera_from_peft,
-    vera_spec,
-    vera_to_peft,
-    why_not_peft_vera,
-)
+from loralab.formats.peft.vera import has_vera, is_vera, parse_vera, vera_from_peft, vera_to_peft, why_not_peft_vera
+from loralab.formats.read import vera_spec
 from loralab.formats.record import describe
 from loralab.formats.sidecar import PEFT_LAYOUT, Sidecar, method_to_json
 from oracle.case import TENSORS, assert_same, output

@@ -29,13 +29,13 @@ def test_a_scale_of_ratios_has_round_numbers(low: float, high: float, ticks: lis
     ("low", "high", "ticks"),
     [
         (0, 1, [0, 0.2, 0.4, 0.6, 0.8, 1]),
-        (-20, 100, [0, 25, 50, 75, 100]),
+        (-20, 100, [-20, 0, 20, 40, 60, 80, 100]),
         (3, 3, [3]),
         (5.08, 5.58, [5.1, 5.2, 5.3, 5.4, 5.5]),
     ],
 )
 def test_a_linear_scale_has_round_numbers(low: float, high: float, ticks: list[float]) -> None:
-    assert linear_ticks(low, high) == pytest.approx(ticks)
+    assert linear_ticks(low, high, 7) == pytest.approx(ticks)
 
 
 def test_small_numbers_keep_their_digits() -> None:

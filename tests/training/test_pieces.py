@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 
 import loralab as ll
 from loralab.machine import peak_memory_bytes
-from loralab.training.curves import draw_curves
 from loralab.training.folder import RunFolder
-from loralab.training.journal import Journal, read_journal
+from loralab.training.log.curves import draw_curves
+from loralab.training.log.journal import Journal, read_journal
 from loralab.training.loop import clip_gradients
 from loralab.training.optimizer import make_optimizer, rate_factor, set_rate, warmup_steps
 from loralab.training.prepare import prepare

@@ -1,6 +1,7 @@
 """The entry point: finds the verb, runs it, prints its answer, and turns what went wrong into an exit status.
 
-0 done, 1 our bug (traceback), 2 the user's input is wrong (`error: …`, or the answer of a check), 130 interrupted.
+0 done, 1 our bug (traceback), 2 the user's input is wrong (`error: …`, or the answer of a check), 130 interrupted
+(143 by SIGTERM).
 """
 
 import contextlib
@@ -64,9 +65,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = list(sys.argv[1:] if arguments is None else arguments)
     try:
         return _dispatch(given)
-    except KeyboardInterrupt:
-        _complain("interrupted")
-        return INTERRUPTED
+    except KeyboardInterrupt as stopped:  # a training says where it stands, and which signal stopped it
+        _complain(str(stopped) or "interrupted")
+        return getattr(stopped, "status", INTERRUPTED)
     except (LoralabError, OSError) as error:
         _complain(f"error: {_describe(error)}")
         return USER_ERROR

@@ -16,6 +16,7 @@ from loralab.core.names import Slot, slots
 from loralab.core.updates.build import CONVOLUTIONS, can_adapt
 from loralab.core.updates.update import WHOLE
 from loralab.errors import SpecError, TargetError
+from loralab.nn.module_names import layer_index
 
 _PARTS = re.compile(r"(?P<path>.+)\[(?P<parts>[a-z_]+(?:,[a-z_]+)*)\]")
 _REGEX = re.compile(r"[\\^$*+?{}()|\[\]]")
@@ -92,11 +93,6 @@ def find_targets(
     if not kept:
         raise TargetError("after `exclude` and `layers` no target is left; relax one of them")
     return list(kept.values())
-
-
-def layer_index(path: str) -> int | None:
-    """The number of the block a path lies in: its first component that is a number."""
-    return next((int(piece) for piece in path.split(".") if piece.isdigit()), None)
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@
     adapter_model.safetensors    PEFT's: the tensors
     loralab.json                 ours: the exact structure, the specification, the base's fingerprint
     run.json                     of a training: what was run, on what, and what came of it
+    checkpoints/                 of a training: where it can go on from, and the best adapter so far
     plain_lora/                  of a method that PEFT lacks: the plain LoRA that it comes to, where there is one
 
 The names alone, so that every part of the program can say them.
@@ -17,6 +18,7 @@ OLD_TENSORS_NAME = "adapter_model.bin"
 """What PEFT called its tensors before it wrote safetensors."""
 SIDECAR_NAME = "loralab.json"
 RUN_NAME = "run.json"
+CHECKPOINTS_NAME = "checkpoints"
 PLAIN_NAME = "plain_lora"
 
 SAVED = (CONFIG_NAME, TENSORS_NAME, SIDECAR_NAME)

@@ -22,7 +22,7 @@ from loralab.formats.peft.config import OWN_TYPE, PeftConfig, parse_config
 from loralab.formats.peft.dialects import as_plain_lora
 from loralab.formats.peft.keys import plain_names
 from loralab.formats.peft.reading import from_peft
-from loralab.formats.peft.vera import VERA_TYPE, parse_vera, vera_from_peft, vera_spec
+from loralab.formats.peft.vera import VERA_TYPE, PeftVeraConfig, parse_vera, vera_from_peft
 from loralab.formats.sidecar import read_sidecar
 from loralab.formats.stored import AGAIN, UNEXPECTED, FileLayout, Problems, StoredAdapter
 from loralab.formats.updates import (
@@ -33,6 +33,7 @@ from loralab.formats.updates import (
 )
 from loralab.methods.lora import LoRA
 from loralab.methods.table import method_name
+from loralab.methods.vera import VeRA
 
 
 def read_adapter(path: str | Path, alpha: float | None = None) -> StoredAdapter:
@@ -197,6 +198,25 @@ def _place_vera(stored: StoredAdapter, model: nn.Module) -> Plan:
     assert stored.vera is not None
     updates, shared, notes = vera_from_peft(model, stored.vera, stored.tensors, stored.sidecar)
     return Plan(updates, tuple(notes), shared=shared)
+
+
+def vera_spec(config: PeftVeraConfig) -> VeRA:
+    """The specification that comes nearest to a configuration of PEFT's."""
+    common = config.common
+    targets = [common.targets] if isinstance(common.targets, str) else list(common.targets or ())
+    try:
+        return VeRA(
+            rank=common.rank,
+            dropout=common.dropout,
+            d_initial=config.d_initial,
+            projection_seed=config.projection_seed,
+            targets=targets,
+            layers=common.layers,
+            bias=common.bias,
+            modules_to_save=common.modules_to_save,
+        )
+    except SpecError as problem:
+        raise AdapterFileError(f"invalid {CONFIG_NAME}: {problem}") from problem
 
 
 def _vera_spec(stored: StoredAdapter, plan: Plan) -> object:

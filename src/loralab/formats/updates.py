@@ -17,7 +17,7 @@ from loralab.core.updates.update import WHOLE
 from loralab.errors import AdapterFileError, listed, some
 from loralab.files.names import SIDECAR_NAME
 from loralab.files.tensors import is_finite, problems_of
-from loralab.formats.peft.config import PeftConfig
+from loralab.formats.peft.config import PeftConfig, is_named
 from loralab.formats.peft.keys import EMBEDDING_A, WRAPPED, A, plain_path
 from loralab.formats.peft.vera import vera_record
 from loralab.formats.record import ModuleRecord, PartRecord
@@ -189,12 +189,8 @@ def _parameters_of(config: PeftConfig, sidecar: Sidecar | None, path: str) -> It
     targets = config.targets if isinstance(config.targets, tuple) else ()
     for name in config.target_parameters:
         module, _, parameter = name.rpartition(".")
-        if _ends_in(path, module) if module else not any(_ends_in(path, target) for target in targets):
+        if is_named(path, [module]) if module else not is_named(path, targets):
             yield parameter
-
-
-def _ends_in(path: str, name: str) -> bool:
-    return path == name or path.endswith("." + name)
 
 
 # -- deltas of other kinds than a plain pair -----------------------------------------------------------------------

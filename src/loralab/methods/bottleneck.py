@@ -24,13 +24,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from loralab.core.plan import Plan
-from loralab.core.targets import Target, find_targets, layer_index, split_patterns
+from loralab.core.targets import Target, find_targets, split_patterns
 from loralab.core.updates.update import WHOLE, Update
 from loralab.errors import TargetError
 from loralab.methods.beside import head_updates, heads_of
 from loralab.methods.specification import Specification, choice_problems, count_problems
 from loralab.models.families.aliases import sublayer_outputs
 from loralab.nn.dense import dense_shape, is_dense
+from loralab.nn.module_names import layer_index
 from loralab.nn.tensors import device_of
 
 

@@ -2,6 +2,7 @@
 
 import math
 
+_STEPS = (1, 2, 2.5, 5, 10, 20)
 _PREFIXES = ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k"))
 
 
@@ -31,12 +32,10 @@ def linear_ticks(low: float, high: float, most: int = 6) -> list[float]:
     """At most so many round numbers from `low` to `high`, evenly apart; the one number where both are the same."""
     if not high > low:
         return [low]
-    step = _round_up((high - low) / max(1, most - 1))
+    power = 10.0 ** math.floor(math.log10((high - low) / most))
+    return next(ticks for digit in _STEPS if len(ticks := _multiples(low, high, digit * power)) <= most)
+
+
+def _multiples(low: float, high: float, step: float) -> list[float]:
     first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
     return [float(f"{number * step:.10g}") for number in range(first, last + 1)]
-
-
-def _round_up(step: float) -> float:
-    """The next of 1, 2, 2.5, 5 and 10 times a power of ten."""
-    power = 10.0 ** math.floor(math.log10(step))
-    return next(digit * power for digit in (1, 2, 2.5, 5, 10) if digit * power >= step * (1 - 1e-9))

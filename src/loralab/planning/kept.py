@@ -12,7 +12,6 @@ from torch import nn
 
 from loralab.core.adapter import Adapter
 from loralab.core.layer import AdaptedLayer
-from loralab.core.targets import layer_index
 from loralab.core.updates.factors import Factors
 from loralab.core.updates.magnitude import Magnitude
 from loralab.core.updates.update import WHOLE, Update
@@ -24,6 +23,7 @@ from loralab.methods.prefix.update import PrefixUpdate
 from loralab.methods.projected import ProjectedFineTune, projected_weights
 from loralab.models.families.aliases import block_paths, embedding_paths, sublayer_outputs
 from loralab.nn.dense import dense_shape, is_dense
+from loralab.nn.module_names import layer_index
 from loralab.planning.shape import FLOAT32, ModelSizes
 
 _GATES = (".gate_proj", ".up_proj")

@@ -44,9 +44,14 @@ def save_checkpoint(
         | {f"random/{device}": state for device, state in _random_states().items()}
     )
     content = {"format": _FORMAT, "step": step, "counts": counts}
-    _write(folder / f"step-{step:08d}.safetensors", tensors, {"loralab": json.dumps(content)})
+    _write(_path(folder, step), tensors, {"loralab": json.dumps(content)})
     for old in _checkpoints(folder)[:-keep]:
         old.unlink()
+
+
+def is_saved(folder: Path, step: int) -> bool:
+    """Whether there is a checkpoint of this step."""
+    return _path(folder, step).is_file()
 
 
 def newest_checkpoint(folder: Path) -> Checkpoint | None:
@@ -93,6 +98,10 @@ def _write(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> 
     whole = save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, metadata)
     with whole_file(path) as temporary:
         temporary.write_bytes(whole)
+
+
+def _path(folder: Path, step: int) -> Path:
+    return folder / f"step-{step:08d}.safetensors"
 
 
 def _checkpoints(folder: Path) -> list[Path]:

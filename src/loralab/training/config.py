@@ -11,7 +11,7 @@ from loralab.methods.table import rows_of
 
 Schedule = Literal["linear", "cosine", "constant"]
 
-FREE_TO_CHANGE = ("resume", "overwrite", "save_every", "keep", "steps", "epochs")
+FREE_TO_CHANGE = ("resume", "overwrite", "save_every", "keep", "steps", "epochs", "eval_before", "samples")
 """Fields in which a resumed run may differ from the one it goes on with: a run can be prolonged."""
 
 DEFAULT_EPOCHS = 3.0
@@ -126,6 +126,12 @@ class TrainConfig(MethodSettings):
     eval_limit: int = field(default=256, metadata={"group": "evaluation"})
     """Held-out examples to measure on; 0 measures on none. With best_epoch it is all of them."""
 
+    eval_before: bool = field(default=True, metadata={"group": "evaluation"})
+    """Measure the base before step 1 too, on the examples of the later evaluations; --no-eval-before leaves it out."""
+
+    samples: int = field(default=3, metadata={"group": "evaluation"})
+    """Held-out examples that the model answers before, at every evaluation and at the end; 0 asks none."""
+
     best_metric: str | None = field(default=None, metadata={"group": "evaluation"})
     """What tells the best adapter: loss, or a metric of the task. Without it the loss, for classes the task's first
     metric."""
@@ -209,7 +215,7 @@ def _checks(c: TrainConfig) -> list[tuple[bool, str]]:
     at_least_one = ("rank", "batch_size", "accumulate", "keep", "steps", "threads", "limit", "eva_batches", "eva_rho")
     not_negative = (
         *("weight_decay", "clip", "eval_every", "eval_limit", "early_stop", "save_every", "warmup", "seed"),
-        *("cosine_penalty", "consistency"),
+        *("cosine_penalty", "consistency", "samples"),
     )
     shares = ("dropout", "label_smoothing", "beta1", "beta2")
     positive = ("alpha", "lr", "lora_plus_ratio", "eps", "epochs")

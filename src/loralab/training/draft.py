@@ -19,6 +19,8 @@ class Draft:
     labels: Sequence[str] = ()
     """The classes of the run that is resumed, in its order."""
     task: Task = field(init=False)
+    eval_split: str | None = None
+    """The split that `loralab eval` can measure on afterwards; not one that this run alone holds out."""
     loaded: LoadedModel = field(init=False)
     adapter: Adapter = field(init=False)
     data: TrainingData = field(init=False)

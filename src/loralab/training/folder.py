@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from loralab.errors import NotFoundError, OutputError, SpecError
-from loralab.files.names import PLAIN_NAME, RUN_NAME, SAVED
+from loralab.files.names import CHECKPOINTS_NAME, PLAIN_NAME, RUN_NAME, SAVED
 from loralab.models.processor_names import remove_processor
 from loralab.training.config import TrainConfig
 
@@ -29,6 +29,11 @@ class RunFolder:
         return self.path / "metrics.jsonl"
 
     @property
+    def samples(self) -> Path:
+        """samples.jsonl: what the model says to a few held-out examples."""
+        return self.path / "samples.jsonl"
+
+    @property
     def tensorboard(self) -> Path:
         """TensorBoard's event files."""
         return self.path / "tensorboard"
@@ -41,7 +46,7 @@ class RunFolder:
     @property
     def checkpoints(self) -> Path:
         """Checkpoints for resuming."""
-        return self.path / "checkpoints"
+        return self.path / CHECKPOINTS_NAME
 
     def read_record(self) -> dict[str, Any]:
         """The content of run.json."""
@@ -83,5 +88,5 @@ def clear(folder: RunFolder) -> None:
     for name in SAVED:
         (folder.path / name).unlink(missing_ok=True)
     remove_processor(folder.path)
-    for file in (folder.record, folder.metrics, folder.curves):
+    for file in (folder.record, folder.metrics, folder.samples, folder.curves):
         file.unlink(missing_ok=True)

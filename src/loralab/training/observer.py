@@ -2,26 +2,23 @@
 
 from dataclasses import dataclass, field
 
-from loralab.evaluation.evaluate import Evaluation, evaluate
+from loralab.evaluation.evaluate import Evaluation
 from loralab.machine import peak_memory_bytes
 from loralab.metrics.scores import higher_is_better
 from loralab.planning.memory import Memory
-from loralab.training.checkpoint import Checkpoint, restore_best, save_best, save_checkpoint
+from loralab.training.checkpoint import Checkpoint, is_saved, restore_best, save_best, save_checkpoint
 from loralab.training.config import TrainConfig
 from loralab.training.folder import RunFolder
 from loralab.training.forecast import comparison
-from loralab.training.journal import Journal
+from loralab.training.interrupt import Interruption
+from loralab.training.log.journal import Journal
+from loralab.training.log.progress import RunProgress
 from loralab.training.loop import StepRecord
+from loralab.training.measure import Measurer, measured
 from loralab.training.prepare import Prepared
-from loralab.training.progress import RunProgress
 
 UNCOUNTED_STEPS = 3
 """Steps at the start of a process that are left out of its speed: caches are cold."""
-
-
-def measured(result: Evaluation) -> dict[str, float]:
-    """The loss, where the labels are known, and the metrics."""
-    return ({} if result.loss is None else {"loss": result.loss}) | result.metrics
 
 
 @dataclass
@@ -38,6 +35,8 @@ class Progress:
     best_step: int | None = None
     since_best: int = 0
     stopped_early: bool = False
+    unjudged: bool = False
+    """Whether an evaluation was due after this step, and was interrupted."""
 
 
 @dataclass
@@ -49,6 +48,8 @@ class RunObserver:
     folder: RunFolder
     journal: Journal
     progress: RunProgress
+    measurer: Measurer
+    interruption: Interruption
     last: int
     counts: Progress = field(default_factory=Progress)
     measured_tokens: int = 0
@@ -76,13 +77,23 @@ class RunObserver:
         if self.predicted is not None and self.steps_here == 1:
             taken = peak_memory_bytes(self.prepared.loaded.model.device)
             self.progress.say(comparison(self.predicted, taken))
-        if self._due(self._steps_between_evaluations, record.step):
+        self.counts.unjudged = self._due(self._steps_between_evaluations, record.step)
+        return self.conclude_step()
+
+    def conclude_step(self) -> bool:
+        """What follows a step that was recorded: evaluate and save where due. False: stop early.
+
+        Raises `Asked` where the run was asked to stop.
+        """
+        if self.counts.unjudged:
             self._judge(self.evaluate())
+            self.counts.unjudged = False
         stop = self.config.early_stop > 0 and self.counts.since_best >= self.config.early_stop
         self.counts.stopped_early = stop
-        at_the_end = self.config.save_every > 0 and (stop or record.step == self.last)
-        if at_the_end or self._due(self.config.save_every, record.step):
+        at_the_end = self.config.save_every > 0 and (stop or self.counts.step == self.last)
+        if at_the_end or self._due(self.config.save_every, self.counts.step):
             self.save()
+        self.interruption.check()
         return not stop
 
     @property
@@ -92,25 +103,12 @@ class RunObserver:
             return self.measured_tokens / self.measured_seconds
         return self.counts.tokens / self.counts.seconds if self.counts.seconds else 0.0
 
-    def evaluate(self) -> Evaluation | None:
+    def evaluate(self, *, leave: bool = True) -> Evaluation | None:
         """The scores of the adapter as it is now on the held-out split, recorded; None where the task has none."""
-        split = self.prepared.held_out
-        if split is None or (self.latest and self.latest[0] == self.counts.step):
-            return self.latest[1] if self.latest else None
-        result = evaluate(
-            self.prepared.loaded.model,
-            self.prepared.loaded.processor,
-            self.prepared.task,
-            split,
-            limit=None if self.config.best_epoch else self.config.eval_limit,
-            batch_size=self.config.batch_size,
-            max_length=self.config.max_length,
-        )
-        self.journal.write({"step": self.counts.step, "split": split, **measured(result)})
-        scores = "  ".join(f"{name} {value:.4g}" for name, value in measured(result).items())
-        self.latest = self.counts.step, result
-        self.progress.say(f"step {self.counts.step}  {split}  {scores}")
-        return result
+        if self.latest is None or self.latest[0] != self.counts.step:
+            result = self.measurer.measure(self.counts.step, leave=leave)
+            self.latest = None if result is None else (self.counts.step, result)
+        return self.latest[1] if self.latest else None
 
     def save(self) -> None:
         """Write a checkpoint of this moment."""
@@ -119,6 +117,11 @@ class RunObserver:
         save_checkpoint(
             self.folder.checkpoints, self.counts.step, trainee.adapter, trainee.optimizer, counts, self.config.keep
         )
+
+    def stop(self) -> None:
+        """Write where the run stands before it is left, unless a checkpoint says it or nothing was done yet."""
+        if self.counts.step and not is_saved(self.folder.checkpoints, self.counts.step):
+            self.save()
 
     def resume(self, checkpoint: Checkpoint) -> None:
         """Take up the counts of a checkpoint."""

@@ -42,6 +42,8 @@ class Prepared:
     """What the data were, for run.json."""
     conversations: bool = False
     """Whether the examples are conversations, which the chat template writes."""
+    eval_split: str | None = None
+    """As `Draft.eval_split`."""
 
     @property
     def held_out(self) -> str | None:
@@ -61,7 +63,7 @@ def prepare(config: TrainConfig, dtype: str, labels: Sequence[str] = ()) -> Prep
     trainee = Trainee(model, draft.adapter, optimizer_for(draft.adapter, config), draft.data, objective)
     record = record_data(task, config.data, _splits_read(config, task))
     talks = isinstance(task.examples("train", 1)[0], Conversation)
-    return Prepared(draft.loaded, task, trainee, notes, record, talks)
+    return Prepared(draft.loaded, task, trainee, notes, record, talks, draft.eval_split)
 
 
 def preparations(config: TrainConfig) -> tuple[Preparation, ...]:
@@ -88,7 +90,7 @@ def choose_seed(draft: Draft) -> Iterable[str]:
 def choose_task(draft: Draft) -> Iterator[str]:
     """The task with its classes in order, and something held out where measurements choose the adapter."""
     opened, ordered = _open_task(draft.config, draft.labels)
-    draft.task = with_validation(opened, draft.config)
+    draft.task, draft.eval_split = with_validation(opened, draft.config), held_out_split(opened)
     check_measured(draft.task, draft.config)
     yield from (*draft.task.notes, *ordered)
 

@@ -1,9 +1,13 @@
 """`train`: one run from its configuration to an adapter on disk."""
 
 import math
-from dataclasses import asdict, dataclass, replace
+import shlex
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
 
 from loralab.errors import SpecError
+from loralab.evaluation.evaluate import Evaluation
 from loralab.extras import install, lacking
 from loralab.formats.processor_files import replace_processor
 from loralab.formats.save import save
@@ -12,17 +16,21 @@ from loralab.methods.counts import parameter_counts
 from loralab.training.base import made_fast
 from loralab.training.check import resting_notes
 from loralab.training.checkpoint import newest_checkpoint, restore
+from loralab.training.command import folded, next_commands, train_command
 from loralab.training.config import DEFAULT_EPOCHS, TrainConfig
-from loralab.training.curves import draw_curves
 from loralab.training.data_record import check_unchanged
 from loralab.training.folder import RunFolder, claim, clear
 from loralab.training.forecast import forecast
-from loralab.training.journal import Journal, read_journal
+from loralab.training.interrupt import Asked, Interruption, RunStopped, interruptible
+from loralab.training.log.curves import draw_curves
+from loralab.training.log.journal import Journal, read_journal
+from loralab.training.log.progress import RunProgress
+from loralab.training.log.record import write_record
+from loralab.training.log.samples import SampleFile, beside, read_samples
 from loralab.training.loop import run_steps
-from loralab.training.observer import RunObserver, measured
+from loralab.training.measure import Measurer, measured, measures, scores_before
+from loralab.training.observer import RunObserver
 from loralab.training.prepare import Prepared, prepare
-from loralab.training.progress import RunProgress
-from loralab.training.record import write_record
 
 
 @dataclass(frozen=True)
@@ -52,6 +60,14 @@ class TrainResult:
     """The step whose adapter was saved, where evaluations chose one."""
     metrics: dict[str, float]
     """On the held-out split, at the end: the loss in nats per target, and the task's metrics."""
+    before: dict[str, float] = field(default_factory=dict)
+    """The same of the base, before step 1; empty where it was not measured."""
+    held_out: dict[str, Any] | None = None
+    """What both are of: the `split`, and how many `examples`."""
+    samples: list[dict[str, str | None]] = field(default_factory=list)
+    """A few of these: the `prompt`, what is `wanted`, and what the model said `before` and `after`."""
+    next: dict[str, str] = field(default_factory=dict)
+    """Commands for what can be done with the adapter, by verb."""
 
 
 def train(config: TrainConfig) -> TrainResult:
@@ -69,13 +85,16 @@ def train(config: TrainConfig) -> TrainResult:
         said = check_unchanged(before, prepared.data, folder.path)
         prepared = replace(prepared, notes=(*prepared.notes, *said))
     last = total_steps(config, prepared)
-    with made_fast(prepared.loaded) as kernels:
-        observer = _open(config, prepared, folder, last)
+    with made_fast(prepared.loaded) as kernels, interruptible() as interruption:
+        observer = _open(config, prepared, folder, last, interruption)
         try:
-            _say_start(observer, [*prepared.notes, *kernels, *_unwritten()])
-            observer.predicted = forecast(prepared, config)
+            _say_start(observer, kernels)
             _run(config, observer)
-            return _finish(config, observer)
+            result = _finish(config, observer, kernels)
+            interruption.check()
+            return result
+        except Asked as asked:
+            raise _stopped(config, observer, asked.number) from None
         finally:
             observer.progress.close()
             observer.journal.close()
@@ -89,7 +108,9 @@ def total_steps(config: TrainConfig, prepared: Prepared) -> int:
     return max(1, math.ceil(epochs * prepared.trainee.data.steps_per_epoch))
 
 
-def _open(config: TrainConfig, prepared: Prepared, folder: RunFolder, last: int) -> RunObserver:
+def _open(
+    config: TrainConfig, prepared: Prepared, folder: RunFolder, last: int, interruption: Interruption
+) -> RunObserver:
     """Claim the folder for good, and go back to the newest checkpoint if there is one to resume from."""
     checkpoint = newest_checkpoint(folder.checkpoints) if config.resume else None
     done = checkpoint.step if checkpoint else 0
@@ -98,7 +119,9 @@ def _open(config: TrainConfig, prepared: Prepared, folder: RunFolder, last: int)
     if not config.resume:
         clear(folder)
     write_record(folder.record, config, _facts(prepared))
-    observer = RunObserver(config, prepared, folder, Journal(folder, done), RunProgress(done + 1, last), last)
+    journal, progress = Journal(folder, done), RunProgress(done + 1, last)
+    measurer = Measurer(config, prepared, journal, SampleFile(folder.samples, done), progress, interruption)
+    observer = RunObserver(config, prepared, folder, journal, progress, measurer, interruption, last)
     if checkpoint:
         restore(checkpoint, prepared.trainee.adapter, prepared.trainee.optimizer)
         observer.resume(checkpoint)
@@ -106,25 +129,55 @@ def _open(config: TrainConfig, prepared: Prepared, folder: RunFolder, last: int)
 
 
 def _run(config: TrainConfig, observer: RunObserver) -> None:
+    """The base measured, then every step that is still to come."""
+    observer.predicted = forecast(observer.prepared, config)
+    if not observer.counts.step and config.eval_before and measures(config):
+        observer.measurer.measure_base()
+    if observer.counts.unjudged:
+        observer.conclude_step()
     if not observer.counts.stopped_early:
         run_steps(observer.prepared.trainee, config, observer.counts.step + 1, observer.last, observer)
 
 
-def _finish(config: TrainConfig, observer: RunObserver) -> TrainResult:
+def _stopped(config: TrainConfig, observer: RunObserver, number: int) -> RunStopped:
+    """What a run that was asked to stop says, after it wrote down where it stands."""
+    step, out = observer.counts.step, shlex.quote(config.out)
+    if "result" in observer.folder.read_record():
+        return RunStopped(f"the run was finished all the same: its adapter is in {config.out}", number)
+    observer.stop()
+    used = f", and any verb takes it as it is: --adapter {out} --checkpoint last" if step else ""
+    where = f"a checkpoint is in {observer.folder.checkpoints}{used}" if step else "nothing was trained yet"
+    again = folded(train_command(config, resume=True, overwrite=None))
+    return RunStopped(f"stopped after step {step} of {observer.last}: {where}.\nTo go on:\n\n{again}\n", number)
+
+
+def _finish(config: TrainConfig, observer: RunObserver, kernels: Sequence[str]) -> TrainResult:
     """Bring the best adapter back, evaluate it, and write everything that a finished run leaves."""
-    prepared, folder, counts = observer.prepared, observer.folder, observer.counts
+    prepared, folder = observer.prepared, observer.folder
     observer.bring_back_best()
-    final = observer.evaluate() if config.eval_limit or config.best_epoch else None
+    final = observer.evaluate(leave=config.save_every > 0) if measures(config) else None
     save(prepared.trainee.adapter, folder.path, model=prepared.loaded.model)
     replace_processor(prepared.loaded.processor, folder.path)
     if not lacking("plots"):
         draw_curves(read_journal(folder.metrics), folder.curves, f"{config.model} on {config.task}, {config.method}")
-    sizes = parameter_counts(prepared.trainee.adapter, prepared.loaded.model)
     closing = [*prepared.trainee.optimizer.closing_notes(), *resting_notes(prepared.trainee.adapter)]
     for note in closing:
         observer.progress.say(note)
-    result = TrainResult(
-        adapter=str(folder.path),
+    result = _result(observer, final)
+    facts = _facts(prepared) | {"notes": [*prepared.notes, *closing], "kernels": kernels, "result": asdict(result)}
+    write_record(folder.record, config, facts)
+    return result
+
+
+def _result(observer: RunObserver, final: Evaluation | None) -> TrainResult:
+    counts, prepared, loaded = observer.counts, observer.prepared, observer.prepared.loaded
+    adapter = prepared.trainee.adapter
+    sizes = parameter_counts(adapter, loaded.model)
+    samples = beside(read_samples(observer.folder.samples), counts.step)
+    merges = not any(update.why_not_merged for update in adapter.updates.values())
+    prompt = next((each["prompt"] for each in samples), None)
+    return TrainResult(
+        adapter=str(observer.folder.path),
         steps=counts.step,
         trainable_params=sizes.method,
         head_params=sizes.head,
@@ -133,15 +186,18 @@ def _finish(config: TrainConfig, observer: RunObserver) -> TrainResult:
         tokens_per_second=observer.tokens_per_second,
         seconds=counts.seconds,
         processor_seconds=counts.processor_seconds,
-        peak_memory_bytes=peak_memory_bytes(prepared.loaded.model.device),
+        peak_memory_bytes=peak_memory_bytes(loaded.model.device),
         first_loss=counts.first_loss,
         last_loss=counts.last_loss,
         best_step=counts.best_step,
         metrics=measured(final) if final else {},
+        before=scores_before(read_journal(observer.folder.metrics)),
+        held_out=None if final is None else {"split": final.split, "examples": final.examples},
+        samples=samples,
+        next=next_commands(
+            observer.config, prepared.task.kind, split=prepared.eval_split, merges=merges, prompt=prompt
+        ),
     )
-    facts = _facts(prepared) | {"notes": [*prepared.notes, *closing], "result": asdict(result)}
-    write_record(folder.record, config, facts)
-    return result
 
 
 def _facts(prepared: Prepared) -> dict[str, object]:
@@ -165,10 +221,11 @@ def _unwritten() -> list[str]:
     return [said] if missing else []
 
 
-def _say_start(observer: RunObserver, notes: list[str]) -> None:
+def _say_start(observer: RunObserver, kernels: Sequence[str]) -> None:
     adapter, model = observer.prepared.trainee.adapter, observer.prepared.loaded.model
     sizes = parameter_counts(adapter, model)
-    for note in notes:
+    quick = ["quick kernels are used where they help (run.json lists them)"] if kernels else []
+    for note in [*observer.prepared.notes, *quick, *_unwritten()]:
         observer.progress.say(note)
     with_head = f" and {sizes.head:,} of the head" if sizes.head else ""
     observer.progress.say(

@@ -1,172 +1,158 @@
-"""The report: what it finds in folders, and that the page is whole, safe and quiet in a real browser."""
+"""What the report finds in folders, and what it makes of other programs' files and damaged ones."""
 
 import json
-import shutil
-from collections.abc import Iterator
-from html.parser import HTMLParser
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
-from PIL import Image
 
-from loralab.analysis.report.collect import sections
-from loralab.analysis.report.page import write_report
+from loralab.analysis.report.collect import collect
 from loralab.errors import NotFoundError, SpecError
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-QUIET = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-sync", "--no-first-run"]
-
-
-@pytest.fixture
-def results(tmp_path: Path) -> Path:
-    """A run, a comparison, two analyses and a merged model, as the verbs write them."""
-    content = {
-        "run/run.json": {
-            "config": {"method": "lora", "model": "<b>tiny</b>", "task": "jsonl", "rank": 4, "targets": None},
-            "result": {
-                "trainable_params": 1234,
-                "total_params": 99999,
-                "steps": 3,
-                "tokens_per_second": 12.5,
-                "peak_memory_bytes": 5 * 10**8,
-                "metrics": {"loss": 1.25},
-            },
-        },
-        "comparison/results.json": {
-            "metric": "accuracy",
-            "rows": [
-                {
-                    "label": "lora r=8",
-                    "trainable_params": 1000,
-                    "metrics": {"accuracy": {"mean": 71.5, "sd": 0.5}},
-                    "seeds": [1, 2, 3],
-                    "tokens_per_second": 10.0,
-                    "peak_memory_bytes": 10**9,
-                }
-            ],
-            "claims": [
-                {"claim": "LoRA is enough", "held": True, "found": "accuracy 71.5"},
-                {"claim": "Rank 1 is enough", "held": None, "found": "not tested in this comparison: it needs r=1"},
-            ],
-        },
-        "run/analysis/amplification.json": {
-            "adapter": "run",
-            "kinds": {"q": {"modules": 2, "amplification": 2.5}},
-            "modules": [{"amplification": 2.0 + number, "name": f"layers.{number}.q"} for number in range(20)],
-        },
-        "merged/loralab_merge.json": {"max_abs_logit_error": 1e-6, "argmax_agreement": 1.0},
-    }
-    for name, each in content.items():
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).write_text(json.dumps(each))
-    steps = [{"step": n, "split": "train", "loss": 3 - 0.5 * n} for n in (1, 2, 3)]
-    steps.append({"step": 3, "split": "validation", "loss": 1.6})
-    (tmp_path / "run/metrics.jsonl").write_text("".join(json.dumps(step) + "\n" for step in steps))
-    Image.new("RGB", (300, 200), "orange").save(tmp_path / "run/analysis/amplification.png")
-    (tmp_path / "comparison/cells/one").mkdir(parents=True)
-    shutil.copy(tmp_path / "run/run.json", tmp_path / "comparison/cells/one/run.json")
-    return tmp_path
+Write = Callable[..., Path]
 
 
 def test_results_are_found_in_and_below_the_folders(results: Path) -> None:
-    found = sections([str(results / "run"), str(results / "comparison"), str(results / "merged")])
+    found = collect([str(results / "run"), str(results / "comparison"), str(results / "merged")]).sections
     assert [(each.kind, each.title) for each in found] == [
-        ("run", "run"),
-        ("amplification", "analysis"),
-        ("comparison", "comparison"),
-        ("merge", "merged"),
+        ("run", "lora, rank 4 on jsonl"),
+        ("amplification", "What the update amplifies"),
+        ("comparison", "Methods compared"),
+        ("merge", "A merged model, compared with its live adapter"),
     ]
     run, analysis, comparison, _ = found
-    assert run.lines == {"training": ([1, 2, 3], [2.5, 2.0, 1.5]), "held out": ([3], [1.6])}
     assert (run.facts["held-out loss"], run.facts["trained parameters"]) == (1.25, 1234)
-    assert analysis.pictures == [results / "run/analysis/amplification.png"]
+    assert run.drawings[0].legend == {0: "training", 1: "held out"}
     assert analysis.tables[1].columns == ["name", "amplification"]
-    assert comparison.tables[0].rows == [["lora r=8", 1000, "71.50 ± 0.50", 3, 10.0, 1000.0]]
+    assert comparison.tables[0].rows[0] == ["lora r=8", 26_000, "12.00 ± 32.00", 3, 10.0, 1000.0]
     assert comparison.sentences == [
         "LoRA is enough: held. Accuracy 71.5.",
         "Rank 1 is enough: not tested in this comparison: it needs r=1.",
     ]
 
 
-def test_an_unfinished_run_says_so(results: Path) -> None:
-    record = json.loads((results / "run/run.json").read_text())
-    del record["result"]
-    (results / "run/run.json").write_text(json.dumps(record))
-    (run, *_) = sections([str(results / "run")])
+def test_a_folder_that_is_named_twice_comes_once(results: Path) -> None:
+    assert len(collect([str(results), str(results / "run"), str(results / "run" / ".")]).sections) == 4
+
+
+def test_a_link_in_a_circle_ends(write_run: Write) -> None:
+    run = write_run("run")
+    (run / "again").symlink_to(run, target_is_directory=True)
+    assert len(collect([str(run)]).sections) == 1
+
+
+def test_an_unfinished_run_says_so(write_run: Write) -> None:
+    (run,) = collect([str(write_run("run", None))]).sections
     assert "has not ended" in run.sentences[0]
 
 
+def test_a_cut_adapter_is_no_run(write_run: Write, write_rank: Callable[[Path, str], Path]) -> None:
+    """Its run.json is its parent's: none of these figures is its own."""
+    rank = write_rank(write_run("r8"), "rank")
+    found = {each.folder.name: each for each in collect([str(rank)]).sections}
+    assert [found[name].kind for name in ("rank", "truncated", "suggested")] == ["rank", "cut", "cut"]
+    truncated, suggested = found["truncated"], found["suggested"]
+    assert "held-out loss" not in truncated.facts
+    assert truncated.facts["validation loss, measured as it is"] == 5.123
+    assert truncated.facts["parameters"] == 617
+    assert not truncated.drawings, "nor is the curve"
+    assert "was not measured here" in suggested.sentences[1]
+
+
+def test_losses_that_are_not_numbers_are_left_out_and_said(write_run: Write) -> None:
+    folder = write_run("run", {"loss": float("nan"), "accuracy": 50.0})
+    with (folder / "metrics.jsonl").open("a") as journal:
+        journal.write('{"step": 4, "split": "train", "loss": NaN}\n{"step": 5, "split": "train", "loss": Infinity}\n')
+    (run,) = collect([str(folder)]).sections
+    assert run.sentences == [
+        "2 of 5 training losses are not finite, the first at step 4: they are left out of the curve.",
+        "Not a finite number: held-out loss. The run diverged; train with a lower --lr.",
+    ]
+    assert "nan" not in run.drawings[0].svg
+
+
+def test_a_journal_that_is_being_written(write_run: Write) -> None:
+    folder = write_run("run", None)
+    with (folder / "metrics.jsonl").open("a") as journal:
+        journal.write('{"step": 4, "split": "tr')
+    (run,) = collect([str(folder)]).sections
+    assert "last line of its journal is incomplete" in run.sentences[1]
+    (folder / "metrics.jsonl").write_text('{"step": \n{"step": 2, "split": "train", "loss": 1.0}\n')
+    with pytest.raises(SpecError, match=r"line 1 of .*metrics\.jsonl is not complete JSON"):
+        collect([str(folder)])
+
+
 @pytest.mark.parametrize(
-    ("text", "message"), [('{"half": ', "is not complete JSON"), ("[1]", "one JSON object, and holds a list")]
+    ("text", "message"),
+    [
+        ('{"half": ', "is not complete JSON"),
+        ("[1]", "one JSON object, and holds a list"),
+        ('{"modules": [{"module": "q", "energy": 3}]}', "damaged, or of another version of loralab"),
+    ],
 )
 def test_damaged_results(tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "spectrum.json").write_text(text)
     with pytest.raises(SpecError, match=message):
-        sections([str(tmp_path)])
+        collect([str(tmp_path)])
+
+
+def test_other_programs_files_are_left_aside_and_named(write_run: Write, tmp_path: Path) -> None:
+    write_run("run")
+    for name, content in (("results.json", {"all_results": []}), ("run.json", {"wandb": 1}), ("rank.json", {})):
+        (tmp_path / name).write_text(json.dumps(content))
+    (tmp_path / "spectrum.png").write_bytes(b"")
+    (tmp_path / "notes.json").write_text("anything")
+    found = collect([str(tmp_path)])
+    assert [each.kind for each in found.sections] == ["run"]
+    assert [each.split(" ")[0].rpartition("/")[2] for each in found.ignored] == [
+        "run.json", "results.json", "spectrum.png", "rank.json",
+    ]  # fmt: skip
+    assert "no spectrum.json beside it" in found.ignored[2]
 
 
 def test_folders_without_results(tmp_path: Path) -> None:
     with pytest.raises(SpecError, match=r"holds nothing that a report shows; .*run\.json, results\.json"):
-        sections([str(tmp_path)])
+        collect([str(tmp_path)])
+    (tmp_path / "results.json").write_text("{}")
+    with pytest.raises(SpecError, match=r"results\.json is not a result of loralab, which has rows, metric"):
+        collect([str(tmp_path)])
     with pytest.raises(NotFoundError, match="no such folder"):
-        sections([str(tmp_path / "nowhere")])
+        collect([str(tmp_path / "nowhere")])
 
 
-class _Addresses(HTMLParser):
-    """Everything that a page would load."""
+@pytest.mark.parametrize(
+    ("ratio", "ends", "verdict"),
+    [(0.37, (0.3, 1.0), "noise"), (1.8, (1.7, 1.9), "beyond"), (0.5, (0.4, 0.6), "beyond")],
+)
+def test_a_slow_down_of_noise_is_called_noise(
+    tmp_path: Path, ratio: float, ends: tuple[float, float], verdict: str
+) -> None:
+    def row(name: str, ratio: float, low: float, high: float) -> dict[str, Any]:
+        return {
+            "batch": 1, "sequence": 8, "contender": name, "size": 4, "milliseconds": 1.0, "ratio": ratio,
+            "ratio_low": low, "ratio_high": high,
+        }  # fmt: skip
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.found: list[str] = []
-        self.tags: list[str] = []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append(tag)
-        self.found += [str(value) for name, value in attrs if name in ("src", "href")]
-
-
-def test_the_page_needs_nothing_else_and_escapes_what_it_shows(results: Path) -> None:
-    page = results / "report.html"
-    write_report(sections([str(results)]), page, "a <report>")
-    text, parser = page.read_text(), _Addresses()
-    parser.feed(text)
-    assert all(address.startswith(("#", "data:")) for address in parser.found)
-    assert "url(" not in text
-    assert not {"script", "iframe", "b"} & set(parser.tags)
-    assert "<title>a &lt;report&gt;</title>" in text
-    assert "&lt;b&gt;tiny&lt;/b&gt;" in text
-    assert "All 20 rows by name" in text
-
-
-@pytest.fixture
-def browser() -> Iterator[object]:
-    """Debian's Chromium without a window."""
-    if CHROMIUM is None:
-        pytest.skip("no chromium here: apt-get install chromium")
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=CHROMIUM, args=QUIET)
-        yield started
-        started.close()
+    noise = {"batch": 1, "sequence": 8, "low": 0.9, "high": 1.4}
+    rows = [row("base", 1, 1, 1), row("base-again", 1.1, 0.9, 1.4), row("lora-merged", ratio, *ends)]
+    content = {"model": "m", "rounds": 5, "rows": rows, "noise": [noise], "merged_within_noise": verdict == "noise"}
+    (tmp_path / "latency.json").write_text(json.dumps(content))
+    (section,) = collect([str(tmp_path)]).sections
+    assert [row[-1] for row in section.tables[0].rows] == ["", "is the noise", verdict]
+    assert (">noise<" in section.drawings[0].svg) is (verdict == "noise")
+    (tmp_path / "latency.json").write_text(json.dumps(content | {"rounds": 2}))
+    (few,) = collect([str(tmp_path)]).sections
+    assert few.tables[0].rows[2][-1] == "not judged"
+    assert "2 rounds say nothing of noise" in few.sentences[0]
 
 
-@pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (390, "light"), (1280, "dark")])
-def test_in_a_browser(results: Path, browser: object, width: int, scheme: str) -> None:
-    page_file = results / "report.html"
-    write_report(sections([str(results)]), page_file, "report")
-    page = browser.new_page(viewport={"width": width, "height": 800}, color_scheme=scheme)  # type: ignore[attr-defined]
-    said: list[str] = []
-    page.on("console", lambda message: said.append(message.text))
-    page.on("pageerror", lambda error: said.append(str(error)))
-    page.on("request", lambda request: said.append(request.url) if request.url.startswith("http") else None)
-    page.goto(page_file.as_uri())
-    assert said == []
-    assert page.evaluate("document.documentElement.scrollWidth") <= width
-    assert page.locator("img").evaluate("image => image.complete && image.naturalWidth > 0")
-    assert page.locator("polyline").count() == 2
-    background = page.evaluate("getComputedStyle(document.body).backgroundColor")
-    red = int(background.split("(")[1].split(",")[0])
-    assert (red < 60) is (scheme == "dark")
-    page.locator("summary").first.click()
-    assert page.locator("details[open] table").count() == 1
+def test_bars_end_where_the_metric_does(results: Path) -> None:
+    """Accuracy 12 ± 32 and 90 ± 30 are no −20 and no 120."""
+    (comparison,) = collect([str(results / "comparison")]).sections
+    (over_parameters,) = comparison.drawings
+    assert 'data-low="0" data-high="44"' in over_parameters.svg
+    assert 'data-low="60" data-high="100"' in over_parameters.svg
+    assert not {">−20<", ">120<"} & set(over_parameters.svg.split("text"))
+    assert "log10" not in over_parameters.svg
+    assert ">100k</text>" in over_parameters.svg

@@ -15,6 +15,7 @@ from loralab.errors import SpecError, listed
 from loralab.formats.record import Runs, rows_of
 from loralab.formats.stored import StoredAdapter, StoredUpdate
 from loralab.nn.dense import is_stored_transposed
+from loralab.nn.module_names import kind_of_module, layer_index
 
 
 class OfModule(Protocol):
@@ -84,17 +85,6 @@ def refuse_unlike(one: StoredAdapter, other: StoredAdapter, modules: str | None 
         )
 
 
-def layer_number(name: str) -> int | None:
-    """The number of the block that a module is in: the first number in its path."""
-    match = re.search(r"(?:^|\.)(\d+)(?:\.|$)", name)
-    return int(match[1]) if match else None
-
-
-def kind_of_module(name: str) -> str:
-    """What modules of all blocks have in common: the path's last name."""
-    return name.rpartition(".")[2]
-
-
 def by_kind(rows: Iterable[Row]) -> dict[str, list[Row]]:
     """What was measured of each module, by the kind of module."""
     kinds: dict[str, list[Row]] = {}
@@ -105,7 +95,7 @@ def by_kind(rows: Iterable[Row]) -> dict[str, list[Row]]:
 
 def places(rows: Sequence[OfModule]) -> list[float]:
     """Where each stands along a curve: at the number of its block, or its place among them outside blocks."""
-    layers = [layer_number(each.name) for each in rows]
+    layers = [layer_index(each.name) for each in rows]
     return [float(number if layer is None else layer) for number, layer in enumerate(layers)]
 
 

@@ -16,13 +16,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from loralab.analysis.adapters.deltas import kind_of_module, layer_number
 from loralab.analysis.adapters.measurement import Measurement
 from loralab.analysis.adapters.parts import Cell, cells_of, has_more, switched_off
 from loralab.core.adapter import Adapter
 from loralab.core.updates.update import WHOLE
 from loralab.errors import SpecError
 from loralab.files.whole import write_json
+from loralab.nn.module_names import kind_of_module, layer_index
 from loralab.pictures.picture import COLOURS, INK, in_per_cent, legend_below, picture, style
 
 OUTSIDE = "outside blocks"
@@ -71,7 +71,7 @@ def parts_of(adapter: Adapter, layer_groups: int | None = None) -> list[Part]:
     for path, part in cells:
         kind = kind_of_module(path)
         kinds.setdefault(kind if part == WHOLE else f"{kind}[{part}]", []).append((path, part))
-        layers.setdefault(layer_number(path), []).append((path, part))
+        layers.setdefault(layer_index(path), []).append((path, part))
     parts = [Part("kind", name, tuple(members)) for name, members in kinds.items()]
     parts += [Part("layer", name, tuple(members)) for name, members in _grouped(layers, layer_groups)]
     return parts

@@ -14,7 +14,6 @@ from loralab.core.adapter import Adapter
 from loralab.core.attach import disabled
 from loralab.core.thin import Thin
 from loralab.core.updates.factors import Factors
-from loralab.core.updates.update import WHOLE
 from loralab.errors import SpecError
 
 Cell = tuple[str, str]
@@ -28,12 +27,6 @@ def cells_of(adapter: Adapter) -> list[Cell]:
         kind = type(adapter.spec).__name__
         raise SpecError(f"adapter '{adapter.name}' ({kind}) has no low-rank factors to switch off or cut")
     return cells
-
-
-def cell_name(cell: Cell) -> str:
-    """`path`, or `path[part]`."""
-    path, part = cell
-    return path if part == WHOLE else f"{path}[{part}]"
 
 
 def has_more(adapter: Adapter) -> bool:

@@ -22,8 +22,6 @@ from loralab.analysis.adapters.deltas import (
     base_matrix,
     deltas,
     group_free,
-    kind_of_module,
-    layer_number,
     module_names,
     paired_deltas,
     spread,
@@ -33,6 +31,7 @@ from loralab.errors import SpecError
 from loralab.files.whole import whole_file
 from loralab.formats.read import read_adapter
 from loralab.formats.stored import StoredAdapter, StoredUpdate
+from loralab.nn.module_names import kind_of_module, layer_index
 from loralab.pictures.heatmap import Panel, draw_heatmaps
 
 Side = Literal["right", "left"]
@@ -243,7 +242,7 @@ def _draw(results: Sequence[Overlap], side: str, path: Path, names: tuple[str, s
 
 
 def _panel(overlap: Overlap) -> Panel:
-    layer, kind = layer_number(overlap.name), kind_of_module(overlap.name)
+    layer, kind = layer_index(overlap.name), kind_of_module(overlap.name)
     return _as_panel(kind if layer is None else f"{kind}, block {layer}", overlap.phi_IJ)
 
 

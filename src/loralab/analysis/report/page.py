@@ -1,182 +1,138 @@
-"""The report as one HTML page that needs nothing else: style, pictures and curves are in it, and no script."""
+"""The report as one HTML page that needs nothing else: style and drawings are in it, and no script.
+
+Drawings are made here from the JSON of the results, not taken from the PNG files beside them: they follow the page's
+colours, light and dark, have readable words on a telephone, and results of runs without matplotlib have them too.
+"""
 
 import base64
-import html
-import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
 
-from loralab.analysis.report.collect import Lines, ResultTable, Section
+from loralab.analysis.report.collect import Collected
+from loralab.analysis.report.section import Section
+from loralab.analysis.report.summary import Ranked, Summary, summary
+from loralab.analysis.report.tables import SHORT, settings_html, table_html
+from loralab.analysis.report.words import number_text
 from loralab.files.whole import write_text
+from loralab.pictures.svg.drawing import Drawing, escaped, series_class
 
-WIDTH, HEIGHT, LEFT, BOTTOM, EDGE = 720, 260, 56, 34, 10
-"""Of a curve's drawing, in its own units."""
-TICKS = 4
-SHORT = 12
-"""Rows of a table that is shown at once; a longer one is folded, behind the pictures."""
+MANY = 12
+"""Sections above which the contents and all runs are folded."""
 
 
-def write_report(sections: Sequence[Section], path: Path, title: str) -> None:
+def write_report(collected: Collected, path: Path, title: str) -> None:
     """Write the page whole."""
     style = files("loralab.analysis.report").joinpath("report.css").read_text(encoding="utf-8")
-    contents = "".join(
-        f'<li><a href="#section-{number}">{_text(section.kind)}: {_text(section.title)}</a></li>'
-        for number, section in enumerate(sections)
-    )
-    body = "".join(_section(section, number) for number, section in enumerate(sections))
+    many = len(collected.sections) > MANY
+    body = "".join(_section(section, number, many) for number, section in enumerate(collected.sections))
     write_text(
         path,
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         '<meta name="color-scheme" content="light dark">\n<link rel="icon" href="data:,">\n'
-        f"<title>{_text(title)}</title>\n<style>\n{style}</style>\n</head>\n<body>\n"
-        f"<header><h1>{_text(title)}</h1><nav><ul>{contents}</ul></nav></header>\n<main>\n{body}</main>\n"
-        "<footer>Written by loralab. This page loads nothing from anywhere.</footer>\n</body>\n</html>\n",
+        f"<title>{escaped(title)}</title>\n<style>\n{style}</style>\n</head>\n<body>\n"
+        f"<header><h1>{escaped(title)}</h1></header>\n<main>\n{_summary(summary(collected))}"
+        f"{_contents(collected, many)}{body}</main>\n{_footer(collected)}</body>\n</html>\n",
     )
 
 
-def _section(section: Section, number: int) -> str:
+def _contents(collected: Collected, many: bool) -> str:
+    entries = "".join(
+        f'<li><a href="#section-{number}">{escaped(section.title)}</a> <small>{escaped(section.folder)}</small></li>'
+        for number, section in enumerate(collected.sections)
+    )
+    head = f"<details{'' if many else ' open'}><summary>{len(collected.sections)} results</summary>"
+    return f'<nav aria-label="Contents">{head}<ol>{entries}</ol></details></nav>\n'
+
+
+def _footer(collected: Collected) -> str:
+    ignored = "".join(f"<li>{escaped(each)}</li>" for each in collected.ignored)
+    aside = f"<p>Left aside:</p><ul>{ignored}</ul>" if ignored else ""
+    return f"<footer>{aside}<p>Written by loralab. This page loads nothing from anywhere.</p></footer>\n"
+
+
+# -- the summary --------------------------------------------------------------------------------------------------
+
+
+def _summary(found: Summary) -> str:
     parts = [
-        f'<section id="section-{number}">\n<h2>{_text(section.title)} <small>{_text(section.kind)}</small></h2>\n'
-        f'<p class="reading">{_text(section.how_to_read)}</p>\n',
-        _facts(section),
-        *(f"<p>{_text(sentence)}</p>\n" for sentence in section.sentences),
-        _curves(section.lines) if section.lines else "",
-        *(_table(table) for table in section.tables if len(table.rows) <= SHORT),
-        *(_picture(path, section) for path in section.pictures),
-        *(_folded(table) for table in section.tables if len(table.rows) > SHORT),
-        _settings(section),
-        f'<p class="source">{_text(section.folder)}</p>\n</section>\n',
+        *(f"<p>{escaped(sentence)}</p>\n" for sentence in found.sentences),
+        *map(_ranked, found.rankings),
+        _steps(found),
     ]
-    return "".join(parts)
+    return f'<section id="summary">\n<h2>Summary</h2>\n{"".join(parts)}</section>\n' if any(parts) else ""
+
+
+def _ranked(ranked: Ranked) -> str:
+    said = "".join(f"<p><strong>{escaped(sentence)}</strong></p>\n" for sentence in ranked.sentences[:1])
+    said += "".join(f"<p>{escaped(sentence)}</p>\n" for sentence in ranked.sentences[1:])
+    drawn = _drawings([ranked.drawing] if ranked.drawing else [])
+    return f'<div class="ranking">\n{said}{table_html(ranked.table)}{drawn}</div>\n'
+
+
+def _steps(found: Summary) -> str:
+    items = "".join(
+        f"<li>{escaped(step.why)}<pre><code>{_command(step.command)}</code></pre></li>\n" for step in found.steps
+    )
+    return f'<h3>Next</h3>\n<ul class="steps">\n{items}</ul>\n' if items else ""
+
+
+def _command(command: str) -> str:
+    """Every word whole where it fits: a browser would break a line behind a hyphen."""
+    return " ".join(f"<span>{escaped(word)}</span>" for word in command.split(" "))
+
+
+# -- a section ----------------------------------------------------------------------------------------------------
+
+
+def _section(section: Section, number: int, many: bool) -> str:
+    head = f'<h2>{escaped(section.title)}</h2>\n<p class="source">{escaped(section.folder)}</p>\n'
+    body = "".join(
+        [
+            f'<p class="reading">{escaped(section.how_to_read)}</p>\n',
+            *(f"<p>{escaped(sentence)}</p>\n" for sentence in section.sentences),
+            _facts(section),
+            _drawings(section.drawings),
+            *(_picture(path, section) for path in section.pictures),
+            *map(table_html, sorted(section.tables, key=lambda table: len(table.rows) > SHORT)),
+            settings_html(sorted(section.settings.items())),
+        ]
+    )
+    if many and section.kind == "run":
+        body = f"<details><summary>Figures, curve and configuration</summary>{body}</details>\n"
+    return f'<section id="section-{number}">\n{head}{body}</section>\n'
 
 
 def _facts(section: Section) -> str:
     known = {name: value for name, value in section.facts.items() if value is not None}
     if not known:
         return ""
-    entries = "".join(f"<div><dt>{_text(name)}</dt><dd>{_number(value)}</dd></div>" for name, value in known.items())
+    entries = "".join(
+        f"<div><dt>{escaped(name)}</dt><dd>{number_text(value)}</dd></div>" for name, value in known.items()
+    )
     return f'<dl class="facts">{entries}</dl>\n'
 
 
-def _folded(table: ResultTable) -> str:
-    count = len(table.rows) + table.left_out
-    return f"<details><summary>All {count} rows by {_text(table.columns[0])}</summary>{_table(table)}</details>\n"
+def _drawings(drawings: Sequence[Drawing]) -> str:
+    figures = "".join(
+        f"<figure><figcaption>{escaped(drawing.title)}</figcaption>{drawing.svg}{_legend(drawing)}</figure>\n"
+        for drawing in drawings
+    )
+    return f'<div class="drawings">{figures}</div>\n' if figures else ""
 
 
-def _table(table: ResultTable) -> str:
-    first = table.rows[0] if table.rows else [""] * len(table.columns)
-    head = "".join(_head(column, value) for column, value in zip(table.columns, first, strict=True))
-    rows = "".join(f"<tr>{''.join(_cell(value) for value in row)}</tr>" for row in table.rows)
-    more = f'<p class="source">and {table.left_out} more rows in the file</p>\n' if table.left_out else ""
-    return f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>\n{more}'
-
-
-def _head(column: str, below: Any) -> str:
-    return f"<th{_aligned(below)}>{_text(column)}</th>"
-
-
-def _cell(value: Any) -> str:
-    return f"<td{_aligned(value)}>{_number(value)}</td>"
-
-
-def _aligned(value: Any) -> str:
-    return ' class="number"' if isinstance(value, int | float) and not isinstance(value, bool) else ""
+def _legend(drawing: Drawing) -> str:
+    if len(drawing.legend) <= 1:
+        return ""
+    names = "".join(
+        f'<li class="{series_class(number)}"><span>{escaped(name)}</span></li>'
+        for number, name in drawing.legend.items()
+    )
+    return f'<ul class="legend">{names}</ul>'
 
 
 def _picture(path: Path, section: Section) -> str:
+    """What this version cannot draw: the PNG as the analysis wrote it, black on white."""
     data = base64.b64encode(path.read_bytes()).decode("ascii")
-    name = f"{section.kind} of {section.title}: {path.stem.replace('-', ' ')}"
-    return (
-        f'<figure><img alt="{_text(name)}" src="data:image/png;base64,{data}">'
-        f"<figcaption>{_text(path.stem.replace('-', ' '))}</figcaption></figure>\n"
-    )
-
-
-def _settings(section: Section) -> str:
-    if not section.settings:
-        return ""
-    rows = "".join(
-        f"<tr><td>{_text(name)}</td><td>{_number(value)}</td></tr>"
-        for name, value in sorted(section.settings.items())
-        if value not in (None, "", False)
-    )
-    table = f'<div class="wide"><table><tbody>{rows}</tbody></table></div>'
-    return f"<details><summary>The configuration</summary>{table}</details>\n"
-
-
-# -- curves -------------------------------------------------------------------------------------------------------
-
-
-def _curves(lines: Lines) -> str:
-    """The curves as SVG, in the page's own colours; a legend below them."""
-    xs = [x for each, _ in lines.values() for x in each]
-    ys = [y for _, each in lines.values() for y in each if math.isfinite(y)]
-    if not ys:
-        return ""
-    across, up = (min(xs), max(xs)), (min(ys), max(ys))
-    drawn = "".join(
-        f'<polyline class="line-{number}" points="{_points(x, y, across, up)}"/>'
-        for number, (x, y) in enumerate(lines.values())
-    )
-    legend = "".join(f'<span class="line-{number}">{_text(name)}</span>' for number, name in enumerate(lines))
-    return (
-        f'<figure class="curves"><svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="loss by step">'
-        f"{_axes(across, up)}{drawn}</svg><figcaption>loss by step {legend}</figcaption></figure>\n"
-    )
-
-
-def _points(xs: Iterable[float], ys: Iterable[float], across: tuple[float, float], up: tuple[float, float]) -> str:
-    return " ".join(f"{_x(x, across):.1f},{_y(y, up):.1f}" for x, y in zip(xs, ys, strict=True) if math.isfinite(y))
-
-
-def _axes(across: tuple[float, float], up: tuple[float, float]) -> str:
-    levels = [up[0] + (up[1] - up[0]) * number / TICKS for number in range(TICKS + 1)]
-    steps = dict.fromkeys(round(across[0] + (across[1] - across[0]) * number / TICKS) for number in range(TICKS + 1))
-    rows = "".join(
-        f'<line x1="{LEFT}" x2="{WIDTH - EDGE}" y1="{_y(level, up):.1f}" y2="{_y(level, up):.1f}"/>'
-        f'<text x="{LEFT - 6}" y="{_y(level, up) + 4:.1f}" text-anchor="end">{level:.3g}</text>'
-        for level in dict.fromkeys(levels)
-    )
-    columns = "".join(
-        f'<text x="{_x(step, across):.1f}" y="{HEIGHT - 10}" text-anchor="middle">{step:,}</text>' for step in steps
-    )
-    return f'<g class="axes">{rows}{columns}</g>'
-
-
-def _x(value: float, across: tuple[float, float]) -> float:
-    return LEFT + (WIDTH - LEFT - 2 * EDGE) * _share(value, across)
-
-
-def _y(value: float, up: tuple[float, float]) -> float:
-    return HEIGHT - BOTTOM - (HEIGHT - BOTTOM - EDGE) * _share(value, up)
-
-
-def _share(value: float, span: tuple[float, float]) -> float:
-    return (value - span[0]) / (span[1] - span[0]) if span[1] > span[0] else 0.5
-
-
-# -- words --------------------------------------------------------------------------------------------------------
-
-
-def _text(value: object) -> str:
-    return html.escape(str(value))
-
-
-def _number(value: Any) -> str:
-    """Thousands separated, four significant digits; a dash where there is nothing."""
-    if value is None:
-        return "–"
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, int):
-        return f"{value:,}"
-    if isinstance(value, float):
-        return f"{value:,.0f}" if abs(value) >= 10_000 else f"{value:.4g}"
-    if isinstance(value, list | tuple):
-        return ", ".join(_number(each) for each in value)
-    if isinstance(value, dict):
-        return ", ".join(f"{_text(name)}={_number(each)}" for name, each in value.items())
-    return _text(value)
+    return f'<figure><img alt="{escaped(section.title)}" src="data:image/png;base64,{data}"></figure>\n'

@@ -24,7 +24,7 @@ class ReportConfig:
 
 def run(config: ReportConfig) -> Answer:
     """Collect what is there and write the page."""
-    from loralab.analysis.report.collect import sections
+    from loralab.analysis.report.collect import collect
     from loralab.analysis.report.page import write_report
 
     if not config.folders:
@@ -32,11 +32,14 @@ def run(config: ReportConfig) -> Answer:
     out = Path(config.out)
     if out.is_dir():
         raise SpecError(f"--out {out} is a folder; name the page, as {out / 'report.html'}")
-    results = sections(config.folders)
-    write_report(results, out, config.title)
-    kinds = [section.kind for section in results]
-    pictures = sum(len(section.pictures) for section in results)
-    return {"out": str(out), "sections": kinds, "pictures": pictures, "bytes": out.stat().st_size}
+    collected = collect(config.folders)
+    write_report(collected, out, config.title)
+    kinds = [section.kind for section in collected.sections]
+    drawn = sum(len(section.drawings) + len(section.pictures) for section in collected.sections)
+    return {
+        "out": str(out), "sections": kinds, "pictures": drawn, "ignored": list(collected.ignored),
+        "bytes": out.stat().st_size,
+    }  # fmt: skip
 
 
 VERB = Verb(ReportConfig, run, show_answer, example="loralab analyse report out/r8 out/subspace --out out/report.html")

@@ -5,6 +5,7 @@ dimension linearly; with several parts it updates chosen output rows of a fused 
 `ConvUpdate` serve their namesakes.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
@@ -22,7 +23,32 @@ from loralab.nn.tensors import tensor_of, wide
 from loralab.nn.trial import convolution_input, embedding_scale, is_untouched, rows_for, tokens_for
 
 
-class LinearUpdate(Update):
+class Stacking(Update, ABC):
+    """An update whose factors are stacked with those of other adapters, so that a mixed batch runs in one pass."""
+
+    @abstractmethod
+    def factors(self) -> Pair:
+        """(A, s·B) as this forward pass computes with them."""
+
+    @abstractmethod
+    def beside_rows(self, base: nn.Module, h: Tensor, x: Tensor, factors_K: Pair, adapter_S: Tensor) -> Tensor:
+        """`beside` for a batch, sequences first, of which s is under the factors `adapter_S[s]` of K adapters."""
+
+    def mixed(
+        self,
+        base: nn.Module,
+        updates: Sequence[Update | None],
+        adapter_S: Tensor,
+        x: Tensor,
+        starts: Starts | None = None,
+    ) -> Tensor:
+        stacked = _stack([each.factors() if isinstance(each, Stacking) else None for each in updates])
+        h: Tensor = base(x)
+        added = self.beside_rows(base, h, x, stacked, adapter_S)
+        return h + added if starts is None else starts.applied(h, added)
+
+
+class LinearUpdate(Stacking):
     """ΔW [O, I] = Σ over parts of s·B·A, each in that part's output rows."""
 
     kind = "linear"
@@ -98,22 +124,12 @@ class LinearUpdate(Update):
     def can_mix(self) -> bool:
         return not self.replacements() and self.dropout() == 0.0
 
-    def mixed(
-        self,
-        base: nn.Module,
-        updates: Sequence[Update | None],
-        adapter_S: Tensor,
-        x: Tensor,
-        starts: Starts | None = None,
-    ) -> Tensor:
-        A_KRI, B_KOR = _stack([u.factors() if isinstance(u, LinearUpdate) else None for u in updates])
-        h: Tensor = base(x)
+    def beside_rows(self, base: nn.Module, h: Tensor, x: Tensor, factors_K: Pair, adapter_S: Tensor) -> Tensor:
         x_STI = x.reshape(len(adapter_S), -1, x.shape[-1])
-        added = low_rank_rows(x_STI, A_KRI, B_KOR, adapter_S).view(h.shape).to(h.dtype)
-        return h + added if starts is None else starts.applied(h, added)
+        return low_rank_rows(x_STI, *factors_K, adapter_S).view(h.shape).to(h.dtype)
 
 
-class EmbeddingUpdate(Update):
+class EmbeddingUpdate(Stacking):
     """ΔE [V, D] = (s·B·A)ᵀ with A [R, V] and B [D, R]: a token's update is B times its column of A.
 
     There is no dropout on this path, as in loralib: its input is an index.
@@ -146,21 +162,13 @@ class EmbeddingUpdate(Update):
     def can_mix(self) -> bool:
         return True
 
-    def mixed(
-        self,
-        base: nn.Module,
-        updates: Sequence[Update | None],
-        adapter_S: Tensor,
-        x: Tensor,
-        starts: Starts | None = None,
-    ) -> Tensor:
-        A_KRV, B_KDR = _stack([u.factors() if isinstance(u, EmbeddingUpdate) else None for u in updates])
+    def beside_rows(self, base: nn.Module, h: Tensor, x: Tensor, factors_K: Pair, adapter_S: Tensor) -> Tensor:
+        A_KRV, B_KDR = factors_K
         rank, vocabulary = A_KRV.shape[1:]
         tokens_ST = x.reshape(len(adapter_S), -1) + adapter_S[:, None] * vocabulary
-        h: Tensor = base(x)
         u_STR = F.embedding(tokens_ST, A_KRV.transpose(1, 2).reshape(-1, rank)).to(wide(h))
         added = torch.bmm(u_STR, B_KDR[adapter_S].to(u_STR.dtype).transpose(1, 2)).view(h.shape)
-        return h + embedding_scale(base, h) * added.to(h.dtype)
+        return embedding_scale(base, h) * added.to(h.dtype)
 
 
 class ConvUpdate(Update):

@@ -53,6 +53,8 @@ class CompareConfig(TrainConfig):
     seed: int = field(default=0, init=False)
     resume: bool = field(default=False, init=False)
     overwrite: bool = field(default=False, init=False)
+    eval_before: bool = field(default=False, init=False)
+    samples: int = field(default=0, init=False)
 
     def validate(self) -> None:
         """Raise one SpecError that lists everything wrong with the comparison itself, or return."""

@@ -16,11 +16,9 @@ from loralab.experiments.comparison.folder import note_process
 from loralab.files.whole import write_text
 from loralab.training.folder import RunFolder
 
-INTERRUPTED = 130
-GRACE_SECONDS = 0.5
-"""A terminal interrupts the training too; this long it has before it is interrupted from here."""
-LAST_SECONDS = 10.0
-"""And this long before it is killed."""
+STOPPED = {130: signal.SIGINT, 143: signal.SIGTERM, -signal.SIGINT: signal.SIGINT, -signal.SIGTERM: signal.SIGTERM}
+"""The exit status of a training that was asked to stop → by what."""
+AGAIN = "stopped; the same command goes on where the training stopped"
 _LONGEST_MESSAGE = 2000
 
 
@@ -42,7 +40,8 @@ def finished(cell: Cell) -> Outcome | None:
 def run_cell(cell: Cell, lock: int) -> Outcome:
     """Train the cell in a process that shares the lock, and wait for it.
 
-    Raises KeyboardInterrupt if it is interrupted, here or there.
+    Raises KeyboardInterrupt or SystemExit if it is asked to stop, here or there; the same comparison then goes on with
+    its checkpoint.
     """
     how = _how_to_start(cell)
     settings, log = cell.folder.parent / f"{cell.name}.toml", cell.folder.parent / f"{cell.name}.log"
@@ -50,12 +49,17 @@ def run_cell(cell: Cell, lock: int) -> Outcome:
     command = [sys.executable, "-m", "loralab", "train", "--config", str(settings), "--json", *how]
     with log.open("wb") as stream, _ended_by_termination():
         process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=stream, stderr=subprocess.STDOUT, pass_fds=(lock,)
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=stream,
+            stderr=subprocess.STDOUT,
+            pass_fds=(lock,),
+            process_group=0,
         )
         note_process(lock, process.pid)
         status = _wait(process)
-    if status in (INTERRUPTED, -signal.SIGINT):
-        raise KeyboardInterrupt
+    if status in STOPPED:
+        raise KeyboardInterrupt(AGAIN)
     outcome = finished(cell) if status == 0 else None
     return outcome or Outcome(cell, None, _complaint(log, status))
 
@@ -89,11 +93,17 @@ def _ended_by_termination() -> Iterator[None]:
 
 
 def _wait(process: subprocess.Popen[bytes]) -> int:
-    """Its exit status. An interruption reaches it too, and nothing of it stays behind."""
+    """Its exit status. A request to stop is passed on once, for a checkpoint; the second kills it.
+
+    It is in a process group of its own, so that a terminal's Ctrl-C does not reach it a second time.
+    """
     try:
         return process.wait()
     except KeyboardInterrupt:
-        _end(process)
+        _end(process, signal.SIGINT)
+        raise KeyboardInterrupt(AGAIN) from None
+    except SystemExit:
+        _end(process, signal.SIGTERM)
         raise
     finally:
         if process.poll() is None:
@@ -101,19 +111,10 @@ def _wait(process: subprocess.Popen[bytes]) -> int:
             process.wait()
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
-    try:
-        process.wait(GRACE_SECONDS)
-    except subprocess.TimeoutExpired:
-        process.send_signal(signal.SIGINT)
-        _wait_at_most(process, LAST_SECONDS)
-
-
-def _wait_at_most(process: subprocess.Popen[bytes], seconds: float) -> None:
-    try:
-        process.wait(seconds)
-    except subprocess.TimeoutExpired:
-        process.kill()
+def _end(process: subprocess.Popen[bytes], number: signal.Signals) -> None:
+    print("stopping: the training writes a checkpoint after its step (once more kills it)", file=sys.stderr, flush=True)
+    process.send_signal(number)
+    process.wait()
 
 
 def _complaint(log: Path, status: int) -> str:

@@ -89,4 +89,4 @@ def _cells_of(row: Row, metric: str | None) -> list[str]:
     examples = "all" if row.train_examples is None else f"{row.train_examples:,}"
     value = spread_text(row.metrics[metric]) if metric in row.metrics and metric is not None else "-"
     speed = "-" if row.tokens_per_second is None else f"{row.tokens_per_second:,.0f}"
-    return [row.method, row.setting.described(), examples, seeds, value, speed]
+    return [row.method, row.described(), examples, seeds, value, speed]

@@ -32,17 +32,9 @@ class Failure:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Row:
+class Row(Setting):
     """A setting and what its seeds reached; the figures are None where no seed ended well."""
 
-    method: str
-    rank: int | None = None
-    targets: str | None = None
-    size: int | None = None
-    prefix: int | None = None
-    infix: int | None = None
-    train_examples: int | None = None
-    """The first so many; None is all."""
     lr: float
     trainable_params: int | None = None
     """Trained by the method, the head apart."""
@@ -67,14 +59,6 @@ class Row:
     failed: tuple[Failure, ...] = ()
 
     @property
-    def setting(self) -> Setting:
-        """The setting without its results."""
-        return Setting(
-            method=self.method, rank=self.rank, targets=self.targets, size=self.size, prefix=self.prefix,
-            infix=self.infix, train_examples=self.train_examples,
-        )  # fmt: skip
-
-    @property
     def label(self) -> str:
         """Method, setting and examples, for people: `lora r=4, q,v, 100 examples`."""
         examples = f", {self.train_examples:,} examples" if self.train_examples is not None else ""
@@ -83,7 +67,7 @@ class Row:
     @property
     def series(self) -> str:
         """The label without the examples."""
-        return f"{self.method} {self.setting.described()}".strip()
+        return f"{self.method} {self.described()}".strip()
 
     @property
     def share(self) -> float | None:

@@ -37,8 +37,12 @@ def _table(rows: Sequence[Row], budget: bool) -> str:
         "method", "setting", "examples", "lr", "trained", "%", *(["off budget"] if budget else []), *names, "tokens/s",
         "memory, MB", "steps", "minutes", "seeds",
     ]  # fmt: skip
-    lines = [_line(head), _line(["---"] * len(head))]
-    return "\n".join([*lines, *(_line(_columns(row, names, budget)) for row in rows)])
+    return markdown_table(head, [_columns(row, names, budget) for row in rows])
+
+
+def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Lines of Markdown, the head first."""
+    return "\n".join(map(_line, [head, ["---"] * len(head), *rows]))
 
 
 def _columns(row: Row, names: Sequence[str], budget: bool) -> list[str]:
@@ -47,7 +51,7 @@ def _columns(row: Row, names: Sequence[str], budget: bool) -> list[str]:
     failed = f", {len(row.failed)} failed" if row.failed else ""
     return [
         row.method,
-        row.setting.described() or "-",
+        row.described() or "-",
         "all" if row.train_examples is None else f"{row.train_examples:,}",
         f"{row.lr:g}",
         count_text(row.trainable_params),

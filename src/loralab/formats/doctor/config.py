@@ -1,10 +1,8 @@
 """Whether adapter_config.json and loralab.json say what the tensor file holds."""
 
-import re
-
 from loralab.errors import AdapterFileError, some
 from loralab.files.names import CONFIG_NAME, RUN_NAME, SIDECAR_NAME
-from loralab.formats.peft.config import PeftConfig, Targets, pattern_matches
+from loralab.formats.peft.config import PeftConfig, Targets, is_named, pattern_matches
 from loralab.formats.peft.keys import ALL_LINEAR
 from loralab.formats.run import read_run
 from loralab.formats.stored import AGAIN, Finding, StoredAdapter
@@ -55,26 +53,20 @@ def _targets(config: PeftConfig, names: list[str]) -> list[Finding]:
     """PEFT adapts what target_modules names and ignores other tensors; what is named and not there stays fresh."""
     findings = []
     parameters = {name.removesuffix(".weight") for name in config.target_parameters}
-    outside = [name for name in names if not _is_named(config.targets, name) and not _ends_in(name, parameters)]
+    outside = [name for name in names if not _is_target(name, config.targets) and not is_named(name, parameters)]
     if outside:
         what = f"target_modules does not name {some(outside)}, whose factors are in the file: PEFT would drop them"
         findings.append(Finding("error", CONFIG_NAME, what, f"add them to target_modules, or {_RESTORE}"))
     wanted = config.targets if isinstance(config.targets, tuple) else ()
-    missing = [each for each in (*wanted, *parameters) if not any(_ends_in(name, {each}) for name in names)]
+    missing = [each for each in (*wanted, *parameters) if not any(is_named(name, [each]) for name in names)]
     if missing:
         what = f"it targets {some(missing)}, for which there are no tensors: PEFT would leave fresh factors there"
         findings.append(Finding("warning", CONFIG_NAME, what, "take these targets out, or find the missing tensors"))
     return findings
 
 
-def _is_named(targets: Targets | None, name: str) -> bool:
-    if isinstance(targets, str):
-        return targets.lower() == ALL_LINEAR or re.fullmatch(targets, name) is not None
-    return _ends_in(name, set(targets or ()))
-
-
-def _ends_in(name: str, ends: set[str]) -> bool:
-    return any(name == end or name.endswith(f".{end}") for end in ends)
+def _is_target(name: str, targets: Targets | None) -> bool:
+    return is_named(name, targets) or (isinstance(targets, str) and targets.lower() == ALL_LINEAR)
 
 
 def _ranks(stored: StoredAdapter) -> list[Finding]:
@@ -103,7 +95,7 @@ def _patterns(config: PeftConfig, names: list[str]) -> list[Finding]:
 def _heads(stored: StoredAdapter, paths: list[str]) -> list[Finding]:
     wanted = stored.config.modules_to_save if stored.config is not None else ()
     missing = [
-        name for name in wanted if not any(_ends_in(path, {name}) or f".{name}." in f".{path}." for path in paths)
+        name for name in wanted if not any(is_named(path, [name]) or f".{name}." in f".{path}." for path in paths)
     ]
     what = f"modules_to_save names {some(missing)}, which is not in the file: a fresh one would be used"
     return [Finding("error", CONFIG_NAME, what, AGAIN)] if missing else []

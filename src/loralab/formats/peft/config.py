@@ -6,7 +6,7 @@ Knows nothing of tensors.
 
 import re
 import reprlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,6 +22,8 @@ OWN_TYPE = "LORALAB"
 INVOCATION_TOKENS = "alora_invocation_tokens"
 LORA_BIAS = "lora_bias"
 TYING = "ensure_weight_tying"
+LAST_WITH_OUTPUT_TWICE = (0, 21, 2)
+"""The last PEFT that is known to add the update of an attention's output twice; later ones are taken to add it once."""
 
 _HONOURED = frozenset(["alpha_pattern", "layers_pattern", "rank_pattern", "use_dora", "use_rslora"])
 """Keys that sound as if they changed the function, and do: we act on them."""
@@ -74,6 +76,11 @@ class PeftConfig:
         """Which biases of the model train, b taken for a part of its layer's own."""
         return "lora_only" if self.bias_of_B and self.bias == "none" else self.bias
 
+    @property
+    def adds_output_twice(self) -> bool:
+        """Whether the PEFT that wrote it adds the update of an nn.MultiheadAttention's output twice."""
+        return self.peft_version is None or self.peft_version <= LAST_WITH_OUTPUT_TWICE
+
     def recipe(self, path: str) -> Recipe:
         """Rank, alpha and the rest for one module or raw parameter: the first pattern that matches its path counts.
 
@@ -118,6 +125,13 @@ class PeftConfig:
         }
         more = {"target_parameters": list(self.target_parameters), INVOCATION_TOKENS: list(self.invocation)}
         return content | {key: given for key, given in more.items() if given}
+
+
+def is_named(path: str, names: Targets | Collection[str] | None) -> bool:
+    """PEFT's rule for targets: a list has the path or its ending at a dot, a string, as an expression, all of it."""
+    if isinstance(names, str):
+        return bool(names) and re.fullmatch(names, path) is not None
+    return any(path == name or path.endswith(f".{name}") for name in names or ())
 
 
 def pattern_matches(key: str, path: str) -> bool:

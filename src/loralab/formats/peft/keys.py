@@ -17,7 +17,7 @@ from loralab.core.updates.build import can_adapt
 from loralab.core.updates.update import WHOLE
 from loralab.errors import AdapterFileError, some
 from loralab.files.names import CONFIG_NAME
-from loralab.formats.peft.config import MERGE, PeftConfig, Targets
+from loralab.formats.peft.config import MERGE, PeftConfig, is_named
 from loralab.formats.peft.tokens import DELTA
 from loralab.models.families.aliases import output_head_names
 from loralab.nn.dense import is_dense
@@ -104,14 +104,14 @@ def unmatched_names(model: nn.Module, config: PeftConfig) -> list[str]:
     by_path = modules_by_path(model)
     parameters = [f"{path}.{name}" for path, module in by_path.items() for name in module._parameters]
     wanted = {
-        "target_modules": (_alternatives(config.targets), list(by_path)),
+        "target_modules": (() if isinstance(config.targets, str) else config.targets or (), list(by_path)),
         "target_parameters": (config.target_parameters, parameters),
     }
     return [
         f"{key} names {name!r}, which this model does not have"
         for key, (names, there) in wanted.items()
         for name in names
-        if not any(_named(path, (name, name.removesuffix(f".{WHOLE}"))) for path in there)
+        if not any(is_named(path, (name, name.removesuffix(f".{WHOLE}"))) for path in there)
     ]
 
 
@@ -162,21 +162,11 @@ def _names_module(by_path: Mapping[str, nn.Module], path: str, config: PeftConfi
 
 
 def _is_target(path: str, config: PeftConfig) -> bool:
-    if config.targets is None or _named(path, config.exclude):
+    if config.targets is None or is_named(path, config.exclude):
         return False
     if isinstance(config.targets, str) or path in config.targets:
-        return _named(path, config.targets)
-    return _named(path, config.targets) and _in_layers(path, config)
-
-
-def _named(path: str, names: Targets) -> bool:
-    if isinstance(names, str):
-        return bool(names) and re.fullmatch(names, path) is not None
-    return any(path == name or path.endswith("." + name) for name in names)
-
-
-def _alternatives(targets: Targets | None) -> tuple[str, ...]:
-    return () if targets is None or isinstance(targets, str) else targets
+        return is_named(path, config.targets)
+    return is_named(path, config.targets) and _in_layers(path, config)
 
 
 def _in_layers(path: str, config: PeftConfig) -> bool:
@@ -194,7 +184,7 @@ def _is_attention_output(by_path: Mapping[str, nn.Module], path: str) -> bool:
 
 def _parameter_targets(by_path: Mapping[str, nn.Module], config: PeftConfig) -> Iterator[PeftTarget]:
     for path, module in by_path.items():
-        chosen = [name for name in module._parameters if _named(f"{path}.{name}", config.target_parameters)]
+        chosen = [name for name in module._parameters if is_named(f"{path}.{name}", config.target_parameters)]
         for name in chosen:
             yield PeftTarget(path, module, name, parameter_prefix(module, chosen, name))
 

@@ -7,6 +7,7 @@ file, or an AdapterFileError lists all that is wrong. Nothing of the model is ch
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
@@ -46,8 +47,6 @@ from loralab.formats.sidecar import Sidecar
 from loralab.nn.tensors import has_tensor, tensor_of
 
 _ATTENTION = ("q", "k", "v", "out")
-LAST_WITH_OUTPUT_TWICE = (0, 21, 2)
-"""The last PEFT that is known to add the update of an attention's output twice; later ones are taken to add it once."""
 
 
 @dataclass
@@ -59,6 +58,11 @@ class FileReading:
     tensors: dict[str, Tensor]
     sidecar: Sidecar | None
     notes: list[str] = field(default_factory=list)
+
+    @cached_property
+    def by_path(self) -> dict[str, nn.Module]:
+        """The model's modules."""
+        return modules_by_path(self.model)
 
     @staticmethod
     def of(
@@ -91,7 +95,7 @@ def from_peft(
 def plot_of(reading: FileReading) -> Plot:
     """Where every tensor goes; AdapterFileError where configuration and tensors do not say the same."""
     if reading.sidecar is not None:
-        held = _plot_of_sidecar(reading.model, reading.sidecar, reading.config)
+        held = _plot_of_sidecar(reading, reading.sidecar.modules)
         refuse_two_stories(reading.config, held, _plot_of_names(reading, named_targets(reading.model, reading.config)))
         return held
     try:
@@ -104,11 +108,10 @@ def plot_of(reading: FileReading) -> Plot:
 def _plot_of_names(reading: FileReading, targets: list[PeftTarget]) -> Plot:
     """Of what the configuration names, and embeddings that PEFT wrote in full."""
     depths = wrap_depths(targets)
-    by_path = modules_by_path(reading.model)
     heads = [path for path in saved_modules(reading.model, reading.config) if _is_saved(reading, path)]
     if reading.sidecar is None:
         heads += _saved_embeddings(reading, depths)
-    replaced = {path: list(by_path[path].state_dict()) for path in dict.fromkeys(heads)}
+    replaced = {path: list(reading.by_path[path].state_dict()) for path in dict.fromkeys(heads)}
     for path, name in _biases(reading, depths, list(replaced)):
         replaced.setdefault(path, []).append(name)
     tokens = token_plot(reading.model, reading.config.tokens)
@@ -122,21 +125,21 @@ def _is_saved(reading: FileReading, path: str) -> bool:
     return named or any(key.startswith(f"{path}.") for key in reading.tensors)
 
 
-def _plot_of_sidecar(model: nn.Module, sidecar: Sidecar, config: PeftConfig) -> Plot:
-    by_path = modules_by_path(model)
-    lost = [path for path in sidecar.modules if path not in by_path]
+def _plot_of_sidecar(reading: FileReading, records: Mapping[str, ModuleRecord]) -> Plot:
+    by_path = reading.by_path
+    lost = [path for path in records if path not in by_path]
     if lost:
         raise AdapterFileError(f"the adapter does not fit this model, which has no {', '.join(lost)}")
     targets = []
-    for path, record in sidecar.modules.items():
+    for path, record in records.items():
         module, parts = by_path[path], list(record.parts)
         if record.kind == "parameters":
             targets += [PeftTarget(path, module, name, parameter_prefix(module, parts, name)) for name in parts]
         elif parts:
-            as_parameter = f"{path}.{WHOLE}" in config.target_parameters
+            as_parameter = f"{path}.{WHOLE}" in reading.config.target_parameters
             targets.append(PeftTarget(path, module, WHOLE if as_parameter else None))
-    replaced = {path: _stored(record, by_path[path]) for path, record in sidecar.modules.items() if record.replaced}
-    tokens = {path: recorded_rows(each.settings) for path, each in sidecar.modules.items() if each.kind == "token rows"}
+    replaced = {path: _stored(record, by_path[path]) for path, record in records.items() if record.replaced}
+    tokens = {path: recorded_rows(each.settings) for path, each in records.items() if each.kind == "token rows"}
     refuse_beyond({path: indices for path, (indices, _) in tokens.items()}, by_path)
     return Plot(targets, replaced, wrap_depths(targets), tokens)
 
@@ -148,14 +151,13 @@ def _stored(record: ModuleRecord, module: nn.Module) -> list[str]:
 
 def _biases(reading: FileReading, depths: Mapping[str, int], heads: list[str]) -> Iterable[tuple[str, str]]:
     """(module path, tensor name) of the biases that PEFT trains; an attention's output bias is the attention's own."""
-    by_path = modules_by_path(reading.model)
-    for path, module in by_path.items():
+    which = reading.config.trained_bias
+    for path, module in reading.by_path.items():
         if inside(path, heads):
             continue
         parent, _, leaf = path.rpartition(".")
-        of_attention = leaf == "out_proj" and isinstance(by_path.get(parent), nn.MultiheadAttention)
+        of_attention = leaf == "out_proj" and isinstance(reading.by_path.get(parent), nn.MultiheadAttention)
         owner, name = (parent, "out_proj.bias") if of_attention else (path, "bias")
-        which = reading.config.trained_bias
         wanted = which == "all" or (which == "lora_only" and owner in depths)
         if wanted and module._parameters.get("bias") is not None:
             yield owner, name
@@ -164,7 +166,6 @@ def _biases(reading: FileReading, depths: Mapping[str, int], heads: list[str]) -
 def expected_tensors(reading: FileReading, plot: Plot) -> dict[str, Tensor]:
     """Key → the like of every tensor that the file must hold."""
     expected: dict[str, Tensor] = {}
-    by_path = modules_by_path(reading.model)
     for target in plot.targets:
         rank = reading.config.recipe(target.name).rank
         groups = getattr(target.module, "groups", 1)
@@ -174,10 +175,10 @@ def expected_tensors(reading: FileReading, plot: Plot) -> dict[str, Tensor]:
         expected |= {plot.stem(target) + key: of_shape(shape) for key, shape in shapes.items()}
     for path, names in plot.replaced.items():
         for name in names:
-            expected[tensor_key(path, name, plot.depths)] = tensor_of(by_path[path], name)
+            expected[tensor_key(path, name, plot.depths)] = tensor_of(reading.by_path[path], name)
     if reading.config.bias_of_B:
         expected |= expected_biases(plot)
-    return expected | expected_rows(plot.tokens, by_path, plot.row_keys(reading.tensors))
+    return expected | expected_rows(plot.tokens, reading.by_path, plot.row_keys(reading.tensors))
 
 
 # -- tensors that PEFT writes though they are not the adapter's ----------------------------------------------------
@@ -203,7 +204,7 @@ def leave_out_foreign(reading: FileReading, plot: Plot) -> None:
     for path, (indices, _) in plot.tokens.items():
         key = f"{key_prefix(path, plot.depths)}.{COPY}"
         if key in reading.tensors:
-            _refuse_other_base(path, reading.tensors.pop(key), modules_by_path(reading.model)[path], indices)
+            _refuse_other_base(path, reading.tensors.pop(key), reading.by_path[path], indices)
     for path, base in _embeddings(reading.model).items():
         key = f"{key_prefix(path, plot.depths)}.base_layer.weight"
         if path in plot.depths and key in reading.tensors:
@@ -262,13 +263,13 @@ def _is_copy(values: Tensor, base: nn.Module, apart_from: Sequence[int] = ()) ->
 
 
 def _filled(reading: FileReading, plot: Plot) -> dict[str, Update]:
-    by_path = modules_by_path(reading.model)
     touched = {*plot.depths, *plot.replaced, *plot.tokens}
-    order = by_path if reading.sidecar is None else reading.sidecar.modules
+    order = reading.by_path if reading.sidecar is None else reading.sidecar.modules
     records = {path: _record(reading, plot, path) for path in order if path in touched}
     _invocations_must_agree(reading.config, records)
-    updates = {path: record.build(path, by_path[path]) for path, record in records.items()}
-    _refuse_other_function(updates, by_path)
+    updates = {path: record.build(path, reading.by_path[path]) for path, record in records.items()}
+    if reading.sidecar is None:
+        _refuse_other_function(updates, reading.by_path)
     _scales_must_agree(reading, plot, updates)
     for target in plot.targets:
         unpack(updates[target.path], target.module, _entry(reading, plot, target))
@@ -295,17 +296,15 @@ def _entry(reading: FileReading, plot: Plot, target: PeftTarget) -> PeftEntry:
     recipe, stem = reading.config.recipe(target.name), plot.stem(target)
     keys = entry_shapes(target.module, target.parameter, recipe.rank, reading.config.magnitude)
     tensors = {key: reading.tensors[stem + key] for key in keys}
-    version = reading.config.peft_version
-    if OUT_B in tensors and reading.sidecar is None and version is not None and version > LAST_WITH_OUTPUT_TWICE:
+    if OUT_B in tensors and reading.sidecar is None and not reading.config.adds_output_twice:
         tensors[OUT_B] = tensors[OUT_B] / OUTPUT_TWICE
     return PeftEntry(target.parameter, recipe, tensors)
 
 
 def restore_in_full(reading: FileReading, plot: Plot, updates: Mapping[str, Update]) -> None:
     """Give the updates the tensors that the file holds in full, and buffers of their modules that no file holds."""
-    by_path = modules_by_path(reading.model)
     for path, names in plot.replaced.items():
-        update, module = updates[path], by_path[path]
+        update, module = updates[path], reading.by_path[path]
         for name in names:
             update.restore(name, reading.tensors[tensor_key(path, name, plot.depths)], module)
         if path not in plot.depths and not set(names) <= BIASES:
@@ -339,8 +338,8 @@ def _record(reading: FileReading, plot: Plot, path: str) -> ModuleRecord:
         return _magnitude_record(reading, path, module, kind)
     if kind == "conv":
         return _conv_record(reading, plot, targets[0])
-    brings_bias = kind == "linear" and reading.config.bias_of_B and needs_bias(module)
-    return ModuleRecord(kind, {WHOLE: PartRecord(recipe)}, biased=brings_bias)
+    biased = kind == "linear" and reading.config.bias_of_B and needs_bias(module)
+    return ModuleRecord(kind, {WHOLE: PartRecord(recipe)}, biased=biased)
 
 
 def _invoked_record(reading: FileReading, target: PeftTarget) -> ModuleRecord:
@@ -387,8 +386,7 @@ def _scales_must_agree(reading: FileReading, plot: Plot, updates: Mapping[str, U
         return
     problems = []
     for path in plot.depths:
-        base = modules_by_path(reading.model)[path]
-        for each in pack(updates[path], base, reading.config.rank_stabilized):
+        for each in pack(updates[path], reading.by_path[path], reading.config.rank_stabilized):
             name = path if each.parameter is None else f"{path}.{each.parameter}"
             said = reading.config.recipe(name)
             own = each.recipe

@@ -18,7 +18,7 @@ from loralab.core.names import class_name, modules_by_path
 from loralab.core.updates.factors import Recipe, SharedMatrices
 from loralab.core.updates.low_rank import LinearUpdate
 from loralab.core.updates.update import WHOLE, Update
-from loralab.errors import AdapterFileError, SpecError
+from loralab.errors import AdapterFileError
 from loralab.files.names import CONFIG_NAME
 from loralab.files.tensors import of_shape, refuse_unfit
 from loralab.files.values import is_finite
@@ -115,25 +115,6 @@ def parse_vera(content: Mapping[str, Any], source: str = CONFIG_NAME) -> PeftVer
         content.get("save_projection", True),
         content.get("d_initial", VeRA.d_initial),
     )
-
-
-def vera_spec(config: PeftVeraConfig) -> VeRA:
-    """The specification that comes nearest to a configuration of PEFT's."""
-    common = config.common
-    targets = [common.targets] if isinstance(common.targets, str) else list(common.targets or ())
-    try:
-        return VeRA(
-            rank=common.rank,
-            dropout=common.dropout,
-            d_initial=config.d_initial,
-            projection_seed=config.projection_seed,
-            targets=targets,
-            layers=common.layers,
-            bias=common.bias,
-            modules_to_save=common.modules_to_save,
-        )
-    except SpecError as problem:
-        raise AdapterFileError(f"invalid {CONFIG_NAME}: {problem}") from problem
 
 
 def _problems(content: Mapping[str, Any]) -> list[str]:
@@ -390,7 +371,7 @@ def _rounded(matrix: Tensor, targets: Sequence[PeftTarget]) -> Tensor:
 
 
 def _filled(reading: FileReading, plot: Plot, recipe: Recipe, shared: SharedMatrices) -> dict[str, Update]:
-    by_path = modules_by_path(reading.model)
+    by_path = reading.by_path
     stems = {target.path: plot.stem(target) for target in plot.targets}
     order = by_path if reading.sidecar is None else reading.sidecar.modules
     updates = {

@@ -16,7 +16,7 @@ from loralab.core.updates.low_rank import LinearUpdate
 from loralab.core.updates.magnitude import Magnitude
 from loralab.core.updates.tokens import TokenUpdate
 from loralab.core.updates.update import WHOLE, Update
-from loralab.formats.peft.config import PeftConfig
+from loralab.formats.peft.config import PeftConfig, is_named
 from loralab.formats.peft.keys import BIASES, PREFIX, heads_peft_saves, key_prefix, parameter_prefix, tensor_key
 from loralab.formats.peft.layout import PeftEntry, pack, why_not_form
 from loralab.formats.peft.tokens import DELTA, ambiguous_rows, config_tokens, why_not_peft_rows, written_rows
@@ -124,7 +124,7 @@ def shortest_names(paths: Sequence[str], there: Sequence[str]) -> str | tuple[st
         alike = [other for other in there if other == leaf or other.endswith("." + leaf)]
         names.append(leaf if chosen.issuperset(alike) and not leaf.isdigit() else path)
     names = list(dict.fromkeys(names))
-    matched = {other for other in there for name in names if other == name or other.endswith("." + name)}
+    matched = {other for other in there if is_named(other, names)}
     return tuple(names) if matched <= chosen else "|".join(re.escape(path) for path in paths)
 
 

@@ -1,5 +1,7 @@
 """Progress on stderr: a live bar in a terminal, plain lines elsewhere."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from time import monotonic
 
 from rich.console import Console
@@ -16,25 +18,38 @@ class RunProgress:
         self.last = last
         self.console = Console(stderr=True)
         self.bar = Progress(
-            TextColumn("training"),
+            TextColumn("{task.description}"),
             BarColumn(bar_width=None),
             MofNCompleteColumn(),
-            TextColumn("loss {task.fields[loss]:.3f} · {task.fields[speed]:,.0f} tok/s"),
+            TextColumn("{task.fields[state]}"),
             TimeRemainingColumn(compact=True),
             console=self.console,
             disable=not self.console.is_terminal,
         )
-        self.task = self.bar.add_task("training", total=last, completed=first - 1, loss=float("nan"), speed=0.0)
+        self.task = self.bar.add_task("training", total=last, completed=first - 1, state="")
         self._spoke = monotonic()
         self.bar.start()
 
     def say(self, sentence: str) -> None:
-        """A line of its own, above the bar."""
-        self.console.print(sentence, highlight=False, markup=False, soft_wrap=True)
+        """Lines of their own, above the bar: folded between words in a terminal, and elsewhere one line."""
+        self.console.print(sentence, highlight=False, markup=False, soft_wrap=not self.console.is_terminal)
+
+    def say_short(self, line: str) -> None:
+        """One line, cut to the terminal's width."""
+        self.console.print(line, highlight=False, markup=False, no_wrap=True, overflow="ellipsis", crop=True)
+
+    @contextmanager
+    def doing(self, what: str) -> Iterator[None]:
+        """The bar says what is done beside the steps while the block lasts."""
+        self.bar.update(self.task, description=what)
+        try:
+            yield
+        finally:
+            self.bar.update(self.task, description="training")
 
     def step(self, step: int, loss: float, tokens_per_second: float) -> None:
         """One step done."""
-        self.bar.update(self.task, completed=step, loss=loss, speed=tokens_per_second)
+        self.bar.update(self.task, completed=step, state=f"loss {loss:.3f} · {tokens_per_second:,.0f} tok/s")
         due = monotonic() - self._spoke > LINE_SECONDS
         if not self.console.is_terminal and (due or step in (1, self.last)):
             self._spoke = monotonic()

@@ -1,0 +1,1 @@
+"""How each kind of result becomes a section of the report."""

@@ -1,0 +1,34 @@
+"""Values as a page shows them, escaped."""
+
+import math
+from typing import Any
+
+from loralab.pictures.svg.drawing import escaped
+
+
+def number_text(value: Any) -> str:
+    """Thousands separated, four significant digits; a dash where there is nothing."""
+    if value is None or value == "":
+        return "–"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return f"{value:,}".replace("-", "−")
+    if isinstance(value, float):
+        return _float_text(value)
+    if isinstance(value, list | tuple):
+        return ", ".join(map(number_text, value))
+    if isinstance(value, dict):
+        return ", ".join(f"{escaped(name)}: {number_text(each)}" for name, each in value.items())
+    return escaped(value)
+
+
+def _float_text(value: float) -> str:
+    if not math.isfinite(value):
+        return "not a finite number"
+    return (f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}").replace("-", "−")
+
+
+def is_number(value: Any) -> bool:
+    """Whether it stands at the right of its column."""
+    return isinstance(value, int | float) and not isinstance(value, bool)

@@ -1,0 +1,54 @@
+"""What `loralab train` shows at its end, and that the commands it names are ones."""
+
+import shlex
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from loralab.cli.main import main
+from loralab.cli.parser import parse_arguments
+from loralab.cli.settings import build_config
+from loralab.cli.verbs.train import TrainVerbConfig
+from loralab.training.command import folded, train_command
+
+Ask = Callable[..., dict[str, Any]]
+
+
+def _flags(tiny: Path, data: Path, out: Path) -> list[str]:
+    return shlex.split(
+        f"--model {tiny} --task jsonl --data {data} --out '{out}' --rank 2 --steps 2 --dtype float32 --eval-limit 4"
+    )
+
+
+def test_the_end_shows_before_and_after_and_what_comes_next(
+    tiny: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["train", *_flags(tiny, data, tmp_path / "a run")]) == 0
+    shown = capsys.readouterr()
+    assert "before" in shown.out
+    assert "after" in shown.out
+    assert "nan" not in shown.out + shown.err
+    assert "loralab merge" in shown.out
+    assert "peak_memory_bytes" not in shown.out
+    assert all(len(line) <= 80 or "/" in line for line in shown.out.splitlines())
+
+
+def test_every_command_that_comes_next_runs(tiny: Path, data: Path, tmp_path: Path, ask: Ask) -> None:
+    following = ask("train", *_flags(tiny, data, tmp_path / "a run"))["next"]
+    assert list(following) == ["eval", "generate", "inspect", "merge"]
+    for command in following.values():
+        assert main(shlex.split(folded(command).replace("\\\n", " "))[1:]) == 0
+
+
+def test_the_command_of_a_run_means_the_same_run(tmp_path: Path) -> None:
+    config = TrainVerbConfig(
+        model="it's a model", task="jsonl", out=str(tmp_path / "a b"), rank_pattern={"q_proj": 4}, labels=("no", "yes"),
+        trainable_token_indices={"embed_tokens": (3, 4)}, layers=(0, 1), best_epoch=True, eval_before=False, lr=1e-5,
+        exclude="-odd",
+    )  # fmt: skip
+    command = shlex.split(folded(train_command(config)).replace("\\\n", " "))
+    assert command[:2] == ["loralab", "train"]
+    read = parse_arguments("loralab train", TrainVerbConfig, command[2:])
+    assert build_config(TrainVerbConfig, read.flags, {}, "") == config
