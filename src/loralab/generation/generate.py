@@ -69,7 +69,7 @@ def generate_ids(
 ) -> list[list[int]]:
     """New token ids after each prompt's; ends are cut off but for ending texts, which `decode` cuts."""
     _check_lengths(model, prompts, config.max_new_tokens)
-    ends = sorted({*_end_ids(model, tokenizer), *more_ends.tokens})
+    ends = sorted({*end_ids(model, tokenizer), *more_ends.tokens})
     pad_id = _pad_id(tokenizer)
     answers: list[list[int]] = [[] for _ in prompts]
     devices = [model.device] if model.device.type == "cuda" else []
@@ -149,7 +149,7 @@ def _check_lengths(model: PreTrainedModel, prompts: Sequence[list[int]], max_new
             )
 
 
-def _end_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+def end_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """The tokenizer's end of text, and those of the model's generation settings (an end of turn)."""
     own = model.generation_config.eos_token_id if model.generation_config is not None else None
     ends = own if isinstance(own, list) else [own]

@@ -56,6 +56,7 @@ class FactorBank:
         self._modules = dict(model.named_modules())
         self._shelves: dict[str, Shelf] = {}
         self._extents: dict[str, Extent] = {}
+        self._adapted: dict[str, tuple[str, ...]] = {}
         self._capacity = 0
         self._seen: Seen = None
 
@@ -90,14 +91,14 @@ class FactorBank:
             shelf.A[rank].copy_(A.detach())
             shelf.B[rank].copy_(scaled_B.detach().T)
             shelf.adapters += 1
-        self._extents[key] = extent
+        self._extents[key], self._adapted[key] = extent, tuple(pairs)
 
     def remove(self, key: str) -> None:
         """Zero an adapter's columns and let others have them; what no adapter uses any more is freed."""
         extent = self._extents.pop(key)
-        for path, shelf in list(self._shelves.items()):
-            if shelf.A[extent.slice].any() or shelf.B[extent.slice].any():
-                shelf.adapters -= 1
+        for path in self._adapted.pop(key):
+            shelf = self._shelves[path]
+            shelf.adapters -= 1
             shelf.A[extent.slice] = 0
             shelf.B[extent.slice] = 0
             if shelf.adapters == 0:

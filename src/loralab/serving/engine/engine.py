@@ -39,8 +39,6 @@ class EngineConfig:
     """Tokens of prompt and answer together; without it the model's context, 2,048 at most."""
     chunk: int = 256
     """Tokens of a prompt that are read between two steps."""
-    waiting: int = 1024
-    """Requests that may wait."""
 
 
 @dataclass(eq=False)
@@ -120,19 +118,23 @@ class Engine:
 
     def submit(self, request: Request) -> None:
         """Take a request up. SpecError, before anything is computed, for one that cannot be answered."""
-        total = len(request.prompt) + request.max_new_tokens
-        if not request.prompt:
-            raise SpecError("the prompt has no tokens: give at least one")
-        if total > self.length:
-            raise SpecError(
-                f"{len(request.prompt)} tokens of prompt and {request.max_new_tokens} new ones are {total}: this "
-                f"engine holds {self.length} for a request; shorten the prompt or ask for fewer"
-            )
+        self.check(request)
         if request.adapter is not None and request.adapter not in self._pairs:
             raise SpecError(f"adapter {request.adapter!r} is not held by the engine")
-        if self.waiting >= self.config.waiting:
-            raise SpecError(f"{self.waiting} requests are waiting, the most that may: ask again later")
         self._waiting.setdefault(request.adapter, deque()).append(request)
+
+    def check(self, request: Request) -> None:
+        """Raise SpecError where the request does not fit into the engine."""
+        asked, most = len(request.prompt), self.length
+        if not request.prompt:
+            raise SpecError("the prompt has no tokens: give at least one")
+        if request.max_new_tokens < 1:
+            raise SpecError(f"{request.max_new_tokens} new tokens were asked for: ask for at least 1")
+        if asked + request.max_new_tokens > most:
+            raise SpecError(
+                f"{asked} tokens of prompt and {request.max_new_tokens} new ones are {asked + request.max_new_tokens}; "
+                f"at most {most} fit: shorten the prompt or ask for fewer"
+            )
 
     def cancel(self, request: Request) -> None:
         """Nobody waits for this answer any more: it ends at the next step."""
@@ -145,6 +147,13 @@ class Engine:
             events = [*self._dismissed(), *self._prompt_read(), *self._tokens_written()]
         self._let_go()
         return events
+
+    def start_over(self) -> list[Request]:
+        """Forget all that was begun, after a step that failed; the requests that get no answer now."""
+        lost = [row.request for row in (*self._rows, *filter(None, [self._reading]))]
+        self._rows, self._reading = [], None
+        self._cache = RowCache(self._cache.rows, self._cache.columns)
+        return lost
 
     def run(self) -> Iterator[Event]:
         """All events until there is nothing to do."""
