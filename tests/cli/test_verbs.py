@@ -62,13 +62,17 @@ def test_generate_from_lines_answers_line_by_line(
     assert capsys.readouterr().out.count("\n") == 2
 
 
-@pytest.mark.parametrize(("lines", "message"), [("", "stdin is empty"), ("a\n\nb\n", "line 2 is empty")])
-def test_generate_without_prompts(
-    lines: str, message: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr("sys.stdin", io.StringIO(lines))
+def test_generate_without_prompts(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO(""))
     assert main(["generate", "--model", "anything"]) == 2
-    assert message in capsys.readouterr().err
+    assert "stdin is empty" in capsys.readouterr().err
+
+
+def test_an_empty_line_is_a_prompt_and_shifts_none(tiny: Path, monkeypatch: pytest.MonkeyPatch, ask: Ask) -> None:
+    flags = ["--model", tiny, "--max-new-tokens", 4]
+    alone = [ask("generate", *flags, "--prompt", prompt)["completions"][0] for prompt in ("a", "", "b")]
+    monkeypatch.setattr("sys.stdin", io.StringIO("a\n\nb\n\n"))
+    assert ask("generate", *flags)["completions"] == [*alone, alone[1]]
 
 
 def test_merge_writes_a_folder_of_its_own(tiny: Path, adapter: Path, tmp_path: Path, ask: Ask) -> None:
@@ -111,7 +115,7 @@ def test_an_adapter_that_is_not_there(verb: str, tiny: Path, capsys: pytest.Capt
     [
         (b"count 1:\ncount \xff:\n", "stdin, line 2: not UTF-8"),
         (b"\xff\xfec\x00", "stdin, line 1: not UTF-8"),
-        (b"\xef\xbb\xbf\n", "line 1 is empty"),
+        (b"\xef\xbb\xbf", "stdin is empty"),
     ],
 )
 def test_bytes_on_stdin_that_are_no_text(

@@ -13,7 +13,7 @@ from transformers import (
 
 from loralab.errors import DataError, NumericsError
 from loralab.evaluation.labels import predict_labels
-from loralab.tasks.encoding.encode import Encoded
+from loralab.tasks.encoding.encoded import Encoded
 from loralab.tasks.encoding.images import EncodedImage
 from tiny import write_image
 

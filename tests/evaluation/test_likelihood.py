@@ -13,7 +13,7 @@ from transformers import (
 
 from loralab.errors import NumericsError
 from loralab.evaluation.likelihood import mean_target_loss
-from loralab.tasks.encoding.encode import Encoded
+from loralab.tasks.encoding.encoded import Encoded
 
 CAUSAL = [
     Encoded([3, 4, 5, 6, 7], [-100, -100, 5, 6, 7]),

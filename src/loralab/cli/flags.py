@@ -54,11 +54,12 @@ class NamesTask:
     first: ClassVar[bool] = True
 
     task: str
-    """The task: docstrings, jsonl, images, glue/cola (sst2, mrpc, …), e2e, webnlg, dart, wikisql, or samsum."""
+    """The task: jsonl for rows of your own in any format (--task jsonl --data FILE), text for raw text, images;
+    docstrings, glue/cola (sst2, mrpc, …), e2e, webnlg, dart, wikisql, or samsum."""
 
     data: str | None = None
     """The task's data: the official files, or your own: JSONL, JSON, CSV, TSV, Parquet, or a folder of these or of
-    datasets."""
+    datasets; text files for text."""
 
     max_length: int = 512
     """Tokens of prompt and target together; a longer prompt loses its left end."""

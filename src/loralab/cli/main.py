@@ -30,6 +30,7 @@ VERBS = {
     "eval": "Measure a model, with or without an adapter, on a task.",
     "score": "Score any system's outputs, from a file; no model is needed.",
     "generate": "Complete prompts with a model, with or without an adapter.",
+    "chat": "Talk to a model and its adapters in the terminal.",
     "merge": "Fold an adapter into its base, write the model, reopen and compare.",
     "convert": "Write an adapter in another format.",
     "inspect": "Say what an adapter is, what it touches, and how much it does.",
@@ -116,7 +117,9 @@ def _run(program: str, module: str, summary: str, arguments: list[str]) -> int:
     config = build_config(verb.config, given.flags, file.values, given.config_file or "")
     for extra in verb.needs:
         require(extra, program)
-    with contextlib.redirect_stdout(sys.stderr):  # whatever a library prints: stdout holds the answer alone
+    with contextlib.ExitStack() as quiet:
+        if given.json or not verb.talks(config):  # whatever a library prints: stdout holds the answer alone
+            quiet.enter_context(contextlib.redirect_stdout(sys.stderr))
         answer = verb.run(config)
     _write(lambda: print(as_json(answer)) if given.json else verb.show(answer))
     return verb.status(answer)

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from loralab.analysis.adapters.measurement import Measurement
     from loralab.core.adapter import Adapter
     from loralab.models.load import LoadedModel
+    from loralab.tasks.held_out import Holdout
     from loralab.tasks.table import Task
 
 Labels = tuple[str, ...] | None
@@ -77,11 +78,11 @@ def load_base(
     return loaded
 
 
-def load_adapter(adapter: str, flags: Loading, loaded: "LoadedModel") -> "Adapter":
+def load_adapter(adapter: str, flags: Loading, loaded: "LoadedModel", name: str | None = None) -> "Adapter":
     """Put an adapter on the model, active; its notes go to stderr. Raises what `load` raises."""
     from loralab.formats.load import load
 
-    attached = load(loaded.model, adapter, alpha=flags.alpha, allow_other_base=flags.allow_other_base)
+    attached = load(loaded.model, adapter, name, alpha=flags.alpha, allow_other_base=flags.allow_other_base)
     say(attached.notes)
     return attached
 
@@ -103,7 +104,8 @@ def open_ordered(
 
     wanted = wanted_by(adapter, labels)
     known = wanted.labels
-    task = open_task(name, data, labels=known, kind=kind or wanted.label_kind)
+    held_out = held_out_by_run(adapter, name, data)
+    task = open_task(name, data, labels=known, kind=kind or wanted.label_kind, held_out=held_out)
     say(task.notes)
     if known is not None or task.kind != "classification":
         return task
@@ -111,6 +113,26 @@ def open_ordered(
     ordered, notes = find(task, read_config(model))
     say(notes)
     return ordered
+
+
+def held_out_by_run(adapter: str | None, task: str, data: str | None) -> "Holdout":
+    """What the adapter's training held out of the same data, so that nothing which it was trained on is measured."""
+    from loralab.formats.run import read_run
+    from loralab.tasks.held_out import Holdout
+
+    run = read_run(Path(adapter)) if adapter is not None and Path(adapter).is_dir() else None
+    same = run is not None and data is not None and run.task == task and _is_same(run.data, data)
+    if run is None or not same or (run.validation is None and run.validation_share is None):
+        return Holdout()
+    if run.validation is not None and not Path(run.validation).expanduser().exists():
+        raise NotFoundError(f"the run of {adapter} held out {run.validation}, which is not there; bring it back")
+    say([f"validation is what the run of {adapter} held out"])
+    return Holdout(run.validation, run.validation_share, run.seed)
+
+
+def _is_same(before: str | None, now: str) -> bool:
+    """Whether two paths name one place."""
+    return before is not None and Path(before).expanduser().resolve() == Path(now).expanduser().resolve()
 
 
 def wanted_by(adapter: str | None, labels: Labels = None) -> Wanted:

@@ -63,10 +63,20 @@ def build_config(config: type[Config], flags: Mapping[str, Any], file: Mapping[s
         elif field.key in in_file:
             _read_into(values, problems, field, in_file[field.key], f"{source}: {field.key}")
         elif field.required:
-            problems.append(f"{field.label} is needed: {field.documentation}")
+            problems.append(f"{field.label} is needed: {field.documentation}{_own_task(name, flags, in_file)}")
     if problems:
         raise SpecError(join_problems(problems))
     return config(**values)
+
+
+def _own_task(name: str, flags: Mapping[str, Any], in_file: Mapping[str, Any]) -> str:
+    """How to name the task of data that were given without one."""
+    data = flags.get("data", in_file.get("data"))
+    if name != "task" or data is None:
+        return ""
+    from loralab.tasks.own.route import flags_for
+
+    return f" For {data}: {flags_for(data)}"
 
 
 def near_misses(name: str, known: Iterable[str]) -> str:

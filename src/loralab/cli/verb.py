@@ -8,6 +8,11 @@ Answer = dict[str, Any]
 Config = TypeVar("Config")
 
 
+def listens(config: Any) -> bool:
+    """Of most verbs: nothing is on stdout before the answer."""
+    return False
+
+
 def done(answer: Answer) -> int:
     """The exit status of a verb that did what was asked: 0."""
     return 0
@@ -29,5 +34,7 @@ class Verb(Generic[Config]):
     """The exit status after the answer is printed: for a check, whether it was passed."""
     essentials: tuple[str, ...] = ()
     """The fields that are usually given, of a verb that has many: `--help` shows no others."""
+    talks: Callable[[Config], bool] = listens
+    """Whether `run` writes on stdout itself, while it runs; with `--json` that goes to stderr, as everywhere."""
     needs: tuple[str, ...] = ()
     """The extras that it cannot do without, whatever it is told: asked for before it runs."""

@@ -7,13 +7,12 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from loralab.errors import SpecError
 from loralab.generation.config import GenerationConfig
-from loralab.generation.ends import NO_MORE, Ends
+from loralab.generation.ends import NO_MORE, turn_ends
 from loralab.generation.generate import decode, generate_ids
 from loralab.methods.prefix.update import text_room
 from loralab.tasks.encoding.encode import encode_prompts
 from loralab.tasks.encoding.tokens import prompt_ids
-from loralab.tasks.encoding.turn_end import turn_end
-from loralab.tasks.example import AnyExample, Conversation, Example
+from loralab.tasks.example import Conversation, Example
 
 
 def answers(
@@ -31,7 +30,8 @@ def answers(
     encoder_decoder = bool(model.config.is_encoder_decoder)
     longest = sys.maxsize if max_length is None else _room(model, config, max_length)
     prompts = encode_prompts(examples, tokenizer, longest, encoder_decoder=encoder_decoder)
-    ends = _ends(examples, tokenizer)
+    spoken = any(isinstance(each, Conversation) for each in examples)
+    ends = turn_ends(tokenizer) if spoken else NO_MORE
     texts = decode(generate_ids(model, prompts, config, tokenizer, ends), tokenizer, ends)
     if encoder_decoder:
         return texts
@@ -47,14 +47,6 @@ def _room(model: PreTrainedModel, config: GenerationConfig, max_length: int) -> 
             f"{config.max_new_tokens} new tokens do not fit into the model's context of {context}; ask for fewer"
         )
     return min(max_length, context - config.max_new_tokens)
-
-
-def _ends(examples: Sequence[AnyExample], tokenizer: PreTrainedTokenizerBase) -> Ends:
-    """An answer in a conversation also ends with what the chat template ends a turn with."""
-    if not any(isinstance(each, Conversation) for each in examples):
-        return NO_MORE
-    end = turn_end(tokenizer)
-    return Ends(() if end.token is None else (end.token,), () if end.text is None else (end.text,))
 
 
 def _after(example: Example | Conversation, ids: Sequence[int], text: str, tokenizer: PreTrainedTokenizerBase) -> str:

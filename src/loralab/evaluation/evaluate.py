@@ -8,6 +8,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from loralab.errors import SpecError
 from loralab.evaluation.answers import answers
+from loralab.evaluation.few import few_examples
 from loralab.evaluation.label_order import in_order_of_model
 from loralab.evaluation.labels import predict_labels
 from loralab.evaluation.likelihood import mean_target_loss
@@ -18,7 +19,7 @@ from loralab.methods.prefix.update import text_room
 from loralab.nn.mode import evaluating
 from loralab.tasks.encoding.encode import Encoding, Processor, encode_examples, padding_id
 from loralab.tasks.encoding.first_token import begin_targets
-from loralab.tasks.example import AnyExample, Conversation, Example, Examples
+from loralab.tasks.example import AnyExample, Conversation, Document, Example, Examples
 from loralab.tasks.task import Task
 
 LARGEST_EXPONENT = 700.0
@@ -59,6 +60,8 @@ class Evaluation:
     """Examples that were cut to fit."""
     notes: tuple[str, ...]
     """Sentences for the log."""
+    rows: int = 0
+    """What the figures are measured on: the examples; of documents the rows that they are cut into."""
 
 
 def evaluate(
@@ -86,6 +89,8 @@ def evaluate(
         raise SpecError(f"task {task.name} is a {task.kind}: there is no text to generate; leave out generate")
     task, ordered = in_order_of_model(task, model.config)
     examples = task.examples(split, limit)
+    if generate and isinstance(examples[0], Document):
+        raise SpecError(f"task {task.name} holds texts without prompts: there is nothing to answer; leave out generate")
     require_metrics(task, examples, generate=generate)
     encoding = encode_for(model, tokenizer, task, examples, max_length)
     pad_id = padding_id(tokenizer)
@@ -113,7 +118,8 @@ def evaluate(
         samples=samples,
         outputs=outputs,
         truncated=encoding.truncated,
-        notes=(*ordered, *encoding.notes, *scored.notes),
+        notes=(*ordered, *encoding.notes, *scored.notes, *few_examples(len(encoding.encoded))),
+        rows=len(encoding.encoded),
     )
 
 

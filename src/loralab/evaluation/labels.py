@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 from loralab.errors import DataError, NumericsError
 from loralab.models.padding import row_logits
 from loralab.tasks.encoding.batches import Batch, collate, longest_width, sorted_batches
-from loralab.tasks.encoding.encode import AnyEncoded
+from loralab.tasks.encoding.encoded import AnyEncoded
 
 
 @torch.no_grad()

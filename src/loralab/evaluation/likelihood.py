@@ -15,7 +15,7 @@ from loralab.errors import NumericsError
 from loralab.models.fast.head import target_loss_sum
 from loralab.nn.targets import IGNORED
 from loralab.tasks.encoding.batches import Batch, collate, longest_width, sorted_batches
-from loralab.tasks.encoding.encode import AnyEncoded
+from loralab.tasks.encoding.encoded import AnyEncoded
 
 
 def batch_target_loss(

@@ -28,6 +28,12 @@ class RunRecord:
     conversations: bool = False
     """Whether the examples were conversations."""
     notes: tuple[str, ...] = ()
+    task: str = ""
+    data: str | None = None
+    validation: str | None = None
+    validation_share: float | None = None
+    seed: int = 0
+    """The task and its data, what was held out of them, and what drew it: as the configuration has it."""
 
     @staticmethod
     def from_json(content: Mapping[str, Any]) -> "RunRecord":
@@ -38,7 +44,19 @@ class RunRecord:
             tuple(texts(content.get("labels", []), "labels")),
             flag(content.get("conversations", False), "conversations"),
             tuple(texts(content.get("notes", []), "notes")),
+            **_held_out(content.get("config", {})),
         )
+
+
+def _held_out(config: Any) -> dict[str, Any]:
+    """The fields of the configuration that say what was trained on and what was not."""
+    told = config if isinstance(config, Mapping) else {}
+    values = {name: told.get(name) for name in ("data", "validation")}
+    share, seed = told.get("validation_share"), told.get("seed", 0)
+    if not isinstance(share, float | int | None) or not isinstance(seed, int):
+        raise TypeError(f"validation_share {share!r}, seed {seed!r}: they must be numbers")
+    named = {name: None if value is None else text(value, name) for name, value in values.items()}
+    return {"task": text(told.get("task", ""), "task"), **named, "validation_share": share, "seed": seed}
 
 
 def read_run(folder: Path) -> RunRecord:

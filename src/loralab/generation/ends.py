@@ -7,6 +7,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase, StoppingCriteria, StoppingCriteriaList
 
+from loralab.tasks.encoding.turn_end import turn_end
+
 
 @dataclass(frozen=True)
 class Ends:
@@ -28,6 +30,12 @@ class Ends:
 
 
 NO_MORE = Ends()
+
+
+def turn_ends(tokenizer: PreTrainedTokenizerBase) -> Ends:
+    """What the chat template ends a turn with. Raises `DataError` where there is no template."""
+    end = turn_end(tokenizer)
+    return Ends(() if end.token is None else (end.token,), () if end.text is None else (end.text,))
 
 
 class EndsWithText(StoppingCriteria):

@@ -20,6 +20,7 @@ from transformers import (
     PreTrainedTokenizerBase,
     StoppingCriteriaList,
 )
+from transformers.generation.streamers import BaseStreamer
 
 from loralab.errors import SpecError
 from loralab.generation.config import GenerationConfig as GenerationConfig
@@ -66,10 +67,14 @@ def generate_ids(
     config: GenerationConfig,
     tokenizer: PreTrainedTokenizerBase,
     more_ends: Ends = NO_MORE,
+    streamer: BaseStreamer | None = None,
 ) -> list[list[int]]:
-    """New token ids after each prompt's; ends are cut off but for ending texts, which `decode` cuts."""
+    """New token ids after each prompt's; ends are cut off but for ending texts, which `decode` cuts.
+
+    A `streamer` is given the tokens of a single prompt as they come, without a beam search.
+    """
     _check_lengths(model, prompts, config.max_new_tokens)
-    ends = sorted({*end_ids(model, tokenizer), *more_ends.tokens})
+    ends = end_ids(model, tokenizer, more_ends)
     pad_id = _pad_id(tokenizer)
     answers: list[list[int]] = [[] for _ in prompts]
     devices = [model.device] if model.device.type == "cuda" else []
@@ -78,7 +83,7 @@ def generate_ids(
         for batch in batches(model, prompts, config, pad_id):
             rows = [prompts[number] for number in batch]
             stopping = partial(more_ends.criteria, tokenizer)
-            new = _generate_batch(model, rows, config, ends, pad_id, stopping, sampled(config, batch))
+            new = _generate_batch(model, rows, config, ends, pad_id, stopping, sampled(config, batch), streamer)
             for number, ids in zip(batch, new, strict=True):
                 answers[number] = ids
     return answers
@@ -100,6 +105,7 @@ def _generate_batch(
     pad_id: int,
     stopping: Callable[[int], StoppingCriteriaList],
     sampling: LogitsProcessorList,
+    streamer: BaseStreamer | None,
 ) -> list[list[int]]:
     inputs = padded(model, prompts, pad_id)
     prompt_width = 1 if model.config.is_encoder_decoder else inputs["input_ids"].shape[1]  # 1: the decoder's start
@@ -112,6 +118,7 @@ def _generate_batch(
             generation_config=settings,
             logits_processor=LogitsProcessorList([*processors, *sampling]),
             stopping_criteria=stopping(prompt_width),
+            streamer=streamer,
         )
     return [_up_to_end(ids, ends) for ids in output[:, prompt_width:].tolist()]
 
@@ -149,11 +156,11 @@ def _check_lengths(model: PreTrainedModel, prompts: Sequence[list[int]], max_new
             )
 
 
-def end_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """The tokenizer's end of text, and those of the model's generation settings (an end of turn)."""
+def end_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, more_ends: Ends = NO_MORE) -> list[int]:
+    """The tokenizer's end of text, those of the model's generation settings (an end of turn), and more."""
     own = model.generation_config.eos_token_id if model.generation_config is not None else None
     ends = own if isinstance(own, list) else [own]
-    return sorted({int(each) for each in (*ends, tokenizer.eos_token_id) if each is not None})
+    return sorted({int(each) for each in (*ends, tokenizer.eos_token_id, *more_ends.tokens) if each is not None})
 
 
 def _pad_id(tokenizer: PreTrainedTokenizerBase) -> int:

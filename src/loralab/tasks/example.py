@@ -60,6 +60,16 @@ class Conversation:
 
 
 @dataclass(frozen=True)
+class Document:
+    """A text alone: every one of its tokens is a target, and nothing stands before it."""
+
+    text: str
+    part: str = ""
+    weight: float = 1.0
+    """As `Example.weight`."""
+
+
+@dataclass(frozen=True)
 class LabelledExample:
     """One text or two, and the index of its class (int), its value (float), or None where it is not known."""
 
@@ -84,7 +94,7 @@ class ImageExample:
     """As `Example.part`."""
 
 
-AnyExample = Example | Conversation | LabelledExample | ImageExample
+AnyExample = Example | Conversation | Document | LabelledExample | ImageExample
 Examples = Sequence[AnyExample]
 
 

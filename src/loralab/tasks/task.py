@@ -46,6 +46,8 @@ class Task:
     """For splits without all their inputs (WikiSQL without tables): what reads enough to score outputs against."""
     files: tuple[Path, ...] = ()
     """The data files that it is read from; none where the data come from the Hub, or are the task's own."""
+    split_note: str = ""
+    """Which of the notes says how a single file was split."""
     inputs: Literal["text", "images"] = "text"
     """What the model looks at: it decides, beside `kind`, which kind of model the task needs."""
 

@@ -13,7 +13,7 @@ from loralab.core.updates.tokens import TOKEN_ROWS, TokenUpdate
 from loralab.core.updates.update import WHOLE
 from loralab.errors import SpecError, TrainingError, some
 from loralab.nn.tensors import tensor_of
-from loralab.tasks.encoding.encode import AnyEncoded, Encoded
+from loralab.tasks.encoding.encoded import AnyEncoded, Encoded
 from loralab.training.data import StepData
 
 

@@ -25,15 +25,22 @@ class TrainConfig(MethodSettings):
     """The base model: an embedded name (smollm2-135m, minilm-l6), a local folder, or a Hub id."""
 
     task: str
-    """The task: docstrings, jsonl, images, glue/cola (sst2, mrpc, stsb, qqp, mnli, qnli, rte, wnli), e2e, webnlg, dart,
-    wikisql, or samsum."""
+    """The task: jsonl for rows of your own in any format (--task jsonl --data FILE), text for raw text, images;
+    docstrings, glue/cola (sst2, mrpc, stsb, qqp, mnli, qnli, rte, wnli), e2e, webnlg, dart, wikisql, or samsum."""
 
     out: str
     """Folder for the adapter, the run's record, its curves and its checkpoints."""
 
     data: str | None = None
     """The task's data: the official files, or your own: JSONL, JSON, CSV, TSV, Parquet, or a folder of these or of
-    datasets. Without it the Hub's copy of an official data set."""
+    datasets; text files for text. Without it the Hub's copy of an official data set."""
+
+    validation: str | None = None
+    """Your own held-out data to measure on while training, a file or folder like data: all of a single file of data is
+    then for training."""
+
+    validation_share: float | None = None
+    """Hold out this share of the training inputs instead, drawn by the seed, all examples of an input together."""
 
     kind: Literal["classification", "regression"] | None = None
     """What the labels of your own data are, where numbers could be either. Without it whole numbers are classes, and
@@ -241,6 +248,14 @@ def _checks(c: TrainConfig) -> list[tuple[bool, str]]:
         ),
         (not 0 <= c.eva_tau <= 1, f"eva_tau {c.eva_tau}: a cosine must be in [0, 1]"),
         (c.init == "eva" and c.init_adapter is not None, "init eva and init_adapter: A can start from one of them"),
+        (
+            c.validation is not None and c.validation_share is not None,
+            f"validation {c.validation} and validation_share {c.validation_share}: give one of them",
+        ),
+        (
+            c.validation_share is not None and not 0 < c.validation_share < 1,
+            f"validation_share {c.validation_share}: it must be above 0 and below 1",
+        ),
         (c.resume and c.overwrite, "resume and overwrite: give one of them"),
         (not c.out, "out is empty: name a folder"),
     ]

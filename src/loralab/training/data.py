@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from loralab.tasks.encoding.batches import Batch, collate, epoch_batches, longest_width
-from loralab.tasks.encoding.encode import AnyEncoded
+from loralab.tasks.encoding.encoded import AnyEncoded
 
 
 @dataclass(frozen=True)

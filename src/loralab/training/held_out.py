@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from loralab.errors import DataError, SpecError
 from loralab.evaluation.score import require_metrics
-from loralab.tasks.own.jsonl import HELD_OUT_SHARE, hashed_order, input_of
+from loralab.tasks.own.inputs import HELD_OUT_SHARE, hashed_order, input_of
 from loralab.tasks.table import Task
 from loralab.training.config import TrainConfig
 

@@ -13,6 +13,7 @@ from loralab.formats.run import recorded_labels
 from loralab.models.load import LoadedModel, read_config
 from loralab.tasks.encoding.encode import padding_id
 from loralab.tasks.example import Conversation, Examples, weight_of
+from loralab.tasks.held_out import Holdout
 from loralab.tasks.table import Task, open_task
 from loralab.training.base import checkpoint_blocks, drop_out_before_head, load_base, multiply_fast, quantize
 from loralab.training.check import check_invoked
@@ -98,7 +99,8 @@ def choose_task(draft: Draft) -> Iterator[str]:
 def _open_task(config: TrainConfig, labels: Sequence[str]) -> tuple[Task, list[str]]:
     """The task with its classes in the order of a run before, of the flag, of the adapter to start from, or of the
     checkpoint, and what is to be said of it."""
-    task = open_task(config.task, config.data, kind=config.kind)
+    held_out = Holdout(config.validation, config.validation_share, config.seed)
+    task = open_task(config.task, config.data, kind=config.kind, held_out=held_out)
     if task.kind != "classification":
         if config.labels is not None:
             raise SpecError(f"labels {', '.join(config.labels)}: task {task.name} is a {task.kind} and has no classes")

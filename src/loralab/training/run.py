@@ -8,6 +8,7 @@ from typing import Any
 
 from loralab.errors import SpecError
 from loralab.evaluation.evaluate import Evaluation
+from loralab.evaluation.few import few_examples
 from loralab.extras import install, lacking
 from loralab.formats.processor_files import replace_processor
 from loralab.formats.save import save
@@ -160,7 +161,8 @@ def _finish(config: TrainConfig, observer: RunObserver, kernels: Sequence[str]) 
     replace_processor(prepared.loaded.processor, folder.path)
     if not lacking("plots"):
         draw_curves(read_journal(folder.metrics), folder.curves, f"{config.model} on {config.task}, {config.method}")
-    closing = [*prepared.trainee.optimizer.closing_notes(), *resting_notes(prepared.trainee.adapter)]
+    few = few_examples(final.rows) if final else ()
+    closing = [*prepared.trainee.optimizer.closing_notes(), *resting_notes(prepared.trainee.adapter), *few]
     for note in closing:
         observer.progress.say(note)
     result = _result(observer, final)
@@ -192,7 +194,7 @@ def _result(observer: RunObserver, final: Evaluation | None) -> TrainResult:
         best_step=counts.best_step,
         metrics=measured(final) if final else {},
         before=scores_before(read_journal(observer.folder.metrics)),
-        held_out=None if final is None else {"split": final.split, "examples": final.examples},
+        held_out=None if final is None else {"split": final.split, "examples": final.examples, "rows": final.rows},
         samples=samples,
         next=next_commands(
             observer.config, prepared.task.kind, split=prepared.eval_split, merges=merges, prompt=prompt

@@ -7,7 +7,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from loralab.errors import SpecError
 from loralab.nn.targets import IGNORED
 from loralab.tasks.encoding.batches import collate, epoch_batches, sorted_batches
-from loralab.tasks.encoding.encode import Encoded
+from loralab.tasks.encoding.encoded import Encoded
 
 LENGTHS = st.lists(st.integers(1, 300), max_size=200)
 

@@ -1,4 +1,5 @@
-from loralab.tasks.encoding.encode import Encoded, Encoding
+from loralab.tasks.encoding.encode import Encoding
+from loralab.tasks.encoding.encoded import Encoded
 from loralab.tasks.encoding.first_token import begin_targets
 
 

@@ -4,7 +4,7 @@ from typing import Any
 import pytest
 
 from loralab.errors import DataError
-from loralab.tasks.example import Conversation, Example, Message
+from loralab.tasks.example import Conversation, Document, Example, Message
 from loralab.tasks.own.shapes import ignored_keys, parse_lines, shape_of
 from loralab.tasks.readers.lines import Line
 
@@ -49,7 +49,7 @@ def test_labelled_texts() -> None:
 @pytest.mark.parametrize(
     "content, message",
     [
-        ({"prompt": "a"}, r"keys are prompt; a line must have .*completion, prompt"),
+        ({"prompt": "a"}, r"keys are prompt; a line must have those of\n  prompt, completion  "),
         ({"prompt": "a", "completion": "b", "hue": 1}, "keys are completion, hue, prompt; 'hue' is not known"),
         ({}, "keys are none"),
         ({"instruction": "a", "output": 1}, "output is a int"),
@@ -86,7 +86,7 @@ def test_all_lines_have_the_first_lines_shape() -> None:
 
 
 def test_a_text_alone_is_all_target() -> None:
-    assert parse({"text": "a b", "url": "u"}) == [Example("", "a b")]
+    assert parse({"text": "a b", "url": "u"}) == [Document("a b")]
     with pytest.raises(DataError, match="line 1: the text is empty"):
         parse({"text": " \n"})
 
@@ -130,3 +130,18 @@ def test_every_shape_may_have_a_weight(content: dict[str, Any]) -> None:
     for wrong in (-1, float("nan"), float("inf"), "1", True, None):
         with pytest.raises(DataError, match="line 2: the weight is"):
             parse(content, content | {"weight": wrong})
+
+
+@pytest.mark.parametrize(
+    ("keys", "said"),
+    [
+        (["question", "answer"], "rename 'question' to 'prompt' and 'answer' to 'completion'"),
+        (["Review", "Class"], "rename 'Review' to 'text' and 'Class' to 'label'"),
+        (["prompt;completion"], "one column: the file is separated by ';'"),
+        (["colour", "size"], "are colour, size; a line must"),
+    ],
+)
+def test_other_names_of_columns_are_understood_but_not_guessed(keys: list[str], said: str) -> None:
+    with pytest.raises(DataError, match="its columns") as raised:
+        shape_of(Line(Path("d.csv"), 2, dict.fromkeys(keys, "x")))
+    assert said in str(raised.value)

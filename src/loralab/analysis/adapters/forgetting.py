@@ -27,7 +27,7 @@ from loralab.methods.prefix.update import text_room
 from loralab.nn.mode import evaluating
 from loralab.nn.targets import IGNORED
 from loralab.pictures.picture import COLOURS, legend_below, picture, style
-from loralab.tasks.encoding.encode import Encoded
+from loralab.tasks.encoding.encoded import Encoded
 from loralab.tasks.encoding.tokens import plain_ids
 
 EMBEDDED = "Python's language reference"

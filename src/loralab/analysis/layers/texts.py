@@ -19,7 +19,8 @@ from loralab.evaluation.likelihood import mean_target_loss
 from loralab.nn.mode import evaluating
 from loralab.nn.targets import IGNORED
 from loralab.tasks.docstrings import open_docstrings
-from loralab.tasks.encoding.encode import Encoded, padding_id
+from loralab.tasks.encoding.encode import padding_id
+from loralab.tasks.encoding.encoded import Encoded
 from loralab.tasks.encoding.tokens import prompt_ids
 from loralab.tasks.example import Example
 from loralab.tasks.readers.lines import read_lines

@@ -19,6 +19,7 @@ def show(answer: Answer) -> None:
     """The table with the metric that the claims are about (table.md has the others), the claims, and the files."""
     columns = ("method and setting", "trained", answer["metric"] or "metric", "tok/s", "memory")
     show_table("", columns, [_line(row, answer["metric"]) for row in answer["rows"]])
+    show_lines(*answer["notes"])
     for claim in answer["claims"]:
         verdict = {True: "held", False: "did not hold", None: "not tested"}[claim["held"]]
         show_heading(f"{claim['claim']}: {verdict}")

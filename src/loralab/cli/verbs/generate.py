@@ -1,12 +1,13 @@
 """`loralab generate`: prompts completed by a model, with or without an adapter."""
 
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING
 
 from loralab.cli.flags import AdaptedModel
-from loralab.cli.opening import Wanted, load_adapted, say, wanted_by
+from loralab.cli.opening import Wanted, load_adapted, say
 from loralab.cli.verb import Answer, Verb
+from loralab.cli.writers import wanted_writer
 from loralab.errors import DataError
 from loralab.generation.config import GenerationConfig
 from loralab.tasks.outputs import text_lines
@@ -21,7 +22,7 @@ class GenerateConfig(AdaptedModel, GenerationConfig):
     """The flags of `loralab generate`."""
 
     prompt: str | None = None
-    """The text to complete. Without it, every line of stdin is a prompt."""
+    """The text to complete. Without it, every line of stdin is a prompt; in a terminal a conversation begins."""
 
     chat: bool | None = None
     """Put each prompt as a user's turn through the chat template, and stop where a turn ends. Without it this is done
@@ -29,9 +30,11 @@ class GenerateConfig(AdaptedModel, GenerationConfig):
 
 
 def run(config: GenerateConfig) -> Answer:
-    """Read the prompts, then load the model and complete them all."""
+    """Read the prompts, then load the model and complete them all; or talk."""
+    if talks(config):
+        return _chat(config)
     prompts = [_whole_text(config.prompt)] if config.prompt is not None else prompts_from_stdin()
-    wanted = wanted_by(config.adapter, config.labels)
+    wanted = wanted_writer(config.model, config.adapter, config.labels)
 
     from loralab.evaluation.answers import answers
     from loralab.tasks.encoding.chat import asked
@@ -55,20 +58,40 @@ def _as_chat(config: GenerateConfig, wanted: Wanted, tokenizer: "PreTrainedToken
     return wanted.conversations
 
 
-def prompts_from_stdin() -> list[str]:
-    """The lines of stdin, which are UTF-8 whatever the locale says.
+def talks(config: GenerateConfig) -> bool:
+    """Whether a person is there and gave no prompt."""
+    return config.prompt is None and sys.stdin.isatty() and sys.stdout.isatty()
 
-    Raises DataError for no lines, an empty line, which could not be completed, and bytes that are not UTF-8.
+
+def _chat(config: GenerateConfig) -> Answer:
+    """A conversation in the place of prompts; the completions are what the model said in it."""
+    from loralab.cli.verbs import chat
+
+    say(["no --prompt was given, and nothing is piped in: this is `loralab chat`"])
+    given = {each.name: getattr(config, each.name) for each in fields(config)}
+    changed = {each.name: given[each.name] for each in fields(config) if given[each.name] != each.default}
+    same = {each.name: changed[each.name] for each in fields(chat.ChatConfig) if each.name in changed}
+    same["adapter"] = () if config.adapter is None else (config.adapter,)
+    said = chat.run(chat.ChatConfig(**same))
+    return {
+        "completions": [turn["content"] for turn in said["messages"] if turn["role"] == "assistant"],
+        "talked": True,
+    }
+
+
+def prompts_from_stdin() -> list[str]:
+    """The lines of stdin, which are UTF-8 whatever the locale says. An empty line is a prompt too: the model begins a
+    text, and the completions have the lines' order.
+
+    Raises DataError where stdin is empty, and for bytes that are not UTF-8.
     """
     if sys.stdin.isatty():
         raise DataError("no prompt was given: write --prompt TEXT, or pipe in one prompt a line")
     raw = sys.stdin.buffer.read() if hasattr(sys.stdin, "buffer") else sys.stdin.read().encode("utf-8", "surrogatepass")
-    prompts = text_lines(decode_utf8("stdin", raw.removeprefix(MARK)))
-    empty = [str(number) for number, prompt in enumerate(prompts, start=1) if not prompt.strip()]
-    if empty or not prompts:
-        where = f"line {', '.join(empty)} is empty" if empty else "stdin is empty"
-        raise DataError(f"a prompt was expected on every line of stdin, but {where}; or give --prompt TEXT")
-    return prompts
+    text = decode_utf8("stdin", raw.removeprefix(MARK))
+    if not text:
+        raise DataError("a prompt was expected on every line of stdin, but stdin is empty; or give --prompt TEXT")
+    return text_lines(text)
 
 
 def _whole_text(prompt: str) -> str:
@@ -81,6 +104,8 @@ def _whole_text(prompt: str) -> str:
 def show(answer: Answer) -> None:
     """One completion as it is; several one a line, their own line breaks written as \\n."""
     completions: list[str] = answer["completions"]
+    if answer.get("talked"):
+        return
     if len(completions) == 1:
         print(completions[0])
         return
@@ -92,5 +117,6 @@ VERB = Verb(
     GenerateConfig,
     run,
     show,
+    talks=talks,
     example='loralab generate --model smollm2-135m --prompt "The capital of France is"',
 )

@@ -14,7 +14,7 @@ from loralab.experiments.comparison.folder import ComparisonFolder, earlier_sett
 from loralab.experiments.comparison.plots import draw_comparison
 from loralab.experiments.comparison.process import Outcome, finished, run_cell
 from loralab.experiments.comparison.progress import ComparisonProgress
-from loralab.experiments.comparison.rows import Row, main_metric, rows_of
+from loralab.experiments.comparison.rows import Row, loose, main_metric, rows_of
 from loralab.experiments.comparison.table import markdown
 from loralab.files.whole import write_json, write_text
 
@@ -31,6 +31,8 @@ class Comparison:
     results: Path
     table: Path
     plots: tuple[Path, ...]
+    notes: tuple[str, ...] = ()
+    """What to mind of the figures."""
 
 
 def compare(config: CompareConfig) -> Comparison:
@@ -96,6 +98,7 @@ def _write(folder: ComparisonFolder, config: CompareConfig, outcomes: Sequence[O
         results=folder.results,
         table=folder.table,
         plots=tuple(plots),
+        notes=loose(rows),
     )
     write_text(folder.table, markdown(config, rows, claims))
     write_json(folder.results, _with_names(as_answer(comparison)))

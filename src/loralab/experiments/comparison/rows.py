@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from statistics import fmean, median, stdev
 from typing import Any
 
+from loralab.evaluation.few import few_examples
 from loralab.experiments.comparison.cells import Setting
 from loralab.experiments.comparison.process import Outcome
 
@@ -54,6 +55,8 @@ class Row(Setting):
     """In training steps, median over the seeds."""
     processor_seconds: float | None = None
     """Summed over threads; None where a cell was trained before it was recorded."""
+    held_out_examples: int | None = None
+    """What the metrics are measured on, the fewest over the seeds; None where it was not recorded."""
     seeds: tuple[int, ...] = ()
     """Those that ended well."""
     failed: tuple[Failure, ...] = ()
@@ -99,6 +102,7 @@ def _row(setting: Setting, group: list[Outcome], budget: int | None) -> Row:
 
 def _figures(results: list[dict[str, Any]], budget: int | None) -> dict[str, Any]:
     trained = results[0]["trainable_params"]
+    counted = [each["held_out"]["rows"] for each in results if "rows" in (each.get("held_out") or {})]
     worked = [each["processor_seconds"] for each in results if "processor_seconds" in each]
     return {
         "trainable_params": trained,
@@ -110,6 +114,7 @@ def _figures(results: list[dict[str, Any]], budget: int | None) -> dict[str, Any
         "steps": round(median(each["steps"] for each in results)),
         "seconds": median(each["seconds"] for each in results),
         "processor_seconds": median(worked) if len(worked) == len(results) else None,
+        "held_out_examples": min(counted) if len(counted) == len(results) else None,
     }
 
 
@@ -134,6 +139,12 @@ def main_metric(rows: Sequence[Row], asked: str | None = None) -> str | None:
     if asked in names:
         return asked
     return next((name for name in names if name not in ("loss", "perplexity")), "loss" if "loss" in names else None)
+
+
+def loose(rows: Sequence[Row]) -> tuple[str, ...]:
+    """A sentence where the figures of some row are measured on few examples."""
+    counts = [row.held_out_examples for row in rows if row.held_out_examples]
+    return few_examples(min(counts)) if counts else ()
 
 
 def spread_text(spread: Spread) -> str:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from loralab.experiments.comparison.claims import NOT_TESTED, Claim
 from loralab.experiments.comparison.config import CompareConfig
-from loralab.experiments.comparison.rows import Row, count_text, spread_text
+from loralab.experiments.comparison.rows import Row, count_text, loose, spread_text
 
 
 def markdown(config: CompareConfig, rows: Sequence[Row], claims: Sequence[Claim]) -> str:
@@ -14,6 +14,7 @@ def markdown(config: CompareConfig, rows: Sequence[Row], claims: Sequence[Claim]
         f"# {config.model} on {config.task}",
         _what_it_is(config),
         _table(rows, config.match_params is not None),
+        *(f"{sentence[0].upper()}{sentence[1:]}." for sentence in loose(rows)),
         *(["## What failed", "\n".join(failures)] if failures else []),
         "## The paper's claims",
         "\n".join(_claim(each) for each in claims),

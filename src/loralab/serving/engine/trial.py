@@ -13,7 +13,7 @@ from loralab.serving.engine.request import Request, Token
 LENGTHS, NEW = (11, 4), 3
 """Of the prompts that are tried together, and of their answers."""
 TOLERANCE = 0.02
-"""In nats a token, beside eight roundings of the model's precision: far below what a wrong mask does."""
+"""In nats a token, beside 64 roundings of the model's precision."""
 
 
 def refuse_unservable(model: PreTrainedModel) -> None:
@@ -27,7 +27,7 @@ def refuse_unservable(model: PreTrainedModel) -> None:
         off = _largest_difference(model)
     except (RuntimeError, TypeError, ValueError, LookupError, AttributeError, AssertionError) as error:
         raise SpecError(f"{name} cannot be served: the engine's cache does not fit it ({error})") from error
-    allowed = TOLERANCE + 8 * torch.finfo(model.dtype).eps * 8
+    allowed = TOLERANCE + 64 * torch.finfo(model.dtype).eps
     if not off <= allowed:
         raise SpecError(
             f"{name} cannot be served: a token's log-probability beside another request differs by {off:.2g} from what "

@@ -13,7 +13,6 @@ from loralab.serving.http.server import Refused, Server, sse
 from loralab.serving.http.shapes import Shape, error
 from loralab.serving.registry import Version
 
-
 TOO_LONG = "the request took longer than the server allows"
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from loralab.errors import SpecError
 from loralab.nn.targets import IGNORED
-from loralab.tasks.encoding.encode import AnyEncoded, Encoded
+from loralab.tasks.encoding.encoded import AnyEncoded, Encoded
 from loralab.tasks.encoding.images import EncodedImage, pixel_values
 
 POOL_BATCHES = 50

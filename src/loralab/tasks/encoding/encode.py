@@ -6,6 +6,7 @@ long loses the LEFT end of its prompt, never a part of its target; only a target
 its end. All cuts are counted. It knows nothing of models beyond whether one has an encoder and a decoder.
 """
 
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
@@ -14,12 +15,14 @@ from transformers import BaseImageProcessor, PreTrainedTokenizerBase
 from loralab.errors import DataError, SpecError
 from loralab.nn.targets import IGNORED
 from loralab.tasks.encoding.chat import answer_context, templated
-from loralab.tasks.encoding.images import EncodedImage, encode_images
+from loralab.tasks.encoding.encoded import AnyEncoded, Encoded
+from loralab.tasks.encoding.images import encode_images
 from loralab.tasks.encoding.marking import Marked, mark
 from loralab.tasks.encoding.remarks import conversation_remarks, spanning_remarks
 from loralab.tasks.encoding.tokens import answer_ids, begun, context_ids, cut_left, empty_text_id, ended, fit, whole_ids
 from loralab.tasks.encoding.turn_end import turn_end
-from loralab.tasks.example import AnyExample, Conversation, Example, LabelledExample, weight_of
+from loralab.tasks.encoding.windows import cut_into_windows
+from loralab.tasks.example import AnyExample, Conversation, Document, Example, LabelledExample, weight_of
 from loralab.tasks.task import Task
 
 Processor = PreTrainedTokenizerBase | BaseImageProcessor
@@ -27,43 +30,6 @@ Processor = PreTrainedTokenizerBase | BaseImageProcessor
 
 SHORTEST = 8
 """Below this `max_length` nothing of use fits."""
-
-
-@dataclass(frozen=True)
-class Encoded:
-    """One example as token ids."""
-
-    input_ids: list[int]
-    labels: list[int] | int | float | None
-    """Per token the token itself where it is a target and `IGNORED` elsewhere; or the class or value; or None where
-    it is not known.
-    """
-    token_type_ids: list[int] | None = None
-    """Which text of a pair a token is of, for tokenizers that say."""
-    decoded: bool = False
-    """The labels are tokens of a decoder, beside the encoder's `input_ids` and not among them."""
-    weight: float = 1.0
-    """What each target counts in the training loss."""
-
-    @property
-    def targets(self) -> int:
-        """The number of tokens, or of labels, that the loss is taken on."""
-        if isinstance(self.labels, list):
-            return sum(label != IGNORED for label in self.labels)
-        return int(self.labels is not None)
-
-    @property
-    def tokens(self) -> int:
-        """All real tokens that a model runs over."""
-        return len(self.input_ids) + (self.targets if self.decoded else 0)
-
-    @property
-    def width(self) -> int:
-        """The longer of its rows in a batch, in tokens: an encoder-decoder has two."""
-        return max(len(self.input_ids), len(self.labels) if isinstance(self.labels, list) else 0)
-
-
-AnyEncoded = Encoded | EncodedImage
 
 
 @dataclass(frozen=True)
@@ -135,7 +101,11 @@ def _encode_texts(
         replace(_not_empty(each, tokenizer), weight=weight_of(example))
         for (each, _), example in zip(pairs, examples, strict=True)
     ]
-    return Encoding(encoded, truncated, (*remarks, *([note] if truncated else []), *([said] if empty else [])))
+    notes = (*remarks, *([note] if truncated else []), *([said] if empty else []))
+    if kind != "Document":
+        return Encoding(encoded, truncated, notes)
+    rows, cut = cut_into_windows(encoded, max_length)
+    return Encoding(rows, truncated, (*notes, *cut))
 
 
 def _not_empty(encoded: Encoded, tokenizer: PreTrainedTokenizerBase) -> Encoded:
@@ -186,6 +156,12 @@ def _with_ends(marked: Marked, tokenizer: PreTrainedTokenizerBase) -> Marked:
     return Marked(ids, labels, marked.spanned)
 
 
+def _encode_documents(examples: Sequence[AnyExample], tokenizer: PreTrainedTokenizerBase, max_length: int) -> Pairs:
+    """Whole, to be cut into rows."""
+    texts = [Example("", each.text) for each in examples if isinstance(each, Document)]
+    return _encode_written(texts, tokenizer, sys.maxsize)
+
+
 def _encode_conversations(examples: Sequence[AnyExample], tokenizer: PreTrainedTokenizerBase, max_length: int) -> Pairs:
     conversations = [each for each in examples if isinstance(each, Conversation)]
     end = turn_end(tokenizer)
@@ -228,6 +204,7 @@ def _encode_labelled(examples: Sequence[AnyExample], tokenizer: PreTrainedTokeni
 _ENCODERS: dict[str, Callable[[Sequence[AnyExample], PreTrainedTokenizerBase, int], Pairs]] = {
     "Example": _encode_written,
     "Conversation": _encode_conversations,
+    "Document": _encode_documents,
     "LabelledExample": _encode_labelled,
     "decoded": _encode_decoded,
 }

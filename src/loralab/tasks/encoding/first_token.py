@@ -5,7 +5,8 @@ Generation puts that token (`forced_bos_token_id`) before every answer, so an an
 
 from dataclasses import replace
 
-from loralab.tasks.encoding.encode import AnyEncoded, Encoded, Encoding
+from loralab.tasks.encoding.encode import Encoding
+from loralab.tasks.encoding.encoded import AnyEncoded, Encoded
 
 
 def begin_targets(encoding: Encoding, first: int | None, max_length: int) -> Encoding:

@@ -19,7 +19,8 @@ from loralab.tasks.images.file import examine_image
 from loralab.tasks.images.folders import list_folders
 from loralab.tasks.images.lists import ListedImage, Listing, by_split, list_lines
 from loralab.tasks.official import WHOLE_FILE
-from loralab.tasks.own.jsonl import LABEL_METRICS, split_rows
+from loralab.tasks.own.inputs import split_rows
+from loralab.tasks.own.jsonl import LABEL_METRICS
 from loralab.tasks.splits import SPLIT_NAMES, SPLITS
 from loralab.tasks.task import Task
 
@@ -40,14 +41,15 @@ def open_images(data: str | None, labels: Sequence[str] | None = None) -> Task:
     splits: dict[str, Callable[[], Examples]] = {
         name: cache(partial(_read, images)) for name, images in listing.splits.items()
     }
-    notes = listing.notes
+    notes, said = listing.notes, ""
     if WHOLE_FILE in splits:
         parts = _split(splits[WHOLE_FILE]())
         splits = {name: partial(parts.__getitem__, name) for name in SPLITS} | splits
         sizes = ", ".join(f"{name} {len(parts[name])}" for name in SPLITS)
-        notes = (*notes, f"{data} names no splits; by a hash of the images it is split into {sizes}")
+        said = f"{data} names no splits; by a hash of the images it is split into {sizes}"
+        notes = (*notes, said)
     metrics = LABEL_METRICS["classification"]
-    return Task("images", "classification", splits, metrics, listing.classes, notes, inputs="images")
+    return Task("images", "classification", splits, metrics, listing.classes, notes, split_note=said, inputs="images")
 
 
 def _list(path: Path, classes: Sequence[str] | None) -> Listing:

@@ -65,8 +65,17 @@ def find_data_files(path: Path) -> DataFiles:
     return DataFiles(splits, _left_aside(path, [each for each in candidates if each not in taken]))
 
 
+def has_rows(folder: Path) -> bool:
+    """Whether a folder has anything in it that `find_data_files` may read."""
+    if is_dataset(folder) or (folder / PARTS).is_file() or _readable(folder):
+        return True
+    return (folder / "data").is_dir() and bool(_readable(folder / "data"))
+
+
 def _nothing_to_train_on(path: Path, candidates: Sequence[Path]) -> str:
     others = f" ({', '.join(each.name for each in candidates[:5])})" if candidates else ""
+    if not candidates and any(path.glob("*.txt")):
+        return f"{path} has files of text and no rows: to learn all of these texts, give --task text --data {path}"
     return (
         f"{path} has no train.jsonl, and {len(candidates)} other JSON or JSONL files or tables{others}; put "
         f"train.jsonl there, and validation.jsonl and test.jsonl if you have them (read are {', '.join(READERS)}, also "

@@ -9,11 +9,12 @@ are ignored, and that is said; all others are errors.
 
 import math
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
-from loralab.tasks.example import Conversation, Example
+from loralab.tasks.example import Conversation, Document, Example
 from loralab.tasks.own.turns import parse_messages, parse_sharegpt
 from loralab.tasks.readers.lines import Line
 
@@ -43,27 +44,35 @@ class RawLabelled:
     weight: float = 1.0
 
 
-Row = Example | Conversation | RawLabelled
+Row = Example | Conversation | Document | RawLabelled
 
 
 @dataclass(frozen=True)
 class RowShape:
     """Which keys an object has, and what it becomes."""
 
-    required: frozenset[str]
+    written: str
+    """The keys that it must have, parted by spaces."""
     parse: Callable[[Line], Row]
-    optional: frozenset[str] = frozenset()
-    repeated: frozenset[str] = frozenset()
+    meaning: str
+    """For a user whose keys are others."""
+    optional: str = ""
+    repeated: str = ""
     """Keys that say again what the others say; they are ignored as `ORIGIN` is."""
 
-    @property
+    @cached_property
+    def required(self) -> frozenset[str]:
+        """The keys that it must have."""
+        return frozenset(self.written.split())
+
+    @cached_property
     def used(self) -> frozenset[str]:
         """The keys that are read."""
-        return self.required | self.optional | {WEIGHT}
+        return self.required | {*self.optional.split(), WEIGHT}
 
     def unknown(self, line: Line) -> list[str]:
         """The line's keys that are neither read nor ignored."""
-        return sorted(line.content.keys() - self.used - self.repeated - ORIGIN)
+        return sorted(line.content.keys() - self.used - {*self.repeated.split()} - ORIGIN)
 
 
 def parse_completion(line: Line) -> Example:
@@ -95,12 +104,12 @@ def instruction_prompt(instruction: str, text: str = "") -> str:
     return f"{INSTRUCTION}{instruction}\n\n{given}{RESPONSE}"
 
 
-def parse_document(line: Line) -> Example:
-    """A text alone: every one of its tokens is a target, and nothing stands before it."""
+def parse_document(line: Line) -> Document:
+    """A text alone."""
     text = line.text("text")
     if not text.strip():
         raise line.error("the text is empty; there is nothing to learn from it")
-    return Example("", text)
+    return Document(text)
 
 
 def parse_text(line: Line) -> RawLabelled:
@@ -111,20 +120,27 @@ def parse_pair(line: Line) -> RawLabelled:
     return RawLabelled(line, line.text("text_a"), line.text("text_b"), line.content["label"])
 
 
-def _keys(text: str) -> frozenset[str]:
-    return frozenset(text.split())
-
-
 SHAPES = (
-    RowShape(_keys("prompt completion"), parse_completion),
-    RowShape(_keys("instruction output"), parse_instruction, _keys("input"), _keys("text")),
-    RowShape(_keys("instruction context response"), parse_dolly, repeated=_keys("text")),
-    RowShape(_keys("text label"), parse_text, repeated=_keys("label_text")),
-    RowShape(_keys("text_a text_b label"), parse_pair, repeated=_keys("label_text")),
-    RowShape(_keys("messages"), parse_messages, _keys("tools"), _keys("prompt")),
-    RowShape(_keys("conversations"), parse_sharegpt, _keys("tools system")),
-    RowShape(_keys("text"), parse_document),
+    RowShape("prompt completion", parse_completion, "a text to be written after a prompt"),
+    RowShape("instruction output", parse_instruction, "an instruction (Alpaca; also input)", "input", "text"),
+    RowShape("instruction context response", parse_dolly, "an instruction (Dolly)", repeated="text"),
+    RowShape("text label", parse_text, "a class or a value of a text", repeated="label_text"),
+    RowShape("text_a text_b label", parse_pair, "a class or a value of two texts", repeated="label_text"),
+    RowShape("messages", parse_messages, "a chat: a list of role and content", "tools", "prompt"),
+    RowShape("conversations", parse_sharegpt, "a chat (ShareGPT): from and value", "tools system"),
+    RowShape("text", parse_document, "a text alone, of which all is learned"),
 )
+
+OTHER_NAMES = (
+    dict.fromkeys(("question", "query", "user", "input", "source", "request"), "prompt")
+    | dict.fromkeys(("answer", "response", "output", "target", "reply", "assistant"), "completion")
+    | dict.fromkeys(("sentence", "review", "content", "document", "body", "comment", "article"), "text")
+    | dict.fromkeys(("class", "sentiment", "rating", "intent", "labels"), "label")
+    | dict.fromkeys(("sentence1", "premise", "text1", "question1"), "text_a")
+    | dict.fromkeys(("sentence2", "hypothesis", "text2", "question2"), "text_b")
+    | {name: name for name in ("prompt", "completion", "text", "label", "messages", "conversations")}
+)
+"""What people call the keys of a shape -> the key; said in an error, for what is meant is theirs to say."""
 
 
 def parse_lines(lines: Sequence[Line], shape: RowShape) -> list[Row]:
@@ -143,14 +159,32 @@ def shape_of(line: Line) -> RowShape:
     for shape in near:
         if not shape.unknown(line):
             return shape
-    known = " or ".join("{" + _listed(shape.required) + "}" for shape in SHAPES)
+    called = "columns" if line.is_of_table else "keys"
     if not near:
-        raise line.error(f"its keys are {_listed(keys)}; a line must have the keys {known}")
+        known = f"a {line.unit} must have those of{_known_shapes()}"
+        raise line.error(f"its {called} are {_listed(keys)}{_renaming(keys)}; {known}")
     best = min(near, key=lambda shape: len(shape.unknown(line)))
     raise line.error(
-        f"its keys are {_listed(keys)}; {', '.join(map(repr, best.unknown(line)))} is not known beside "
-        f"{_listed(best.required)}: remove it, or give one of {known}"
+        f"its {called} are {_listed(keys)}; {', '.join(map(repr, best.unknown(line)))} is not known beside "
+        f"{_listed(best.required)}: remove it, or have one of{_known_shapes()}"
     )
+
+
+def _known_shapes() -> str:
+    """A line for each shape."""
+    return "".join(f"\n  {', '.join(shape.written.split()):31} {shape.meaning}" for shape in SHAPES)
+
+
+def _renaming(keys: Collection[str]) -> str:
+    """What to call the keys, where other names for those of a shape are among them; or that they are not parted."""
+    if len(keys) == 1 and (mark := next((mark for mark in ";\t|" if mark in next(iter(keys))), None)):
+        return f" (one column: the file is separated by {mark!r}; save it with commas, or tabs as .tsv)"
+    meant = {OTHER_NAMES.get(key.strip().lower().replace(" ", "_"), key): key for key in keys}
+    for shape in SHAPES:
+        if shape.required <= meant.keys():
+            renamed = [f"{old!r} to {new!r}" for new, old in meant.items() if new in shape.used and old != new]
+            return f" (rename {' and '.join(renamed)})" if renamed else ""
+    return ""
 
 
 def ignored_keys(lines: Sequence[Line], shape: RowShape) -> tuple[str, ...]:

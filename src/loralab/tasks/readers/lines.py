@@ -21,6 +21,11 @@ class Line:
     unit: str = "line"
     """What is counted: the file's lines, or the elements of its list."""
 
+    @property
+    def is_of_table(self) -> bool:
+        """Whether the keys are the names of columns."""
+        return self.unit == "row" or ".csv" in self.path.suffixes or ".tsv" in self.path.suffixes
+
     def error(self, problem: str) -> DataError:
         """The error that says this line is wrong, and which it is."""
         return DataError(f"{self.path}, {self.unit} {self.number}: {problem}")

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+from loralab.errors import DataError
 from loralab.tasks.readers.columnar import dataset_files, is_dataset, read_dataset, read_parquet
 from loralab.tasks.readers.delimited import read_delimited
 from loralab.tasks.readers.lines import Line, read_lines
@@ -22,6 +23,9 @@ READERS: dict[str, Callable[[Path], list[Line]]] = {
 """A name's ending -> what reads the file, which may be packed with gzip, with .gz at the end of its name."""
 
 
+OFFICE = (".xls", ".xlsx", ".ods", ".numbers")
+
+
 def ending_of(path: Path) -> str | None:
     """The key of `READERS` for a file of this name; None where there is none."""
     endings = [ending.lower() for ending in path.suffixes[-2:]]
@@ -36,6 +40,8 @@ def read_rows(path: Path) -> list[Line]:
     Raises `NotFoundError` for a path that is not there, and `DataError`, with the row where it is one's, for content
     that cannot be read or written again.
     """
+    if path.suffix.lower() in OFFICE:
+        raise DataError(f"{path}: spreadsheets are not read; save it as CSV")
     return read_dataset(path) if is_dataset(path) else READERS[ending_of(path) or ".jsonl"](path)
 
 

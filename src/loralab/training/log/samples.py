@@ -4,6 +4,7 @@ A language model writes its answer; of a classifier and of a regression it is wh
 """
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,11 +18,14 @@ from loralab.generation.config import GenerationConfig
 from loralab.methods.prefix.update import text_room
 from loralab.models.load import LoadedModel
 from loralab.nn.mode import evaluating
-from loralab.tasks.example import AnyExample, Conversation, Example, ImageExample
+from loralab.tasks.example import AnyExample, Conversation, Document, Example, ImageExample, LabelledExample
 from loralab.tasks.table import Task
 
 NEW_TOKENS = 48
 """Of a written answer, at most."""
+
+BEGUN_WORDS = 12
+"""Of a document, that are given to go on from."""
 
 
 @dataclass(frozen=True)
@@ -41,14 +45,14 @@ class Chosen:
     task: Task
     places: tuple[int, ...]
     """Of each among those that are measured on."""
-    examples: tuple[AnyExample, ...]
+    examples: "tuple[Askable, ...]"
 
     @classmethod
     def of(cls, task: Task, split: str, limit: int | None, count: int) -> "Chosen":
         """`count` of the measured examples, spread evenly over them."""
         measured = task.examples(split, limit)
         places = spread_evenly(len(measured), count)
-        return cls(task, places, tuple(measured[place] for place in places))
+        return cls(task, places, tuple(to_ask(measured[place]) for place in places))
 
     def ask(self, loaded: LoadedModel, evaluation: Evaluation, step: int, max_length: int) -> list[Reply]:
         """What the model, as it is now, says to each."""
@@ -69,7 +73,7 @@ class Chosen:
     def _predicted(self, evaluation: Evaluation) -> Sequence[str]:
         return [_rounded(self.task, evaluation.outputs[place]) for place in self.places]
 
-    def _wanted(self, example: AnyExample) -> str:
+    def _wanted(self, example: "Askable") -> str:
         if isinstance(example, Example | Conversation):
             return example.answers()[0]
         if example.label is None:
@@ -77,12 +81,24 @@ class Chosen:
         return self.task.labels[int(example.label)] if self.task.labels else f"{example.label:.4g}"
 
 
+Askable = Example | Conversation | LabelledExample | ImageExample
+
+
+def to_ask(example: AnyExample) -> Askable:
+    """The example; of a document the beginning, to be gone on from."""
+    if not isinstance(example, Document):
+        return example
+    words = re.findall(r"\s*\S+", example.text)
+    begun = min(BEGUN_WORDS, len(words) // 2)
+    return Example("".join(words[:begun]), "".join(words[begun : 2 * BEGUN_WORDS]))
+
+
 def spread_evenly(of: int, count: int) -> tuple[int, ...]:
     """At most `count` places of `of`, the first among them."""
     return tuple(sorted({place * of // count for place in range(count)})) if of else ()
 
 
-def _asked(example: AnyExample) -> str:
+def _asked(example: Askable) -> str:
     if isinstance(example, Example | Conversation):
         return prompt_of(example)
     if isinstance(example, ImageExample):
