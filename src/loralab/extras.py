@@ -26,6 +26,7 @@ EXTRAS: Mapping[str, Mapping[str, str]] = {
         "sklearn": "scikit-learn",
     },
     "plots": {"matplotlib": "matplotlib"},
+    "serve": {"fastapi": "fastapi", "pydantic": "pydantic", "uvicorn": "uvicorn"},
 }
 """Extra -> what Python imports -> what pip installs, as in pyproject.toml."""
 
