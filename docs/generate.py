@@ -16,7 +16,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from loralab.cli.main import ANALYSES, VERBS, main
+from loralab.cli.main import main
+from loralab.cli.table import ANALYSES, VERBS
 from loralab.methods.table import METHODS
 
 DOCS = Path(__file__).resolve().parent

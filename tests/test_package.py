@@ -11,7 +11,7 @@ from zipfile import ZipFile
 
 import pytest
 
-from loralab.cli.main import VERBS
+from loralab.cli.table import VERBS
 from loralab.extras import EXTRAS
 from tiny import write_llama, write_pairs
 

@@ -11,8 +11,9 @@ from types import ModuleType
 
 import pytest
 
-from loralab.cli.main import VERBS, main
+from loralab.cli.main import main
 from loralab.cli.showing import show_answer
+from loralab.cli.table import VERBS
 from loralab.cli.verb import Answer, Verb
 from loralab.errors import DataError
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from loralab.cli.main import ANALYSES, VERBS
+from loralab.cli.table import ANALYSES, VERBS
 
 SOURCE = Path(__file__).resolve().parents[2] / "src"
 

@@ -18,43 +18,12 @@ from loralab.cli.opening import say
 from loralab.cli.parser import parse_arguments
 from loralab.cli.settings import build_config, near_misses
 from loralab.cli.showing import as_json
+from loralab.cli.table import ANALYSES, VERBS, modules, summaries
 from loralab.cli.verb import Verb
 from loralab.errors import LoralabError, SpecError
 from loralab.extras import require
 from loralab.version import __version__
 
-VERBS = {
-    "plan": "Count parameters, bytes and memory of a training before it starts.",
-    "train": "Train an adapter on a task and write it to a folder.",
-    "compare": "Train many methods and seeds, one after another, to one table.",
-    "eval": "Measure a model, with or without an adapter, on a task.",
-    "score": "Score any system's outputs, from a file; no model is needed.",
-    "generate": "Complete prompts with a model, with or without an adapter.",
-    "chat": "Talk to a model and its adapters in the terminal.",
-    "serve": "Answer requests over HTTP, each by the adapter that it names.",
-    "merge": "Fold an adapter into its base, write the model, reopen and compare.",
-    "convert": "Write an adapter in another format.",
-    "inspect": "Say what an adapter is, what it touches, and how much it does.",
-    "analyse": "See what an adapter learned, and what to do next.",
-    "bench": "Measure on this machine, as ratios: the latency of a forward pass.",
-    "demo": "All of it in minutes with what is embedded: train, measure, merge.",
-}
-ANALYSES = {
-    "doctor": "What is wrong with an adapter; exit status 2 if it is broken.",
-    "rank": "Which rank was enough: the metric of every lower rank.",
-    "resize": "Cut an adapter to a lower rank, with the error stated.",
-    "matrices": "What each kind of matrix and each layer contribute (Table 5).",
-    "forgetting": "The loss on other text before and after, beside the gain.",
-    "angular": "Which blocks turn the residual stream least: what to prune.",
-    "prune": "Drop blocks, write the model, measure before, after and healed.",
-    "linearity": "How nearly each block is one affine map, and without residual.",
-    "linearize": "Put affine maps in the place of blocks, and measure.",
-    "spectrum": "Singular values: how many directions an adapter uses.",
-    "amplification": "What the update amplifies that the base has (Table 7).",
-    "subspace": "How far the directions of two adapters coincide (Figures 3-8).",
-    "report": "One page to look at, of runs and what was measured on them.",
-}
-"""The verbs behind `loralab analyse`."""
 DONE, USER_ERROR, INTERRUPTED = 0, 2, 130
 
 
@@ -91,7 +60,7 @@ def _dispatch(arguments: list[str]) -> int:
         raise SpecError(f"unknown verb {name!r}{near_misses(name, VERBS)}; known verbs: {', '.join(VERBS)}")
     if name == "analyse":
         return _analyse(rest)
-    return _run(f"loralab {name}", f"loralab.cli.verbs.{name}", VERBS[name], rest)
+    return _run((name,), rest)
 
 
 def _analyse(arguments: list[str]) -> int:
@@ -104,12 +73,12 @@ def _analyse(arguments: list[str]) -> int:
             f"unknown analysis {name!r}{near_misses(name, ANALYSES)}; known analyses: {', '.join(ANALYSES)} "
             "(see loralab analyse --help)"
         )
-    module = f"loralab.cli.analyses.{name}"
-    return _run(f"loralab analyse {name}", module, ANALYSES[name], arguments[1:])
+    return _run(("analyse", name), arguments[1:])
 
 
-def _run(program: str, module: str, summary: str, arguments: list[str]) -> int:
-    verb: Verb[Any] = importlib.import_module(module).VERB
+def _run(words: tuple[str, ...], arguments: list[str]) -> int:
+    verb: Verb[Any] = importlib.import_module(modules()[words]).VERB
+    program, summary = " ".join(("loralab", *words)), summaries()[words]
     given = parse_arguments(program, verb.config, arguments)
     if given.help or given.help_all:
         return _print(help_page(program, summary, verb, whole=given.help_all).rstrip("\n"))

@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from loralab.errors import AdapterFileError, NotFoundError, listed
+from loralab.errors import AdapterFileError, NotFoundError, listed, some
 
 SAFETENSORS = ".safetensors"
 _PICKLED = (b"PK\x03\x04", *(bytes([0x80, protocol]) for protocol in range(2, 6)))
@@ -77,8 +77,7 @@ def _read_pickle(path: Path) -> TensorFile:
     ]
     if strange:
         raise AdapterFileError(
-            f"{path} should hold tensors by name, but holds {', '.join(strange[:5])}; "
-            "save the adapter's state dict alone"
+            f"{path} should hold tensors by name, but holds {some(strange, 5)}; save the adapter's state dict alone"
         )
     return TensorFile(path, _widened(path, {name: value.detach() for name, value in content.items()}), {})
 
@@ -89,7 +88,7 @@ def _widened(path: Path, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     packed = [name for name in narrow if not str(tensors[name].dtype).startswith("torch.float8_")]
     if packed:
         raise AdapterFileError(
-            f"{path} holds {tensors[packed[0]].dtype} in {', '.join(packed[:5])}: several numbers in a byte, which are "
+            f"{path} holds {tensors[packed[0]].dtype} in {some(packed, 5)}: several numbers in a byte, which are "
             "not read; save the adapter in float32 or bfloat16"
         )
     return tensors | {name: tensors[name].float() for name in narrow}

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from loralab.core.names import class_name, inside, modules_by_path, unwrapped
 from loralab.core.updates.update import WHOLE, Update
-from loralab.errors import FingerprintError
+from loralab.errors import FingerprintError, listed
 from loralab.files.values import listing, mapping, number, sizes, text
 from loralab.nn.tensors import has_tensor, tensor_of
 
@@ -124,10 +124,10 @@ class Fingerprint:
             if difference:
                 differing.append(f"{name} {difference}")
         if differing:
-            shown = "; ".join(differing[:8]) + (f"; and {len(differing) - 8} more" if len(differing) > 8 else "")
             raise FingerprintError(
                 f"the adapter was trained on another base model ({self._model()}) than this one ({other._model()}): "
-                f"{shown}. Load it into the base it belongs to, or pass allow_other_base=True if you mean it"
+                f"{listed(differing, 8)}. Load it into the base it belongs to, or pass allow_other_base=True if you "
+                "mean it"
             )
 
     def _model(self) -> str:

@@ -10,6 +10,7 @@ from torch import nn
 from loralab.core.updates.factors import Recipe
 from loralab.core.updates.magnitude import MAGNITUDE
 from loralab.core.updates.update import WHOLE
+from loralab.errors import some
 from loralab.formats.doctor.examine import findings_beside_loading
 from loralab.formats.doctor.model import logit_change
 from loralab.formats.peft.beside_base import BIAS_OF_B
@@ -110,7 +111,7 @@ def _notes_on_peft(stored: StoredAdapter) -> Iterator[str]:
     copies = stored.base_copies
     whole = [name for name in stored.others if not name.endswith((MAGNITUDE, DELTA, BIAS_OF_B)) and name not in copies]
     if whole:
-        yield f"{len(whole)} tensors are saved in full: {', '.join(whole[:4])}"
+        yield f"{len(whole)} tensors are saved in full: {some(whole, 4)}"
     if config.bias_of_B:
         yield "lora_bias: every B has a bias, which moves its layer's own; norms are those of B·A alone"
     if config.magnitude:

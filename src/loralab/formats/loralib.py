@@ -7,15 +7,17 @@ paper's choice for GPT-2. Convolutions are stored as loralib's own product of ma
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
 from loralab.core.names import modules_by_path
+from loralab.core.plan import Plan
 from loralab.core.updates.build import kind_of
-from loralab.core.updates.factors import Recipe, usual_and_others
+from loralab.core.updates.factors import usual_and_others
 from loralab.core.updates.update import WHOLE, Update
-from loralab.errors import AdapterFileError, listed
+from loralab.errors import AdapterFileError, SpecError, listed
 from loralab.formats.record import ModuleRecord, PartRecord, rows_of, runs_of
 from loralab.formats.stored import StoredAdapter, StoredUpdate
 from loralab.methods.lora import LoRA
@@ -31,48 +33,48 @@ ENABLED = {2: ("q", "v"), 3: ("q", "k", "v")}
 """How many parts of a fused projection are enabled → which."""
 
 
-def from_pairs(
-    model: nn.Module,
-    pairs: Mapping[str, tuple[Tensor, Tensor]],
-    others: Mapping[str, Tensor],
-    alpha: float,
-    rank_stabilized: bool,
-) -> tuple[dict[str, Update], list[str]]:
-    """(updates by path, notes) of factors by module and other tensors; AdapterFileError listing all that does not fit.
+def from_checkpoint(stored: StoredAdapter, model: nn.Module) -> Plan:
+    """The updates of a checkpoint for a model, filled; AdapterFileError listing all that does not fit.
 
-    Nothing of the model is changed.
+    Raises SpecError where the alpha is not known. Nothing of the model is changed.
     """
+    if stored.alpha is None:
+        raise SpecError(
+            f"{stored.source} is a loralib checkpoint, which does not record alpha; pass the alpha it was trained "
+            "with, as load(model, path, alpha=16)"
+        )
     by_path = modules_by_path(model)
     notes: list[str] = []
     problems: list[str] = []
     updates: dict[str, Update] = {}
-    for path, (A_values, B_values) in pairs.items():
-        if path not in by_path:
+    for each in stored.demand().updates:
+        path, module = each.name, by_path.get(each.name)
+        if module is None:
             problems.append(f"{path}.lora_A belongs to no module of the model")
             continue
-        recipe = Recipe(B_values.shape[-1], alpha, rank_stabilized=rank_stabilized)
-        record = _record(model, path, by_path[path], recipe, (A_values, B_values))
+        record = _record(model, module, each, stored.rank_stabilized)
         if record is None:
-            problems.append(_misfit(path, by_path[path], A_values, B_values))
+            problems.append(
+                f"{path} is {module}, and lora_A {list(each.A.shape)} with lora_B {list(each.B.shape)} fits neither it "
+                "nor two or three thirds of it"
+            )
             continue
-        updates[path] = record.build(path, by_path[path])
-        _fill(updates[path], A_values, B_values)
+        updates[path] = record.build(path, module)
+        _fill(updates[path], each.A, each.B)
         if WHOLE not in record.parts:
             notes.append(
                 f"{path}: the file has {len(record.parts)} of its parts, taken to be {', '.join(record.parts)}"
             )
-    _add_others(by_path, updates, others, problems)
+    _add_others(by_path, updates, stored.others, problems)
     if problems:
         raise AdapterFileError(f"the checkpoint does not fit this model: {listed(sorted(problems))}")
-    return {path: updates[path] for path in by_path if path in updates}, notes
+    return Plan({path: updates[path] for path in by_path if path in updates}, tuple(notes))
 
 
-def _record(
-    model: nn.Module, path: str, module: nn.Module, recipe: Recipe, pair: tuple[Tensor, Tensor]
-) -> ModuleRecord | None:
+def _record(model: nn.Module, module: nn.Module, pair: StoredUpdate, rank_stabilized: bool) -> ModuleRecord | None:
     """The structure that a pair of this shape has at this module, or None if it does not fit."""
-    R, kind = recipe.rank, kind_of(module)
-    shapes = tuple(pair[0].shape), tuple(pair[1].shape)
+    recipe, kind = replace(pair.recipe, rank_stabilized=rank_stabilized), kind_of(module)
+    R, shapes = recipe.rank, (tuple(pair.A.shape), tuple(pair.B.shape))
     whole = ModuleRecord(kind, {WHOLE: PartRecord(recipe)})
     if kind == "embedding":
         V, D = tensor_of(module, WHOLE).shape
@@ -86,7 +88,7 @@ def _record(
     parts = ENABLED.get(count)
     if rest or parts is None or shapes != ((count * R, I), (count * (O // 3), R)) or O % 3:
         return None
-    layout = fused_layout(model, path, O) or dict(zip("qkv", rows_of([[0, O]]).chunk(3), strict=True))
+    layout = fused_layout(model, pair.name, O) or dict(zip("qkv", rows_of([[0, O]]).chunk(3), strict=True))
     return ModuleRecord("linear", {part: PartRecord(recipe, runs_of(layout[part].tolist())) for part in parts})
 
 
@@ -94,13 +96,6 @@ def _fill(update: Update, A_values: Tensor, B_values: Tensor) -> None:
     count = len(update.parts)
     for part, A_part, B_part in zip(update.parts, A_values.chunk(count), B_values.chunk(count), strict=True):
         update.factors_of(part).fill({A: A_part, B: B_part})
-
-
-def _misfit(path: str, module: nn.Module, A_values: Tensor, B_values: Tensor) -> str:
-    return (
-        f"{path} is {module}, and lora_A {list(A_values.shape)} with lora_B {list(B_values.shape)} fits neither it nor "
-        "two or three thirds of it"
-    )
 
 
 def _add_others(
@@ -121,8 +116,9 @@ def _add_others(
             updates.setdefault(path, Update({})).restore(leaf, tensor, by_path[path])
 
 
-def loralib_spec(updates: Mapping[str, Update], alpha: float, rank_stabilized: bool) -> LoRA:
+def loralib_spec(stored: StoredAdapter, plan: Plan) -> LoRA:
     """The specification that comes nearest."""
+    updates = plan.updates
     recipes = {path: update.factors_of(part).recipe for path, update in updates.items() for part in update.parts}
     usual, ranks, _ = usual_and_others(recipes)
     targets = [
@@ -132,14 +128,14 @@ def loralib_spec(updates: Mapping[str, Update], alpha: float, rank_stabilized: b
     ]
     return LoRA(
         rank=usual.rank,
-        alpha=alpha,
+        alpha=stored.alpha or 1.0,
         targets=targets,
         rank_pattern=ranks,
         bias="lora_only"
         if any("bias" in each.replacements() for each in updates.values() if len(each.parts))
         else "none",
         modules_to_save=[path for path, update in updates.items() if not len(update.parts)],
-        rank_stabilized=rank_stabilized,
+        rank_stabilized=stored.rank_stabilized,
     )
 
 

@@ -16,13 +16,13 @@ from loralab.errors import AdapterFileError, NotFoundError, SpecError
 from loralab.files.names import CONFIG_NAME, OLD_TENSORS_NAME, PEFT_FILES, PLAIN_NAME, SIDECAR_NAME, TENSORS_NAME
 from loralab.files.tensors import read_tensors
 from loralab.files.whole import read_json
-from loralab.formats.loralib import ALPHA_KEY, from_pairs, loralib_spec
+from loralab.formats.loralib import ALPHA_KEY, from_checkpoint, loralib_spec
 from loralab.formats.own import from_own, own_reasons
-from loralab.formats.peft.config import OWN_TYPE, PeftConfig, parse_config
+from loralab.formats.peft.config import OWN_TYPE, PeftConfig, PeftVeraConfig, parse_config
 from loralab.formats.peft.dialects import as_plain_lora
 from loralab.formats.peft.keys import plain_names
 from loralab.formats.peft.reading import from_peft
-from loralab.formats.peft.vera import VERA_TYPE, PeftVeraConfig, parse_vera, vera_from_peft
+from loralab.formats.peft.vera import VERA_TYPE, parse_vera, vera_from_peft
 from loralab.formats.sidecar import read_sidecar
 from loralab.formats.stored import AGAIN, UNEXPECTED, FileLayout, Problems, StoredAdapter
 from loralab.formats.updates import (
@@ -241,27 +241,14 @@ def _place_own(stored: StoredAdapter, model: nn.Module) -> Plan:
     return Plan(updates, shared=shared)
 
 
-# -- loralib's
-
-
-def _place_checkpoint(stored: StoredAdapter, model: nn.Module) -> Plan:
-    if stored.alpha is None:
-        raise SpecError(
-            f"{stored.source} is a loralib checkpoint, which does not record alpha; pass the alpha it was trained "
-            "with, as load(model, path, alpha=16)"
-        )
-    pairs = {each.name: (each.A, each.B) for each in stored.demand().updates}
-    updates, notes = from_pairs(model, pairs, stored.others, stored.alpha, stored.rank_stabilized)
-    return Plan(updates, tuple(notes))
-
-
-def _checkpoint_spec(stored: StoredAdapter, plan: Plan) -> object:
-    return loralib_spec(plan.updates, stored.alpha or 1.0, stored.rank_stabilized)
-
-
 PEFT = FileLayout("LORA", _understand_peft, part_peft, _place_peft, _peft_spec, _method)
 VERA = FileLayout(VERA_TYPE, _understand_vera, part_vera, _place_vera, _vera_spec, lambda stored: "vera")
 OWN = FileLayout(OWN_TYPE, _understand_own, part_own, _place_own, lambda stored, plan: None, _method)
 LORALIB = FileLayout(
-    None, lambda stored, _: stored, part_checkpoint, _place_checkpoint, _checkpoint_spec, lambda stored: "lora"
+    None,
+    lambda stored, _: stored,
+    part_checkpoint,
+    from_checkpoint,
+    loralib_spec,
+    lambda stored: "lora",
 )

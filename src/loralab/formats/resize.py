@@ -23,7 +23,7 @@ from loralab.errors import SpecError
 from loralab.files.names import RUN_NAME
 from loralab.files.whole import json_text, read_json, whole_folder
 from loralab.formats.peft.keys import PREFIX
-from loralab.formats.peft.layout import IN_PROJECTION
+from loralab.formats.peft.layout import IN_PROJECTION, stacked
 from loralab.formats.read import read_plain
 from loralab.formats.record import rows_of
 from loralab.formats.save import write_folder
@@ -277,11 +277,9 @@ def stored(pair: StoredUpdate, pieces: Sequence[Piece], cuts: Sequence[Pair], ra
 
 def _packed(pair: StoredUpdate, pieces: Sequence[Piece], cuts: Sequence[Pair], rank: int) -> Pair:
     dtype = torch.promote_types(pair.A.dtype, torch.float32)
-    A_RI = torch.zeros(rank, pair.A.shape[1], dtype=dtype)
-    B_OR = torch.zeros(len(pair.B), rank, dtype=dtype)
-    start = 0
-    for piece, (A, B) in zip(pieces, cuts, strict=True):
-        ranks = slice(start, start := start + A.shape[-2])
-        A_RI[ranks] = A.reshape(-1, A.shape[-1])
-        B_OR[slice(None) if piece.outputs is None else piece.outputs, ranks] = B.reshape(-1, B.shape[-1])
-    return A_RI, B_OR
+    zeros = torch.zeros(rank, pair.A.shape[1], dtype=dtype), torch.zeros(len(pair.B), rank, dtype=dtype)
+    placed = [
+        (A.flatten(0, -2), B.flatten(0, -2), slice(None) if piece.outputs is None else piece.outputs)
+        for piece, (A, B) in zip(pieces, cuts, strict=True)
+    ]
+    return stacked(*zeros, placed)

@@ -21,10 +21,9 @@ from loralab.core.updates.factors import Recipe
 from loralab.errors import AdapterFileError, LoralabError
 from loralab.files.names import CONFIG_NAME, PLAIN_NAME, TENSORS_NAME
 from loralab.files.tensors import TensorFile
-from loralab.formats.peft.config import LORA_BIAS, OWN_TYPE, TYING, PeftConfig
+from loralab.formats.peft.config import LORA_BIAS, OWN_TYPE, TYING, PeftConfig, PeftVeraConfig
 from loralab.formats.peft.keys import WRAPPED
 from loralab.formats.peft.layout import OUTPUT_TWICE
-from loralab.formats.peft.vera import PeftVeraConfig
 from loralab.formats.record import Runs
 from loralab.formats.sidecar import Sidecar
 

@@ -17,8 +17,8 @@ from loralab.core.updates.update import WHOLE
 from loralab.errors import AdapterFileError, listed, some
 from loralab.files.names import SIDECAR_NAME
 from loralab.files.tensors import is_finite, problems_of
-from loralab.formats.peft.config import PeftConfig, is_named
-from loralab.formats.peft.keys import EMBEDDING_A, WRAPPED, A, plain_path
+from loralab.formats.peft.config import PeftConfig
+from loralab.formats.peft.keys import EMBEDDING_A, WRAPPED, A, is_named, plain_path
 from loralab.formats.peft.vera import vera_record
 from loralab.formats.record import ModuleRecord, PartRecord
 from loralab.formats.sidecar import Sidecar
@@ -78,6 +78,7 @@ def _of_sorted(part: Part) -> Callable[[StoredAdapter], Parted]:
 
 @_of_sorted
 def part_peft(stored: StoredAdapter, keys: Keys, others: Tensors, problems: Problems) -> UpdatesAndOthers:
+    """Of PEFT's LoRA: a pair for each module or raw parameter."""
     config = stored.config or PeftConfig(rank=8, alpha=8.0)
     read = (
         problems.attempt(stored.where, AGAIN, partial(stored_update, config, stored.sidecar, each, stored.named))
@@ -88,6 +89,7 @@ def part_peft(stored: StoredAdapter, keys: Keys, others: Tensors, problems: Prob
 
 @_of_sorted
 def part_vera(stored: StoredAdapter, keys: Keys, others: Tensors, problems: Problems) -> UpdatesAndOthers:
+    """Of PEFT's VeRA: the pairs that its vectors and projections come to."""
     if stored.vera is None:
         return [], others
     recipe = stored.vera.recipe
@@ -97,6 +99,7 @@ def part_vera(stored: StoredAdapter, keys: Keys, others: Tensors, problems: Prob
 
 @_of_sorted
 def part_own(stored: StoredAdapter, keys: Keys, others: Tensors, problems: Problems) -> UpdatesAndOthers:
+    """Of loralab's own layout: plain pairs, and what other deltas come to."""
     sidecar, where = stored.sidecar, stored.where
     if sidecar is None:
         return [], others
@@ -121,6 +124,7 @@ def part_own(stored: StoredAdapter, keys: Keys, others: Tensors, problems: Probl
 
 @_of_sorted
 def part_checkpoint(stored: StoredAdapter, keys: Keys, others: Tensors, problems: Problems) -> UpdatesAndOthers:
+    """Of a checkpoint of loralib's: stacked pairs of fused projections are one."""
     if not any(key.endswith((".lora_A", ".lora_B")) for key in stored.named):
         of_peft = any(".lora_A." in key for key in stored.named)
         what = "it is PEFT's file" if of_peft else "it has no names ending in lora_A, lora_B"

@@ -166,10 +166,7 @@ def analyse_forgetting(
         before = measure()
     answer = {
         "adapter": adapter.name,
-        "task": measure.task.name,
-        "split": measure.split,
-        "examples": measure.examples,
-        "metric": measure.metric,
+        **measure.said(),
         "without_adapter": before,
         "with_adapter": after,
         "gain": measure.gain(before, after),

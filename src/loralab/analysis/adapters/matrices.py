@@ -114,10 +114,7 @@ def analyse_matrices(adapter: Adapter, measure: Measurement, out: Path, layer_gr
     results = contributions(adapter, measure, parts_of(adapter, layer_groups))
     answer = {
         "adapter": adapter.name,
-        "task": measure.task.name,
-        "split": measure.split,
-        "examples": measure.examples,
-        "metric": measure.metric,
+        **measure.said(),
         "without_adapter": results.none,
         "with_adapter": results.whole,
         "gain": results.gain,

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 from transformers import PreTrainedModel
 
@@ -64,6 +65,10 @@ class Measurement:
             why = "; ".join(evaluation.notes) or "the split has no labels"
             raise DataError(f"{self.metric} of split {evaluation.split} of task {self.task.name} is not there: {why}")
         return value
+
+    def said(self) -> dict[str, Any]:
+        """What was measured on what, as the analyses write it."""
+        return {"task": self.task.name, "split": self.split, "examples": self.examples, "metric": self.metric}
 
     def announce(self, count: int) -> None:
         """Say how long so many more measurements will take, where that is long."""

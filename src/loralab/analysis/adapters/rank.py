@@ -130,10 +130,7 @@ def analyse_rank(
     curve = rank_curve(adapter, measure, ranks, share)
     answer: dict[str, Any] = {
         "adapter": str(files.source),
-        "task": measure.task.name,
-        "split": measure.split,
-        "examples": measure.examples,
-        "metric": measure.metric,
+        **measure.said(),
         "gain": curve.gain,
         "share": share,
         "knee": None if curve.knee is None else curve.knee.rank,

@@ -2,8 +2,8 @@
 
 from loralab.errors import AdapterFileError, some
 from loralab.files.names import CONFIG_NAME, RUN_NAME, SIDECAR_NAME
-from loralab.formats.peft.config import PeftConfig, Targets, is_named, pattern_matches
-from loralab.formats.peft.keys import ALL_LINEAR
+from loralab.formats.peft.config import PeftConfig, Targets, pattern_matches
+from loralab.formats.peft.keys import ALL_LINEAR, is_named
 from loralab.formats.run import read_run
 from loralab.formats.stored import AGAIN, Finding, StoredAdapter
 from loralab.models.fit import FRESH

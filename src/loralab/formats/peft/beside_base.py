@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from loralab.core.names import inside, modules_by_path
 from loralab.core.updates.biased import BiasedLinear
 from loralab.core.updates.update import Update
-from loralab.errors import AdapterFileError
+from loralab.errors import AdapterFileError, some
 from loralab.files.tensors import of_shape
 from loralab.formats.peft.config import LORA_BIAS, MERGE, TYING, PeftConfig
 from loralab.formats.peft.keys import PeftTarget, Plot, tensor_key
@@ -84,7 +84,7 @@ def _notes_of_none(paths: list[str]) -> list[str]:
     if not paths:
         return []
     return [
-        f"{LORA_BIAS}: {', '.join(paths[:3])}{', …' if len(paths) > 3 else ''} have no bias: the adapter brings one, "
+        f"{LORA_BIAS}: {some(paths)} have no bias: the adapter brings one, "
         "which no weight can take up and which is saved in loralab's own layout"
     ]
 

@@ -6,7 +6,7 @@ Knows nothing of tensors.
 
 import re
 import reprlib
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -127,11 +127,20 @@ class PeftConfig:
         return content | {key: given for key, given in more.items() if given}
 
 
-def is_named(path: str, names: Targets | Collection[str] | None) -> bool:
-    """PEFT's rule for targets: a list has the path or its ending at a dot, a string, as an expression, all of it."""
-    if isinstance(names, str):
-        return bool(names) and re.fullmatch(names, path) is not None
-    return any(path == name or path.endswith(f".{name}") for name in names or ())
+@dataclass(frozen=True)
+class PeftVeraConfig:
+    """The settings of a PEFT VeRA adapter that decide what it computes, and how it started."""
+
+    common: PeftConfig
+    """What it has in common with LoRA: rank, dropout, targets, biases (`lora_only` for VeRA's `vera_only`), …"""
+    projection_seed: int
+    save_projection: bool
+    d_initial: float
+
+    @property
+    def recipe(self) -> Recipe:
+        """Of every layer: VeRA has no alpha, so the scale is 1."""
+        return Recipe(self.common.rank, float(self.common.rank), self.common.dropout)
 
 
 def pattern_matches(key: str, path: str) -> bool:

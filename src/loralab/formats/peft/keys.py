@@ -1,5 +1,7 @@
 """Which modules and raw parameters of a model a PEFT configuration adapts, and under which keys they are stored.
 
+Where loralab recorded these too, whether both tell one story.
+
 Facts about PEFT 0.21: a list matches whole paths or their endings at a dot, a string the whole path as a regular
 expression; what lies in modules_to_save is never adapted. A module with a low-rank update is wrapped, so that its
 own tensors and children have `base_layer.` in their keys; each further raw parameter of a module wraps once more.
@@ -17,7 +19,7 @@ from loralab.core.updates.build import can_adapt
 from loralab.core.updates.update import WHOLE
 from loralab.errors import AdapterFileError, some
 from loralab.files.names import CONFIG_NAME
-from loralab.formats.peft.config import MERGE, PeftConfig, is_named
+from loralab.formats.peft.config import MERGE, PeftConfig, Targets
 from loralab.formats.peft.tokens import DELTA
 from loralab.models.families.aliases import output_head_names
 from loralab.nn.dense import is_dense
@@ -167,6 +169,13 @@ def _is_target(path: str, config: PeftConfig) -> bool:
     if isinstance(config.targets, str) or path in config.targets:
         return is_named(path, config.targets)
     return is_named(path, config.targets) and _in_layers(path, config)
+
+
+def is_named(path: str, names: Targets | Collection[str] | None) -> bool:
+    """PEFT's rule for targets: a list has the path or its ending at a dot, a string, as an expression, all of it."""
+    if isinstance(names, str):
+        return bool(names) and re.fullmatch(names, path) is not None
+    return any(path == name or path.endswith(f".{name}") for name in names or ())
 
 
 def _in_layers(path: str, config: PeftConfig) -> bool:

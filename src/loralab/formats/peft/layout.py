@@ -10,7 +10,7 @@ Knows nothing of files and of key prefixes. Shapes: R rank, I inputs, O outputs,
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from loralab.core.updates.build import CONVOLUTIONS
-from loralab.core.updates.factors import Factors, Recipe
+from loralab.core.updates.factors import Factors, Pair, Recipe
 from loralab.core.updates.kinds import Kind
 from loralab.core.updates.low_rank import ConvUpdate, EmbeddingUpdate, LinearUpdate
 from loralab.core.updates.magnitude import MAGNITUDE, Magnitude
@@ -138,13 +138,10 @@ def _pack_whole(update: Update, rank_stabilized: bool, key_A: str = A, key_B: st
 def _pack_parts(update: LinearUpdate, rank_stabilized: bool) -> PeftEntry:
     parts = {part: update.factors_of(part) for part in update.parts}
     reference, ratios = _common_scale(parts)
-    stacked = torch.cat([factors.lora_A for factors in parts.values()])
-    spread, start = stacked.new_zeros(update.out_features, len(stacked)), 0
-    with torch.no_grad():
-        for part, factors in parts.items():
-            columns = slice(start, start := start + factors.recipe.rank)
-            spread[:, columns].index_copy_(0, update.rows_of(part), factors.lora_B * ratios[part])
-    return _entry(reference, len(stacked), rank_stabilized, {A: stacked, B: spread})
+    placed = [(each.lora_A, each.lora_B * ratios[part], update.rows_of(part)) for part, each in parts.items()]
+    rank, like = sum(each.recipe.rank for each in parts.values()), placed[0][0]
+    A_RI, B_OR = like.new_zeros(rank, like.shape[1]), like.new_zeros(update.out_features, rank)
+    return _entry(reference, rank, rank_stabilized, dict(zip((A, B), stacked(A_RI, B_OR, placed), strict=True)))
 
 
 def _unpack_parts(update: LinearUpdate, tensors: Mapping[str, Tensor]) -> None:
@@ -154,6 +151,17 @@ def _unpack_parts(update: LinearUpdate, tensors: Mapping[str, Tensor]) -> None:
         columns = slice(start, start := start + factors.recipe.rank)
         rows = update.rows_of(part).to(tensors[B].device)
         _fill(factors, tensors[A][columns], tensors[B][:, columns][rows] / (ratios[part] or 1.0))
+
+
+@torch.no_grad()
+def stacked(A_RI: Tensor, B_OR: Tensor, placed: Iterable[tuple[Tensor, Tensor, Tensor | slice]]) -> Pair:
+    """Fill zeros with pairs (A, B, rows), one after another: each has its own rows of A and columns of B, where it is
+    in its own `rows`."""
+    start = 0
+    for A_part, B_part, rows in placed:
+        columns = slice(start, start := start + len(A_part))
+        A_RI[columns], B_OR[rows, columns] = A_part, B_part
+    return A_RI, B_OR
 
 
 def _common_scale(parts: Mapping[str, Factors]) -> tuple[Recipe, dict[str, float]]:
@@ -179,21 +187,13 @@ def _attention_why_not(update: AttentionUpdate, base: nn.MultiheadAttention) -> 
 def _pack_attention(update: AttentionUpdate, base: nn.Module, rank_stabilized: bool) -> Iterator[PeftEntry]:
     parts = {part: update.factors_of(part) for part in update.parts}
     reference, ratios = _common_scale(parts)
-    into = [part for part in IN_PROJECTION if part in parts]
-    rank = _attention_rank(parts)
-    like = next(iter(parts.values())).lora_A
+    scaled = {part: (each.lora_A, each.lora_B * ratios[part]) for part, each in parts.items()}
+    rank, like = _attention_rank(parts), next(iter(parts.values())).lora_A
     E = int(getattr(base, "embed_dim"))  # noqa: B009  nn.Module types its attributes as modules
-    A_in, B_in = like.new_zeros(rank, E), like.new_zeros(3 * E, rank)
-    A_out, B_out = like.new_zeros(rank, E), like.new_zeros(E, rank)
-    start = 0
-    with torch.no_grad():
-        for part in into:
-            columns = slice(start, start := start + parts[part].recipe.rank)
-            A_in[columns] = parts[part].lora_A
-            B_in[_third(part, E), columns] = parts[part].lora_B * ratios[part]
-        if "out" in parts:
-            A_out[: parts["out"].recipe.rank] = parts["out"].lora_A
-            B_out[:, : parts["out"].recipe.rank] = parts["out"].lora_B * (ratios["out"] / OUTPUT_TWICE)
+    into = [(*scaled[part], _third(part, E)) for part in IN_PROJECTION if part in parts]
+    out = [(A_RI, B_OR / OUTPUT_TWICE, slice(None)) for part, (A_RI, B_OR) in scaled.items() if part == "out"]
+    A_in, B_in = stacked(like.new_zeros(rank, E), like.new_zeros(3 * E, rank), into)
+    A_out, B_out = stacked(like.new_zeros(rank, E), like.new_zeros(E, rank), out)
     yield _entry(reference, rank, rank_stabilized, {A: A_in, B: B_in, OUT_A: A_out, OUT_B: B_out})
 
 

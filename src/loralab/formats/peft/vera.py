@@ -8,7 +8,7 @@ as in PEFT's files of LoRA (`reading.py`, `writing.py`). Shapes: R rank, I input
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -22,7 +22,7 @@ from loralab.errors import AdapterFileError
 from loralab.files.names import CONFIG_NAME
 from loralab.files.tensors import of_shape, refuse_unfit
 from loralab.files.values import is_finite
-from loralab.formats.peft.config import PeftConfig, mistyped, parse_config
+from loralab.formats.peft.config import PeftVeraConfig, mistyped, parse_config
 from loralab.formats.peft.keys import BIASES, PREFIX, WRAPPERS, PeftTarget, Plot, key_prefix
 from loralab.formats.peft.reading import (
     FileReading,
@@ -78,22 +78,6 @@ _OWN = frozenset(
     ]
 )
 """The other keys: those that we act on, and those that say where the adapter came from or how it started."""
-
-
-@dataclass(frozen=True)
-class PeftVeraConfig:
-    """The settings of a PEFT VeRA adapter that decide what it computes, and how it started."""
-
-    common: PeftConfig
-    """What it has in common with LoRA: rank, dropout, targets, biases (`lora_only` for VeRA's `vera_only`), …"""
-    projection_seed: int
-    save_projection: bool
-    d_initial: float
-
-    @property
-    def recipe(self) -> Recipe:
-        """Of every layer: VeRA has no alpha, so the scale is 1."""
-        return Recipe(self.common.rank, float(self.common.rank), self.common.dropout)
 
 
 def is_vera(content: Mapping[str, Any]) -> bool:

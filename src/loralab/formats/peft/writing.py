@@ -16,8 +16,16 @@ from loralab.core.updates.low_rank import LinearUpdate
 from loralab.core.updates.magnitude import Magnitude
 from loralab.core.updates.tokens import TokenUpdate
 from loralab.core.updates.update import WHOLE, Update
-from loralab.formats.peft.config import PeftConfig, is_named
-from loralab.formats.peft.keys import BIASES, PREFIX, heads_peft_saves, key_prefix, parameter_prefix, tensor_key
+from loralab.formats.peft.config import PeftConfig
+from loralab.formats.peft.keys import (
+    BIASES,
+    PREFIX,
+    heads_peft_saves,
+    is_named,
+    key_prefix,
+    parameter_prefix,
+    tensor_key,
+)
 from loralab.formats.peft.layout import PeftEntry, pack, why_not_form
 from loralab.formats.peft.tokens import DELTA, ambiguous_rows, config_tokens, why_not_peft_rows, written_rows
 from loralab.models.embedded import published_name
