@@ -13,11 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
 
-from torch import nn
+from transformers import PreTrainedModel
 
 from loralab.errors import NotFoundError, SpecError, UnknownAdapterError
 from loralab.files.names import CONFIG_NAME, SIDECAR_NAME, TENSORS_NAME
 from loralab.serving.engine.bank import Pairs
+from loralab.serving.engine.trial import modules_with_rows
 from loralab.serving.pairs import read_pairs
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
@@ -51,9 +52,14 @@ class Registry:
     """The adapters of one folder, for one model. May be asked by several threads."""
 
     def __init__(
-        self, model: nn.Module, folder: Path | None, in_memory: int = 64, evicted: Callable[[str], None] | None = None
+        self,
+        model: PreTrainedModel,
+        folder: Path | None,
+        in_memory: int = 64,
+        evicted: Callable[[str], None] | None = None,
     ) -> None:
         self._model, self._folder, self._in_memory = model, folder, in_memory
+        self._with_rows = modules_with_rows(model)
         self._evicted = evicted or (lambda key: None)
         self._paths: dict[str, Path] = {}
         self._hidden: set[str] = set()
@@ -75,7 +81,7 @@ class Registry:
             key = signed[1] if signed is not None and signed[0] == signature else _hash(path, name)
             version = self._versions.get(key)
             if version is None:
-                version = Version(name, key, read_pairs(path, self._model))
+                version = Version(name, key, read_pairs(path, self._model, self._with_rows))
             self._keep(version)
             self._signed[name] = (signature, key)
             return version

@@ -80,6 +80,7 @@ class FactorBank:
         """What the factors take."""
         return sum(each.nbytes for shelf in self._shelves.values() for each in (shelf.A, shelf.B))
 
+    @torch.inference_mode()
     def put(self, key: str, pairs: Pairs) -> None:
         """Give an adapter columns and write its factors there. Modules that it does not adapt keep zeros."""
         extent = self._place(max(A.shape[0] for A, _ in pairs.values()))
@@ -93,6 +94,7 @@ class FactorBank:
             shelf.adapters += 1
         self._extents[key], self._adapted[key] = extent, tuple(pairs)
 
+    @torch.inference_mode()
     def remove(self, key: str) -> None:
         """Zero an adapter's columns and let others have them; what no adapter uses any more is freed."""
         extent = self._extents.pop(key)
@@ -166,11 +168,11 @@ class FactorBank:
 
 
 def added(h: Tensor, x: Tensor, shelf: Shelf, seen: Extent | Tensor) -> Tensor:
-    """h + (x Aᵀ ∘ mask) B of the columns that are seen; x [R, T, I], h [R, T, O]."""
+    """h + (x Aᵀ ∘ mask) B of the columns that are seen; x [R, T, I] or, as some models have it, [R·T, I]."""
     columns = seen.slice if isinstance(seen, Extent) else slice(0, seen.shape[-1])
     u = nn.functional.linear(x, shelf.A[columns])
     if isinstance(seen, Tensor):
-        u = u * seen
+        u = u.view(len(seen), -1, seen.shape[-1]) * seen
     return torch.addmm(h.flatten(0, -2), u.flatten(0, -2), shelf.B[columns]).view(h.shape)
 
 

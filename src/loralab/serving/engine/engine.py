@@ -119,7 +119,7 @@ class Engine:
     def submit(self, request: Request) -> None:
         """Take a request up. SpecError, before anything is computed, for one that cannot be answered."""
         self.check(request)
-        if request.adapter is not None and request.adapter not in self._pairs:
+        if request.adapter is not None and request.adapter not in self._pairs.keys() - self._released:
             raise SpecError(f"adapter {request.adapter!r} is not held by the engine")
         self._waiting.setdefault(request.adapter, deque()).append(request)
 

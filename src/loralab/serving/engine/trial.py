@@ -1,12 +1,16 @@
-"""Whether an engine writes with a model what the model itself would: found out by trial, not by name."""
+"""Whether an engine writes with a model what the model itself would, and which of its modules see the rows apart: found
+out by trial, not by name."""
+
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from loralab.errors import SpecError
 from loralab.models.context import context_length
 from loralab.nn.mode import evaluating
+from loralab.nn.rounding import same_but_for_rounding
 from loralab.serving.engine.engine import Engine, EngineConfig
 from loralab.serving.engine.request import Request, Token
 
@@ -33,6 +37,53 @@ def refuse_unservable(model: PreTrainedModel) -> None:
             f"{name} cannot be served: a token's log-probability beside another request differs by {off:.2g} from what "
             f"it is alone (allowed {allowed:.2g}), so that requests would disturb each other"
         )
+
+
+def modules_with_rows(model: PreTrainedModel) -> frozenset[str]:
+    """Paths of the modules that have one input for every row of the batch, in its order: the ones that adapters of
+    different rows can be on. An expert that is given some tokens is none of them.
+    """
+    marked, ids = _Marked(), [_prompt(model, 4), _prompt(model, 5)[1:]]
+    handles = [each.register_forward_hook(marked.hook(path)) for path, each in model.named_modules()]
+    try:
+        with torch.inference_mode(), evaluating(model):
+            for rows in (ids, ids[::-1]):
+                model(input_ids=torch.tensor(rows, device=model.device), use_cache=False)
+                marked.turn()
+    finally:
+        for handle in handles:
+            handle.remove()
+    return frozenset(marked.apart)
+
+
+class _Marked:
+    """What every module was given, in two passes between which the rows changed places."""
+
+    def __init__(self) -> None:
+        self.apart: set[str] = set()
+        self._now: dict[str, Tensor] = {}
+        self._before: dict[str, Tensor] | None = None
+
+    def hook(self, path: str) -> Any:
+        """Notes the input of a module."""
+
+        def note(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+            if len(args) == 1 and isinstance(args[0], Tensor) and args[0].is_floating_point():
+                self._now[path] = args[0]
+
+        return note
+
+    def turn(self) -> None:
+        """After a pass; after the second, whose inputs are the first's in the other order?"""
+        if self._before is not None:
+            self.apart = {path for path, x in self._now.items() if _is_swapped(x, self._before.get(path))}
+        self._before, self._now = self._now, {}
+
+
+def _is_swapped(x: Tensor, before: Tensor | None) -> bool:
+    if before is None or x.shape != before.shape or x.dim() < 2 or x.numel() % 2:
+        return False
+    return same_but_for_rounding(x.reshape(2, -1), before.reshape(2, -1).flip(0), x.dtype)
 
 
 def _largest_difference(model: PreTrainedModel) -> float:
