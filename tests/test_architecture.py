@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 import loralab
-from loralab.extras import EXTRAS
+from loralab.extras import APART, EXTRAS
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 SOURCE = REPOSITORY / "src"
@@ -38,6 +38,7 @@ PUBLIC_PAGE = SOURCE / "loralab" / "__init__.py"
 STUB = PUBLIC_PAGE.with_suffix(".pyi")
 FOLDERS = sorted({path.parent for path in FILES})
 SHOWING = SOURCE / "loralab" / "cli" / "showing.py"
+SERVER = SOURCE / "loralab" / "serving" / "http"
 AUTO_CLASSES_ALLOWED_IN = SOURCE / "loralab" / "models" / "load.py"
 LONGEST_FILE, LONGEST_FUNCTION, FULLEST_FOLDER, LARGEST_FAMILY = 600, 80, 24, 2
 PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["project"]
@@ -245,14 +246,17 @@ def test_every_module_says_what_it_is(path: Path) -> None:
 def test_extras_are_those_of_pyproject() -> None:
     declared = {name: packages_of(PROJECT["optional-dependencies"][name]) for name in EXTRAS}
     assert declared == {name: set(packages.values()) for name, packages in EXTRAS.items()}
-    assert PROJECT["optional-dependencies"]["all"] == [f"loralab[{','.join(sorted(EXTRAS))}]"]
+    assert PROJECT["optional-dependencies"]["all"] == [f"loralab[{','.join(sorted(EXTRAS.keys() - set(APART)))}]"]
 
 
 @pytest.mark.parametrize("path", FILES, ids=named)
 def test_imports_are_declared(path: Path) -> None:
-    """What is always installed is imported; a package of an extra stands in for itself (`extras.lazy`) until used."""
+    """What is always installed is imported; a package of an extra stands in for itself (`extras.lazy`) until used, but
+    where a whole folder is of the extra."""
     tree, declared = tree_of(path), packages_of(PROJECT["dependencies"])
-    optional = {module for packages in EXTRAS.values() for module in packages}
+    of_folder = EXTRAS["serve"].keys() if path.parent == SERVER else set()
+    declared = declared | of_folder
+    optional = {module for packages in EXTRAS.values() for module in packages} - of_folder
     for line, dotted in set(imports_of(tree)) - set(imports_for_types(tree)):
         root = dotted.split(".")[0]
         assert root not in optional, f"{named(path)}:{line}: {root} is not always installed: use extras.lazy"

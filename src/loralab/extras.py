@@ -25,10 +25,16 @@ EXTRAS: Mapping[str, Mapping[str, str]] = {
         "scipy": "scipy",
         "sklearn": "scikit-learn",
     },
+    "mlflow": {"mlflow": "mlflow"},
     "plots": {"matplotlib": "matplotlib"},
     "serve": {"fastapi": "fastapi", "pydantic": "pydantic", "uvicorn": "uvicorn"},
+    "trackio": {"trackio": "trackio"},
+    "wandb": {"wandb": "wandb"},
 }
 """Extra -> what Python imports -> what pip installs, as in pyproject.toml."""
+
+APART = ("mlflow", "trackio", "wandb")
+"""Extras that are not part of `all`: each is a service of its own, of which one has at most one."""
 
 
 def lacking(extra: str) -> list[str]:

@@ -49,3 +49,11 @@ def test_wrong_input_is_exit_status_2(flags: tuple[str, ...], words: str) -> Non
     assert done.stderr.splitlines()[-1].startswith("error: ")
     assert words in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_the_verdict_on_a_gpu_is_read_in_80_columns() -> None:
+    done = plan("--model", "gpt2", "--gpu-memory", "2GB", "--targets", "all-linear", "--dtype", "float32")
+    assert done.returncode == 0
+    assert max(map(len, done.stdout.splitlines())) <= 80
+    assert "does NOT fit 2.0 GB" in done.stdout
+    assert "train with: --batch-size" in done.stdout.replace("\n  ", " ")

@@ -16,6 +16,7 @@ from loralab.core.attach import attach
 from loralab.methods.registry import specification
 from loralab.methods.settings import MethodSettings
 from loralab.models.load import config_of_type, model_from_config
+from loralab.planning.gpu import CONTEXT_BYTES, CUBLAS_BYTES, SEGMENT_BYTES
 from loralab.planning.memory import BYTES_PER_TRAINING_TOKEN, HEAP_SHARE, PROCESS_BYTES, estimate
 from loralab.planning.shape import Workload
 
@@ -84,9 +85,17 @@ def test_only_blocks_that_gradients_reach_keep_anything() -> None:
     assert highest.activations < lowest.activations
 
 
-def test_cuda_counts_no_process() -> None:
+def test_cuda_counts_its_context_and_what_the_allocator_wastes() -> None:
     found = estimate(*tiny(), replace(WORK, device="cuda", training_tokens=9))
-    assert (found.process, found.data, found.allocator) == (0, 0, 0)
+    assert found.process == CONTEXT_BYTES + CUBLAS_BYTES > 4 * 10**8
+    assert found.allocator == int(0.15 * found.activations) + SEGMENT_BYTES
+    assert found.data == 0, "the data are the host's"
+
+
+def test_gpus_that_share_a_batch_exchange_gradients_in_buckets() -> None:
+    alone, shared = (estimate(*tiny(), replace(WORK, device="cuda", gpus=gpus)) for gpus in (1, 2))
+    assert shared.gradients == 2 * alone.gradients > 0
+    assert shared.total - alone.total == alone.gradients
 
 
 MRPC = {"model": "minilm-l6", "task": "glue/mrpc", "data": "glue", "batch_size": 32, "steps": 8}

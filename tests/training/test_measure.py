@@ -45,7 +45,8 @@ def test_before_is_the_score_of_the_base_alone(configured: Configure) -> None:
     task = open_task("jsonl", config.data)
     base = ll.evaluate(loaded.model, loaded.tokenizer, task, "validation", limit=8, batch_size=8)
     assert result.before["loss"] == pytest.approx(base.loss, abs=1e-6)
-    assert result.held_out == {"split": "validation", "examples": 8}
+    assert result.held_out is not None
+    assert (result.held_out["split"], result.held_out["examples"]) == ("validation", 8)
     entry = _lines(config, "metrics.jsonl")[0]
     assert (entry["step"], entry["loss"]) == (0, result.before["loss"])
     assert json.loads(Path(config.out, "run.json").read_text())["result"]["before"] == result.before

@@ -29,7 +29,15 @@ class NamesModel:
 
 
 @dataclass(frozen=True, kw_only=True)
-class NamesAdapter:
+class ChoosesCheckpoint:
+    """Which of the adapters that a run has."""
+
+    checkpoint: str | None = None
+    """Of a run's folder: best, last, or a step, for the adapter of that checkpoint, also of a run that did not end."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class NamesAdapter(ChoosesCheckpoint):
     """A verb of one adapter."""
 
     first: ClassVar[bool] = True
@@ -99,7 +107,7 @@ class Loading(GivesAlpha):
 
 
 @dataclass(frozen=True, kw_only=True)
-class AdaptedModel(NamesModel, Loading):
+class AdaptedModel(NamesModel, Loading, ChoosesCheckpoint):
     """A model, and an adapter if one is named."""
 
     adapter: str | None = None

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from loralab.cli.checkpoint import at_checkpoint
 from loralab.cli.config_file import ConfigFile, read_config_file
 from loralab.cli.help import help_page
 from loralab.cli.opening import say
@@ -84,7 +85,7 @@ def _run(words: tuple[str, ...], arguments: list[str]) -> int:
         return _print(help_page(program, summary, verb, whole=given.help_all).rstrip("\n"))
     file = read_config_file(Path(given.config_file), verb.config) if given.config_file else ConfigFile({})
     say(file.notes)
-    config = build_config(verb.config, given.flags, file.values, given.config_file or "")
+    config = at_checkpoint(build_config(verb.config, given.flags, file.values, given.config_file or ""))
     for extra in verb.needs:
         require(extra, program)
     with contextlib.ExitStack() as quiet:

@@ -19,6 +19,7 @@ OLD_TENSORS_NAME = "adapter_model.bin"
 SIDECAR_NAME = "loralab.json"
 RUN_NAME = "run.json"
 CHECKPOINTS_NAME = "checkpoints"
+TENSORBOARD_NAME = "tensorboard"
 PLAIN_NAME = "plain_lora"
 
 SAVED = (CONFIG_NAME, TENSORS_NAME, SIDECAR_NAME)

@@ -12,8 +12,9 @@ from loralab.core.names import unwrapped
 from loralab.core.plan import Plan
 from loralab.errors import AdapterStateError, SpecError, listed
 from loralab.files.names import CONFIG_NAME, model_files
+from loralab.formats.checkpoints import checkpoint_folder
 from loralab.formats.read import read_adapter
-from loralab.formats.stored import StoredAdapter
+from loralab.formats.stored import StoredAdapter, name_for
 from loralab.methods.beside import random_beside, tie_notes
 from loralab.methods.wide_ranks import rank_notes
 
@@ -23,6 +24,7 @@ def load(
     path: str | Path,
     name: str | None = None,
     *,
+    checkpoint: str | int | None = None,
     alpha: float | None = None,
     rank_stabilized: bool = False,
     allow_other_base: bool = False,
@@ -30,13 +32,15 @@ def load(
 ) -> Adapter:
     """Read an adapter from disk, put it on the model, make it active and return it.
 
-    `path` is a PEFT folder, or a loralib checkpoint, which does not record its `alpha`. Strict: AdapterFileError
+    `path` is a PEFT folder, or a loralib checkpoint, which does not record its `alpha`; or a run's folder, of which
+    `checkpoint` names one: "best", "last" or a step, also of a run that did not end. Strict: AdapterFileError
     lists every tensor that is missing, extra, misshapen or not finite and every setting that is not supported;
     FingerprintError if the adapter was trained on another base (unless `allow_other_base`); AdapterStateError for a
     model whose head is random, where the adapter holds none (unless `allow_random_head`); the model is then as it
     was. `name` defaults to the folder's or file's name.
     """
-    stored = read_adapter(path, alpha)
+    source = path if checkpoint is None else checkpoint_folder(path, checkpoint)
+    stored = read_adapter(source, alpha)
     if rank_stabilized and not stored.is_checkpoint:
         raise SpecError(
             f"rank_stabilized was given for {stored.source}, whose {CONFIG_NAME} says its own; leave it out"
@@ -44,7 +48,7 @@ def load(
     return put_stored(
         model,
         replace(stored, rank_stabilized=rank_stabilized),
-        name,
+        name_for(Path(path)) if name is None and checkpoint is not None else name,
         allow_other_base=allow_other_base,
         allow_random_head=allow_random_head,
     )

@@ -16,6 +16,7 @@ from loralab.errors import AdapterFileError, NotFoundError, SpecError
 from loralab.files.names import CONFIG_NAME, OLD_TENSORS_NAME, PEFT_FILES, PLAIN_NAME, SIDECAR_NAME, TENSORS_NAME
 from loralab.files.tensors import read_tensors
 from loralab.files.whole import read_json
+from loralab.formats.checkpoints import refuse_unfinished
 from loralab.formats.loralib import ALPHA_KEY, from_checkpoint, loralib_spec
 from loralab.formats.own import from_own, own_reasons
 from loralab.formats.peft.config import OWN_TYPE, PeftConfig, PeftVeraConfig, parse_config
@@ -44,6 +45,7 @@ def read_adapter(path: str | Path, alpha: float | None = None) -> StoredAdapter:
     source = Path(path)
     if not source.exists():
         raise NotFoundError(f"{source}: there is no such folder or file; name an adapter's or a checkpoint")
+    refuse_unfinished(source)
     if not source.is_dir():
         return _checkpoint(source, alpha)
     if alpha is not None:

@@ -27,7 +27,7 @@ from loralab.files.names import (
 )
 from loralab.files.tensors import is_finite, write_tensors
 from loralab.files.whole import json_text, whole_file
-from loralab.formats.fingerprint import fingerprint_under
+from loralab.formats.fingerprint import Fingerprint, fingerprint_under
 from loralab.formats.own import own_config, own_tensors
 from loralab.formats.peft.vera import has_vera, vera_to_peft, why_not_peft_vera
 from loralab.formats.peft.writing import base_name, to_peft, why_not_written
@@ -37,10 +37,18 @@ from loralab.methods.beside import fresh_heads, random_beside
 from loralab.models.outputs import are_placeholders, output_names
 
 
-def save(adapter: Adapter, path: str | Path, *, model: nn.Module | None = None, overwrite: bool = False) -> Path:
+def save(
+    adapter: Adapter,
+    path: str | Path,
+    *,
+    model: nn.Module | None = None,
+    overwrite: bool = False,
+    base: Fingerprint | None = None,
+) -> Path:
     """Write the adapter into the folder `path` and return it; each file is written whole and moved into place.
 
-    With `model`, the base's name and task are recorded for PEFT too. An adapter that loralab saved there before is
+    With `model`, the base's name and task are recorded for PEFT too. `base` is its fingerprint, where `base_print` gave
+    it before: a large one takes a while. An adapter that loralab saved there before is
     replaced; other files of the folder stay. Raises OutputError for a folder that holds a model or another program's
     adapter (unless `overwrite`) and where writing fails, NumericsError for NaN, AdapterStateError for empty tensors,
     a merged model, or a `model` whose head is random and not the adapter's.
@@ -58,7 +66,7 @@ def save(adapter: Adapter, path: str | Path, *, model: nn.Module | None = None, 
         layout,
         method_to_json(adapter.spec),
         {where: describe(update, bases[where]) for where, update in updates.items()},
-        fingerprint_under(updates, bases, model, adapter.heads),
+        base_print(adapter, model) if base is None else base,
         "",
         adapter.notes,
         adapter.heads,
@@ -72,6 +80,12 @@ def save(adapter: Adapter, path: str | Path, *, model: nn.Module | None = None, 
     if overwrite:
         (folder / OLD_TENSORS_NAME).unlink(missing_ok=True)
     return folder
+
+
+def base_print(adapter: Adapter, model: nn.Module | None) -> Fingerprint:
+    """The fingerprint of the base that the adapter is on: that of all that it changes or builds on."""
+    bases = {where: unwrapped(layer) for where, layer in adapter.layers.items()}
+    return fingerprint_under(adapter.updates, bases, model, adapter.heads)
 
 
 def _named_outputs(model: nn.Module | None) -> tuple[str, ...]:

@@ -3,10 +3,11 @@
 `registry.py` makes the method's own specification from it.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Literal
 
-from loralab.methods.table import METHOD_NAMES, METHODS, rows_of
+from loralab.errors import some
+from loralab.methods.table import METHOD_NAMES, METHODS, MethodRow, rows_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,10 +18,11 @@ class MethodSettings:
     """How to adapt the model: {names}; or several at once, as lora+prefix-embed."""
 
     rank: int = field(default=8, metadata={"group": "adapter"})
-    """The rank r of each update."""
+    """The rank r of each update. In Python vera's own default is its paper's 256."""
 
     alpha: float = field(default=16.0, metadata={"group": "adapter"})
-    """The numerator of the update's scale: alpha / rank. Of vera and tied the scale is 1 whatever it is."""
+    """The numerator of the update's scale: alpha / rank. Vera and tied have the scale 1 and take none. In Python
+    multilora's and lora-xs's own default is 8."""
 
     dropout: float = field(default=0.0, metadata={"group": "adapter"})
     """Dropout on the input of the low-rank path."""
@@ -138,6 +140,11 @@ class MethodSettings:
         counted = self.init == "pissa" and self.pissa_iterations is not None
         return f"pissa-{self.pissa_iterations}" if counted else self.init
 
+    @property
+    def rows(self) -> tuple[MethodRow, ...]:
+        """The rows of everything that they are for."""
+        return rows_of(self.method)
+
     def method_problems(self) -> list[str]:
         """What is wrong with the settings, as sentences."""
         names, rows = self.method.split("+"), rows_of(self.method)
@@ -166,7 +173,32 @@ class MethodSettings:
                 "prefix and infix are both 0: there is nothing to train",
             ),
         ]
-        return [reason for is_so, reason in refused if is_so]
+        return [*(reason for is_so, reason in refused if is_so), *self._without_effect()]
+
+    def _without_effect(self) -> list[str]:
+        """What was given, and nothing of the method takes: its value is not the default."""
+        taken = {name for row in self.rows for name in row.takes}
+        given = [each.name for each in fields(self) if each.init and getattr(self, each.name) != each.default]
+        idle = [name for name in given if name in TAKERS and name not in taken] if self.rows else []
+        problems = [f"{name} {getattr(self, name)}: {self._refusal} ({_those_with(name)})" for name in idle]
+        pissa = self.init == "pissa" or any(row.fixed.get("init") == "pissa" for row in self.rows)
+        if self.pissa_iterations is not None and "pissa_iterations" in taken and not pissa:
+            problems.append(f"pissa_iterations {self.pissa_iterations}: it is for init pissa, and init is {self.init}")
+        return problems
+
+    @property
+    def _refusal(self) -> str:
+        return f"method {self.method} does not take it"
+
+
+TAKERS = frozenset(name for row in METHODS.values() for name in row.settings)
+"""The settings that some method takes and another may not."""
+
+
+def _those_with(setting: str) -> str:
+    """`lora, dora and 3 more take it`."""
+    takers = [name for name, row in METHODS.items() if setting in row.takes]
+    return f"{some(takers)} take{'s' if len(takers) == 1 else ''} it"
 
 
 def _those(trait: str, joined: str = ", ") -> str:

@@ -9,6 +9,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+_HEAD = ("modules_to_save",)
+_PLACES = ("targets", "exclude", "layers", *_HEAD)
+_PLAIN = (*_PLACES, "rank", "dropout", "bias")
+_SCALED = (*_PLAIN, "alpha")
+_LORA = (
+    *(*_SCALED, "rank_pattern", "alpha_pattern", "rank_stabilized", "trainable_token_indices", "invocation_tokens"),
+    *("init", "pissa_iterations", "lora_plus_ratio"),
+)
+_BOTTLENECK = (*_PLACES, "size", "drop_layers")
+_PROJECTED = (*_HEAD, "rank", "refresh_every", "projection_scale", "state_on_refresh", "refresh_warmup")
+
 
 @dataclass(frozen=True, kw_only=True)
 class MethodRow:
@@ -22,6 +33,8 @@ class MethodRow:
     """Field → the setting that it takes, where that has another name; None: no setting."""
     delta: str | type[Any] | None = None
     """Its LowRankDelta where that is not a plain pair: `module:Class`, or the class itself."""
+    settings: tuple[str, ...]
+    """The settings that it takes, but for those that `fixed` decides."""
     sized_by: Literal["rank", "size", "positions"] | None = None
     """What makes it larger or smaller: a rank, a bottleneck's width, a number of inserted positions."""
     alone: bool = False
@@ -50,6 +63,11 @@ class MethodRow:
         fixed = ", ".join(f"{name}={value!r}" for name, value in self.fixed.items() if value is not None)
         return f"ll.{self.spec_name}({fixed})".replace("'", '"')
 
+    @property
+    def takes(self) -> tuple[str, ...]:
+        """The settings that change what it does."""
+        return tuple(name for name in self.settings if name not in self.fixed)
+
     def is_of(self, spec: Mapping[str, Any]) -> bool:
         """Whether a specification, as JSON with its class under `type`, is this method's."""
         return spec.get("type") == self.spec_name and all(
@@ -64,13 +82,16 @@ def _matches(value: Any, fixed: Any) -> bool:
 
 def _lora(paper: str, trains: str, called: Mapping[str, str | None] | None = None, **row: Any) -> MethodRow:
     """A row of LoRA, or of what differs from it by a field."""
-    row |= {"called": {"init": "start", "nearest_step": None} | dict(called or {}), "paper": paper, "trains": trains}
+    row = {"settings": _LORA, "paper": paper, "trains": trains} | row
+    row["called"] = {"init": "start", "nearest_step": None} | dict(called or {})
     return MethodRow(spec="loralab.methods.lora:LoRA", sized_by="rank", takes_tokens=True, **row)
 
 
 def _bottleneck(style: str, paper: str, trains: str) -> MethodRow:
     spec = "loralab.methods.bottleneck:BottleneckAdapter"
-    return MethodRow(spec=spec, fixed={"style": style}, sized_by="size", paper=paper, trains=trains)
+    return MethodRow(
+        spec=spec, fixed={"style": style}, settings=_BOTTLENECK, sized_by="size", paper=paper, trains=trains
+    )
 
 
 METHODS: dict[str, MethodRow] = {
@@ -78,24 +99,28 @@ METHODS: dict[str, MethodRow] = {
     "full": MethodRow(
         spec="loralab.methods.full:FullFineTune",
         fixed={"top_layers": None},
+        settings=_HEAD,
         trains_weights=True,
         trains="a copy of every weight",
     ),
     "top2": MethodRow(
         spec="loralab.methods.full:FullFineTune",
         fixed={"top_layers": 2},
+        settings=_HEAD,
         trains_weights=True,
         trains="a copy of the last two blocks",
     ),
-    "bitfit": MethodRow(spec="loralab.methods.bitfit:BitFit", paper="2106.10199", trains="every bias"),
+    "bitfit": MethodRow(spec="loralab.methods.bitfit:BitFit", settings=_HEAD, paper="2106.10199", trains="every bias"),
     "prefix-embed": MethodRow(
         spec="loralab.methods.prefix.method:PrefixEmbedding",
+        settings=(*_HEAD, "prefix", "infix"),
         sized_by="positions",
         paper="2101.00190",
         trains="embeddings before and after the prompt",
     ),
     "prefix-layer": MethodRow(
         spec="loralab.methods.prefix.method:PrefixLayer",
+        settings=(*_HEAD, "prefix", "infix"),
         sized_by="positions",
         paper="2101.00190",
         trains="the activations at these positions before every block",
@@ -108,6 +133,7 @@ METHODS: dict[str, MethodRow] = {
         "2308.03303",
         "B alone",
         called={"nearest_step": "nearest_step"},
+        settings=(*_LORA, "nearest_step"),
         fixed={"freeze_a": True},
         delta="loralab.methods.frozen_a:FrozenA",
         takes_invocation=True,
@@ -122,6 +148,7 @@ METHODS: dict[str, MethodRow] = {
     "dora": _lora("2402.09353", "B, A and the length of every output's weights", fixed={"magnitude": True}),
     "vera": MethodRow(
         spec="loralab.methods.vera:VeRA",
+        settings=(*_PLAIN, "d_initial", "projection_seed"),
         delta="loralab.methods.vera:ScaledProjections",
         sized_by="rank",
         paper="2310.11454",
@@ -130,6 +157,7 @@ METHODS: dict[str, MethodRow] = {
     "tied": MethodRow(
         spec="loralab.methods.tied:TiedLoRA",
         called={"train": "tied_train", "alpha": None},
+        settings=(*_PLAIN, "tied_train"),
         delta="loralab.methods.tied:TiedPair",
         sized_by="rank",
         paper="2311.09578",
@@ -137,6 +165,7 @@ METHODS: dict[str, MethodRow] = {
     ),
     "multilora": MethodRow(
         spec="loralab.methods.multilora:MultiLoRA",
+        settings=(*_SCALED, "modules", "gate", "rank_stabilized", "lora_plus_ratio"),
         delta="loralab.methods.multilora:GatedModules",
         sized_by="rank",
         paper="2311.11501",
@@ -144,6 +173,7 @@ METHODS: dict[str, MethodRow] = {
     ),
     "adamix": MethodRow(
         spec="loralab.methods.adamix:AdaMix",
+        settings=(*_SCALED, "experts", "share", "lora_plus_ratio"),
         delta="loralab.methods.adamix:Experts",
         sized_by="rank",
         by_chance=True,
@@ -152,6 +182,7 @@ METHODS: dict[str, MethodRow] = {
     ),
     "adamix-adapter": MethodRow(
         spec="loralab.methods.adamix_adapter:AdaMixAdapter",
+        settings=(*_BOTTLENECK, "experts", "share"),
         sized_by="size",
         by_chance=True,
         paper="2205.12410",
@@ -159,6 +190,7 @@ METHODS: dict[str, MethodRow] = {
     ),
     "lora-xs": MethodRow(
         spec="loralab.methods.lora_xs:LoRAXS",
+        settings=_SCALED,
         delta="loralab.methods.lora_xs:CoreMatrix",
         sized_by="rank",
         paper="2405.17604",
@@ -166,6 +198,7 @@ METHODS: dict[str, MethodRow] = {
     ),
     "grass": MethodRow(
         spec="loralab.methods.projected:Grass",
+        settings=(*_PROJECTED, "row_choice", "largest_factor"),
         alone=True,
         trains_weights=True,
         paper="2406.17660",
@@ -173,6 +206,7 @@ METHODS: dict[str, MethodRow] = {
     ),
     "galore": MethodRow(
         spec="loralab.methods.projected:GaLore",
+        settings=_PROJECTED,
         alone=True,
         trains_weights=True,
         paper="2403.03507",

@@ -5,6 +5,7 @@ from typing import Literal
 
 from loralab.errors import SpecError
 from loralab.methods.settings import MethodSettings
+from loralab.planning.gpu import bytes_of
 
 LARGEST = 10**9
 """No batch, sequence or number of tasks is larger than this; what is, was mistyped."""
@@ -43,7 +44,15 @@ class PlanConfig(MethodSettings):
     """Keep the dense layers of the frozen base in 4 bits."""
 
     device: Literal["cpu", "cuda"] = field(default="cpu", metadata={"group": "run"})
-    """Where the training would run. The estimate is measured against CPU runs only."""
+    """Where the training would run. Estimates for CPUs are held against runs; those for GPUs are of published figures,
+    and nothing was measured on one."""
+
+    gpu_memory: str | None = field(default=None, metadata={"group": "run"})
+    """Memory of a GPU, as 24GB (10⁹ bytes) or 24GiB: says whether the training fits, the largest batch that does, and
+    what to change. It plans for cuda."""
+
+    gpus: int = field(default=1, metadata={"group": "run"})
+    """GPUs that share every batch, each with the whole base. The memory is that of one of them."""
 
     tasks: int = field(default=100, metadata={"group": "storage"})
     """Tasks to store: one base and an adapter each, against a whole model each, all in 16 bits (paper §4.2)."""
@@ -51,12 +60,22 @@ class PlanConfig(MethodSettings):
     def validate(self) -> None:
         """Raise one SpecError that lists everything wrong with the values, or return."""
         problems = [*self.method_problems(), *_out_of_range(self)]
+        if not problems and self.gpus > self.batch_size:
+            problems.append(f"gpus {self.gpus}: a batch of {self.batch_size} has not an example for each")
         if problems:
             raise SpecError("invalid plan: " + "; ".join(problems))
+        if self.gpu_memory is not None:
+            bytes_of(self.gpu_memory)
+
+    @property
+    def on_gpu(self) -> bool:
+        """Whether it is planned for one."""
+        return self.device == "cuda" or self.gpu_memory is not None or self.gpus > 1
 
 
 def _out_of_range(config: PlanConfig) -> list[str]:
-    least = {"labels": 1, "batch_size": 1, "sequence_length": 1, "target_tokens": 1, "tasks": 1, "training_tokens": 0}
+    least = dict.fromkeys(("labels", "batch_size", "sequence_length", "target_tokens", "tasks", "gpus"), 1)
+    least |= {"training_tokens": 0}
     most = {"training_tokens": 10**15}
     found = []
     for name, lowest in least.items():

@@ -7,7 +7,8 @@
     process      Python and the libraries                             allocator   what the C library does not give back
 
 Gradients grow while activations are freed: what the C library would hold idle, gradients use first. Three constants
-are measured, on Linux with glibc and torch's CPU build, not derived.
+are measured, on Linux with glibc and torch's CPU build, not derived. On a GPU process and allocator are what
+`gpu.py` says, and the data stay on the host.
 """
 
 from dataclasses import dataclass, fields
@@ -18,6 +19,7 @@ from loralab.core.adapter import Adapter
 from loralab.methods.counts import Counts, parameter_counts
 from loralab.models.nf4 import UNPACKING_BYTES, quantized_layers
 from loralab.planning.activations import activation_parts
+from loralab.planning.gpu import idle_bytes, process_bytes
 from loralab.planning.kept import projections
 from loralab.planning.shape import FLOAT32, Workload
 
@@ -55,8 +57,8 @@ class Memory:
 
 def estimate(model: PreTrainedModel, adapter: Adapter, work: Workload, counts: Counts | None = None) -> Memory:
     """The memory of training `adapter`, attached on `model` (which may be on the meta device), on batches as large as
-    `work` says. On CUDA what torch reserves: the process and its data are not counted, and the allocator is taken to
-    waste nothing; that was never measured.
+    `work` says. On CUDA it is the memory of one GPU, with its context, and was never measured; of several GPUs that
+    share a batch, `work` is what one of them has of it.
     """
     counts = parameter_counts(adapter, model) if counts is None else counts
     parts = activation_parts(model, adapter, counts, work)
@@ -64,7 +66,7 @@ def estimate(model: PreTrainedModel, adapter: Adapter, work: Workload, counts: C
     idle = int(HEAP_SHARE * (sum(parts.values()) - parts["copies"]))
     projected = projections(adapter, model)
     moving = counts.trained - projected.whole + projected.narrow
-    gradients = moving * FLOAT32
+    gradients = moving * FLOAT32 * (2 if work.gpus > 1 else 1)  # and the buckets that are exchanged
     packed = list(quantized_layers(model))
     saved = sum(layer.weights * work.dtype.itemsize - layer.packed_bytes for layer in packed)
     unpacked = UNPACKING_BYTES * max((layer.weights for layer in packed), default=0)
@@ -73,7 +75,7 @@ def estimate(model: PreTrainedModel, adapter: Adapter, work: Workload, counts: C
         gradients=gradients,
         optimizer=(2 * moving + projected.held) * FLOAT32,
         activations=sum(parts.values()) + unpacked,
-        process=PROCESS_BYTES if on_cpu else 0,
+        process=PROCESS_BYTES if on_cpu else process_bytes(),
         data=work.training_tokens * BYTES_PER_TRAINING_TOKEN if on_cpu else 0,
-        allocator=max(0, idle - gradients) if on_cpu else 0,
+        allocator=max(0, idle - gradients) if on_cpu else idle_bytes(sum(parts.values())),
     )

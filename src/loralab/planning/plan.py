@@ -5,28 +5,12 @@ With the paper's storage arithmetic (§4.2 and footnote 4): many tasks as one ba
 
 from dataclasses import asdict, dataclass
 
-import torch
-from transformers import PreTrainedModel
-
-from loralab.core.adapter import Adapter
-from loralab.core.attach import attach
-from loralab.errors import SpecError
-from loralab.methods.counts import Counts, frozen_stored, parameter_counts
-from loralab.methods.lora import principal_under
-from loralab.methods.prefix.update import inserted_positions
-from loralab.methods.registry import specification
-from loralab.models.context import context_length
-from loralab.models.nf4 import quantize_model
-from loralab.models.precision import choose_dtype
-from loralab.planning.activations import is_in_a_table
-from loralab.planning.blueprint import blueprint
+from loralab.methods.counts import Counts, frozen_stored
 from loralab.planning.config import PlanConfig
-from loralab.planning.memory import Memory, estimate
-from loralab.planning.shape import FLOAT32, Workload
-
-USUAL_LENGTH = 512
-"""Tokens of the longest example, unless told otherwise or the model's context is shorter."""
-
+from loralab.planning.fit import Fit, fit
+from loralab.planning.memory import Memory
+from loralab.planning.shape import FLOAT32
+from loralab.planning.training import planned
 
 BYTES = 2
 """Of a parameter in float16 or bfloat16."""
@@ -76,9 +60,14 @@ class PlanResult:
     adapter_bytes: int
     """On disk as `save` writes it, in float32: the method's tensors and the head's."""
     dtype: str
+    device: str
+    gpus: int
+    """The memory is that of one of them."""
     batch_size: int
     sequence_length: int
     memory: Memory
+    fit: Fit | None
+    """Whether it fits a GPU, where the size of one was given."""
     tasks: Storage
     notes: tuple[str, ...]
 
@@ -94,69 +83,22 @@ def plan(config: PlanConfig) -> PlanResult:
     that it cannot take.
     """
     config.validate()
-    model = blueprint(config.model, config.labels)
-    dtype, reason = choose_dtype(config.dtype, torch.device("cpu" if config.dtype == "auto" else config.device))
-    method = specification(config)
-    if config.quantize is not None:
-        quantize_model(model, double=config.quantize == "nf4-double", principal=principal_under(model, method))
-    adapter = attach(model, method)
-    counts = parameter_counts(adapter, model)
-    length = _length(config, model, inserted_positions(adapter.updates))
-    work = Workload(
-        batch=config.batch_size,
-        tokens=length,
-        targets=config.batch_size * _targets(config, length),
-        dtype=dtype,
-        gradient_checkpointing=config.gradient_checkpointing,
-        device=config.device,
-        training_tokens=config.training_tokens,
-    )
-    memory, notes = estimate(model, adapter, work, counts), (reason, *adapter.notes, *_notes(config, model))
-    return _result(config, adapter, counts, work, memory, notes)
-
-
-def _result(
-    config: PlanConfig, adapter: Adapter, counts: Counts, work: Workload, memory: Memory, notes: tuple[str, ...]
-) -> PlanResult:
+    training = planned(config)
+    counts = training.counts
     return PlanResult(
         model=config.model,
         method=config.method,
         total_params=counts.base,
         trainable_params=counts.method,
         head_params=counts.head,
-        adapter_bytes=(counts.trained + frozen_stored(adapter)) * FLOAT32,
-        dtype=str(work.dtype).removeprefix("torch."),
-        batch_size=work.batch,
-        sequence_length=work.tokens,
-        memory=memory,
+        adapter_bytes=(counts.trained + frozen_stored(training.adapter)) * FLOAT32,
+        dtype=str(training.dtype).removeprefix("torch."),
+        device="cuda" if config.on_gpu else "cpu",
+        gpus=config.gpus,
+        batch_size=config.batch_size,
+        sequence_length=training.length,
+        memory=training.memory(config.batch_size),
+        fit=None if config.gpu_memory is None else fit(training),
         tasks=storage_of(counts, config.tasks),
-        notes=notes,
+        notes=training.notes,
     )
-
-
-def _length(config: PlanConfig, model: PreTrainedModel, inserted: int) -> int:
-    """Tokens of the longest example. Raises SpecError where it does not fit into the model's context."""
-    context = context_length(model)
-    room = USUAL_LENGTH if context is None else context - inserted
-    asked = config.sequence_length
-    if room < 1 or (asked is not None and context is not None and asked > room):
-        raise SpecError(
-            f"{'an example' if asked is None else f'sequence_length {asked}'} and {inserted} inserted positions do not "
-            f"fit {config.model}, which has a context of {context}: shorten the one or the other"
-        )
-    return min(USUAL_LENGTH, room) if asked is None else asked
-
-
-def _targets(config: PlanConfig, length: int) -> int:
-    if config.target_tokens is not None and config.target_tokens > length:
-        raise SpecError(f"target_tokens {config.target_tokens} is more than the {length} tokens of an example")
-    return length if config.target_tokens is None else config.target_tokens
-
-
-def _notes(config: PlanConfig, model: PreTrainedModel) -> list[str]:
-    notes = []
-    if not is_in_a_table(model):
-        notes.append(f"memory: blocks of {model.config.model_type} are estimated as those of a similar kind")
-    if config.device != "cpu":
-        notes.append(f"memory: never measured on {config.device}")
-    return notes

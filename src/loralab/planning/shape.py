@@ -31,6 +31,8 @@ class Workload:
     """Of the frozen base and of the activations."""
     gradient_checkpointing: bool = False
     device: str = "cpu"
+    gpus: int = 1
+    """That share a step; the batch is what one of them has."""
     training_tokens: int = 0
     """Tokens of the encoded training set, which lies in memory as lists of Python integers."""
 

@@ -1,4 +1,5 @@
-"""Checkpoints: everything a run needs to go on as if it had never stopped, in one safetensors file.
+"""Checkpoints: everything a run needs to go on as if it had never stopped, in one safetensors file; and beside it the
+adapter in a folder, for everything else.
 
 The tensors are the adapter, the optimizer's state and the random generators'; the rest (step, best so far, counts) is
 JSON in the file's metadata. A file appears whole or not at all, so a process killed while saving loses nothing older.
@@ -6,22 +7,29 @@ JSON in the file's metadata. A file appears whole or not at all, so a process ki
 
 import json
 import re
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+from safetensors.torch import save as as_bytes
 from torch import Tensor
 
 from loralab.core.adapter import Adapter
 from loralab.errors import TrainingError
-from loralab.files.whole import whole_file
+from loralab.files.names import RUN_NAME
+from loralab.files.whole import whole_file, write_text
+from loralab.formats.checkpoints import BEST, step_name
+from loralab.formats.fingerprint import Fingerprint
+from loralab.formats.processor_files import replace_processor
+from loralab.formats.save import base_print, save
+from loralab.models.load import LoadedModel
 from loralab.training.optimizer import NamedAdamW
 
 _NAME = re.compile(r"step-(\d{8})\.safetensors")
-_BEST = "best.safetensors"
+_BEST = f"{BEST}.safetensors"
 _FORMAT = 1
 
 
@@ -32,6 +40,24 @@ class Checkpoint:
     step: int
     tensors: dict[str, Tensor]
     counts: dict[str, Any]
+
+
+@dataclass
+class AdapterWriter:
+    """Writes the adapter of a run, as it is now, into folders of their own: whatever takes an adapter takes these."""
+
+    run: Path
+    adapter: Adapter
+    loaded: LoadedModel
+    base: Fingerprint | None = None
+    """Of the frozen base, which stays the same: taken once."""
+
+    def write(self, folder: Path, name: str) -> None:
+        """The adapter, its tokenizer and what the run was, below `folder`."""
+        self.base = base_print(self.adapter, self.loaded.model) if self.base is None else self.base
+        save(self.adapter, folder / name, model=self.loaded.model, base=self.base)
+        replace_processor(self.loaded.processor, folder / name)
+        write_text(folder / name / RUN_NAME, (self.run / RUN_NAME).read_text(encoding="utf-8"))
 
 
 def save_checkpoint(
@@ -46,6 +72,7 @@ def save_checkpoint(
     content = {"format": _FORMAT, "step": step, "counts": counts}
     _write(_path(folder, step), tensors, {"loralab": json.dumps(content)})
     for old in _checkpoints(folder)[:-keep]:
+        shutil.rmtree(old.with_suffix(""), ignore_errors=True)
         old.unlink()
 
 
@@ -95,13 +122,13 @@ def _read(path: Path) -> Checkpoint:
 
 
 def _write(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
-    whole = save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, metadata)
+    whole = as_bytes({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, metadata)
     with whole_file(path) as temporary:
         temporary.write_bytes(whole)
 
 
 def _path(folder: Path, step: int) -> Path:
-    return folder / f"step-{step:08d}.safetensors"
+    return folder / f"{step_name(step)}.safetensors"
 
 
 def _checkpoints(folder: Path) -> list[Path]:

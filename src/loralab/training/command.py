@@ -3,6 +3,7 @@
 import shlex
 from collections.abc import Mapping
 from dataclasses import MISSING, fields
+from pathlib import Path
 from typing import Any
 
 from loralab.training.config import TrainConfig
@@ -36,7 +37,10 @@ def next_commands(
     if kind == "generation":
         commands["generate"] = command_line("generate", **both, **loading, prompt=_fitting(prompt))
     if split is not None:
-        data = {"task": config.task, "data": config.data, "split": split, **_unusual(config, "max_length")}
+        held_out = {"data": config.data, "split": split}
+        if config.validation is not None:
+            held_out = {"data": config.validation, "split": split if Path(config.validation).is_dir() else "all"}
+        data = {"task": config.task, **held_out, **_unusual(config, "max_length")}
         commands["eval"] = command_line("eval", **both, **data, **loading)
     if merges:
         commands["merge"] = command_line("merge", **both, out=f"{config.out.rstrip('/')}-merged")

@@ -9,9 +9,14 @@ from loralab.errors import SpecError
 from loralab.methods.settings import MethodSettings
 from loralab.methods.table import rows_of
 
+BoardName = Literal["tensorboard", "wandb", "mlflow", "trackio"]
+BOARD_EXTRAS: Mapping[str, str] = {
+    "tensorboard": "board", "wandb": "wandb", "mlflow": "mlflow", "trackio": "trackio"
+}  # fmt: skip
+"""Board -> the extra that brings its package."""
 Schedule = Literal["linear", "cosine", "constant"]
 
-FREE_TO_CHANGE = ("resume", "overwrite", "save_every", "keep", "steps", "epochs", "eval_before", "samples")
+FREE_TO_CHANGE = ("resume", "overwrite", "save_every", "keep", "steps", "epochs", "eval_before", "samples", "board")
 """Fields in which a resumed run may differ from the one it goes on with: a run can be prolonged."""
 
 DEFAULT_EPOCHS = 3.0
@@ -146,6 +151,10 @@ class TrainConfig(MethodSettings):
     early_stop: int = field(default=0, metadata={"group": "evaluation"})
     """Stop after this many evaluations in a row without a better one; 0 never stops early."""
 
+    board: tuple[BoardName, ...] | None = field(default=None, metadata={"group": "run"})
+    """Show the run's figures and samples on tensorboard, wandb, mlflow, trackio, or several of them. Without it
+    TensorBoard's files are written where its package is installed."""
+
     seed: int = field(default=0, metadata={"group": "run"})
     """Seed of the adapter, of a fresh head, of dropout and of the order of the data."""
 
@@ -247,6 +256,11 @@ def _checks(c: TrainConfig) -> list[tuple[bool, str]]:
             f"quantize {c.quantize} and method {c.method}: what it trains would be frozen in 4 bits; choose lora",
         ),
         (not 0 <= c.eva_tau <= 1, f"eva_tau {c.eva_tau}: a cosine must be in [0, 1]"),
+        *(
+            (c.init != "eva" and getattr(c, each.name) != each.default, f"{each.name}: it is for init eva alone")
+            for each in fields(TrainConfig)
+            if each.name.startswith("eva_")
+        ),
         (c.init == "eva" and c.init_adapter is not None, "init eva and init_adapter: A can start from one of them"),
         (
             c.validation is not None and c.validation_share is not None,

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from loralab.errors import NotFoundError, OutputError, SpecError
-from loralab.files.names import CHECKPOINTS_NAME, PLAIN_NAME, RUN_NAME, SAVED
+from loralab.files.names import CHECKPOINTS_NAME, PLAIN_NAME, RUN_NAME, SAVED, TENSORBOARD_NAME
 from loralab.models.processor_names import remove_processor
 from loralab.training.config import TrainConfig
 
@@ -36,7 +36,7 @@ class RunFolder:
     @property
     def tensorboard(self) -> Path:
         """TensorBoard's event files."""
-        return self.path / "tensorboard"
+        return self.path / TENSORBOARD_NAME
 
     @property
     def curves(self) -> Path:

@@ -1,5 +1,7 @@
 """What a run's memory should peak at, from the longest batch that its data can make: said beside what it took."""
 
+from dataclasses import replace
+
 from loralab.models.families.aliases import family_of
 from loralab.planning.memory import Memory, estimate
 from loralab.planning.shape import Workload
@@ -26,7 +28,9 @@ def forecast(prepared: Prepared, config: TrainConfig) -> Memory | None:
         device=model.device.type,
         training_tokens=sum(each.tokens for each in trainee.data.encoded),
     )
-    return estimate(model, trainee.adapter, work)
+    predicted = estimate(model, trainee.adapter, work)
+    # On a GPU it is compared with what torch has reserved, of which the context is no part.
+    return predicted if work.device == "cpu" else replace(predicted, process=0)
 
 
 def comparison(predicted: Memory, measured: int) -> str:

@@ -16,6 +16,7 @@ from loralab.errors import LoralabError, first_line
 from loralab.evaluation.evaluate import Evaluation, evaluate
 from loralab.training.config import TrainConfig
 from loralab.training.interrupt import Interruption
+from loralab.training.log.boards import Boards
 from loralab.training.log.journal import Journal
 from loralab.training.log.progress import RunProgress
 from loralab.training.log.samples import Chosen, Reply, SampleFile, in_short
@@ -38,6 +39,7 @@ class Measurer:
     prepared: Prepared
     journal: Journal
     samples: SampleFile
+    boards: Boards
     progress: RunProgress
     interruption: Interruption
     chosen: Chosen | None = field(init=False)
@@ -99,6 +101,7 @@ class Measurer:
         scores = measured(result)
         self.journal.write({"step": step, "split": self.prepared.held_out, **scores})
         self.samples.write(said)
+        self.boards.replies(said)
         self.said[step] = said
         named = "  ".join(f"{name} {value:.4g}" for name, value in scores.items())
         self.progress.say(f"{f'step {step}' if step else 'before training'}  {self.prepared.held_out}  {named}")

@@ -3,10 +3,11 @@
 from dataclasses import dataclass, field
 
 from loralab.evaluation.evaluate import Evaluation
+from loralab.formats.checkpoints import BEST, step_name
 from loralab.machine import peak_memory_bytes
 from loralab.metrics.scores import higher_is_better
 from loralab.planning.memory import Memory
-from loralab.training.checkpoint import Checkpoint, is_saved, restore_best, save_best, save_checkpoint
+from loralab.training.checkpoint import AdapterWriter, Checkpoint, is_saved, restore_best, save_best, save_checkpoint
 from loralab.training.config import TrainConfig
 from loralab.training.folder import RunFolder
 from loralab.training.forecast import comparison
@@ -50,6 +51,7 @@ class RunObserver:
     progress: RunProgress
     measurer: Measurer
     interruption: Interruption
+    writer: AdapterWriter
     last: int
     counts: Progress = field(default_factory=Progress)
     measured_tokens: int = 0
@@ -113,10 +115,9 @@ class RunObserver:
     def save(self) -> None:
         """Write a checkpoint of this moment."""
         trainee = self.prepared.trainee
-        counts = vars(self.counts) | {"steps": self.last}
-        save_checkpoint(
-            self.folder.checkpoints, self.counts.step, trainee.adapter, trainee.optimizer, counts, self.config.keep
-        )
+        counts, folder = vars(self.counts) | {"steps": self.last}, self.folder.checkpoints
+        self.writer.write(folder, step_name(self.counts.step))
+        save_checkpoint(folder, self.counts.step, trainee.adapter, trainee.optimizer, counts, self.config.keep)
 
     def stop(self) -> None:
         """Write where the run stands before it is left, unless a checkpoint says it or nothing was done yet."""
@@ -154,6 +155,7 @@ class RunObserver:
         sign = 1 if higher_is_better(name) else -1
         if self.counts.best is None or sign * value > sign * self.counts.best:
             self.counts.best, self.counts.best_step, self.counts.since_best = value, self.counts.step, 0
+            self.writer.write(self.folder.checkpoints, BEST)
             save_best(self.folder.checkpoints, self.prepared.trainee.adapter)
         else:
             self.counts.since_best += 1

@@ -2,7 +2,7 @@
 
 import math
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -16,13 +16,14 @@ from loralab.machine import keep_few_kernels, peak_memory_bytes
 from loralab.methods.counts import parameter_counts
 from loralab.training.base import made_fast
 from loralab.training.check import resting_notes
-from loralab.training.checkpoint import newest_checkpoint, restore
+from loralab.training.checkpoint import AdapterWriter, newest_checkpoint, restore
 from loralab.training.command import folded, next_commands, train_command
 from loralab.training.config import DEFAULT_EPOCHS, TrainConfig
 from loralab.training.data_record import check_unchanged
 from loralab.training.folder import RunFolder, claim, clear
 from loralab.training.forecast import forecast
 from loralab.training.interrupt import Asked, Interruption, RunStopped, interruptible
+from loralab.training.log.boards import Boards, open_boards, require_boards
 from loralab.training.log.curves import draw_curves
 from loralab.training.log.journal import Journal, read_journal
 from loralab.training.log.progress import RunProgress
@@ -78,6 +79,7 @@ def train(config: TrainConfig) -> TrainResult:
     cannot go on; and whatever loading the model or the data raises. Nothing is written before all of that is known.
     """
     config.validate()
+    require_boards(config)
     folder = claim(config)
     keep_few_kernels()
     before = folder.read_record() if config.resume else {}
@@ -87,14 +89,17 @@ def train(config: TrainConfig) -> TrainResult:
         prepared = replace(prepared, notes=(*prepared.notes, *said))
     last = total_steps(config, prepared)
     with made_fast(prepared.loaded) as kernels, interruptible() as interruption:
-        observer = _open(config, prepared, folder, last, interruption)
+        observer = _open(config, prepared, folder, last, interruption, before.get("boards", {}))
+        boards = observer.measurer.boards
         try:
             _say_start(observer, kernels)
             _run(config, observer)
             result = _finish(config, observer, kernels)
+            boards.ended = "finished"
             interruption.check()
             return result
         except Asked as asked:
+            boards.ended = "stopped" if boards.ended == "failed" else boards.ended
             raise _stopped(config, observer, asked.number) from None
         finally:
             observer.progress.close()
@@ -110,19 +115,27 @@ def total_steps(config: TrainConfig, prepared: Prepared) -> int:
 
 
 def _open(
-    config: TrainConfig, prepared: Prepared, folder: RunFolder, last: int, interruption: Interruption
+    config: TrainConfig,
+    prepared: Prepared,
+    folder: RunFolder,
+    last: int,
+    interruption: Interruption,
+    known: Mapping[str, str],
 ) -> RunObserver:
     """Claim the folder for good, and go back to the newest checkpoint if there is one to resume from."""
     checkpoint = newest_checkpoint(folder.checkpoints) if config.resume else None
     done = checkpoint.step if checkpoint else 0
     if done > last:
         raise SpecError(f"the run in {folder.path} has made {done} steps already, more than {last}; give more steps")
+    progress = RunProgress(done + 1, last)
+    boards = open_boards(config, folder.path, done, known, progress.say)
     if not config.resume:
         clear(folder)
-    write_record(folder.record, config, _facts(prepared))
-    journal, progress = Journal(folder, done), RunProgress(done + 1, last)
-    measurer = Measurer(config, prepared, journal, SampleFile(folder.samples, done), progress, interruption)
-    observer = RunObserver(config, prepared, folder, journal, progress, measurer, interruption, last)
+    write_record(folder.record, config, _facts(prepared, boards))
+    journal = Journal(folder, done, boards)
+    measurer = Measurer(config, prepared, journal, SampleFile(folder.samples, done), boards, progress, interruption)
+    writer = AdapterWriter(folder.path, prepared.trainee.adapter, prepared.loaded)
+    observer = RunObserver(config, prepared, folder, journal, progress, measurer, interruption, writer, last)
     if checkpoint:
         restore(checkpoint, prepared.trainee.adapter, prepared.trainee.optimizer)
         observer.resume(checkpoint)
@@ -166,7 +179,11 @@ def _finish(config: TrainConfig, observer: RunObserver, kernels: Sequence[str]) 
     for note in closing:
         observer.progress.say(note)
     result = _result(observer, final)
-    facts = _facts(prepared) | {"notes": [*prepared.notes, *closing], "kernels": kernels, "result": asdict(result)}
+    facts = _facts(prepared, observer.measurer.boards) | {
+        "notes": [*prepared.notes, *closing],
+        "kernels": kernels,
+        "result": asdict(result),
+    }
     write_record(folder.record, config, facts)
     return result
 
@@ -202,8 +219,9 @@ def _result(observer: RunObserver, final: Evaluation | None) -> TrainResult:
     )
 
 
-def _facts(prepared: Prepared) -> dict[str, object]:
+def _facts(prepared: Prepared, boards: Boards) -> dict[str, object]:
     return {
+        "boards": boards.called,
         "kind": prepared.task.kind,
         "model_kind": prepared.task.model_kind,
         "labels": list(prepared.task.labels),
@@ -215,9 +233,10 @@ def _facts(prepared: Prepared) -> dict[str, object]:
     }
 
 
-def _unwritten() -> list[str]:
+def _unwritten(config: TrainConfig) -> list[str]:
     """What this run leaves no file of, as its package is not installed; metrics.jsonl holds the same numbers."""
-    files = {"board": "TensorBoard events", "plots": "curves.png"}
+    events = {"board": "TensorBoard events"} if config.board is None else {}
+    files = {**events, "plots": "curves.png"}
     missing = [extra for extra in files if lacking(extra)]
     said = f"{' or '.join(files[extra] for extra in missing)} will not be written; for that: {install(*missing)}"
     return [said] if missing else []
@@ -227,7 +246,7 @@ def _say_start(observer: RunObserver, kernels: Sequence[str]) -> None:
     adapter, model = observer.prepared.trainee.adapter, observer.prepared.loaded.model
     sizes = parameter_counts(adapter, model)
     quick = ["quick kernels are used where they help (run.json lists them)"] if kernels else []
-    for note in [*observer.prepared.notes, *quick, *_unwritten()]:
+    for note in [*observer.prepared.notes, *quick, *_unwritten(observer.config)]:
         observer.progress.say(note)
     with_head = f" and {sizes.head:,} of the head" if sizes.head else ""
     observer.progress.say(

@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 
 from loralab.analysis.report.collect import collect
+from loralab.analysis.report.summary import summary
+from loralab.analysis.report.words import number_text
 from loralab.errors import NotFoundError, SpecError
 
 Write = Callable[..., Path]
@@ -16,7 +18,7 @@ Write = Callable[..., Path]
 def test_results_are_found_in_and_below_the_folders(results: Path) -> None:
     found = collect([str(results / "run"), str(results / "comparison"), str(results / "merged")]).sections
     assert [(each.kind, each.title) for each in found] == [
-        ("run", "lora, rank 4 on jsonl"),
+        ("run", "lora, rank 4 on jsonl, seed 0"),
         ("amplification", "What the update amplifies"),
         ("comparison", "Methods compared"),
         ("merge", "A merged model, compared with its live adapter"),
@@ -45,6 +47,22 @@ def test_a_link_in_a_circle_ends(write_run: Write) -> None:
 def test_an_unfinished_run_says_so(write_run: Write) -> None:
     (run,) = collect([str(write_run("run", None))]).sections
     assert "has not ended" in run.sentences[0]
+
+
+def test_a_run_shows_the_base_beside_it_and_its_answers(write_run: Write) -> None:
+    folder = write_run("run", {"loss": 1.0})
+    record = json.loads((folder / "run.json").read_text())
+    samples = [{"prompt": "say", "wanted": "red", "before": "\x11?", "after": "red"}]
+    record["result"] |= {"before": {"loss": 4.0}, "samples": samples, "held_out": {"examples": 12}}
+    (folder / "run.json").write_text(json.dumps(record))
+    (run,) = collect([str(folder)]).sections
+    facts = {name: run.facts[name] for name in ("held-out examples", "held-out loss", "loss of the base")}
+    assert facts == {"held-out examples": 12, "held-out loss": 1.0, "loss of the base": 4.0}
+    assert run.tables[0].rows == [["say", "red", "\x11?", "red"]]
+    assert number_text("\x11?") == "\N{REPLACEMENT CHARACTER}?"
+    assert any(
+        "Measured on 12 held-out examples only: run." in each for each in summary(collect([str(folder)])).sentences
+    )
 
 
 def test_a_cut_adapter_is_no_run(write_run: Write, write_rank: Callable[[Path, str], Path]) -> None:

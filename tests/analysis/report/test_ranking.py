@@ -71,11 +71,12 @@ def test_what_diverged_is_last_and_what_has_not_ended_is_named(write_run: Write,
     write_run("nan", {"loss": float("nan")}, lr=1.0)
     write_run("good", {"loss": 2.0})
     write_run("running", None)
+    write_run("moved", None, out="elsewhere")
     found = of(tmp_path)
     assert [row[2] for row in found.rankings[0].table.rows] == ["2", "not a finite number"]
-    assert "Not ranked, since they have not ended: running." in found.sentences
-    resumed = next(step.command for step in found.steps if "--resume" in step.command)
-    assert shlex.split(resumed)[2:4] == ["--config", str(tmp_path / "running" / "run.json")]
+    assert "Not ranked, since they have not ended: moved, running." in found.sentences
+    (resumed,) = [step.command for step in found.steps if "--resume" in step.command]
+    assert shlex.split(resumed)[2:] == ["--config", str(tmp_path / "running" / "run.json"), "--resume"]
 
 
 def test_cut_adapters_are_not_ranked(write_run: Write, write_rank: Callable[[Path, str], Path], tmp_path: Path) -> None:
@@ -105,3 +106,11 @@ def test_the_next_commands_follow_from_what_was_done(
 def test_a_comparison_has_its_best_row(results: Path) -> None:
     found = of(results / "comparison")
     assert found.sentences[0] == "Methods compared: full is best, accuracy 90.00 ± 30.00 over 3 seeds."
+
+
+def test_a_record_of_an_earlier_version_is_of_the_same_setting(write_run: Write, tmp_path: Path) -> None:
+    """It lacks fields that came later; what is not set is no difference."""
+    write_run("old", {"loss": 1.0})
+    write_run("new", {"loss": 1.2}, seed=1, dropout=None, best_epoch=False, samples=3)
+    (ranked,) = of(tmp_path).rankings
+    assert [row[:2] for row in ranked.table.rows] == [[1, "lora, rank 4"]]

@@ -23,7 +23,7 @@ class Step:
 def next_steps(sections: Sequence[Section], found: Sequence[Ranking]) -> list[Step]:
     """For unfinished runs, and for the best of every ranking; nothing that the sections show was done already."""
     unfinished = [section for section in sections if section.kind == "run" and not section.content.get("result")]
-    steps = [_go_on(run) for run in unfinished]
+    steps = [_go_on(run) for run in unfinished if _is_at_home(run)]
     pruned = [each.content for each in sections if each.kind == "prune" and not each.content.get("healed_by")]
     steps += [Step(f"Heal {each['out']}, which lost blocks", str(each["heal"])) for each in pruned if "heal" in each]
     for ranking in found:
@@ -32,8 +32,14 @@ def next_steps(sections: Sequence[Section], found: Sequence[Ranking]) -> list[St
 
 
 def _go_on(run: Section) -> Step:
-    words = ["loralab", "train", "--config", str(run.folder / "run.json"), "--out", str(run.folder), "--resume"]
-    return Step(f"{run.folder.name} has not ended: go on with it", shlex.join(words))
+    command = _joined("loralab train", "--config", str(run.folder / "run.json"), "--resume")
+    return Step(f"{run.folder.name} has not ended: go on with it", command)
+
+
+def _is_at_home(run: Section) -> bool:
+    """Whether its folder is the one that it was told to write, as seen from here; only there it can go on."""
+    out = run.content["config"].get("out")
+    return isinstance(out, str) and Path(out).resolve() == run.folder.resolve()
 
 
 def _of_best(ranking: Ranking, sections: Sequence[Section]) -> Iterator[Step]:

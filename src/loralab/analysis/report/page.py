@@ -17,6 +17,8 @@ from loralab.analysis.report.words import number_text
 from loralab.files.whole import write_text
 from loralab.pictures.svg.drawing import Drawing, escaped, series_class
 
+RANKED = 30
+"""Rows of a ranking that are shown at once."""
 MANY = 12
 """Sections above which the contents and all runs are folded."""
 
@@ -68,7 +70,7 @@ def _ranked(ranked: Ranked) -> str:
     said = "".join(f"<p><strong>{escaped(sentence)}</strong></p>\n" for sentence in ranked.sentences[:1])
     said += "".join(f"<p>{escaped(sentence)}</p>\n" for sentence in ranked.sentences[1:])
     drawn = _drawings([ranked.drawing] if ranked.drawing else [])
-    return f'<div class="ranking">\n{said}{table_html(ranked.table)}{drawn}</div>\n'
+    return f'<div class="ranking">\n{said}{table_html(ranked.table, RANKED)}{drawn}</div>\n'
 
 
 def _steps(found: Summary) -> str:

@@ -21,6 +21,7 @@ PER_TOKEN = ("loss", "perplexity")
 """Metrics that depend on the model's tokenizer."""
 _NOT_A_SETTING = (
     *CONDITIONS, "out", "seed", "save_every", "keep", "resume", "overwrite", "threads", "device", "processes", "shard",
+    "eval_before", "samples", "board",
 )  # fmt: skip
 """What may differ between the seeds of one setting, or is a condition."""
 _IN_THE_NAME = ("method", "rank", "size", "prefix", "infix", "targets")
@@ -132,7 +133,9 @@ def _ranking(runs: Sequence[Section], metric: str, *, of_model: bool) -> Ranking
 
 
 def _setting(run: Section) -> dict[str, Any]:
-    return {name: value for name, value in run.content["config"].items() if name not in _NOT_A_SETTING}
+    """Without what is not set, so that a record of an earlier version, which lacks a new field, says the same."""
+    config = run.content["config"]
+    return {name: value for name, value in config.items() if name not in _NOT_A_SETTING and value not in (None, False)}
 
 
 def _differing(settings: Sequence[Content]) -> list[str]:

@@ -10,6 +10,7 @@ from loralab.analysis.report.kinds.comparison import spread_text
 from loralab.analysis.report.next_steps import Step, next_steps
 from loralab.analysis.report.ranking import RankedSetting, Ranking, differences, figures, rankings
 from loralab.analysis.report.section import Content, ResultTable, Section
+from loralab.evaluation.few import ENOUGH
 from loralab.metrics.scores import bounds, higher_is_better, within_bounds
 from loralab.pictures.svg.drawing import Drawing
 from loralab.pictures.svg.rows import Lane, Mark, Rows, draw_rows
@@ -43,7 +44,13 @@ def summary(collected: Collected) -> Summary:
     found = rankings(runs)
     comparisons = [section for section in collected.sections if section.kind == "comparison"]
     return Summary(
-        [*_apart(found), *map(_compared, comparisons), *_left_out(runs), *_cut(collected.sections)],
+        [
+            *_apart(found),
+            *map(_compared, comparisons),
+            *_left_out(runs),
+            *_cut(collected.sections),
+            *_loose(found),
+        ],
         [_ranked(ranking) for ranking in found],
         next_steps(collected.sections, found),
     )
@@ -72,6 +79,25 @@ def _left_out(runs: Sequence[Section]) -> list[str]:
 def _cut(sections: Sequence[Section]) -> list[str]:
     cut = [str(section.folder) for section in sections if section.kind == "cut"]
     return [f"Not ranked, since they were cut and not trained: {', '.join(cut)}."] if cut else []
+
+
+def _loose(found: Sequence[Ranking]) -> list[str]:
+    """Figures of few examples, which say little."""
+    counts = {
+        run.folder.name: count
+        for ranking in found
+        for entry in ranking.entries
+        for run in entry.runs
+        if (count := (run.content["result"].get("held_out") or {}).get("examples", ENOUGH)) < ENOUGH
+    }
+    if not counts:
+        return []
+    few = sorted(set(counts.values()))
+    examples = f"{few[0]}" if len(few) == 1 else f"{few[0]} to {few[-1]}"
+    return [
+        f"Measured on {examples} held-out examples only: {', '.join(counts)}. Such figures are loose; hold out "
+        f"at least {ENOUGH}."
+    ]
 
 
 def _compared(section: Section) -> str:

@@ -15,11 +15,11 @@ NARROW = 3
 """Columns that a telephone has room for."""
 
 
-def table_html(table: ResultTable) -> str:
-    """The table, folded if it is long."""
+def table_html(table: ResultTable, short: int = SHORT) -> str:
+    """The table, folded if it has more than `short` rows."""
     count = len(table.rows) + table.left_out
     more = f'<p class="source">and {table.left_out} more rows in the file</p>\n' if table.left_out else ""
-    if count <= SHORT:
+    if count <= short:
         return f"<h3>{escaped(table.title)}</h3>\n{_table(table)}{more}"
     summary = f"{escaped(table.title)}: all {count} rows"
     return f"<details><summary>{summary}</summary>{_table(table)}{more}</details>\n"

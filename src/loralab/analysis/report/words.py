@@ -5,6 +5,9 @@ from typing import Any
 
 from loralab.pictures.svg.drawing import escaped
 
+UNPRINTABLE = "\N{REPLACEMENT CHARACTER}"
+"""In the place of letters that no page shows, as a model of bytes writes them."""
+
 
 def number_text(value: Any) -> str:
     """Thousands separated, four significant digits; a dash where there is nothing."""
@@ -20,7 +23,7 @@ def number_text(value: Any) -> str:
         return ", ".join(map(number_text, value))
     if isinstance(value, dict):
         return ", ".join(f"{escaped(name)}: {number_text(each)}" for name, each in value.items())
-    return escaped(value)
+    return escaped("".join(letter if letter.isprintable() or letter == "\n" else UNPRINTABLE for letter in str(value)))
 
 
 def _float_text(value: float) -> str:

@@ -3,14 +3,14 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-from loralab.cli.flags import GivesAlpha
+from loralab.cli.flags import ChoosesCheckpoint, GivesAlpha
 from loralab.cli.opening import say
 from loralab.cli.showing import show_answer
 from loralab.cli.verb import Answer, Verb
 
 
 @dataclass(frozen=True, kw_only=True)
-class ConvertConfig(GivesAlpha):
+class ConvertConfig(GivesAlpha, ChoosesCheckpoint):
     """The flags of `loralab convert`."""
 
     src: str = field(metadata={"positional": True, "also": ("adapter",)})

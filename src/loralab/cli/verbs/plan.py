@@ -15,6 +15,11 @@ MEMORY = {
     "allocator": "held by the heap, not in use",
     "total": "",
 }
+ON_GPU = {
+    "process": "CUDA's context and cuBLAS",
+    "data": "stays on the host",
+    "allocator": "reserved and not in use",
+}
 
 
 def run(config: PlanConfig) -> Answer:
@@ -25,20 +30,39 @@ def run(config: PlanConfig) -> Answer:
 
 
 def show(answer: Answer) -> None:
-    """What trains, what is stored, and the memory part by part."""
+    """What trains, what is stored, the memory part by part, and whether it fits."""
     share = answer["trainable_params"] / answer["total_params"]
     head = f", and {answer['head_params']:,} of a head" if answer["head_params"] else ""
+    gpus = f" on {answer['gpus']} GPUs, of each" if answer["gpus"] > 1 else ""
     show_lines(
         f"{answer['model']}, {answer['method']}",
         f"trains {answer['trainable_params']:,} of {answer['total_params']:,} parameters ({share:.4%}){head}",
         f"stores {readable_bytes(answer['adapter_bytes'])} of adapter",
         _storage(answer["tasks"]),
-        f"memory at batch {answer['batch_size']}, {answer['sequence_length']} tokens, {answer['dtype']}:",
+        f"memory at batch {answer['batch_size']}{gpus}, {answer['sequence_length']} tokens, {answer['dtype']}:",
         indent="  ",
     )
-    for name, meaning in MEMORY.items():
+    meanings = MEMORY | (ON_GPU if answer["device"] == "cuda" else {})
+    for name, meaning in meanings.items():
         print(f"  {name.ljust(12)}{readable_bytes(answer['memory'][name]).rjust(10)}  {meaning}".rstrip())
+    if answer["fit"] is not None:
+        show_lines(*_verdict(answer["fit"]), indent="  ")
     show_lines(*answer["notes"], indent="  ")
+
+
+def _verdict(fit: Answer) -> list[str]:
+    """Whether it fits, the largest batch, and what to change."""
+    room, most = readable_bytes(fit["gpu_bytes"]), fit["largest_batch"]
+    largest = f"largest batch that fits as it is: {most:,}" if most else "not one example fits as it is"
+    if fit["fits"]:
+        return [f"fits {room}, with {readable_bytes(fit['spare'])} to spare; {largest}"]
+    lines = [f"does NOT fit {room}: {readable_bytes(-fit['spare'])} too much; {largest}"]
+    for number, each in enumerate(fit["changes"], start=1):
+        after = f"{readable_bytes(each['total'])}{', fits' if each['fits'] else ''}"
+        lines.append(f"  {number}. {each['change']} ({each['flags']}): saves {readable_bytes(each['saves'])} → {after}")
+    if fit["flags"] is None:
+        return [*lines, "nothing here makes it fit: a larger GPU, or a smaller model"]
+    return [*lines, f"train with: {fit['flags']}"]
 
 
 def _storage(tasks: Answer) -> str:

@@ -73,11 +73,10 @@ def run(config: ServeConfig) -> Answer:
     from pathlib import Path
 
     import torch
-    import uvicorn
 
     from loralab.models.load import load_model
     from loralab.serving.engine.engine import EngineConfig
-    from loralab.serving.http.app import make_app
+    from loralab.serving.http.listening import listen
     from loralab.serving.http.server import Server, ServerConfig
 
     if config.threads is not None:
@@ -94,14 +93,12 @@ def run(config: ServeConfig) -> Answer:
         in_memory=config.in_memory,
     )
     server = Server(loaded.model, loaded.tokenizer, wanted)
-    listening = uvicorn.Server(
-        uvicorn.Config(make_app(server), host=config.host, port=config.port, log_level=config.log_level)
-    )
-    sockets = [listening.config.bind_socket()]
-    port = int(sockets[0].getsockname()[1])
-    say([*loaded.notes, *_greeting(config, server.registry.names(), port)])
-    listening.run(sockets)
-    return {"url": f"http://{config.host}:{port}", "requests": dict(server.counts.requests)}
+
+    def greet(port: int) -> None:
+        say([*loaded.notes, *_greeting(config, server.registry.names(), port)])
+
+    listen(server, config.host, config.port, config.log_level, greet)
+    return {"requests": dict(server.counts.requests)}
 
 
 def _greeting(config: ServeConfig, names: list[str], port: int) -> list[str]:

@@ -4,7 +4,8 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from loralab.errors import SpecError
-from loralab.methods.table import METHOD_NAMES, names_sized_by, rows_of
+from loralab.methods.settings import TAKERS
+from loralab.methods.table import METHOD_NAMES, MethodRow, names_sized_by, rows_of
 from loralab.training.config import TrainConfig
 
 FREE_TO_CHANGE = ("out", "save_every", "keep", "method", "seed", "resume", "overwrite")
@@ -56,6 +57,15 @@ class CompareConfig(TrainConfig):
     eval_before: bool = field(default=False, init=False)
     samples: int = field(default=0, init=False)
 
+    @property
+    def rows(self) -> tuple[MethodRow, ...]:
+        """Of all the methods: a setting is for those of them that take it."""
+        return tuple(row for method in self.methods for row in rows_of(method))
+
+    @property
+    def _refusal(self) -> str:
+        return f"none of the methods ({', '.join(self.methods)}) takes it"
+
     def validate(self) -> None:
         """Raise one SpecError that lists everything wrong with the comparison itself, or return."""
         super().validate()
@@ -64,8 +74,12 @@ class CompareConfig(TrainConfig):
             raise SpecError("invalid comparison: " + "; ".join(problems))
 
     def training(self, **changes: Any) -> TrainConfig:
-        """The configuration of one of its trainings: everything they share, with these changes."""
-        return TrainConfig(**{each.name: getattr(self, each.name) for each in fields(TrainConfig)} | changes)
+        """The configuration of one of its trainings: everything they share, with these changes; without what its method
+        does not take."""
+        values = {each.name: getattr(self, each.name) for each in fields(TrainConfig)} | changes
+        taken = {name for row in rows_of(values["method"]) for name in row.takes}
+        idle = {each.name: each.default for each in fields(TrainConfig) if each.name in TAKERS - taken}
+        return TrainConfig(**values | idle)
 
     @property
     def targets_to_try(self) -> tuple[str | None, ...]:

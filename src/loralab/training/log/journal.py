@@ -1,41 +1,36 @@
-"""metrics.jsonl and TensorBoard events: what happened at each step, once, also over interruptions."""
+"""metrics.jsonl: what happened at each step, once, also over interruptions."""
 
 import json
 from pathlib import Path
 from typing import Any
 
-from loralab.extras import lacking, lazy
 from loralab.files.whole import write_text
 from loralab.training.folder import RunFolder
-
-tensorboard = lazy("torch.utils.tensorboard", "board")
+from loralab.training.log.boards import Boards
 
 
 class Journal:
-    """Appends one JSON object per line, and, where TensorBoard is installed, the same numbers as its scalars."""
+    """Appends one JSON object per line, and shows the same numbers on the boards."""
 
-    def __init__(self, folder: RunFolder, after_step: int) -> None:
+    def __init__(self, folder: RunFolder, after_step: int, boards: Boards | None = None) -> None:
         """Open for a run that goes on after `after_step`; what was written of later steps is dropped."""
         kept = [entry for entry in read_journal(folder.metrics) if entry["step"] <= after_step]
         write_text(folder.metrics, "".join(json.dumps(entry) + "\n" for entry in kept))
         self._file = folder.metrics.open("a", encoding="utf-8")
-        self._events: Any = None
-        if not lacking("board"):
-            self._events = tensorboard.SummaryWriter(str(folder.tensorboard), purge_step=after_step + 1)
+        self.boards = boards
 
     def write(self, entry: dict[str, Any]) -> None:
         """One entry: `step`, `split` and numbers by name."""
         self._file.write(json.dumps(entry, allow_nan=False) + "\n")
         self._file.flush()
-        for name, value in entry.items() if self._events is not None else ():
-            if isinstance(value, (int, float)) and name != "step":
-                self._events.add_scalar(f"{entry['split']}/{name}", value, entry["step"])
+        if self.boards is not None:
+            self.boards.entry(entry)
 
     def close(self) -> None:
-        """Flush and close both."""
+        """The run is over."""
         self._file.close()
-        if self._events is not None:
-            self._events.close()
+        if self.boards is not None:
+            self.boards.close()
 
 
 def read_journal(path: Path) -> list[dict[str, Any]]:

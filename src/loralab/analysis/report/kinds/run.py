@@ -8,11 +8,13 @@ from typing import Any
 
 from loralab.analysis.report.described import described
 from loralab.analysis.report.objects import read_object
-from loralab.analysis.report.section import Content, Section
+from loralab.analysis.report.section import Content, ResultTable, Section
 from loralab.errors import SpecError
 from loralab.pictures.svg.curves import Curves, Series, draw_curves
 from loralab.pictures.svg.drawing import Drawing
 
+MOST_LETTERS = 400
+"""Of a sample."""
 MOST_POINTS = 600
 """Of a curve; more are thinned out evenly."""
 
@@ -29,27 +31,54 @@ def run_section(marker: str, folder: Path, content: dict[str, Any]) -> Section:
     unfinished = [] if result else ["This run has not ended: what is here is what it wrote so far."]
     return Section(
         marker,
-        f"{described(config)} on {config.get('task')}",
+        f"{described(config)} on {config.get('task')}{_seed(config)}",
         folder,
         content,
         facts=_facts(config, result),
         sentences=[*unfinished, *remarks, *_not_finite(journal), *_bad_figures(result)],
+        tables=_samples(result),
         drawings=_drawings(journal),
         settings=config,
     )
+
+
+def _seed(config: Content) -> str:
+    """What tells the runs of one setting apart."""
+    return "" if config.get("seed") is None else f", seed {config['seed']}"
 
 
 def _facts(config: Content, result: Content) -> dict[str, Any]:
     return {
         "model": config.get("model"),
         "task": config.get("task"),
-        "seed": config.get("seed"),
         "trained parameters": result.get("trainable_params"),
         "of": result.get("total_params"),
         "steps": result.get("steps"),
         "tokens a second": result.get("tokens_per_second"),
         "peak memory, MB": result["peak_memory_bytes"] / 1e6 if result.get("peak_memory_bytes") else None,
-    } | {f"held-out {name}": value for name, value in (result.get("metrics") or {}).items()}
+        "held-out examples": (result.get("held_out") or {}).get("examples"),
+    } | _before_and_after(result)
+
+
+def _before_and_after(result: Content) -> dict[str, Any]:
+    """The held-out figures, beside those of the base where the run measured them."""
+    before = result.get("before") or {}
+    facts: dict[str, Any] = {}
+    for name, value in (result.get("metrics") or {}).items():
+        facts |= {f"held-out {name}": value}
+        facts |= {f"{name} of the base": before[name]} if name in before else {}
+    return facts
+
+
+def _samples(result: Content) -> list[ResultTable]:
+    """What it answered to a few prompts, before and after."""
+    columns = ("prompt", "wanted", "before", "after")
+    rows = [[_cut_short(sample.get(column)) for column in columns] for sample in result.get("samples") or ()]
+    return [ResultTable.of("Answers", [*columns], rows)] if rows else []
+
+
+def _cut_short(text: object) -> str | None:
+    return None if text is None else str(text) if len(str(text)) <= MOST_LETTERS else f"{str(text)[:MOST_LETTERS]} …"
 
 
 def _bad_figures(result: Content) -> list[str]:

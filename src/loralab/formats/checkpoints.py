@@ -1,0 +1,80 @@
+"""The adapters in a run's checkpoints: which there are, and the folder that a word names.
+
+    RUN/checkpoints/step-00000040/               the adapter after step 40, a folder like any adapter's
+    RUN/checkpoints/step-00000040.safetensors    what the run needs to go on from there
+    RUN/checkpoints/best/, best.safetensors      the best so far, where evaluations choose one
+
+Loads no torch.
+"""
+
+import re
+from pathlib import Path
+
+from loralab.errors import AdapterFileError, NotFoundError, SpecError
+from loralab.files.names import CHECKPOINTS_NAME, CONFIG_NAME, PEFT_FILES, RUN_NAME
+
+BEST, LAST = "best", "last"
+_STEP = re.compile(r"step-(\d{8})")
+
+
+def step_name(step: int) -> str:
+    """What a step's checkpoint is called, without an ending."""
+    return f"step-{step:08d}"
+
+
+def checkpoint_folder(run: str | Path, word: str | int) -> Path:
+    """The folder of the adapter that a run's checkpoint holds: `best`, `last`, or that of a step.
+
+    Raises NotFoundError for a folder without checkpoints, SpecError for a word that names none, saying which do.
+    """
+    folder = Path(run)
+    steps, has_best = _steps(folder), _is_adapter(folder / CHECKPOINTS_NAME / BEST)
+    if not steps and not has_best:
+        held = "holds no checkpoint that can be used" if folder.is_dir() else "there is no such folder"
+        raise NotFoundError(f"checkpoint {word} was asked of {folder}: {held}; name a run's folder, or leave it out")
+    if word == BEST and has_best:
+        return folder / CHECKPOINTS_NAME / BEST
+    step = steps[-1] if word == LAST and steps else int(word) if str(word).isdecimal() else None
+    if step not in steps:
+        raise SpecError(f"checkpoint {word} was asked of {folder}, which has {_choice(steps, has_best)}")
+    return folder / CHECKPOINTS_NAME / step_name(step)
+
+
+def refuse_unfinished(path: str | Path) -> None:
+    """NotFoundError for a run's folder without its adapter, and AdapterFileError for a checkpoint's file, saying what
+    to write instead."""
+    source = Path(path)
+    if source.is_dir() and (source / RUN_NAME).is_file() and not any((source / name).exists() for name in PEFT_FILES):
+        raise NotFoundError(_unfinished(source))
+    if source.is_file() and source.parent.name == CHECKPOINTS_NAME and source.suffix == ".safetensors":
+        beside = source.with_suffix("")
+        advice = (
+            f"its adapter is the folder {beside}" if _is_adapter(beside) else "resume the run, which writes adapters"
+        )
+        raise AdapterFileError(f"{source} is what a run goes on from (--resume), not an adapter: {advice}")
+
+
+def _unfinished(run: Path) -> str:
+    steps, has_best = _steps(run), _is_adapter(run / CHECKPOINTS_NAME / BEST)
+    if not steps and not has_best:
+        return f"{run} is a run that did not end and has no checkpoint yet; go on with it (train … --resume)"
+    return (
+        f"{run} is a run that did not end: it has {_choice(steps, has_best)}. Name one (--checkpoint {LAST}; in Python "
+        f'checkpoint="{LAST}"), or go on with the run (train … --resume)'
+    )
+
+
+def _choice(steps: list[int], has_best: bool) -> str:
+    words = [*([BEST] if has_best else []), *([LAST] if steps else []), *map(str, steps)]
+    return f"the checkpoints {', '.join(words)}"
+
+
+def _steps(run: Path) -> list[int]:
+    """The steps whose adapter is whole, in their order."""
+    found = ((_STEP.fullmatch(each.name), each) for each in (run / CHECKPOINTS_NAME).glob("step-*"))
+    return sorted(int(match[1]) for match, each in found if match and _is_adapter(each))
+
+
+def _is_adapter(folder: Path) -> bool:
+    """The configuration is moved into place last."""
+    return (folder / CONFIG_NAME).is_file()
