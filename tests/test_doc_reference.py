@@ -171,7 +171,11 @@ def test_every_task_has_the_metrics_of_the_page(tmp_path: Path) -> None:
     write_images(tmp_path / "images")
     values = tmp_path / "values.jsonl"
     values.write_text("".join(json.dumps({"text": str(i), "label": i + 0.5}) + "\n" for i in range(8)))
+    pairs, documents = tmp_path / "pairs.jsonl", tmp_path / "documents.txt"
+    pairs.write_text('{"prompt": "a", "chosen": "b", "rejected": "c"}\n')
+    documents.write_text("a b c")
     own = {"texts": tmp_path / "texts", "classes": tmp_path / "classes", "values": values}
+    own |= {"pairs": pairs, "documents": documents}
     seen = set()
     for names, kind, metrics in rows(section(METRICS, "Tasks")):
         for name, which in re.findall(r"`([^`]+)`(?: \((\w+)\))?", names):

@@ -107,12 +107,31 @@ def open_ordered(
     held_out = held_out_by_run(adapter, name, data)
     task = open_task(name, data, labels=known, kind=kind or wanted.label_kind, held_out=held_out)
     say(task.notes)
+    if task.kind == "preference":
+        return _compared(task, adapter)
     if known is not None or task.kind != "classification":
         return task
     find = in_order_of_model if adapter is None else in_assumed_order
     ordered, notes = find(task, read_config(model))
     say(notes)
     return ordered
+
+
+def _compared(task: "Task", adapter: str | None) -> "Task":
+    """The task, measured as the adapter's run did; as DPO does where that was no learning from pairs.
+
+    Raises SpecError without an adapter, when there is nothing to compare the base with.
+    """
+    from dataclasses import replace
+
+    from loralab.formats.run import read_run
+
+    if adapter is None:
+        raise SpecError(f"task {task.name} holds pairs of answers, measured against the base: give an --adapter")
+    learned = read_run(Path(adapter)).preference if Path(adapter).is_dir() else None
+    measured = learned or task.preference
+    say([f"pairs of answers are measured by {measured.name} with beta {measured.beta:g}"])
+    return replace(task, preference=measured)
 
 
 def held_out_by_run(adapter: str | None, task: str, data: str | None) -> "Holdout":

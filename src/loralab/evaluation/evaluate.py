@@ -12,6 +12,7 @@ from loralab.evaluation.few import few_examples
 from loralab.evaluation.label_order import in_order_of_model
 from loralab.evaluation.labels import predict_labels
 from loralab.evaluation.likelihood import mean_target_loss
+from loralab.evaluation.preference import measure_pairs
 from loralab.evaluation.score import Scored, require_metrics, score_outputs
 from loralab.generation.config import GenerationConfig
 from loralab.generation.settings import forced_first_token
@@ -44,7 +45,7 @@ class Evaluation:
     examples: int
     loss: float | None
     """Nats per target token over the whole split, every token with the same weight; for classes nats per example,
-    for values the mean squared error; None where the labels are not known.
+    for values the mean squared error, for pairs of answers the objective's mean; None where the labels are not known.
     """
     metrics: dict[str, float]
     """By the names and in the units of the README's table of metrics; `perplexity` is e to the loss."""
@@ -97,8 +98,11 @@ def evaluate(
     samples: tuple[Sample, ...] = ()
     outputs: tuple[str, ...] = ()
     with evaluating(model):
+        measured: dict[str, float] = {}
         if task.kind == "generation":
             loss: float | None = mean_target_loss(model, encoding.encoded, pad_id, batch_size)
+        elif task.kind == "preference":
+            loss, measured = measure_pairs(model, encoding.encoded, pad_id, batch_size, task.preference)
         else:
             _check_outputs(model, task)
             predictions, loss = predict_labels(model, encoding.encoded, pad_id, batch_size)
@@ -113,7 +117,7 @@ def evaluate(
         split=task.split_named(split),
         examples=len(examples),
         loss=loss,
-        metrics=(_perplexity(loss) if task.kind == "generation" else {}) | scored.metrics,
+        metrics=(_perplexity(loss) if task.kind == "generation" else measured) | scored.metrics,
         parts=scored.parts,
         samples=samples,
         outputs=outputs,
@@ -127,10 +131,15 @@ def encode_for(
     model: PreTrainedModel, processor: Processor, task: Task, examples: Examples, max_length: int
 ) -> Encoding:
     """The examples as the model takes them, in training as in evaluation: cut to what it has room for."""
-    longest = min(max_length, text_room(model) or max_length)
+    longest = room_for(model, max_length)
     encoder_decoder = bool(getattr(model.config, "is_encoder_decoder", False))
     encoding = encode_examples(task, examples, processor, longest, encoder_decoder=encoder_decoder)
     return begin_targets(encoding, forced_first_token(model), longest)
+
+
+def room_for(model: PreTrainedModel, max_length: int) -> int:
+    """The tokens of a row: as many as asked for, but no more than the model has room for."""
+    return min(max_length, text_room(model) or max_length)
 
 
 def _perplexity(loss: float | None) -> dict[str, float]:

@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 from loralab.errors import DataError, NumericsError
 from loralab.models.padding import row_logits
 from loralab.tasks.encoding.batches import Batch, collate, longest_width, sorted_batches
-from loralab.tasks.encoding.encoded import AnyEncoded
+from loralab.tasks.encoding.encoded import AnyEncoded, EncodedPair, EncodedRow
 
 
 @torch.no_grad()
@@ -40,7 +40,7 @@ def predict_labels(
 
 
 def _are_labelled(encoded: Sequence[AnyEncoded]) -> bool:
-    known = sum(each.labels is not None for each in encoded)
+    known = sum(not isinstance(each, EncodedPair | EncodedRow) and each.labels is not None for each in encoded)
     if 0 < known < len(encoded):
         raise DataError(
             f"{len(encoded) - known} of {len(encoded)} examples have no label; give labels to all of them or to none"

@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 
 from loralab.core.prompt import ends_before_targets, prompts_end_at
 from loralab.errors import NumericsError
-from loralab.models.fast.head import target_loss_sum
+from loralab.models.fast.head import row_losses, target_loss_sum
 from loralab.nn.targets import IGNORED
 from loralab.tasks.encoding.batches import Batch, collate, longest_width, sorted_batches
 from loralab.tasks.encoding.encoded import AnyEncoded
@@ -34,7 +34,16 @@ def batch_target_loss(
             batch.labels,
             label_smoothing=label_smoothing,
             weights=batch.weights if weighted else None,
+            position_ids=batch.inputs.get("position_ids"),
         )
+
+
+def row_log_likelihoods(model: PreTrainedModel, batch: Batch) -> tuple[Tensor, Tensor]:
+    """(log p(targets | all before them) of each row [B], in nats, differentiable; the targets of each [B])."""
+    assert batch.labels is not None
+    with prompts_end_at(ends_before_targets(batch.labels, IGNORED)):
+        losses_B, counts_B = row_losses(model, batch.input_ids, batch.attention_mask, batch.labels)
+    return -losses_B, counts_B
 
 
 @torch.no_grad()

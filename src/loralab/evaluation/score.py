@@ -42,6 +42,8 @@ def score_outputs(task: Task, examples: Examples, outputs: Sequence[str]) -> Sco
     """
     if len(outputs) != len(examples):
         raise DataError(f"{len(outputs)} outputs for {len(examples)} examples; give one for each")
+    if task.kind == "preference":
+        raise DataError(f"task {task.name} holds pairs of answers: no outputs are scored against them")
     if task.kind == "generation":
         references = [each.answers() for each in examples if isinstance(each, Example | Conversation)]
         return _by_part(partial(_score_texts, task.score_texts, outputs, references), examples)

@@ -13,6 +13,7 @@ from loralab.errors import AdapterFileError
 from loralab.files.names import RUN_NAME, SIDECAR_NAME
 from loralab.files.values import flag, text, texts
 from loralab.files.whole import read_json
+from loralab.tasks.preference import PreferenceObjective
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,8 @@ class RunRecord:
     data: str | None = None
     validation: str | None = None
     validation_share: float | None = None
+    preference: PreferenceObjective | None = None
+    """How it learned from pairs of answers, if it did."""
     seed: int = 0
     """The task and its data, what was held out of them, and what drew it: as the configuration has it."""
 
@@ -55,8 +58,24 @@ def _held_out(config: Any) -> dict[str, Any]:
     share, seed = told.get("validation_share"), told.get("seed", 0)
     if not isinstance(share, float | int | None) or not isinstance(seed, int):
         raise TypeError(f"validation_share {share!r}, seed {seed!r}: they must be numbers")
+    learned = _preference(told)
     named = {name: None if value is None else text(value, name) for name, value in values.items()}
-    return {"task": text(told.get("task", ""), "task"), **named, "validation_share": share, "seed": seed}
+    return {
+        "task": text(told.get("task", ""), "task"),
+        **named,
+        "validation_share": share,
+        "seed": seed,
+        "preference": learned,
+    }
+
+
+def _preference(config: Mapping[str, Any]) -> PreferenceObjective | None:
+    name, beta, smoothing = (config.get(key) for key in ("preference", "beta", "label_smoothing"))
+    if name is None:
+        return None
+    if name not in ("dpo", "orpo") or not isinstance(beta, float | int) or not isinstance(smoothing, float | int):
+        raise TypeError(f"preference {name!r}, beta {beta!r}, label_smoothing {smoothing!r}: none that is known")
+    return PreferenceObjective(name, beta, smoothing)
 
 
 def read_run(folder: Path) -> RunRecord:

@@ -70,6 +70,19 @@ class Document:
 
 
 @dataclass(frozen=True)
+class Preference:
+    """Two answers to one prompt, of which the first is preferred."""
+
+    chosen: Example | Conversation
+    rejected: Example | Conversation
+    shared: int = 0
+    """Of conversations: how many turns both begin with; only what follows is a target."""
+    part: str = ""
+    weight: float = 1.0
+    """As `Example.weight`, of the pair."""
+
+
+@dataclass(frozen=True)
 class LabelledExample:
     """One text or two, and the index of its class (int), its value (float), or None where it is not known."""
 
@@ -94,7 +107,7 @@ class ImageExample:
     """As `Example.part`."""
 
 
-AnyExample = Example | Conversation | Document | LabelledExample | ImageExample
+AnyExample = Example | Conversation | Document | Preference | LabelledExample | ImageExample
 Examples = Sequence[AnyExample]
 
 

@@ -22,6 +22,7 @@ CALLED = {
     "Example": "prompts with completions",
     "Conversation": "conversations",
     "Document": "texts alone",
+    "Preference": "pairs of answers",
     "LabelledExample": "labelled texts",
     "ImageExample": "images",
 }

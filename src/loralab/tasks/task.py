@@ -10,9 +10,10 @@ from loralab.metrics.scores import TextScore
 from loralab.metrics.suites import score_rouge
 from loralab.tasks.example import Examples
 from loralab.tasks.outputs import LINES, OutputFormat
+from loralab.tasks.preference import DPO, PreferenceObjective
 from loralab.tasks.splits import SPLIT_NAMES
 
-Kind = Literal["generation", "classification", "regression"]
+Kind = Literal["generation", "preference", "classification", "regression"]
 
 ROUGE = ("rouge_1", "rouge_2", "rouge_l")
 """What `score_rouge` gives: the metrics of generated text, for every task that has none of its own."""
@@ -46,6 +47,8 @@ class Task:
     """For splits without all their inputs (WikiSQL without tables): what reads enough to score outputs against."""
     files: tuple[Path, ...] = ()
     """The data files that it is read from; none where the data come from the Hub, or are the task's own."""
+    preference: PreferenceObjective = DPO
+    """How the loss of pairs of answers is measured."""
     split_note: str = ""
     """Which of the notes says how a single file was split."""
     inputs: Literal["text", "images"] = "text"
@@ -56,7 +59,7 @@ class Task:
         """The kind of model that it needs, as `loralab.models.load` calls it."""
         if self.inputs == "images":
             return "image-classification"
-        return "generation" if self.kind == "generation" else "sequence-classification"
+        return "generation" if self.kind in ("generation", "preference") else "sequence-classification"
 
     def examples(self, split: str, limit: int | None = None) -> Examples:
         """The examples of a split, in the order of its file; with `limit` only the first so many.

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
+from torch import nn
 
 from loralab.formats.quantized import quantize_base
 from loralab.formats.tokenizer import with_own_tokenizer
@@ -53,6 +54,24 @@ def drop_out_before_head(draft: Draft) -> Iterator[str]:
     """Another dropout before a classifier's output than the model's own."""
     if draft.config.head_dropout is not None:
         yield set_head_dropout(draft.loaded.model, draft.config.head_dropout)
+
+
+def quieten(draft: Draft) -> Iterator[str]:
+    """No dropout in the base while pairs of answers are compared with what the base makes of them: chance in sums over
+    whole answers would drown the difference. The adapter's own dropout stays.
+    """
+    if draft.config.preference is None:
+        return
+    stilled = 0
+    for module in draft.loaded.model.modules():
+        if isinstance(module, nn.Dropout) and module.p:
+            module.p, stilled = 0.0, stilled + 1
+        for name, value in vars(module).items():
+            if name.endswith(("dropout", "dropout_p", "_pdrop")) and isinstance(value, float) and value:
+                setattr(module, name, 0.0)
+                stilled += 1
+    if stilled:
+        yield f"{stilled} dropouts of the base are off: an answer is compared with what the base makes of it"
 
 
 def checkpoint_blocks(draft: Draft) -> Iterator[str]:

@@ -13,7 +13,7 @@ from loralab.core.updates.tokens import TOKEN_ROWS, TokenUpdate
 from loralab.core.updates.update import WHOLE
 from loralab.errors import SpecError, TrainingError, some
 from loralab.nn.tensors import tensor_of
-from loralab.tasks.encoding.encoded import AnyEncoded, Encoded
+from loralab.tasks.encoding.encoded import AnyEncoded, Encoded, EncodedPair
 from loralab.training.data import StepData
 
 
@@ -72,6 +72,8 @@ def check_invoked(encoded: Sequence[AnyEncoded], tokens: Sequence[int]) -> list[
 
 def _is_invoked(example: AnyEncoded, tokens: Sequence[int]) -> bool:
     """Whether a target is predicted from the invocation's first token on; any label comes after the whole text."""
+    if isinstance(example, EncodedPair):
+        return any(_is_invoked(side, tokens) for side in example.sides)
     if not isinstance(example, Encoded):
         return False
     start = int(invocation_starts(torch.tensor([example.input_ids]), tokens))

@@ -34,7 +34,7 @@ def next_commands(
     loading = {"quantize": config.quantize, **_unusual(config, "dtype")}
     both = {"model": config.model, "adapter": config.out}
     commands = {"inspect": command_line("inspect", config.out, model=config.model, **loading)}
-    if kind == "generation":
+    if kind in ("generation", "preference"):
         commands["generate"] = command_line("generate", **both, **loading, prompt=_fitting(prompt))
     if split is not None:
         held_out = {"data": config.data, "split": split}

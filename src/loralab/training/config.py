@@ -111,7 +111,15 @@ class TrainConfig(MethodSettings):
     """The largest norm of the gradient; 0 leaves it as it is."""
 
     label_smoothing: float = field(default=0.0, metadata={"group": "optimizer"})
-    """Share of the loss that is spread over all tokens or classes alike."""
+    """Share of the loss that is spread over all tokens or classes alike. With preference dpo: the share of pairs
+    that are taken to be labelled the wrong way round (cDPO)."""
+
+    preference: Literal["dpo", "orpo"] | None = field(default=None, metadata={"group": "optimizer"})
+    """Learn from pairs of answers (rows of prompt, chosen, rejected): dpo, held to the base as reference, or orpo,
+    without one."""
+
+    beta: float = field(default=0.1, metadata={"group": "optimizer"})
+    """With preference: dpo's beta, how strongly the model is held to the reference; orpo's weight of the odds ratio."""
 
     consistency: float | None = field(default=None, metadata={"group": "optimizer"})
     """Weight of the consistency loss between two passes of every batch. Without it AdaMix has 1 on classes and 100 on
@@ -125,6 +133,10 @@ class TrainConfig(MethodSettings):
 
     max_length: int = field(default=512, metadata={"group": "length and batches"})
     """Tokens of prompt and target together; a longer prompt loses its left end."""
+
+    packing: bool = field(default=False, metadata={"group": "length and batches"})
+    """Lay short examples one after another into rows of max_length, without attention between them; batch_size then
+    counts rows. For texts whose tokens are learned, and models that keep the examples of a row apart (tried)."""
 
     limit: int | None = field(default=None, metadata={"group": "length and batches"})
     """Train on the first N examples only."""
@@ -234,7 +246,7 @@ def _checks(c: TrainConfig) -> list[tuple[bool, str]]:
         *("cosine_penalty", "consistency", "samples"),
     )
     shares = ("dropout", "label_smoothing", "beta1", "beta2")
-    positive = ("alpha", "lr", "lora_plus_ratio", "eps", "epochs")
+    positive = ("alpha", "lr", "lora_plus_ratio", "eps", "epochs", "beta")
     return [
         *((_below(c, name, 1), f"{name} {getattr(c, name)}: at least 1 is needed") for name in at_least_one),
         *((_below(c, name, 0), f"{name} {getattr(c, name)}: it cannot be negative") for name in not_negative),
@@ -270,8 +282,37 @@ def _checks(c: TrainConfig) -> list[tuple[bool, str]]:
             c.validation_share is not None and not 0 < c.validation_share < 1,
             f"validation_share {c.validation_share}: it must be above 0 and below 1",
         ),
+        *_about_preference(c),
+        *_about_packing(c),
         (c.resume and c.overwrite, "resume and overwrite: give one of them"),
         (not c.out, "out is empty: name a folder"),
+    ]
+
+
+def _about_preference(c: TrainConfig) -> list[tuple[bool, str]]:
+    """Rules of learning from pairs of answers."""
+    pairs = c.preference is not None
+    return [
+        (pairs and bool(c.consistency), f"preference {c.preference} and consistency {c.consistency}: give one of them"),
+        (pairs and c.cosine_penalty > 0, f"preference {c.preference} and cosine_penalty: give one of them"),
+        (
+            c.preference == "dpo" and c.label_smoothing >= 0.5,
+            f"label_smoothing {c.label_smoothing}: of pairs it must be below 0.5, or they say nothing",
+        ),
+        (
+            c.preference == "orpo" and c.label_smoothing > 0,
+            f"label_smoothing {c.label_smoothing}: orpo has none; leave it out",
+        ),
+    ]
+
+
+def _about_packing(c: TrainConfig) -> list[tuple[bool, str]]:
+    """Rules of rows with several examples: what minds where a row or a prompt begins does not go with them."""
+    beside = {"preference": c.preference, "cosine_penalty": c.cosine_penalty, "invocation_tokens": c.invocation_tokens}
+    inserts = any(row.sized_by == "positions" for row in rows_of(c.method))
+    return [
+        *((c.packing and bool(value), f"packing and {name}: give one of them") for name, value in beside.items()),
+        (c.packing and inserts, f"packing and method {c.method}: it inserts positions by where a row's prompt ends"),
     ]
 
 

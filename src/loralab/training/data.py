@@ -2,11 +2,11 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from loralab.tasks.encoding.batches import Batch, collate, epoch_batches, longest_width
-from loralab.tasks.encoding.encoded import AnyEncoded
+from loralab.tasks.encoding.encoded import AnyEncoded, EncodedRow
 
 
 @dataclass(frozen=True)
@@ -42,12 +42,27 @@ class TrainingData:
         self.longest = longest_width(encoded)
         lengths = [each.tokens for each in encoded]
         self._epoch = lru_cache(maxsize=1)(lambda epoch: epoch_batches(lengths, batch_size, seed, epoch))
+        self._first: dict[int, list[int]] = {}
         self.steps_per_epoch = math.ceil(len(self._epoch(0)) / accumulate)
 
     def step(self, number: int) -> StepData:
         """The data of step `number`, counted from 1 over all epochs."""
         epoch, place = divmod(number - 1, self.steps_per_epoch)
         indices = self._epoch(epoch)[place * self.accumulate : (place + 1) * self.accumulate]
-        chosen = ([self.encoded[index] for index in batch] for batch in indices)
-        batches = [collate(examples, self.pad_id, longest=self.longest) for examples in chosen]
-        return StepData(batches, indices)
+        return StepData([self._batch(batch) for batch in indices], [self._examples_of(batch) for batch in indices])
+
+    def first_batch_with(self, place: int) -> Batch:
+        """The batch of the first epoch that holds an example."""
+        if not self._first:
+            self._first = {each: batch for batch in self._epoch(0) for each in batch}
+        return self._batch(self._first[place])
+
+    def _examples_of(self, places: Sequence[int]) -> list[int]:
+        """The examples that stand at these places, of which a packed row holds several."""
+        held = [self.encoded[place] for place in places]
+        rows = zip(places, held, strict=True)
+        return [each for place, row in rows for each in (row.places if isinstance(row, EncodedRow) else (place,))]
+
+    def _batch(self, places: Sequence[int]) -> Batch:
+        batch = collate([self.encoded[place] for place in places], self.pad_id, longest=self.longest)
+        return replace(batch, places=tuple(places))

@@ -5,11 +5,12 @@ from dataclasses import replace
 from loralab.models.families.aliases import family_of
 from loralab.planning.memory import Memory, estimate
 from loralab.planning.shape import Workload
+from loralab.tasks.encoding.encoded import EncodedPair
 from loralab.training.config import TrainConfig
 from loralab.training.prepare import Prepared
 
 PLANNED = ("decoder", "encoder")
-"""Architectures that are planned: of text, with one list of blocks."""
+"""Architectures that are planned: of text, with one list of blocks. Runs on pairs of answers are not."""
 
 
 def forecast(prepared: Prepared, config: TrainConfig) -> Memory | None:
@@ -17,6 +18,8 @@ def forecast(prepared: Prepared, config: TrainConfig) -> Memory | None:
     model, trainee = prepared.loaded.model, prepared.trainee
     family = family_of(model)
     if family is None or family.architecture not in PLANNED:
+        return None
+    if any(isinstance(each, EncodedPair) for each in trainee.data.encoded[:1]):
         return None
     longest = sorted(trainee.data.encoded, key=lambda each: -each.tokens)[: config.batch_size]
     work = Workload(

@@ -61,7 +61,7 @@ def check_measured(task: Task, config: TrainConfig) -> None:
         return
     examples = task.examples(split, 1)
     require_metrics(task, examples)
-    if task.kind != "generation" and getattr(examples[0], "label", None) is None:
+    if task.kind in ("classification", "regression") and getattr(examples[0], "label", None) is None:
         raise SpecError(
             f"the split {split} of task {task.name} has no labels, so nothing can be measured on it while training; "
             "add the validation file, or give eval_limit 0"

@@ -106,7 +106,7 @@ class Measurer:
         named = "  ".join(f"{name} {value:.4g}" for name, value in scores.items())
         self.progress.say(f"{f'step {step}' if step else 'before training'}  {self.prepared.held_out}  {named}")
         for each in said:
-            self.progress.say_short(in_short(each, beside_wanted=self.prepared.task.kind != "generation"))
+            self.progress.say_short(in_short(each, beside_wanted=self.prepared.task.model_kind != "generation"))
 
 
 def measures(config: TrainConfig) -> bool:

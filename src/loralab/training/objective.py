@@ -21,14 +21,18 @@ from transformers import PreTrainedModel
 from loralab.core.prompt import ends_before_targets, prompts_end_at
 from loralab.errors import DataError, SpecError
 from loralab.evaluation.labels import class_logits, label_losses
-from loralab.evaluation.likelihood import batch_target_loss
+from loralab.evaluation.likelihood import batch_target_loss, row_log_likelihoods
+from loralab.evaluation.preference import reference_logs, score_pairs
 from loralab.methods.table import rows_of
 from loralab.models.families.aliases import block_paths
 from loralab.models.padding import padding_lent
+from loralab.nn.mode import evaluating
 from loralab.nn.targets import IGNORED
 from loralab.tasks.encoding.batches import Batch
+from loralab.tasks.preference import PreferenceObjective
+from loralab.tasks.task import Task
 from loralab.training.config import TrainConfig
-from loralab.training.data import StepData
+from loralab.training.data import StepData, TrainingData
 
 # -- the face -----------------------------------------------------------------------------------------------------
 
@@ -97,8 +101,26 @@ class PulledTogether(Objective):
         return reported, minimised + self.regularizer.penalty(batch) * (batch.targets / whole.targets)
 
 
-def objective_for(config: TrainConfig, model: PreTrainedModel, kind: str) -> Objective:
-    """What the configuration has a model minimise on a task of this kind."""
+@dataclass(frozen=True)
+class Preferred(Objective):
+    """The loss of pairs of answers, against the model without its adapter where the objective has a reference."""
+
+    model: PreTrainedModel
+    objective: PreferenceObjective
+    reference: "Reference"
+
+    def step(self, batch: Batch, whole: StepData) -> tuple[Tensor, Tensor]:
+        reference_2B = self.reference.of(batch) if self.objective.has_reference else None
+        losses_B = score_pairs(self.objective, *row_log_likelihoods(self.model, batch), reference_2B).losses_B
+        loss = (losses_B.sum() if batch.weights is None else losses_B @ batch.weights.to(losses_B)) / whole.mass
+        return loss, loss
+
+
+def objective_for(config: TrainConfig, model: PreTrainedModel, task: Task, data: TrainingData) -> Objective:
+    """What the configuration has a model minimise on a task."""
+    if task.kind == "preference":
+        return Preferred(model, task.preference, Reference(model, data))
+    kind = task.kind
     weight = consistency_weight(config.consistency, config.method, kind)
     smoothing = config.label_smoothing
     objective = Consistent(model, kind, smoothing, weight) if weight else TaskLoss(model, kind, smoothing)
@@ -178,8 +200,15 @@ def _at_tokens(model: PreTrainedModel, batch: Batch) -> Predictions:
             logits_BTV = model(**batch.inputs, use_cache=False).logits[:, :-1]
             labels_BT = labels_BT[:, 1:]
     wanted_BT = labels_BT != IGNORED
-    weights_N = None if batch.weights is None else batch.weights[wanted_BT.nonzero()[:, 0]]
+    weights_N = None if batch.weights is None else _of_tokens(batch.weights, wanted_BT)
     return Predictions(logits_BTV[wanted_BT].float(), labels_BT[wanted_BT], weights_N)
+
+
+def _of_tokens(weights: Tensor, wanted_BT: Tensor) -> Tensor:
+    """The weights of targets, from those of rows [B] or of the tokens of packed rows [B, T], the last T of them."""
+    if weights.ndim == 1:
+        return weights[wanted_BT.nonzero()[:, 0]]
+    return weights[:, -wanted_BT.shape[1] :][wanted_BT]
 
 
 # -- the consistency loss -----------------------------------------------------------------------------------------
@@ -236,6 +265,37 @@ CRITERIA = {
     "regression": Criterion(_label_loss_sum, _at_labels, squared_difference),
 }
 """By the kind of the task."""
+
+
+# -- pairs of answers ---------------------------------------------------------------------------------------------
+#
+# A step of 2B rows costs a forward and a backward pass, about 3 F. The reference is one forward pass more, F: computed
+# anew in every step it is a third more, E·F over E epochs; kept, it is F in all. It is computed for a pair's batch of
+# the first epoch, whichever step needs it first: in the first epoch that is the step's own batch, so nothing is
+# computed that is not needed, and a resumed run comes to the same numbers, bit for bit, from the same batches.
+
+
+class Reference:
+    """log π_ref of both answers of every pair that was needed so far, from the model without its adapter."""
+
+    def __init__(self, model: PreTrainedModel, data: TrainingData) -> None:
+        self.model = model
+        self.data = data
+        self.known: dict[int, tuple[float, float]] = {}
+
+    def of(self, batch: Batch) -> Tensor:
+        """[2B] in the order of the batch's rows."""
+        for place in batch.places:
+            if place not in self.known:
+                self._measure(self.data.first_batch_with(place))
+        sides = zip(*(self.known[place] for place in batch.places), strict=True)
+        return torch.tensor([value for side in sides for value in side], device=self.model.device)
+
+    def _measure(self, batch: Batch) -> None:
+        with evaluating(self.model):
+            logs_2B = reference_logs(self.model, batch.to(self.model.device))
+        chosen, rejected = (side.tolist() for side in logs_2B.chunk(2))
+        self.known |= dict(zip(batch.places, zip(chosen, rejected, strict=True), strict=True))
 
 
 # -- the cosine penalty -------------------------------------------------------------------------------------------

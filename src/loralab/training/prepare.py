@@ -1,7 +1,7 @@
 """From a configuration to everything a run works with: model, task, adapter, data, optimizer."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -10,12 +10,14 @@ from loralab.errors import DataError, SpecError
 from loralab.evaluation.evaluate import encode_for
 from loralab.evaluation.label_order import in_known_order, in_order_of, in_order_of_model
 from loralab.formats.run import recorded_labels
+from loralab.methods.table import rows_of
 from loralab.models.load import LoadedModel, read_config
 from loralab.tasks.encoding.encode import padding_id
-from loralab.tasks.example import Conversation, Examples, weight_of
+from loralab.tasks.example import Conversation, Examples, Preference, weight_of
 from loralab.tasks.held_out import Holdout
+from loralab.tasks.preference import PreferenceObjective
 from loralab.tasks.table import Task, open_task
-from loralab.training.base import checkpoint_blocks, drop_out_before_head, load_base, multiply_fast, quantize
+from loralab.training.base import checkpoint_blocks, drop_out_before_head, load_base, multiply_fast, quantize, quieten
 from loralab.training.check import check_invoked
 from loralab.training.config import TrainConfig
 from loralab.training.data import TrainingData
@@ -24,6 +26,7 @@ from loralab.training.draft import Draft
 from loralab.training.held_out import check_measured, held_out_split, with_validation
 from loralab.training.loop import Trainee
 from loralab.training.objective import objective_for
+from loralab.training.packing import packed
 from loralab.training.projected_adamw import optimizer_for
 from loralab.training.start import attach_adapter, take_over_values
 
@@ -60,19 +63,20 @@ def prepare(config: TrainConfig, dtype: str, labels: Sequence[str] = ()) -> Prep
     draft = Draft(config, dtype, labels)
     notes = tuple(note for preparation in preparations(config) for note in preparation(draft))
     model, task = draft.loaded.model, draft.task
-    objective = objective_for(config, model, task.kind)
+    objective = objective_for(config, model, task, draft.data)
     trainee = Trainee(model, draft.adapter, optimizer_for(draft.adapter, config), draft.data, objective)
     record = record_data(task, config.data, _splits_read(config, task))
-    talks = isinstance(task.examples("train", 1)[0], Conversation)
+    first = task.examples("train", 1)[0]
+    talks = isinstance(first.chosen if isinstance(first, Preference) else first, Conversation)
     return Prepared(draft.loaded, task, trainee, notes, record, talks, draft.eval_split)
 
 
 def preparations(config: TrainConfig) -> tuple[Preparation, ...]:
     """In their order. What EVA looks at is read before its LoRA is attached, which takes no room from the text."""
-    base = (choose_threads, choose_task, load_base, quantize, multiply_fast, drop_out_before_head, choose_seed)
+    base = (choose_threads, choose_task, load_base, quantize, multiply_fast, drop_out_before_head, quieten, choose_seed)
     adapter = (attach_adapter, take_over_values)
     started = (read_data, *adapter) if config.init == "eva" else (*adapter, read_data)
-    return (*base, *started, find_invocations, checkpoint_blocks)
+    return (*base, *started, find_invocations, say_reference, checkpoint_blocks)
 
 
 def choose_threads(draft: Draft) -> Iterable[str]:
@@ -102,6 +106,8 @@ def _open_task(config: TrainConfig, labels: Sequence[str]) -> tuple[Task, list[s
     checkpoint, and what is to be said of it."""
     held_out = Holdout(config.validation, config.validation_share, config.seed)
     task = open_task(config.task, config.data, kind=config.kind, held_out=held_out)
+    if task.kind == "preference" or config.preference is not None:
+        task = preferring(task, config)
     if task.kind != "classification":
         if config.labels is not None:
             raise SpecError(f"labels {', '.join(config.labels)}: task {task.name} is a {task.kind} and has no classes")
@@ -116,14 +122,52 @@ def _open_task(config: TrainConfig, labels: Sequence[str]) -> tuple[Task, list[s
     return in_order_of_model(task, read_config(config.model), trains=True)
 
 
+def preferring(task: Task, config: TrainConfig) -> Task:
+    """The task, measured by the objective that the configuration names. Raises `SpecError` where only one of them is
+    about pairs of answers.
+    """
+    if task.kind != "preference":
+        raise SpecError(
+            f"preference {config.preference} learns from pairs of answers (rows of prompt, chosen, rejected), and task "
+            f"{task.name} holds none; leave it out, or give other data"
+        )
+    if config.preference is None:
+        raise SpecError(
+            f"task {task.name} holds pairs of answers: say how to learn from them, with preference dpo (held to the "
+            "base) or orpo (no reference, also learns the chosen answers)"
+        )
+    return replace(task, preference=PreferenceObjective(config.preference, config.beta, config.label_smoothing))
+
+
+def say_reference(draft: Draft) -> Iterator[str]:
+    """What pairs of answers are compared with."""
+    config = draft.config
+    if config.preference == "orpo":
+        yield f"orpo with weight {config.beta:g}: no reference; the chosen answers are learned as well"
+    if config.preference != "dpo":
+        return
+    yield (
+        f"dpo with beta {config.beta:g}: the reference is the base without the adapter, computed once a pair, with no "
+        "second model"
+    )
+    if config.init_adapter is not None:
+        yield (
+            f"the reference is not the adapter {config.init_adapter} that this run starts from: to be held to that, "
+            "merge it first and train on the merged model"
+        )
+    if any(row.trains_weights for row in rows_of(config.method)):
+        yield "what the method trains of the base's own is beside the base, which stays as it was loaded: the reference"
+
+
 def read_data(draft: Draft) -> Iterator[str]:
     """The training examples, encoded, in the batches of the run."""
     config, processor = draft.config, draft.loaded.processor
     examples, left_out = _that_count(draft.task.examples("train", config.limit))
     encoding = encode_for(draft.loaded.model, processor, draft.task, examples, config.max_length)
     pad_id = padding_id(processor)
-    draft.data = TrainingData(encoding.encoded, config.batch_size, config.accumulate, config.seed, pad_id)
-    yield from (*left_out, *encoding.notes)
+    rows, said = packed(config, draft.task, draft.loaded.model, encoding)
+    draft.data = TrainingData(rows, config.batch_size, config.accumulate, config.seed, pad_id)
+    yield from (*left_out, *encoding.notes, *said)
 
 
 def _that_count(examples: Examples) -> tuple[Examples, tuple[str, ...]]:

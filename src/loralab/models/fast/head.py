@@ -47,6 +47,7 @@ def target_loss_sum(
     *,
     label_smoothing: float = 0.0,
     weights: Tensor | None = None,
+    position_ids: Tensor | None = None,
 ) -> tuple[Tensor, int]:
     """The summed cross-entropy in nats (a float32 scalar, differentiable) and the number of target tokens.
 
@@ -54,23 +55,56 @@ def target_loss_sum(
     predict it from the tokens before t (transformers' convention: the shift is done here), encoder-decoders
     from the encoder's input. `attention_mask` is [B, T] with ones at real tokens, or None if all are real. With
     smoothing ε a token's loss is (1−ε)·(−log p) + ε·mean over the vocabulary of (−log p). `weights` [B] multiply the
-    losses of each row's tokens.
+    losses of each row's tokens, [B, T] those of each token. `position_ids` [B, T] are for rows of several examples.
     """
+    if weights is not None and weights.ndim == 1:
+        weights = weights[:, None].expand_as(labels)
     if model.config.is_encoder_decoder:  # type: ignore[union-attr]
         with padding_lent(model, 0):  # the decoder's input holds one where a target is padded, read by none
             logits = model(input_ids=input_ids, attention_mask=attention_mask, labels=labels).logits
         return _from_logits(logits, labels, label_smoothing, weights)
+    packed = {} if position_ids is None else {"position_ids": position_ids}
     route = loss_route(model, input_ids)
     mask = None if route.causal and _is_right_padded(attention_mask) else attention_mask
     if not route.split:
-        logits = model(input_ids=input_ids, attention_mask=mask, use_cache=False).logits
-        return _from_logits(logits[:, :-1], labels[:, 1:], label_smoothing, weights)
-    hidden_BTH = _body(model)(input_ids=input_ids, attention_mask=mask, use_cache=False)[0]
+        logits = model(input_ids=input_ids, attention_mask=mask, use_cache=False, **packed).logits
+        shifted = None if weights is None else weights[:, 1:]
+        return _from_logits(logits[:, :-1], labels[:, 1:], label_smoothing, shifted)
+    hidden_BTH = _body(model)(input_ids=input_ids, attention_mask=mask, use_cache=False, **packed)[0]
     where_N = (F.pad(labels[:, 1:], (0, 1), value=IGNORED) != IGNORED).flatten().nonzero().squeeze(1)
     hidden_NH = hidden_BTH.flatten(0, 1).index_select(0, where_N)
     targets_N = labels.flatten()[where_N + 1]
-    weights_N = None if weights is None else weights[where_N // labels.shape[1]]
+    weights_N = None if weights is None else weights.flatten()[where_N + 1]
     return sum_cross_entropy(hidden_NH, _head(model), targets_N, label_smoothing, weights_N), len(where_N)
+
+
+def row_losses(
+    model: nn.Module, input_ids: Tensor, attention_mask: Tensor | None, labels: Tensor
+) -> tuple[Tensor, Tensor]:
+    """(Σ cross-entropy in nats over each row's targets [B], float32 or wider and differentiable; their number [B]).
+
+    Arguments as of `target_loss_sum`; every row needs a target.
+    """
+    if model.config.is_encoder_decoder:  # type: ignore[union-attr]
+        with padding_lent(model, 0):
+            logits_BTV = model(input_ids=input_ids, attention_mask=attention_mask, labels=labels).logits
+        return _row_sums(logits_BTV, labels)
+    route = loss_route(model, input_ids)
+    mask = None if route.causal and _is_right_padded(attention_mask) else attention_mask
+    if not route.split:
+        logits_BTV = model(input_ids=input_ids, attention_mask=mask, use_cache=False).logits
+        return _row_sums(logits_BTV[:, :-1], labels[:, 1:])
+    hidden_BTH = _body(model)(input_ids=input_ids, attention_mask=mask, use_cache=False)[0]
+    labels, wanted_BT = labels[:, 1:], labels[:, 1:] != IGNORED
+    rows = zip(hidden_BTH[:, :-1], labels, wanted_BT, strict=True)
+    losses = [sum_cross_entropy(hidden[wanted], _head(model), right[wanted]) for hidden, right, wanted in rows]
+    return torch.stack(losses), wanted_BT.sum(1)
+
+
+def _row_sums(logits_BTV: Tensor, labels_BT: Tensor) -> tuple[Tensor, Tensor]:
+    """Σ cross-entropy and number of targets of each row."""
+    sums = [_from_logits(*row, 0.0, None)[0] for row in zip(logits_BTV, labels_BT, strict=True)]
+    return torch.stack(sums), (labels_BT != IGNORED).sum(1)
 
 
 def loss_route(model: nn.Module, input_ids: Tensor) -> Route:
@@ -81,14 +115,14 @@ def loss_route(model: nn.Module, input_ids: Tensor) -> Route:
 
 
 def _from_logits(
-    logits_BTV: Tensor, labels_BT: Tensor, smoothing: float, weights_B: Tensor | None
+    logits_BTV: Tensor, labels_BT: Tensor, smoothing: float, weights_BT: Tensor | None
 ) -> tuple[Tensor, int]:
     wanted = labels_BT != IGNORED
     logits_NV, targets_N = logits_BTV[wanted].float(), labels_BT[wanted]
-    if weights_B is None:
+    if weights_BT is None:
         return F.cross_entropy(logits_NV, targets_N, reduction="sum", label_smoothing=smoothing), len(targets_N)
     losses_N = F.cross_entropy(logits_NV, targets_N, reduction="none", label_smoothing=smoothing)
-    return losses_N @ weights_B[wanted.nonzero()[:, 0]], len(targets_N)
+    return losses_N @ weights_BT[wanted], len(targets_N)
 
 
 def _body(model: nn.Module) -> nn.Module:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from loralab.errors import SpecError
 from loralab.nn.targets import IGNORED
-from loralab.tasks.encoding.encoded import AnyEncoded, Encoded
+from loralab.tasks.encoding.encoded import AnyEncoded, Encoded, EncodedPair, EncodedRow
 from loralab.tasks.encoding.images import EncodedImage, pixel_values
 
 POOL_BATCHES = 50
@@ -34,7 +34,8 @@ class Batch:
     inputs: Mapping[str, Tensor]
     """What the model is called with, by transformers' names. Of texts, padded on the right: `input_ids` [B, T];
     `attention_mask` [B, T], 1 at real tokens, where one is needed (see `collate`); `token_type_ids` [B, T], where the
-    tokenizer tells the texts of a pair apart. Of images: `pixel_values` [B, C, H, W].
+    tokenizer tells the texts of a pair apart; `position_ids` [B, T] of packed rows. Of images:
+    `pixel_values` [B, C, H, W].
     """
     labels: Tensor | None
     """[B, T] with `IGNORED` where there is no target (an encoder-decoder: [B, target tokens]); or [B], classes
@@ -45,7 +46,12 @@ class Batch:
     targets: int
     """Tokens, or labels, that the loss is taken on."""
     weights: Tensor | None = None
-    """[B], what each example's targets count in the training loss; None where all count 1."""
+    """[B], what each example's targets count in the training loss; of packed rows [B, T], of each token; None where all
+    count 1."""
+    pairs: bool = False
+    """Whether these are 2B rows of B pairs of answers, all preferred ones first; the targets are then the pairs."""
+    places: tuple[int, ...] = ()
+    """Where the examples stand among those of the run, if it said so."""
 
     @property
     def input_ids(self) -> Tensor:
@@ -62,6 +68,10 @@ class Batch:
         """Σ over the targets of their weights: what the weighted sum of their losses is divided by."""
         if self.weights is None or self.labels is None:
             return self.targets
+        if self.pairs:
+            return float(self.weights.sum())
+        if self.weights.ndim > 1:
+            return float(self.weights[self.labels != IGNORED].sum())
         targets_B = (self.labels != IGNORED).sum(1) if self.labels.ndim > 1 else torch.ones_like(self.weights)
         return float(targets_B.to(self.weights.dtype) @ self.weights)
 
@@ -113,21 +123,68 @@ def collate(encoded: Sequence[AnyEncoded], pad_id: int, *, causal: bool = False,
     Without a mask attention takes its fastest path. For encoders the padding must be masked. Images are decoded here;
     raises `DataError` for one that cannot be.
     """
+    pairs = [each for each in encoded if isinstance(each, EncodedPair)]
+    if pairs:
+        return _collate_pairs(pairs, pad_id, causal=causal, longest=longest)
+    rows = [each for each in encoded if isinstance(each, EncodedRow)]
+    if rows:
+        return _collate_rows(rows, pad_id, longest)
     images = [each for each in encoded if isinstance(each, EncodedImage)]
     texts = [each for each in encoded if isinstance(each, Encoded)]
-    weights = [each.weight for each in encoded]
+    single = [each for each in encoded if isinstance(each, Encoded | EncodedImage)]
+    weights = [each.weight for each in single]
     return Batch(
         inputs={"pixel_values": pixel_values(images)} if images else _text_inputs(texts, pad_id, causal, longest),
-        labels=_label_tensor([each.labels for each in encoded], longest),
+        labels=_label_tensor(
+            [each.labels for each in encoded if not isinstance(each, EncodedPair | EncodedRow)], longest
+        ),
         tokens=sum(each.tokens for each in encoded),
         targets=sum(each.targets for each in encoded),
         weights=torch.tensor(weights) if any(weight != 1 for weight in weights) else None,
     )
 
 
+def _collate_pairs(pairs: Sequence[EncodedPair], pad_id: int, *, causal: bool, longest: int) -> Batch:
+    rows = [*(each.chosen for each in pairs), *(each.rejected for each in pairs)]
+    weights = [each.weight for each in pairs]
+    return replace(
+        collate(rows, pad_id, causal=causal, longest=longest),
+        targets=len(pairs),
+        weights=torch.tensor(weights) if any(weight != 1 for weight in weights) else None,
+        pairs=True,
+    )
+
+
+def _collate_rows(rows: Sequence[EncodedRow], pad_id: int, longest: int) -> Batch:
+    """Packed rows: positions begin anew with every example, and with the padding: they tell a model what to keep apart.
+
+    There is no mask: a model that reads positions so makes its own from them, and no other is given such rows.
+    """
+    each_own = [list(row.examples) for row in rows]
+    ids = _padded([[token for each in row for token in each.input_ids] for row in each_own], pad_id, longest)
+    lengths = [[len(each.input_ids) for each in row] for row in each_own]
+    positions = [[place for length in (*row, ids.shape[1] - sum(row)) for place in range(length)] for row in lengths]
+    weights = [[each.weight for each in row for _ in each.input_ids] for row in each_own]
+    uneven = any(weight != 1 for row in weights for weight in row)
+    return Batch(
+        inputs={"input_ids": ids, "position_ids": torch.tensor(positions)},
+        labels=_padded([_labels_of(row) for row in each_own], IGNORED, longest),
+        tokens=sum(row.tokens for row in rows),
+        targets=sum(row.targets for row in rows),
+        weights=_padded(weights, 0.0, longest) if uneven else None,
+    )
+
+
+def _labels_of(examples: Sequence[Encoded]) -> list[int]:
+    """No example's first token is foreseen from the one before it."""
+    return [
+        label for each in examples for label in (IGNORED, *(each.labels if isinstance(each.labels, list) else [])[1:])
+    ]
+
+
 def longest_width(encoded: Sequence[AnyEncoded]) -> int:
     """The tokens of the longest row that a batch of these examples can have; 0 of images."""
-    return max((each.width for each in encoded if isinstance(each, Encoded)), default=0)
+    return max((each.width for each in encoded if not isinstance(each, EncodedImage)), default=0)
 
 
 def _text_inputs(texts: Sequence[Encoded], pad_id: int, causal: bool, longest: int) -> dict[str, Tensor]:
@@ -151,10 +208,10 @@ def _label_tensor(labels: Sequence[list[int] | int | float | None], longest: int
     return torch.tensor(known, dtype=torch.int64 if isinstance(known[0], int) else torch.float32)
 
 
-def _padded(rows: Sequence[list[int]], value: int, longest: int) -> Tensor:
+def _padded(rows: Sequence[Sequence[float]], value: float, longest: int) -> Tensor:
     needed = max(map(len, rows))
     width = max(needed, min(longest, math.ceil(needed / WIDTH_STEP) * WIDTH_STEP))
-    return torch.tensor([row + [value] * (width - len(row)) for row in rows])
+    return torch.tensor([[*row, *[value] * (width - len(row))] for row in rows])
 
 
 def _check_batch_size(batch_size: int) -> None:

@@ -18,11 +18,12 @@ from loralab.tasks.encoding.chat import answer_context, templated
 from loralab.tasks.encoding.encoded import AnyEncoded, Encoded
 from loralab.tasks.encoding.images import encode_images
 from loralab.tasks.encoding.marking import Marked, mark
+from loralab.tasks.encoding.pairs import fitted_pair, without_shared
 from loralab.tasks.encoding.remarks import conversation_remarks, spanning_remarks
 from loralab.tasks.encoding.tokens import answer_ids, begun, context_ids, cut_left, empty_text_id, ended, fit, whole_ids
 from loralab.tasks.encoding.turn_end import turn_end
 from loralab.tasks.encoding.windows import cut_into_windows
-from loralab.tasks.example import AnyExample, Conversation, Document, Example, LabelledExample, weight_of
+from loralab.tasks.example import AnyExample, Conversation, Document, Example, LabelledExample, Preference, weight_of
 from loralab.tasks.task import Task
 
 Processor = PreTrainedTokenizerBase | BaseImageProcessor
@@ -90,22 +91,63 @@ def _encode_texts(
         raise DataError("the tokenizer has no end-of-text token; set its eos_token, or a model would never stop")
     if not examples:
         return Encoding([], 0, ())
+    pairs = [each for each in examples if isinstance(each, Preference)]
+    if pairs:
+        return _encode_pairs(pairs, tokenizer, max_length, encoder_decoder)
     kind = "decoded" if encoder_decoder and task.kind == "generation" else type(examples[0]).__name__
-    pairs, remarks = _ENCODERS[kind](examples, tokenizer, max_length)
-    truncated = sum(cut for _, cut in pairs)
+    rows, remarks = _ENCODERS[kind](examples, tokenizer, max_length)
+    truncated = sum(cut for _, cut in rows)
     where = " (prompts at their left end)" if task.kind == "generation" else ""
-    note = f"{truncated} of {len(pairs)} examples were longer than {max_length} tokens and were cut{where}"
-    empty = sum(not each.input_ids for each, _ in pairs)
-    said = f"{empty} of {len(pairs)} texts are without a token; they are read as the beginning of a text and no more"
+    note = f"{truncated} of {len(rows)} examples were longer than {max_length} tokens and were cut{where}"
+    empty = sum(not each.input_ids for each, _ in rows)
+    said = f"{empty} of {len(rows)} texts are without a token; they are read as the beginning of a text and no more"
     encoded = [
         replace(_not_empty(each, tokenizer), weight=weight_of(example))
-        for (each, _), example in zip(pairs, examples, strict=True)
+        for (each, _), example in zip(rows, examples, strict=True)
     ]
     notes = (*remarks, *([note] if truncated else []), *([said] if empty else []))
     if kind != "Document":
         return Encoding(encoded, truncated, notes)
-    rows, cut = cut_into_windows(encoded, max_length)
-    return Encoding(rows, truncated, (*notes, *cut))
+    cut, long = cut_into_windows(encoded, max_length)
+    return Encoding(cut, truncated, (*notes, *long))
+
+
+def _encode_pairs(
+    pairs: Sequence[Preference], tokenizer: PreTrainedTokenizerBase, max_length: int, encoder_decoder: bool
+) -> Encoding:
+    """Both sides of every pair. Raises `DataError` where some are texts and others conversations."""
+    kinds = sorted({type(each.chosen).__name__ for each in pairs})
+    if len(kinds) > 1:
+        raise DataError("some pairs are of texts and others of conversations; give data of one kind")
+    encode = _ENCODERS["decoded" if encoder_decoder else kinds[0]]
+    if kinds == ["Conversation"] and not encoder_decoder:
+        sides, remarks = _talks_of_pairs(pairs, tokenizer)
+    else:
+        (chosen, said), (rejected, _) = (
+            encode([getattr(each, side) for each in pairs], tokenizer, sys.maxsize) for side in ("chosen", "rejected")
+        )
+        sides, remarks = [[each for each, _ in side] for side in (chosen, rejected)], said
+    bos = tokenizer.bos_token_id
+    fitted = [fitted_pair(one, other, max_length, bos) for one, other in zip(*sides, strict=True)]
+    encoded = [replace(each, weight=pair.weight) for (each, _), pair in zip(fitted, pairs, strict=True)]
+    truncated = sum(cut for _, cut in fitted)
+    note = f"{truncated} of {len(pairs)} pairs were longer than {max_length} tokens and were cut, both prompts alike"
+    return Encoding(encoded, truncated, (*remarks, *([note] if truncated else [])))
+
+
+def _talks_of_pairs(
+    pairs: Sequence[Preference], tokenizer: PreTrainedTokenizerBase
+) -> tuple[list[list[Encoded]], Sequence[str]]:
+    """Each side's conversations, of which only the turns that the other does not share are targets."""
+    end, sides, remarks = turn_end(tokenizer), [], list[str]()
+    for name in ("chosen", "rejected"):
+        talks = [side for each in pairs if isinstance(side := getattr(each, name), Conversation)]
+        written = [templated(each, tokenizer, end) for each in talks]
+        spans = [without_shared(*each) for each in zip(pairs, talks, [each.targets for each in written], strict=True)]
+        marked = mark([each.text for each in written], spans, tokenizer, special=False)
+        sides.append([_fitted(each, tokenizer, sys.maxsize)[0] for each in marked])
+        remarks = [*conversation_remarks(talks, written, tokenizer, end), *spanning_remarks(marked)]
+    return sides, remarks
 
 
 def _not_empty(encoded: Encoded, tokenizer: PreTrainedTokenizerBase) -> Encoded:

@@ -40,4 +40,58 @@ class Encoded:
         return max(len(self.input_ids), len(self.labels) if isinstance(self.labels, list) else 0)
 
 
-AnyEncoded = Encoded | EncodedImage
+@dataclass(frozen=True)
+class EncodedPair:
+    """Two answers to one prompt, the first preferred."""
+
+    chosen: Encoded
+    rejected: Encoded
+    weight: float = 1.0
+    """What the pair counts in the training loss."""
+
+    @property
+    def sides(self) -> tuple[Encoded, Encoded]:
+        """Chosen, rejected."""
+        return self.chosen, self.rejected
+
+    @property
+    def targets(self) -> int:
+        """The loss is taken on the pair."""
+        return 1
+
+    @property
+    def tokens(self) -> int:
+        """All real tokens of both sides."""
+        return self.chosen.tokens + self.rejected.tokens
+
+    @property
+    def width(self) -> int:
+        """The longest row of either."""
+        return max(self.chosen.width, self.rejected.width)
+
+
+@dataclass(frozen=True)
+class EncodedRow:
+    """Several examples of a causal language model one after another, to be kept apart by their positions."""
+
+    examples: tuple[Encoded, ...]
+    places: tuple[int, ...]
+    """Of each among all examples."""
+
+    @property
+    def targets(self) -> int:
+        """Of all examples."""
+        return sum(each.targets for each in self.examples)
+
+    @property
+    def tokens(self) -> int:
+        """Of all examples."""
+        return sum(each.tokens for each in self.examples)
+
+    @property
+    def width(self) -> int:
+        """The row has room for nothing else."""
+        return self.tokens
+
+
+AnyEncoded = Encoded | EncodedPair | EncodedRow | EncodedImage

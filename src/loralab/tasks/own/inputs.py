@@ -5,7 +5,8 @@ from dataclasses import replace
 from hashlib import sha256
 
 from loralab.errors import DataError
-from loralab.tasks.example import AnyExample, Conversation, Document, Example, Examples, ImageExample
+from loralab.tasks.example import AnyExample, Conversation, Document, Example, Examples, ImageExample, Preference
+from loralab.tasks.own.pairs import input_of_pair
 from loralab.tasks.own.shapes import RawLabelled
 from loralab.tasks.splits import SPLITS
 
@@ -22,6 +23,8 @@ def input_of(row: AnyExample | RawLabelled) -> str:
         return f"\0{row.text}"
     if isinstance(row, Conversation):
         return "\0".join(message.content for message in row.messages[:-1])
+    if isinstance(row, Preference):
+        return input_of_pair(row)
     if isinstance(row, ImageExample):
         return row.digest
     return row.text_a if row.text_b is None else f"{row.text_a}\0{row.text_b}"

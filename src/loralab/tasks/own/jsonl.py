@@ -13,13 +13,14 @@ from functools import partial
 from pathlib import Path
 
 from loralab.errors import DataError, SpecError
-from loralab.tasks.example import Document, Examples
+from loralab.tasks.example import Document, Examples, Preference
 from loralab.tasks.official import WHOLE_FILE
 from loralab.tasks.own.files import DataFiles, find_data_files
 from loralab.tasks.own.inputs import Rows, split_rows
 from loralab.tasks.own.labels import choose_labelling, label_rows
 from loralab.tasks.own.route import is_text
 from loralab.tasks.own.shapes import RawLabelled, ignored_keys, parse_lines, shape_of
+from loralab.tasks.preference import METRICS
 from loralab.tasks.readers.rows import read_rows
 from loralab.tasks.readers.unpacked import read_bytes
 from loralab.tasks.splits import SPLITS
@@ -51,11 +52,14 @@ def open_jsonl(data: str | None, labels: Sequence[str] | None = None, kind: Kind
     texts = {name: [row for row in rows if not isinstance(row, RawLabelled)] for name, rows in splits.items()}
     if not any(texts.values()):
         task = _labelled_task(files, splits, labels, kind, notes)
-    elif labels is not None or kind not in (None, "generation"):
+    elif labels is not None or kind not in (None, "generation", "preference"):
         raise DataError(f"{data} holds text to be written; it has no labels")
     else:
-        said = (AS_TEXT,) if isinstance(next(filter(None, texts.values()))[0], Document) else ()
-        task = Task("jsonl", "generation", _readers(texts), ROUGE, notes=(*notes, *said), files=files.paths)
+        first = next(filter(None, texts.values()))[0]
+        said = (AS_TEXT,) if isinstance(first, Document) else ()
+        written: Kind = "preference" if isinstance(first, Preference) else "generation"
+        metrics = METRICS if isinstance(first, Preference) else ROUGE
+        task = Task("jsonl", written, _readers(texts), metrics, notes=(*notes, *said), files=files.paths)
     return replace(task, notes=(split_note, *task.notes), split_note=split_note) if split_note else task
 
 

@@ -14,7 +14,8 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
-from loralab.tasks.example import Conversation, Document, Example
+from loralab.tasks.example import Conversation, Document, Example, Preference
+from loralab.tasks.own.pairs import parse_preference
 from loralab.tasks.own.turns import parse_messages, parse_sharegpt
 from loralab.tasks.readers.lines import Line
 
@@ -44,7 +45,7 @@ class RawLabelled:
     weight: float = 1.0
 
 
-Row = Example | Conversation | Document | RawLabelled
+Row = Example | Conversation | Document | Preference | RawLabelled
 
 
 @dataclass(frozen=True)
@@ -120,6 +121,9 @@ def parse_pair(line: Line) -> RawLabelled:
     return RawLabelled(line, line.text("text_a"), line.text("text_b"), line.content["label"])
 
 
+SCORES = "messages score_chosen score_rejected chosen_score rejected_score chosen_rating rejected_rating"
+"""What preference data say besides."""
+
 SHAPES = (
     RowShape("prompt completion", parse_completion, "a text to be written after a prompt"),
     RowShape("instruction output", parse_instruction, "an instruction (Alpaca; also input)", "input", "text"),
@@ -128,6 +132,8 @@ SHAPES = (
     RowShape("text_a text_b label", parse_pair, "a class or a value of two texts", repeated="label_text"),
     RowShape("messages", parse_messages, "a chat: a list of role and content", "tools", "prompt"),
     RowShape("conversations", parse_sharegpt, "a chat (ShareGPT): from and value", "tools system"),
+    RowShape("prompt chosen rejected", parse_preference, "two answers, one preferred", "tools", SCORES),
+    RowShape("chosen rejected", parse_preference, "the same, beginning with one prompt", "tools", SCORES),
     RowShape("text", parse_document, "a text alone, of which all is learned"),
 )
 

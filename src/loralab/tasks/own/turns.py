@@ -30,19 +30,20 @@ MORE = ("tool_calls", "tool_call_id", "name", "reasoning_content")
 
 def parse_messages(line: Line) -> Conversation:
     """A conversation: perhaps a system turn, then a user's, in the end an assistant's; with tools between them."""
-    return _conversation(line, _turns(line, "messages"), _tools(line))
+    return as_conversation(line, parse_turns(line, "messages"))
 
 
 def parse_sharegpt(line: Line) -> Conversation:
     """A conversation under ShareGPT's names; a system turn may stand beside the turns."""
-    turns = _turns(line, "conversations")
+    turns = parse_turns(line, "conversations")
     if line.content.get("system"):
         turns = [Message("system", line.text("system")), *turns]
-    return _conversation(line, turns, _tools(line))
+    return as_conversation(line, turns)
 
 
-def _conversation(line: Line, messages: Sequence[Message], tools: tuple[Mapping[str, Any], ...]) -> Conversation:
-    roles = [message.role for message in messages]
+def as_conversation(line: Line, messages: Sequence[Message]) -> Conversation:
+    """The turns, with the tools beside them. Raises `DataError` with the line for turns that make none."""
+    tools, roles = _tools(line), [message.role for message in messages]
     if "system" in roles[1:]:
         raise line.error("a system turn may only come first")
     if roles[-1] != "assistant":
@@ -52,7 +53,8 @@ def _conversation(line: Line, messages: Sequence[Message], tools: tuple[Mapping[
     return Conversation(tuple(messages), tools=tools)
 
 
-def _turns(line: Line, key: str) -> list[Message]:
+def parse_turns(line: Line, key: str) -> list[Message]:
+    """The turns under a key, at least one. Raises `DataError` with the line for what is none."""
     turns = _unpacked(line, key)
     if not isinstance(turns, list) or not turns:
         raise line.error(f"{key} must be a list of turns")

@@ -18,7 +18,7 @@ from loralab.generation.config import GenerationConfig
 from loralab.methods.prefix.update import text_room
 from loralab.models.load import LoadedModel
 from loralab.nn.mode import evaluating
-from loralab.tasks.example import AnyExample, Conversation, Document, Example, ImageExample, LabelledExample
+from loralab.tasks.example import AnyExample, Conversation, Document, Example, ImageExample, LabelledExample, Preference
 from loralab.tasks.table import Task
 
 NEW_TOKENS = 48
@@ -56,7 +56,9 @@ class Chosen:
 
     def ask(self, loaded: LoadedModel, evaluation: Evaluation, step: int, max_length: int) -> list[Reply]:
         """What the model, as it is now, says to each."""
-        said = self._written(loaded, max_length) if self.task.kind == "generation" else self._predicted(evaluation)
+        said = (
+            self._written(loaded, max_length) if self.task.model_kind == "generation" else self._predicted(evaluation)
+        )
         return [
             Reply(step, _asked(example), self._wanted(example), answer.strip())
             for example, answer in zip(self.examples, said, strict=True)
@@ -85,7 +87,9 @@ Askable = Example | Conversation | LabelledExample | ImageExample
 
 
 def to_ask(example: AnyExample) -> Askable:
-    """The example; of a document the beginning, to be gone on from."""
+    """The example; of a pair of answers the preferred one; of a document the beginning, to be gone on from."""
+    if isinstance(example, Preference):
+        return example.chosen
     if not isinstance(example, Document):
         return example
     words = re.findall(r"\s*\S+", example.text)
