@@ -11,6 +11,7 @@ VERBS = {
     "serve": "Answer requests over HTTP, each by the adapter that it names.",
     "merge": "Fold an adapter into its base, write the model, reopen and compare.",
     "convert": "Write an adapter in another format.",
+    "push": "Give an adapter to others: check it, and upload it to the Hub.",
     "inspect": "Say what an adapter is, what it touches, and how much it does.",
     "analyse": "See what an adapter learned, and what to do next.",
     "bench": "Measure on this machine, as ratios: the latency of a forward pass.",

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 
+from loralab.cli.flags import ChoosesCheckpoint
 from loralab.cli.showing import show_files, show_lines, show_table
 from loralab.cli.verb import Answer, Verb
 from loralab.errors import SpecError
@@ -10,7 +11,7 @@ MOST_ROWS = 20
 
 
 @dataclass(frozen=True, kw_only=True)
-class ResizeConfig:
+class ResizeConfig(ChoosesCheckpoint):
     """The flags of `loralab analyse resize`."""
 
     adapter: str = field(metadata={"positional": True})

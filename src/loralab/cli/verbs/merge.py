@@ -37,6 +37,7 @@ def run(config: MergeConfig) -> Answer:
     from loralab.files.whole import write_json
     from loralab.formats.merged.folder import write_merged
     from loralab.formats.merged.precision import choose_proof_dtype
+    from loralab.formats.sharing.card import write_merged_card
 
     wanted = wanted_by(config.adapter, config.labels)
     dtype, reason = choose_proof_dtype(config.model, config.dtype)
@@ -56,6 +57,8 @@ def run(config: MergeConfig) -> Answer:
     figures = asdict(merged.verification) if merged.verification is not None else dict.fromkeys(FIGURES)
     answer = {"out": str(merged.out), "tensors": merged.tensors, **figures}
     write_json(Path(merged.out) / PROOF_NAME, {"model": config.model, "adapter": config.adapter, **answer})
+    if Path(config.adapter).is_dir():
+        write_merged_card(merged.out, Path(config.adapter), f"How that was verified is in `{PROOF_NAME}`.")
     return answer
 
 
