@@ -8,6 +8,7 @@ VERBS = {
     "score": "Score any system's outputs, from a file; no model is needed.",
     "generate": "Complete prompts with a model, with or without an adapter.",
     "chat": "Talk to a model and its adapters in the terminal.",
+    "serve": "Answer requests over HTTP, each by the adapter that it names.",
     "merge": "Fold an adapter into its base, write the model, reopen and compare.",
     "convert": "Write an adapter in another format.",
     "push": "Give an adapter to others: check it, and upload it to the Hub.",
