@@ -18,9 +18,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import loralab as ll
-from loralab.generation.config import GenerationConfig
-from loralab.generation.generate import generate
-from loralab.models.load import load_model
 
 PRAISE = ["delicious", "wonderful", "superb", "lovely", "brilliant", "charming", "excellent", "fresh"]
 BLAME = ["awful", "terrible", "cold", "boring", "rude", "dirty", "broken", "horrible"]
@@ -44,18 +41,18 @@ def main(folder: Path) -> None:
     """Write the file, ask, train, load the adapter, ask again."""
     data = folder / "reviews.jsonl"
     data.write_text("".join(json.dumps(example) + "\n" for example in examples()))
-    prompts, short = [prompt_of(*question) for question in QUESTIONS], GenerationConfig(max_new_tokens=6)
+    prompts = [prompt_of(*question) for question in QUESTIONS]
 
-    loaded = load_model("smollm2-135m")
-    before = generate(loaded.model, loaded.tokenizer, prompts, short)
+    model, tokenizer = ll.load_model("smollm2-135m")
+    before = ll.generate(model, tokenizer, prompts, max_new_tokens=6)
     run = ll.train(
         ll.TrainConfig(
             model="smollm2-135m", task="jsonl", data=str(data), out=str(folder / "adapter"),
             rank=4, targets="q,v", steps=10, batch_size=8, lr=3e-3, eval_limit=0,
         )
     )  # fmt: skip
-    ll.load(loaded.model, run.adapter)
-    after = generate(loaded.model, loaded.tokenizer, prompts, short)
+    ll.load(model, run.adapter)
+    after = ll.generate(model, tokenizer, prompts, max_new_tokens=6)
 
     print(f"{run.steps} steps, {run.trainable_params:,} of {run.total_params:,} parameters, {run.tokens:,} tokens:")
     print(f"the loss went from {run.first_loss:.2f} to {run.last_loss:.2f}")

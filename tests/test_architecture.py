@@ -28,7 +28,7 @@ GROUPS = [
     {"core", "models", "tasks"},
     {"generation", "methods"},
     {"formats", "planning", "evaluation"},
-    {"training", "analysis"},
+    {"training", "analysis", "serving"},
     {"experiments"},
     {"cli"},
     {"__main__"},
@@ -38,6 +38,7 @@ PUBLIC_PAGE = SOURCE / "loralab" / "__init__.py"
 STUB = PUBLIC_PAGE.with_suffix(".pyi")
 FOLDERS = sorted({path.parent for path in FILES})
 SHOWING = SOURCE / "loralab" / "cli" / "showing.py"
+SERVER = SOURCE / "loralab" / "serving" / "http"
 AUTO_CLASSES_ALLOWED_IN = SOURCE / "loralab" / "models" / "load.py"
 LONGEST_FILE, LONGEST_FUNCTION, FULLEST_FOLDER, LARGEST_FAMILY = 600, 80, 24, 2
 PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["project"]
@@ -250,9 +251,12 @@ def test_extras_are_those_of_pyproject() -> None:
 
 @pytest.mark.parametrize("path", FILES, ids=named)
 def test_imports_are_declared(path: Path) -> None:
-    """What is always installed is imported; a package of an extra stands in for itself (`extras.lazy`) until used."""
+    """What is always installed is imported; a package of an extra stands in for itself (`extras.lazy`) until used, but
+    where a whole folder is of the extra."""
     tree, declared = tree_of(path), packages_of(PROJECT["dependencies"])
-    optional = {module for packages in EXTRAS.values() for module in packages}
+    of_folder = EXTRAS["serve"].keys() if path.parent == SERVER else set()
+    declared = declared | of_folder
+    optional = {module for packages in EXTRAS.values() for module in packages} - of_folder
     for line, dotted in set(imports_of(tree)) - set(imports_for_types(tree)):
         root = dotted.split(".")[0]
         assert root not in optional, f"{named(path)}:{line}: {root} is not always installed: use extras.lazy"

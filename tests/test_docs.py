@@ -17,6 +17,7 @@ import loralab as ll
 from loralab.methods.table import METHOD_NAMES, METHODS, method_name
 from pages import DOCS, blocks, broken_links, commands, configuration
 from small_models import llama
+from tiny import write_llama
 
 REPOSITORY = DOCS.parent
 PAGES = sorted([*REPOSITORY.glob("*.md"), *DOCS.rglob("*.md")])
@@ -72,6 +73,35 @@ def test_the_python_of_the_readme(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.chdir(tmp_path)
     source = blocks((REPOSITORY / "README.md").read_text(), "python")[0]
     test = doctest.DocTestParser().get_doctest(source, {}, "README.md", "README.md", 0)
+    assert len(test.examples) >= 10
+    assert doctest.DocTestRunner(verbose=False).run(test).failed == 0
+
+
+ON_A_TINY_MODEL = {
+    '"smollm2-135m"': repr("base"),
+    "60 modules, 230,400 parameters": "4 modules, 896 parameters",
+    "(60, True)": "(4, True)",
+}
+
+
+@pytest.mark.parametrize("changes", [ON_A_TINY_MODEL, pytest.param({}, marks=pytest.mark.slow)], ids=["tiny", "whole"])
+def test_the_python_of_the_tour(
+    changes: dict[str, str], smollm2: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_llama(Path("base"))
+    (source,) = blocks((DOCS / "start" / "first-adapter.md").read_text(), "pycon")
+    for written, other in changes.items():
+        assert written in source
+        source = source.replace(written, other)
+    test = doctest.DocTestParser().get_doctest(source, {}, "first-adapter.md", "first-adapter.md", 0)
+    assert len(test.examples) >= 10
+    assert doctest.DocTestRunner(verbose=False).run(test).failed == 0
+    assert "## Scores" in Path("out/first/README.md").read_text()
+
+
+def test_the_python_of_the_package_itself() -> None:
+    test = doctest.DocTestParser().get_doctest(ll.__doc__, {}, "loralab", "loralab", 0)
     assert len(test.examples) >= 10
     assert doctest.DocTestRunner(verbose=False).run(test).failed == 0
 

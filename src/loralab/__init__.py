@@ -3,6 +3,21 @@
 `__init__.pyi` is the public API: every name once, as type checkers and editors read it. Nothing happens at import: a
 name is loaded from its module when it is first used, so that `import loralab` (and the command line's `--help`) does
 not wait for torch.
+
+>>> import torch
+>>> import loralab as ll
+>>> model = torch.nn.Sequential(torch.nn.Linear(8, 16), torch.nn.ReLU(), torch.nn.Linear(16, 2))  # or any other
+>>> ll.attach(model, ll.LoRA(rank=2, targets=["0", "2"]), name="sql")
+Adapter('sql': LoRA, rank 2, 2 modules, 84 parameters, live)
+>>> model(torch.randn(4, 8)).square().mean().backward()  # and the rest of the loop that you have
+>>> with ll.disabled(model):
+...     base = model(torch.ones(1, 8))
+>>> ll.merge(model).tensors
+2
+>>> ll.unmerge(model)
+>>> ll.detach(model)
+>>> torch.equal(model(torch.ones(1, 8)), base)
+True
 """
 
 import re

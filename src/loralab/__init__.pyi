@@ -28,9 +28,11 @@ from loralab.errors import TargetError as TargetError
 from loralab.errors import TrainingError as TrainingError
 from loralab.errors import UnknownAdapterError as UnknownAdapterError
 from loralab.evaluation.evaluate import evaluate as evaluate
+from loralab.evaluation.generate import generate as generate
 from loralab.formats.load import load as load
 from loralab.formats.merged.export import export_merged as export_merged
 from loralab.formats.save import save as save
+from loralab.formats.sharing.push import push_to_hub as push_to_hub
 from loralab.methods.adamix import AdaMix as AdaMix
 from loralab.methods.adamix_adapter import AdaMixAdapter as AdaMixAdapter
 from loralab.methods.bitfit import BitFit as BitFit
@@ -46,8 +48,11 @@ from loralab.methods.projected import GaLore as GaLore
 from loralab.methods.projected import Grass as Grass
 from loralab.methods.tied import TiedLoRA as TiedLoRA
 from loralab.methods.vera import VeRA as VeRA
+from loralab.models.pair import load_model as load_model
 from loralab.planning.config import PlanConfig as PlanConfig
 from loralab.planning.plan import plan as plan
+from loralab.tasks.table import Task as Task
+from loralab.tasks.table import task as task
 from loralab.training.config import TrainConfig as TrainConfig
 from loralab.training.run import train as train
 from loralab.version import __version__ as __version__

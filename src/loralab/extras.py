@@ -27,6 +27,7 @@ EXTRAS: Mapping[str, Mapping[str, str]] = {
     },
     "mlflow": {"mlflow": "mlflow"},
     "plots": {"matplotlib": "matplotlib"},
+    "serve": {"fastapi": "fastapi", "pydantic": "pydantic", "uvicorn": "uvicorn"},
     "trackio": {"trackio": "trackio"},
     "wandb": {"wandb": "wandb"},
 }

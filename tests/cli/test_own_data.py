@@ -75,3 +75,57 @@ def test_blank_texts_train_and_are_measured(tmp_path: Path, bert: Path, ask: Ask
     answer = ask("train", "--model", bert, "--task", "jsonl", "--data", data, "--out", out, *TRAIN)
     assert answer["metrics"]["loss"] > 0
     assert any("4 of 12 texts are without a token" in note for note in record(out)["notes"])
+
+
+def test_data_without_a_task_are_answered_with_the_flags(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = write(tmp_path / "d.jsonl", ("a", "b"))
+    assert main(["train", "--model", "m", "--data", str(data), "--out", "o"]) == 2
+    assert f"--task jsonl --data {data}" in capsys.readouterr().err
+
+
+def test_eval_holds_out_what_the_run_did(
+    tmp_path: Path, bert: Path, ask: Ask, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data, out = write(tmp_path / "d.jsonl", ("a", "b")), tmp_path / "out"
+    flags = ["--model", bert, "--task", "jsonl", "--data", data]
+    trained = ask("train", *flags, "--out", out, *TRAIN, "--validation-share", "0.25", "--seed", 3)
+    measured = ask("eval", *flags, "--adapter", out, "--split", "validation", "--dtype", "float32")
+    assert measured["examples"] == 3
+    assert measured["loss"] == pytest.approx(trained["metrics"]["loss"], rel=1e-5)
+    assert main([*map(str, ["eval", *flags, "--adapter", out, "--split", "test"])]) == 2
+    said = capsys.readouterr().err
+    assert "validation is what the run of" in said
+    assert "has no split 'test'" in said
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "task", "said"),
+    [
+        ("d.jsonl", '{"prompt": "a", "chosen": "b", "rejected": "c"}\n', "jsonl", "no outputs are scored against them"),
+        ("d.jsonl", '{"text": "a"}\n', "jsonl", "texts alone, which answer nothing"),
+        ("d.txt", "a", "text", "there are no outputs to score"),
+    ],
+)
+def test_what_has_no_answers_is_not_scored(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, content: str, task: str, said: str
+) -> None:
+    (tmp_path / name).write_text(content)
+    (tmp_path / "out.txt").write_text("x\n")
+    files = ["--predictions", str(tmp_path / "out.txt"), "--references", str(tmp_path / name)]
+    assert main(["score", "--task", task, *files]) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_pairs_are_measured_as_the_adapter_learned(
+    tmp_path: Path, tiny: Path, ask: Ask, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [{"prompt": f"is {n}?", "chosen": f"yes {n}", "rejected": f"no {n}"} for n in range(40)]
+    data, out = write_lines(tmp_path / "d.jsonl", rows), tmp_path / "out"
+    flags = ["--model", tiny, "--task", "jsonl", "--data", data]
+    learn = ("--preference", "dpo", "--beta", "0.3", "--lr", "0.02", "--alpha", 32)
+    trained = ask("train", *flags, "--out", out, *TRAIN, *learn)
+    measured = ask("eval", *flags, "--adapter", out, "--split", "validation", "--dtype", "float32")
+    assert measured["loss"] == pytest.approx(trained["metrics"]["loss"], rel=1e-4)
+    assert measured["metrics"]["reward_margin"] == pytest.approx(trained["metrics"]["reward_margin"], rel=1e-3)
+    assert main([*map(str, ["eval", *flags])]) == 2
+    assert "give an --adapter" in capsys.readouterr().err

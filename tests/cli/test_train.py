@@ -1,6 +1,10 @@
 """What `loralab train` shows at its end, and that the commands it names are ones."""
 
+import os
 import shlex
+import signal
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -52,3 +56,28 @@ def test_the_command_of_a_run_means_the_same_run(tmp_path: Path) -> None:
     assert command[:2] == ["loralab", "train"]
     read = parse_arguments("loralab train", TrainVerbConfig, command[2:])
     assert build_config(TrainVerbConfig, read.flags, {}, "") == config
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_in_its_status_and_the_command_that_goes_on(
+    tiny: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], number: signal.Signals
+) -> None:
+    out = tmp_path / "a run"
+    flags = [*_flags(tiny, data, out)[:-4], "--eval-limit", "0", "--save-every", "0", "--batch-size", "4"]
+    flags[flags.index("--steps") + 1] = "5000"
+
+    def send() -> None:
+        while not (out / "metrics.jsonl").is_file() or not (out / "metrics.jsonl").read_text().count("\n"):
+            time.sleep(0.01)
+        os.kill(os.getpid(), number)
+
+    sender = threading.Thread(target=send)
+    sender.start()
+    status = main(["train", *flags])
+    sender.join()
+    said = capsys.readouterr().err
+    assert status == 128 + number
+    assert "Traceback" not in said
+    command = said.partition("To go on:")[2].replace("\\\n", " ")
+    assert shlex.split(command)[-1] == "--resume"
+    assert main(["generate", "--model", str(tiny), "--adapter", str(out), "--checkpoint", "last", "--prompt", "a"]) == 0

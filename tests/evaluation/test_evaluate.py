@@ -15,7 +15,8 @@ from transformers import (
 
 from loralab.errors import SpecError
 from loralab.evaluation.evaluate import evaluate
-from loralab.generation.generate import GenerationConfig, generate
+from loralab.evaluation.generate import generate
+from loralab.generation.config import GenerationConfig
 from loralab.metrics.rouge import rouge_l
 from loralab.models.load import load_model
 from loralab.tasks.example import Conversation, Example, LabelledExample, Message

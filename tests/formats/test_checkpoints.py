@@ -71,7 +71,7 @@ def test_the_last_checkpoint_of_every_method_is_what_the_run_ended_with(
     assert adapter.name == "run"
 
 
-def test_a_classifiers_head_is_in_its_checkpoint(tmp_path: Path) -> None:
+def test_a_classifiers_head_is_in_its_checkpoint(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = str(tmp_path / "run")
     data = str(write_labels(tmp_path / "labels"))
     shared = {"model": str(write_bert(tmp_path / "bert")), "task": "jsonl", "data": data, "dtype": "float32"}
@@ -80,6 +80,8 @@ def test_a_classifiers_head_is_in_its_checkpoint(tmp_path: Path) -> None:
     assert any("classifier" in name for name in names)
     assert main(["eval", "--model", shared["model"], "--adapter", out, "--checkpoint", "1", "--task", "jsonl",
                  "--data", data, "--split", "validation"]) == 0  # fmt: skip
+    said = capsys.readouterr().err
+    assert "of the adapter: " in said, "it is not fresh: the adapter holds it"
 
 
 @pytest.mark.parametrize("word", ["best", "last", "1"])
@@ -90,6 +92,9 @@ def test_every_verb_takes_a_checkpoint(unfinished: ll.TrainConfig, word: str, tm
     assert main(["inspect", unfinished.out, "--checkpoint", word, *model]) == 0
     assert main(["merge", *model, *named, "--out", str(tmp_path / "merged"), "--verify", "tensors"]) == 0
     assert main(["convert", unfinished.out, str(tmp_path / "peft"), "--to", "peft", "--checkpoint", word]) == 0
+    resize = ["resize", unfinished.out, "--checkpoint", word, "--rank", "2", "--out", str(tmp_path / "two")]
+    assert main(["analyse", *resize]) == 0
+    assert main(["analyse", "doctor", unfinished.out, "--checkpoint", word]) == 0
     spectrum = ["spectrum", unfinished.out, "--checkpoint", word, "--out", str(tmp_path / "spectrum")]
     assert main(["analyse", *spectrum]) == 0
 
@@ -114,8 +119,13 @@ def test_words_that_name_no_checkpoint(unfinished: ll.TrainConfig, tmp_path: Pat
     for word in ("newest", "7"):
         with pytest.raises(ll.SpecError, match=f"checkpoint {word} .* best, last, 1, 2"):
             checkpoint_folder(unfinished.out, word)
-    with pytest.raises(ll.NotFoundError, match="holds no checkpoint"):
+    with pytest.raises(ll.NotFoundError, match="it holds no checkpoint"):
         checkpoint_folder(tmp_path, "last")
+    for folder in Path(unfinished.out, "checkpoints").iterdir():
+        if folder.is_dir():
+            shutil.rmtree(folder)
+    with pytest.raises(ll.NotFoundError, match="an earlier version wrote its checkpoints"):
+        checkpoint_folder(unfinished.out, "last")
 
 
 def test_a_checkpoint_that_is_half_written_is_not_the_last(unfinished: ll.TrainConfig) -> None:

@@ -174,3 +174,14 @@ def test_merging_writes_the_tokenizer_that_was_used(base: Path, tmp_path: Path) 
     )
     assert AutoTokenizer.from_pretrained(merged.out).chat_template == OTHER
     shutil.rmtree(merged.out)
+
+
+def test_saving_an_adapter_with_its_tokenizer_writes_both_and_replaces_an_earlier_one(tmp_path: Path) -> None:
+    model = AutoModelForCausalLM.from_pretrained(write_llama(tmp_path / "base"))
+    adapter, tokenizer = ll.attach(model, ll.LoRA(rank=2)), byte_tokenizer()
+    ll.save(adapter, tmp_path / "sql", tokenizer=tokenizer)
+    tokenizer.chat_template = "{{ messages }}"
+    ll.save(adapter, tmp_path / "sql", tokenizer=tokenizer)
+    assert AutoTokenizer.from_pretrained(tmp_path / "sql").chat_template == "{{ messages }}"
+    ll.save(adapter, tmp_path / "sql")
+    assert AutoTokenizer.from_pretrained(tmp_path / "sql").chat_template == "{{ messages }}"

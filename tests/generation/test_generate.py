@@ -10,7 +10,8 @@ from transformers import (
 )
 
 from loralab.errors import SpecError
-from loralab.generation.generate import GenerationConfig, generate, generate_ids
+from loralab.evaluation.generate import generate
+from loralab.generation.generate import GenerationConfig, generate_ids
 
 PROMPTS = ["a longer prompt than", "the", "second one", "x"]
 SIZES = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 import loralab as ll
+from sizes import that_count
 from tiny import write_bert, write_labels, write_llama, write_pairs
 
 Run = Callable[..., ll.TrainConfig]
@@ -23,7 +24,7 @@ def configured(tmp_path: Path) -> Run:
             "batch_size": 8, "lr": 3e-2, "alpha": 32.0, "targets": "q_proj,v_proj,lm_head", "eval_limit": 8,
             "dtype": "float32", "device": "cpu",
         }  # fmt: skip
-        return ll.TrainConfig(**defaults | changes)
+        return ll.TrainConfig(**that_count(defaults | changes))
 
     return configure
 
@@ -38,6 +39,6 @@ def classifying(tmp_path: Path) -> Run:
             "model": str(model), "task": "jsonl", "data": str(data), "out": str(tmp_path / "run"), "rank": 2,
             "batch_size": 8, "lr": 1e-2, "epochs": 4, "dtype": "float32", "device": "cpu",
         }  # fmt: skip
-        return ll.TrainConfig(**defaults | changes)
+        return ll.TrainConfig(**that_count(defaults | changes))
 
     return configure

@@ -26,10 +26,8 @@ def _losses(config: ll.TrainConfig) -> list[float]:
 
 @pytest.mark.parametrize("method", ["lora", "adamix", "prefix-embed", "galore"])
 def test_measuring_and_asking_change_no_loss(configured: Configure, method: str) -> None:
-    own = {"dropout": 0.1} if method == "lora" else {}
-    targets = {} if method in ("lora", "adamix") else {"targets": None, "alpha": 16.0}
-    rank = {"rank": 8} if method == "prefix-embed" else {}
-    shared = {"method": method, "steps": 4, **own, **targets, **rank}
+    own = {"dropout": 0.1} if method == "lora" else {"rank": 8}
+    shared = {"method": method, "steps": 4, **own}
     looking = configured("looking", eval_every=2, **shared)
     blind = configured("blind", eval_before=False, samples=0, eval_limit=0, **shared)
     ll.train(looking)
@@ -102,5 +100,5 @@ def test_what_can_be_done_next_fits_the_adapter(configured: Configure) -> None:
     assert following.keys() == {"eval", "generate", "inspect", "merge"}
     assert f"--adapter '{config.out}'" in following["eval"]
     assert "--split validation" in following["eval"]
-    prefix = ll.train(configured("prefix", steps=1, method="prefix-embed", targets=None, rank=8, alpha=16.0)).next
+    prefix = ll.train(configured("prefix", steps=1, method="prefix-embed")).next
     assert "merge" not in prefix

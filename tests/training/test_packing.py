@@ -155,7 +155,7 @@ def test_n_and_n_steps_are_2n_steps(configured: Run) -> None:
         ({"cosine_penalty": 0.1}, "packing and cosine_penalty"),
         ({"preference": "dpo"}, "packing and preference"),
         ({"invocation_tokens": (5,)}, "packing and invocation_tokens"),
-        ({"method": "prefix-layer"}, "packing and method prefix-layer"),
+        ({"method": "lora+prefix-layer"}, r"packing and method lora\+prefix-layer"),
     ],
 )
 def test_what_minds_where_a_row_begins_is_refused(configured: Run, changes: dict[str, Any], said: str) -> None:

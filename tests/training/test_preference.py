@@ -2,7 +2,7 @@
 
 import json
 import math
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,8 @@ import torch
 from safetensors.torch import load_file
 
 import loralab as ll
-from loralab.methods.table import METHOD_NAMES
+from loralab.methods.settings import TAKERS
+from loralab.methods.table import METHOD_NAMES, rows_of
 from loralab.tasks.encoding.encoded import EncodedPair
 from loralab.training.objective import Preferred
 from loralab.training.prepare import prepare
@@ -52,6 +53,13 @@ def preferring(configured: Run, tmp_path: Path) -> Run:
     return configure
 
 
+def of_method(config: ll.TrainConfig, method: str) -> ll.TrainConfig:
+    """The run with another method, and of the settings those that it takes."""
+    taken = {name for row in rows_of(method) for name in row.takes}
+    defaults = {each.name: each.default for each in fields(config) if each.name in TAKERS - taken}
+    return replace(config, method=method, **defaults)
+
+
 @pytest.mark.parametrize("talk", [False, True])
 @pytest.mark.parametrize("preference", ["dpo", "orpo"])
 def test_the_preferred_answer_gains(preferring: Run, tmp_path: Path, preference: str, talk: bool) -> None:
@@ -64,7 +72,7 @@ def test_the_preferred_answer_gains(preferring: Run, tmp_path: Path, preference:
 
 @pytest.mark.parametrize("method", [name for name in METHOD_NAMES if name != "bitfit"])  # the model has no biases
 def test_at_step_0_dpo_is_log_2_and_the_reference_stays_the_base(preferring: Run, method: str) -> None:
-    config = preferring(method=method, size=8, prefix=2, infix=2, dropout=0.0, targets=None, exclude=None)
+    config = of_method(preferring(size=8, prefix=2, infix=2), method)
     trainee = prepare(config, "float32").trainee
     assert isinstance(trainee.objective, Preferred)
     batch = trainee.data.step(1).batches[0]
@@ -156,4 +164,4 @@ def test_the_note_says_what_the_reference_is(preferring: Run, tmp_path: Path) ->
     notes = " ".join(prepare(second, "float32").notes)
     assert "the reference is the base without the adapter" in notes
     assert "the reference is not the adapter" in notes
-    assert "as it was loaded: the reference" in " ".join(prepare(preferring(method="full"), "float32").notes)
+    assert "as it was loaded: the reference" in " ".join(prepare(of_method(preferring(), "full"), "float32").notes)

@@ -68,7 +68,7 @@ def load_base(
     from loralab.models.precision import use_fast_float32
 
     loaded = load_model(model, kind=wanted.kind, labels=wanted.labels, regression=wanted.regression, dtype=dtype)
-    say(loaded.notes)
+    say(_of_head(note, adapter) for note in loaded.notes)
     if adapter is not None:
         base, loaded = loaded, with_own_tokenizer(loaded, adapter)
         say(loaded.notes if loaded is not base else ())
@@ -77,6 +77,16 @@ def load_base(
     if loaded.model.device.type == "cpu" and loaded.dtype == torch.float32:
         say([use_fast_float32()])
     return loaded
+
+
+def _of_head(note: str, adapter: str | None) -> str:
+    """Whose a head is that the checkpoint does not hold: of a run it would be trained, here nothing trains."""
+    from loralab.models.fit import FRESH
+
+    if not note.startswith(FRESH):
+        return note
+    names = note.removeprefix(FRESH)
+    return f"not in the base's checkpoint, at random in it: {names}" if adapter is None else f"of the adapter: {names}"
 
 
 def load_adapter(adapter: str, flags: Loading, loaded: "LoadedModel", name: str | None = None) -> "Adapter":

@@ -12,7 +12,7 @@ from loralab.errors import DataError
 from loralab.extras import require
 from loralab.metrics.classification import LABEL_METRICS
 from loralab.metrics.scores import Scores, TextScore
-from loralab.tasks.example import Conversation, Example, Examples, ImageExample, LabelledExample
+from loralab.tasks.example import Conversation, Document, Example, Examples, ImageExample, LabelledExample
 from loralab.tasks.task import Task
 
 
@@ -35,15 +35,22 @@ def require_metrics(task: Task, examples: Examples, *, generate: bool = False) -
         require("metrics", f"measuring task {task.name}")
 
 
+def require_answers(task: Task, examples: Examples) -> None:
+    """Raises `DataError` for examples that no output is an answer to: pairs of answers, and texts alone."""
+    if task.kind == "preference":
+        raise DataError(f"task {task.name} holds pairs of answers: no outputs are scored against them; use eval")
+    if any(isinstance(each, Document) for each in examples):
+        raise DataError(f"task {task.name} holds texts alone, which answer nothing: there are no outputs to score")
+
+
 def score_outputs(task: Task, examples: Examples, outputs: Sequence[str]) -> Scored:
     """The scores of outputs, one for each example: a text, the name of a class, or a value as text.
 
     Raises `DataError` for an output that is no class or value, or an example whose label is not known.
     """
+    require_answers(task, examples)
     if len(outputs) != len(examples):
         raise DataError(f"{len(outputs)} outputs for {len(examples)} examples; give one for each")
-    if task.kind == "preference":
-        raise DataError(f"task {task.name} holds pairs of answers: no outputs are scored against them")
     if task.kind == "generation":
         references = [each.answers() for each in examples if isinstance(each, Example | Conversation)]
         return _by_part(partial(_score_texts, task.score_texts, outputs, references), examples)

@@ -30,14 +30,23 @@ def checkpoint_folder(run: str | Path, word: str | int) -> Path:
     folder = Path(run)
     steps, has_best = _steps(folder), _is_adapter(folder / CHECKPOINTS_NAME / BEST)
     if not steps and not has_best:
-        held = "holds no checkpoint that can be used" if folder.is_dir() else "there is no such folder"
-        raise NotFoundError(f"checkpoint {word} was asked of {folder}: {held}; name a run's folder, or leave it out")
+        raise NotFoundError(f"checkpoint {word} was asked of {folder}: {_why_none(folder)}")
     if word == BEST and has_best:
         return folder / CHECKPOINTS_NAME / BEST
     step = steps[-1] if word == LAST and steps else int(word) if str(word).isdecimal() else None
     if step not in steps:
         raise SpecError(f"checkpoint {word} was asked of {folder}, which has {_choice(steps, has_best)}")
     return folder / CHECKPOINTS_NAME / step_name(step)
+
+
+def _why_none(folder: Path) -> str:
+    if not folder.is_dir():
+        return "there is no such folder; name a run's"
+    if any((folder / CHECKPOINTS_NAME).glob("*.safetensors")):
+        return (
+            "an earlier version wrote its checkpoints, which are for going on (train … --resume); that writes new ones"
+        )
+    return "it holds no checkpoint; name a run's folder, or leave it out"
 
 
 def refuse_unfinished(path: str | Path) -> None:
@@ -58,9 +67,10 @@ def _unfinished(run: Path) -> str:
     steps, has_best = _steps(run), _is_adapter(run / CHECKPOINTS_NAME / BEST)
     if not steps and not has_best:
         return f"{run} is a run that did not end and has no checkpoint yet; go on with it (train … --resume)"
+    word = LAST if steps else BEST
     return (
-        f"{run} is a run that did not end: it has {_choice(steps, has_best)}. Name one (--checkpoint {LAST}; in Python "
-        f'checkpoint="{LAST}"), or go on with the run (train … --resume)'
+        f"{run} is a run that did not end: it has {_choice(steps, has_best)}. Name one (--checkpoint {word}; in Python "
+        f'checkpoint="{word}"; or its folder, {checkpoint_folder(run, word)}), or go on with the run (train … --resume)'
     )
 
 

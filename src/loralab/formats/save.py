@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
+from transformers import BaseImageProcessor, PreTrainedTokenizerBase
 
 from loralab.core.adapter import Adapter
 from loralab.core.names import unwrapped
@@ -31,6 +32,7 @@ from loralab.formats.fingerprint import Fingerprint, fingerprint_under
 from loralab.formats.own import own_config, own_tensors
 from loralab.formats.peft.vera import has_vera, vera_to_peft, why_not_peft_vera
 from loralab.formats.peft.writing import base_name, to_peft, why_not_written
+from loralab.formats.processor_files import replace_processor
 from loralab.formats.record import describe
 from loralab.formats.sidecar import OWN_LAYOUT, PEFT_LAYOUT, Sidecar, file_sha256, method_to_json
 from loralab.methods.beside import fresh_heads, random_beside
@@ -42,16 +44,18 @@ def save(
     path: str | Path,
     *,
     model: nn.Module | None = None,
+    tokenizer: PreTrainedTokenizerBase | BaseImageProcessor | None = None,
     overwrite: bool = False,
     base: Fingerprint | None = None,
 ) -> Path:
     """Write the adapter into the folder `path` and return it; each file is written whole and moved into place.
 
-    With `model`, the base's name and task are recorded for PEFT too. `base` is its fingerprint, where `base_print` gave
-    it before: a large one takes a while. An adapter that loralab saved there before is
-    replaced; other files of the folder stay. Raises OutputError for a folder that holds a model or another program's
-    adapter (unless `overwrite`) and where writing fails, NumericsError for NaN, AdapterStateError for empty tensors,
-    a merged model, or a `model` whose head is random and not the adapter's.
+    With `model`, the base's name and task are recorded for PEFT too; a `tokenizer` (or image processor) is written
+    beside the adapter with its chat template, in place of any that lies there. `base` is its fingerprint, where
+    `base_print` gave it before: a large one takes a while. An adapter that loralab saved there before is replaced;
+    other files of the folder stay. Raises OutputError for a folder that holds a model or another program's adapter
+    (unless `overwrite`) and where writing fails, NumericsError for NaN, AdapterStateError for empty tensors, a merged
+    model, or a `model` whose head is random and not the adapter's.
     """
     folder = Path(path)
     bases = {where: unwrapped(layer) for where, layer in adapter.layers.items()}
@@ -79,6 +83,8 @@ def save(
         _write_plain(folder / PLAIN_NAME, updates, bases, model, sidecar, adapter.stacks)
     if overwrite:
         (folder / OLD_TENSORS_NAME).unlink(missing_ok=True)
+    if tokenizer is not None:
+        replace_processor(tokenizer, folder)
     return folder
 
 

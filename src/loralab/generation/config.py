@@ -1,6 +1,7 @@
 """How text is generated. It imports nothing, so that the command line can show it at once."""
 
 from dataclasses import dataclass
+from typing import TypedDict
 
 from loralab.errors import SpecError
 
@@ -50,3 +51,16 @@ class GenerationConfig:
             raise SpecError("generation: beams and a temperature exclude each other; set beams 1 or temperature 0")
         if self.top_p < 1.0 and self.temperature == 0:
             raise SpecError("generation: top_p is for sampling; set a temperature above 0")
+
+
+class GenerationSettings(TypedDict, total=False):
+    """The same by name, for type checkers: what Python may pass one by one."""
+
+    max_new_tokens: int
+    beams: int
+    length_penalty: float
+    no_repeat_ngram: int
+    temperature: float
+    top_p: float
+    seed: int
+    batch_size: int

@@ -1,4 +1,4 @@
-"""New text after prompts: in batches, greedy, sampled or by beam search, through transformers' `generate`.
+"""New tokens after prompts' tokens: in batches, greedy, sampled or by beam search, through transformers' `generate`.
 
 Alike long prompts share a batch (`padding`), and answers come back in the prompts' order. Of the model's own generation
 settings only those count that `settings` keeps: what is not asked for (a repetition penalty, a sampling temperature) is
@@ -31,7 +31,6 @@ from loralab.generation.settings import generating_with
 from loralab.models.context import context_length
 from loralab.nn.mode import evaluating
 from loralab.progress import tracked
-from loralab.tasks.encoding.tokens import begun, whole_ids
 
 
 class NoRepeatInNewText(LogitsProcessor):
@@ -45,21 +44,6 @@ class NoRepeatInNewText(LogitsProcessor):
         """`input_ids` [B, T] with the prompt; `scores` [B, V], returned with −∞ at the forbidden tokens."""
         allowed: Tensor = self._processor(input_ids[:, self._prompt_width :], scores)
         return allowed
-
-
-def generate(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    prompts: Sequence[str],
-    config: GenerationConfig | None = None,
-) -> list[str]:
-    """What the model writes after each prompt, without the prompt and special tokens, ended by its end-of-text token.
-
-    Raises `SpecError` where a prompt and the new tokens do not fit into the model's context.
-    """
-    ids = _prompt_ids(prompts, tokenizer, model.config.is_encoder_decoder)
-    answers = generate_ids(model, ids, config or GenerationConfig(), tokenizer)
-    return decode(answers, tokenizer)
 
 
 def generate_ids(
@@ -136,12 +120,6 @@ def _asked_settings(config: GenerationConfig, ends: list[int], pad_id: int) -> d
     if config.beams > 1:
         settings |= {"length_penalty": config.length_penalty, "early_stopping": False}
     return settings
-
-
-def _prompt_ids(prompts: Sequence[str], tokenizer: PreTrainedTokenizerBase, encoder: bool) -> list[list[int]]:
-    """Prompts as training begins a text: without an end of text, which only an encoder's input has."""
-    ends = [] if encoder else [tokenizer.eos_token_id]
-    return [begun(ids[:-1] if ids[-1:] == ends else ids, tokenizer) for ids in whole_ids(prompts, tokenizer)]
 
 
 def _check_lengths(model: PreTrainedModel, prompts: Sequence[list[int]], max_new_tokens: int) -> None:

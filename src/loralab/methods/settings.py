@@ -173,10 +173,10 @@ class MethodSettings:
                 "prefix and infix are both 0: there is nothing to train",
             ),
         ]
-        return [*(reason for is_so, reason in refused if is_so), *self._without_effect()]
+        return [reason for is_so, reason in refused if is_so]
 
-    def _without_effect(self) -> list[str]:
-        """What was given, and nothing of the method takes: its value is not the default."""
+    def idle_settings(self) -> list[str]:
+        """What was given (its value is not the default) and would change nothing, as sentences."""
         taken = {name for row in self.rows for name in row.takes}
         given = [each.name for each in fields(self) if each.init and getattr(self, each.name) != each.default]
         idle = [name for name in given if name in TAKERS and name not in taken] if self.rows else []

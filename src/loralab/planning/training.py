@@ -96,7 +96,7 @@ def _length(config: PlanConfig, model: PreTrainedModel, inserted: int) -> int:
 
 
 def _notes(config: PlanConfig, model: PreTrainedModel) -> list[str]:
-    notes = []
+    notes = [f"without effect: {sentence}" for sentence in config.idle_settings()]
     if not is_in_a_table(model):
         notes.append(f"memory: blocks of {model.config.model_type} are estimated as those of a similar kind")
     if config.on_gpu:

@@ -88,6 +88,10 @@ def _unknown(name: str, data: str | None) -> str:
     return f"task {name!r} is not known{near}{own}; the tasks are {listed}, and glue/{', glue/'.join(GLUE)}"
 
 
+task = open_task
+"""The name that Python users know it by."""
+
+
 def expand_home(path: str) -> str:
     """A path with `~` or `~name` written out. Raises `NotFoundError` for a user that there is not."""
     try:

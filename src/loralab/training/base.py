@@ -19,6 +19,12 @@ from loralab.nn.dropout import quick_dropout
 from loralab.training.draft import Draft
 
 
+def say_what_rests(draft: Draft) -> Iterator[str]:
+    """Settings that the method does not take: a command line may be for several methods, and a slip looks the same."""
+    for sentence in draft.config.idle_settings():
+        yield f"without effect: {sentence}"
+
+
 def load_base(draft: Draft) -> Iterator[str]:
     """The model that the task needs, with the tokenizer of the adapter to start from."""
     config, task = draft.config, draft.task

@@ -24,7 +24,8 @@ def train_command(config: TrainConfig, **changes: Any) -> str:
         for each in fields(TrainConfig)
         if each.default is MISSING or getattr(config, each.name) != each.default
     }
-    return command_line("train", **given | changes)
+    first = {name: given.pop(name) for name in ("model", "task", "data", "out") if name in given}
+    return command_line("train", **first | given | changes)
 
 
 def next_commands(

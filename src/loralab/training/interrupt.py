@@ -13,7 +13,7 @@ from types import FrameType
 from typing import Any
 
 HEARD = (signal.SIGINT, signal.SIGTERM)
-GOING = b"\nstopping: a checkpoint is written after this step (once more stops at once and loses the step)\n"
+GOING = b"\nstopping after this step, with a checkpoint (once more: at once, without)\n"
 
 
 class RunStopped(KeyboardInterrupt):

@@ -17,7 +17,15 @@ from loralab.tasks.example import Conversation, Examples, Preference, weight_of
 from loralab.tasks.held_out import Holdout
 from loralab.tasks.preference import PreferenceObjective
 from loralab.tasks.table import Task, open_task
-from loralab.training.base import checkpoint_blocks, drop_out_before_head, load_base, multiply_fast, quantize, quieten
+from loralab.training.base import (
+    checkpoint_blocks,
+    drop_out_before_head,
+    load_base,
+    multiply_fast,
+    quantize,
+    quieten,
+    say_what_rests,
+)
 from loralab.training.check import check_invoked
 from loralab.training.config import TrainConfig
 from loralab.training.data import TrainingData
@@ -73,7 +81,8 @@ def prepare(config: TrainConfig, dtype: str, labels: Sequence[str] = ()) -> Prep
 
 def preparations(config: TrainConfig) -> tuple[Preparation, ...]:
     """In their order. What EVA looks at is read before its LoRA is attached, which takes no room from the text."""
-    base = (choose_threads, choose_task, load_base, quantize, multiply_fast, drop_out_before_head, quieten, choose_seed)
+    first = (choose_threads, say_what_rests, choose_task, load_base)
+    base = (*first, quantize, multiply_fast, drop_out_before_head, quieten, choose_seed)
     adapter = (attach_adapter, take_over_values)
     started = (read_data, *adapter) if config.init == "eva" else (*adapter, read_data)
     return (*base, *started, find_invocations, say_reference, checkpoint_blocks)

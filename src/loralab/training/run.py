@@ -2,6 +2,7 @@
 
 import math
 import shlex
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
@@ -10,14 +11,14 @@ from loralab.errors import SpecError
 from loralab.evaluation.evaluate import Evaluation
 from loralab.evaluation.few import few_examples
 from loralab.extras import install, lacking
-from loralab.formats.processor_files import replace_processor
 from loralab.formats.save import save
+from loralab.formats.sharing.card import CARD_NAME, write_card
 from loralab.machine import keep_few_kernels, peak_memory_bytes
 from loralab.methods.counts import parameter_counts
 from loralab.training.base import made_fast
 from loralab.training.check import resting_notes
 from loralab.training.checkpoint import AdapterWriter, newest_checkpoint, restore
-from loralab.training.command import folded, next_commands, train_command
+from loralab.training.command import WIDTH, folded, next_commands, train_command
 from loralab.training.config import DEFAULT_EPOCHS, TrainConfig
 from loralab.training.data_record import check_unchanged
 from loralab.training.folder import RunFolder, claim, clear
@@ -162,7 +163,10 @@ def _stopped(config: TrainConfig, observer: RunObserver, number: int) -> RunStop
     used = f", and any verb takes it as it is: --adapter {out} --checkpoint last" if step else ""
     where = f"a checkpoint is in {observer.folder.checkpoints}{used}" if step else "nothing was trained yet"
     again = folded(train_command(config, resume=True, overwrite=None))
-    return RunStopped(f"stopped after step {step} of {observer.last}: {where}.\nTo go on:\n\n{again}\n", number)
+    said = textwrap.fill(
+        f"stopped after step {step} of {observer.last}: {where}", WIDTH, break_long_words=False, break_on_hyphens=False
+    )
+    return RunStopped(f"{said}\nTo go on:\n\n{again}\n", number)
 
 
 def _finish(config: TrainConfig, observer: RunObserver, kernels: Sequence[str]) -> TrainResult:
@@ -170,8 +174,7 @@ def _finish(config: TrainConfig, observer: RunObserver, kernels: Sequence[str]) 
     prepared, folder = observer.prepared, observer.folder
     observer.bring_back_best()
     final = observer.evaluate(leave=config.save_every > 0) if measures(config) else None
-    save(prepared.trainee.adapter, folder.path, model=prepared.loaded.model)
-    replace_processor(prepared.loaded.processor, folder.path)
+    save(prepared.trainee.adapter, folder.path, model=prepared.loaded.model, tokenizer=prepared.loaded.processor)
     if not lacking("plots"):
         draw_curves(read_journal(folder.metrics), folder.curves, f"{config.model} on {config.task}, {config.method}")
     few = few_examples(final.rows) if final else ()
@@ -185,6 +188,8 @@ def _finish(config: TrainConfig, observer: RunObserver, kernels: Sequence[str]) 
         "result": asdict(result),
     }
     write_record(folder.record, config, facts)
+    if not write_card(folder.path):
+        observer.progress.say(f"{CARD_NAME} was changed by hand and is left as it is: it may tell of an earlier run")
     return result
 
 

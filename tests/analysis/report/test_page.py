@@ -134,6 +134,16 @@ def test_light_and_dark_are_other_colours(results: Path, browser: object) -> Non
     assert brightness[2] < 60 < 200 < brightness[3]
 
 
+def test_a_row_is_a_card_with_names_on_a_narrow_page(results: Path, browser: object) -> None:
+    page = browser.new_page(viewport={"width": 400, "height": 800})  # type: ignore[attr-defined]
+    page.goto(written(results / "comparison").as_uri())
+    cells = "[...document.querySelectorAll('.stacked tbody tr:first-child td')]"
+    named = page.evaluate(f"{cells}.map(each => getComputedStyle(each, '::before').content)")
+    assert named == [f'"{name}"' for name in ("method", "trained", "accuracy", "seeds", "tokens/s", "memory, MB")]
+    lines = page.evaluate(f"{cells}.map(each => each.getBoundingClientRect().top)")
+    assert lines == sorted(set(lines)), "one below the other"
+
+
 def test_long_tables_are_folded(results: Path, browser: object) -> None:
     page = browser.new_page()  # type: ignore[attr-defined]
     page.goto(written(results).as_uri())

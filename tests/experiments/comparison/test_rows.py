@@ -5,7 +5,7 @@ import pytest
 from experiments.invented import full, lora, row
 from loralab.experiments.comparison.cells import Cell, Setting
 from loralab.experiments.comparison.process import Outcome
-from loralab.experiments.comparison.rows import Failure, main_metric, rows_of, spread
+from loralab.experiments.comparison.rows import Failure, loose, main_metric, rows_of, spread
 from loralab.training.config import TrainConfig
 
 
@@ -48,3 +48,11 @@ def test_rows_are_judged_by_the_task_before_the_loss() -> None:
     assert main_metric([both], "loss") == "loss"
     assert main_metric([lora(1.0, metric="loss"), full(metrics={})]) == "loss"
     assert main_metric([full(metrics={})]) is None
+
+
+def test_figures_on_few_examples_are_loose() -> None:
+    few = {"held_out": {"split": "validation", "examples": 3, "rows": 3}}
+    assert rows_of([outcome(1, 2, 40.0, **few)])[0].held_out_examples == 3
+    (sentence,) = loose(rows_of([outcome(1, 2, 40.0, **few), outcome(2, 2, 50.0, **few)]))
+    assert "±57 points" in sentence
+    assert loose(rows_of([outcome(1, 2, 40.0)])) == ()

@@ -4,7 +4,7 @@ import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from loralab.cli.flags import Loading
+from loralab.cli.flags import ChoosesCheckpoint, Loading
 from loralab.cli.opening import Labels, Wanted, load_base, say, wanted_by
 from loralab.cli.showing import show_findings
 from loralab.cli.verb import Answer, Verb, done
@@ -14,7 +14,7 @@ UNHEALTHY = 2
 
 
 @dataclass(frozen=True, kw_only=True)
-class DoctorConfig(Loading):
+class DoctorConfig(Loading, ChoosesCheckpoint):
     """The flags of `loralab analyse doctor`."""
 
     adapter: str = field(metadata={"positional": True})

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from loralab.cli.flags import WritesFolder
+from loralab.cli.flags import ChoosesCheckpoint, WritesFolder
 from loralab.cli.showing import show_files, show_lines, show_table
 from loralab.cli.verb import Answer, Verb
 from loralab.cli.writing import ADAPTER, writing
@@ -12,7 +12,7 @@ MOST_ROWS = 20
 
 
 @dataclass(frozen=True, kw_only=True)
-class ResizeConfig(WritesFolder):
+class ResizeConfig(ChoosesCheckpoint, WritesFolder):
     """The flags of `loralab analyse resize`."""
 
     adapter: str = field(metadata={"positional": True})

@@ -20,13 +20,14 @@ def run(config: CompareConfig) -> Answer:
 
 
 def show(answer: Answer) -> None:
-    """The table with the metric that the claims are about (table.md has the others), the claims, and the files."""
+    """The table with the metric that the claims are about, those that were tested, and the files; table.md has all."""
     columns = ("method and setting", "trained", answer["metric"] or "metric", "tok/s", "memory")
     show_table("", columns, [_line(row, answer["metric"]) for row in answer["rows"]])
     show_lines(*answer["notes"])
     for claim in answer["claims"]:
-        verdict = {True: "held", False: "did not hold", None: "not tested"}[claim["held"]]
-        show_heading(f"{claim['claim']}: {verdict}")
+        if claim["held"] is None:
+            continue
+        show_heading(f"{claim['claim']}: {'held' if claim['held'] else 'did not hold'}")
         show_lines(claim["found"], f"Paper: {claim['paper']}", "")
     show_files([answer["table"], answer["results"], *answer["plots"]])
 

@@ -1,6 +1,7 @@
 """`loralab merge`: an adapter folded into its base, as a model folder of its own that is reopened and compared."""
 
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Literal
 
 from loralab.cli.flags import Loading, NamesAdapter, NamesModel, Precision, WritesFolder
@@ -42,6 +43,7 @@ def _merge(config: MergeConfig) -> Answer:
     from loralab.files.whole import write_json
     from loralab.formats.merged.folder import write_merged
     from loralab.formats.merged.precision import choose_proof_dtype
+    from loralab.formats.sharing.card import write_merged_card
 
     wanted = wanted_by(config.adapter, config.labels)
     dtype, reason = choose_proof_dtype(config.model, config.dtype)
@@ -60,6 +62,8 @@ def _merge(config: MergeConfig) -> Answer:
     say(merged.notes)
     figures = asdict(merged.verification) if merged.verification is not None else dict.fromkeys(FIGURES)
     answer = {"out": str(merged.out), "tensors": merged.tensors, **figures}
+    if Path(config.adapter).is_dir():
+        write_merged_card(merged.out, Path(config.adapter), f"How that was verified is in `{PROOF_NAME}`.")
     written = sorted(each.name for each in merged.out.iterdir())
     proof = {"model": config.model, "adapter": config.adapter, **answer, WRITTEN: written}
     write_json(merged.out / PROOF_NAME, proof)

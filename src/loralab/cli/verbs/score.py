@@ -8,7 +8,7 @@ from loralab.cli.opening import say
 from loralab.cli.predictions import file_to_read
 from loralab.cli.showing import show_answer
 from loralab.cli.verb import Answer, Verb
-from loralab.errors import DataError
+from loralab.errors import DataError, SpecError
 
 if TYPE_CHECKING:
     from loralab.evaluation.score import Scored
@@ -37,6 +37,8 @@ def run(config: ScoreConfig) -> Answer:
     """Read both sides, compare, answer with the metrics."""
     from loralab.tasks.outputs import read_text
 
+    if config.task == "text":
+        raise SpecError("task text holds texts that answer nothing: there are no outputs to score")
     if not Path(config.predictions).is_dir():
         read_text(Path(config.predictions))
     scored, count = _score_official(config) if _is_official(config.references) else _score_lines(config)
@@ -50,12 +52,13 @@ def _is_official(references: tuple[str, ...]) -> bool:
 
 def _score_official(config: ScoreConfig) -> "tuple[Scored, int]":
     """Against the task's own file."""
-    from loralab.evaluation.score import score_outputs
+    from loralab.evaluation.score import require_answers, score_outputs
     from loralab.tasks.official import WHOLE_FILE
     from loralab.tasks.table import open_task
 
     task = open_task(config.task, config.references[0])
     examples = task.references(WHOLE_FILE if WHOLE_FILE in task.splits else "test")
+    require_answers(task, examples)
     outputs = task.outputs.read(file_to_read(config.predictions, task), examples)
     return score_outputs(task, examples, outputs), len(outputs)
 

@@ -71,7 +71,7 @@ class CompareConfig(TrainConfig):
     def validate(self) -> None:
         """Raise one SpecError that lists everything wrong with the comparison itself, or return."""
         super().validate()
-        problems = [*_list_problems(self), *_method_problems(self), *_budget_problems(self)]
+        problems = [*_list_problems(self), *_method_problems(self), *self.idle_settings(), *_budget_problems(self)]
         if problems:
             raise SpecError("invalid comparison: " + "; ".join(problems))
 

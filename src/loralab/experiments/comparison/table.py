@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from loralab.experiments.comparison.claims import NOT_TESTED, Claim
+from loralab.experiments.comparison.claims import Claim
 from loralab.experiments.comparison.config import CompareConfig
 from loralab.experiments.comparison.rows import Row, count_text, loose, spread_text
 
@@ -16,8 +16,7 @@ def markdown(config: CompareConfig, rows: Sequence[Row], claims: Sequence[Claim]
         _table(rows, config.match_params is not None),
         *(f"{sentence[0].upper()}{sentence[1:]}." for sentence in loose(rows)),
         *(["## What failed", "\n".join(failures)] if failures else []),
-        "## The paper's claims",
-        "\n".join(_claim(each) for each in claims),
+        *_claims(claims),
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -71,8 +70,14 @@ def _failures(rows: Sequence[Row]) -> list[str]:
     return [f"- {row.label}, seed {each.seed}: {_one_line(each.message)}" for row in rows for each in row.failed]
 
 
+def _claims(claims: Sequence[Claim]) -> list[str]:
+    """Those that were tested; what the others need is in results.json."""
+    tested = [each for each in claims if each.held is not None]
+    return ["## The paper's claims", "\n".join(map(_claim, tested))] if tested else []
+
+
 def _claim(claim: Claim) -> str:
-    measured = _one_line(claim.found.removeprefix(NOT_TESTED))
+    measured = _one_line(claim.found)
     return f"- **{claim.claim}: {claim.verdict}.** {measured[0].upper()}{measured[1:]}. Paper: {claim.paper}."
 
 

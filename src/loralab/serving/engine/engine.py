@@ -1,0 +1,308 @@
+"""The engine: requests come in, tokens come out, and every step serves all rows that decode.
+
+Continuous batching: a request that has been read joins the rows between two steps, one that is done leaves them. Long
+prompts are read in chunks, one chunk between two steps, so that they hold up the others by no more than a chunk. Every
+prompt is read alone and every product of a step has two rows at least, so that an answer does not depend on who else is
+there (a product of one row takes another kernel and rounds otherwise).
+
+Shapes: R rows, T tokens of a chunk, V vocabulary.
+"""
+
+import inspect
+from collections import OrderedDict, deque
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache, PreTrainedModel
+
+from loralab.errors import SpecError
+from loralab.models.context import context_length
+from loralab.nn.mode import evaluating
+from loralab.serving.engine.bank import FactorBank, Pairs
+from loralab.serving.engine.cache import RowCache
+from loralab.serving.engine.request import Done, Event, Reason, Request
+from loralab.serving.engine.sampling import Chooser
+
+LONGEST = 2048
+"""Tokens of prompt and answer together, where nobody says how many and the model's context is longer."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineConfig:
+    """The sizes of an engine."""
+
+    rows: int = 16
+    """Answers that are written at once."""
+    length: int | None = None
+    """Tokens of prompt and answer together; without it the model's context, 2,048 at most."""
+    chunk: int = 256
+    """Tokens of a prompt that are read between two steps."""
+
+
+@dataclass(eq=False)
+class Row:
+    """A request that is being answered."""
+
+    request: Request
+    chooser: Chooser
+    cache: DynamicCache = field(default_factory=DynamicCache)
+    """Keys and values of the prompt, until the row joins the others."""
+    read: int = 0
+    """Tokens of the prompt that have been read."""
+    last: int = 0
+    """The newest token, which has not been read yet."""
+    written: int = 0
+
+
+class Engine:
+    """Answers requests for one model, whose weights and modules stay as they are. Not for several threads at once."""
+
+    def __init__(self, model: PreTrainedModel, config: EngineConfig | None = None) -> None:
+        self.config = config or EngineConfig()
+        self.length = _length(model, self.config.length)
+        self.bank = FactorBank(model)
+        self._model = model
+        self._cache = RowCache(max(2, self.config.rows), self.length + self.config.chunk)
+        self._waiting: OrderedDict[str | None, deque[Request]] = OrderedDict()
+        self._reading: Row | None = None
+        self._rows: list[Row] = []
+        self._pairs: dict[str, Pairs] = {}
+        self._released: set[str] = set()
+        self._cancelled: set[Request] = set()
+        takes = inspect.signature(model.forward).parameters
+        self._last_logits_only = {"logits_to_keep": 1} if "logits_to_keep" in takes else {}
+
+    # -- adapters -------------------------------------------------------------------------------------------------
+
+    def hold(self, key: str, pairs: Pairs) -> None:
+        """Have an adapter at hand under a key (a hash of its content): its pairs A, s·B by module path."""
+        self._pairs[key] = pairs
+        self._released.discard(key)
+
+    def release(self, key: str) -> None:
+        """Let go of an adapter, at once or with the last of its requests."""
+        self._released.add(key)
+        self._let_go()
+
+    def _let_go(self) -> None:
+        """Drop the adapters that were released and that no request needs any more."""
+        for key in [key for key in self._released if key not in self._needed and key not in self._waiting]:
+            self._released.discard(key)
+            self._pairs.pop(key, None)
+            if key in self.bank:
+                self.bank.remove(key)
+
+    @property
+    def _needed(self) -> set[str | None]:
+        """The adapters of the requests that have been begun."""
+        return {row.request.adapter for row in (*self._rows, *filter(None, [self._reading]))}
+
+    # -- requests -------------------------------------------------------------------------------------------------
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether there is nothing to do."""
+        return not (self._rows or self._reading or self._waiting)
+
+    @property
+    def waiting(self) -> int:
+        """Requests that have not been begun."""
+        return sum(map(len, self._waiting.values()))
+
+    @property
+    def running(self) -> int:
+        """Answers that are being written."""
+        return len(self._rows)
+
+    def submit(self, request: Request) -> None:
+        """Take a request up. SpecError, before anything is computed, for one that cannot be answered."""
+        self.check(request)
+        if request.adapter is not None and request.adapter not in self._pairs.keys() - self._released:
+            raise SpecError(f"adapter {request.adapter!r} is not held by the engine")
+        self._waiting.setdefault(request.adapter, deque()).append(request)
+
+    def check(self, request: Request) -> None:
+        """Raise SpecError where the request does not fit into the engine."""
+        asked, most = len(request.prompt), self.length
+        if not request.prompt:
+            raise SpecError("the prompt has no tokens: give at least one")
+        if request.max_new_tokens < 1:
+            raise SpecError(f"{request.max_new_tokens} new tokens were asked for: ask for at least 1")
+        if asked + request.max_new_tokens > most:
+            raise SpecError(
+                f"{asked} tokens of prompt and {request.max_new_tokens} new ones are {asked + request.max_new_tokens}; "
+                f"at most {most} fit: shorten the prompt or ask for fewer"
+            )
+
+    def cancel(self, request: Request) -> None:
+        """Nobody waits for this answer any more: it ends at the next step."""
+        self._cancelled.add(request)
+
+    @torch.inference_mode()
+    def step(self) -> list[Event]:
+        """Read a chunk of a prompt, write a token of every answer, and say what came of it."""
+        with evaluating(self._model):
+            events = [*self._dismissed(), *self._prompt_read(), *self._tokens_written()]
+        self._let_go()
+        return events
+
+    def start_over(self) -> list[Request]:
+        """Forget all that was begun, after a step that failed; the requests that get no answer now."""
+        lost = [row.request for row in (*self._rows, *filter(None, [self._reading]))]
+        self._rows, self._reading = [], None
+        self._cache = RowCache(self._cache.rows, self._cache.columns)
+        return lost
+
+    def run(self) -> Iterator[Event]:
+        """All events until there is nothing to do."""
+        while not self.is_idle:
+            yield from self.step()
+
+    # -- cancelling -----------------------------------------------------------------------------------------------
+
+    def _dismissed(self) -> Iterator[Event]:
+        """Free what nobody waits for."""
+        for request in list(self._cancelled):
+            self._cancelled.discard(request)
+            queue = self._waiting.get(request.adapter, deque())
+            row = next((row for row in self._rows if row.request is request), None)
+            if request in queue:
+                queue.remove(request)
+                self._drop_empty(request.adapter)
+                yield Done(request, "cancelled")
+            elif self._reading is not None and self._reading.request is request:
+                self._reading = None
+                yield Done(request, "cancelled")
+            elif row is not None:
+                yield self._end(row, "cancelled")
+
+    def _drop_empty(self, adapter: str | None) -> None:
+        if not self._waiting[adapter]:
+            del self._waiting[adapter]
+
+    # -- prompts --------------------------------------------------------------------------------------------------
+
+    def _prompt_read(self) -> Iterator[Event]:
+        """A chunk of the prompt that is being read; the answer's first token, once it has been read."""
+        self._reading = self._reading or self._next()
+        row = self._reading
+        if row is None:
+            return
+        logits_V = self._read_chunk(row)
+        if row.read == len(row.request.prompt):
+            self._reading = None
+            self._join(row)
+            yield from self._written(row, logits_V)
+
+    def _next(self) -> Row | None:
+        """The next request, the adapters in turn, where a row is free for it."""
+        if not self._waiting or len(self._rows) == self.config.rows:
+            return None
+        adapter = next(iter(self._waiting))
+        request = self._waiting[adapter].popleft()
+        self._waiting.move_to_end(adapter)
+        self._drop_empty(adapter)
+        return Row(request, Chooser(request))
+
+    def _read_chunk(self, row: Row) -> Tensor:
+        """The logits [V] behind the last token of the chunk that is read."""
+        adapter, prompt = row.request.adapter, row.request.prompt
+        self._have_columns(adapter)
+        chunk = prompt[row.read : row.read + _chunk_of(len(prompt) - row.read, self.config.chunk)]
+        ids_1T = torch.tensor([chunk], device=self._model.device)
+        positions_1T = torch.arange(row.read, row.read + len(chunk), device=self._model.device)[None]
+        with self.bank.seen_by([adapter]):
+            logits_1TV: Tensor = self._model(
+                input_ids=ids_1T,
+                attention_mask=torch.ones(1, row.read + len(chunk), dtype=torch.long, device=self._model.device),
+                position_ids=positions_1T,
+                past_key_values=row.cache,
+                use_cache=True,
+                **self._last_logits_only,
+            ).logits
+        row.read += len(chunk)
+        return logits_1TV[0, -1]
+
+    def _join(self, row: Row) -> None:
+        self._cache.join(row.cache.layers)  # type: ignore[arg-type]
+        row.cache = DynamicCache()
+        self._rows.append(row)
+
+    # -- answers --------------------------------------------------------------------------------------------------
+
+    def _tokens_written(self) -> Iterator[Event]:
+        """A token of every answer."""
+        if not self._rows:
+            return
+        rows = list(self._rows)
+        logits_RV = self._decode(rows)
+        self._cache.advance()
+        for row, logits_V in zip(rows, logits_RV, strict=False):
+            yield from self._written(row, logits_V)
+
+    def _decode(self, rows: list[Row]) -> Tensor:
+        """The logits [R, V] behind every row's newest token; a row that is alone is computed twice."""
+        numbers = list(range(len(rows))) if len(rows) > 1 else [0, 0]
+        device = self._model.device
+        with self.bank.seen_by([rows[number].request.adapter for number in numbers]):
+            logits_R1V: Tensor = self._model(
+                input_ids=torch.tensor([[rows[number].last] for number in numbers], device=device),
+                attention_mask=self._cache.mask(numbers, device),
+                position_ids=self._cache.positions(numbers, device),
+                past_key_values=self._cache,
+                use_cache=True,
+            ).logits
+        return logits_R1V[:, -1]
+
+    def _written(self, row: Row, logits_V: Tensor) -> Iterator[Event]:
+        """The token that follows, and the end of the answer where it is one."""
+        if not bool(torch.isfinite(logits_V).all()):
+            yield self._end(row, "failed")
+            return
+        token = row.chooser.choose(logits_V)
+        if token.id in row.request.ends:
+            yield self._end(row, "stop")
+            return
+        row.last, row.written = token.id, row.written + 1
+        yield token
+        if row.written == row.request.max_new_tokens:
+            yield self._end(row, "length")
+
+    def _end(self, row: Row, reason: Reason) -> Done:
+        number = self._rows.index(row)
+        self._cache.leave(number)
+        last = self._rows.pop()
+        if last is not row:
+            self._rows[number] = last
+        return Done(row.request, reason)
+
+    # -- columns --------------------------------------------------------------------------------------------------
+
+    def _have_columns(self, adapter: str | None) -> None:
+        """The adapter's factors in the bank, in the place of some that no row needs."""
+        if adapter is not None and adapter not in self.bank:
+            self._free_columns(self.config.rows - 1)
+            self.bank.put(adapter, self._pairs[adapter])
+
+    def _free_columns(self, keep: int) -> None:
+        """Take adapters that no row needs out of the bank, the oldest first, until `keep` are left."""
+        idle = [key for key in self.bank.keys if key not in self._needed]
+        for key in idle[: max(0, len(self.bank.keys) - keep)]:
+            self.bank.remove(key)
+
+
+def _chunk_of(left: int, largest: int) -> int:
+    """Tokens of the next chunk, so that none is left alone: a product of one row rounds otherwise."""
+    return largest - 1 if left == largest + 1 else min(left, largest)
+
+
+def _length(model: PreTrainedModel, asked: int | None) -> int:
+    """Tokens of a request. SpecError for more than the model's context."""
+    context = context_length(model)
+    if asked is None:
+        return min(context or LONGEST, LONGEST)
+    if context is not None and asked > context:
+        raise SpecError(f"length {asked}: the model's context is {context} tokens; choose at most that")
+    return asked

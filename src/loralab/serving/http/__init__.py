@@ -1,0 +1,1 @@
+"""The server: OpenAI's routes and vLLM's for adapters, on FastAPI."""
