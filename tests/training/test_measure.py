@@ -37,7 +37,7 @@ def test_measuring_and_asking_change_no_loss(configured: Configure, method: str)
 
 
 def test_before_is_the_score_of_the_base_alone(configured: Configure) -> None:
-    config = configured(method="lora", init="pissa", steps=2)
+    config = configured(method="prefix-embed", steps=2)
     result = ll.train(config)
     loaded = load_model(config.model, dtype="float32", device="cpu")
     task = open_task("jsonl", config.data)
