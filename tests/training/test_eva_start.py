@@ -91,7 +91,7 @@ def test_classifiers_start_so_too(classifying: Configure) -> None:
 @pytest.mark.parametrize(
     "changes, said",
     [
-        ({"method": "bitfit"}, "init eva: method bitfit does not take it"),
+        ({"method": "bitfit"}, "init eva .* method bitfit is none"),
         ({"eva_tau": 2.0}, "eva_tau 2.0"),
         ({"eva_rho": 0.5}, "eva_rho 0.5"),
         ({"eva_batches": 0}, "eva_batches 0"),

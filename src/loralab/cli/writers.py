@@ -1,5 +1,7 @@
 """Models that write: what `generate` and `chat` find out before they load one."""
 
+from pathlib import Path
+
 from loralab.cli.opening import Labels, Wanted, wanted_by
 from loralab.errors import SpecError
 
@@ -27,8 +29,9 @@ def refuse_reader(model: str) -> None:
     """Raise SpecError for a model that only reads: an encoder, or one with another head than a language model's."""
     from loralab.models.families.table import FAMILY_BY_TYPE
     from loralab.models.load import read_config
+    from loralab.models.locate import is_linearized
 
-    config = read_config(model)
+    config = read_config(str(Path(model).expanduser() / "remaining") if is_linearized(model) else model)
     family = FAMILY_BY_TYPE.get(config.model_type)
     encoder = family is not None and family.architecture == "encoder" and not getattr(config, "is_decoder", False)
     heads = [name for name in config.architectures or () if name.endswith(HEADS)]

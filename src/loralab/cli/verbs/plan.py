@@ -77,6 +77,6 @@ VERB = Verb(
     essentials=(*ESSENTIALS, "gpu_memory", "gpus", "gradient_checkpointing", "quantize"),
     example=(
         "loralab plan --model gpt3-175b --method lora --rank 4 --targets q,v \\\n  --dtype float16 --batch-size 1\n"
-        "loralab plan --model llama-3-8b --rank 16 --targets all-linear --gpu-memory 24GB"
+        "loralab plan --model llama-3-8b --targets all-linear --gpu-memory 24GB"
     ),
 )

@@ -42,7 +42,7 @@ class EngineConfig:
 
 
 @dataclass(eq=False)
-class Row:
+class Writing:
     """A request that is being answered."""
 
     request: Request
@@ -66,8 +66,8 @@ class Engine:
         self._model = model
         self._cache = RowCache(max(2, self.config.rows), self.length + self.config.chunk)
         self._waiting: OrderedDict[str | None, deque[Request]] = OrderedDict()
-        self._reading: Row | None = None
-        self._rows: list[Row] = []
+        self._reading: Writing | None = None
+        self._rows: list[Writing] = []
         self._pairs: dict[str, Pairs] = {}
         self._released: set[str] = set()
         self._cancelled: set[Request] = set()
@@ -196,7 +196,7 @@ class Engine:
             self._join(row)
             yield from self._written(row, logits_V)
 
-    def _next(self) -> Row | None:
+    def _next(self) -> Writing | None:
         """The next request, the adapters in turn, where a row is free for it."""
         if not self._waiting or len(self._rows) == self.config.rows:
             return None
@@ -204,9 +204,9 @@ class Engine:
         request = self._waiting[adapter].popleft()
         self._waiting.move_to_end(adapter)
         self._drop_empty(adapter)
-        return Row(request, Chooser(request))
+        return Writing(request, Chooser(request))
 
-    def _read_chunk(self, row: Row) -> Tensor:
+    def _read_chunk(self, row: Writing) -> Tensor:
         """The logits [V] behind the last token of the chunk that is read."""
         adapter, prompt = row.request.adapter, row.request.prompt
         self._have_columns(adapter)
@@ -225,7 +225,7 @@ class Engine:
         row.read += len(chunk)
         return logits_1TV[0, -1]
 
-    def _join(self, row: Row) -> None:
+    def _join(self, row: Writing) -> None:
         self._cache.join(row.cache.layers)  # type: ignore[arg-type]
         row.cache = DynamicCache()
         self._rows.append(row)
@@ -242,7 +242,7 @@ class Engine:
         for row, logits_V in zip(rows, logits_RV, strict=False):
             yield from self._written(row, logits_V)
 
-    def _decode(self, rows: list[Row]) -> Tensor:
+    def _decode(self, rows: list[Writing]) -> Tensor:
         """The logits [R, V] behind every row's newest token; a row that is alone is computed twice."""
         numbers = list(range(len(rows))) if len(rows) > 1 else [0, 0]
         device = self._model.device
@@ -256,7 +256,7 @@ class Engine:
             ).logits
         return logits_R1V[:, -1]
 
-    def _written(self, row: Row, logits_V: Tensor) -> Iterator[Event]:
+    def _written(self, row: Writing, logits_V: Tensor) -> Iterator[Event]:
         """The token that follows, and the end of the answer where it is one."""
         if not bool(torch.isfinite(logits_V).all()):
             yield self._end(row, "failed")
@@ -270,7 +270,7 @@ class Engine:
         if row.written == row.request.max_new_tokens:
             yield self._end(row, "length")
 
-    def _end(self, row: Row, reason: Reason) -> Done:
+    def _end(self, row: Writing, reason: Reason) -> Done:
         number = self._rows.index(row)
         self._cache.leave(number)
         last = self._rows.pop()

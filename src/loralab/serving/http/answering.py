@@ -13,7 +13,7 @@ from loralab.serving.text import TextSoFar
 
 
 @dataclass(frozen=True)
-class Piece:
+class TextPiece:
     """What a token, or the end, added to an answer."""
 
     text: str
@@ -29,7 +29,7 @@ async def pieces(
     version: Version | None,
     stops: Sequence[str],
     seconds: float,
-) -> AsyncIterator[Piece]:
+) -> AsyncIterator[TextPiece]:
     """The answer as it is written; its last piece has the reason. Whoever stops listening ends it.
 
     Raises TimeoutError after `seconds`.
@@ -53,11 +53,11 @@ def _call(loop: asyncio.AbstractEventLoop, events: "asyncio.Queue[Event]", event
         loop.call_soon_threadsafe(events.put_nowait, event)
 
 
-def _piece(event: Event, text: TextSoFar) -> Piece:
+def _piece(event: Event, text: TextSoFar) -> TextPiece:
     if isinstance(event, Done):
-        return Piece(text.finish(), reason=event.reason)
+        return TextPiece(text.finish(), reason=event.reason)
     new = text.add(event.id)
-    return Piece(new, (event,), "stop" if text.stopped else None)
+    return TextPiece(new, (event,), "stop" if text.stopped else None)
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class Answer:
     reason: Reason
 
 
-async def whole(answer: AsyncIterator[Piece]) -> Answer:
+async def whole(answer: AsyncIterator[TextPiece]) -> Answer:
     """All pieces together."""
     found = [piece async for piece in answer]
     tokens = tuple(token for piece in found for token in piece.tokens)

@@ -10,7 +10,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
 
 from loralab.errors import LoralabError, NotFoundError, UnknownAdapterError
-from loralab.serving.http.bodies import Asked, ChatBody, CompletionBody, LoadBody, UnloadBody
+from loralab.serving.http.bodies import ChatBody, CompletionBody, CompletionFields, LoadBody, UnloadBody
 from loralab.serving.http.completing import Completion
 from loralab.serving.http.server import Refused, Server, same
 from loralab.serving.http.shapes import error
@@ -118,7 +118,7 @@ def _add_completions(app: FastAPI, server: Server) -> None:
         return await _complete(server, body, request)
 
 
-async def _complete(server: Server, body: Asked, request: Request) -> Response:
+async def _complete(server: Server, body: CompletionFields, request: Request) -> Response:
     if server.service.waiting >= server.config.waiting:
         raise Refused(429, f"{server.config.waiting} requests are waiting, the most that may", "rate_limit_error")
     version = await asyncio.to_thread(server.version, body.model)

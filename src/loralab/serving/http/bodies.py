@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from loralab.serving.engine.request import Sampling
+from loralab.serving.engine.request import Drawing
 
 MOST_STOPS = 16
 MOST_ANSWERS = 16
@@ -29,7 +29,7 @@ class StreamOptions(Body):
     include_usage: bool = False
 
 
-class Asked(Body):
+class CompletionFields(Body):
     """What both kinds of completion share."""
 
     model: str
@@ -52,9 +52,9 @@ class Asked(Body):
         """The texts that end an answer."""
         return [self.stop] if isinstance(self.stop, str) else self.stop or []
 
-    def sampling(self, seed: int) -> Sampling:
+    def sampling(self, seed: int) -> Drawing:
         """In the engine's words; OpenAI's default temperature is 1."""
-        return Sampling(
+        return Drawing(
             temperature=1.0 if self.temperature is None else self.temperature,
             top_p=1.0 if self.top_p is None else self.top_p,
             top_k=max(0, self.top_k or 0),
@@ -65,7 +65,7 @@ class Asked(Body):
         )
 
 
-class CompletionBody(Asked):
+class CompletionBody(CompletionFields):
     """POST /v1/completions."""
 
     prompt: Text | list[Text] | list[int] | list[list[int]]
@@ -97,7 +97,7 @@ class MessageBody(Body):
         return {"role": "system" if self.role == "developer" else self.role, "content": texts}
 
 
-class ChatBody(Asked):
+class ChatBody(CompletionFields):
     """POST /v1/chat/completions."""
 
     messages: Annotated[list[MessageBody], Field(min_length=1)]

@@ -7,8 +7,8 @@ from collections.abc import AsyncIterator, Sequence
 
 from loralab.errors import SpecError
 from loralab.serving.engine.request import Request
-from loralab.serving.http.answering import Piece, pieces, whole
-from loralab.serving.http.bodies import Asked, ChatBody, CompletionBody
+from loralab.serving.http.answering import TextPiece, pieces, whole
+from loralab.serving.http.bodies import ChatBody, CompletionBody, CompletionFields
 from loralab.serving.http.server import Refused, Server, sse
 from loralab.serving.http.shapes import Shape, error
 from loralab.serving.registry import Version
@@ -19,7 +19,7 @@ TOO_LONG = "the request took longer than the server allows"
 class Completion:
     """One body, being answered: a request for every prompt and every one of `n` answers to it."""
 
-    def __init__(self, server: Server, body: Asked, version: Version | None) -> None:
+    def __init__(self, server: Server, body: CompletionFields, version: Version | None) -> None:
         self._server, self._body, self._version = server, body, version
         prompts, most, top = _asked(server, body)
         _check_biases(server, body)
@@ -59,7 +59,7 @@ class Completion:
             yield sse(error(TOO_LONG, "timeout_error"))
 
     async def _events(self) -> AsyncIterator[str]:
-        queue: asyncio.Queue[tuple[int, Piece]] = asyncio.Queue()
+        queue: asyncio.Queue[tuple[int, TextPiece]] = asyncio.Queue()
         new, left = 0, len(self.requests)
         async with asyncio.TaskGroup() as group:
             for index, request in enumerate(self.requests):
@@ -75,11 +75,11 @@ class Completion:
             yield sse(self._shape.usage(self._prompt_tokens, new))
         yield sse("[DONE]")
 
-    async def _put(self, queue: "asyncio.Queue[tuple[int, Piece]]", index: int, request: Request) -> None:
+    async def _put(self, queue: "asyncio.Queue[tuple[int, TextPiece]]", index: int, request: Request) -> None:
         async for piece in self._pieces(request):
             queue.put_nowait((index, piece))
 
-    async def _pieces(self, request: Request) -> AsyncIterator[Piece]:
+    async def _pieces(self, request: Request) -> AsyncIterator[TextPiece]:
         """The pieces, counted."""
         server, counts, model = self._server, self._server.counts, self._body.model
         counts.requests[model] += 1
@@ -101,13 +101,13 @@ class Completion:
         return sum(map(len, self._prompts))
 
 
-def _check_biases(server: Server, body: Asked) -> None:
+def _check_biases(server: Server, body: CompletionFields) -> None:
     unknown = [id for id in body.logit_bias or {} if not id.isdecimal() or int(id) >= server.vocabulary]
     if unknown:
         raise SpecError(f"logit_bias: {unknown[0]!r} is no token id of the model, which has {server.vocabulary}")
 
 
-def _asked(server: Server, body: Asked) -> tuple[list[tuple[int, ...]], int | None, int | None]:
+def _asked(server: Server, body: CompletionFields) -> tuple[list[tuple[int, ...]], int | None, int | None]:
     """(prompts, most new tokens, likeliest tokens to tell)."""
     if isinstance(body, ChatBody):
         prompt = server.chat_ids([message.plain() for message in body.messages])

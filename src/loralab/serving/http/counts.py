@@ -30,7 +30,7 @@ class Histogram:
         yield f"{name}_count {self._count}"
 
 
-class Counts:
+class ServedCounts:
     """Requests and tokens by model, answers by how they ended, and times."""
 
     def __init__(self) -> None:

@@ -13,7 +13,7 @@ from loralab.generation.generate import end_ids
 from loralab.nn.tensors import tensor_of
 from loralab.serving.engine.engine import EngineConfig
 from loralab.serving.engine.trial import refuse_unservable
-from loralab.serving.http.counts import Counts
+from loralab.serving.http.counts import ServedCounts
 from loralab.serving.registry import Registry, Version
 from loralab.serving.service import Service
 
@@ -60,7 +60,7 @@ class Server:
         self.ends = frozenset(end_ids(model, tokenizer))
         self.vocabulary = len(tensor_of(model.get_input_embeddings(), "weight"))
         self.started = int(time.time())
-        self.counts = Counts()
+        self.counts = ServedCounts()
 
     def version(self, name: str) -> Version | None:
         """The adapter of this name; None for the base. UnknownAdapterError for a name that is neither."""

@@ -7,7 +7,7 @@ from typing import Any
 from uuid import uuid4
 
 from loralab.serving.engine.request import Reason, Token
-from loralab.serving.http.answering import Answer, Piece
+from loralab.serving.http.answering import Answer, TextPiece
 from loralab.serving.http.server import Server
 
 ENDED: dict[Reason, str] = {"stop": "stop", "length": "length", "cancelled": "stop", "failed": "error"}
@@ -50,7 +50,7 @@ class Shape:
         """The first event of a streamed chat."""
         return self._chunk({"index": index, "delta": {"role": "assistant", "content": ""}, "finish_reason": None})
 
-    def piece(self, index: int, piece: Piece) -> dict[str, Any]:
+    def piece(self, index: int, piece: TextPiece) -> dict[str, Any]:
         """A streamed piece."""
         said = {"delta": {"content": piece.text} if piece.text else {}} if self.chat else {"text": piece.text}
         reason = None if piece.reason is None else ENDED[piece.reason]
