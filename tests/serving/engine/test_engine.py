@@ -8,7 +8,7 @@ import torch
 import loralab as ll
 from loralab.errors import SpecError
 from loralab.serving.engine.engine import Engine, EngineConfig
-from loralab.serving.engine.request import Done, Drawing, Request, Token
+from loralab.serving.engine.request import Done, Request, SamplingSettings, Token
 from serving.causal import CAUSAL, LENGTH, adapt, causal, plainly, prompts
 
 LENGTHS = (1, 3, 17, 9, 30, 2, 12, 5)
@@ -174,7 +174,7 @@ def test_values_that_are_not_finite_end_their_own_request_alone() -> None:
 
 def test_a_seed_draws_the_same_whatever_else_is_there() -> None:
     engine, _ = small()
-    hot = Drawing(temperature=1.5, top_k=20, top_p=0.9, seed=7)
+    hot = SamplingSettings(temperature=1.5, top_k=20, top_p=0.9, seed=7)
     alone = answered(engine, [Request(prompt=(5, 6, 7), max_new_tokens=10, sampling=hot)])[0]
     others = [Request(prompt=tuple(each), max_new_tokens=10, adapter="b") for each in prompts(3, 12)]
     asked = Request(prompt=(5, 6, 7), max_new_tokens=10, sampling=hot)

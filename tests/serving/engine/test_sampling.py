@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import TopKLogitsWarper, TopPLogitsWarper
 
-from loralab.serving.engine.request import Drawing, Request
+from loralab.serving.engine.request import Request, SamplingSettings
 from loralab.serving.engine.sampling import Chooser
 
 SCORES = torch.tensor([2.0, 1.0, 0.5, 0.0, -1.0, -3.0])
@@ -16,7 +16,7 @@ def drawn(scores: torch.Tensor, count: int, **settings: object) -> Counter[int]:
     """How often each token is drawn, each time by another seed."""
     found: Counter[int] = Counter()
     for seed in range(count):
-        asked = Request(prompt=(0,), max_new_tokens=1, sampling=Drawing(seed=seed, **settings))  # type: ignore[arg-type]
+        asked = Request(prompt=(0,), max_new_tokens=1, sampling=SamplingSettings(seed=seed, **settings))  # type: ignore[arg-type]
         found[Chooser(asked).choose(scores).id] += 1
     return found
 
@@ -37,18 +37,18 @@ def test_tokens_come_as_often_as_transformers_says(top_k: int, top_p: float) -> 
 
 def test_penalties_count_what_was_written() -> None:
     chooser = Chooser(
-        Request(prompt=(0,), max_new_tokens=9, sampling=Drawing(presence_penalty=0.9, frequency_penalty=0.4))
+        Request(prompt=(0,), max_new_tokens=9, sampling=SamplingSettings(presence_penalty=0.9, frequency_penalty=0.4))
     )
     assert [chooser.choose(SCORES).id for _ in range(4)] == [0, 1, 0, 2]
 
 
 def test_a_bias_moves_a_token() -> None:
-    asked = Request(prompt=(0,), max_new_tokens=1, sampling=Drawing(logit_bias={5: 100.0, 0: -100.0}))
+    asked = Request(prompt=(0,), max_new_tokens=1, sampling=SamplingSettings(logit_bias={5: 100.0, 0: -100.0}))
     assert Chooser(asked).choose(SCORES).id == 5
 
 
 def test_logprobs_are_the_models_own() -> None:
-    asked = Request(prompt=(0,), max_new_tokens=1, sampling=Drawing(logit_bias={5: 100.0}), logprobs=2)
+    asked = Request(prompt=(0,), max_new_tokens=1, sampling=SamplingSettings(logit_bias={5: 100.0}), logprobs=2)
     token = Chooser(asked).choose(SCORES)
     own = SCORES.log_softmax(-1)
     assert token.logprob == pytest.approx(float(own[5]))

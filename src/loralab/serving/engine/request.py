@@ -10,7 +10,7 @@ finite."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Drawing:
+class SamplingSettings:
     """How the next token is chosen from the scores of all. Without a temperature it is the likeliest."""
 
     temperature: float = 0.0
@@ -36,7 +36,7 @@ class Request:
     max_new_tokens: int
     adapter: str | None = None
     """The key of an adapter that the engine holds; None: the base."""
-    sampling: Drawing = Drawing()
+    sampling: SamplingSettings = SamplingSettings()
     ends: frozenset[int] = frozenset()
     """Tokens that end the answer, which does not hold them."""
     logprobs: int | None = None

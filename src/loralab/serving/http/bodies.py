@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from loralab.serving.engine.request import Drawing
+from loralab.serving.engine.request import SamplingSettings
 
 MOST_STOPS = 16
 MOST_ANSWERS = 16
@@ -52,9 +52,9 @@ class CompletionFields(Body):
         """The texts that end an answer."""
         return [self.stop] if isinstance(self.stop, str) else self.stop or []
 
-    def sampling(self, seed: int) -> Drawing:
+    def sampling(self, seed: int) -> SamplingSettings:
         """In the engine's words; OpenAI's default temperature is 1."""
-        return Drawing(
+        return SamplingSettings(
             temperature=1.0 if self.temperature is None else self.temperature,
             top_p=1.0 if self.top_p is None else self.top_p,
             top_k=max(0, self.top_k or 0),
