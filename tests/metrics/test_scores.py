@@ -30,6 +30,9 @@ def test_what_does_not_pair_up(references: list[list[str]]) -> None:
         ("loss", 1.0, 3.0, (0.0, 4.0)),
         ("perplexity", 2.0, 3.0, (1.0, 5.0)),
         ("accuracy", 101.0, 0.5, (100.5, 101.0)),
+        ("cider", 9.9, 0.5, (9.4, 10.0)),
+        ("reward_margin", -3.0, 1.0, (-4.0, -2.0)),
+        ("unparsable", 150.0, 20.0, (130.0, 170.0)),
     ],
 )
 def test_an_interval_ends_where_its_metric_does(

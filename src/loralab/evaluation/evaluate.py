@@ -48,7 +48,7 @@ class Evaluation:
     for values the mean squared error, for pairs of answers the objective's mean; None where the labels are not known.
     """
     metrics: dict[str, float]
-    """By the names and in the units of the README's table of metrics; `perplexity` is e to the loss."""
+    """By the names and in the units of docs/reference/metrics.md; `perplexity` is e to the loss."""
     parts: dict[str, dict[str, float]]
     """The task's metrics of each part of the split (WebNLG: seen, unseen), where it has parts."""
     samples: tuple[Sample, ...]

@@ -21,7 +21,7 @@ class Scored:
     """The scores of one system's outputs."""
 
     metrics: dict[str, float]
-    """By the names of the README's table of metrics."""
+    """By the names of docs/reference/metrics.md."""
     parts: dict[str, dict[str, float]]
     """The scores of each part of the split (WebNLG: seen, unseen), where it has parts."""
     notes: tuple[str, ...]

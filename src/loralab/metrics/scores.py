@@ -10,7 +10,8 @@ from loralab.errors import DataError
 LOWER_IS_BETTER = ("loss", "perplexity", "ter", "unparsable")
 """Metrics that measure an error."""
 
-_FROM_ZERO = ("loss", "nist", "cider", "ter")
+_FROM_ZERO = ("loss", "nist", "ter", "unparsable")
+_OTHERS = {"perplexity": (1.0, math.inf), "cider": (0.0, 10.0), "reward_margin": (-math.inf, math.inf)}
 _CORRELATIONS = ("matthews", "pearson", "spearman")
 
 
@@ -37,8 +38,8 @@ def bounds(name: str) -> tuple[float, float]:
     """The smallest and the largest value that the metric `name` can have, in the units of docs/reference/metrics.md."""
     if name in _FROM_ZERO:
         return 0.0, math.inf
-    if name == "perplexity":
-        return 1.0, math.inf
+    if name in _OTHERS:
+        return _OTHERS[name]
     return (-100.0 if name in _CORRELATIONS else 0.0), 100.0
 
 
