@@ -33,8 +33,8 @@ class MethodRow:
     """Field → the setting that it takes, where that has another name; None: no setting."""
     delta: str | type[Any] | None = None
     """Its LowRankDelta where that is not a plain pair: `module:Class`, or the class itself."""
-    settings: tuple[str, ...]
-    """The settings that it takes, but for those that `fixed` decides."""
+    settings: tuple[str, ...] = _SCALED
+    """The settings that it takes, but for those that `fixed` decides; by default a low-rank method's."""
     sized_by: Literal["rank", "size", "positions"] | None = None
     """What makes it larger or smaller: a rank, a bottleneck's width, a number of inserted positions."""
     alone: bool = False

@@ -12,6 +12,7 @@ from loralab.errors import LoralabError
 from loralab.planning.config import LARGEST, PlanConfig
 from loralab.planning.gpu import bytes_of
 from loralab.planning.training import PlannedTraining, planned
+from loralab.progress import tracked
 
 HALF = 2
 """Bytes of a 16-bit number."""
@@ -101,7 +102,7 @@ def _recipe(training: PlannedTraining, room: int) -> tuple[list[Change], Planned
     """The changes up to the first that makes it fit, and the training with all of them."""
     changes: list[Change] = []
     total = training.memory(training.config.batch_size).total
-    for way in _WAYS:
+    for way in tracked(_WAYS, "ways to save memory"):
         while total > room and (found := way(training, room)) is not None:
             changed = _taken(found.config)
             after = total if changed is None else changed.memory(found.config.batch_size).total

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from loralab.cli.main import main
-from tiny import write_bert, write_t5
+from tiny import write_bert, write_pairs, write_t5
 
 FEW = ["--max-new-tokens", "6"]
 Talk = Callable[..., dict[str, Any]]
@@ -71,6 +71,17 @@ def test_the_first_adapter_answers_until_another_is_asked(model: Path, adapters:
     assert (answers(said), said["adapter"]) == (alone[1], "pairs")
     assert talk("", "--model", model, "--adapter", f"{talks},{pairs}")["adapter"] == "talks"
     assert alone[0] != alone[1]
+
+
+def test_a_runs_checkpoint_answers_under_the_runs_name(model: Path, tmp_path: Path, talk: Talk) -> None:
+    run, data = tmp_path / "run", write_pairs(tmp_path / "data")
+    flags = ["--model", model, "--task", "jsonl", "--data", data, "--out", run, "--eval-limit", 0, "--lr", 0.1]
+    assert main(["train", *map(str, [*flags, "--steps", 4, "--save-every", 2])]) == 0
+    at_two = ["--model", model, "--adapter", run, "--checkpoint", 2]
+    said = talk("say a:\n", *at_two)
+    assert said["adapter"] == "run"
+    folder = run / "checkpoints" / "step-00000002"
+    assert answers(said) == answers(talk("say a:\n", "--model", model, "--adapter", folder))
 
 
 def test_the_model_sees_what_was_said(model: Path, talk: Talk) -> None:

@@ -4,12 +4,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from loralab.cli.flags import Loading, NamesModel
+from loralab.cli.flags import ChoosesCheckpoint, Loading, NamesModel
 from loralab.cli.opening import Wanted, load_adapter, load_base, say
 from loralab.cli.verb import Answer, Verb
 from loralab.cli.writers import wanted_writer
 from loralab.errors import AdapterFileError, SpecError
-from loralab.formats.checkpoints import refuse_unfinished
+from loralab.formats.checkpoints import checkpoint_folder, refuse_unfinished
 from loralab.generation.config import GenerationConfig
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ SHARE_FOR_ANSWERS = 2
 
 
 @dataclass(frozen=True, kw_only=True)
-class ChatConfig(NamesModel, Loading):
+class ChatConfig(NamesModel, Loading, ChoosesCheckpoint):
     """The flags of `loralab chat`."""
 
     adapter: tuple[str, ...] = ()
@@ -86,7 +86,7 @@ def _speaker(config: ChatConfig) -> "ModelSpeaker":
     from loralab.generation.speaker import ModelSpeaker
     from loralab.methods.prefix.update import text_room
 
-    named = _by_name(config.adapter)
+    named = _by_name(config.adapter, config.checkpoint)
     wanted = {name: wanted_writer(config.model, path, config.labels) for name, path in named.items()}
     loaded = _load(config, named, next(iter(wanted.values()), None) or wanted_writer(config.model, None, config.labels))
     if config.system is not None and loaded.tokenizer.chat_template is None:
@@ -99,15 +99,18 @@ def _speaker(config: ChatConfig) -> "ModelSpeaker":
     return ModelSpeaker(loaded.model, loaded.tokenizer, generation, text_room, of_turns, tuple(named))
 
 
-def _by_name(paths: tuple[str, ...]) -> dict[str, str]:
-    """Name → path: the folder's name, as a server calls them. Raises SpecError for two of one name."""
+def _by_name(paths: tuple[str, ...], checkpoint: str | None) -> dict[str, str]:
+    """Name → path: the folder's name, as a server calls them, and the folder; of a run, that of its checkpoint. Raises
+    SpecError for two of one name.
+    """
     named: dict[str, str] = {}
     for path in paths:
-        refuse_unfinished(path)
+        if checkpoint is None:
+            refuse_unfinished(path)
         name = Path(path).resolve().stem if Path(path).is_file() else Path(path).resolve().name
         if name in named:
             raise SpecError(f"--adapter {named[name]} and {path} have the same name, {name!r}; rename one of them")
-        named[name] = path
+        named[name] = path if checkpoint is None else str(checkpoint_folder(path, checkpoint))
     return named
 
 
