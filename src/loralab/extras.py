@@ -27,7 +27,7 @@ EXTRAS: Mapping[str, Mapping[str, str]] = {
     },
     "mlflow": {"mlflow": "mlflow"},
     "plots": {"matplotlib": "matplotlib"},
-    "serve": {"fastapi": "fastapi", "pydantic": "pydantic", "uvicorn": "uvicorn"},
+    "serve": {"fastapi": "fastapi", "uvicorn": "uvicorn"},
     "trackio": {"trackio": "trackio"},
     "wandb": {"wandb": "wandb"},
 }
