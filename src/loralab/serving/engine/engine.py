@@ -20,8 +20,10 @@ from transformers import DynamicCache, PreTrainedModel
 from loralab.errors import SpecError
 from loralab.models.context import context_length
 from loralab.nn.mode import evaluating
-from loralab.serving.engine.bank import FactorBank, Pairs
+from loralab.serving.engine.bank import Pairs
 from loralab.serving.engine.cache import RowCache
+from loralab.serving.engine.decoder import Decoder, PlainDecoder
+from loralab.serving.engine.fused.trial import decoder_for
 from loralab.serving.engine.request import Done, Event, Reason, Request
 from loralab.serving.engine.sampling import Chooser
 
@@ -39,6 +41,10 @@ class EngineConfig:
     """Tokens of prompt and answer together; without it the model's context, 2,048 at most."""
     chunk: int = 256
     """Tokens of a prompt that are read between two steps."""
+    fused: bool = True
+    """Decode a known family by fused blocks, where a trial shows that they compute the same."""
+    pack: bool = True
+    """Keep a second copy of the weights in a layout that is quicker for few rows, where there is one."""
 
 
 @dataclass(eq=False)
@@ -62,7 +68,8 @@ class Engine:
     def __init__(self, model: PreTrainedModel, config: EngineConfig | None = None) -> None:
         self.config = config or EngineConfig()
         self.length = _length(model, self.config.length)
-        self.bank = FactorBank(model)
+        self._decoder = self._chosen_decoder(model)
+        self.bank = self._decoder.bank
         self._model = model
         self._cache = RowCache(max(2, self.config.rows), self.length + self.config.chunk)
         self._waiting: OrderedDict[str | None, deque[Request]] = OrderedDict()
@@ -73,6 +80,16 @@ class Engine:
         self._cancelled: set[Request] = set()
         takes = inspect.signature(model.forward).parameters
         self._last_logits_only = {"logits_to_keep": 1} if "logits_to_keep" in takes else {}
+
+    def _chosen_decoder(self, model: PreTrainedModel) -> Decoder:
+        if not self.config.fused:
+            return PlainDecoder(model, "nothing else was asked for")
+        return decoder_for(model, self.config.rows, self.length, self.config.pack)
+
+    @property
+    def how(self) -> str:
+        """A sentence: how it decodes, and why."""
+        return self._decoder.how
 
     # -- adapters -------------------------------------------------------------------------------------------------
 
@@ -237,24 +254,10 @@ class Engine:
         if not self._rows:
             return
         rows = list(self._rows)
-        logits_RV = self._decode(rows)
+        logits_RV = self._decoder.logits([row.last for row in rows], [row.request.adapter for row in rows], self._cache)
         self._cache.advance()
-        for row, logits_V in zip(rows, logits_RV, strict=False):
+        for row, logits_V in zip(rows, logits_RV, strict=True):
             yield from self._written(row, logits_V)
-
-    def _decode(self, rows: list[Writing]) -> Tensor:
-        """The logits [R, V] behind every row's newest token; a row that is alone is computed twice."""
-        numbers = list(range(len(rows))) if len(rows) > 1 else [0, 0]
-        device = self._model.device
-        with self.bank.seen_by([rows[number].request.adapter for number in numbers]):
-            logits_R1V: Tensor = self._model(
-                input_ids=torch.tensor([[rows[number].last] for number in numbers], device=device),
-                attention_mask=self._cache.mask(numbers, device),
-                position_ids=self._cache.positions(numbers, device),
-                past_key_values=self._cache,
-                use_cache=True,
-            ).logits
-        return logits_R1V[:, -1]
 
     def _written(self, row: Writing, logits_V: Tensor) -> Iterator[Event]:
         """The token that follows, and the end of the answer where it is one."""
