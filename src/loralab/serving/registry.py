@@ -57,7 +57,7 @@ class Version:
 
 
 @dataclass(eq=False)
-class Loading:
+class VersionReading:
     """An adapter that is being read."""
 
     name: str
@@ -96,7 +96,7 @@ class Registry:
         self._hidden: set[str] = set()
         self._versions: OrderedDict[str, Version] = OrderedDict()
         self._verdicts: dict[str, Verdict] = {}
-        self._loading: dict[str, Loading] = {}
+        self._loading: dict[str, VersionReading] = {}
 
     # -- asking ---------------------------------------------------------------------------------------------------
 
@@ -180,7 +180,7 @@ class Registry:
 
     # -- reading --------------------------------------------------------------------------------------------------
 
-    def _asked(self, name: str, signature: Signature) -> Loading:
+    def _asked(self, name: str, signature: Signature) -> VersionReading:
         """What is known of a folder with this signature, what is being read of it, or a reading that begins now."""
         with self._lock:
             known = self._known(name, signature)
@@ -189,15 +189,15 @@ class Registry:
             before = self._loading.get(name)
             if before is not None and before.signature == signature:
                 return before
-            loading = self._loading[name] = Loading(name, signature)
+            loading = self._loading[name] = VersionReading(name, signature)
             self._loaders.submit(self._load, loading, before)
             return loading
 
-    def _known(self, name: str, signature: Signature) -> Loading | None:
+    def _known(self, name: str, signature: Signature) -> VersionReading | None:
         verdict = self._verdicts.get(name)
         if verdict is None or verdict.signature != signature:
             return None
-        loading = Loading(name, signature)
+        loading = VersionReading(name, signature)
         if isinstance(verdict.found, LoralabError):
             if time.monotonic() - verdict.since > REFUSED_SECONDS:
                 return None
@@ -210,7 +210,7 @@ class Registry:
         loading.version.set_result(version)
         return loading
 
-    def _load(self, loading: Loading, before: Loading | None) -> None:
+    def _load(self, loading: VersionReading, before: VersionReading | None) -> None:
         """In a thread of the registry's: read, publish and tell all who wait; one reading of a name at a time."""
         if before is not None:
             wait([before.version])
@@ -229,7 +229,7 @@ class Registry:
         else:
             loading.version.set_result(version)
 
-    def _read(self, loading: Loading) -> tuple[Version, Signature]:
+    def _read(self, loading: VersionReading) -> tuple[Version, Signature]:
         """The content, and the signature that its folder had before and after."""
         path, name = loading.signature.path, loading.name
         for _ in range(ATTEMPTS):
@@ -252,7 +252,7 @@ class Registry:
             known = self._versions.get(key)
         return known or Version(name, key, read_pairs(path, self._model, self._with_rows))
 
-    def _published(self, loading: Loading, version: Version, signature: Signature) -> Version:
+    def _published(self, loading: VersionReading, version: Version, signature: Signature) -> Version:
         """Under the lock: the version is what its name means now, unless the name was unloaded meanwhile."""
         self._leave(loading)
         if loading.void:
@@ -263,11 +263,11 @@ class Registry:
         self._keep(version)
         return version
 
-    def _leave(self, loading: Loading) -> None:
+    def _leave(self, loading: VersionReading) -> None:
         if self._loading.get(loading.name) is loading:
             del self._loading[loading.name]
 
-    def _judge(self, loading: Loading, verdict: Verdict) -> None:
+    def _judge(self, loading: VersionReading, verdict: Verdict) -> None:
         """Remember what a signature stands for, where it is sure to change with the content."""
         self._verdicts.pop(loading.name, None)
         if verdict.signature.is_settled and not loading.void:
