@@ -84,6 +84,10 @@ class Shelf:
         """Room for more columns."""
         self.A, self.B = _longer(self.A, capacity), [_longer(B, capacity) for B in self.B]
 
+    def keep(self, columns: Sequence[int]) -> None:
+        """These columns and no others."""
+        self.A, self.B = self.A[columns], [B[columns] for B in self.B]
+
     def add_to(self, h: Mapping[str, Tensor], x_RI: Tensor, seen: Seen) -> None:
         """h += (x Aᵀ ∘ mask) B for all modules here, whose outputs h [R, O] are given by path."""
         u_RCP = nn.functional.linear(x_RI, self.A[seen.columns].flatten(0, 1)).view(len(x_RI), -1, len(self.paths))
@@ -158,15 +162,17 @@ class FactorBank:
 
     @torch.inference_mode()
     def remove(self, key: str) -> None:
-        """Zero an adapter's columns and let others have them; a shelf that no adapter uses any more is freed."""
+        """Zero an adapter's columns and let others have them; a shelf that no adapter uses any more is freed.
+
+        Columns are, once three of four are unused: those in use move together then.
+        """
         extent = self._extents.pop(key)
         for path in self._adapted.pop(key):
             shelf = self._shelves[self._together.get(path, (path,))]
             shelf.clear(path, extent)
             if shelf.is_empty:
                 self._drop(self._together.get(path, (path,)))
-        if not self._extents:
-            self._capacity = 0
+        self._shrink()
 
     def close(self) -> None:
         """Take everything off the model."""
@@ -191,6 +197,18 @@ class FactorBank:
         self._capacity = max(columns, 2 * self._capacity)
         for shelf in self._shelves.values():
             shelf.grow(self._capacity)
+
+    def _shrink(self) -> None:
+        placed = sorted(self._extents.items(), key=lambda each: each[1].start)
+        columns = [column for _, extent in placed for column in range(extent.start, extent.stop)]
+        if len(columns) > self._capacity // 4:
+            return
+        for shelf in self._shelves.values():
+            shelf.keep(columns)
+        start, self._capacity = 0, len(columns)
+        for key, extent in placed:
+            self._extents[key] = Extent(start, start + extent.stop - extent.start)
+            start = self._extents[key].stop
 
     def _shelf_for(self, path: str, in_features: int) -> Shelf:
         paths = self._together.get(path, (path,))
