@@ -1,15 +1,16 @@
-"""One step of decoding: the newest token of every row in, the logits behind it out.
+"""One step of decoding: the newest token of every row in, the logits behind it out; and the reading of prompts.
 
 A decoder is the reusable piece under the engine. It owns the bank with the adapters' factors and writes to a cache that
 it is given; which rows there are, what they ask for and what is chosen from the logits is not its business.
 """
 
+import inspect
 from collections.abc import Sequence
 from typing import Protocol
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
+from transformers import DynamicCache, PreTrainedModel
 
 from loralab.nn.mode import evaluating
 from loralab.serving.engine.bank import FactorBank
@@ -34,7 +35,13 @@ class Decoder(Protocol):
         """The logits [R, V] behind token `ids[r]` of row r, answered by adapter `adapters[r]` (None: the base).
 
         The keys and values of these tokens are written to column `cache.now`; call `cache.advance()` before the next
-        step. To be called in inference mode.
+        step. To be called in inference mode, as `read` is.
+        """
+
+    def read(self, ids: Sequence[int], adapter: str | None, cache: DynamicCache) -> Tensor:
+        """The logits [V] behind the last of these tokens, which follow the text that `cache` holds and join it there.
+
+        Read a text alone and by the same chunks, of two tokens at least, and it gives the same bits each time.
         """
 
 
@@ -44,6 +51,8 @@ class PlainDecoder:
     def __init__(self, model: PreTrainedModel, why: str) -> None:
         self.bank = FactorBank(model)
         self._model, self._why = model, why
+        takes = inspect.signature(model.forward).parameters
+        self._last_logits_only = {"logits_to_keep": 1} if "logits_to_keep" in takes else {}
 
     @property
     def how(self) -> str:
@@ -67,6 +76,20 @@ class PlainDecoder:
                 use_cache=True,
             ).logits
         return logits_R1V[: len(ids), -1]
+
+    def read(self, ids: Sequence[int], adapter: str | None, cache: DynamicCache) -> Tensor:
+        """See `Decoder`."""
+        read, device = cache.get_seq_length(), self._model.device
+        with self.bank.seen_by([adapter]), evaluating(self._model):
+            logits_1TV: Tensor = self._model(
+                input_ids=torch.tensor([[*ids]], device=device),
+                attention_mask=torch.ones(1, read + len(ids), dtype=torch.long, device=device),
+                position_ids=torch.arange(read, read + len(ids), device=device)[None],
+                past_key_values=cache,
+                use_cache=True,
+                **self._last_logits_only,
+            ).logits
+        return logits_1TV[0, -1]
 
 
 def rows_of(rows: int, least: int) -> list[int]:

@@ -1,16 +1,20 @@
-"""Attention of one token a row over what a cache holds of it, and the rotation of queries and keys by position.
+"""Attention over what a cache holds, and the rotation of queries and keys by position.
+
+One token a row attends (`attend`), or a chunk of one text (`attend_among`).
 
     S = s·Q·Kᵀ,   S ← c·tanh(S/c) where it is capped,   P = softmax(S + mask),   O = P·V
 
 Grouped keys and values are used as they are: the query heads of one key head are rows of one product.
 
-Shapes: R rows, G key heads, Q query heads, N columns of the cache, D head width, P positions, U rotated part of D.
+Shapes: R rows, T tokens, G key heads, Q query heads, N columns of the cache, D head width, P positions, U rotated part
+of D.
 """
 
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 
 @dataclass(frozen=True)
@@ -45,6 +49,27 @@ class Turn:
         swapped = torch.cat((x[..., width // 2 :], x[..., : width // 2]), -1)
         turned = torch.addcmul(x * self.cos, swapped, self.sin)
         return torch.cat((turned, rest), -1) if rest.shape[-1] else turned
+
+
+def attend_among(
+    query_TQD: Tensor, key_GND: Tensor, value_GND: Tensor, window: int | None, scale: float, cap: float | None
+) -> Tensor:
+    """[T, Q·D] of the newest T of a text's N tokens, each of which sees those up to itself, at most a window."""
+    tokens, columns = len(query_TQD), key_GND.shape[1]
+    query_QTD = query_TQD.transpose(0, 1)
+    ages_TN = torch.arange(columns - tokens, columns)[:, None] - torch.arange(columns)
+    seen_TN = (ages_TN >= 0) if window is None else (ages_TN >= 0) & (ages_TN < window)
+    seen_TN = seen_TN.to(query_TQD.device)
+    if cap is None:
+        o_QTD = F.scaled_dot_product_attention(
+            query_QTD[None], key_GND[None], value_GND[None], seen_TN, scale=scale, enable_gqa=True
+        )[0]
+    else:
+        repeats = len(query_QTD) // len(key_GND)
+        scores = (query_QTD @ key_GND.repeat_interleave(repeats, 0).mT).mul_(scale).div_(cap).tanh_().mul_(cap)
+        weights = scores.masked_fill_(~seen_TN, -torch.inf).softmax(-1, dtype=torch.float32).to(scores.dtype)
+        o_QTD = weights @ value_GND.repeat_interleave(repeats, 0)
+    return o_QTD.transpose(0, 1).flatten(1)
 
 
 def attend(

@@ -1,4 +1,4 @@
-"""The walk through a decoder's blocks: one token a row, from ids to logits.
+"""The walk through a decoder's blocks, from ids to logits: one token a row, or a chunk of one text.
 
     h = before(x)                    normalisation
     q, k, v = h Wᵀ                   one product, plus the adapters' columns
@@ -9,20 +9,22 @@ Everything that does not change from step to step is prepared: weights in the qu
 position, what a layer can look back to. Nothing here is believed of a model before `trial.py` has compared it with the
 model's own step.
 
-Shapes: R rows, H width, Q query heads, G key heads, D head width, V vocabulary.
+Shapes: R rows (or tokens of a chunk), N either, H width, Q query heads, G key heads, D head width, V vocabulary.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
+from transformers import DynamicCache
 
 from loralab.serving.engine.bank import FactorBank, Seen
-from loralab.serving.engine.cache import RowCache, RowLayer
+from loralab.serving.engine.cache import RowCache
 from loralab.serving.engine.decoder import rows_of
 from loralab.serving.engine.fused.anatomy import Anatomy, Block, Linears
-from loralab.serving.engine.fused.attention import Rotation, Turn, attend
+from loralab.serving.engine.fused.attention import Rotation, Turn, attend, attend_among
 from loralab.serving.engine.fused.norms import Norm, norm_of
 from loralab.serving.engine.fused.products import PackedProduct, Product, rows_are_apart
 
@@ -37,12 +39,65 @@ class Sight:
 
 
 @dataclass(frozen=True)
-class Step:
-    """What all layers share in one step."""
+class Heads:
+    """What a layer attends with: queries [N, Q, D], keys and values [N, G, D] of N new tokens."""
+
+    query: Tensor
+    key: Tensor
+    value: Tensor
+    scale: float
+    cap: float | None
+    window: int | None
+    layer: int
+
+
+class Step(Protocol):
+    """What all layers share in one step, and how they look back."""
+
+    @property
+    def seen(self) -> Seen | None:
+        """Columns of the bank."""
+
+    @property
+    def turns(self) -> dict[Rotation, Turn]:
+        """What the heads of these tokens are turned by."""
+
+    def attended(self, heads: Heads) -> Tensor:
+        """[N, Q·D], after the keys and values have gone into the cache."""
+
+
+@dataclass(frozen=True)
+class RowsStep:
+    """One token of every row."""
 
     seen: Seen | None
     turns: dict[Rotation, Turn]
+    cache: RowCache
     mask_R1N: Tensor | None
+
+    def attended(self, heads: Heads) -> Tensor:
+        """See `Step`."""
+        layer, mask, window = self.cache.row_layers[heads.layer], self.mask_R1N, heads.window
+        keys, values = layer.update(heads.key[:, :, None], heads.value[:, :, None])
+        if window is not None and keys.shape[2] > window:
+            keys, values = keys[:, :, -window:], values[:, :, -window:]
+            mask = None if mask is None else mask[..., -window:]
+        return attend(heads.query, keys, values, mask, heads.scale, heads.cap)
+
+
+@dataclass(frozen=True)
+class ChunkStep:
+    """Some tokens of one text."""
+
+    seen: Seen | None
+    turns: dict[Rotation, Turn]
+    cache: DynamicCache
+
+    def attended(self, heads: Heads) -> Tensor:
+        """See `Step`."""
+        key, value = (each.transpose(0, 1)[None] for each in (heads.key, heads.value))
+        keys, values = self.cache.update(key, value, heads.layer)
+        return attend_among(heads.query, keys[0], values[0], heads.window, heads.scale, heads.cap)
 
 
 class AdaptedProduct:
@@ -69,9 +124,10 @@ class AdaptedProduct:
 
 
 class FusedBlock:
-    """A block of a decoder, for one token a row."""
+    """A block of a decoder."""
 
-    def __init__(self, block: Block, sight: Sight, bank: FactorBank, packed_for: int | None) -> None:
+    def __init__(self, number: int, block: Block, sight: Sight, bank: FactorBank, packed_for: int | None) -> None:
+        self._number = number
         self._qkv, self._out, self._gate_up, self._down = (
             AdaptedProduct(each, bank, packed_for) for each in (block.qkv, block.out, block.gate_up, block.down)
         )
@@ -87,15 +143,15 @@ class FusedBlock:
         self._cap: float | None = getattr(block.attention, "attn_logit_softcapping", None)
         self.sight = sight
 
-    def __call__(self, x_RH: Tensor, layer: RowLayer, step: Step) -> Tensor:
+    def __call__(self, x_RH: Tensor, step: Step) -> Tensor:
         h_RH = x_RH if self._before_attention is None else self._before_attention(x_RH)
-        o_RI = self._attention(h_RH, layer, step)
+        o_RI = self._attention(h_RH, step)
         x_RH = _plus(x_RH, o_RI, self._out, self._after_attention, step.seen)
         h_RH = x_RH if self._before_gated is None else self._before_gated(x_RH)
         gate, up = self._gate_up(h_RH, step.seen).chunk(2, -1)
         return _plus(x_RH, self._activation(gate).mul_(up), self._down, self._after_gated, step.seen)
 
-    def _attention(self, h_RH: Tensor, layer: RowLayer, step: Step) -> Tensor:
+    def _attention(self, h_RH: Tensor, step: Step) -> Tensor:
         heads = self._qkv(h_RH, step.seen).view(len(h_RH), -1, self._width)
         groups = (heads.shape[1] - self._queries) // 2
         turn = step.turns[self.sight.rotation]
@@ -105,12 +161,8 @@ class FusedBlock:
         else:
             query = turn(self._normed(self._query_norm, heads[:, : self._queries]))
             key = turn(self._normed(self._key_norm, heads[:, self._queries : self._queries + groups]))
-        keys, values = layer.update(key[:, :, None], heads[:, self._queries + groups :, None])
-        mask = step.mask_R1N
-        if self.sight.window is not None and keys.shape[2] > self.sight.window:
-            keys, values = keys[:, :, -self.sight.window :], values[:, :, -self.sight.window :]
-            mask = None if mask is None else mask[..., -self.sight.window :]
-        return attend(query, keys, values, mask, self._scale, self._cap)
+        value = heads[:, self._queries + groups :]
+        return step.attended(Heads(query, key, value, self._scale, self._cap, self.sight.window, self._number))
 
     def _normed(self, norm: Norm, heads: Tensor) -> Tensor:
         return norm(heads.flatten(1)).view(heads.shape) if self._heads_are_normed_together else norm(heads)
@@ -133,7 +185,7 @@ class FusedDecoder:
         self.bank = bank
         self._embedding, self._norm, self._finish = anatomy.embedding, norm_of(anatomy.norm), finish
         pairs = zip(anatomy.blocks, sights, strict=True)
-        self._blocks = [FusedBlock(block, sight, bank, packed_for) for block, sight in pairs]
+        self._blocks = [FusedBlock(number, *pair, bank, packed_for) for number, pair in enumerate(pairs)]
         self._head = AdaptedProduct(anatomy.head, bank, packed_for)
         self._rotations = {block.sight.rotation for block in self._blocks}
         self._device = anatomy.head.modules[0].weight.device
@@ -159,16 +211,37 @@ class FusedDecoder:
     def logits(self, ids: Sequence[int], adapters: Sequence[str | None], cache: RowCache) -> Tensor:
         """See `Decoder`."""
         numbers = rows_of(len(ids), self._least_rows)
-        positions_R = cache.positions(numbers, self._device)[:, 0]
-        x_RH: Tensor = self._embedding(torch.tensor([ids[number] for number in numbers], device=self._device))
-        step = Step(
+        x_RH = self._embedded([ids[number] for number in numbers])
+        step = RowsStep(
             seen=self.bank.seen([adapters[number] for number in numbers]),
-            turns={rotation: rotation.at(positions_R) for rotation in self._rotations},
+            turns=self._turns(cache.positions(numbers, self._device)[:, 0]),
+            cache=cache,
             mask_R1N=cache.added_mask(numbers, x_RH),
         )
-        for block, layer in zip(self._blocks, cache.row_layers, strict=True):
-            x_RH = block(x_RH, layer, step)
-        return self._finish(self._head(self._norm(x_RH), step.seen))[: len(ids)]
+        return self._scored(self._walked(x_RH, step), step)[: len(ids)]
+
+    def read(self, ids: Sequence[int], adapter: str | None, cache: DynamicCache) -> Tensor:
+        """See `Decoder`."""
+        first, seen = cache.get_seq_length(), self.bank.seen([adapter])
+        positions_T = torch.arange(first, first + len(ids), device=self._device)
+        step = ChunkStep(seen=seen, turns=self._turns(positions_T), cache=cache)
+        last_NH = self._walked(self._embedded(ids), step)[-self._least_rows :]
+        return self._scored(last_NH, step)[-1]
+
+    def _embedded(self, ids: Sequence[int]) -> Tensor:
+        x_NH: Tensor = self._embedding(torch.tensor([*ids], device=self._device))
+        return x_NH
+
+    def _turns(self, positions_N: Tensor) -> dict[Rotation, Turn]:
+        return {rotation: rotation.at(positions_N) for rotation in self._rotations}
+
+    def _walked(self, x_NH: Tensor, step: Step) -> Tensor:
+        for block in self._blocks:
+            x_NH = block(x_NH, step)
+        return x_NH
+
+    def _scored(self, x_NH: Tensor, step: Step) -> Tensor:
+        return self._finish(self._head(self._norm(x_NH), step.seen))
 
     def _rows_are_apart(self, anatomy: Anatomy) -> bool:
         linears = zip(self._blocks[0].products, _linears_of(anatomy.blocks[0]), strict=True)
