@@ -39,15 +39,14 @@ def choose_steps(
     total = longest_within(left, step, seeds * look, settings, config.halvings)
     if total < least:
         raise SpecError(_too_small(config, settings, step, seeds * look, spent, least))
-    usual = math.ceil(DEFAULT_EPOCHS * per_epoch)
+    enough = max(least, math.ceil(DEFAULT_EPOCHS * per_epoch))
     said = [f"a step takes {step / seeds:.2f} s and a judgement {look:.1f} s here"]
-    if total > usual >= least:
+    if total > enough:
         said.append(
-            f"the budget would do for {total} steps; {usual} are {DEFAULT_EPOCHS:g} epochs, more only with --epochs or "
-            "--steps"
+            f"the budget would do for {total} steps; {enough} are {enough / per_epoch:.3g} epochs, more only with "
+            "--epochs or --steps"
         )
-        total = usual
-    return total, said
+    return min(total, enough), said
 
 
 def _too_small(config: TuneConfig, settings: int, step: float, look: float, spent: float, least: int) -> str:

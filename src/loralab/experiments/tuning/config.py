@@ -125,8 +125,9 @@ def _problems(config: TuneConfig) -> list[str]:
         problems.append(f"halvings {config.halvings}: it cannot be negative")
     if config.eval_limit < 1:
         problems.append("eval_limit 0: settings are judged by held-out data; give at least 1")
-    if config.validation_share is not None and len(config.seeds) > 1:
+    drawn = [name for name in ("validation_share", "training_share") if getattr(config, name) is not None]
+    if drawn and len(config.seeds) > 1:
         problems.append(
-            "validation_share is drawn by the seed, and trials of several seeds could not be compared: give validation"
+            f"{drawn[0]} is drawn by the seed, and trials of several seeds could not be compared: give validation"
         )
     return problems
