@@ -112,6 +112,14 @@ class Registry:
             self._hidden.add(name)
             self._drop([key for key, version in self._versions.items() if version.name == name])
 
+    def held(self) -> dict[str, str]:
+        """The names whose content is in memory, and the keys of that content."""
+        return {version.name: key for key, version in list(self._versions.items())}
+
+    def folder_of(self, name: str) -> Path:
+        """The folder behind a name. Raises what `version` does for a name without one."""
+        return self._path_of(name)
+
     @property
     def memory_bytes(self) -> int:
         """What the pairs in memory take."""

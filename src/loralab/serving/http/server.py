@@ -1,14 +1,19 @@
 """What the routes share: the model and its tokenizer, the engine, the adapters, and the limits."""
 
+import asyncio
 import json
 import secrets
 import time
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from jinja2 import TemplateError
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from loralab.errors import SpecError
+from loralab.errors import SpecError, first_line
 from loralab.generation.generate import end_ids
 from loralab.nn.tensors import tensor_of
 from loralab.serving.engine.engine import EngineConfig
@@ -33,8 +38,12 @@ class ServerConfig:
     engine: EngineConfig = field(default_factory=EngineConfig)
     waiting: int = 256
     """Requests that may wait; more are sent away."""
+    hosts: frozenset[str] | None = None
+    """The names that it answers to; None: any."""
     seconds: float = 600.0
     """The longest that a request may take."""
+    body_seconds: float = 30.0
+    """The longest that its body may take to come."""
     in_memory: int = 64
     """Adapters that are kept in memory."""
 
@@ -42,9 +51,26 @@ class ServerConfig:
 class Refused(Exception):
     """A request that is answered by a status and a sentence."""
 
-    def __init__(self, status: int, message: str, kind: str = "invalid_request_error") -> None:
+    def __init__(self, status: int, message: str) -> None:
         super().__init__(message)
-        self.status, self.message, self.kind = status, message, kind
+        self.status, self.message = status, message
+
+
+class Effects:
+    """Effects by the hash of an adapter's content: those that were measured last."""
+
+    def __init__(self, most: int = 4096) -> None:
+        self._most, self._found = most, OrderedDict[str, float]()
+
+    def get(self, key: str) -> float | None:
+        """None where it has not been measured."""
+        return self._found.get(key)
+
+    def put(self, key: str, effect: float) -> None:
+        """Remember one."""
+        self._found[key] = effect
+        if len(self._found) > self._most:
+            self._found.popitem(last=False)
 
 
 class Server:
@@ -61,10 +87,60 @@ class Server:
         self.vocabulary = len(tensor_of(model.get_input_embeddings(), "weight"))
         self.started = int(time.time())
         self.counts = ServedCounts()
+        self.effects = Effects()
+        self._in_flight = 0
+        self._closing = False
 
-    def version(self, name: str) -> Version | None:
+    kind = "generation"
+
+    @property
+    def chats(self) -> bool:
+        """Whether the model has a chat template."""
+        return self.tokenizer.chat_template is not None
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether requests are being answered."""
+        return self.service.is_alive
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether new ones are: the model is loaded and tried (a server that is not is never made), and not leaving."""
+        return self.is_alive and not self._closing
+
+    def gauges(self) -> dict[str, float]:
+        """What Prometheus is told of this moment."""
+        engine = self.service.engine
+        return {
+            "waiting_requests": self.waiting,
+            "running_rows": engine.running,
+            "rows": engine.config.rows,
+            "adapter_memory_bytes": self.registry.memory_bytes,
+            "bank_bytes": engine.bank.memory_bytes,
+        }
+
+    @property
+    def waiting(self) -> int:
+        """Answers that were asked for and are not being written yet."""
+        return max(0, self._in_flight - self.service.engine.running)
+
+    @contextmanager
+    def admitted(self, answers: int) -> Iterator[None]:
+        """While so many more are being asked for. Refused where they are more than may be. For the server's loop."""
+        most = self.config.engine.rows + self.config.waiting
+        if answers > most:
+            raise Refused(400, f"{answers} answers were asked for; at most {most} may be at once: ask in parts")
+        if self._in_flight + answers > most:
+            raise Refused(429, f"{self.config.waiting} requests are waiting, the most that may")
+        self._in_flight += answers
+        try:
+            yield
+        finally:
+            self._in_flight -= answers
+
+    async def version(self, name: str) -> Version | None:
         """The adapter of this name; None for the base. UnknownAdapterError for a name that is neither."""
-        return None if name == self.config.name else self.registry.version(name)
+        return None if name == self.config.name else await asyncio.to_thread(self.registry.version, name)
 
     def prompt_ids(self, text: str) -> tuple[int, ...]:
         """A text as token ids, begun as the model's texts are."""
@@ -74,8 +150,16 @@ class Server:
         """A conversation as token ids, up to where the answer begins."""
         if self.tokenizer.chat_template is None:
             raise SpecError("the model has no chat template: ask /v1/completions")
-        text = self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        try:
+            text = self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        except (TemplateError, TypeError, ValueError, LookupError) as problem:
+            said = first_line(problem)
+            raise SpecError(f"the chat template cannot write this conversation: {said}") from problem
         return tuple(self.tokenizer(str(text), add_special_tokens=False)["input_ids"])
+
+    def text_of(self, ids: Sequence[int]) -> str:
+        """Token ids as text, all of them written out."""
+        return str(self.tokenizer.decode(list(ids), clean_up_tokenization_spaces=False))
 
     def decoded(self, id: int) -> str:
         """A single token as text."""
@@ -83,12 +167,13 @@ class Server:
 
     def close(self) -> None:
         """Finish what has been begun."""
+        self._closing = True
         self.service.close()
 
 
 def same(given: str, wanted: str) -> bool:
-    """Whether two secrets are the same, in a time that does not tell."""
-    return secrets.compare_digest(given.encode(), wanted.encode())
+    """Whether a secret, its bytes as Latin-1 as in a header, is the one wanted, in a time that does not tell."""
+    return secrets.compare_digest(given.encode("latin-1"), wanted.encode("utf-8", "surrogateescape"))
 
 
 def sse(content: object) -> str:
