@@ -96,7 +96,10 @@ class FactorBank:
 
     @torch.inference_mode()
     def remove(self, key: str) -> None:
-        """Zero an adapter's columns and let others have them; what no adapter uses any more is freed."""
+        """Zero an adapter's columns and let others have them; what no adapter uses any more is freed.
+
+        Columns are, once three of four are unused: those in use move together then.
+        """
         extent = self._extents.pop(key)
         for path in self._adapted.pop(key):
             shelf = self._shelves[path]
@@ -105,8 +108,7 @@ class FactorBank:
             shelf.B[extent.slice] = 0
             if shelf.adapters == 0:
                 self._shelves.pop(path).handle.remove()
-        if not self._extents:
-            self._capacity = 0
+        self._shrink()
 
     def close(self) -> None:
         """Take everything off the model."""
@@ -127,6 +129,18 @@ class FactorBank:
         self._capacity = max(columns, 2 * self._capacity)
         for shelf in self._shelves.values():
             shelf.A, shelf.B = (_longer(each, self._capacity) for each in (shelf.A, shelf.B))
+
+    def _shrink(self) -> None:
+        placed = sorted(self._extents.items(), key=lambda each: each[1].start)
+        columns = [column for _, extent in placed for column in range(extent.start, extent.stop)]
+        if len(columns) > self._capacity // 4:
+            return
+        for shelf in self._shelves.values():
+            shelf.A, shelf.B = shelf.A[columns], shelf.B[columns]
+        start, self._capacity = 0, len(columns)
+        for key, extent in placed:
+            self._extents[key] = Extent(start, start + extent.stop - extent.start)
+            start = self._extents[key].stop
 
     def _new_shelf(self, path: str, in_features: int, out_features: int) -> Shelf:
         module = self._modules[path]

@@ -81,6 +81,11 @@ class Engine:
         self._pairs[key] = pairs
         self._released.discard(key)
 
+    @property
+    def held(self) -> list[str]:
+        """The adapters at hand."""
+        return list(self._pairs)
+
     def release(self, key: str) -> None:
         """Let go of an adapter, at once or with the last of its requests."""
         self._released.add(key)

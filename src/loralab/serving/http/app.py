@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Coroutine
 from contextlib import ExitStack, aclosing, asynccontextmanager
-from typing import Any, TypeVar
+from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
@@ -20,8 +20,6 @@ from loralab.serving.http.reading import read
 from loralab.serving.http.refusing import answer, without_paths
 from loralab.serving.http.server import Refused, Server
 from loralab.version import __version__
-
-Found = TypeVar("Found")
 
 
 def make_app(server: Server) -> FastAPI:

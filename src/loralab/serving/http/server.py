@@ -139,8 +139,14 @@ class Server:
             self._in_flight -= answers
 
     async def version(self, name: str) -> Version | None:
-        """The adapter of this name; None for the base. UnknownAdapterError for a name that is neither."""
-        return None if name == self.config.name else await asyncio.to_thread(self.registry.version, name)
+        """The adapter of this name, once it is in memory; None for the base. UnknownAdapterError for neither.
+
+        It is shared with others who wait for it: whoever stops waiting ends nothing.
+        """
+        if name == self.config.name:
+            return None
+        found = await asyncio.to_thread(self.registry.find, name)
+        return await asyncio.shield(asyncio.wrap_future(found))
 
     def prompt_ids(self, text: str) -> tuple[int, ...]:
         """A text as token ids, begun as the model's texts are."""
@@ -169,6 +175,7 @@ class Server:
         """Finish what has been begun."""
         self._closing = True
         self.service.close()
+        self.registry.close()
 
 
 def same(given: str, wanted: str) -> bool:
