@@ -12,7 +12,8 @@ from starlette.types import Receive, Scope, Send
 
 from loralab.errors import LoralabError, NotFoundError, UnknownAdapterError
 from loralab.serving.http.adapters import add_adapters
-from loralab.serving.http.bodies import ChatBody, CompletionBody, CompletionFields
+from loralab.serving.http.bodies import ChatBody, ClassifyBody, CompletionBody, CompletionFields
+from loralab.serving.http.classify import classified
 from loralab.serving.http.completing import TOO_LONG, Completion
 from loralab.serving.http.gate import Gate
 from loralab.serving.http.page import add_page
@@ -34,6 +35,7 @@ def make_app(server: Server) -> FastAPI:
     app.add_middleware(Gate, server=server)
     _add_errors(app, server)
     _add_completions(app, server)
+    _add_classify(app, server)
     add_adapters(app, server)
     _add_health(app, server)
     add_page(app)
@@ -74,6 +76,7 @@ def _add_completions(app: FastAPI, server: Server) -> None:
 
 
 async def _complete(server: Server, body: CompletionFields, request: Request) -> Response:
+    assert server.service  # or it is refused
     deadline = asyncio.get_running_loop().time() + server.config.seconds
     with ExitStack() as held:
         held.enter_context(server.admitted(body.answers))
@@ -95,6 +98,14 @@ async def _begun(server: Server, body: CompletionFields, deadline: float) -> Com
 
 async def _whole(server: Server, body: CompletionFields, deadline: float) -> dict[str, object]:
     return await (await _begun(server, body, deadline)).whole()
+
+
+def _add_classify(app: FastAPI, server: Server) -> None:
+    @app.post("/v1/classify")
+    async def classify(request: Request) -> Response:
+        body = await read(request, ClassifyBody)
+        with server.admitted(len(body.inputs)):
+            return await unless_gone(request, classified(server, body))
 
 
 class EventStream(StreamingResponse):

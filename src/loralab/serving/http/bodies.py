@@ -186,6 +186,30 @@ class ChatBody(CompletionFields):
         return self
 
 
+class PairBody(Body):
+    """Two texts that are classified together."""
+
+    text: Text
+    text_pair: Text
+
+
+Classified = Text | PairBody
+
+
+class ClassifyBody(Body):
+    """POST /v1/classify, as vLLM has it, and pairs."""
+
+    model: Name
+    input: Classified | Annotated[list[Classified], Field(min_length=1, max_length=MOST_PROMPTS)]
+    user: Label | None = None
+    """Of no effect."""
+
+    @property
+    def inputs(self) -> list[str | PairBody]:
+        """One by one."""
+        return self.input if isinstance(self.input, list) else [self.input]
+
+
 class LoadBody(Body):
     """POST /v1/load_lora_adapter."""
 

@@ -15,12 +15,16 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from loralab.errors import SpecError, first_line
 from loralab.generation.generate import end_ids
+from loralab.methods.beside import fresh_heads
+from loralab.models.context import context_length
 from loralab.nn.tensors import tensor_of
-from loralab.serving.engine.engine import EngineConfig
+from loralab.serving.classifying.service import ClassifierService
+from loralab.serving.engine.engine import LONGEST, EngineConfig
 from loralab.serving.engine.trial import refuse_unservable
 from loralab.serving.http.counts import ServedCounts
-from loralab.serving.registry import Registry, Version
+from loralab.serving.registry import Registry, Version, classifiers_of, writers_of
 from loralab.serving.service import Service
+from loralab.tasks.encoding.encode import padding_id
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,14 +80,30 @@ class Effects:
 class Server:
     """One model, served."""
 
-    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, config: ServerConfig) -> None:
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        config: ServerConfig,
+        labels: Sequence[str] | None = None,
+    ) -> None:
+        """A model that writes text, or a classifier; `labels` are its own classes, where its own head was trained."""
         if config.folder is not None and not config.folder.is_dir():
             raise SpecError(f"adapters {config.folder}: no such folder; name the one that holds the adapters' folders")
-        refuse_unservable(model)
         self.config, self.tokenizer = config, tokenizer
-        self.service = Service(model, config.engine)
-        self.registry = Registry(model, config.folder, config.in_memory, self.service.release)
-        self.ends = frozenset(end_ids(model, tokenizer))
+        self.labels = None if labels is None else tuple(labels)
+        self._service: Service | None = None
+        self._classifier: ClassifierService | None = None
+        if fresh_heads(model):
+            self._classifier = ClassifierService(model, padding_id(tokenizer), config.engine.rows)
+            release, reader = self._classifier.release, classifiers_of(model)
+        else:
+            refuse_unservable(model)
+            self._service = Service(model, config.engine)
+            release, reader = self._service.release, writers_of(model)
+        self.longest = longest_text(model, config.engine.length)
+        self.registry = Registry(model, config.folder, config.in_memory, release, reader)
+        self.ends = frozenset(end_ids(model, tokenizer)) if self._service else frozenset()
         self.vocabulary = len(tensor_of(model.get_input_embeddings(), "weight"))
         self.started = int(time.time())
         self.counts = ServedCounts()
@@ -91,38 +111,64 @@ class Server:
         self._in_flight = 0
         self._closing = False
 
-    kind = "generation"
+    @property
+    def kind(self) -> str:
+        """What the model does: "generation" or "classification"."""
+        return "generation" if self._classifier is None else "classification"
+
+    @property
+    def service(self) -> Service:
+        """What writes. Refused where the model classifies."""
+        if self._service is None:
+            raise Refused(400, f"{self.config.name} and its adapters classify: ask /v1/classify")
+        return self._service
+
+    @property
+    def classifier(self) -> ClassifierService:
+        """What classifies. Refused where the model writes text."""
+        if self._classifier is None:
+            raise Refused(
+                400,
+                f"{self.config.name} and its adapters write text: ask /v1/completions or /v1/chat/completions; "
+                "classifiers are served by a server of their own, started with --task classification",
+            )
+        return self._classifier
 
     @property
     def chats(self) -> bool:
-        """Whether the model has a chat template."""
-        return self.tokenizer.chat_template is not None
+        """Whether the model answers conversations."""
+        return self._service is not None and self.tokenizer.chat_template is not None
 
     @property
     def is_alive(self) -> bool:
         """Whether requests are being answered."""
-        return self.service.is_alive
+        return (self._service or self.classifier).is_alive
 
     @property
     def is_ready(self) -> bool:
         """Whether new ones are: the model is loaded and tried (a server that is not is never made), and not leaving."""
         return self.is_alive and not self._closing
 
+    @property
+    def running(self) -> int:
+        """Rows that are being computed."""
+        return self._service.engine.running if self._service is not None else self.classifier.running
+
     def gauges(self) -> dict[str, float]:
         """What Prometheus is told of this moment."""
-        engine = self.service.engine
+        bank = self._service.engine.bank.memory_bytes if self._service is not None else self.classifier.bank_bytes
         return {
             "waiting_requests": self.waiting,
-            "running_rows": engine.running,
-            "rows": engine.config.rows,
+            "running_rows": self.running,
+            "rows": self.config.engine.rows,
             "adapter_memory_bytes": self.registry.memory_bytes,
-            "bank_bytes": engine.bank.memory_bytes,
+            "bank_bytes": bank,
         }
 
     @property
     def waiting(self) -> int:
-        """Answers that were asked for and are not being written yet."""
-        return max(0, self._in_flight - self.service.engine.running)
+        """Answers that were asked for and are not being computed yet."""
+        return max(0, self._in_flight - self.running)
 
     @contextmanager
     def admitted(self, answers: int) -> Iterator[None]:
@@ -174,8 +220,14 @@ class Server:
     def close(self) -> None:
         """Finish what has been begun."""
         self._closing = True
-        self.service.close()
+        (self._service or self.classifier).close()
         self.registry.close()
+
+
+def longest_text(model: PreTrainedModel, asked: int | None) -> int:
+    """Tokens of a text to be classified, the model's context at most."""
+    fits = [each for each in (asked, context_length(model), LONGEST) if each is not None]
+    return min(fits)
 
 
 def same(given: str, wanted: str) -> bool:
