@@ -143,7 +143,7 @@ def _refuse_random(path: Path, random: Sequence[str]) -> None:
     if random:
         raise AdapterStateError(
             f"adapter {path.name} holds no head, and the base has none that was trained ({listed(random, 3)}): its "
-            "answers would be random; train it with its head"
+            "answers would be random; train it with its head, or, if it writes text, serve it beside a model that does"
         )
 
 
