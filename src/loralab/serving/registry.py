@@ -17,11 +17,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Lock
 
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from loralab.errors import AdapterFileError, LoralabError, NotFoundError, SpecError, UnknownAdapterError
 from loralab.files.names import CONFIG_NAME
 from loralab.files.whole import read_json
+from loralab.formats.tokenizer import tokenizer_beside
 from loralab.serving.classifying.head import Bodies, Head, read_classifier
 from loralab.serving.engine.bank import Pairs
 from loralab.serving.engine.trial import modules_with_rows
@@ -47,6 +48,8 @@ class Version:
     pairs: Pairs
     head: Head | None = None
     """Of a classifier's adapter."""
+    tokenizer: PreTrainedTokenizerBase | None = None
+    """Its own; None where it is asked as the base is."""
     retired: bool = False
     """Whether the registry has let go of it: it lives as long as requests that have it."""
 
@@ -62,28 +65,30 @@ class Version:
         return head + sum(A.nbytes + B.nbytes for A, B in self.pairs.values())
 
 
-Reader = Callable[[Path], tuple[Pairs, Head | None]]
-"""How what an adapter's folder holds is read. Raises what `read_pairs` or `read_classifier` does."""
+Content = tuple[Pairs, Head | None, PreTrainedTokenizerBase | None]
+Reader = Callable[[Path], Content]
+"""How what an adapter's folder holds is read. Raises what `read_pairs`, `read_classifier` and `tokenizer_beside` do."""
 
 
-def writers_of(model: PreTrainedModel) -> Reader:
-    """For a model that writes text."""
+def writers_of(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None = None) -> Reader:
+    """For a model that writes text; without a tokenizer, of token ids alone."""
     with_rows = modules_with_rows(model)
 
-    def read(path: Path) -> tuple[Pairs, None]:
+    def read(path: Path) -> Content:
         refuse_kind(path, "SEQ_CLS", "classifies; serve it with --task classification, and ask /v1/classify")
-        return read_pairs(path, model, with_rows), None
+        own = None if tokenizer is None else tokenizer_beside(path, tokenizer, model)
+        return read_pairs(path, model, with_rows), None, own
 
     return read
 
 
-def classifiers_of(model: PreTrainedModel) -> Reader:
+def classifiers_of(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Reader:
     """For a classifier."""
     with_rows, bodies = modules_with_rows(model), Bodies(model)
 
-    def read(path: Path) -> tuple[Pairs, Head]:
+    def read(path: Path) -> Content:
         refuse_kind(path, "CAUSAL_LM", "writes text; serve it beside a model that does, and ask /v1/completions")
-        return read_classifier(path, bodies, with_rows)
+        return *read_classifier(path, bodies, with_rows), tokenizer_beside(path, tokenizer, model)
 
     return read
 

@@ -102,7 +102,7 @@ def test_a_chat_goes_through_the_template(client: openai.OpenAI, server: Server)
     answer = client.chat.completions.create(model="chat", messages=messages, max_tokens=5, temperature=0)
     assert answer.choices[0].message.role == "assistant"
     assert answer.usage is not None
-    assert answer.usage.prompt_tokens == len(server.chat_ids(messages))
+    assert answer.usage.prompt_tokens == len(server.codec.chat_ids(messages))
     stream = client.chat.completions.create(
         model="chat", messages=messages, max_tokens=5, temperature=0, stream=True, logprobs=True, top_logprobs=2
     )
@@ -131,7 +131,7 @@ def test_stop_ends_before_its_text(client: openai.OpenAI, expected: dict[str, st
 
 
 def test_prompts_may_be_several_and_token_ids(client: openai.OpenAI, server: Server, expected: dict[str, str]) -> None:
-    ids = list(server.prompt_ids(PROMPT))
+    ids = list(server.codec.prompt_ids(PROMPT))
     for prompt in ([PROMPT, PROMPT], [ids, ids]):
         answer = client.completions.create(model="sql", prompt=prompt, max_tokens=8, temperature=0)  # type: ignore[arg-type]
         assert [choice.text for choice in answer.choices] == [expected["sql"]] * 2

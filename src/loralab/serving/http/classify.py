@@ -26,7 +26,7 @@ async def classified(server: Server, body: ClassifyBody) -> dict[str, object]:
             version = await server.version(body.model)
             if version is None and server.labels is None:
                 raise Refused(400, f"{body.model} has no head that was trained: name one of its adapters")
-            asked = [Asked(each, version) for each in await asyncio.to_thread(_encoded, server, body)]
+            asked = [Asked(each, version) for each in await asyncio.to_thread(_encoded, server, version, body)]
             read = sum(len(each.encoded.input_ids) for each in asked)
             counts.requests[body.model] += len(asked)
             counts.prompt_tokens[body.model] += read
@@ -56,9 +56,9 @@ async def _outputs(ask: Any, asked: list[Asked]) -> list[Tensor]:
             each.outputs.cancel()
 
 
-def _encoded(server: Server, body: ClassifyBody) -> list[Encoded]:
+def _encoded(server: Server, version: Version | None, body: ClassifyBody) -> list[Encoded]:
     """As the tokenizer joins them, in training as well. SpecError for what is longer than the model reads."""
-    tokenizer, found = server.tokenizer, []
+    tokenizer, found = server.codec_of(version).tokenizer, []
     for index, each in enumerate(body.inputs):
         one, other = (each.text, each.text_pair) if isinstance(each, PairBody) else (each, None)
         whole = tokenizer(one, other, verbose=False)

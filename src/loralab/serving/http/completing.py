@@ -10,6 +10,7 @@ from loralab.errors import SpecError
 from loralab.serving.engine.request import Request
 from loralab.serving.http.answering import TextPiece, pieces, whole
 from loralab.serving.http.bodies import ChatBody, CompletionBody, CompletionFields
+from loralab.serving.http.codec import Codec
 from loralab.serving.http.refusing import error
 from loralab.serving.http.server import Refused, Server, sse
 from loralab.serving.http.shapes import Shape
@@ -26,10 +27,13 @@ class Completion:
 
     def __init__(self, server: Server, body: CompletionFields, version: Version | None, deadline: float) -> None:
         self._server, self._body, self._version, self._deadline = server, body, version, deadline
-        self._prompts = _prompts_of(server, body)
+        self._codec = codec = server.codec_of(version)
+        self._prompts = _prompts_of(codec, server.vocabulary, body)
+        chat = isinstance(body, ChatBody)
+        self._stops = [*body.stops, *(codec.turn.texts if chat else ())]
         _check_biases(server, body)
         most, top = _asked(body)
-        self._shape = Shape(isinstance(body, ChatBody), server, body.model, top)
+        self._shape = Shape(chat, codec, body.model, top)
         seed = secrets.randbits(32) if body.seed is None else body.seed
         self.requests = [
             Request(
@@ -37,7 +41,7 @@ class Completion:
                 max_new_tokens=_room(server, prompt) if most is None else most,
                 adapter=None if version is None else version.key,
                 sampling=body.sampling((seed + number) % SEEDS),
-                ends=server.ends,
+                ends=codec.ends | set(codec.turn.tokens) if chat else codec.ends,
                 logprobs=top,
             )
             for prompt in self._prompts
@@ -45,7 +49,7 @@ class Completion:
         ]
         for request in self.requests:
             server.service.engine.check(request)
-        self._echoes = _echoes(server, body, self.requests)
+        self._echoes = _echoes(codec, body, self.requests)
 
     async def whole(self) -> dict[str, object]:
         """The answer as one JSON object."""
@@ -104,7 +108,7 @@ class Completion:
         counts.requests[model] += 1
         counts.prompt_tokens[model] += len(request.prompt)
         before, first = time.monotonic(), True
-        found = pieces(server.service, server.tokenizer, request, self._version, self._body.stops, self._deadline)
+        found = pieces(server.service, self._codec.tokenizer, request, self._version, self._stops, self._deadline)
         async for piece in found:
             now = time.monotonic()
             if piece.tokens:
@@ -132,38 +136,38 @@ def _asked(body: CompletionFields) -> tuple[int | None, int | None]:
     return body.max_tokens, body.logprobs
 
 
-def _prompts_of(server: Server, body: CompletionFields) -> list[tuple[int, ...]]:
+def _prompts_of(codec: Codec, vocabulary: int, body: CompletionFields) -> list[tuple[int, ...]]:
     if isinstance(body, ChatBody):
-        return [server.chat_ids([message.plain() for message in body.messages])]
+        return [codec.chat_ids([message.plain() for message in body.messages])]
     assert isinstance(body, CompletionBody)
-    return _prompts(server, body.prompt)
+    return _prompts(codec, vocabulary, body.prompt)
 
 
-def _prompts(server: Server, prompt: str | Sequence[object]) -> list[tuple[int, ...]]:
+def _prompts(codec: Codec, vocabulary: int, prompt: str | Sequence[object]) -> list[tuple[int, ...]]:
     """A text, texts, token ids, or lists of them."""
     if isinstance(prompt, str):
-        return [server.prompt_ids(prompt)]
+        return [codec.prompt_ids(prompt)]
     if not prompt:
         raise SpecError("prompt is empty: give a text, or a list of texts or token ids")
     if all(isinstance(each, int) for each in prompt):
-        return [_ids(server, prompt)]
-    return [server.prompt_ids(each) if isinstance(each, str) else _ids(server, each) for each in prompt]  # type: ignore[arg-type]
+        return [_ids(vocabulary, prompt)]
+    return [codec.prompt_ids(each) if isinstance(each, str) else _ids(vocabulary, each) for each in prompt]  # type: ignore[arg-type]
 
 
-def _ids(server: Server, ids: Sequence[object]) -> tuple[int, ...]:
-    outside = [id for id in ids if not isinstance(id, int) or not 0 <= id < server.vocabulary]
+def _ids(vocabulary: int, ids: Sequence[object]) -> tuple[int, ...]:
+    outside = [id for id in ids if not isinstance(id, int) or not 0 <= id < vocabulary]
     if outside:
-        raise SpecError(f"prompt: {outside[0]!r} is no token id of the model, which has {server.vocabulary}")
+        raise SpecError(f"prompt: {outside[0]!r} is no token id of the model, which has {vocabulary}")
     return tuple(id for id in ids if isinstance(id, int))
 
 
-def _echoes(server: Server, body: CompletionFields, requests: Sequence[Request]) -> list[str]:
+def _echoes(codec: Codec, body: CompletionFields, requests: Sequence[Request]) -> list[str]:
     """What every answer begins with: its prompt, where that was asked for."""
     if not (isinstance(body, CompletionBody) and body.echo):
         return [""] * len(requests)
     given = [body.prompt] if isinstance(body.prompt, str) else body.prompt
     texts = [each for each in given if isinstance(each, str) for _ in range(body.n)]
-    return texts or [server.text_of(request.prompt) for request in requests]
+    return texts or [codec.text_of(request.prompt) for request in requests]
 
 
 def _room(server: Server, prompt: Sequence[int]) -> int:

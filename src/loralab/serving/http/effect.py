@@ -32,7 +32,7 @@ async def effect_of(server: Server, version: Version) -> float:
 def _prompts(server: Server) -> list[tuple[int, ...]]:
     """The probe, as far as it fits."""
     most = server.service.engine.length - 1
-    return [ids[:most] for sentence in SENTENCES if (ids := server.prompt_ids(sentence))]
+    return [ids[:most] for sentence in SENTENCES if (ids := server.codec.prompt_ids(sentence))]
 
 
 async def _distance(server: Server, prompt: tuple[int, ...], version: Version) -> float:
@@ -48,7 +48,7 @@ async def _probabilities(server: Server, prompt: tuple[int, ...], version: Versi
     key = None if version is None else version.key
     request = Request(prompt=prompt, max_new_tokens=1, adapter=key, logprobs=server.vocabulary)
     deadline = asyncio.get_running_loop().time() + server.config.seconds
-    async with aclosing(pieces(server.service, server.tokenizer, request, version, (), deadline)) as found:
+    async with aclosing(pieces(server.service, server.codec.tokenizer, request, version, (), deadline)) as found:
         async for piece in found:
             for token in piece.tokens:
                 ids, logprobs = zip(*token.likeliest, strict=True)

@@ -9,18 +9,18 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from weakref import WeakKeyDictionary
 
-from jinja2 import TemplateError
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from loralab.errors import SpecError, first_line
-from loralab.generation.generate import end_ids
+from loralab.errors import SpecError
 from loralab.methods.beside import fresh_heads
 from loralab.models.context import context_length
 from loralab.nn.tensors import tensor_of
 from loralab.serving.classifying.service import ClassifierService
 from loralab.serving.engine.engine import LONGEST, EngineConfig
 from loralab.serving.engine.trial import refuse_unservable
+from loralab.serving.http.codec import Codec
 from loralab.serving.http.counts import ServedCounts
 from loralab.serving.registry import Registry, Version, classifiers_of, writers_of
 from loralab.serving.service import Service
@@ -90,20 +90,21 @@ class Server:
         """A model that writes text, or a classifier; `labels` are its own classes, where its own head was trained."""
         if config.folder is not None and not config.folder.is_dir():
             raise SpecError(f"adapters {config.folder}: no such folder; name the one that holds the adapters' folders")
-        self.config, self.tokenizer = config, tokenizer
+        self.config = config
         self.labels = None if labels is None else tuple(labels)
         self._service: Service | None = None
         self._classifier: ClassifierService | None = None
         if fresh_heads(model):
             self._classifier = ClassifierService(model, padding_id(tokenizer), config.engine.rows)
-            release, reader = self._classifier.release, classifiers_of(model)
+            release, reader = self._classifier.release, classifiers_of(model, tokenizer)
         else:
             refuse_unservable(model)
             self._service = Service(model, config.engine)
-            release, reader = self._service.release, writers_of(model)
+            release, reader = self._service.release, writers_of(model, tokenizer)
         self.longest = longest_text(model, config.engine.length)
         self.registry = Registry(model, config.folder, config.in_memory, release, reader)
-        self.ends = frozenset(end_ids(model, tokenizer)) if self._service else frozenset()
+        self.codec, self._model = Codec.of(model, tokenizer), model
+        self._codecs: WeakKeyDictionary[PreTrainedTokenizerBase, Codec] = WeakKeyDictionary()
         self.vocabulary = len(tensor_of(model.get_input_embeddings(), "weight"))
         self.started = int(time.time())
         self.counts = ServedCounts()
@@ -137,7 +138,7 @@ class Server:
     @property
     def chats(self) -> bool:
         """Whether the model answers conversations."""
-        return self._service is not None and self.tokenizer.chat_template is not None
+        return self._service is not None and self.codec.tokenizer.chat_template is not None
 
     @property
     def is_alive(self) -> bool:
@@ -194,28 +195,13 @@ class Server:
         found = await asyncio.to_thread(self.registry.find, name)
         return await asyncio.shield(asyncio.wrap_future(found))
 
-    def prompt_ids(self, text: str) -> tuple[int, ...]:
-        """A text as token ids, begun as the model's texts are."""
-        return tuple(self.tokenizer(text)["input_ids"])
-
-    def chat_ids(self, messages: list[dict[str, str]]) -> tuple[int, ...]:
-        """A conversation as token ids, up to where the answer begins."""
-        if self.tokenizer.chat_template is None:
-            raise SpecError("the model has no chat template: ask /v1/completions")
-        try:
-            text = self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-        except (TemplateError, TypeError, ValueError, LookupError) as problem:
-            said = first_line(problem)
-            raise SpecError(f"the chat template cannot write this conversation: {said}") from problem
-        return tuple(self.tokenizer(str(text), add_special_tokens=False)["input_ids"])
-
-    def text_of(self, ids: Sequence[int]) -> str:
-        """Token ids as text, all of them written out."""
-        return str(self.tokenizer.decode(list(ids), clean_up_tokenization_spaces=False))
-
-    def decoded(self, id: int) -> str:
-        """A single token as text."""
-        return str(self.tokenizer.decode([id]))
+    def codec_of(self, version: Version | None) -> Codec:
+        """How an adapter, or the base, is asked: by its own tokenizer, where it has one."""
+        if version is None or version.tokenizer is None:
+            return self.codec
+        if version.tokenizer not in self._codecs:
+            self._codecs[version.tokenizer] = Codec.of(self._model, version.tokenizer)
+        return self._codecs[version.tokenizer]
 
     def close(self) -> None:
         """Finish what has been begun."""

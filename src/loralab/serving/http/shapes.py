@@ -8,7 +8,7 @@ from uuid import uuid4
 
 from loralab.serving.engine.request import Reason, Token
 from loralab.serving.http.answering import Answer, TextPiece
-from loralab.serving.http.server import Server
+from loralab.serving.http.codec import Codec
 
 ENDED: dict[Reason, str] = {"stop": "stop", "length": "length", "cancelled": "stop", "failed": "stop"}
 """The engine's reasons in OpenAI's words; an answer that failed is an error, not an answer."""
@@ -19,7 +19,7 @@ class Shape:
     """Completions, or chat completions."""
 
     chat: bool
-    server: Server
+    codec: Codec
     model: str
     top: int | None
     """How many of the likeliest tokens are told with each; None: no logprobs at all."""
@@ -78,7 +78,7 @@ class Shape:
 
     def width(self, tokens: Sequence[Token]) -> int:
         """Characters of the tokens, each by itself, as offsets count them; 0 where none are told."""
-        return 0 if self.top is None else sum(len(self.server.decoded(token.id)) for token in tokens)
+        return 0 if self.top is None else sum(len(self.codec.token(token.id)) for token in tokens)
 
     def _logprobs(self, tokens: Sequence[Token], offset: int = 0) -> dict[str, Any] | None:
         if self.top is None:
@@ -97,15 +97,15 @@ class Shape:
         }
 
     def _entry(self, id: int, logprob: float) -> dict[str, Any]:
-        text = self.server.decoded(id)
+        text = self.codec.token(id)
         return {"token": text, "logprob": logprob, "bytes": list(text.encode())}
 
     def _of_completion(self, tokens: Sequence[Token], offset: int) -> dict[str, Any]:
-        texts = [self.server.decoded(token.id) for token in tokens]
+        texts = [self.codec.token(token.id) for token in tokens]
         return {
             "tokens": texts,
             "token_logprobs": [token.logprob for token in tokens],
-            "top_logprobs": [{self.server.decoded(id): each for id, each in token.likeliest} for token in tokens],
+            "top_logprobs": [{self.codec.token(id): each for id, each in token.likeliest} for token in tokens],
             "text_offset": [offset + sum(map(len, texts[:place])) for place in range(len(texts))],
         }
 
