@@ -1,12 +1,17 @@
 """`loralab serve`: one base and hundreds of adapters behind OpenAI's routes."""
 
+import re
 from dataclasses import dataclass
 from typing import Literal
+
+import psutil
 
 from loralab.cli.flags import NamesModel, Precision
 from loralab.cli.opening import say
 from loralab.cli.verb import Answer, Verb
 from loralab.errors import SpecError
+
+_MEMORY = re.compile(r"\d{1,9}(\.\d+)?|\d{1,2}(\.\d+)?%")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +48,9 @@ class ServeConfig(NamesModel):
     in_memory: int = 64
     """Adapters that are kept in memory, those used last."""
 
+    prefix_cache: str = "256"
+    """Memory for what prompts begin with, so that it is read once: MiB, or a share of what is free (10%); 0: none."""
+
     dtype: Precision = "auto"
     """Precision of the base model; auto is bfloat16 where the processor multiplies it natively."""
 
@@ -59,6 +67,7 @@ class ServeConfig(NamesModel):
         """Raises SpecError that lists all that cannot be."""
         counts = ("rows", "waiting", "in_memory")
         problems = [f"{name} {getattr(self, name)}: at least 1" for name in counts if getattr(self, name) < 1]
+        problems += [] if _MEMORY.fullmatch(self.prefix_cache) else [f"prefix-cache {self.prefix_cache!r}: 256, or 10%"]
         problems += [f"port {self.port}: 0 to 65535"] if not 0 <= self.port < 2**16 else []
         problems += [f"timeout {self.timeout}: above 0"] if not self.timeout > 0 else []
         for name in ("admin_token", "api_key"):
@@ -66,6 +75,13 @@ class ServeConfig(NamesModel):
                 problems.append(f"{name.replace('_', '-')} is empty: leave it out, or give one")
         if problems:
             raise SpecError("; ".join(problems))
+
+    @property
+    def prefix_bytes(self) -> int:
+        """The memory for what prompts begin with; a share is of what is free now."""
+        if self.prefix_cache.endswith("%"):
+            return int(float(self.prefix_cache[:-1]) / 100 * psutil.virtual_memory().available)
+        return int(float(self.prefix_cache) * 2**20)
 
 
 def run(config: ServeConfig) -> Answer:
@@ -87,7 +103,7 @@ def run(config: ServeConfig) -> Answer:
         folder=None if config.adapters is None else Path(config.adapters),
         admin_token=config.admin_token,
         api_key=config.api_key,
-        engine=EngineConfig(rows=config.rows, length=config.length),
+        engine=EngineConfig(rows=config.rows, length=config.length, prefix_bytes=config.prefix_bytes),
         waiting=config.waiting,
         seconds=config.timeout,
         in_memory=config.in_memory,
@@ -95,7 +111,7 @@ def run(config: ServeConfig) -> Answer:
     server = Server(loaded.model, loaded.tokenizer, wanted)
 
     def greet(port: int) -> None:
-        say([*loaded.notes, *_greeting(config, server.registry.names(), port)])
+        say([*loaded.notes, *server.notes, *_greeting(config, server.registry.names(), port)])
 
     listen(server, config.host, config.port, config.log_level, greet)
     return {"requests": dict(server.counts.requests)}

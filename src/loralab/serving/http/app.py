@@ -214,5 +214,8 @@ def _add_health(app: FastAPI, server: Server) -> None:
             "rows": engine.config.rows,
             "adapter_memory_bytes": server.registry.memory_bytes,
             "bank_bytes": engine.bank.memory_bytes,
+            "prefix_bytes": engine.prefixes.memory_bytes,
+            "prefix_hits": engine.prefixes.hits,
+            "prefix_tokens_reused": engine.prefixes.reused,
         }
         return PlainTextResponse(server.counts.page(gauges))

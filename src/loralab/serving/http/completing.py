@@ -24,6 +24,7 @@ class Completion:
         prompts, most, top = _asked(server, body)
         _check_biases(server, body)
         self._prompts = prompts
+        self._known: dict[tuple[int, ...], int] = {}
         self._shape = Shape(isinstance(body, ChatBody), server, body.model, top)
         seed = secrets.randbits(32) if body.seed is None else body.seed
         self.requests = [
@@ -48,7 +49,7 @@ class Completion:
                 tasks = [group.create_task(whole(self._pieces(request))) for request in self.requests]
         except* TimeoutError:
             raise Refused(504, TOO_LONG, "timeout_error") from None
-        return self._shape.whole([task.result() for task in tasks], self._prompt_tokens)
+        return self._shape.whole([task.result() for task in tasks], self._prompt_tokens, self._known_tokens)
 
     async def stream(self) -> AsyncIterator[str]:
         """The answer as server-sent events; an error, once they have begun, is one of them."""
@@ -72,7 +73,7 @@ class Completion:
                 if piece.text or piece.reason is not None or self._shape.top is not None:
                     yield sse(self._shape.piece(index, piece))
         if self._body.stream_options is not None and self._body.stream_options.include_usage:
-            yield sse(self._shape.usage(self._prompt_tokens, new))
+            yield sse(self._shape.usage(self._prompt_tokens, new, self._known_tokens))
         yield sse("[DONE]")
 
     async def _put(self, queue: "asyncio.Queue[tuple[int, TextPiece]]", index: int, request: Request) -> None:
@@ -92,6 +93,7 @@ class Completion:
             now = time.monotonic()
             if piece.tokens:
                 (counts.first_token if first else counts.between_tokens).add(now - before)
+                self._known.setdefault(request.prompt, piece.tokens[0].known)
                 before, first = now, False
                 counts.new_tokens[model] += len(piece.tokens)
             yield piece
@@ -99,6 +101,11 @@ class Completion:
     @property
     def _prompt_tokens(self) -> int:
         return sum(map(len, self._prompts))
+
+    @property
+    def _known_tokens(self) -> int:
+        """Of them those that were not read, for they had been before this body came."""
+        return sum(self._known.get(prompt, 0) for prompt in set(self._prompts))
 
 
 def _check_biases(server: Server, body: CompletionFields) -> None:

@@ -4,7 +4,7 @@ import asyncio
 import json
 import secrets
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -13,6 +13,7 @@ from loralab.errors import SpecError
 from loralab.generation.generate import end_ids
 from loralab.nn.tensors import tensor_of
 from loralab.serving.engine.engine import EngineConfig
+from loralab.serving.engine.reuse import why_not_reused
 from loralab.serving.engine.trial import refuse_unservable
 from loralab.serving.http.counts import ServedCounts
 from loralab.serving.registry import Registry, Version
@@ -56,7 +57,9 @@ class Server:
             raise SpecError(f"adapters {config.folder}: no such folder; name the one that holds the adapters' folders")
         refuse_unservable(model)
         self.config, self.tokenizer = config, tokenizer
-        self.service = Service(model, config.engine)
+        why_not = why_not_reused(model) if config.engine.prefix_bytes else ""
+        self.notes = [f"prompts are read whole, whatever was read before: {why_not}"] if why_not else []
+        self.service = Service(model, replace(config.engine, prefix_bytes=0) if why_not else config.engine)
         self.registry = Registry(model, config.folder, config.in_memory, self.service.release)
         self.ends = frozenset(end_ids(model, tokenizer))
         self.vocabulary = len(tensor_of(model.get_input_embeddings(), "weight"))
