@@ -12,6 +12,7 @@ import loralab as ll
 from loralab.serving.engine.engine import Engine, EngineConfig
 from loralab.serving.engine.prefixes import PrefixStore, end_of_chunk, ends_of_chunks
 from loralab.serving.engine.request import Request, SamplingSettings, Token
+from loralab.serving.engine.reuse import why_not_reused
 from serving.causal import CAUSAL, LENGTH, adapt, causal, prompts
 
 BLOCK, NEW = 4, 6
@@ -91,17 +92,21 @@ def test_a_conversation_reads_its_new_turn() -> None:
     assert (keeps.prefixes.hits, keeps.prefixes.reused) == (2, 8 + 20)
 
 
-def test_many_answers_to_one_prompt_read_it_once() -> None:
+def test_many_answers_to_one_prompt_read_it_once(monkeypatch: pytest.MonkeyPatch) -> None:
     _, engine = engines()
     hot = [asked(LONG, "a", sampling=SamplingSettings(temperature=1.0, seed=seed)) for seed in range(5)]
     alone = [ids(told(engine, [each])[0]) for each in hot]
     reads: list[int] = []
-    engine._model.register_forward_pre_hook(
-        lambda module, args, kwargs: reads.append(kwargs["input_ids"].shape[1]), with_kwargs=True
-    )
+    read = engine._decoder.read
+
+    def counted(ids: Sequence[int], adapter: str | None, cache: DynamicCache) -> torch.Tensor:
+        reads.append(len(ids))
+        return read(ids, adapter, cache)
+
+    monkeypatch.setattr(engine._decoder, "read", counted)
     together = told(engine, [asked(LONG[::-1], "b"), *hot, asked(LONG[::-1], "b")])
     assert [ids(each) for each in together[1:-1]] == alone
-    assert sum(each for each in reads if each > 1) == 2 * len(LONG)
+    assert sum(reads) == 2 * len(LONG)
     assert [each[0].known for each in together] == [0, 0, *[len(LONG)] * 5]
     engine.step()
     assert not engine._wanted_again
@@ -139,6 +144,24 @@ def test_chunks_end_where_the_tokens_say(length: int) -> None:
     assert all(end % BLOCK == 0 for end in ends[:-1])
     assert length == 1 or all(end - start > 1 for start, end in pairwise(ends))
     assert end_of_chunk(0, length, BLOCK) == ends[1]
+
+
+@pytest.mark.parametrize("kind", CAUSAL)
+def test_models_of_many_families_may_begin_with_what_is_known(kind: str) -> None:
+    assert why_not_reused(causal(kind)) == ""
+
+
+def test_a_model_with_a_state_of_its_own_may_not() -> None:
+    """Its tokens are shifted by a state that goes on from call to call, as a recurrent layer's does."""
+    model = causal("llama")
+    state = [0.0]
+
+    def shifted(module: torch.nn.Module, args: object, output: torch.Tensor) -> torch.Tensor:
+        state[0] += 0.1
+        return output + state[0]
+
+    model.get_input_embeddings().register_forward_hook(shifted)
+    assert "answered otherwise" in why_not_reused(model)
 
 
 def test_a_cache_of_another_kind_turns_it_off() -> None:

@@ -23,6 +23,7 @@ from serving.test_registry import write
 from tiny import write_llama
 
 ADMIN, PROMPT = "admin-secret", "def double(x):"
+ENGINE = EngineConfig(rows=4, length=128, prefix_bytes=2**22, prefix_block=32)
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +40,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def made(place: Path, **settings: Any) -> Server:
     model = AutoModelForCausalLM.from_pretrained(place / "base").eval()
     tokenizer = AutoTokenizer.from_pretrained(place / "base")
-    config = {"name": "base", "folder": place / "adapters", "engine": EngineConfig(rows=4, length=128)} | settings
+    config = {"name": "base", "folder": place / "adapters", "engine": ENGINE} | settings
     return Server(model, tokenizer, ServerConfig(**config))
 
 
@@ -241,6 +242,18 @@ def test_a_client_that_hangs_up_frees_its_row(url: str, server: Server) -> None:
     new = server.counts.new_tokens["sql"]
     time.sleep(0.2)
     assert server.counts.new_tokens["sql"] == new
+
+
+def test_what_was_read_before_is_told(plain: httpx2.Client) -> None:
+    """The whole prompt the second time, but for the tokens that are always read."""
+    prompt = [5 + place % 30 for place in range(70)]
+    usages = [
+        plain.post("/v1/completions", json={"model": model, "prompt": prompt, "max_tokens": 3, "seed": 1}).json()
+        for model in ("sql", "sql", "chat")
+    ]
+    assert [each["usage"]["prompt_tokens_details"]["cached_tokens"] for each in usages] == [0, 64, 0]
+    assert usages[0]["choices"] == usages[1]["choices"]
+    assert "loralab_prefix_tokens_reused" in plain.get("/metrics").text
 
 
 def test_counts_are_told(plain: httpx2.Client, client: openai.OpenAI) -> None:

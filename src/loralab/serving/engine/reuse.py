@@ -4,6 +4,8 @@ It may where keys and values of every token are all that it keeps. One with a st
 say) answers otherwise the second time, and reads every prompt whole.
 """
 
+from dataclasses import replace
+
 import torch
 from transformers import PreTrainedModel
 
@@ -18,7 +20,8 @@ def why_not_reused(model: PreTrainedModel) -> str:
     """Why beginnings of prompts are not kept for this model; empty where they can be."""
     if (context_length(model) or LENGTH + NEW) < LENGTH + NEW:
         return f"the model's context is shorter than {LENGTH + NEW} tokens"
-    engine = Engine(model, EngineConfig(rows=2, length=LENGTH + NEW, chunk=8, prefix_bytes=2**30, prefix_block=BLOCK))
+    sizes = EngineConfig(rows=2, length=LENGTH + NEW, chunk=8, prefix_bytes=2**30, prefix_block=BLOCK)
+    engine = Engine(model, replace(sizes, fused=False))
     vocabulary = model.config.get_text_config().vocab_size
     prompt = tuple((5 * place + 3) % min(vocabulary, 1000) for place in range(LENGTH))
     first, second = (_told(engine, Request(prompt=prompt, max_new_tokens=NEW, logprobs=0)) for _ in range(2))
