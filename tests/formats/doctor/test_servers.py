@@ -35,11 +35,10 @@ def test_plain_lora_survives_everywhere(tmp_path: Path, server: str) -> None:
     "spec",
     [
         ll.LoRA(rank=2, targets=BOTH, magnitude=True),
-        ll.VeRA(rank=4, targets=BOTH),
         ll.LoRA(rank=2, targets=["q_proj"], modules_to_save=["lm_head"]),
         ll.PrefixEmbedding(prefix=2),
     ],
-    ids=["dora", "vera", "head", "prefix"],
+    ids=["dora", "head", "prefix"],
 )
 def test_what_is_more_than_low_rank_does_not(tmp_path: Path, server: str, spec: object) -> None:
     move = moved(tmp_path, spec, server)
@@ -60,13 +59,18 @@ def test_one_alpha_for_all_is_read_by_some(tmp_path: Path, server: str, whole: b
     assert moved(tmp_path, spec, server).whole is whole
 
 
+@pytest.mark.parametrize("server, whole", [("vllm", False), ("sglang", False), ("llama.cpp", True)])
+def test_vera_survives_where_it_is_converted_to_its_pairs(tmp_path: Path, server: str, whole: bool) -> None:
+    assert moved(tmp_path, ll.VeRA(rank=4, targets=BOTH), server).whole is whole
+
+
 def test_flags_fit_the_rank(tmp_path: Path) -> None:
     assert "--max-lora-rank 16 " in moved(tmp_path, ll.LoRA(rank=4, targets=BOTH), "vllm").start[0]
-    read = read_adapter(write(causal("llama"), tmp_path / "wide", ll.LoRA(rank=24, targets=BOTH)))
+    read = read_adapter(write(causal("llama"), tmp_path / "wide", ll.LoRA(rank=24, targets=["q_proj"])))
     assert "--max-lora-rank 32 " in move_to(read, "vllm").start[0]
     assert "--max-lora-rank 24 " in move_to(read, "sglang").start[0]
 
 
 def test_an_unknown_server_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(SpecError, match="vllm, sglang, llama.cpp"):
+    with pytest.raises(SpecError, match=r"vllm, sglang, llama\.cpp"):
         moved(tmp_path, ll.LoRA(rank=4, targets=BOTH), "ollama")
