@@ -6,7 +6,7 @@ Euclidean norm and eight strided sums) is compared with a tolerance instead.
 """
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, MutableMapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -181,7 +181,7 @@ class _Known:
         return self.place == _place(tensor) and torch.equal(self.sample, _sample(tensor))
 
 
-_KNOWN: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
+_KNOWN: MutableMapping[Tensor, _Known] = WeakTensorKeyDictionary()
 
 
 def _remembered(tensor: Tensor) -> TensorPrint:
@@ -191,8 +191,7 @@ def _remembered(tensor: Tensor) -> TensorPrint:
     known = _KNOWN.get(tensor)
     if known is None or not known.is_of(tensor):
         known = _KNOWN[tensor] = _Known(TensorPrint.of(tensor), _place(tensor), _sample(tensor))
-    found: TensorPrint = known.print
-    return found
+    return known.print
 
 
 def _place(tensor: Tensor) -> tuple[object, ...]:

@@ -22,6 +22,8 @@ from torch import Tensor
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
+from loralab.serving.engine.cache import keys_and_values
+
 BLOCK = 128
 """Tokens. Fewer would be found more often, and cost more calls of the model where nothing is."""
 
@@ -149,5 +151,5 @@ def _is_plain(cache: DynamicCache, length: int) -> bool:
 
 
 def _block_of(adapter: str | None, cache: DynamicCache, start: int, end: int) -> PrefixBlock:
-    layers = ((layer.keys[:, :, start:end].clone(), layer.values[:, :, start:end].clone()) for layer in cache.layers)  # type: ignore[index]
-    return PrefixBlock(adapter, tuple(layers))
+    pairs = (keys_and_values(layer) for layer in cache.layers)  # type: ignore[arg-type]  # all are plain
+    return PrefixBlock(adapter, tuple((k[:, :, start:end].clone(), v[:, :, start:end].clone()) for k, v in pairs))
