@@ -17,6 +17,7 @@ from serving.test_registry import write
 from tiny import write_llama
 
 ADMIN, PROMPT = "admin-secret", "def double(x):"
+ENGINE = EngineConfig(rows=4, length=128, prefix_bytes=2**22, prefix_block=32)
 
 
 def write_place(root: Path, *names: str) -> Path:
@@ -30,7 +31,7 @@ def write_place(root: Path, *names: str) -> Path:
 def made(place: Path, **settings: Any) -> Server:
     model = AutoModelForCausalLM.from_pretrained(place / "base").eval()
     tokenizer = AutoTokenizer.from_pretrained(place / "base")
-    config = {"name": "base", "folder": place / "adapters", "engine": EngineConfig(rows=4, length=128)} | settings
+    config = {"name": "base", "folder": place / "adapters", "engine": ENGINE} | settings
     return Server(model, tokenizer, ServerConfig(**config))
 
 

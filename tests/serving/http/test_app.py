@@ -211,6 +211,18 @@ def test_a_client_that_hangs_up_frees_its_row(url: str, server: Server) -> None:
     assert server.counts.new_tokens["sql"] == new
 
 
+def test_what_was_read_before_is_told(plain: httpx2.Client) -> None:
+    """The whole prompt the second time, but for the tokens that are always read."""
+    prompt = [5 + place % 30 for place in range(70)]
+    usages = [
+        plain.post("/v1/completions", json={"model": model, "prompt": prompt, "max_tokens": 3, "seed": 1}).json()
+        for model in ("sql", "sql", "chat")
+    ]
+    assert [each["usage"]["prompt_tokens_details"]["cached_tokens"] for each in usages] == [0, 64, 0]
+    assert usages[0]["choices"] == usages[1]["choices"]
+    assert "loralab_prefix_tokens_reused" in plain.get("/metrics").text
+
+
 def test_counts_are_told(plain: httpx2.Client, client: openai.OpenAI) -> None:
     completed(client, "sql")
     page = plain.get("/metrics").text

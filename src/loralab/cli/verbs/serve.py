@@ -1,7 +1,10 @@
 """`loralab serve`: one base and hundreds of adapters behind OpenAI's routes."""
 
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
+
+import psutil
 
 from loralab.cli.flags import NamesModel, Precision
 from loralab.cli.opening import say
@@ -13,6 +16,7 @@ if TYPE_CHECKING:
 
 SHOWN = 8
 """Adapters that are named at the start."""
+_MEMORY = re.compile(r"\d{1,9}(\.\d+)?|\d{1,2}(\.\d+)?%")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +59,9 @@ class ServeConfig(NamesModel):
     in_memory: int = 64
     """Adapters that are kept in memory, those used last."""
 
+    prefix_cache: str = "256"
+    """Memory for what prompts begin with, so that it is read once: MiB, or a share of what is free (10%); 0: none."""
+
     dtype: Precision = "auto"
     """Precision of the base model; auto is bfloat16 where the processor multiplies it natively."""
 
@@ -71,6 +78,7 @@ class ServeConfig(NamesModel):
         """Raises SpecError that lists all that cannot be."""
         counts = ("rows", "waiting", "in_memory")
         problems = [f"{name} {getattr(self, name)}: at least 1" for name in counts if getattr(self, name) < 1]
+        problems += [] if _MEMORY.fullmatch(self.prefix_cache) else [f"prefix-cache {self.prefix_cache!r}: 256, or 10%"]
         problems += [f"port {self.port}: 0 to 65535"] if not 0 <= self.port < 2**16 else []
         problems += [f"timeout {self.timeout}: above 0"] if not self.timeout > 0 else []
         for name in ("admin_token", "api_key"):
@@ -78,6 +86,13 @@ class ServeConfig(NamesModel):
                 problems.append(f"{name.replace('_', '-')} is empty: leave it out, or give one")
         if problems:
             raise SpecError("; ".join(problems))
+
+    @property
+    def prefix_bytes(self) -> int:
+        """The memory for what prompts begin with; a share is of what is free now."""
+        if self.prefix_cache.endswith("%"):
+            return int(float(self.prefix_cache[:-1]) / 100 * psutil.virtual_memory().available)
+        return int(float(self.prefix_cache) * 2**20)
 
 
 def run(config: ServeConfig) -> Answer:
@@ -101,7 +116,7 @@ def run(config: ServeConfig) -> Answer:
         admin_token=config.admin_token,
         api_key=config.api_key,
         hosts=_hosts(config),
-        engine=EngineConfig(rows=config.rows, length=config.length),
+        engine=EngineConfig(rows=config.rows, length=config.length, prefix_bytes=config.prefix_bytes),
         waiting=config.waiting,
         seconds=config.timeout,
         in_memory=config.in_memory,
@@ -116,7 +131,7 @@ def run(config: ServeConfig) -> Answer:
         return servers[0]
 
     def greet(port: int, server: Server) -> None:
-        say(_greeting(config, server, port))
+        say([*server.notes, *_greeting(config, server, port)])
 
     say([f"loading {config.model} …"])
     listen(make, config.host, config.port, config.log_level, greet)

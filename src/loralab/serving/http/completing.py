@@ -34,6 +34,7 @@ class Completion:
         _check_biases(server, body)
         most, top = _asked(body)
         self._shape = Shape(chat, codec, body.model, top)
+        self._known: dict[tuple[int, ...], int] = {}
         seed = secrets.randbits(32) if body.seed is None else body.seed
         self.requests = [
             Request(
@@ -61,7 +62,7 @@ class Completion:
         answers = [task.result() for task in tasks]
         if any(answer.reason == "failed" for answer in answers):
             raise Refused(500, NOT_FINITE)
-        return self._shape.whole(answers, self._echoes, self._prompt_tokens)
+        return self._shape.whole(answers, self._echoes, self._prompt_tokens, self._known_tokens)
 
     async def stream(self) -> AsyncGenerator[str]:
         """The answer as server-sent events; an error, once they have begun, is one of them."""
@@ -89,7 +90,7 @@ class Completion:
                     yield sse(self._shape.piece(index, piece, told[index]))
                     told[index] += self._shape.width(piece.tokens)
         if self._body.stream_options is not None and self._body.stream_options.include_usage:
-            yield sse(self._shape.usage(self._prompt_tokens, new))
+            yield sse(self._shape.usage(self._prompt_tokens, new, self._known_tokens))
         yield sse("[DONE]")
 
     def _beginning(self, index: int) -> list[str]:
@@ -113,6 +114,7 @@ class Completion:
             now = time.monotonic()
             if piece.tokens:
                 (counts.first_token if first else counts.between_tokens).add(now - before)
+                self._known.setdefault(request.prompt, piece.tokens[0].known)
                 before, first = now, False
                 counts.new_tokens[model] += len(piece.tokens)
             yield piece
@@ -120,6 +122,11 @@ class Completion:
     @property
     def _prompt_tokens(self) -> int:
         return sum(map(len, self._prompts))
+
+    @property
+    def _known_tokens(self) -> int:
+        """Of them those that were not read, for they had been before this body came."""
+        return sum(self._known.get(prompt, 0) for prompt in set(self._prompts))
 
 
 def _check_biases(server: Server, body: CompletionFields) -> None:

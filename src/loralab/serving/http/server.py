@@ -7,7 +7,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from weakref import WeakKeyDictionary
 
@@ -19,6 +19,7 @@ from loralab.models.context import context_length
 from loralab.nn.tensors import tensor_of
 from loralab.serving.classifying.service import ClassifierService
 from loralab.serving.engine.engine import LONGEST, EngineConfig
+from loralab.serving.engine.reuse import why_not_reused
 from loralab.serving.engine.trial import refuse_unservable
 from loralab.serving.http.codec import Codec
 from loralab.serving.http.counts import ServedCounts
@@ -92,6 +93,7 @@ class Server:
             raise SpecError(f"adapters {config.folder}: no such folder; name the one that holds the adapters' folders")
         self.config = config
         self.labels = None if labels is None else tuple(labels)
+        self.notes: list[str] = []
         self._service: Service | None = None
         self._classifier: ClassifierService | None = None
         if fresh_heads(model):
@@ -99,7 +101,7 @@ class Server:
             release, reader = self._classifier.release, classifiers_of(model, tokenizer)
         else:
             refuse_unservable(model)
-            self._service = Service(model, config.engine)
+            self._service = Service(model, self._engine_config(model))
             release, reader = self._service.release, writers_of(model, tokenizer)
         self.longest = longest_text(model, config.engine.length)
         self.registry = Registry(model, config.folder, config.in_memory, release, reader)
@@ -111,6 +113,15 @@ class Server:
         self.effects = Effects()
         self._in_flight = 0
         self._closing = False
+
+    def _engine_config(self, model: PreTrainedModel) -> EngineConfig:
+        """As asked, without beginnings that are kept where the model's cannot be read again."""
+        wanted = self.config.engine
+        why_not = why_not_reused(model) if wanted.prefix_bytes else ""
+        if not why_not:
+            return wanted
+        self.notes.append(f"prompts are read whole, whatever was read before: {why_not}")
+        return replace(wanted, prefix_bytes=0)
 
     @property
     def kind(self) -> str:
@@ -157,13 +168,20 @@ class Server:
 
     def gauges(self) -> dict[str, float]:
         """What Prometheus is told of this moment."""
-        bank = self._service.engine.bank.memory_bytes if self._service is not None else self.classifier.bank_bytes
-        return {
+        common = {
             "waiting_requests": self.waiting,
             "running_rows": self.running,
             "rows": self.config.engine.rows,
             "adapter_memory_bytes": self.registry.memory_bytes,
-            "bank_bytes": bank,
+        }
+        if self._service is None:
+            return common | {"bank_bytes": self.classifier.bank_bytes}
+        engine = self._service.engine
+        return common | {
+            "bank_bytes": engine.bank.memory_bytes,
+            "prefix_bytes": engine.prefixes.memory_bytes,
+            "prefix_hits": engine.prefixes.hits,
+            "prefix_tokens_reused": engine.prefixes.reused,
         }
 
     @property

@@ -31,7 +31,9 @@ class Shape:
     id: str = ""
     created: int = 0
 
-    def whole(self, answers: Sequence[Answer], echoes: Sequence[str], prompt_tokens: int) -> dict[str, Any]:
+    def whole(
+        self, answers: Sequence[Answer], echoes: Sequence[str], prompt_tokens: int, known: int = 0
+    ) -> dict[str, Any]:
         """An answer that is not streamed; every text begins with its echo."""
         choices = [
             {
@@ -44,7 +46,7 @@ class Shape:
         ]
         new = sum(len(answer.tokens) for answer in answers)
         kind = "chat.completion" if self.chat else "text_completion"
-        return {**self._head(kind), "choices": choices, "usage": usage(prompt_tokens, new)}
+        return {**self._head(kind), "choices": choices, "usage": usage(prompt_tokens, new, known)}
 
     def begun(self, index: int) -> dict[str, Any]:
         """The first event of a streamed chat."""
@@ -61,9 +63,9 @@ class Shape:
         logprobs = self._logprobs(piece.tokens, offset) if piece.tokens else None
         return self._chunk({"index": index, **said, "logprobs": logprobs, "finish_reason": reason})
 
-    def usage(self, prompt_tokens: int, new: int) -> dict[str, Any]:
+    def usage(self, prompt_tokens: int, new: int, known: int = 0) -> dict[str, Any]:
         """The last event of a stream that was asked for counts."""
-        return {**self._chunk(None), "usage": usage(prompt_tokens, new)}
+        return {**self._chunk(None), "usage": usage(prompt_tokens, new, known)}
 
     def _head(self, kind: str) -> dict[str, Any]:
         return {"id": self.id, "object": kind, "created": self.created, "model": self.model}
@@ -110,6 +112,11 @@ class Shape:
         }
 
 
-def usage(prompt_tokens: int, new: int) -> dict[str, int]:
-    """Token counts."""
-    return {"prompt_tokens": prompt_tokens, "completion_tokens": new, "total_tokens": prompt_tokens + new}
+def usage(prompt_tokens: int, new: int, known: int = 0) -> dict[str, Any]:
+    """Token counts; `known` of the prompt were not read, for they had been before."""
+    return {
+        "prompt_tokens": prompt_tokens,
+        "completion_tokens": new,
+        "total_tokens": prompt_tokens + new,
+        "prompt_tokens_details": {"cached_tokens": known},
+    }
