@@ -46,7 +46,8 @@ def test_the_table_fits_into_80_columns(tiny: Path, capsys: pytest.CaptureFixtur
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        (["serve"], "BENCH: expected one of latency, found 'serve'"),
+        (["train"], "BENCH: expected one of latency, serve, found 'train'"),
+        (["serve", "--requests", "1", "--new-tokens", "1"], "requests 1: at least 2; new_tokens 1: at least 2"),
         ([], "BENCH is needed: What to measure: latency"),
         (["latency", "--settings", "1x129"], "1x129 asks for longer sequences than"),
         (["latency", "--settings", ""], "there are no settings"),
