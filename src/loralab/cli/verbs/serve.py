@@ -95,7 +95,7 @@ def run(config: ServeConfig) -> Answer:
     server = Server(loaded.model, loaded.tokenizer, wanted)
 
     def greet(port: int) -> None:
-        say([*loaded.notes, *_greeting(config, server.registry.names(), port)])
+        say([*loaded.notes, server.service.engine.how, *_greeting(config, server.registry.names(), port)])
 
     listen(server, config.host, config.port, config.log_level, greet)
     return {"requests": dict(server.counts.requests)}

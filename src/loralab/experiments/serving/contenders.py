@@ -8,6 +8,7 @@ Shapes: B prompts, T tokens.
 import copy
 import os
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -57,6 +58,7 @@ class Answering:
 
     def __init__(self, model: PreTrainedModel, config: ServingConfig, folder: Path) -> None:
         self.config, self.model = config, model
+        self.new_tokens = config.new_tokens
         self._prompts = _prompts(model, config)
         self._adapted = copy.deepcopy(model)
         pairs = self._made_adapters(folder / "one")
@@ -88,13 +90,16 @@ class Answering:
             table["peft adapter_names"] = self._peft(names)
         return table
 
+    def close(self) -> None:
+        """Let the thread go that reads adapters."""
+        if self._many is not None:
+            self._many.close()
+
     # -- the engine -----------------------------------------------------------------------------------------------
 
     def _asked(self, adapters: Sequence[str | None]) -> Outcome:
         asked = zip(self._prompts, adapters, strict=False)
-        requests = [
-            Request(prompt=tuple(ids), max_new_tokens=self.config.new_tokens, adapter=who) for ids, who in asked
-        ]
+        requests = [Request(prompt=tuple(ids), max_new_tokens=self.new_tokens, adapter=who) for ids, who in asked]
         begun = time.perf_counter()
         for request in requests:
             self.engine.submit(request)
@@ -128,9 +133,10 @@ class Answering:
 
     def _made_adapters(self, saved: Path) -> dict[str, Pairs]:
         """Attached to the copy of the model those of one rank; the pairs of all; and one saved."""
-        found_pairs = {}
-        for name, rank in {f"r{rank}": rank for rank in MIXED_RANKS}.items():
-            found_pairs[name] = self._attached(name, rank, None)
+        found_pairs = {"r1": self._attached("r1", 1, None)}
+        largest = min(min(A.shape[1], B.shape[0]) for A, B in found_pairs["r1"].values())
+        for rank in MIXED_RANKS[1:]:
+            found_pairs[f"r{rank}"] = self._attached(f"r{rank}", min(rank, largest), None)
         detach(self._adapted)
         for number in range(self.config.requests):
             name = f"a{number}"
@@ -151,7 +157,7 @@ class Answering:
 
     def _generated(self, model: Any, count: int, **others: Any) -> Outcome:
         ids_BT = torch.tensor(self._prompts[:count], device=self.model.device)
-        new = self.config.new_tokens
+        new = self.new_tokens
         begun = time.perf_counter()
         with torch.inference_mode():
             out_BT: Tensor = model.generate(
@@ -174,7 +180,8 @@ class Answering:
 
         targets = sorted({path.rpartition(".")[2] for path in self._paths})
         settings = LoraConfig(r=self.config.adapter_rank, target_modules=targets, init_lora_weights=False)
-        wrapped = get_peft_model(copy.deepcopy(self.model), settings, adapter_name=names[0])
+        with warnings.catch_warnings(action="ignore", category=FutureWarning):  # PEFT asks transformers' old name
+            wrapped = get_peft_model(copy.deepcopy(self.model), settings, adapter_name=names[0])
         for name in names[1:]:
             wrapped.add_adapter(name, settings)
         wrapped.eval()

@@ -2,6 +2,7 @@
 
 import gc
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
@@ -70,7 +71,8 @@ def measure_serving(config: ServingConfig, say: Callable[[str], None]) -> dict[s
         place = machine_now()
         answering = Answering(loaded.model, config, Path(folder))
         say(answering.engine.how)
-        rounds = _rounds(answering, config.rounds)
+        with closing(answering):
+            rounds = _rounds(answering, config.rounds)
         answer = _answer(config, place, answering.engine.how, rounds)
     answer["dtype"] = str(loaded.model.dtype).removeprefix("torch.")
     if config.out is not None:
@@ -98,13 +100,17 @@ def _value(outcome: Outcome, bar: Bar) -> float:
 
 
 def _rounds(answering: Answering, count: int) -> Sequence[Round]:
-    """The first round only warms up."""
+    """Everybody in turn, after two tokens of each that only warm up."""
     table = answering.table()
+    answering.new_tokens = 2
+    for contender in table.values():
+        contender()
+    answering.new_tokens = answering.config.new_tokens
     rounds = []
-    for number in tracked(range(count + 1), "rounds"):
+    for number in tracked(range(count), "rounds"):
         gc.collect()
         rounds.append({name: table[name]() for name in order_in_round(list(table), number)})
-    return rounds[1:]
+    return rounds
 
 
 def _answer(config: ServingConfig, place: Machine, how: str, rounds: Sequence[Round]) -> dict[str, Any]:
