@@ -39,6 +39,8 @@ class EngineConfig:
     """Tokens of prompt and answer together; without it the model's context, 2,048 at most."""
     chunk: int = 256
     """Tokens of a prompt that are read between two steps."""
+    prompts: int = 1
+    """Prompts that may be read between two steps: more, where all are there and none is waited for."""
 
 
 @dataclass(eq=False)
@@ -144,7 +146,7 @@ class Engine:
     def step(self) -> list[Event]:
         """Read a chunk of a prompt, write a token of every answer, and say what came of it."""
         with evaluating(self._model):
-            events = [*self._dismissed(), *self._prompt_read(), *self._tokens_written()]
+            events = [*self._dismissed(), *self._prompts_read(), *self._tokens_written()]
         self._let_go()
         return events
 
@@ -183,6 +185,11 @@ class Engine:
             del self._waiting[adapter]
 
     # -- prompts --------------------------------------------------------------------------------------------------
+
+    def _prompts_read(self) -> Iterator[Event]:
+        """Chunks of as many prompts as may be read."""
+        for _ in range(self.config.prompts):
+            yield from self._prompt_read()
 
     def _prompt_read(self) -> Iterator[Event]:
         """A chunk of the prompt that is being read; the answer's first token, once it has been read."""

@@ -22,7 +22,8 @@ class Chooser:
 
     def choose(self, scores_V: Tensor) -> Token:
         """The next token, from what the model scores it."""
-        id = self._drawn(self._changed(scores_V.float()))
+        pick = self._request.pick
+        id = self._drawn(self._changed(scores_V.float())) if pick is None else pick(scores_V.float())
         self._written[id] += 1
         return self._told(id, scores_V)
 
