@@ -4,6 +4,7 @@ for the next.
 Shapes: V vocabulary.
 """
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 
 import torch
@@ -30,6 +31,8 @@ MOST_TIMES = 4
 cheap; and the engine keeps nothing of a batch of prompts."""
 SHARE = 2
 """But the cache of all is no larger than one half of the weights, where a batch's own is not already."""
+WORTH_A_TRIAL = 64
+"""Steps from which on the engine's fused blocks, which it has to try first, gain more than their trial costs."""
 
 
 def generate_continuously(
@@ -86,12 +89,12 @@ class _Writing:
         for request in self._numbers:
             self._engine.submit(request)
         if self._streamer is not None:
-            self._streamer.put(torch.tensor([next(iter(self._numbers)).prompt]))
+            self._streamer.put(torch.tensor([next(iter(self._numbers)).prompt]))  # type: ignore[no-untyped-call]
         ended = self._ended()
         for _ in tracked(self._answers, "texts"):
             next(ended)
         if self._streamer is not None:
-            self._streamer.end()
+            self._streamer.end()  # type: ignore[no-untyped-call]
         return self._answers
 
     def _ended(self) -> Iterator[Request]:
@@ -107,7 +110,7 @@ class _Writing:
         answer = self._answers[self._numbers[token.request]]
         answer.append(token.id)
         if self._streamer is not None:
-            self._streamer.put(torch.tensor([token.id]))
+            self._streamer.put(torch.tensor([token.id]))  # type: ignore[no-untyped-call]
         if self._is_ended is not None and self._is_ended(answer):
             self._over.add(token.request)
             self._engine.cancel(token.request)
@@ -133,7 +136,7 @@ def _picker(config: GenerationConfig, number: int) -> Callable[[Tensor], int] | 
 
     def pick(scores_V: Tensor) -> int:
         ids_1T = torch.tensor([picked], dtype=torch.long, device=scores_V.device)
-        picked.append(int(processors(ids_1T, scores_V[None]).argmax()))
+        picked.append(int(processors(ids_1T, scores_V[None]).argmax()))  # type: ignore[arg-type]
         return picked[-1]
 
     return pick
@@ -145,7 +148,15 @@ def _sizes(model: PreTrainedModel, prompts: Sequence[list[int]], config: Generat
     length = longest + config.max_new_tokens
     fitting = weight_bytes(model) // SHARE // max(1, length * cache_bytes(model))
     rows = min(len(prompts), max(config.batch_size, min(MOST_TIMES * config.batch_size, fitting)))
-    return EngineConfig(rows=rows, length=length, chunk=max(2, min(CHUNK, longest)), prompts=rows)
+    steps = config.max_new_tokens * math.ceil(len(prompts) / rows)
+    return EngineConfig(
+        rows=rows,
+        length=length,
+        chunk=max(2, min(CHUNK, longest)),
+        prompts=rows,
+        fused=steps >= WORTH_A_TRIAL,
+        pack=False,  # a second copy of the weights is not what is expected of a few answers
+    )
 
 
 # -- beams ------------------------------------------------------------------------------------------------------------
