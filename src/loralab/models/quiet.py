@@ -5,8 +5,14 @@ It knows nothing of models: what transformers would have printed, the caller say
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
-from transformers.utils import logging
+from loralab.extras import deferred
+
+if TYPE_CHECKING:
+    from transformers.utils import logging
+else:
+    logging = deferred("transformers.utils.logging")
 
 
 @contextmanager
