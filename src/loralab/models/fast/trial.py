@@ -43,4 +43,5 @@ def tolerance(dtype: torch.dtype) -> float:
 
 def own_forward(module: nn.Module) -> Forward:
     """The forward of the module's class, whatever stands for it at this moment."""
-    return type(module).forward.__get__(module)
+    own: Forward = type(module).forward.__get__(module)
+    return own
