@@ -95,13 +95,14 @@ def _candidates(module: nn.Module) -> Iterator[tuple[int, GatedParts]]:
 
 def _projections(dense: Sequence[nn.Module]) -> Iterator[tuple[nn.Module, Callable[[Tensor], tuple[Tensor, Tensor]]]]:
     """Every projection down, and what may give g and u beside it: two projections up, or the halves of one."""
-    for down, *up in permutations(dense):
+    for down, first, *rest in permutations(dense):
         width, inner = _shape(down)
-        if [_shape(each) for each in up] == [(inner, width)] * 2:
-            yield down, partial(_two, *up)
-        elif [_shape(each) for each in up] == [(2 * inner, width)]:
-            yield down, partial(_halves, up[0], 0)
-            yield down, partial(_halves, up[0], 1)
+        shapes = [_shape(each) for each in (first, *rest)]
+        if shapes == [(inner, width)] * 2:
+            yield down, partial(_two, first, rest[0])
+        elif shapes == [(2 * inner, width)]:
+            yield down, partial(_halves, first, 0)
+            yield down, partial(_halves, first, 1)
 
 
 def _two(gate: nn.Module, up: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
