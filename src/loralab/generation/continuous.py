@@ -153,6 +153,7 @@ def _sizes(model: PreTrainedModel, prompts: Sequence[list[int]], config: Generat
         rows=rows,
         length=length,
         chunk=max(2, min(CHUNK, longest)),
+        reading=sum(map(len, prompts)),
         fused=steps >= WORTH_A_TRIAL,
         pack=False,  # a second copy of the weights is not what is expected of a few answers
     )

@@ -43,7 +43,9 @@ class EngineConfig:
     length: int | None = None
     """Tokens of prompt and answer together; without it the model's context, 2,048 at most."""
     chunk: int = 256
-    """Tokens of prompts that are read between two steps."""
+    """Tokens of a prompt that are read at once."""
+    reading: int | None = None
+    """Tokens of prompts that are read between two steps; without it a chunk's worth, so that no answer waits long."""
     prefix_bytes: int = 0
     """Of keys and values that are kept of the beginnings of prompts; 0: none."""
     prefix_block: int = BLOCK
@@ -183,7 +185,7 @@ class Engine:
 
     @torch.inference_mode()
     def step(self) -> list[Event]:
-        """Read a chunk's worth of prompts, write a token of every answer, and say what came of it."""
+        """Read of the prompts, write a token of every answer, and say what came of it."""
         events = [*self._dismissed(), *self._prompts_read(), *self._tokens_written()]
         if self._wanted_again:
             self._keep_wanted()
@@ -228,8 +230,8 @@ class Engine:
     # -- prompts --------------------------------------------------------------------------------------------------
 
     def _prompts_read(self) -> Iterator[Event]:
-        """Prompts one after the other, until as many tokens have been read as the largest chunk has."""
-        enough = self._tokens_read + self.config.chunk
+        """Prompts one after the other, until as many tokens have been read as may be between two steps."""
+        enough = self._tokens_read + (self.config.reading or self.config.chunk)
         while self._tokens_read < enough and (self._reading or self._waiting) and len(self._rows) < self.config.rows:
             yield from self._prompt_read()
 
