@@ -21,6 +21,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from loralab.errors import ModelLoadError
 from loralab.extras import lazy
 from loralab.models.quiet import quiet_transformers
+from loralab.progress import announced
 
 gguf = lazy("gguf", "gguf")
 
@@ -44,6 +45,11 @@ def write_huggingface_folder(file: Path, folder: Path) -> None:
 
     Raises `ModelLoadError` for a tokenizer kind that is not in `PRE_TOKENIZERS`.
     """
+    with announced(f"{file.stem} is converted, once for all"):
+        _write(file, folder)
+
+
+def _write(file: Path, folder: Path) -> None:
     # The bar of the dequantisation is not one that transformers can turn off.
     with quiet_transformers(), redirect_stderr(StringIO()):
         model = _read_model(file)
