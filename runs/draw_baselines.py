@@ -1,4 +1,4 @@
-"""The pictures of docs/results/baselines.md, drawn from the tables in baselines.json as `loralab compare` draws its own.
+"""The pictures of docs/results/baselines.md, drawn from the tables of baselines.json as `compare` draws its own.
 
     python runs/draw_baselines.py
 

@@ -7,6 +7,7 @@ a `save_pretrained`, whose files have no place for an adapter, from a training's
 
 import sys
 from collections.abc import Iterable
+from types import FrameType
 
 from torch import nn
 
@@ -15,7 +16,8 @@ METHOD = "save_pretrained"
 
 def module_that_writes() -> nn.Module | None:
     """The outermost module whose `save_pretrained` is running, in the thread of the caller."""
-    found, frame = None, sys._getframe(1)
+    found: nn.Module | None = None
+    frame: FrameType | None = sys._getframe(1)
     while frame is not None:
         if frame.f_code.co_name == METHOD and isinstance(frame.f_locals.get("self"), nn.Module):
             found = frame.f_locals["self"]

@@ -105,7 +105,8 @@ def choose_task(draft: Draft) -> Iterator[str]:
     """The task with its classes in order, and something held out where measurements choose the adapter."""
     opened, ordered = _open_task(draft.config, draft.labels)
     draft.task = with_validation(opened, draft.config)
-    draft.eval_split = held_out_split(opened) if draft.config.validation_share is None else None
+    found_again = draft.config.validation_share is None or draft.config.data is not None
+    draft.eval_split = held_out_split(opened) if found_again else None
     check_measured(draft.task, draft.config)
     yield from (*draft.task.notes, *ordered)
 
