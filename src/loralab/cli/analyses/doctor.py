@@ -6,7 +6,7 @@ from pathlib import Path
 
 from loralab.cli.flags import ChoosesCheckpoint, Loading, WritesFolder
 from loralab.cli.opening import Labels, Wanted, load_base, say, wanted_by
-from loralab.cli.showing import show_findings
+from loralab.cli.showing import show_findings, show_lines
 from loralab.cli.verb import Answer, Verb, done
 from loralab.cli.writing import FilesAmong, writing
 from loralab.errors import AdapterFileError
@@ -55,7 +55,8 @@ def show(answer: Answer) -> None:
     count = [each["severity"] for each in answer["findings"]]
     summed = ", ".join(f"{count.count(each)} {each}s" for each in ("error", "warning", "note"))
     state = "healthy" if answer["healthy"] else "NOT healthy"
-    print(f"{answer['adapter']}: {state} ({summed}; {answer['modules']} low-rank updates, {answer['tensors']} tensors)")
+    held = f"{answer['modules']} low-rank updates, {answer['tensors']} tensors"
+    show_lines(f"{answer['adapter']}: {state} ({summed}; {held})")
 
 
 def status(answer: Answer) -> int:
