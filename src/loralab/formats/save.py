@@ -8,10 +8,9 @@ from collections.abc import Collection, Mapping
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
-from transformers import BaseImageProcessor, PreTrainedTokenizerBase
 
 from loralab.core.adapter import Adapter
 from loralab.core.names import unwrapped
@@ -38,13 +37,16 @@ from loralab.formats.sidecar import OWN_LAYOUT, PEFT_LAYOUT, Sidecar, file_sha25
 from loralab.methods.beside import fresh_heads, random_beside
 from loralab.models.outputs import are_placeholders, output_names
 
+if TYPE_CHECKING:
+    from transformers import BaseImageProcessor, PreTrainedTokenizerBase
+
 
 def save(
     adapter: Adapter,
     path: str | Path,
     *,
     model: nn.Module | None = None,
-    tokenizer: PreTrainedTokenizerBase | BaseImageProcessor | None = None,
+    tokenizer: "PreTrainedTokenizerBase | BaseImageProcessor | None" = None,
     overwrite: bool = False,
     base: Fingerprint | None = None,
 ) -> Path:

@@ -6,23 +6,28 @@ bars are told as our own progress. What is downloaded shows the Hub's bars.
 
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from huggingface_hub.utils import are_progress_bars_disabled, enable_progress_bars  # type: ignore[attr-defined]
-from transformers.utils import logging
-
+from loralab.extras import deferred
 from loralab.progress import tracked
+
+if TYPE_CHECKING:
+    from huggingface_hub import utils as hub
+    from transformers.utils import logging
+else:
+    hub = deferred("huggingface_hub.utils")
+    logging = deferred("transformers.utils.logging")
 
 
 @contextmanager
 def quiet_transformers() -> Iterator[None]:
     """No bars of its own and nothing below an error on stderr inside; the former state is restored after."""
     verbosity = logging.get_verbosity()
-    progress_bars, of_hub = logging.is_progress_bar_enabled(), not are_progress_bars_disabled()
+    progress_bars, of_hub = logging.is_progress_bar_enabled(), not hub.are_progress_bars_disabled()
     logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     if of_hub:
-        enable_progress_bars()
+        hub.enable_progress_bars()
     before = logging.set_tqdm_hook(_as_ours) if hasattr(logging, "set_tqdm_hook") else None
     try:
         yield

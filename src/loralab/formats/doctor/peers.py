@@ -6,16 +6,21 @@ What they take changes with their versions: PEFT 0.21, vLLM 0.11 (config/lora.py
 
 import math
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from torch import nn
-from transformers import PreTrainedModel
 
 from loralab.core.names import unwrapped
 from loralab.errors import SpecError, some
-from loralab.extras import lacking
+from loralab.extras import deferred, lacking
 from loralab.files.names import PLAIN_NAME
 from loralab.formats.gguf.layout import GgufBase, obstacles
 from loralab.formats.stored import Finding, StoredAdapter
+
+if TYPE_CHECKING:
+    import transformers
+else:
+    transformers = deferred("transformers")
 
 PEFT, VLLM, GGUF = "PEFT", "vLLM", "GGUF"
 VLLM_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
@@ -81,7 +86,7 @@ def _gguf_base(model: nn.Module) -> GgufBase | None:
     not installed.
     """
     inner = unwrapped(model)
-    if lacking("gguf") or not isinstance(inner, PreTrainedModel):
+    if lacking("gguf") or not isinstance(inner, transformers.PreTrainedModel):
         return None
     try:
         return GgufBase.of(inner.name_or_path or "the base", inner.config)
