@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from loralab.cli.main import main
+from loralab.cli.opening import say
 from loralab.cli.progress import ERASE, ProgressLine
 from loralab.progress import Work
 
@@ -94,3 +95,12 @@ def test_loading_and_examining_say_how_far_they_are(
     said = capsys.readouterr().err
     for each in ("loading weights 2/", "modules of the base recognised 2/4", "updates examined 2/4", "weights 2/4"):
         assert each in said
+
+
+def test_what_is_said_in_a_terminal_is_folded_between_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "24")
+    for stream, lines in ((Screen(), ["a sentence that is a", "little longer"]), (io.StringIO(), None)):
+        monkeypatch.setattr("sys.stderr", stream)
+        note = "a sentence that is a little longer\n  --a-command of-its-own stays-as-it-is"
+        say([note])
+        assert stream.getvalue().splitlines() == [*(lines or [note.splitlines()[0]]), note.splitlines()[1]]

@@ -23,11 +23,12 @@ else:
 def quiet_transformers() -> Iterator[None]:
     """No bars of its own and nothing below an error on stderr inside; the former state is restored after."""
     verbosity = logging.get_verbosity()
-    progress_bars, of_hub = logging.is_progress_bar_enabled(), not hub.are_progress_bars_disabled()
+    progress_bars = logging.is_progress_bar_enabled()
+    of_hub = not hub.are_progress_bars_disabled()  # type: ignore[attr-defined]
     logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     if of_hub:
-        hub.enable_progress_bars()
+        hub.enable_progress_bars()  # type: ignore[attr-defined]
     before = logging.set_tqdm_hook(_as_ours) if hasattr(logging, "set_tqdm_hook") else None
     try:
         yield
