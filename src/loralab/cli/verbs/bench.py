@@ -4,14 +4,18 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
+from loralab.cli.flags import WritesFolder
 from loralab.cli.opening import say
 from loralab.cli.showing import show_files, show_lines, show_table
 from loralab.cli.verb import Answer, Verb
+from loralab.cli.writing import FilesAmong, writing
 from loralab.experiments.latency.config import LatencyConfig
+
+FILES = FilesAmong(("latency.json", "latency.md", "latency.png"))
 
 
 @dataclass(frozen=True, kw_only=True)
-class BenchConfig(LatencyConfig):
+class BenchConfig(LatencyConfig, WritesFolder):
     """The flags of `loralab bench`."""
 
     bench: Literal["latency", "serve"] = field(metadata={"positional": True})
@@ -41,7 +45,8 @@ def run(config: BenchConfig) -> Answer:
     from loralab.experiments.latency.measure import measure_latency
     from loralab.experiments.latency.rows import as_answer
 
-    return as_answer(measure_latency(config, lambda sentence: say([sentence])))
+    with writing(config.out, FILES, overwrite=config.overwrite):
+        return as_answer(measure_latency(config, lambda sentence: say([sentence])))
 
 
 def _serve(config: BenchConfig) -> Answer:
