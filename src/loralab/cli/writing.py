@@ -11,6 +11,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 from loralab.errors import OutputError
+from loralab.files.drafts import is_ours, is_vacant
 from loralab.files.names import CONFIG_NAME, OLD_TENSORS_NAME, PLAIN_NAME, RUN_NAME, SAVED
 from loralab.files.whole import replacing
 from loralab.models.processor_names import IMAGE_FILES, MORE_TEMPLATES, TOKENIZER_FILES
@@ -34,7 +35,8 @@ class Product:
     def foreign(self, folder: Path) -> list[str]:
         """Names in a folder that no verb of this kind wrote."""
         known = [self.mark, *self.names, *self._listed(folder)]
-        return sorted(each.name for each in folder.iterdir() if not any(fnmatch(each.name, name) for name in known))
+        names = (each.name for each in folder.iterdir() if not is_ours(each.name))
+        return sorted(name for name in names if not any(fnmatch(name, pattern) for pattern in known))
 
     def _listed(self, folder: Path) -> list[str]:
         try:
@@ -107,7 +109,7 @@ def _exists(place: Path) -> OutputError:
 
 def is_occupied(place: Path) -> bool:
     """Whether something is there that a new folder would be written over."""
-    return (place.exists() or place.is_symlink()) and not (place.is_dir() and not any(place.iterdir()))
+    return (place.exists() or place.is_symlink()) and not (place.is_dir() and is_vacant(place))
 
 
 def refuse_other(place: Path, kind: Product) -> None:

@@ -7,20 +7,21 @@ from pathlib import Path
 
 from transformers import BaseImageProcessor, PreTrainedTokenizerBase
 
-from loralab.files.whole import whole_files
-from loralab.models.processor_names import remove_processor
+from loralab.files.drafts import draft_folder, remove
 from loralab.models.quiet import quiet_transformers
 
 
-def replace_processor(processor: PreTrainedTokenizerBase | BaseImageProcessor, folder: Path) -> None:
-    """Write a tokenizer with its chat template, or an image processor, in place of any that lies in the folder.
-
-    Raises OutputError if the disk is full or the place is not writable.
+def write_processor(processor: PreTrainedTokenizerBase | BaseImageProcessor, folder: Path) -> set[str]:
+    """Write a tokenizer with its chat template, or an image processor, into a folder that is not in its place yet; the
+    names of its files. Raises OSError where writing fails.
     """
     if isinstance(processor, PreTrainedTokenizerBase) and processor.is_fast:
         processor.backend_tokenizer.no_truncation()  # what the last call set, which no text is to be read with later
         processor.backend_tokenizer.no_padding()
-    with whole_files(folder) as draft, quiet_transformers():
+    with draft_folder(folder, "processor") as draft, quiet_transformers():
         processor.save_pretrained(draft)
         written = {each.name for each in draft.iterdir()}
-    remove_processor(folder, written)
+        for name in written:
+            remove(folder / name)
+            (draft / name).rename(folder / name)
+    return written

@@ -21,14 +21,14 @@ from loralab.training.checkpoint import AdapterWriter, newest_checkpoint, restor
 from loralab.training.command import WIDTH, folded, next_commands, train_command
 from loralab.training.config import DEFAULT_EPOCHS, TrainConfig
 from loralab.training.data_record import check_unchanged
-from loralab.training.folder import RunFolder, claim, clear
+from loralab.training.folder import RunFolder, claim, clear, occupied
 from loralab.training.forecast import forecast
 from loralab.training.interrupt import Asked, Interruption, RunStopped, interruptible
 from loralab.training.log.boards import Boards, open_boards, require_boards
 from loralab.training.log.curves import draw_curves
 from loralab.training.log.journal import Journal, read_journal
 from loralab.training.log.progress import RunProgress
-from loralab.training.log.record import write_record
+from loralab.training.log.record import record_text, write_record
 from loralab.training.log.samples import SampleFile, beside, read_samples
 from loralab.training.loop import run_steps
 from loralab.training.measure import Measurer, measured, measures, scores_before
@@ -89,7 +89,7 @@ def train(config: TrainConfig) -> TrainResult:
         said = check_unchanged(before, prepared.data, folder.path)
         prepared = replace(prepared, notes=(*prepared.notes, *said))
     last = total_steps(config, prepared)
-    with made_fast(prepared.loaded) as kernels, interruptible() as interruption:
+    with occupied(config) as folder, made_fast(prepared.loaded) as kernels, interruptible() as interruption:
         observer = _open(config, prepared, folder, last, interruption, before.get("boards", {}))
         boards = observer.measurer.boards
         try:
@@ -123,16 +123,18 @@ def _open(
     interruption: Interruption,
     known: Mapping[str, str],
 ) -> RunObserver:
-    """Claim the folder for good, and go back to the newest checkpoint if there is one to resume from."""
+    """Make the folder this run's, and go back to the newest checkpoint if there is one to resume from."""
     checkpoint = newest_checkpoint(folder.checkpoints) if config.resume else None
     done = checkpoint.step if checkpoint else 0
     if done > last:
         raise SpecError(f"the run in {folder.path} has made {done} steps already, more than {last}; give more steps")
     progress = RunProgress(done + 1, last)
     boards = open_boards(config, folder.path, done, known, progress.say)
-    if not config.resume:
-        clear(folder)
-    write_record(folder.record, config, _facts(prepared, boards))
+    facts = _facts(prepared, boards)
+    if config.resume:
+        write_record(folder.record, config, facts)
+    else:
+        clear(folder, record_text(config, facts))
     journal = Journal(folder, done, boards)
     measurer = Measurer(config, prepared, journal, SampleFile(folder.samples, done), boards, progress, interruption)
     writer = AdapterWriter(folder.path, prepared.trainee.adapter, prepared.loaded)
