@@ -54,5 +54,7 @@ from loralab.planning.plan import plan as plan
 from loralab.tasks.table import Task as Task
 from loralab.tasks.table import task as task
 from loralab.training.config import TrainConfig as TrainConfig
+from loralab.training.run import TrainResult as TrainResult
 from loralab.training.run import train as train
+from loralab.training.together.train import train_together as train_together
 from loralab.version import __version__ as __version__

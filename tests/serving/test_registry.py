@@ -3,6 +3,8 @@
 import os
 import shutil
 from pathlib import Path
+from threading import Event
+from typing import Any
 
 import pytest
 import torch
@@ -10,6 +12,9 @@ from transformers import LlamaForCausalLM, PreTrainedModel
 
 import loralab as ll
 from loralab.errors import AdapterFileError, AdapterStateError, LoralabError, SpecError, UnknownAdapterError
+from loralab.serving import registry as registry_module
+from loralab.serving.engine.bank import Pairs
+from loralab.serving.pairs import read_pairs
 from loralab.serving.registry import Registry
 from serving.causal import causal
 from toys import give_effect
@@ -182,3 +187,148 @@ def test_another_base_is_refused(folder: Path, model: PreTrainedModel) -> None:
     other = LlamaForCausalLM(model.config).eval()
     with pytest.raises(LoralabError, match="base"):
         Registry(other, folder).version("one")
+
+
+# -- reading from disk, while others ask ------------------------------------------------------------------------------
+
+
+class Gate:
+    """Holds the reading of one adapter up until it is opened, and counts."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+        self._name, self._open, self.reached, self.readings = name, Event(), Event(), 0
+        monkeypatch.setattr(registry_module, "read_pairs", self._read)
+
+    def _read(self, path: Path, *args: Any) -> Pairs:
+        if path.name == self._name:
+            self.readings += 1
+            self.reached.set()
+            assert self._open.wait(60)
+        return read_pairs(path, *args)
+
+    def open(self) -> None:
+        self._open.set()
+
+
+def test_a_cold_adapter_delays_nobody_else(
+    model: PreTrainedModel, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate, registry = Gate(monkeypatch, "one"), Registry(model, folder)
+    waiting = registry.find("one")
+    assert gate.reached.wait(60)
+    assert registry.version("two").name == "two"
+    registry.add("three", "two")
+    registry.remove("two")
+    assert registry.names() == ["one", "three"]
+    assert not waiting.done()
+    gate.open()
+    assert waiting.result(60).name == "one"
+
+
+def test_all_who_ask_for_one_content_wait_for_one_reading(
+    model: PreTrainedModel, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate, registry = Gate(monkeypatch, "one"), Registry(model, folder)
+    waiting = [registry.find("one") for _ in range(5)]
+    gate.open()
+    assert len({id(each.result(60)) for each in waiting}) == 1
+    assert (gate.readings, registry.version("one") is waiting[0].result()) == (1, True)
+
+
+def test_a_reading_that_fails_wakes_all(model: PreTrainedModel, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    gate, registry = Gate(monkeypatch, "one"), Registry(model, folder)
+    (folder / "one" / "adapter_model.safetensors").write_bytes(b"12345678901234567890")
+    waiting = [registry.find("one") for _ in range(3)]
+    gate.open()
+    for each in waiting:
+        with pytest.raises(AdapterFileError, match="one"):
+            each.result(60)
+    write(model, folder / "one")
+    assert registry.version("one").name == "one"
+
+
+def test_what_is_unloaded_while_it_is_read_stays_unloaded(
+    model: PreTrainedModel, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate, registry = Gate(monkeypatch, "one"), Registry(model, folder)
+    waiting = registry.find("one")
+    assert gate.reached.wait(60)
+    registry.remove("one")
+    gate.open()
+    with pytest.raises(UnknownAdapterError, match="unloaded while"):
+        waiting.result(60)
+    assert (registry.names(), registry.memory_bytes) == (["two"], 0)
+    with pytest.raises(UnknownAdapterError, match="no adapter"):
+        registry.version("one")
+
+
+def test_a_folder_that_changes_while_it_is_read_is_read_again(
+    model: PreTrainedModel, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate, registry = Gate(monkeypatch, "one"), Registry(model, folder)
+    waiting = registry.find("one")
+    assert gate.reached.wait(60)
+    shutil.rmtree(folder / "one")
+    shutil.copytree(folder / "two", folder / "one")
+    gate.open()
+    found, wanted = waiting.result(60), Registry(model, folder).version("two")
+    assert all(torch.equal(found.pairs[path][1], B) for path, (_, B) in wanted.pairs.items())
+    assert registry.version("one") is found
+
+
+def test_a_folder_that_never_rests_is_an_error(
+    model: PreTrainedModel, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def read_and_touch(path: Path, *args: Any) -> Pairs:
+        os.utime(path / "adapter_config.json")
+        return read_pairs(path, *args)
+
+    monkeypatch.setattr(registry_module, "read_pairs", read_and_touch)
+    with pytest.raises(AdapterFileError, match="changes while it is read"):
+        Registry(model, folder).version("one")
+
+
+def test_unload_frees_memory_and_needs_no_folder(model: PreTrainedModel, folder: Path) -> None:
+    registry = Registry(model, folder)
+    one, two = registry.version("one"), registry.version("two")
+    assert registry.memory_bytes == one.memory_bytes + two.memory_bytes > 0
+    shutil.rmtree(folder / "one")
+    registry.remove("one")
+    assert (registry.memory_bytes, one.retired, two.retired) == (two.memory_bytes, True, False)
+    with pytest.raises(UnknownAdapterError):
+        registry.remove("one")
+
+
+def test_old_versions_do_not_pile_up(model: PreTrainedModel, folder: Path) -> None:
+    registry = Registry(model, folder)
+    for seed in range(5):
+        write(model, folder / "one", seed=seed)
+        newest = registry.add("again", "one")
+    assert registry.memory_bytes == newest.memory_bytes
+
+
+def test_a_thousand_folders_are_not_listed_for_each_request(
+    model: PreTrainedModel, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(1000):
+        (folder / f"n{number}").symlink_to(folder / "one", target_is_directory=True)
+    registry, listings, listdir = Registry(model, folder), [], os.listdir
+
+    def counted(path: Any) -> list[str]:
+        listings.append(path)
+        return listdir(path)
+
+    monkeypatch.setattr(os, "listdir", counted)
+    os.utime(folder, (0, 0))
+    assert len(registry.names()) == 1002
+    assert registry.version("n7").name == registry.version("n7").name
+    assert len(registry.names()) == 1002
+    assert len(listings) == 1
+    shutil.copytree(folder / "two", folder / "new")
+    (folder / "no adapter").rename(folder / "late")
+    assert "new" in registry.names()
+    os.utime(folder, (0, 0))
+    assert "late" not in registry.names()
+    shutil.copytree(folder / "two", folder / "late", dirs_exist_ok=True)  # the folder itself is as it was
+    os.utime(folder, (0, 0))
+    assert "late" in registry.names()

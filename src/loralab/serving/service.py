@@ -10,6 +10,7 @@ from threading import Condition, Thread
 
 from transformers import PreTrainedModel
 
+from loralab.errors import LoralabError
 from loralab.serving.engine.engine import Engine, EngineConfig
 from loralab.serving.engine.request import Done, Event, Request
 from loralab.serving.registry import Version
@@ -37,10 +38,16 @@ class Service:
         """Answer a request: `listener` gets every event of it, from the engine's thread."""
 
         def begin() -> None:
+            self._listeners[request] = listener
             if version is not None:
                 self.engine.hold(version.key, version.pairs)
-            self._listeners[request] = listener
-            self.engine.submit(request)
+            try:
+                self.engine.submit(request)
+            except LoralabError as problem:
+                log.warning("a request was refused by the engine: %s", problem)
+                self._tell(Done(request, "failed"))
+            if version is not None and version.retired:  # meanwhile: it goes with the last request that has it
+                self.engine.release(version.key)
 
         self._order(begin)
 
@@ -97,7 +104,7 @@ class Service:
         """A step. What fails there fails every request that was begun, and the engine goes on empty."""
         try:
             return self.engine.step()
-        except (RuntimeError, ValueError, LookupError, TypeError) as error:
+        except Exception as error:
             log.exception("a step of the engine failed: %s", error)
             return [Done(request, "failed") for request in self.engine.start_over()]
 
@@ -106,4 +113,12 @@ class Service:
         if isinstance(event, Done):
             self._listeners.pop(event.request, None)
         if listener is not None:
-            listener(event)
+            _heard(listener, event)
+
+
+def _heard(listener: Listener, event: Event) -> None:
+    """Whoever fails at listening fails alone."""
+    try:
+        listener(event)
+    except Exception as error:
+        log.exception("a listener failed: %s", error)

@@ -27,20 +27,25 @@ def say_what_rests(draft: Draft) -> Iterator[str]:
 
 def load_base(draft: Draft) -> Iterator[str]:
     """The model that the task needs, with the tokenizer of the adapter to start from."""
+    config, loaded = draft.config, load_for(draft, draft.config.seed)
+    yield from loaded.notes
+    draft.loaded = loaded if config.init_adapter is None else with_own_tokenizer(loaded, config.init_adapter)
+    if draft.loaded is not loaded:
+        yield from draft.loaded.notes
+
+
+def load_for(draft: Draft, seed: int) -> LoadedModel:
+    """The model that the draft's task needs, a fresh head drawn by `seed`."""
     config, task = draft.config, draft.task
-    loaded = load_model(
+    return load_model(
         config.model,
         kind=task.model_kind,
         labels=task.labels or None,
         regression=task.kind == "regression",
         dtype=draft.dtype,
         device=config.device,
-        seed=config.seed,
+        seed=seed,
     )
-    yield from loaded.notes
-    draft.loaded = loaded if config.init_adapter is None else with_own_tokenizer(loaded, config.init_adapter)
-    if draft.loaded is not loaded:
-        yield from draft.loaded.notes
 
 
 def quantize(draft: Draft) -> Iterator[str]:

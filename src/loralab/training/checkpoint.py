@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as as_bytes
 from torch import Tensor
@@ -25,6 +24,7 @@ from loralab.formats.checkpoints import BEST, step_name
 from loralab.formats.fingerprint import Fingerprint
 from loralab.formats.save import base_print, write_adapter
 from loralab.models.load import LoadedModel
+from loralab.training.chance import random_states, set_random_states
 from loralab.training.optimizer import NamedAdamW
 
 _NAME = re.compile(r"step-(\d{8})\.safetensors")
@@ -71,7 +71,7 @@ def save_checkpoint(
     tensors = (
         {f"adapter/{name}": tensor for name, tensor in adapter.state_dict().items()}
         | {f"optimizer/{name}": tensor for name, tensor in optimizer.tensors().items()}
-        | {f"random/{device}": state for device, state in _random_states().items()}
+        | {f"random/{device}": state for device, state in random_states().items()}
     )
     content = {"format": _FORMAT, "step": step, "counts": counts}
     _write(_path(folder, step), tensors, {"loralab": json.dumps(content)})
@@ -95,11 +95,7 @@ def restore(checkpoint: Checkpoint, adapter: Adapter, optimizer: NamedAdamW) -> 
     """Put adapter, optimizer and random generators into the state of the checkpoint."""
     adapter.load_state_dict(_under(checkpoint, "adapter/"))
     optimizer.restore(_under(checkpoint, "optimizer/"))
-    for device, state in _under(checkpoint, "random/").items():
-        if device == "cpu":
-            torch.set_rng_state(state)
-        else:
-            torch.cuda.set_rng_state(state, device)
+    set_random_states(_under(checkpoint, "random/"))
 
 
 def save_best(folder: Path, adapter: Adapter) -> None:
@@ -141,8 +137,3 @@ def _checkpoints(folder: Path) -> list[Path]:
 
 def _under(checkpoint: Checkpoint, prefix: str) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): t for name, t in checkpoint.tensors.items() if name.startswith(prefix)}
-
-
-def _random_states() -> dict[str, Tensor]:
-    devices = {f"cuda:{i}": torch.cuda.get_rng_state(i) for i in range(torch.cuda.device_count())}
-    return {"cpu": torch.get_rng_state(), **devices}

@@ -23,6 +23,11 @@ class RunFolder:
 
     path: Path
 
+    @classmethod
+    def of(cls, config: TrainConfig) -> "RunFolder":
+        """The one that the configuration names."""
+        return cls(Path(config.out))
+
     @property
     def record(self) -> Path:
         """run.json: what was run, on what, and what came of it."""
@@ -83,7 +88,7 @@ def claim(config: TrainConfig) -> RunFolder:
     Raises OutputError for a folder that is not empty (without resume or overwrite) or in use, NotFoundError for nothing
     to resume, SpecError listing how a resumed run differs from the one before.
     """
-    folder = RunFolder(Path(config.out))
+    folder = RunFolder.of(config)
     if folder.path.exists() and not folder.path.is_dir():
         raise OutputError(f"{folder.path} was given as the run's folder, but it is a file; choose another --out")
     if folder.path.is_dir():

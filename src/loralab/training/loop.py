@@ -73,14 +73,17 @@ class Observer(Protocol):
         """Record, evaluate and save as due; False stops the run early."""
 
 
-def run_steps(trainee: Trainee, config: TrainConfig, first: int, last: int, observer: Observer) -> None:
-    """Train from step `first` to step `last`, of a run of `last` steps."""
-    warmup = warmup_steps(config.warmup, last)
+def run_steps(
+    trainee: Trainee, config: TrainConfig, first: int, last: int, observer: Observer, of: int | None = None
+) -> None:
+    """Train from step `first` to step `last`, of a run of `of` steps (without it, of `last`)."""
+    total = last if of is None else of
+    warmup = warmup_steps(config.warmup, total)
     trainee.model.train()
     for step in range(first, last + 1):
         clock = Clock()
         data = trainee.data.step(step)
-        rate = set_rate(trainee.optimizer, rate_factor(step, last, warmup, config.schedule))
+        rate = set_rate(trainee.optimizer, rate_factor(step, total, warmup, config.schedule))
         loss = trainee.objective.backward(data)
         trainee.optimizer.gather()
         norm = clip_gradients(trainee, config.clip)

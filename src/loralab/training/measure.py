@@ -18,7 +18,7 @@ from loralab.training.config import TrainConfig
 from loralab.training.interrupt import Interruption
 from loralab.training.log.boards import Boards
 from loralab.training.log.journal import Journal
-from loralab.training.log.progress import RunProgress
+from loralab.training.log.progress import ShowsProgress
 from loralab.training.log.samples import Chosen, Reply, SampleFile, in_short
 from loralab.training.prepare import Prepared
 
@@ -40,7 +40,7 @@ class Measurer:
     journal: Journal
     samples: SampleFile
     boards: Boards
-    progress: RunProgress
+    progress: ShowsProgress
     interruption: Interruption
     chosen: Chosen | None = field(init=False)
     """What is asked beside; None where nothing is."""

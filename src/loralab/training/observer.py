@@ -13,7 +13,7 @@ from loralab.training.folder import RunFolder
 from loralab.training.forecast import comparison
 from loralab.training.interrupt import Interruption
 from loralab.training.log.journal import Journal
-from loralab.training.log.progress import RunProgress
+from loralab.training.log.progress import ShowsProgress
 from loralab.training.loop import StepRecord
 from loralab.training.measure import Measurer, measured
 from loralab.training.prepare import Prepared
@@ -48,7 +48,7 @@ class RunObserver:
     prepared: Prepared
     folder: RunFolder
     journal: Journal
-    progress: RunProgress
+    progress: ShowsProgress
     measurer: Measurer
     interruption: Interruption
     writer: AdapterWriter

@@ -6,10 +6,13 @@ from pathlib import Path
 
 import torch
 
+from loralab.core.adapter import adapters_on
+from loralab.core.attach import activate
 from loralab.errors import DataError, SpecError
 from loralab.evaluation.evaluate import encode_for
 from loralab.evaluation.label_order import in_known_order, in_order_of, in_order_of_model
 from loralab.formats.run import recorded_labels
+from loralab.methods.prefix.update import text_room
 from loralab.methods.table import rows_of
 from loralab.models.load import LoadedModel, read_config
 from loralab.tasks.encoding.encode import padding_id
@@ -30,7 +33,7 @@ from loralab.training.check import check_invoked
 from loralab.training.config import TrainConfig
 from loralab.training.data import TrainingData
 from loralab.training.data_record import Record, record_data
-from loralab.training.draft import Draft
+from loralab.training.draft import Draft, EncodedExamples
 from loralab.training.held_out import check_measured, held_out_split, with_validation
 from loralab.training.loop import Trainee
 from loralab.training.objective import objective_for
@@ -63,29 +66,55 @@ class Prepared:
         return held_out_split(self.task)
 
 
+@dataclass(frozen=True)
+class Ground:
+    """What a run stands on before its adapter comes: the frozen base and the task. Several runs can share it."""
+
+    draft: Draft
+    notes: tuple[str, ...]
+
+
 def prepare(config: TrainConfig, dtype: str, labels: Sequence[str] = ()) -> Prepared:
     """Load the model in `dtype`, read the data, attach a fresh adapter; everything random comes from `config.seed`.
 
     `labels` are the classes of the run that is resumed, in its order.
     """
+    return prepare_on(lay_ground(config, dtype, labels), config)
+
+
+def lay_ground(config: TrainConfig, dtype: str, labels: Sequence[str] = ()) -> Ground:
+    """Open the task and load the model in `dtype`, as `prepare` does."""
     draft = Draft(config, dtype, labels)
-    notes = tuple(note for preparation in preparations(config) for note in preparation(draft))
+    return Ground(draft, _prepared_by(GROUND, draft))
+
+
+def prepare_on(ground: Ground, config: TrainConfig, name: str = "default") -> Prepared:
+    """The run of `config` on a ground, with an adapter called `name` beside those that are on the base already.
+
+    The encoded examples, which are the same for all runs on one ground, are made once.
+    """
+    draft = ground.draft.for_run(config, name)
+    if adapters_on(draft.loaded.model).adapters:
+        activate(draft.loaded.model, None)  # a start that looks at the base must not see another run's adapter
+    notes = _prepared_by(run_preparations(config), draft)
     model, task = draft.loaded.model, draft.task
     objective = objective_for(config, model, task, draft.data)
     trainee = Trainee(model, draft.adapter, optimizer_for(draft.adapter, config), draft.data, objective)
     record = record_data(task, config.data, _splits_read(config, task))
     first = task.examples("train", 1)[0]
     talks = isinstance(first.chosen if isinstance(first, Preference) else first, Conversation)
-    return Prepared(draft.loaded, task, trainee, notes, record, talks, draft.eval_split)
+    return Prepared(draft.loaded, task, trainee, (*ground.notes, *notes), record, talks, draft.eval_split)
 
 
-def preparations(config: TrainConfig) -> tuple[Preparation, ...]:
+def _prepared_by(preparations: Iterable[Preparation], draft: Draft) -> tuple[str, ...]:
+    return tuple(note for preparation in preparations for note in preparation(draft))
+
+
+def run_preparations(config: TrainConfig) -> tuple[Preparation, ...]:
     """In their order. What EVA looks at is read before its LoRA is attached, which takes no room from the text."""
-    first = (choose_threads, say_what_rests, choose_task, load_base)
-    base = (*first, quantize, multiply_fast, drop_out_before_head, quieten, choose_seed)
     adapter = (attach_adapter, take_over_values)
     started = (read_data, *adapter) if config.init == "eva" else (*adapter, read_data)
-    return (*base, *started, find_invocations, say_reference, checkpoint_blocks)
+    return (say_what_rests, choose_seed, *started, find_invocations, say_reference, checkpoint_blocks)
 
 
 def choose_threads(draft: Draft) -> Iterable[str]:
@@ -170,13 +199,22 @@ def say_reference(draft: Draft) -> Iterator[str]:
 
 def read_data(draft: Draft) -> Iterator[str]:
     """The training examples, encoded, in the batches of the run."""
-    config, processor = draft.config, draft.loaded.processor
+    config, encoded = draft.config, draft.encoded
+    room = text_room(draft.loaded.model)
+    key = (config.limit, config.max_length, room, config.seed if config.packing else None)
+    if key not in encoded:
+        encoded[key] = _encoded(draft)
+    pad_id = padding_id(draft.loaded.processor)
+    draft.data = TrainingData(encoded[key].rows, config.batch_size, config.accumulate, config.seed, pad_id)
+    yield from encoded[key].notes
+
+
+def _encoded(draft: Draft) -> EncodedExamples:
+    config = draft.config
     examples, left_out = _that_count(draft.task.examples("train", config.limit))
-    encoding = encode_for(draft.loaded.model, processor, draft.task, examples, config.max_length)
-    pad_id = padding_id(processor)
+    encoding = encode_for(draft.loaded.model, draft.loaded.processor, draft.task, examples, config.max_length)
     rows, said = packed(config, draft.task, draft.loaded.model, encoding)
-    draft.data = TrainingData(rows, config.batch_size, config.accumulate, config.seed, pad_id)
-    yield from (*left_out, *encoding.notes, *said)
+    return EncodedExamples(rows, (*left_out, *encoding.notes, *said))
 
 
 def _that_count(examples: Examples) -> tuple[Examples, tuple[str, ...]]:
@@ -197,3 +235,10 @@ def _splits_read(config: TrainConfig, task: Task) -> list[str]:
     """Training, and what is measured on."""
     held_out = held_out_split(task) if config.eval_limit or config.best_epoch else None
     return ["train", *([held_out] if held_out else [])]
+
+
+GROUND: tuple[Preparation, ...] = (
+    *(choose_threads, choose_task, load_base, quantize, multiply_fast),
+    *(drop_out_before_head, quieten),
+)
+"""The preparations that need no adapter, in their order."""

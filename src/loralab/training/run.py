@@ -4,6 +4,7 @@ import math
 import shlex
 import textwrap
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -27,7 +28,7 @@ from loralab.training.interrupt import Asked, Interruption, RunStopped, interrup
 from loralab.training.log.boards import Boards, open_boards, require_boards
 from loralab.training.log.curves import draw_curves
 from loralab.training.log.journal import Journal, read_journal
-from loralab.training.log.progress import RunProgress
+from loralab.training.log.progress import RunProgress, ShowsProgress
 from loralab.training.log.record import record_text, write_record
 from loralab.training.log.samples import SampleFile, beside, read_samples
 from loralab.training.loop import run_steps
@@ -85,26 +86,86 @@ def train(config: TrainConfig) -> TrainResult:
     keep_few_kernels()
     before = folder.read_record() if config.resume else {}
     prepared = prepare(config, before.get("dtype", config.dtype), before.get("labels", ()))
-    if config.resume:
-        said = check_unchanged(before, prepared.data, folder.path)
-        prepared = replace(prepared, notes=(*prepared.notes, *said))
-    last = total_steps(config, prepared)
-    with occupied(config) as folder, made_fast(prepared.loaded) as kernels, interruptible() as interruption:
-        observer = _open(config, prepared, folder, last, interruption, before.get("boards", {}))
-        boards = observer.measurer.boards
+    with made_fast(prepared.loaded) as kernels, interruptible() as interruption:
+        run = open_run(config, prepared, folder, interruption, before)
         try:
-            _say_start(observer, kernels)
-            _run(config, observer)
-            result = _finish(config, observer, kernels)
-            boards.ended = "finished"
-            interruption.check()
-            return result
+            run.say_start(kernels)
+            run.begin()
+            run.advance()
+            return run.finish(kernels)
         except Asked as asked:
-            boards.ended = "stopped" if boards.ended == "failed" else boards.ended
-            raise _stopped(config, observer, asked.number) from None
+            raise run.stopped(asked.number) from None
         finally:
-            observer.progress.close()
-            observer.journal.close()
+            run.close()
+
+
+@dataclass
+class Run:
+    """One run from its first step to its last: it can be stepped, left alone for a while, and gone on with.
+
+    `train` takes it through in one go; `training/together` takes several on one base through side by side.
+    """
+
+    config: TrainConfig
+    observer: RunObserver
+    hold: ExitStack
+    """On its folder, which nobody else may write meanwhile."""
+
+    @property
+    def step(self) -> int:
+        """The last that was made."""
+        return self.observer.counts.step
+
+    @property
+    def last(self) -> int:
+        """The one that it ends with."""
+        return self.observer.last
+
+    @property
+    def is_over(self) -> bool:
+        """Whether no step is to come."""
+        return self.step >= self.last or self.observer.counts.stopped_early
+
+    def say_start(self, kernels: Sequence[str]) -> None:
+        """What is trained, and on what."""
+        _say_start(self.observer, kernels)
+
+    def begin(self) -> None:
+        """The base measured, unless the run goes on; and an evaluation made up for that was interrupted."""
+        observer, config = self.observer, self.config
+        observer.predicted = forecast(observer.prepared, config)
+        if not self.step and config.eval_before and measures(config):
+            observer.measurer.measure_base()
+        if observer.counts.unjudged:
+            observer.conclude_step()
+
+    def advance(self, until: int | None = None) -> None:
+        """Make the steps that are still to come, as far as step `until`; the schedule is that of the whole run.
+
+        Raises TrainingError where the run cannot go on, `Asked` where it was asked to stop.
+        """
+        end = self.last if until is None else min(until, self.last)
+        if not self.is_over:
+            run_steps(self.observer.prepared.trainee, self.config, self.step + 1, end, self.observer, self.last)
+
+    def finish(self, kernels: Sequence[str]) -> TrainResult:
+        """The best adapter brought back, measured, and everything written that a finished run leaves."""
+        result = _finish(self.config, self.observer, kernels)
+        self.observer.measurer.boards.ended = "finished"
+        self.observer.interruption.check()
+        return result
+
+    def stopped(self, number: int) -> RunStopped:
+        """What it says on being stopped by signal `number`, after it wrote down where it stands."""
+        boards = self.observer.measurer.boards
+        boards.ended = "stopped" if boards.ended == "failed" else boards.ended
+        return _stopped(self.config, self.observer, number)
+
+    def close(self) -> None:
+        """Leave its files and its progress as they are."""
+        self.observer.progress.close()
+        self.observer.journal.close()
+        self.hold.close()
 
 
 def total_steps(config: TrainConfig, prepared: Prepared) -> int:
@@ -115,21 +176,48 @@ def total_steps(config: TrainConfig, prepared: Prepared) -> int:
     return max(1, math.ceil(epochs * prepared.trainee.data.steps_per_epoch))
 
 
-def _open(
+def open_run(
     config: TrainConfig,
     prepared: Prepared,
     folder: RunFolder,
-    last: int,
     interruption: Interruption,
-    known: Mapping[str, str],
-) -> RunObserver:
-    """Make the folder this run's, and go back to the newest checkpoint if there is one to resume from."""
+    before: Mapping[str, Any],
+    progress: ShowsProgress | None = None,
+) -> Run:
+    """Hold the folder, make it this run's, and go back to the newest checkpoint if there is one to resume from.
+
+    `before` is the run.json of the run that goes on, else empty. Raises DataError where its data are not as they were.
+    """
+    if config.resume:
+        said = check_unchanged(before, prepared.data, folder.path)
+        prepared = replace(prepared, notes=(*prepared.notes, *said))
+    last = total_steps(config, prepared)
     checkpoint = newest_checkpoint(folder.checkpoints) if config.resume else None
     done = checkpoint.step if checkpoint else 0
     if done > last:
         raise SpecError(f"the run in {folder.path} has made {done} steps already, more than {last}; give more steps")
-    progress = RunProgress(done + 1, last)
-    boards = open_boards(config, folder.path, done, known, progress.say)
+    with ExitStack() as hold:
+        hold.enter_context(occupied(config))
+        progress = progress or RunProgress(done + 1, last)
+        observer = _observer(config, prepared, folder, interruption, before, progress, done, last)
+        if checkpoint:
+            restore(checkpoint, prepared.trainee.adapter, prepared.trainee.optimizer)
+            observer.resume(checkpoint)
+        return Run(config, observer, hold.pop_all())
+
+
+def _observer(
+    config: TrainConfig,
+    prepared: Prepared,
+    folder: RunFolder,
+    interruption: Interruption,
+    before: Mapping[str, Any],
+    progress: ShowsProgress,
+    done: int,
+    last: int,
+) -> RunObserver:
+    """The run's files, opened."""
+    boards = open_boards(config, folder.path, done, before.get("boards", {}), progress.say)
     facts = _facts(prepared, boards)
     if config.resume:
         write_record(folder.record, config, facts)
@@ -138,22 +226,7 @@ def _open(
     journal = Journal(folder, done, boards)
     measurer = Measurer(config, prepared, journal, SampleFile(folder.samples, done), boards, progress, interruption)
     writer = AdapterWriter(folder.path, prepared.trainee.adapter, prepared.loaded)
-    observer = RunObserver(config, prepared, folder, journal, progress, measurer, interruption, writer, last)
-    if checkpoint:
-        restore(checkpoint, prepared.trainee.adapter, prepared.trainee.optimizer)
-        observer.resume(checkpoint)
-    return observer
-
-
-def _run(config: TrainConfig, observer: RunObserver) -> None:
-    """The base measured, then every step that is still to come."""
-    observer.predicted = forecast(observer.prepared, config)
-    if not observer.counts.step and config.eval_before and measures(config):
-        observer.measurer.measure_base()
-    if observer.counts.unjudged:
-        observer.conclude_step()
-    if not observer.counts.stopped_early:
-        run_steps(observer.prepared.trainee, config, observer.counts.step + 1, observer.last, observer)
+    return RunObserver(config, prepared, folder, journal, progress, measurer, interruption, writer, last)
 
 
 def _stopped(config: TrainConfig, observer: RunObserver, number: int) -> RunStopped:

@@ -44,7 +44,9 @@ def attach_adapter(draft: Draft) -> Iterator[str]:
     config, model = draft.config, draft.loaded.model
     method = specification(config)
     eva = config.init == "eva"
-    draft.adapter = attach_from_data(config, method, model, draft.data) if eva else attach(model, method)
+    draft.adapter = (
+        attach_from_data(config, method, model, draft.data, draft.name) if eva else attach(model, method, draft.name)
+    )
     if config.quantize is not None:
         draft.adapter.notes.append(trained_on(config.quantize))
     yield from draft.adapter.notes
@@ -187,7 +189,9 @@ def _check_same_modules(path: str, own: Mapping[str, tuple[Any, ...]], theirs: M
         )
 
 
-def attach_from_data(config: TrainConfig, method: Method, model: nn.Module, data: TrainingData) -> Adapter:
+def attach_from_data(
+    config: TrainConfig, method: Method, model: nn.Module, data: TrainingData, name: str = "default"
+) -> Adapter:
     """Attach `method`, a LoRA, as EVA starts it from at most `config.eva_batches` batches of one pass over `data`.
 
     Raises SpecError for another method, and whatever `attach_eva` raises.
@@ -199,9 +203,9 @@ def attach_from_data(config: TrainConfig, method: Method, model: nn.Module, data
         )
     checkpoint = newest_checkpoint(RunFolder(Path(config.out)).checkpoints) if config.resume else None
     if checkpoint:
-        return _as_before(method, model, checkpoint)
+        return _as_before(method, model, checkpoint, name)
     batches = islice(_batches(data), config.eva_batches)
-    return attach_eva(model, method, batches, rho=config.eva_rho, tau=config.eva_tau)
+    return attach_eva(model, method, batches, name=name, rho=config.eva_rho, tau=config.eva_tau)
 
 
 def _batches(data: TrainingData) -> Iterator[Mapping[str, Tensor]]:
@@ -211,12 +215,12 @@ def _batches(data: TrainingData) -> Iterator[Mapping[str, Tensor]]:
             yield dict(batch.inputs) if batch.labels is None else {**batch.inputs, "labels": batch.labels}
 
 
-def _as_before(spec: LoRA, model: nn.Module, checkpoint: Checkpoint) -> Adapter:
+def _as_before(spec: LoRA, model: nn.Module, checkpoint: Checkpoint, name: str) -> Adapter:
     """The adapter in the ranks of the checkpoint, whose values will be put into it."""
     plain = replace(spec, init="kaiming")
     places = places_of(plain, model, rho=1.0)
     shapes = {name: tensor.shape for name, tensor in checkpoint.tensors.items()}
     ranks = {place.name: int(shapes.get(f"adapter/{place.tensor}", (0,))[0]) for place in places}
-    adapter = attach(model, with_ranks(plain, model, places, ranks))
+    adapter = attach(model, with_ranks(plain, model, places, ranks), name)
     adapter.notes.append(f"EVA: ranks and values as in the checkpoint of step {checkpoint.step}")
     return adapter

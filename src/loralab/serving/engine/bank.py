@@ -1,15 +1,16 @@
-"""The factors of many adapters side by side, so that one product a module serves every row of a batch.
+"""The factors of many adapters side by side, so that few products a module serve every row of a batch.
 
     h = W x + (x Aᵀ ∘ mask) B        A [C, I] and B [C, O]: the columns of all adapters at hand
 
 An adapter is a run of columns, an `Extent`, as wide as its largest rank; a row of the batch sees the columns of its own
 adapter alone. That is data: the model knows of no adapter, a forward hook adds what the bank says. It counts: with K
 adapters of rank r the products cost 2·K·r·(I + O) operations a row beside the base's 2·I·O, and are two instead of 2·K.
+Modules that read the same input (q, k and v) have their A on one shelf, so that one product gives x Aᵀ for all of them.
 
-Shapes: R rows of a batch, T tokens, C columns, I and O the widths of a module.
+Shapes: R rows of a batch, T tokens, C columns, P modules of a shelf, I and O the widths of a module.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -35,30 +36,97 @@ class Extent:
         return slice(self.start, self.stop)
 
 
-Seen = Extent | Tensor | None
-"""The columns that a call of the model sees: one adapter's for all rows; a mask [R, 1, C]; none, for the base."""
+@dataclass(frozen=True)
+class Seen:
+    """What a call of the model sees of the bank: some columns, and which of them each row."""
+
+    columns: slice
+    mask_RC: Tensor | None = None
+    """1 where row r sees column c; None: every row sees them all."""
 
 
-@dataclass
 class Shelf:
-    """The columns of one module: A [C, I], B [C, O], and how many adapters have any there."""
+    """The columns of modules that read the same input: A [C, P, I], and of each its B [C, O]."""
 
-    A: Tensor
-    B: Tensor
-    handle: RemovableHandle
-    adapters: int = 0
+    def __init__(self, capacity: int, in_features: int, like: Tensor) -> None:
+        self.paths: list[str] = []
+        self.A = like.new_zeros(capacity, 0, in_features)
+        self.B: list[Tensor] = []
+        self._adapters: list[int] = []
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether no adapter has columns here."""
+        return not any(self._adapters)
+
+    @property
+    def memory_bytes(self) -> int:
+        """What the factors take."""
+        return self.A.nbytes + sum(B.nbytes for B in self.B)
+
+    def put(self, path: str, extent: Extent, A: Tensor, scaled_B: Tensor) -> None:
+        """One adapter's factors for one module into the first of its columns."""
+        if path not in self.paths:
+            self._add(path, len(scaled_B))
+        place, columns = self.paths.index(path), slice(extent.start, extent.start + len(A))
+        self.A[columns, place].copy_(A.detach())
+        self.B[place][columns].copy_(scaled_B.detach().T)
+        self._adapters[place] += 1
+
+    def clear(self, path: str, extent: Extent) -> None:
+        """Zeros in the place of one adapter's factors for one module."""
+        place = self.paths.index(path)
+        self.A[extent.slice, place] = 0
+        self.B[place][extent.slice] = 0
+        self._adapters[place] -= 1
+
+    def grow(self, capacity: int) -> None:
+        """Room for more columns."""
+        self.A, self.B = _longer(self.A, capacity), [_longer(B, capacity) for B in self.B]
+
+    def keep(self, columns: Sequence[int]) -> None:
+        """These columns and no others."""
+        self.A, self.B = self.A[columns], [B[columns] for B in self.B]
+
+    def add_to(self, h: Mapping[str, Tensor], x_RI: Tensor, seen: Seen) -> None:
+        """h += (x Aᵀ ∘ mask) B for all modules here, whose outputs h [R, O] are given by path."""
+        u_RCP = nn.functional.linear(x_RI, self.A[seen.columns].flatten(0, 1)).view(len(x_RI), -1, len(self.paths))
+        u_PRC = u_RCP.new_empty(len(self.paths), *u_RCP.shape[:2])
+        if seen.mask_RC is None:
+            u_PRC.copy_(u_RCP.permute(2, 0, 1))
+        else:
+            torch.mul(u_RCP.permute(2, 0, 1), seen.mask_RC, out=u_PRC)
+        for path, u_RC, B in zip(self.paths, u_PRC, self.B, strict=True):
+            h[path].addmm_(u_RC, B[seen.columns])
+
+    def added(self, path: str, h: Tensor, x: Tensor, seen: Seen) -> Tensor:
+        """h + (x Aᵀ ∘ mask) B of one module; x [R, T, I] or, as some models have it, [R·T, I]."""
+        place = self.paths.index(path)
+        u = nn.functional.linear(x, self.A[seen.columns, place])
+        if seen.mask_RC is not None:
+            u = u.view(len(seen.mask_RC), -1, u.shape[-1]) * seen.mask_RC[:, None]
+        return torch.addmm(h.flatten(0, -2), u.flatten(0, -2), self.B[place][seen.columns]).view(h.shape)
+
+    def _add(self, path: str, out_features: int) -> None:
+        self.paths.append(path)
+        self._adapters.append(0)
+        self.A = torch.cat([self.A, self.A.new_zeros(len(self.A), 1, self.A.shape[2])], 1)
+        self.B.append(self.A.new_zeros(len(self.A), out_features))
 
 
 class FactorBank:
     """The factors of the adapters at hand, for the modules of one model, and which of them a call sees."""
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, together: Iterable[tuple[str, ...]] = ()) -> None:
+        """`together` are the paths of modules that read the same input."""
         self._modules = dict(model.named_modules())
-        self._shelves: dict[str, Shelf] = {}
+        self._together = {path: paths for paths in together for path in paths}
+        self._shelves: dict[tuple[str, ...], Shelf] = {}
+        self._handles: dict[str, RemovableHandle] = {}
         self._extents: dict[str, Extent] = {}
         self._adapted: dict[str, tuple[str, ...]] = {}
         self._capacity = 0
-        self._seen: Seen = None
+        self._seen: Seen | None = None
 
     # -- adapters come and go -------------------------------------------------------------------------------------
 
@@ -72,13 +140,13 @@ class FactorBank:
 
     @property
     def width(self) -> int:
-        """Columns up to the last that is used: what every masked row pays for."""
+        """Columns up to the last that is used."""
         return max((extent.stop for extent in self._extents.values()), default=0)
 
     @property
     def memory_bytes(self) -> int:
         """What the factors take."""
-        return sum(each.nbytes for shelf in self._shelves.values() for each in (shelf.A, shelf.B))
+        return sum(shelf.memory_bytes for shelf in self._shelves.values())
 
     @torch.inference_mode()
     def put(self, key: str, pairs: Pairs) -> None:
@@ -87,31 +155,33 @@ class FactorBank:
         if extent.stop > self._capacity:
             self._grow(extent.stop)
         for path, (A, scaled_B) in pairs.items():
-            shelf = self._shelves.get(path) or self._new_shelf(path, A.shape[1], scaled_B.shape[0])
-            rank = slice(extent.start, extent.start + A.shape[0])
-            shelf.A[rank].copy_(A.detach())
-            shelf.B[rank].copy_(scaled_B.detach().T)
-            shelf.adapters += 1
+            self._shelf_for(path, A.shape[1]).put(path, extent, A, scaled_B)
+            if path not in self._handles:
+                self._handles[path] = self._modules[path].register_forward_hook(self._hook(path))
         self._extents[key], self._adapted[key] = extent, tuple(pairs)
 
     @torch.inference_mode()
     def remove(self, key: str) -> None:
-        """Zero an adapter's columns and let others have them; what no adapter uses any more is freed."""
+        """Zero an adapter's columns and let others have them; a shelf that no adapter uses any more is freed.
+
+        Columns are, once three of four are unused: those in use move together then.
+        """
         extent = self._extents.pop(key)
         for path in self._adapted.pop(key):
-            shelf = self._shelves[path]
-            shelf.adapters -= 1
-            shelf.A[extent.slice] = 0
-            shelf.B[extent.slice] = 0
-            if shelf.adapters == 0:
-                self._shelves.pop(path).handle.remove()
-        if not self._extents:
-            self._capacity = 0
+            shelf = self._shelves[self._together.get(path, (path,))]
+            shelf.clear(path, extent)
+            if shelf.is_empty:
+                self._drop(self._together.get(path, (path,)))
+        self._shrink()
 
     def close(self) -> None:
         """Take everything off the model."""
         for key in list(self._extents):
             self.remove(key)
+
+    def _drop(self, paths: tuple[str, ...]) -> None:
+        for path in self._shelves.pop(paths).paths:
+            self._handles.pop(path).remove()
 
     def _place(self, width: int) -> Extent:
         """The first gap that is wide enough; the end where none is."""
@@ -126,57 +196,71 @@ class FactorBank:
         """At least double, so that adapters that come one by one are copied once on average."""
         self._capacity = max(columns, 2 * self._capacity)
         for shelf in self._shelves.values():
-            shelf.A, shelf.B = (_longer(each, self._capacity) for each in (shelf.A, shelf.B))
+            shelf.grow(self._capacity)
 
-    def _new_shelf(self, path: str, in_features: int, out_features: int) -> Shelf:
-        module = self._modules[path]
-        like = next(each for each in (*module.parameters(), *module.buffers()) if each.is_floating_point())
-        A, B = (like.new_zeros(self._capacity, width) for width in (in_features, out_features))
-        shelf = Shelf(A, B, module.register_forward_hook(self._hook(path)))
-        self._shelves[path] = shelf
-        return shelf
+    def _shrink(self) -> None:
+        placed = sorted(self._extents.items(), key=lambda each: each[1].start)
+        columns = [column for _, extent in placed for column in range(extent.start, extent.stop)]
+        if len(columns) > self._capacity // 4:
+            return
+        for shelf in self._shelves.values():
+            shelf.keep(columns)
+        start, self._capacity = 0, len(columns)
+        for key, extent in placed:
+            self._extents[key] = Extent(start, start + extent.stop - extent.start)
+            start = self._extents[key].stop
+
+    def _shelf_for(self, path: str, in_features: int) -> Shelf:
+        paths = self._together.get(path, (path,))
+        if paths not in self._shelves:
+            module = self._modules[path]
+            like = next(each for each in (*module.parameters(), *module.buffers()) if each.is_floating_point())
+            self._shelves[paths] = Shelf(self._capacity, in_features, like)
+        return self._shelves[paths]
 
     # -- what a call sees -----------------------------------------------------------------------------------------
 
+    def seen(self, keys: Sequence[str | None]) -> Seen | None:
+        """What is seen where row r of a batch is answered by adapter `keys[r]` (None: the base); None: nothing.
+
+        The columns reach from the first adapter's to the last one's: those of adapters outside cost nothing.
+        """
+        extents = [None if key is None else self._extents[key] for key in keys]
+        some = [extent for extent in extents if extent is not None]
+        if not some:
+            return None
+        if len(set(extents)) == 1:
+            return Seen(some[0].slice)
+        columns = Extent(min(extent.start for extent in some), max(extent.stop for extent in some))
+        mask_RC = next(iter(self._shelves.values())).A.new_zeros(len(keys), columns.stop - columns.start)
+        for row, extent in enumerate(extents):
+            if extent is not None:
+                mask_RC[row, extent.start - columns.start : extent.stop - columns.start] = 1
+        return Seen(columns.slice, mask_RC)
+
     @contextmanager
     def seen_by(self, keys: Sequence[str | None]) -> Iterator[None]:
-        """While this is open row r of the model's batch is answered by adapter `keys[r]`; None is the base."""
-        self._seen = self._columns(keys)
+        """While this is open the model's own modules answer row r of a batch by adapter `keys[r]`."""
+        self._seen = self.seen(keys)
         try:
             yield
         finally:
             self._seen = None
 
-    def _columns(self, keys: Sequence[str | None]) -> Seen:
-        distinct = set(keys)
-        if distinct == {None}:
-            return None
-        if len(distinct) == 1:
-            return self._extents[next(iter(distinct))]  # type: ignore[index]
-        some = next(iter(self._shelves.values())).A
-        mask = some.new_zeros(len(keys), 1, self.width)
-        for row, key in enumerate(keys):
-            if key is not None:
-                mask[row, :, self._extents[key].slice] = 1
-        return mask
+    def shelf(self, paths: tuple[str, ...]) -> Shelf | None:
+        """The shelf of modules that read the same input; None where no adapter has any of them."""
+        return self._shelves.get(paths)
 
     def _hook(self, path: str) -> Any:
+        paths = self._together.get(path, (path,))
+
         def add(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
-            return output if self._seen is None else added(output, args[0], self._shelves[path], self._seen)
+            return output if self._seen is None else self._shelves[paths].added(path, output, args[0], self._seen)
 
         return add
 
 
-def added(h: Tensor, x: Tensor, shelf: Shelf, seen: Extent | Tensor) -> Tensor:
-    """h + (x Aᵀ ∘ mask) B of the columns that are seen; x [R, T, I] or, as some models have it, [R·T, I]."""
-    columns = seen.slice if isinstance(seen, Extent) else slice(0, seen.shape[-1])
-    u = nn.functional.linear(x, shelf.A[columns])
-    if isinstance(seen, Tensor):
-        u = u.view(len(seen), -1, seen.shape[-1]) * seen
-    return torch.addmm(h.flatten(0, -2), u.flatten(0, -2), shelf.B[columns]).view(h.shape)
-
-
-def _longer(tensor: Tensor, rows: int) -> Tensor:
-    longer = tensor.new_zeros(rows, tensor.shape[1])
+def _longer(tensor: Tensor, length: int) -> Tensor:
+    longer = tensor.new_zeros(length, *tensor.shape[1:])
     longer[: len(tensor)] = tensor
     return longer

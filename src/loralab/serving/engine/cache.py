@@ -74,7 +74,8 @@ class RowCache(Cache):
         """The column that the next token of every row is written to."""
         self.starts: list[int] = []
         """Where each row begins that is there."""
-        self._row_layers: list[RowLayer] = []
+        self.row_layers: list[RowLayer] = []
+        """Empty until the first prompt joins."""
         super().__init__(layers=[])
 
     @property
@@ -85,17 +86,17 @@ class RowCache(Cache):
     @property
     def memory_bytes(self) -> int:
         """What is allocated for keys and values."""
-        return sum(each.keys.nbytes + each.values.nbytes for each in self._row_layers)
+        return sum(each.keys.nbytes + each.values.nbytes for each in self.row_layers)
 
     def join(self, prompt: Sequence[DynamicLayer]) -> int:
         """Give the keys and values of a prompt, [1, H, T, D] a layer, the next row; its number."""
         if not self.layers:
-            self._row_layers = [RowLayer(self, each) for each in prompt]
-            self.layers = [*self._row_layers]
+            self.row_layers = [RowLayer(self, each) for each in prompt]
+            self.layers = [*self.row_layers]
         row, length = len(self.starts), prompt[0].get_seq_length()
         if length > self.now:
             self._make_room(length)
-        for layer, each in zip(self._row_layers, prompt, strict=True):
+        for layer, each in zip(self.row_layers, prompt, strict=True):
             layer.put(row, each, self.now - length)
         self.starts.append(self.now - length)
         return row
@@ -103,7 +104,7 @@ class RowCache(Cache):
     def leave(self, row: int) -> None:
         """Free a row: the last one takes its place, and zeros the last one's, so that nothing of it meets another."""
         last = len(self.starts) - 1
-        for layer in self._row_layers:
+        for layer in self.row_layers:
             layer.move(last, row, slice(self.first, self.now))
         self.starts[row] = self.starts[last]
         self.starts.pop()
@@ -127,7 +128,7 @@ class RowCache(Cache):
     def _move_by(self, columns: int) -> None:
         """Everything to the right, or to the left."""
         used = slice(self.first, self.now)
-        for layer in self._row_layers:
+        for layer in self.row_layers:
             layer.shift(len(self.starts), used, used.start + columns)
         self.starts = [start + columns for start in self.starts]
         self.now += columns
@@ -136,6 +137,15 @@ class RowCache(Cache):
         """[R, now + 1 - first] of these rows: 1 where a row has a token, the one to be written included."""
         starts_R1 = torch.tensor([[self.starts[row]] for row in rows], device=device)
         return (torch.arange(self.first, self.now + 1, device=device) >= starts_R1).long()
+
+    def added_mask(self, rows: Sequence[int], like: Tensor) -> Tensor | None:
+        """[R, 1, now + 1 - first] to be added to scores: far below zero where a row has no token; None: all have."""
+        starts = [self.starts[row] for row in rows]
+        if min(starts) == max(starts) == self.first:
+            return None
+        starts_R1 = torch.tensor(starts, device=like.device)[:, None]
+        before = torch.arange(self.first, self.now + 1, device=like.device) < starts_R1
+        return like.new_zeros(before.shape).masked_fill_(before, torch.finfo(like.dtype).min)[:, None]
 
     def positions(self, rows: Sequence[int], device: torch.device) -> Tensor:
         """[R, 1] of these rows: of the token to be written, in its own row."""

@@ -8,9 +8,8 @@ there (a product of one row takes another kernel and rounds otherwise).
 Shapes: R rows, T tokens of a chunk, V vocabulary.
 """
 
-import inspect
 from collections import OrderedDict, deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -19,11 +18,12 @@ from transformers import DynamicCache, PreTrainedModel
 
 from loralab.errors import SpecError
 from loralab.models.context import context_length
-from loralab.nn.mode import evaluating
-from loralab.serving.engine.bank import FactorBank, Pairs
+from loralab.serving.engine.bank import Pairs
 from loralab.serving.engine.cache import RowCache
-from loralab.serving.engine.request import Done, Event, Reason, Request
-from loralab.serving.engine.sampling import Chooser
+from loralab.serving.engine.decoder import Decoder, PlainDecoder
+from loralab.serving.engine.fused.trial import decoder_for
+from loralab.serving.engine.request import Done, Event, Reason, Request, Token
+from loralab.serving.engine.sampling import Chooser, chosen
 
 LONGEST = 2048
 """Tokens of prompt and answer together, where nobody says how many and the model's context is longer."""
@@ -39,6 +39,10 @@ class EngineConfig:
     """Tokens of prompt and answer together; without it the model's context, 2,048 at most."""
     chunk: int = 256
     """Tokens of a prompt that are read between two steps."""
+    fused: bool = True
+    """Decode a known family by fused blocks, where a trial shows that they compute the same."""
+    pack: bool = True
+    """Keep a second copy of the weights in a layout that is quicker for few rows, where there is one."""
 
 
 @dataclass(eq=False)
@@ -62,8 +66,8 @@ class Engine:
     def __init__(self, model: PreTrainedModel, config: EngineConfig | None = None) -> None:
         self.config = config or EngineConfig()
         self.length = _length(model, self.config.length)
-        self.bank = FactorBank(model)
-        self._model = model
+        self._decoder = self._chosen_decoder(model)
+        self.bank = self._decoder.bank
         self._cache = RowCache(max(2, self.config.rows), self.length + self.config.chunk)
         self._waiting: OrderedDict[str | None, deque[Request]] = OrderedDict()
         self._reading: Writing | None = None
@@ -71,8 +75,16 @@ class Engine:
         self._pairs: dict[str, Pairs] = {}
         self._released: set[str] = set()
         self._cancelled: set[Request] = set()
-        takes = inspect.signature(model.forward).parameters
-        self._last_logits_only = {"logits_to_keep": 1} if "logits_to_keep" in takes else {}
+
+    def _chosen_decoder(self, model: PreTrainedModel) -> Decoder:
+        if not self.config.fused:
+            return PlainDecoder(model, "nothing else was asked for")
+        return decoder_for(model, self.config.rows, self.length, self.config.pack)
+
+    @property
+    def how(self) -> str:
+        """A sentence: how it decodes, and why."""
+        return self._decoder.how
 
     # -- adapters -------------------------------------------------------------------------------------------------
 
@@ -80,6 +92,11 @@ class Engine:
         """Have an adapter at hand under a key (a hash of its content): its pairs A, s·B by module path."""
         self._pairs[key] = pairs
         self._released.discard(key)
+
+    @property
+    def held(self) -> list[str]:
+        """The adapters at hand."""
+        return list(self._pairs)
 
     def release(self, key: str) -> None:
         """Let go of an adapter, at once or with the last of its requests."""
@@ -143,8 +160,7 @@ class Engine:
     @torch.inference_mode()
     def step(self) -> list[Event]:
         """Read a chunk of a prompt, write a token of every answer, and say what came of it."""
-        with evaluating(self._model):
-            events = [*self._dismissed(), *self._prompt_read(), *self._tokens_written()]
+        events = [*self._dismissed(), *self._prompt_read(), *self._tokens_written()]
         self._let_go()
         return events
 
@@ -194,7 +210,7 @@ class Engine:
         if row.read == len(row.request.prompt):
             self._reading = None
             self._join(row)
-            yield from self._written(row, logits_V)
+            yield from self._written([row], logits_V[None])
 
     def _next(self) -> Writing | None:
         """The next request, the adapters in turn, where a row is free for it."""
@@ -211,19 +227,9 @@ class Engine:
         adapter, prompt = row.request.adapter, row.request.prompt
         self._have_columns(adapter)
         chunk = prompt[row.read : row.read + _chunk_of(len(prompt) - row.read, self.config.chunk)]
-        ids_1T = torch.tensor([chunk], device=self._model.device)
-        positions_1T = torch.arange(row.read, row.read + len(chunk), device=self._model.device)[None]
-        with self.bank.seen_by([adapter]):
-            logits_1TV: Tensor = self._model(
-                input_ids=ids_1T,
-                attention_mask=torch.ones(1, row.read + len(chunk), dtype=torch.long, device=self._model.device),
-                position_ids=positions_1T,
-                past_key_values=row.cache,
-                use_cache=True,
-                **self._last_logits_only,
-            ).logits
+        logits_V = self._decoder.read(chunk, adapter, row.cache)
         row.read += len(chunk)
-        return logits_1TV[0, -1]
+        return logits_V
 
     def _join(self, row: Writing) -> None:
         self._cache.join(row.cache.layers)  # type: ignore[arg-type]
@@ -237,31 +243,19 @@ class Engine:
         if not self._rows:
             return
         rows = list(self._rows)
-        logits_RV = self._decode(rows)
+        logits_RV = self._decoder.logits([row.last for row in rows], [row.request.adapter for row in rows], self._cache)
         self._cache.advance()
-        for row, logits_V in zip(rows, logits_RV, strict=False):
-            yield from self._written(row, logits_V)
+        yield from self._written(rows, logits_RV)
 
-    def _decode(self, rows: list[Writing]) -> Tensor:
-        """The logits [R, V] behind every row's newest token; a row that is alone is computed twice."""
-        numbers = list(range(len(rows))) if len(rows) > 1 else [0, 0]
-        device = self._model.device
-        with self.bank.seen_by([rows[number].request.adapter for number in numbers]):
-            logits_R1V: Tensor = self._model(
-                input_ids=torch.tensor([[rows[number].last] for number in numbers], device=device),
-                attention_mask=self._cache.mask(numbers, device),
-                position_ids=self._cache.positions(numbers, device),
-                past_key_values=self._cache,
-                use_cache=True,
-            ).logits
-        return logits_R1V[:, -1]
+    def _written(self, rows: Sequence[Writing], logits_RV: Tensor) -> Iterator[Event]:
+        """The tokens that follow, and the ends of answers where they are any."""
+        for row, token in zip(rows, chosen([row.chooser for row in rows], logits_RV), strict=True):
+            yield from self._answered(row, token)
 
-    def _written(self, row: Writing, logits_V: Tensor) -> Iterator[Event]:
-        """The token that follows, and the end of the answer where it is one."""
-        if not bool(torch.isfinite(logits_V).all()):
+    def _answered(self, row: Writing, token: Token | None) -> Iterator[Event]:
+        if token is None:
             yield self._end(row, "failed")
             return
-        token = row.chooser.choose(logits_V)
         if token.id in row.request.ends:
             yield self._end(row, "stop")
             return

@@ -1,15 +1,26 @@
 """The next token of one row, from its scores and its own source of chance: no other row has a part in it.
 
-Shapes: V tokens of the vocabulary.
+Shapes: R rows, V tokens of the vocabulary.
 """
 
 from collections import Counter
+from collections.abc import Sequence
 from random import Random
 
 import torch
 from torch import Tensor
 
 from loralab.serving.engine.request import Request, Token
+
+
+def chosen(choosers: Sequence["Chooser"], scores_RV: Tensor) -> list[Token | None]:
+    """The next token of every row; None where its scores are not all finite."""
+    finite = torch.isfinite(scores_RV.sum(-1, dtype=torch.float32)).tolist()
+    likeliest = scores_RV.argmax(-1).tolist() if any(each.takes_likeliest for each in choosers) else [0] * len(choosers)
+    return [
+        None if not is_finite else chooser.take(id) if chooser.takes_likeliest else chooser.choose(scores_V)
+        for chooser, scores_V, is_finite, id in zip(choosers, scores_RV, finite, likeliest, strict=True)
+    ]
 
 
 class Chooser:
@@ -25,6 +36,17 @@ class Chooser:
         id = self._drawn(self._changed(scores_V.float()))
         self._written[id] += 1
         return self._told(id, scores_V)
+
+    @property
+    def takes_likeliest(self) -> bool:
+        """Whether it is the token that the model scores highest, of which nothing else is told."""
+        sampling = self._request.sampling
+        changed = sampling.presence_penalty or sampling.frequency_penalty or sampling.logit_bias
+        return sampling.temperature == 0 and not changed and self._request.logprobs is None
+
+    def take(self, id: int) -> Token:
+        """That token."""
+        return Token(self._request, id)
 
     def _changed(self, scores_V: Tensor) -> Tensor:
         """Scores under penalties and biases."""

@@ -88,7 +88,7 @@ def _is_swapped(x: Tensor, before: Tensor | None) -> bool:
 
 def _largest_difference(model: PreTrainedModel) -> float:
     """In nats, over the tokens of two requests that are answered together."""
-    engine = Engine(model, EngineConfig(rows=2, length=max(LENGTHS) + NEW, chunk=8))
+    engine = Engine(model, EngineConfig(rows=2, length=max(LENGTHS) + NEW, chunk=8, fused=False))
     requests = [Request(prompt=_prompt(model, length), max_new_tokens=NEW, logprobs=0) for length in LENGTHS]
     for request in requests:
         engine.submit(request)

@@ -11,9 +11,10 @@ from fastapi.responses import JSONResponse, PlainTextResponse, Response, Streami
 
 from loralab.errors import LoralabError, NotFoundError, UnknownAdapterError
 from loralab.serving.http.bodies import ChatBody, CompletionBody, CompletionFields, LoadBody, UnloadBody
-from loralab.serving.http.completing import Completion
+from loralab.serving.http.completing import TOO_LONG, Completion
 from loralab.serving.http.server import Refused, Server, same
 from loralab.serving.http.shapes import error
+from loralab.serving.registry import Version
 from loralab.version import __version__
 
 LARGEST_BODY = 4 * 2**20
@@ -119,13 +120,22 @@ def _add_completions(app: FastAPI, server: Server) -> None:
 
 
 async def _complete(server: Server, body: CompletionFields, request: Request) -> Response:
-    if server.service.waiting >= server.config.waiting:
+    if server.waiting >= server.config.waiting:
         raise Refused(429, f"{server.config.waiting} requests are waiting, the most that may", "rate_limit_error")
-    version = await asyncio.to_thread(server.version, body.model)
+    version = await _version(server, body.model)
     completion = Completion(server, body, version)
     if body.stream:
         return StreamingResponse(completion.stream(), media_type="text/event-stream")
     return await _unless_gone(request, completion)
+
+
+async def _version(server: Server, name: str) -> Version | None:
+    """The adapter that is asked for, within the time that a request may take."""
+    try:
+        async with asyncio.timeout(server.config.seconds):
+            return await server.version(name)
+    except TimeoutError:
+        raise Refused(504, TOO_LONG, "timeout_error") from None
 
 
 async def _unless_gone(request: Request, completion: Completion) -> Response:
@@ -199,7 +209,7 @@ def _add_health(app: FastAPI, server: Server) -> None:
     async def metrics() -> PlainTextResponse:
         engine = server.service.engine
         gauges = {
-            "waiting_requests": server.service.waiting,
+            "waiting_requests": server.waiting,
             "running_rows": engine.running,
             "rows": engine.config.rows,
             "adapter_memory_bytes": server.registry.memory_bytes,

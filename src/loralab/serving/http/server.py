@@ -1,5 +1,6 @@
 """What the routes share: the model and its tokenizer, the engine, the adapters, and the limits."""
 
+import asyncio
 import json
 import secrets
 import time
@@ -61,10 +62,26 @@ class Server:
         self.vocabulary = len(tensor_of(model.get_input_embeddings(), "weight"))
         self.started = int(time.time())
         self.counts = ServedCounts()
+        self._arriving = 0
 
-    def version(self, name: str) -> Version | None:
-        """The adapter of this name; None for the base. UnknownAdapterError for a name that is neither."""
-        return None if name == self.config.name else self.registry.version(name)
+    async def version(self, name: str) -> Version | None:
+        """The adapter of this name, once it is in memory; None for the base. UnknownAdapterError for neither.
+
+        It is shared with others who wait for it: whoever stops waiting ends nothing.
+        """
+        if name == self.config.name:
+            return None
+        self._arriving += 1
+        try:
+            found = await asyncio.to_thread(self.registry.find, name)
+            return await asyncio.shield(asyncio.wrap_future(found))
+        finally:
+            self._arriving -= 1
+
+    @property
+    def waiting(self) -> int:
+        """Requests that have not been begun, those included whose adapter is being read."""
+        return self._arriving + self.service.waiting
 
     def prompt_ids(self, text: str) -> tuple[int, ...]:
         """A text as token ids, begun as the model's texts are."""
@@ -84,6 +101,7 @@ class Server:
     def close(self) -> None:
         """Finish what has been begun."""
         self.service.close()
+        self.registry.close()
 
 
 def same(given: str, wanted: str) -> bool:

@@ -1,8 +1,9 @@
 """Progress on stderr: a live bar in a terminal, plain lines elsewhere."""
 
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from time import monotonic
+from typing import Protocol
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -11,6 +12,25 @@ from loralab.progress import shown_by
 
 LINE_SECONDS = 10.0
 """Without a terminal, a line at most this often."""
+
+
+class ShowsProgress(Protocol):
+    """Where a run says what it does."""
+
+    def say(self, sentence: str) -> None:
+        """A sentence for the log."""
+
+    def say_short(self, line: str) -> None:
+        """One line that may be cut."""
+
+    def doing(self, what: str) -> AbstractContextManager[None]:
+        """What is done beside the steps while the block lasts."""
+
+    def step(self, step: int, loss: float, tokens_per_second: float) -> None:
+        """One step done."""
+
+    def close(self) -> None:
+        """The run is over, or left."""
 
 
 class RunProgress:

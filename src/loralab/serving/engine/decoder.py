@@ -1,0 +1,97 @@
+"""One step of decoding: the newest token of every row in, the logits behind it out; and the reading of prompts.
+
+A decoder is the reusable piece under the engine. It owns the bank with the adapters' factors and writes to a cache that
+it is given; which rows there are, what they ask for and what is chosen from the logits is not its business.
+"""
+
+import inspect
+from collections.abc import Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache, PreTrainedModel
+
+from loralab.nn.mode import evaluating
+from loralab.serving.engine.bank import FactorBank
+from loralab.serving.engine.cache import RowCache
+
+
+class Decoder(Protocol):
+    """Takes a step for the rows 0 … R-1 of a cache."""
+
+    bank: FactorBank
+    """Put an adapter's pairs here before a row names it."""
+
+    @property
+    def how(self) -> str:
+        """A sentence for whoever starts it: what is run, and why."""
+
+    @property
+    def memory_bytes(self) -> int:
+        """What it holds beside the model, the bank and the cache."""
+
+    def logits(self, ids: Sequence[int], adapters: Sequence[str | None], cache: RowCache) -> Tensor:
+        """The logits [R, V] behind token `ids[r]` of row r, answered by adapter `adapters[r]` (None: the base).
+
+        The keys and values of these tokens are written to column `cache.now`; call `cache.advance()` before the next
+        step. To be called in inference mode, as `read` is.
+        """
+
+    def read(self, ids: Sequence[int], adapter: str | None, cache: DynamicCache) -> Tensor:
+        """The logits [V] behind the last of these tokens, which follow the text that `cache` holds and join it there.
+
+        Read a text alone and by the same chunks, of two tokens at least, and it gives the same bits each time.
+        """
+
+
+class PlainDecoder:
+    """By the model's own forward. A row that is alone is computed twice, as products of one row round otherwise."""
+
+    def __init__(self, model: PreTrainedModel, why: str) -> None:
+        self.bank = FactorBank(model)
+        self._model, self._why = model, why
+        takes = inspect.signature(model.forward).parameters
+        self._last_logits_only = {"logits_to_keep": 1} if "logits_to_keep" in takes else {}
+
+    @property
+    def how(self) -> str:
+        """Says why nothing quicker is run."""
+        return f"decoding: the model's own modules ({self._why})"
+
+    @property
+    def memory_bytes(self) -> int:
+        """None."""
+        return 0
+
+    def logits(self, ids: Sequence[int], adapters: Sequence[str | None], cache: RowCache) -> Tensor:
+        """See `Decoder`."""
+        numbers, device = rows_of(len(ids), least=2), self._model.device
+        with self.bank.seen_by([adapters[number] for number in numbers]), evaluating(self._model):
+            logits_R1V: Tensor = self._model(
+                input_ids=torch.tensor([[ids[number]] for number in numbers], device=device),
+                attention_mask=cache.mask(numbers, device),
+                position_ids=cache.positions(numbers, device),
+                past_key_values=cache,
+                use_cache=True,
+            ).logits
+        return logits_R1V[: len(ids), -1]
+
+    def read(self, ids: Sequence[int], adapter: str | None, cache: DynamicCache) -> Tensor:
+        """See `Decoder`."""
+        read, device = cache.get_seq_length(), self._model.device
+        with self.bank.seen_by([adapter]), evaluating(self._model):
+            logits_1TV: Tensor = self._model(
+                input_ids=torch.tensor([[*ids]], device=device),
+                attention_mask=torch.ones(1, read + len(ids), dtype=torch.long, device=device),
+                position_ids=torch.arange(read, read + len(ids), device=device)[None],
+                past_key_values=cache,
+                use_cache=True,
+                **self._last_logits_only,
+            ).logits
+        return logits_1TV[0, -1]
+
+
+def rows_of(rows: int, least: int) -> list[int]:
+    """The rows to compute: each, and the first again where they are fewer than at least must be."""
+    return [*range(rows), *[0] * (least - rows)]

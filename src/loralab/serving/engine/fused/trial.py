@@ -1,0 +1,189 @@
+"""Which decoder a model gets: the fused one where, on a cache full of numbers, it computes what the model computes.
+
+What a layer looks back to and how it turns its heads is watched in a step of the model's own, at the largest length
+that the engine serves, so that a window or a rotation that shows only there is seen.
+
+Shapes: R rows, T tokens, V vocabulary, P positions.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import DynamicCache, PreTrainedModel
+
+from loralab.nn.mode import evaluating
+from loralab.nn.trial import UNRUNNABLE, agree
+from loralab.serving.engine.bank import FactorBank
+from loralab.serving.engine.cache import RowCache, keys_and_values
+from loralab.serving.engine.decoder import Decoder, PlainDecoder
+from loralab.serving.engine.fused.anatomy import Anatomy, UnknownAnatomyError, anatomy_of
+from loralab.serving.engine.fused.attention import Rotation
+from loralab.serving.engine.fused.decoder import FusedDecoder, Sight
+from loralab.serving.engine.fused.products import packing_pays
+
+STEPS = 2
+
+
+@torch.inference_mode()
+def decoder_for(model: PreTrainedModel, rows: int, length: int, pack: bool = True) -> Decoder:
+    """The quickest decoder of this model that computes what the model does, for so many rows and tokens.
+
+    With `pack` the weights are copied into a quicker layout where there is one.
+    """
+    try:
+        anatomy = anatomy_of(model)
+        with evaluating(model):
+            decoder = _fused(model, anatomy, rows, length, pack)
+            return decoder if _agrees(model, decoder, length) else PlainDecoder(model, "a trial of fused ones differed")
+    except UnknownAnatomyError as unknown:
+        return PlainDecoder(model, str(unknown))
+    except UNRUNNABLE as error:
+        return PlainDecoder(model, f"fused ones could not be tried: {error}")
+
+
+def _fused(model: PreTrainedModel, anatomy: Anatomy, rows: int, length: int, pack: bool) -> FusedDecoder:
+    first = anatomy.blocks[0]
+    pays = pack and packing_pays((*first.gate_up.modules,), max(2, rows))
+    seen = _watched(model, anatomy, length)
+    return FusedDecoder(
+        anatomy,
+        [_sight(each, seen, length) for each in seen.layers],
+        FactorBank(model, anatomy.together),
+        _finish(model),
+        max(2, rows) if pays else None,
+    )
+
+
+# -- what a step of the model's own shows ------------------------------------------------------------------------------
+
+
+@dataclass
+class Watched:
+    """What the attention of every layer was given, and the calls of the rotary module that made it."""
+
+    layers: list[dict[str, Any]] = field(default_factory=list)
+    rotations: list[tuple[tuple[Any, ...], dict[str, Any], tuple[Tensor, Tensor]]] = field(default_factory=list)
+    tables: dict[int, Rotation] = field(default_factory=dict)
+    """By the number of the call."""
+    rotary: nn.Module | None = None
+
+
+def _watched(model: PreTrainedModel, anatomy: Anatomy, length: int) -> Watched:
+    """A step of the model's own at the end of a full cache."""
+    watched = Watched(rotary=anatomy.rotary)
+    plain, cache = PlainDecoder(model, ""), _full_cache(model, length)
+    with _watching(anatomy, watched):
+        plain.logits([1, 2], [None, None], cache)
+    return watched
+
+
+@contextmanager
+def _watching(anatomy: Anatomy, watched: Watched) -> Iterator[None]:
+    def given(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        watched.layers.append(kwargs)
+
+    def turned(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+        watched.rotations.append((args, kwargs, output))
+
+    handles = [b.attention.register_forward_pre_hook(given, with_kwargs=True) for b in anatomy.blocks]
+    handles.append(anatomy.rotary.register_forward_hook(turned, with_kwargs=True))
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _sight(given: dict[str, Any], watched: Watched, length: int) -> Sight:
+    """What a layer was given in words of our own."""
+    return Sight(_rotation(given.get("position_embeddings"), watched, length), _window(given.get("attention_mask")))
+
+
+def _rotation(given: Any, watched: Watched, length: int) -> Rotation:
+    """The table behind the cos and sin that a layer was given."""
+    for number, (args, kwargs, output) in enumerate(watched.rotations):
+        if isinstance(given, tuple) and given[0] is output[0]:
+            if number not in watched.tables:
+                watched.tables[number] = _table(watched.rotary, args, kwargs, length)
+            return watched.tables[number]
+    raise UnknownAnatomyError("its layers turn queries and keys in a way of their own")
+
+
+def _table(rotary: Any, args: tuple[Any, ...], kwargs: dict[str, Any], length: int) -> Rotation:
+    """cos and sin of every position, asked for as the model asked for some."""
+
+    def of(positions: int) -> tuple[Tensor, Tensor]:
+        places_1P = torch.arange(positions, device=args[0].device)[None]
+        if "position_ids" in kwargs:
+            found = rotary(*args, **{**kwargs, "position_ids": places_1P})
+        else:
+            found = rotary(args[0], places_1P, *args[2:], **kwargs)
+        return found[0][0], found[1][0]
+
+    (cos_PU, sin_PU), (short_cos, _) = of(length), of(2)
+    if not torch.equal(cos_PU[:2], short_cos):
+        raise UnknownAnatomyError("its rotation depends on the length of the text")
+    return Rotation.of(cos_PU, sin_PU)
+
+
+def _window(mask: Any) -> int | None:
+    """How many of the newest tokens the first row, which fills the cache, attends to; None for all."""
+    if mask is None:
+        return None
+    row = mask[0, 0, -1]
+    allowed = row if row.dtype == torch.bool else row == 0
+    count = int(allowed.sum())
+    if not bool(allowed[-count:].all()):
+        raise UnknownAnatomyError("its layers attend to other tokens than the newest ones")
+    return None if count == len(allowed) else count
+
+
+def _finish(model: PreTrainedModel) -> Callable[[Tensor], Tensor]:
+    """What the model is said to do with its head's output."""
+    cap = getattr(model.config.get_text_config(), "final_logit_softcapping", None)
+    return (lambda logits: logits) if cap is None else (lambda logits: logits.div_(cap).tanh_().mul_(cap))
+
+
+# -- the trial ---------------------------------------------------------------------------------------------------------
+
+
+def _agrees(model: PreTrainedModel, decoder: Decoder, length: int) -> bool:
+    """Whether both take the same steps, near the largest length and at the beginning of a text."""
+    plain, ids = PlainDecoder(model, ""), [(7 * place + 3) % 50 for place in range(min(8, length))]
+    for known in (0, length - len(ids)):
+        expected = plain.read(ids, None, _numbers(model, known) if known else DynamicCache())
+        if not agree(decoder.read(ids, None, _numbers(model, known) if known else DynamicCache()), expected):
+            return False
+    for tokens in (length, min(length, 6)):
+        cache = _full_cache(model, tokens)
+        for step in range(STEPS):
+            ids = [(7 * step + 3) % 50, (5 * step + 1) % 50]
+            expected = plain.logits(ids, [None, None], cache).clone()
+            if not agree(decoder.logits(ids, [None, None], cache), expected):
+                return False
+            cache.advance()
+    return True
+
+
+def _full_cache(model: PreTrainedModel, length: int) -> RowCache:
+    """Two rows of numbers, one that fills the length but for the steps to come, one of a few tokens."""
+    cache = RowCache(2, length + STEPS)
+    for tokens in (max(1, length - STEPS), max(1, min(3, length - STEPS))):
+        cache.join(_numbers(model, tokens).layers)  # type: ignore[arg-type]
+    return cache
+
+
+def _numbers(model: PreTrainedModel, tokens: int) -> DynamicCache:
+    """A prompt's keys and values: the model's own of one token say the shapes, the rest is drawn."""
+    read = DynamicCache()
+    model(input_ids=torch.tensor([[1, 2]], device=model.device), past_key_values=read, use_cache=True)
+    source, drawn = torch.Generator().manual_seed(tokens), DynamicCache()
+    for number, layer in enumerate(read.layers):
+        own, _ = keys_and_values(layer)  # type: ignore[arg-type]
+        keys, values = torch.randn(2, 1, own.shape[1], tokens, own.shape[3], generator=source).to(own)
+        drawn.update(keys, values, number)
+    return drawn

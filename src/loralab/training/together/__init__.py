@@ -1,0 +1,1 @@
+"""Several runs on one frozen base in one process, side by side."""

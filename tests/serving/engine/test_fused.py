@@ -1,0 +1,148 @@
+"""The fused step: it is run where it computes what the model does, and only there."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+import transformers as hf
+from torch import nn
+from transformers import PreTrainedModel
+
+import loralab as ll
+from loralab.serving.engine.decoder import PlainDecoder
+from loralab.serving.engine.engine import Engine, EngineConfig
+from loralab.serving.engine.fused.decoder import FusedDecoder
+from loralab.serving.engine.fused.trial import decoder_for
+from loralab.serving.engine.request import Request, Token
+from serving.causal import ENDS, GROUPED, LAYERS, LENGTH, adapt, causal, plainly, prompts
+
+WIDE = {**GROUPED, **ENDS, "head_dim": 16}
+LONG = {"rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0, "original_max_position_embeddings": 16}
+
+FUSED: dict[str, Callable[[], PreTrainedModel]] = {
+    "biases": lambda: hf.LlamaForCausalLM(hf.LlamaConfig(**GROUPED, **ENDS, attention_bias=True, mlp_bias=True)),
+    "tied": lambda: hf.LlamaForCausalLM(hf.LlamaConfig(**GROUPED, **ENDS, tie_word_embeddings=True)),
+    "scaled rotation": lambda: hf.LlamaForCausalLM(hf.LlamaConfig(**GROUPED, **ENDS, rope_parameters=LONG)),
+    "windows in late layers": lambda: hf.Qwen2ForCausalLM(
+        hf.Qwen2Config(**GROUPED, **ENDS, use_sliding_window=True, sliding_window=7, max_window_layers=1)
+    ),
+    "normed heads": lambda: hf.Qwen3ForCausalLM(hf.Qwen3Config(**WIDE)),
+    "scaled embeddings": lambda: hf.GemmaForCausalLM(hf.GemmaConfig(**WIDE)),
+    "caps": lambda: hf.Gemma2ForCausalLM(hf.Gemma2Config(**WIDE, sliding_window=6)),
+    "two rotations": lambda: hf.Gemma3ForCausalLM(
+        hf.Gemma3TextConfig(**{**WIDE, "num_hidden_layers": 3}, sliding_window=6, layer_types=LAYERS)
+    ),
+    "one projection, turned in part": lambda: hf.Phi3ForCausalLM(
+        hf.Phi3Config(**GROUPED, **ENDS, partial_rotary_factor=0.5)
+    ),
+    "norms behind": lambda: hf.Olmo2ForCausalLM(hf.Olmo2Config(**GROUPED, **ENDS)),
+    "other norms": lambda: hf.StableLmForCausalLM(hf.StableLmConfig(**GROUPED, **ENDS)),
+}
+PLAIN: dict[str, Callable[[], PreTrainedModel]] = {
+    "scaled residuals": lambda: hf.GraniteForCausalLM(hf.GraniteConfig(**GROUPED, **ENDS, residual_multiplier=0.5)),
+    "layers without rotation": lambda: hf.SmolLM3ForCausalLM(
+        hf.SmolLM3Config(**GROUPED, **ENDS, no_rope_layers=[1, 0])
+    ),
+    "experts": lambda: hf.MixtralForCausalLM(hf.MixtralConfig(**GROUPED, **ENDS, num_local_experts=2)),
+    "blocks in parallel": lambda: hf.CohereForCausalLM(hf.CohereConfig(**GROUPED, **ENDS)),
+}
+
+
+def built(table: dict[str, Callable[[], PreTrainedModel]], kind: str) -> PreTrainedModel:
+    """With weights that are large enough to matter."""
+    torch.manual_seed(0)
+    model = table[kind]().eval()
+    for parameter in model.parameters():
+        parameter.data.add_(torch.randn(parameter.shape) * 0.1)
+    return model
+
+
+def decoder_of(model: PreTrainedModel) -> Any:
+    return decoder_for(model, rows=3, length=LENGTH)
+
+
+def answers(engine: Engine, requests: list[Request]) -> list[list[int]]:
+    for request in requests:
+        engine.submit(request)
+    events = [event for event in engine.run() if isinstance(event, Token)]
+    return [[event.id for event in events if event.request is request] for request in requests]
+
+
+@pytest.mark.parametrize("kind", FUSED)
+def test_mixed_answers_are_the_models_own(kind: str) -> None:
+    model = built(FUSED, kind)
+    pairs = adapt(model, a=2, b=5)
+    asked = list(zip(prompts(1, 30, 9), ("a", None, "b"), strict=True))
+    expected = [plainly(model, prompt, who, 10) for prompt, who in asked]
+    ll.detach(model)
+    engine = Engine(model, EngineConfig(rows=3, chunk=8, length=LENGTH))
+    assert engine.how.startswith("decoding: fused blocks")
+    for name, each in pairs.items():
+        engine.hold(name, each)
+    assert answers(engine, [Request(prompt=tuple(p), max_new_tokens=10, adapter=who) for p, who in asked]) == expected
+
+
+@pytest.mark.parametrize("kind", PLAIN)
+def test_what_is_not_the_same_is_left_to_the_model(kind: str) -> None:
+    decoder = decoder_of(built(PLAIN, kind))
+    assert isinstance(decoder, PlainDecoder)
+    assert "the model's own modules" in decoder.how
+
+
+@pytest.mark.parametrize("change", ["hook", "forward", "subclass"])
+def test_a_module_that_was_changed_is_left_to_the_model(change: str) -> None:
+    model = causal("llama")
+    mlp = model.model.layers[1].mlp
+    if change == "hook":
+        mlp.register_forward_hook(lambda module, args, output: output * 0.5)
+    elif change == "forward":
+        own = mlp.down_proj.forward
+        mlp.down_proj.forward = lambda x: own(x) * 0.5
+    else:
+        mlp.down_proj = Halved(mlp.down_proj)
+    assert isinstance(decoder_of(model), PlainDecoder)
+
+
+class Halved(nn.Linear):
+    """Not the product that it looks like."""
+
+    def __init__(self, linear: nn.Module) -> None:
+        super().__init__(linear.in_features, linear.out_features, bias=False)
+        self.weight = linear.weight
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        return super().forward(input) * 0.5
+
+
+def test_a_block_that_was_changed_is_seen_by_the_trial() -> None:
+    model = causal("llama")
+    own = model.model.layers[0].forward
+    model.model.layers[0].forward = lambda *args, **kwargs: own(*args, **kwargs) * 1.5
+    assert "a trial" in decoder_of(model).how
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_weights_are_copied_only_where_it_is_allowed(dtype: torch.dtype) -> None:
+    model = causal("llama").to(dtype)
+    decoder = decoder_for(model, rows=3, length=LENGTH, pack=False)
+    assert isinstance(decoder, FusedDecoder)
+    assert decoder.memory_bytes == 0
+    assert "weights as they are" in decoder.how
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_row_has_the_same_tokens_alone_and_among_others(dtype: torch.dtype) -> None:
+    """Ranks 1 to 64, on other modules, prompts of all lengths."""
+    model = built(FUSED, "tied")
+    pairs = adapt(model, **{f"r{rank}": rank for rank in (1, 3, 8, 16, 64)})
+    ll.detach(model)
+    model.to(dtype)
+    pairs["r3"] = {path: pair for path, pair in pairs["r3"].items() if path.endswith(("q_proj", "v_proj"))}
+    pairs["r8"] = {path: pair for path, pair in pairs["r8"].items() if path.endswith(("down_proj", "k_proj"))}
+    engine = Engine(model, EngineConfig(rows=6, chunk=8, length=LENGTH))
+    for name, each in pairs.items():
+        engine.hold(name, each)
+    asked = zip(prompts(1, 12, 30, 4, 7, 2), (*pairs, None), strict=True)
+    requests = [Request(prompt=tuple(each), max_new_tokens=20, adapter=who) for each, who in asked]
+    assert answers(engine, requests) == [answers(engine, [request])[0] for request in requests]
