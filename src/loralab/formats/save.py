@@ -67,7 +67,7 @@ def write_adapter(
     folder: Path,
     *,
     model: nn.Module | None = None,
-    tokenizer: PreTrainedTokenizerBase | BaseImageProcessor | None = None,
+    tokenizer: "PreTrainedTokenizerBase | BaseImageProcessor | None" = None,
     overwrite: bool = False,
     base: Fingerprint | None = None,
     beside: Mapping[str, str] | None = None,
