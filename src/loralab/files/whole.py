@@ -96,7 +96,7 @@ def whole_folder(path: Path) -> Iterator[Path]:
 
 
 @dataclass
-class Changes:
+class FolderChanges:
     """Entries of a folder that change together: those that lie in `new` in the end, and those that are `removed`."""
 
     folder: Path
@@ -114,7 +114,7 @@ class Changes:
 
 
 @contextmanager
-def whole_changes(folder: Path, marker: str | None = None) -> Iterator[Changes]:
+def whole_changes(folder: Path, marker: str | None = None) -> Iterator[FolderChanges]:
     """Change several entries of a folder, which is made where there is none: all of them or none.
 
     `marker` is the entry by which other programs know the folder for what it is. Raises OutputError while another
@@ -124,7 +124,7 @@ def whole_changes(folder: Path, marker: str | None = None) -> Iterator[Changes]:
     try:
         if not place.exists():
             with whole_folder(place) as draft:
-                yield Changes(draft, draft)
+                yield FolderChanges(draft, draft)
             return
         alone = can_be_exchanged(place)
         with locked(place):
@@ -132,7 +132,7 @@ def whole_changes(folder: Path, marker: str | None = None) -> Iterator[Changes]:
             remove_abandoned(place)
             with draft_folder(place, "changes") as draft:
                 (draft / NEW).mkdir()
-                changes = Changes(place, draft / NEW)
+                changes = FolderChanges(place, draft / NEW)
                 yield changes
                 make_changes(draft, place, changes.removed, marker, alone)
     except OSError as problem:
