@@ -55,6 +55,12 @@ COMPARISON = Product(
     "a comparison", "comparison.json", ("cells", "results.json", "table.md", "lock", "*.png", ".loralab-*")
 )
 
+TUNING = Product(
+    "a tuning",
+    "tune.json",
+    ("trials", "best", "again", "results.json", "table.md", "lock", "*.png", ".loralab-*"),
+)
+
 
 @contextmanager
 def writing(out: str, kind: Product, *, overwrite: bool, reads: Sequence[str | None] = ()) -> Iterator[None]:
