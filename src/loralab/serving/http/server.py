@@ -168,7 +168,7 @@ class Server:
 
     def gauges(self) -> dict[str, float]:
         """What Prometheus is told of this moment."""
-        common = {
+        common: dict[str, float] = {
             "waiting_requests": self.waiting,
             "running_rows": self.running,
             "rows": self.config.engine.rows,
