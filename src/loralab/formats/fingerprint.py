@@ -19,6 +19,7 @@ from loralab.core.updates.update import WHOLE, Update
 from loralab.errors import FingerprintError, listed
 from loralab.files.values import listing, mapping, number, sizes, text
 from loralab.nn.tensors import has_tensor, tensor_of
+from loralab.progress import tracked
 
 STRIDE = 8
 SAMPLED = 256
@@ -141,7 +142,7 @@ def fingerprint(adapted: Iterable[tuple[str, nn.Module, Iterable[str]]], model: 
     """The fingerprint of (path, module, names of its adapted tensors), and of the model's class where it is known."""
     tensors: dict[str, TensorPrint] = {}
     classes: dict[str, str] = {}
-    for path, module, names in adapted:
+    for path, module, names in tracked(list(adapted), "modules of the base recognised"):
         chosen = {f"{path}.{name}": _print_of(module, name) for name in names}
         if chosen:
             tensors |= chosen

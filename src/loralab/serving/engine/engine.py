@@ -1,9 +1,9 @@
 """The engine: requests come in, tokens come out, and every step serves all rows that decode.
 
 Continuous batching: a request that has been read joins the rows between two steps, one that is done leaves them. Long
-prompts are read in chunks, one chunk between two steps, so that they hold up the others by no more than a chunk. Every
-prompt is read alone and every product of a step has two rows at least, so that an answer does not depend on who else is
-there (a product of one row takes another kernel and rounds otherwise).
+prompts are read in chunks, about one chunk's tokens between two steps, so that they hold up the others by no more.
+Every prompt is read alone, and no row's products are taken by another kernel when it is alone (see `decoder.py`), so
+that an answer does not depend on who else is there.
 
 Shapes: R rows, T tokens of a chunk, V vocabulary.
 """
@@ -43,7 +43,9 @@ class EngineConfig:
     length: int | None = None
     """Tokens of prompt and answer together; without it the model's context, 2,048 at most."""
     chunk: int = 256
-    """Tokens of a prompt that are read between two steps."""
+    """Tokens of a prompt that are read at once."""
+    reading: int | None = None
+    """Tokens of prompts that are read between two steps; without it a chunk's worth, so that no answer waits long."""
     prefix_bytes: int = 0
     """Of keys and values that are kept of the beginnings of prompts; 0: none."""
     prefix_block: int = BLOCK
@@ -94,6 +96,7 @@ class Engine:
         self._reading: Writing | None = None
         self._wanted_again: dict[PromptKey, ReadPrompt] = {}
         self._rows: list[Writing] = []
+        self._tokens_read = 0
         self._pairs: dict[str, Pairs] = {}
         self._released: set[str] = set()
         self._cancelled: set[Request] = set()
@@ -182,8 +185,8 @@ class Engine:
 
     @torch.inference_mode()
     def step(self) -> list[Event]:
-        """Read a chunk of a prompt, write a token of every answer, and say what came of it."""
-        events = [*self._dismissed(), *self._prompt_read(), *self._tokens_written()]
+        """Read of the prompts, write a token of every answer, and say what came of it."""
+        events = [*self._dismissed(), *self._prompts_read(), *self._tokens_written()]
         if self._wanted_again:
             self._keep_wanted()
         self._let_go()
@@ -225,6 +228,12 @@ class Engine:
             del self._waiting[adapter]
 
     # -- prompts --------------------------------------------------------------------------------------------------
+
+    def _prompts_read(self) -> Iterator[Event]:
+        """Prompts one after the other, until as many tokens have been read as may be between two steps."""
+        enough = self._tokens_read + (self.config.reading or self.config.chunk)
+        while self._tokens_read < enough and (self._reading or self._waiting) and len(self._rows) < self.config.rows:
+            yield from self._prompt_read()
 
     def _prompt_read(self) -> Iterator[Event]:
         """A chunk of the prompt that is being read; the answer's first token, once it has been read.
@@ -280,6 +289,7 @@ class Engine:
         chunk = prompt[row.read : end_of_chunk(row.read, len(prompt), self._block)]
         logits_V = self._decoder.read(chunk, adapter, row.cache)
         row.read += len(chunk)
+        self._tokens_read += len(chunk)
         return logits_V
 
     def _join(self, row: Writing, prompt: DynamicCache) -> None:

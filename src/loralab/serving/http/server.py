@@ -102,6 +102,7 @@ class Server:
         else:
             refuse_unservable(model)
             self._service = Service(model, self._engine_config(model))
+            self.notes.append(self._service.engine.how)
             release, reader = self._service.release, writers_of(model, tokenizer)
         self.longest = longest_text(model, config.engine.length)
         self.registry = Registry(model, config.folder, config.in_memory, release, reader)
