@@ -261,7 +261,7 @@ def test_imports_are_declared(path: Path) -> None:
     """What is always installed is imported; a package of an extra stands in for itself (`extras.lazy`) until used, but
     where a whole folder is of the extra."""
     tree, declared = tree_of(path), packages_of(PROJECT["dependencies"])
-    of_folder = {*EXTRAS["serve"], "pydantic"} if path.parent == SERVER else set()  # fastapi brings pydantic
+    of_folder = {*EXTRAS["serve"], "pydantic", "starlette"} if path.parent == SERVER else set()  # fastapi brings both
     declared = declared | of_folder
     optional = {module for packages in EXTRAS.values() for module in packages} - of_folder
     for line, dotted in set(imports_of(tree)) - set(imports_for_types(tree)):

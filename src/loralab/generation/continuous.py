@@ -149,7 +149,7 @@ def _sizes(model: PreTrainedModel, prompts: Sequence[list[int]], config: Generat
         rows=rows,
         length=length,
         chunk=max(2, min(CHUNK, longest)),
-        prompts=rows,
+        reading=sum(map(len, prompts)),
         fused=False,  # with so many rows the fused blocks gain less than the trial costs that they need
     )
 

@@ -57,6 +57,8 @@ class Token:
     """In nats, of the model's own distribution."""
     likeliest: tuple[tuple[int, float], ...] = ()
     """Token and logprob, the likeliest first."""
+    known: int = 0
+    """Told with the first token: how many of the prompt were not read, for they had been before."""
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """Whether an engine writes with a model what the model itself would, and which of its modules see the rows apart: found
 out by trial, not by name."""
 
+import inspect
 from collections.abc import Sequence
 from typing import Any
 
@@ -67,12 +68,13 @@ def modules_with_rows(model: PreTrainedModel) -> frozenset[str]:
     """Paths of the modules that have one input for every row of the batch, in its order: the ones that adapters of
     different rows can be on. An expert that is given some tokens is none of them.
     """
+    without_cache = {"use_cache": False} if "use_cache" in inspect.signature(model.forward).parameters else {}
     marked, ids = _Marked(), [_prompt(model, 4), _prompt(model, 5)[1:]]
     handles = [each.register_forward_hook(marked.hook(path)) for path, each in model.named_modules()]
     try:
         with torch.inference_mode(), evaluating(model):
             for rows in (ids, ids[::-1]):
-                model(input_ids=torch.tensor(rows, device=model.device), use_cache=False)
+                model(input_ids=torch.tensor(rows, device=model.device), **without_cache)
                 marked.turn()
     finally:
         for handle in handles:
