@@ -29,6 +29,9 @@ from loralab.errors import TrainingError as TrainingError
 from loralab.errors import UnknownAdapterError as UnknownAdapterError
 from loralab.evaluation.evaluate import evaluate as evaluate
 from loralab.evaluation.generate import generate as generate
+from loralab.experiments.tuning.config import TuneConfig as TuneConfig
+from loralab.experiments.tuning.results import TuneResult as TuneResult
+from loralab.experiments.tuning.tune import tune as tune
 from loralab.formats.load import load as load
 from loralab.formats.merged.export import export_merged as export_merged
 from loralab.formats.save import save as save

@@ -2,7 +2,8 @@
 
 Nothing of them is imported at the top of a file. `lazy` stands for a module there and loads it when something of it is
 first used, so that every file of loralab can be imported without any of them; `require` refuses before the work
-starts what would fail at its end. It knows nothing of what the packages are for.
+starts what would fail at its end. `deferred` stands for a module that is there but slow to load, in the files that
+verbs without a model read too. It knows nothing of what the packages are for.
 """
 
 from collections.abc import Mapping
@@ -56,13 +57,28 @@ def install(*extras: str) -> str:
     return f"pip install 'loralab[{','.join(extras)}]'"
 
 
+def deferred(name: str) -> Any:
+    """The module `name`, which is always installed and takes seconds to load: it is loaded where it is first used."""
+    return _Deferred(name)
+
+
 def lazy(name: str, extra: str) -> Any:
     """The module `name`, which belongs to an extra. `MissingDependencyError` where it is used and is not installed."""
     return _Lazy(name, extra)
 
 
-class _Lazy(ModuleType):
+class _Deferred(ModuleType):
     """Stands for a module until something of it is used."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(import_module(self.__name__), name)
+
+    def __dir__(self) -> list[str]:
+        return dir(import_module(self.__name__))
+
+
+class _Lazy(ModuleType):
+    """The same for a module that may be missing."""
 
     def __init__(self, name: str, extra: str) -> None:
         super().__init__(name)

@@ -53,6 +53,13 @@ def test_in_english_there_are_as_many_words_as_the_packages(text: str) -> None:
     assert len(rouge_words(text)) == len(tokenize(text, None))
 
 
+@given(one=st.text("abc ", max_size=60), other=st.text("abc ", max_size=60))
+def test_any_two_texts_have_the_figures_of_the_package(one: str, other: str) -> None:
+    found = RougeScorer(["rouge1", "rouge2", "rougeL"]).score(other, one)
+    for metric, kind in ((rouge_1, "rouge1"), (rouge_2, "rouge2"), (rouge_l, "rougeL")):
+        assert metric([one], [[other]]) == pytest.approx(100 * found[kind].fmeasure, abs=1e-12)
+
+
 @pytest.mark.parametrize("split", ["test", "validation"])
 def test_samsum_has_the_figures_of_the_package_to_the_last_digit(shared_data: Path, split: str) -> None:
     lines = (shared_data / f"samsum/{split}.jsonl").read_text(encoding="utf-8").splitlines()

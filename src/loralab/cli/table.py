@@ -3,6 +3,7 @@
 VERBS = {
     "plan": "Count parameters, bytes and memory of a training before it starts.",
     "train": "Train an adapter on a task and write it to a folder.",
+    "tune": "Find the rate, rank and targets: many adapters on one base.",
     "compare": "Train many methods and seeds, one after another, to one table.",
     "eval": "Measure a model, with or without an adapter, on a task.",
     "score": "Score any system's outputs, from a file; no model is needed.",

@@ -5,14 +5,16 @@ pictures or sound of noise. One sequence per call, so that nothing is padded. Kn
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from loralab.core.names import unwrapped
 from loralab.errors import SpecError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 Probe = Sequence[Mapping[str, Tensor]]
 """Keyword arguments of the model's forward, one mapping per call."""
@@ -28,7 +30,7 @@ _POSITIONS_TO_SPARE = 4
 """RoBERTa and OPT use the first few positions otherwise."""
 
 
-def make_probe(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None = None) -> list[dict[str, Tensor]]:
+def make_probe(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase | None" = None) -> list[dict[str, Tensor]]:
     """The probe for a model; raises SpecError for one whose main input is of a kind not known here."""
     generator = torch.Generator().manual_seed(0)
     config = model.config
@@ -52,7 +54,7 @@ def make_probe(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None
 
 
 def _token_ids(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None, generator: torch.Generator
+    model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase | None", generator: torch.Generator
 ) -> Iterator[Tensor]:
     config = model.config.get_text_config()
     longest = int(getattr(config, "max_position_embeddings", None) or max(LENGTHS) + _POSITIONS_TO_SPARE)
@@ -70,13 +72,13 @@ def _token_ids(
             yield ids
 
 
-def _decoder_ids(model: PreTrainedModel, generator: torch.Generator) -> Tensor:
+def _decoder_ids(model: "PreTrainedModel", generator: torch.Generator) -> Tensor:
     ids = torch.randint(_vocabulary(model), (1, LENGTHS[0]), generator=generator)
     ids[0, 0] = getattr(model.config, "decoder_start_token_id", None) or 0
     return ids
 
 
-def _vocabulary(model: PreTrainedModel) -> int:
+def _vocabulary(model: "PreTrainedModel") -> int:
     return int(unwrapped(model.get_input_embeddings()).get_parameter("weight").shape[0])
 
 

@@ -6,10 +6,9 @@ The files and their names are in `files/names.py`.
 from collections.abc import Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
-from transformers import BaseImageProcessor, PreTrainedTokenizerBase
 
 from loralab.core.adapter import Adapter
 from loralab.core.names import unwrapped
@@ -37,13 +36,16 @@ from loralab.methods.beside import fresh_heads, random_beside
 from loralab.models.outputs import are_placeholders, output_names
 from loralab.models.processor_names import processor_files
 
+if TYPE_CHECKING:
+    from transformers import BaseImageProcessor, PreTrainedTokenizerBase
+
 
 def save(
     adapter: Adapter,
     path: str | Path,
     *,
     model: nn.Module | None = None,
-    tokenizer: PreTrainedTokenizerBase | BaseImageProcessor | None = None,
+    tokenizer: "PreTrainedTokenizerBase | BaseImageProcessor | None" = None,
     overwrite: bool = False,
     base: Fingerprint | None = None,
 ) -> Path:
@@ -65,7 +67,7 @@ def write_adapter(
     folder: Path,
     *,
     model: nn.Module | None = None,
-    tokenizer: PreTrainedTokenizerBase | BaseImageProcessor | None = None,
+    tokenizer: "PreTrainedTokenizerBase | BaseImageProcessor | None" = None,
     overwrite: bool = False,
     base: Fingerprint | None = None,
     beside: Mapping[str, str] | None = None,

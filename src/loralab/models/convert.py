@@ -12,15 +12,21 @@ import copy
 from contextlib import redirect_stderr
 from io import StringIO
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from tokenizers import pre_tokenizers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from loralab.errors import ModelLoadError
-from loralab.extras import lazy
+from loralab.extras import deferred, lazy
 from loralab.models.quiet import quiet_transformers
+from loralab.progress import announced
+
+if TYPE_CHECKING:
+    import transformers
+    from tokenizers import pre_tokenizers
+else:
+    transformers = deferred("transformers")
+    pre_tokenizers = deferred("tokenizers.pre_tokenizers")
 
 gguf = lazy("gguf", "gguf")
 
@@ -44,6 +50,11 @@ def write_huggingface_folder(file: Path, folder: Path) -> None:
 
     Raises `ModelLoadError` for a tokenizer kind that is not in `PRE_TOKENIZERS`.
     """
+    with announced(f"{file.stem} is converted, once for all"):
+        _write(file, folder)
+
+
+def _write(file: Path, folder: Path) -> None:
     # The bar of the dequantisation is not one that transformers can turn off.
     with quiet_transformers(), redirect_stderr(StringIO()):
         model = _read_model(file)
@@ -55,13 +66,14 @@ def write_huggingface_folder(file: Path, folder: Path) -> None:
         tokenizer.save_pretrained(folder)
 
 
-def _read_model(file: Path) -> LlamaForCausalLM:
+def _read_model(file: Path) -> "transformers.LlamaForCausalLM":
     """The model in bfloat16, dequantised in float32 and rounded once, with no trace of the quantised file."""
-    read: LlamaForCausalLM = LlamaForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.float32)
+    llama = transformers.LlamaForCausalLM
+    read = llama.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.float32)
     settings: dict[str, Any] = read.config.to_dict()
     for key in ("quantization_config", "_model_name_or_path", "dtype"):
         settings.pop(key, None)
-    model = LlamaForCausalLM(LlamaConfig(**settings))
+    model = llama(transformers.LlamaConfig(**settings))
     model.to(DTYPE)  # type: ignore[arg-type]  # transformers wraps `to` without its type
     model.load_state_dict(read.state_dict(), strict=True)
     model.config.dtype = DTYPE
@@ -69,12 +81,13 @@ def _read_model(file: Path) -> LlamaForCausalLM:
     return model
 
 
-def _read_tokenizer(file: Path, longest: int) -> PreTrainedTokenizerFast:
+def _read_tokenizer(file: Path, longest: int) -> "transformers.PreTrainedTokenizerFast":
     """The tokenizer with its real pre-tokenizer. It pads with the unknown token, which no byte-level text
     holds: the file pads with the end-of-turn token, and a loss that skips padding would then never teach
     the model to stop.
     """
-    tokenizer: PreTrainedTokenizerFast = PreTrainedTokenizerFast.from_pretrained(file.parent, gguf_file=file.name)
+    fast = transformers.PreTrainedTokenizerFast
+    tokenizer: transformers.PreTrainedTokenizerFast = fast.from_pretrained(file.parent, gguf_file=file.name)
     kind = _pre_tokenizer_kind(file)
     if kind not in PRE_TOKENIZERS:
         raise ModelLoadError(

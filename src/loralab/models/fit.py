@@ -4,19 +4,20 @@ It loads nothing: it judges transformers' report.
 """
 
 from collections.abc import Sequence
-from typing import Any
-
-from transformers import PreTrainedModel
+from typing import TYPE_CHECKING, Any
 
 from loralab.errors import ModelLoadError, some
 from loralab.models.families.aliases import output_head_names
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 FRESH = "fresh, to be trained in full: "
 """How the remark begins that names what the checkpoint did not fill."""
 
 
 def judge_fit(
-    name: str, model: PreTrainedModel, head_may_be_fresh: bool, report: dict[str, Any]
+    name: str, model: "PreTrainedModel", head_may_be_fresh: bool, report: dict[str, Any]
 ) -> tuple[tuple[str, ...], list[str]]:
     """The fresh modules and remarks about the keys; raises `ModelLoadError` if a part of the base is missing.
 
@@ -39,13 +40,13 @@ def judge_fit(
     return fresh, remarks
 
 
-def _is_head(model: PreTrainedModel, key: str) -> bool:
+def _is_head(model: "PreTrainedModel", key: str) -> bool:
     """Heads stand beside the base model; BERT's pooler within it is part of the head, and often not saved."""
     inside = key.removeprefix(f"{model.base_model_prefix}.")
     return key.split(".")[0] in output_head_names(model) or inside.split(".")[0] == "pooler"
 
 
-def _belongs_to_base(model: PreTrainedModel, key: str) -> bool:
+def _belongs_to_base(model: "PreTrainedModel", key: str) -> bool:
     """Whether a key without a place in the model sits inside its base: a checkpoint with more layers, say.
 
     A mask token that stood for hidden patches in pretraining is left out: it has no place in a classifier of images.
@@ -57,7 +58,7 @@ def _belongs_to_base(model: PreTrainedModel, key: str) -> bool:
     return key.removeprefix(f"{model.base_model_prefix}.").split(".")[0] in parts
 
 
-def _broken(name: str, model: PreTrainedModel, wrong: list[str], stray: list[str], mismatched: dict[str, Any]) -> str:
+def _broken(name: str, model: "PreTrainedModel", wrong: list[str], stray: list[str], mismatched: dict[str, Any]) -> str:
     """All that does not fit, at once."""
     missing = [key for key in wrong if key not in mismatched]
     shapes = [f"{key} {_shapes(mismatched[key])}" for key in wrong if key in mismatched]

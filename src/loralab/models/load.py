@@ -7,25 +7,13 @@ The only file that uses transformers' Auto classes. It knows nothing of adapters
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import SafetensorError
-from transformers import (
-    AutoConfig,
-    AutoImageProcessor,
-    AutoModelForCausalLM,
-    AutoModelForImageClassification,
-    AutoModelForSeq2SeqLM,
-    AutoModelForSequenceClassification,
-    AutoTokenizer,
-    BaseImageProcessor,
-    PreTrainedConfig,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
 
 from loralab.errors import ModelLoadError, NotFoundError, SpecError, first_line
+from loralab.extras import deferred
 from loralab.machine import choose_device
 from loralab.models.audio import is_of_sound
 from loralab.models.families.table import FAMILY_BY_TYPE
@@ -37,13 +25,19 @@ from loralab.models.processor import check_processor, default_processor, has_pro
 from loralab.models.quiet import quiet_transformers
 from loralab.models.surgery.affine import REMAINING, put_maps
 
-AUTO_CLASSES: dict[str, Any] = {
-    "causal-lm": AutoModelForCausalLM,
-    "sequence-classification": AutoModelForSequenceClassification,
-    "seq2seq-lm": AutoModelForSeq2SeqLM,
-    "image-classification": AutoModelForImageClassification,
+if TYPE_CHECKING:
+    import transformers
+    from transformers import BaseImageProcessor, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+else:
+    transformers = deferred("transformers")
+
+AUTO_CLASSES = {
+    "causal-lm": "AutoModelForCausalLM",
+    "sequence-classification": "AutoModelForSequenceClassification",
+    "seq2seq-lm": "AutoModelForSeq2SeqLM",
+    "image-classification": "AutoModelForImageClassification",
 }
-"""The kinds of model, and who knows the class for each architecture."""
+"""The kinds of model, and who of transformers knows the class for each architecture."""
 
 HEADED = ("sequence-classification", "image-classification")
 """Kinds whose head may be fresh: a task of one's own needs one. A language model's never may."""
@@ -58,8 +52,8 @@ _TRANSFORMERS_ERRORS = (OSError, ValueError, RuntimeError, KeyError, ImportError
 class LoadedModel:
     """A model in evaluation mode on its device, with what its user should know about it."""
 
-    model: PreTrainedModel
-    processor: PreTrainedTokenizerBase | BaseImageProcessor
+    model: "PreTrainedModel"
+    processor: "PreTrainedTokenizerBase | BaseImageProcessor"
     """What turns examples into what the model takes: a tokenizer, or for images a maker of pixels."""
     name: str
     """As asked for: an embedded name, a folder, or a Hub id."""
@@ -74,9 +68,9 @@ class LoadedModel:
     """Whether the tokenizer, or its chat template, is another than the model's own: an adapter's."""
 
     @property
-    def tokenizer(self) -> PreTrainedTokenizerBase:
+    def tokenizer(self) -> "PreTrainedTokenizerBase":
         """The processor of a model that reads text. Raises `SpecError` for one that looks at images."""
-        if isinstance(self.processor, PreTrainedTokenizerBase):
+        if isinstance(self.processor, transformers.PreTrainedTokenizerBase):
             return self.processor
         raise SpecError(f"model {self.name!r} looks at images and has no tokenizer; text is not for it")
 
@@ -119,7 +113,7 @@ def load_model(
         _check_kind(name, config, kind)
         notes = [reason, *stand_in(name, source), *_set_labels(config, kind, labels, regression)]
         processor, more = _read_processor(name, source, kind, config)
-        model, report = _read_model(name, source, AUTO_CLASSES[kind], config, precision, seed)
+        model, report = _read_model(name, source, _auto_class(kind), config, precision, seed)
     fresh, remarks = judge_fit(name, model, kind in HEADED, report)
     model.to(place)  # type: ignore[arg-type]  # transformers wraps `to` without its type
     _check_processor(name, model, processor)
@@ -134,7 +128,7 @@ def load_model(
     )
 
 
-def read_config(name: str) -> PreTrainedConfig:
+def read_config(name: str) -> "PreTrainedConfig":
     """The configuration of the model `name`; of a local folder config.json suffices. Raises what `load_model` does."""
     folder = Path(name).expanduser()
     source = str(folder) if (folder / "config.json").is_file() else locate(name)
@@ -142,29 +136,33 @@ def read_config(name: str) -> PreTrainedConfig:
         return _read_config(name, source)
 
 
-def config_of_type(model_type: str, values: Mapping[str, object]) -> PreTrainedConfig:
+def config_of_type(model_type: str, values: Mapping[str, object]) -> "PreTrainedConfig":
     """A configuration of one of transformers' model types, with its defaults but for `values`."""
-    config: PreTrainedConfig = AutoConfig.for_model(model_type, **values)
+    config: PreTrainedConfig = transformers.AutoConfig.for_model(model_type, **values)
     return config
 
 
-def model_from_config(name: str, config: PreTrainedConfig, kind: str) -> PreTrainedModel:
+def model_from_config(name: str, config: "PreTrainedConfig", kind: str) -> "PreTrainedModel":
     """The model that `config` describes, as `kind` (a key of `AUTO_CLASSES`), with fresh weights: none at all within
     `torch.device("meta")`. Raises `ModelLoadError` if it cannot be of that kind.
     """
     _check_kind(name, config, kind)
     try:
         with quiet_transformers():
-            model: PreTrainedModel = AUTO_CLASSES[kind].from_config(config)
+            model: PreTrainedModel = _auto_class(kind).from_config(config)
     except _TRANSFORMERS_ERRORS as error:
         raise ModelLoadError(f"model {name!r} cannot be built from its config: {first_line(error)}") from error
     return model
 
 
-def _read_config(name: str, source: str) -> PreTrainedConfig:
+def _auto_class(kind: str) -> Any:
+    return getattr(transformers, AUTO_CLASSES[kind])
+
+
+def _read_config(name: str, source: str) -> "PreTrainedConfig":
     """The config, if its weights are plain numbers."""
     try:
-        config: PreTrainedConfig = AutoConfig.from_pretrained(source)
+        config: PreTrainedConfig = transformers.AutoConfig.from_pretrained(source)
     except OSError as error:
         if not Path(source).is_dir():
             raise NotFoundError(_not_on_hub(name, error)) from error
@@ -176,13 +174,13 @@ def _read_config(name: str, source: str) -> PreTrainedConfig:
     return config
 
 
-def _check_kind(name: str, config: PreTrainedConfig, kind: str) -> None:
+def _check_kind(name: str, config: "PreTrainedConfig", kind: str) -> None:
     if is_of_sound(config):
         raise ModelLoadError(
             f"model {name!r} (type {config.model_type!r}) hears or makes sound, which is not supported as {kind}: text "
             "is not what it works on; load it with transformers, and adapt it with loralab.attach"
         )
-    fitting = [each for each, auto in AUTO_CLASSES.items() if type(config) in auto._model_mapping]
+    fitting = [each for each in AUTO_CLASSES if type(config) in _auto_class(each)._model_mapping]
     family = FAMILY_BY_TYPE.get(config.model_type)
     if family is not None and family.architecture == "encoder" and not getattr(config, "is_decoder", False):
         fitting = [each for each in fitting if each != "causal-lm"]
@@ -191,7 +189,7 @@ def _check_kind(name: str, config: PreTrainedConfig, kind: str) -> None:
         raise ModelLoadError(f"model {name!r} (type {config.model_type!r}) cannot be loaded as {kind}; {can}")
 
 
-def _set_labels(config: PreTrainedConfig, kind: str, labels: Sequence[str] | None, regression: bool) -> list[str]:
+def _set_labels(config: "PreTrainedConfig", kind: str, labels: Sequence[str] | None, regression: bool) -> list[str]:
     """Give the config the task's outputs. What it says about the labels' order is returned."""
     if kind not in HEADED:
         if labels or regression:
@@ -214,8 +212,8 @@ def _set_labels(config: PreTrainedConfig, kind: str, labels: Sequence[str] | Non
 
 
 def _read_processor(
-    name: str, source: str, kind: str, config: PreTrainedConfig
-) -> tuple[PreTrainedTokenizerBase | BaseImageProcessor, list[str]]:
+    name: str, source: str, kind: str, config: "PreTrainedConfig"
+) -> "tuple[PreTrainedTokenizerBase | BaseImageProcessor, list[str]]":
     """The tokenizer or image processor, and what was set because the checkpoint does not say it."""
     if kind != "image-classification":
         tokenizer = _read_tokenizer(name, source)
@@ -224,7 +222,7 @@ def _read_processor(
         return default_processor(name, config)
     try:
         # One backend for all machines: with torchvision installed, resized pixels would differ a little.
-        processor: BaseImageProcessor = AutoImageProcessor.from_pretrained(  # type: ignore[no-untyped-call]
+        processor: BaseImageProcessor = transformers.AutoImageProcessor.from_pretrained(  # type: ignore[no-untyped-call]
             source, backend="pil"
         )
     except _TRANSFORMERS_ERRORS as error:
@@ -232,7 +230,7 @@ def _read_processor(
     return processor, []
 
 
-def load_tokenizer(folder: str, config: PreTrainedConfig) -> tuple[PreTrainedTokenizerBase, list[str]]:
+def load_tokenizer(folder: str, config: "PreTrainedConfig") -> "tuple[PreTrainedTokenizerBase, list[str]]":
     """The tokenizer that lies in a folder for a model with this config, and what was set because the files do not say
     it. Raises `ModelLoadError`.
     """
@@ -241,15 +239,15 @@ def load_tokenizer(folder: str, config: PreTrainedConfig) -> tuple[PreTrainedTok
     return tokenizer, _set_padding(tokenizer, config)
 
 
-def _read_tokenizer(name: str, source: str, config: PreTrainedConfig | None = None) -> PreTrainedTokenizerBase:
+def _read_tokenizer(name: str, source: str, config: "PreTrainedConfig | None" = None) -> "PreTrainedTokenizerBase":
     try:
-        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(source, config=config)
+        tokenizer: PreTrainedTokenizerBase = transformers.AutoTokenizer.from_pretrained(source, config=config)
     except _TRANSFORMERS_ERRORS as error:
         raise ModelLoadError(f"model {name!r}: its tokenizer cannot be loaded: {first_line(error)}") from error
     return tokenizer
 
 
-def _set_padding(tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig) -> list[str]:
+def _set_padding(tokenizer: "PreTrainedTokenizerBase", config: "PreTrainedConfig") -> list[str]:
     """A padding token for those that have none (GPT-2, Llama): the end of text, never looked at where it
     pads.
     """
@@ -265,8 +263,8 @@ def _set_padding(tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig) -
 
 
 def _read_model(
-    name: str, source: str, auto_class: Any, config: PreTrainedConfig, dtype: torch.dtype, seed: int
-) -> tuple[PreTrainedModel, dict[str, Any]]:
+    name: str, source: str, auto_class: Any, config: "PreTrainedConfig", dtype: torch.dtype, seed: int
+) -> "tuple[PreTrainedModel, dict[str, Any]]":
     """The model on the CPU, and transformers' report of which keys did not meet."""
     try:
         with torch.random.fork_rng(devices=[]):
@@ -292,15 +290,15 @@ def _read_model(
 
 
 def _check_processor(
-    name: str, model: PreTrainedModel, processor: PreTrainedTokenizerBase | BaseImageProcessor
+    name: str, model: "PreTrainedModel", processor: "PreTrainedTokenizerBase | BaseImageProcessor"
 ) -> None:
-    if isinstance(processor, PreTrainedTokenizerBase):
+    if isinstance(processor, transformers.PreTrainedTokenizerBase):
         _check_vocabulary(name, model, processor)
     else:
         check_processor(name, model, processor)
 
 
-def _check_vocabulary(name: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+def _check_vocabulary(name: str, model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase") -> None:
     rows = int(model.get_input_embeddings().get_parameter("weight").shape[0])
     if len(tokenizer) > rows:
         raise ModelLoadError(

@@ -4,14 +4,19 @@ It reads no image and knows nothing of tasks.
 """
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from transformers import BaseImageProcessor, PreTrainedConfig, PreTrainedModel, ViTImageProcessorPil
 
 from loralab.errors import ModelLoadError
+from loralab.extras import deferred
 from loralab.models.processor_names import IMAGE_FILES
+
+if TYPE_CHECKING:
+    import transformers
+else:
+    transformers = deferred("transformers")
 
 MIDDLE = 0.5
 """Mean and standard deviation that send pixels from 0…1 to −1…1, as ViT was pretrained."""
@@ -25,7 +30,9 @@ def has_processor(source: str) -> bool:
     return not Path(source).is_dir() or any((Path(source) / file).is_file() for file in IMAGE_FILES)
 
 
-def default_processor(name: str, config: PreTrainedConfig) -> tuple[BaseImageProcessor, list[str]]:
+def default_processor(
+    name: str, config: "transformers.PreTrainedConfig"
+) -> "tuple[transformers.BaseImageProcessor, list[str]]":
     """Images resized to the size that config.json says, pixels from −1 to 1; and a sentence that says so.
 
     Raises `ModelLoadError` where it says none.
@@ -38,12 +45,16 @@ def default_processor(name: str, config: PreTrainedConfig) -> tuple[BaseImagePro
         )
     height, width = _height_and_width(side)
     middle = [MIDDLE] * _vision(config, "num_channels", 3)
-    processor = ViTImageProcessorPil(size={"height": height, "width": width}, image_mean=middle, image_std=middle)
+    processor = transformers.ViTImageProcessorPil(
+        size={"height": height, "width": width}, image_mean=middle, image_std=middle
+    )
     return processor, [f"no {IMAGE_FILES[0]}: images are resized to {height}×{width}, their pixels scaled to −1…1"]
 
 
 @torch.no_grad()
-def check_processor(name: str, model: PreTrainedModel, processor: BaseImageProcessor) -> None:
+def check_processor(
+    name: str, model: "transformers.PreTrainedModel", processor: "transformers.BaseImageProcessor"
+) -> None:
     """Run the model once on a blank image: grey if the processor normalises one channel, else of three.
 
     Raises `ModelLoadError` unless the processor makes what the model takes.
@@ -62,7 +73,7 @@ def check_processor(name: str, model: PreTrainedModel, processor: BaseImageProce
         ) from error
 
 
-def _vision(config: PreTrainedConfig, key: str, default: Any) -> Any:
+def _vision(config: "transformers.PreTrainedConfig", key: str, default: Any) -> Any:
     """A setting of the part that looks at images: of the whole config, or of that of CLIP's image tower."""
     value = getattr(getattr(config, "vision_config", config), key, None)
     return default if value is None else value

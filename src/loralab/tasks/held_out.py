@@ -39,6 +39,8 @@ class Holdout:
     """Of the training inputs, between 0 and 1."""
     seed: int = 0
     """Draws the share."""
+    of_training: float | None = None
+    """The share of the training split alone that is measured on in place of what the data hold out."""
 
     @property
     def given(self) -> bool:
@@ -52,6 +54,8 @@ def hold_out(task: Task, held_out: Holdout, open_other: Callable[[str], Task]) -
     `open_other` opens the data at a path as a task like this one. Raises `SpecError` where the data have a validation
     split to draw a share beside, and `DataError` for data of another kind, or where there is nothing to hold out.
     """
+    if held_out.of_training is not None:
+        return _inside_training(hold_out(task, replace(held_out, of_training=None), open_other), held_out)
     if not held_out.given:
         return task
     whole = WHOLE_FILE in task.splits
@@ -66,6 +70,16 @@ def hold_out(task: Task, held_out: Holdout, open_other: Callable[[str], Task]) -
     splits = {**named, "train": lambda: kept, "validation": lambda: held}
     notes = tuple(each for each in task.notes if each != task.split_note)
     return replace(task, splits=splits, notes=(*notes, *note), split_note="", files=files)
+
+
+def _inside_training(task: Task, held_out: Holdout) -> Task:
+    """The task as its training split alone, of which a share is the validation: nothing else is ever looked at."""
+    assert held_out.of_training is not None
+    train = task.examples("train")
+    kept, held = draw_share(train, held_out.of_training, held_out.seed)
+    note = f"{len(held)} of {len(train)} training examples are measured on, in place of what the data hold out"
+    splits = {"train": lambda: kept, "validation": lambda: held}
+    return replace(task, splits=splits, notes=(*task.notes, note), split_note="")
 
 
 def _from_path(

@@ -47,6 +47,10 @@ class TrainConfig(MethodSettings):
     validation_share: float | None = None
     """Hold out this share of the training inputs instead, drawn by the seed, all examples of an input together."""
 
+    training_share: float | None = None
+    """Measure on this share of the training split, drawn by the seed, and never on what the data hold out: for choosing
+    settings that are then judged there."""
+
     kind: Literal["classification", "regression"] | None = None
     """What the labels of your own data are, where numbers could be either. Without it whole numbers are classes, and
     numbers of which one has a decimal point are values."""
@@ -281,6 +285,10 @@ def _checks(c: TrainConfig) -> list[tuple[bool, str]]:
         (
             c.validation_share is not None and not 0 < c.validation_share < 1,
             f"validation_share {c.validation_share}: it must be above 0 and below 1",
+        ),
+        (
+            c.training_share is not None and not 0 < c.training_share < 1,
+            f"training_share {c.training_share}: it must be above 0 and below 1",
         ),
         *_about_preference(c),
         *_about_packing(c),

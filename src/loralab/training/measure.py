@@ -4,6 +4,7 @@ All are of the same examples, and none moves a random generator or the order of 
 what one that does not measure learns, bit for bit.
 """
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
@@ -12,7 +13,7 @@ from typing import Any
 import torch
 
 from loralab.core.attach import disabled
-from loralab.errors import LoralabError, first_line
+from loralab.errors import LoralabError, TrainingError, first_line
 from loralab.evaluation.evaluate import Evaluation, evaluate
 from loralab.training.config import TrainConfig
 from loralab.training.interrupt import Interruption
@@ -71,6 +72,7 @@ class Measurer:
         looking = self.interruption.only_looking() if leave else nullcontext()
         with self.progress.doing("measuring"), _chance_untouched(), looking:
             result = self._evaluate(self.prepared.held_out)
+            _check_finite(result, step)
             said = self._ask(step, result)
         self._record(step, result, said)
         return result
@@ -107,6 +109,13 @@ class Measurer:
         self.progress.say(f"{f'step {step}' if step else 'before training'}  {self.prepared.held_out}  {named}")
         for each in said:
             self.progress.say_short(in_short(each, beside_wanted=self.prepared.task.model_kind != "generation"))
+
+
+def _check_finite(result: Evaluation, step: int) -> None:
+    """Raises TrainingError where the adapter has left what numbers can say, though its own losses had not yet."""
+    wrong = [f"{name} is {value}" for name, value in measured(result).items() if not math.isfinite(value)]
+    if wrong:
+        raise TrainingError(f"on held-out data the {' and the '.join(wrong)} after step {step}; lower lr, or use clip")
 
 
 def measures(config: TrainConfig) -> bool:

@@ -134,15 +134,17 @@ def choose_task(draft: Draft) -> Iterator[str]:
     """The task with its classes in order, and something held out where measurements choose the adapter."""
     opened, ordered = _open_task(draft.config, draft.labels)
     draft.task = with_validation(opened, draft.config)
-    draft.eval_split = held_out_split(opened) if draft.config.validation_share is None else None
-    check_measured(draft.task, draft.config)
+    config = draft.config
+    found_again = config.training_share is None and (config.validation_share is None or config.data is not None)
+    draft.eval_split = held_out_split(opened) if found_again else None
+    check_measured(draft.task, config)
     yield from (*draft.task.notes, *ordered)
 
 
 def _open_task(config: TrainConfig, labels: Sequence[str]) -> tuple[Task, list[str]]:
     """The task with its classes in the order of a run before, of the flag, of the adapter to start from, or of the
     checkpoint, and what is to be said of it."""
-    held_out = Holdout(config.validation, config.validation_share, config.seed)
+    held_out = Holdout(config.validation, config.validation_share, config.seed, config.training_share)
     task = open_task(config.task, config.data, kind=config.kind, held_out=held_out)
     if task.kind == "preference" or config.preference is not None:
         task = preferring(task, config)

@@ -2,21 +2,28 @@
 
 import math
 from contextlib import AbstractContextManager, nullcontext
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 
 from loralab.core.adapter import adapters_on
 from loralab.core.attach import activate, detach, disabled, rows
 from loralab.core.names import modules_by_path, unwrapped
 from loralab.core.updates.update import WHOLE
 from loralab.errors import FingerprintError, LoralabError, SpecError, some
+from loralab.extras import deferred
 from loralab.formats.load import put_stored
 from loralab.formats.probe import logits_of, make_probe
 from loralab.formats.stored import AGAIN, UNEXPECTED, Finding, Severity, StoredAdapter, StoredUpdate
 from loralab.methods.beside import tied_paths
 from loralab.nn.mode import evaluating
+from loralab.progress import tracked
+
+if TYPE_CHECKING:
+    import transformers
+else:
+    transformers = deferred("transformers")
 
 PROBED = "loralab-inspected"
 
@@ -27,7 +34,7 @@ def logit_change(model: nn.Module, stored: StoredAdapter, allow_other_base: bool
     One that waits for its invocation (aLoRA), which the probe does not hold, is looked at as it acts after it.
     """
     inner = unwrapped(model)
-    if not isinstance(inner, PreTrainedModel):
+    if not isinstance(inner, transformers.PreTrainedModel):
         raise SpecError(
             f"no probe is known for {type(inner).__name__}, which is no transformers model: compare its outputs "
             "yourself, under activate() and disabled()"
@@ -92,7 +99,7 @@ def loading_findings(stored: StoredAdapter, model: nn.Module) -> list[Finding]:
 
 def _change(model: nn.Module, stored: StoredAdapter) -> float | None:
     """The largest change of a logit; of a model without a known probe only whether the adapter loads."""
-    if isinstance(unwrapped(model), PreTrainedModel):
+    if isinstance(unwrapped(model), transformers.PreTrainedModel):
         return logit_change(model, stored, allow_other_base=True)
     put_stored(model, stored, PROBED, allow_other_base=True)
     detach(model, PROBED)
@@ -103,7 +110,7 @@ def weight_findings(stored: StoredAdapter, model: nn.Module) -> list[Finding]:
     """Updates that outweigh their weight, and modules whose weight is another module's too."""
     by_path = modules_by_path(model)
     large = {}
-    for pair in stored.entries if stored.alpha_is_known else ():
+    for pair in tracked(stored.entries if stored.alpha_is_known else (), "updates held against their weights"):
         weight = _weight(by_path, pair)
         if weight is not None and (ratio := pair.delta_norm() / max(_norm(weight), 1e-30)) > TOO_LARGE:
             large[f"{pair.name} ({ratio:.3g} times)"] = ratio

@@ -19,11 +19,10 @@ Shapes: B sequences, T tokens, S = l+m trained positions, d width, H = d; N = T+
 import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 
 from loralab.core.adapter import adapters_on
 from loralab.core.layer import names_of
@@ -31,6 +30,9 @@ from loralab.core.prompt import prompt_ends
 from loralab.core.updates.update import Update
 from loralab.errors import AdapterFileError, AdapterStateError, SpecError
 from loralab.models.context import context_length
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 _NO_ROWS = "positions put into the sequence, which cannot differ between the rows of one batch; run them apart"
 
@@ -245,7 +247,7 @@ def _read(output: Any, places: Places) -> Any:
     return output
 
 
-def text_room(model: PreTrainedModel) -> int | None:
+def text_room(model: "PreTrainedModel") -> int | None:
     """Tokens, or None where the model's positions have no end."""
     context, adapters = context_length(model), adapters_on(model)
     if context is None:

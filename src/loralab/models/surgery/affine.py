@@ -8,17 +8,19 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
-from transformers import PreTrainedModel
 
 from loralab.errors import ModelLoadError
 from loralab.models.locate import AFFINE_PLACES
 from loralab.models.surgery.blocks import AffineBlock, blocks_of, insert_blocks
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 REMAINING, TENSORS = "remaining", "affine_blocks.safetensors"
 
@@ -31,7 +33,7 @@ class AffineMap:
     bias_D: Tensor
 
 
-def put_maps(model: PreTrainedModel, folder: Path) -> str:
+def put_maps(model: "PreTrainedModel", folder: Path) -> str:
     """Put the maps of a linearized folder into its `remaining` model; returns a sentence for the log.
 
     Raises ModelLoadError where the folder's parts do not fit together.
@@ -51,7 +53,7 @@ def _in_words(start: int, end: int) -> str:
     return str(start) if end == start + 1 else f"{start}-{end - 1}"
 
 
-def insert_affine(model: PreTrainedModel, content: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
+def insert_affine(model: "PreTrainedModel", content: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
     """Put the maps into the model that lacks their blocks. Raises ModelLoadError for shapes that do not fit."""
     width = model.config.get_text_config().hidden_size
     expected = {f"{each['place']}.{name}" for each in content["blocks"] for name in ("weight", "bias")}
@@ -69,14 +71,14 @@ def insert_affine(model: PreTrainedModel, content: Mapping[str, Any], tensors: M
     insert_blocks(model, inserted, {each["place"]: each["layer_type"] for each in content["blocks"]})
 
 
-def affine_block(affine: AffineMap, outputs: int, model: PreTrainedModel) -> AffineBlock:
+def affine_block(affine: AffineMap, outputs: int, model: "PreTrainedModel") -> AffineBlock:
     """The module, in the model's dtype and on its device."""
     place: dict[str, Any] = {"dtype": model.dtype, "device": model.device}
     return AffineBlock(affine.weight_DD.to(**place), affine.bias_D.to(**place), outputs).eval()
 
 
 @torch.no_grad()
-def block_outputs(model: PreTrainedModel) -> int:
+def block_outputs(model: "PreTrainedModel") -> int:
     """What the model's blocks return: 0 for a tensor, else the length of a tuple. Found out by running one token."""
     seen: list[int] = []
     handle = blocks_of(model)[0].register_forward_hook(

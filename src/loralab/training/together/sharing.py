@@ -7,7 +7,19 @@ from loralab.training.config import TrainConfig
 from loralab.training.held_out import chooses
 
 SHARED = (
-    *("model", "task", "data", "validation", "validation_share", "kind", "labels", "limit", "max_length", "packing"),
+    *(
+        "model",
+        "task",
+        "data",
+        "validation",
+        "validation_share",
+        "training_share",
+        "kind",
+        "labels",
+        "limit",
+        "max_length",
+        "packing",
+    ),
     *("init_adapter", "preference", "beta", "label_smoothing", "head_dropout", "gradient_checkpointing"),
     *("dtype", "quantize", "device", "threads"),
 )
@@ -26,8 +38,9 @@ def check_sharing(configs: Sequence[TrainConfig]) -> None:
     ]
     if len({chooses(config) for config in configs}) > 1:
         problems.append("some choose their adapter by measurements (eval_every, best_epoch) and others do not")
-    if configs[0].validation_share is not None and len({config.seed for config in configs}) > 1:
-        problems.append("validation_share is drawn by the seed, and the seeds differ: give validation instead")
+    drawn = [name for name in ("validation_share", "training_share") if getattr(configs[0], name) is not None]
+    if drawn and len({config.seed for config in configs}) > 1:
+        problems.append(f"{drawn[0]} is drawn by the seed, and the seeds differ: give validation instead")
     if configs[0].quantize is not None and len(configs) > 1 and any(_changes_base(config) for config in configs):
         problems.append("init pissa takes its part out of the base before that is quantised: train it alone")
     places = [config.out for config in configs]

@@ -1,0 +1,1 @@
+"""Rates, ranks and targets tried side by side on one base, the worse stopped early."""
