@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Protocol
 
 from loralab.errors import OutputError
+from loralab.files.drafts import is_ours, is_vacant
 from loralab.files.names import CONFIG_NAME, OLD_TENSORS_NAME, PLAIN_NAME, RUN_NAME, SAVED
 from loralab.files.whole import replacing
 from loralab.models.processor_names import IMAGE_FILES, MORE_TEMPLATES, TOKENIZER_FILES
@@ -74,7 +75,7 @@ class Product:
 
     def occupied(self, place: Path) -> list[Path]:
         """The place, unless nothing is there but an empty folder."""
-        return [place] if _is_there(place) and not (place.is_dir() and not any(place.iterdir())) else []
+        return [place] if _is_there(place) and not (place.is_dir() and is_vacant(place)) else []
 
     def refuse_other(self, place: Path) -> None:
         """Raise OutputError for anything but a folder of this kind with nothing else in it."""
@@ -93,7 +94,8 @@ class Product:
     def _foreign(self, folder: Path) -> list[str]:
         """Names in a folder that no verb of this kind wrote."""
         known = [self.mark, *self.names, *self._listed(folder)]
-        return sorted(each.name for each in folder.iterdir() if not any(fnmatch(each.name, name) for name in known))
+        names = (each.name for each in folder.iterdir() if not is_ours(each.name))
+        return sorted(name for name in names if not any(fnmatch(name, pattern) for pattern in known))
 
     def _listed(self, folder: Path) -> list[str]:
         try:
