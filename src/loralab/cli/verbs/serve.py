@@ -101,6 +101,7 @@ def run(config: ServeConfig) -> Answer:
 
     import torch
 
+    from loralab.models.fit import FRESH
     from loralab.models.load import load_model
     from loralab.models.outputs import output_names
     from loralab.serving.engine.engine import EngineConfig
@@ -125,7 +126,7 @@ def run(config: ServeConfig) -> Answer:
 
     def make() -> Server:
         loaded = load_model(config.model, kind=kind, dtype=config.dtype, device=config.device)
-        say(loaded.notes)
+        say(note for note in loaded.notes if not note.startswith((FRESH, "no labels were given")))
         labels = output_names(loaded.model.config) if kind != "causal-lm" and not loaded.fresh else None
         servers.append(Server(loaded.model, loaded.tokenizer, wanted, labels))
         return servers[0]
