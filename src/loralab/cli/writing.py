@@ -52,7 +52,7 @@ LINEARIZED = Product("a linearized model", "linearize.json", ("linearize.png", "
 
 
 COMPARISON = Product(
-    "a comparison", "comparison.json", ("cells", "results.json", "table.md", "lock", "*.png", ".loralab-*")
+    "a comparison", "comparison.json", ("cells", "tuning", "results.json", "table.md", "lock", "*.png", ".loralab-*")
 )
 
 TUNING = Product(

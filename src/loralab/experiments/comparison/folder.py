@@ -35,6 +35,11 @@ class ComparisonFolder:
         return self.path / "cells"
 
     @property
+    def tuning(self) -> Path:
+        """The same for the trainings that looked for rates."""
+        return self.path / "tuning"
+
+    @property
     def results(self) -> Path:
         """results.json: rows and claims."""
         return self.path / "results.json"
@@ -78,7 +83,8 @@ def record_settings(folder: ComparisonFolder, config: CompareConfig, settings: l
 def clear(folder: ComparisonFolder) -> None:
     """Take away what an earlier comparison wrote. Raises OutputError while one is at work there."""
     with held(folder):
-        shutil.rmtree(folder.cells, ignore_errors=True)
+        for place in (folder.cells, folder.tuning):
+            shutil.rmtree(place, ignore_errors=True)
         for file in (folder.record, folder.results, folder.table, *folder.path.glob("*.png")):
             file.unlink(missing_ok=True)
 
