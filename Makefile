@@ -11,17 +11,21 @@ export HF_HUB_OFFLINE ?= 1
 export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test test-slow examples package check format docs bench clean
+.PHONY: demo test test-slow faults examples package check format docs bench clean
 .DEFAULT_GOAL := test
 
 demo: $(INSTALLED)
 	$(BIN)/loralab demo
 
 test: $(INSTALLED)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow and not examples and not package"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow and not faults and not examples and not package"
 
 test-slow: $(INSTALLED)
 	$(BIN)/python -m pytest -m slow
+
+# Kills, hostile files and full disks by the thousand; FAULTS_SEED chooses other ones.
+faults: $(INSTALLED)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m "faults or not slow" tests/faults
 
 # The scripts and notebooks of examples/, each judged by what it prints.
 examples: $(INSTALLED)

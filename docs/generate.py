@@ -11,8 +11,10 @@ import contextlib
 import io
 import json
 import re
+import runpy
 import sys
 from collections.abc import Iterator, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +32,7 @@ WITH_TABLES = (
     REPOSITORY / "CONTRIBUTING.md",
     DOCS / "cli" / "index.md",
     DOCS / "internals" / "architecture.md",
+    DOCS / "internals" / "fast-paths.md",
     DOCS / "methods" / "index.md",
     *(DOCS / "results").glob("*.md"),
 )
@@ -133,6 +136,7 @@ def _with_tables(path: Path) -> str:
         "methods": _methods(to_docs),
         "families": _families(to_docs),
         "levels": _levels_written(),
+        "fast paths": _fast_paths(),
         **{name: _table(record["table"]) for name, record in records().items()},
     }
     for name, table in tables.items():
@@ -156,6 +160,13 @@ def _families(to_docs: str) -> str:
         family = FAMILIES["alone" if row.alone else row.sized_by or "weights"]
         families[family].append(f"[`{name}`]({to_docs}methods/{name}.md)")
     return _table([["what trains", "`--method`"], *([words, " · ".join(names)] for words, names in families.items())])
+
+
+@cache
+def _fast_paths() -> str:
+    """What small random models of each family show."""
+    rows: list[list[str]] = runpy.run_path(str(DOCS / "fast_paths.py"))["rows"]()
+    return _table(rows)
 
 
 def records() -> dict[str, dict[str, Any]]:

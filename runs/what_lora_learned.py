@@ -55,20 +55,23 @@ def main() -> None:
     )
     measured: dict[str, object] = {key: flags[key] for key in ("--model", "--task", "--data")}
     base = {"--model": flags["--model"]}
-    loralab("analyse", "subspace", small, large, **{"--out": out / "ranks"})
-    loralab("analyse", "subspace", large, other_seed, **{"--out": out / "seeds"})
+    analyse("subspace", small, large, **{"--out": out / "ranks"})
+    analyse("subspace", large, other_seed, **{"--out": out / "seeds"})
     for name, adapter in ((f"r{rank}", small), ("r64", large)):
-        loralab("analyse", "spectrum", adapter, **{"--out": out / f"spectrum-{name}"})
-        loralab("analyse", "amplification", adapter, **base, **{"--out": out / f"amplification-{name}"})
-    loralab("analyse", "subspace", small, **base, **{"--out": out / "base"})
+        analyse("spectrum", adapter, **{"--out": out / f"spectrum-{name}"})
+        analyse("amplification", adapter, **base, **{"--out": out / f"amplification-{name}"})
+    analyse("subspace", small, **base, **{"--out": out / "base"})
     measured |= {"--adapter": small}
-    loralab("analyse", "rank", **measured, **MEASURED[arguments.model], **{"--out": out / "rank"})
-    loralab("analyse", "matrices", **measured, **MEASURED[arguments.model], **{"--out": out / "matrices"})
+    analyse("rank", **measured, **MEASURED[arguments.model], **{"--out": out / "rank"})
+    analyse("matrices", **measured, **MEASURED[arguments.model], **{"--out": out / "matrices"})
     if arguments.model == "smollm2":
-        loralab("analyse", "forgetting", **measured, **{"--limit": 64, "--out": out / "forgetting"})
-    loralab(
-        "analyse", "report", out, **{"--out": out / "report.html", "--title": f"What LoRA learned: {arguments.model}"}
-    )
+        analyse("forgetting", **measured, **{"--limit": 64, "--out": out / "forgetting"})
+    analyse("report", out, **{"--out": out / "report.html", "--title": f"What LoRA learned: {arguments.model}"})
+
+
+def analyse(*words: object, **flags: object) -> None:
+    """One analysis, in place of that of an earlier call."""
+    loralab("analyse", *words, "--overwrite", **flags)
 
 
 def loralab(*words: object, **flags: object) -> None:

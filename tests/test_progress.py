@@ -2,7 +2,7 @@
 
 import pytest
 
-from loralab.progress import Display, Work, shown_by, tracked
+from loralab.progress import Display, Work, announced, shown_by, tracked
 
 
 @pytest.fixture
@@ -61,3 +61,13 @@ def test_nobody_is_told_where_it_is_hidden(display: Display, told: list[list[tup
 
 def test_works_are_told_apart() -> None:
     assert Work("batches", 2) != Work("batches", 2)
+
+
+def test_what_cannot_be_counted_is_told_at_its_beginning(
+    display: Display, told: list[list[tuple[str, int, int]]]
+) -> None:
+    with shown_by(display), announced("a conversion"):
+        assert told == [[("a conversion", 0, 1)]]
+    assert told[-1] == []
+    with announced("nobody hears"):
+        pass

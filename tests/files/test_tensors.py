@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import save_file
 
 from loralab.errors import AdapterFileError, NotFoundError
-from loralab.files.tensors import read_tensors
+from loralab.files.tensors import read_tensors, write_tensors
 
 TENSORS = {"a.lora_A": torch.arange(6.0).view(2, 3), "b": torch.ones(4, dtype=torch.bfloat16)}
 
@@ -18,6 +18,17 @@ def test_safetensors_with_metadata(tmp_path: Path) -> None:
     found = read_tensors(tmp_path / "x.safetensors")
     assert found.metadata == {"format": "pt"}
     assert all(torch.equal(found.tensors[name], tensor) for name, tensor in TENSORS.items())
+
+
+def test_the_same_tensors_are_the_same_bytes(tmp_path: Path) -> None:
+    """safetensors itself writes two entries of metadata in either order."""
+    tensors, metadata = {"ä": torch.ones(3), "b": torch.zeros(2, dtype=torch.int64)}, {"alpha": "16", "z": "π"}
+    for number in range(8):
+        write_tensors(tmp_path / f"{number}.safetensors", tensors, metadata)
+    assert len({file.read_bytes() for file in tmp_path.iterdir()}) == 1
+    read = read_tensors(tmp_path / "0.safetensors")
+    assert read.metadata == {"format": "pt", **metadata}
+    assert {name: values.tolist() for name, values in read.tensors.items()} == {"ä": [1, 1, 1], "b": [0, 0]}
 
 
 def test_no_header_length_is_taken_for_a_pickle(tmp_path: Path) -> None:

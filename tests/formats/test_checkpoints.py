@@ -128,6 +128,15 @@ def test_words_that_name_no_checkpoint(unfinished: ll.TrainConfig, tmp_path: Pat
         checkpoint_folder(unfinished.out, "last")
 
 
+def test_the_last_is_the_newest_of_several(tmp_path: Path) -> None:
+    for step in (40, 100, 8):
+        place = tmp_path / "checkpoints" / f"step-{step:08d}"
+        place.mkdir(parents=True)
+        (place / "adapter_config.json").write_text("{}")
+    assert checkpoint_folder(tmp_path, "last").name == "step-00000100"
+    assert checkpoint_folder(tmp_path, 8).name == "step-00000008"
+
+
 def test_a_checkpoint_that_is_half_written_is_not_the_last(unfinished: ll.TrainConfig) -> None:
     (checkpoint_folder(unfinished.out, 2) / "adapter_config.json").unlink()
     assert checkpoint_folder(unfinished.out, "last").name == "step-00000001"

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from loralab.errors import FingerprintError
-from loralab.formats.fingerprint import Fingerprint, fingerprint
+from loralab.formats.fingerprint import Fingerprint, TensorPrint, fingerprint
 
 
 def of(weight: Tensor, module: type[nn.Module] = nn.Linear) -> Fingerprint:
@@ -70,3 +70,38 @@ def test_json_and_back() -> None:
     back = Fingerprint.from_json(json.loads(json.dumps(taken.to_json())))
     back.check(taken)
     assert back.digest == taken.digest != of(WEIGHT + 1).digest
+
+
+def test_a_weight_that_is_written_over_has_another_print() -> None:
+    inner = nn.Linear(48, 64, bias=False)
+
+    def now() -> Fingerprint:
+        return fingerprint([("inner", inner, ["weight"])], None)
+
+    seen = [now(), now()]
+    with torch.no_grad():
+        inner.weight[3, 5] += 1  # one value, which torch counts
+    seen.append(now())
+    inner.weight.data.mul_(2)  # all of them, which it does not
+    seen.append(now())
+    inner.weight.data = torch.randn(64, 48)
+    seen.append(now())
+    inner.weight = nn.Parameter(torch.randn(64, 48))
+    seen.append(now())
+    assert len({each.digest for each in seen}) == 5
+    assert seen[0].digest == seen[1].digest
+
+
+def test_a_print_is_taken_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    taken: list[Tensor] = []
+    take = TensorPrint.of
+
+    def counted(tensor: Tensor) -> TensorPrint:
+        taken.append(tensor)
+        return take(tensor)
+
+    monkeypatch.setattr(TensorPrint, "of", staticmethod(counted))
+    inner = nn.Linear(48, 64, bias=False)
+    for _ in range(3):
+        fingerprint([("inner", inner, ["weight"])], None)
+    assert len(taken) == 1

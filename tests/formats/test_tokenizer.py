@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenize
 import loralab as ll
 from loralab.errors import AdapterFileError
 from loralab.formats.merged.folder import write_merged
-from loralab.formats.processor_files import replace_processor
+from loralab.formats.processor_files import write_processor
 from loralab.formats.tokenizer import with_own_tokenizer
 from loralab.models.load import LoadedModel, load_model
 from small_tokenizers import KINDS, small_tokenizer
@@ -74,7 +74,7 @@ def test_of_the_same_tokenizer_nothing_is_said(tmp_path: Path, kind: str) -> Non
     tokenizer.save_pretrained(base)
     before = load_model(str(base), dtype="float32", device="cpu")
     before.tokenizer("one text", "and another", truncation="longest_first", max_length=3)
-    replace_processor(before.tokenizer, peft_folder(base, tmp_path / "adapter", None))
+    write_processor(before.tokenizer, peft_folder(base, tmp_path / "adapter", None))
     assert with_own_tokenizer(before, tmp_path / "adapter") is before
     assert json.loads((tmp_path / "adapter" / "tokenizer.json").read_text())["truncation"] is None
 

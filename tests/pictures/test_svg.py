@@ -6,9 +6,10 @@ from xml.etree import ElementTree
 
 import pytest
 
+from loralab.pictures.svg import curves
 from loralab.pictures.svg.cells import Cells, draw_cells
 from loralab.pictures.svg.curves import Curves, Series, draw_curves
-from loralab.pictures.svg.drawing import Drawing, Scale, scale_of, shortened, tick_text
+from loralab.pictures.svg.drawing import BOTTOM, TOP, Drawing, Scale, scale_of, shortened, tick_text
 from loralab.pictures.svg.rows import Lane, Mark, Rows, draw_rows
 
 NAN = math.nan
@@ -40,6 +41,20 @@ def test_no_axis_goes_beyond_the_bounds() -> None:
     assert scale_of([2.0, 99.0], bounds=(0, 100)) == Scale(0.0, 100.0)
     assert scale_of([40.0, 60.0], bounds=(0, 100)) == Scale(38.8, 61.2)
     assert scale_of([101.0, 102.0], bounds=(0, 100)).high == 102.0, "what is beyond them is shown"
+
+
+def test_curves_end_where_their_bounds_do() -> None:
+    root = parsed(draw_curves(Curves("", "x", "y", [Series("s", [(1, 100), (2, 0)])], bounds=(0, 100))))
+    heights = [float(str(each.get("cy"))) for each in root.iter("circle")]
+    assert heights == [TOP, curves.HEIGHT - BOTTOM], "the ends of the panel: no room above 100 or below 0"
+
+
+@pytest.mark.parametrize("values", [[10.8515, 10.8538], [-0.00125, -0.00120], [1.0, 2.0]])
+def test_numbers_on_the_axis_have_room(values: list[float]) -> None:
+    root = parsed(draw_curves(Curves("", "x", "y", [Series("s", list(enumerate(values)))])))
+    before = [each for each in root.iter("text") if each.get("text-anchor") == "end"]
+    assert before
+    assert all(float(str(each.get("x"))) >= 6.5 * len(str(each.text)) for each in before)
 
 
 def test_a_scale_of_ratios() -> None:

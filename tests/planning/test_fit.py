@@ -92,10 +92,18 @@ def test_the_recipe_fits_with_the_largest_batch_that_then_does() -> None:
 
 
 def test_what_nothing_makes_fit_says_so() -> None:
-    found = fit_of(PlanConfig(model="gpt2-medium", method="full", gpu_memory="1GB", batch_size=2))
+    found = fit_of(PlanConfig(model="gpt2-medium", gpu_memory="700MB", batch_size=2))
     assert (found.fits, found.largest_batch, found.flags) == (False, 0, None)
     assert not any(each.fits for each in found.changes)
-    assert "--quantize nf4" not in [each.flags for each in found.changes], "it trains every weight"
+
+
+def test_what_trains_every_weight_is_told_of_lora_and_then_of_four_bits() -> None:
+    config = PlanConfig(model="gpt2-medium", method="full", gpu_memory="1.2GB", batch_size=2)
+    found = fit_of(config)
+    flags = [each.flags for each in found.changes]
+    assert flags.index("--method lora") < flags.index("--quantize nf4"), "what trains is not kept in four bits"
+    assert found.flags is not None
+    assert "--method lora" in found.flags
 
 
 def test_a_folder_of_a_model_is_planned_alike(tmp_path: Path) -> None:

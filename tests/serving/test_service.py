@@ -49,7 +49,7 @@ class Served:
         for seed, name in enumerate(NAMES):
             self.write(name, seed)
         model = causal("llama")
-        self.service = Service(model, EngineConfig(rows=4, chunk=8, length=LENGTH))
+        self.service = Service(model, EngineConfig(rows=4, chunk=8, length=LENGTH, prefix_bytes=2**20, prefix_block=4))
         self.registry = Registry(model, folder, evicted=self.service.release)
 
     def write(self, name: str, seed: int) -> None:
@@ -84,7 +84,7 @@ def test_a_name_that_is_loaded_anew_leaves_running_answers_alone(served: Served)
     running = served.ask(old).begun()
     served.write("one", seed=7)
     new = served.registry.add("one", "one")
-    after = served.answered(new)
+    after = served.answered(new)  # though the prompt's beginning is known, under the old content
     assert running.ended().tokens == before != after
     served.settle()
     assert served.service.engine.bank.keys == [new.key]
@@ -99,6 +99,20 @@ def test_one_that_is_unloaded_before_its_request_comes_is_answered_and_leaves(se
     assert served.answered(version) == before
     served.settle()
     assert (served.service.engine.bank.memory_bytes, served.service.engine.held) == (0, [])
+
+
+def test_unloading_while_many_answers_to_one_prompt_are_written(served: Served) -> None:
+    engine, version = served.service.engine, served.registry.version("one")
+    served.settle()
+    of_base = engine.prefixes.memory_bytes
+    alone = served.answered(version)
+    assert engine.prefixes.memory_bytes > of_base
+    many = [served.ask(version) for _ in range(6)]
+    many[0].begun()
+    served.registry.remove("one")
+    assert [each.ended().tokens for each in many] == [alone] * 6
+    served.settle()
+    assert (engine.held, engine.bank.memory_bytes, engine.prefixes.memory_bytes) == ([], 0, of_base)
 
 
 def test_unloading_frees_what_it_held(served: Served) -> None:

@@ -21,3 +21,8 @@ def test_unknown_split_empty_split_and_bad_limit() -> None:
         TASK.examples("test")
     with pytest.raises(SpecError, match="limit 0"):
         TASK.examples("train", 0)
+
+
+def test_it_is_said_in_short_without_reading_anything() -> None:
+    unread = Task("toy", "generation", {"train": lambda: 1 / 0, "test": list}, ("rouge_l",))  # type: ignore[dict-item]
+    assert repr(unread) == "Task('toy': generation, splits train, test)"

@@ -81,7 +81,7 @@ def test_a_run_that_begins_anew_has_no_export_of_the_one_before(configured: Run)
     config = configured(method="multilora", steps=1, eval_limit=0, **TWO)
     ll.train(config)
     assert (Path(config.out) / PLAIN_NAME).is_dir()
-    clear(RunFolder(Path(config.out)))
+    clear(RunFolder(Path(config.out)), "{}")
     assert not (Path(config.out) / PLAIN_NAME).exists()
 
 

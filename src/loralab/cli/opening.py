@@ -1,6 +1,8 @@
 """Models, adapters and tasks opened as the flags name them."""
 
+import shutil
 import sys
+import textwrap
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -249,7 +251,17 @@ def _wanted_for_text(model: str, adapter: str | None) -> Wanted:
 
 
 def say(notes: Iterable[str]) -> None:
-    """Print sentences on stderr."""
+    """Print sentences on stderr, in a terminal folded between words."""
     erase_progress()
+    width = shutil.get_terminal_size().columns if sys.stderr.isatty() else None
     for note in notes:
-        print(note, file=sys.stderr)
+        print(note if width is None else _folded(note, width), file=sys.stderr)
+
+
+def _folded(note: str, width: int) -> str:
+    """Lines that begin with spaces are commands or lists, and stay."""
+    lines = (
+        line if line.startswith(" ") else textwrap.fill(line, width, break_long_words=False, break_on_hyphens=False)
+        for line in note.split("\n")
+    )
+    return "\n".join(lines)

@@ -38,6 +38,8 @@ class ProgressLine:
             self._begun = None
         elif self._begun is None:
             self._begun = self._spoke = now
+            if _is_announced(at_hand):
+                self._show(at_hand[-1].what)
         elif now - self._begun >= PATIENCE and now - self._spoke >= (REDRAWN if self._live else LINE):
             self._spoke = now
             self._show(_described(at_hand, now - self._begun))
@@ -74,11 +76,19 @@ def erase_progress() -> None:
         line.erase()
 
 
+def _is_announced(at_hand: Sequence[Work]) -> bool:
+    return at_hand[-1].total == 1
+
+
 def _described(at_hand: Sequence[Work], seconds: float) -> str:
     """`ranks 2/5, examples 128/256, about 2 min left`."""
-    counted = ", ".join(f"{work.what} {min(work.done + 1, work.total)}/{work.total}" for work in at_hand)
+    counted = ", ".join(map(_counted, at_hand))
     share = _share(at_hand)
     return f"{counted}, about {_duration(seconds * (1 - share) / share)} left" if share > 0 else counted
+
+
+def _counted(work: Work) -> str:
+    return work.what if work.total == 1 else f"{work.what} {min(work.done + 1, work.total)}/{work.total}"
 
 
 def _share(at_hand: Sequence[Work]) -> float:

@@ -21,6 +21,8 @@ class FirstPass:
     layers: Mapping[str, AdaptedLayer]
     read_past: set[str] = field(default_factory=set)
     """Paths of layers that are called and whose weight is used from outside as well."""
+    proven: set[AdaptedLayer] = field(default_factory=set)
+    """Layers that a pass has called, so that whatever adapter comes to them acts."""
     handles: list[RemovableHandle] = field(default_factory=list)
 
     def wait(self, model: nn.Module) -> None:
@@ -49,6 +51,7 @@ class FirstPass:
         self.leave()
         self.read_past |= {path for path, layer in self.layers.items() if layer in watch.read}
         self._refuse_idle(module, watch)
+        self.proven |= {layer for layer in self.layers.values() if layer in watch.called}
 
     def _refuse_idle(self, model: nn.Module, watch: Watch) -> None:
         """TargetError for layers that cannot act: the model uses their weight, or the one tied to it, without them."""

@@ -16,6 +16,7 @@ from loralab.core.rows.layout import FLAT, Layout, digest
 from loralab.core.updates.sum import UpdateSum
 from loralab.core.updates.update import Update
 from loralab.core.watch import Watch
+from loralab.core.writer import module_that_writes, not_merged_in_it
 from loralab.errors import AdapterStateError
 from loralab.nn.tensors import device_of
 
@@ -148,9 +149,14 @@ class AdaptedLayer(nn.Module):
     # -- its tensors by name ----------------------------------------------------------------------------------
 
     def state_dict(self, *args: Any, **kwargs: Any) -> Any:
-        """Of a merged layer the base's tensors under the names of the plain model; else all that the layer holds."""
+        """Of a merged layer the base's tensors under the names of the plain model; else all that the layer holds.
+
+        Raises AdapterStateError where those are to be a model's files.
+        """
         if self.routing.merged is not None:
             return self.base.state_dict(*args, **kwargs)
+        if (writer := module_that_writes()) is not None:
+            raise AdapterStateError(not_merged_in_it(writer, map(_name, self.updates)))
         return super().state_dict(*args, **kwargs)
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
@@ -282,6 +288,10 @@ class AdaptedLayer(nn.Module):
                 "separate batches"
             )
         return layout
+
+
+def _name(key: str) -> str:
+    return key.removeprefix("@").replace(":", ".")
 
 
 def _key(name: str) -> str:

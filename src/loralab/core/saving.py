@@ -2,8 +2,8 @@
 
 A model that writes itself (transformers', diffusers') would write a live adapter's layers under names that nobody
 reads, and be reloaded with fresh weights in their place. So each module that can carries, for as long as an adapter is
-on the model, a guard in place of the method of its class. Merged layers give plain names themselves (`layer.py`). It
-knows nothing of files, nor of what the method does.
+on the model, a guard in place of the method of its class; a model around it is refused by its layers (`writer.py`).
+Merged layers give plain names themselves (`layer.py`). It knows nothing of files, nor of what the method does.
 """
 
 import inspect
@@ -16,9 +16,8 @@ from torch import nn
 from loralab.core.adapter import AdapterSet
 from loralab.core.layer import AdaptedLayer
 from loralab.core.names import unwrapped
+from loralab.core.writer import METHOD, not_merged
 from loralab.errors import AdapterStateError
-
-METHOD = "save_pretrained"
 
 
 @dataclass(eq=False)
@@ -46,13 +45,7 @@ class SaveGuard:
 
     def _refuse_live(self) -> None:
         if self.adapters.routing.merged is None:
-            raise AdapterStateError(
-                f"{METHOD} was called on a {type(self.module).__name__} with adapters that are not merged "
-                f"({', '.join(self.adapters.adapters)}), and a model's files have no place for them. Call "
-                "loralab.save(adapter, path) for the adapter alone, loralab.export_merged(model, path) for the model "
-                "with it merged, loralab.merge(model) before this, or loralab.detach(model) for the base. Under "
-                'transformers\' Trainer set save_strategy="no" and save the adapter after training'
-            )
+            raise AdapterStateError(not_merged(self.module, self.adapters.adapters))
 
     def _refuse_packed(self) -> None:
         """Of layers that keep their weights in their own form (in four bits) no reader knows the tensors."""

@@ -4,6 +4,7 @@ Nothing in a file is ever executed: safetensors wherever it is claimed. A file f
 with `weights_only`, which admits tensors and plain containers and refuses everything else. Knows nothing of adapters.
 """
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,8 @@ from torch import Tensor
 from loralab.errors import AdapterFileError, NotFoundError, listed, some
 
 SAFETENSORS = ".safetensors"
+_LENGTH = 8
+"""Bytes that say how long the header of a safetensors file is."""
 _PICKLED = (b"PK\x03\x04", *(bytes([0x80, protocol]) for protocol in range(2, 6)))
 _DAMAGED = (UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, IndexError, OSError)
 
@@ -95,7 +98,10 @@ def _widened(path: Path, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
-    """Write all tensors, with the metadata `format: pt` that PEFT and transformers look for; OSError if it fails."""
+    """Write all tensors, with the metadata `format: pt` that PEFT and transformers look for; OSError if it fails.
+
+    The same tensors and metadata give the same bytes.
+    """
     seen: set[int] = set()
     plain = {}
     for name, tensor in tensors.items():
@@ -103,7 +109,20 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
         storage = values.untyped_storage().data_ptr()
         plain[name] = values.clone() if storage in seen else values
         seen.add(storage)
-    path.write_bytes(save(plain, metadata={"format": "pt", **(metadata or {})}))
+    content = memoryview(save(plain, metadata={"format": "pt", **(metadata or {})}))
+    begin = _LENGTH + int.from_bytes(content[:_LENGTH], "little")
+    header = _ordered(bytes(content[_LENGTH:begin]))
+    with path.open("wb") as stream:
+        for part in (len(header).to_bytes(_LENGTH, "little"), header, content[begin:]):
+            stream.write(part)
+
+
+def _ordered(header: bytes) -> bytes:
+    """The header with its metadata in the order of their names: safetensors writes them in another order each time."""
+    content = json.loads(header)
+    content["__metadata__"] = dict(sorted(content["__metadata__"].items()))
+    text = json.dumps(content, ensure_ascii=False, separators=(",", ":")).encode()
+    return text + b" " * (-len(text) % _LENGTH)  # the tensors begin at a multiple of eight
 
 
 def of_shape(shape: Sequence[int]) -> Tensor:

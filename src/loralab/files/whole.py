@@ -1,27 +1,39 @@
-"""Files and folders written whole and moved into place: a reader sees the old one or the new one, never half of one.
+"""Files and folders written whole and moved into place: a reader sees the old one or the new one, never half of one,
+and a process that is killed at any moment leaves the one or the other.
 
-Everything goes first into a temporary sibling (same disk, so that the move is one rename), is flushed to the disk,
-and only then takes the name it is meant for. Knows nothing of what is written.
+Everything goes first into a draft (`drafts.py`) on the same disk, is flushed to the disk, and only then takes the name
+it is meant for: a file and a new folder by one rename, a folder that replaces another by exchanging the two, several
+files of one folder together (`commit.py`, which says what is done where a system cannot exchange). Knows nothing of
+what is written.
 """
 
 import json
 import math
-import os
-import shutil
-import tempfile
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from loralab.errors import AdapterFileError, NotFoundError, OutputError
+from loralab.files.commit import NEW, can_be_exchanged, make_changes, settle
+from loralab.files.drafts import (
+    cannot_write,
+    draft_file,
+    draft_folder,
+    flush_file,
+    flush_folder,
+    flush_tree,
+    is_ours,
+    is_vacant,
+    remove_abandoned,
+)
+from loralab.files.locks import locked
 
 LARGEST_CONFIG = 64 * 2**20
 """Bytes of a JSON file; more are some other file's."""
-
-_PREFIX = ".loralab-"
-"""How temporary siblings begin; what a killed process leaves behind is recognised by it and never read."""
 
 _REPLACED: ContextVar[Path | None] = ContextVar("replaced", default=None)
 """The place that may be replaced, with what is below it: only who asked for it says so, by `replacing`."""
@@ -37,25 +49,27 @@ def replacing(path: Path) -> Iterator[None]:
         _REPLACED.reset(token)
 
 
+def may_replace(path: Path) -> bool:
+    """Whether whoever asked for this gave leave to replace what is there."""
+    replaced = _REPLACED.get()
+    return replaced is not None and (path.absolute() == replaced or replaced in path.absolute().parents)
+
+
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
     """Give a temporary path to write to; on success it becomes `path`, on any failure it is removed.
 
     Raises OutputError if the disk is full or the place is not writable; what was at `path` is then as it was.
     """
-    temporary = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = _sibling_file(path)
-        yield temporary
-        flush_file(temporary)
-        temporary.replace(path)
-        _flush_folder(path.parent)
+        with draft_file(path.parent, path.name) as draft:
+            yield draft
+            flush_file(draft)
+            draft.replace(path)
+            flush_folder(path.parent)
     except OSError as problem:
-        raise _cannot_write(path, problem) from problem
-    finally:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)
+        raise cannot_write(path, problem) from problem
 
 
 @contextmanager
@@ -65,68 +79,65 @@ def whole_folder(path: Path) -> Iterator[Path]:
     `path` must not exist yet or be an empty folder (OutputError otherwise), but within `replacing`: what was there is
     then removed when the new one has its place. Raises OutputError if the disk is full or the place is not writable.
     """
-    temporary = None
     try:
         refuse_occupied(path)
+        if path.is_dir():
+            with whole_changes(path) as changes:
+                yield changes.new
+                changes.replace_all()
+            return
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{path.name}-", dir=path.parent))
-        temporary.chmod(0o777 & ~_umask())
-        yield temporary
-        _flush_tree(temporary)
-        _take_place(temporary, path)
-        _flush_folder(path.parent)
+        with draft_folder(path.parent, path.name) as draft:
+            yield draft
+            flush_tree(draft)
+            draft.rename(path)
+            flush_folder(path.parent)
     except OSError as problem:
-        raise _cannot_write(path, problem) from problem
-    finally:
-        if temporary is not None:
-            shutil.rmtree(temporary, ignore_errors=True)
+        raise cannot_write(path, problem) from problem
 
 
-def _take_place(temporary: Path, path: Path) -> None:
-    """Move a whole folder to its place; what is there goes aside first, and comes back if that fails."""
-    if not (may_replace(path) and path.is_dir() and any(path.iterdir())):
-        temporary.replace(path)
-        return
-    aside = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{path.name}-", dir=path.parent)) / path.name
-    path.replace(aside)
-    try:
-        temporary.replace(path)
-    except OSError:
-        aside.replace(path)
-        raise
-    finally:
-        shutil.rmtree(aside.parent, ignore_errors=True)
+@dataclass
+class FolderChanges:
+    """Entries of a folder that change together: those that lie in `new` in the end, and those that are `removed`."""
 
+    folder: Path
+    new: Path
+    """To be filled; what is in it takes the place of what has its name."""
+    removed: set[str] = field(default_factory=set)
 
-def may_replace(path: Path) -> bool:
-    """Whether whoever asked for this gave leave to replace what is there."""
-    replaced = _REPLACED.get()
-    return replaced is not None and (path.absolute() == replaced or replaced in path.absolute().parents)
+    def remove(self, *names: str) -> None:
+        """Entries that go, where they are there."""
+        self.removed.update(names)
+
+    def replace_all(self) -> None:
+        """All that is in the folder now goes."""
+        self.removed.update(each.name for each in self.folder.iterdir() if not is_ours(each.name))
 
 
 @contextmanager
-def whole_files(folder: Path) -> Iterator[Path]:
-    """Give a temporary folder to fill; on success all that is in it moves into `folder`, one after another and each
-    whole, and replaces what had its name; on any failure it is removed.
+def whole_changes(folder: Path, marker: str | None = None) -> Iterator[FolderChanges]:
+    """Change several entries of a folder, which is made where there is none: all of them or none.
 
-    Raises OutputError if the disk is full or the place is not writable.
+    `marker` is the entry by which other programs know the folder for what it is. Raises OutputError while another
+    process writes there, if the disk is full or the place is not writable; the folder is then as it was.
     """
-    temporary = None
+    place = folder.resolve()
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=folder))
-        yield temporary
-        _flush_tree(temporary)
-        for each in sorted(temporary.iterdir()):
-            if each.is_dir():
-                shutil.rmtree(folder / each.name, ignore_errors=True)
-            each.replace(folder / each.name)
-        _flush_folder(folder)
+        if not place.exists():
+            with whole_folder(place) as draft:
+                yield FolderChanges(draft, draft)
+            return
+        alone = can_be_exchanged(place)
+        with locked(place):
+            settle(place)
+            remove_abandoned(place)
+            with draft_folder(place, "changes") as draft:
+                (draft / NEW).mkdir()
+                changes = FolderChanges(place, draft / NEW)
+                yield changes
+                make_changes(draft, place, changes.removed, marker, alone)
     except OSError as problem:
-        raise _cannot_write(folder, problem) from problem
-    finally:
-        if temporary is not None:
-            shutil.rmtree(temporary, ignore_errors=True)
+        raise cannot_write(folder, problem) from problem
 
 
 def write_text(path: Path, text: str) -> None:
@@ -152,15 +163,33 @@ def read_json(path: Path) -> dict[str, Any]:
     if path.stat().st_size > LARGEST_CONFIG:
         raise AdapterFileError(f"{path} has {path.stat().st_size} bytes, which no configuration has; check the folder")
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = _parsed(path.read_text(encoding="utf-8"))
     except ValueError as problem:
         raise AdapterFileError(f"{path} is not JSON: {problem}; get the file again") from problem
+    except RecursionError as problem:
+        raise AdapterFileError(f"{path} nests deeper than any configuration does; get the file again") from problem
     if not isinstance(content, dict):
         raise AdapterFileError(f"{path} should hold a JSON object, but holds {type(content).__name__}")
     strange = [f"{name} is {value}" for name, value in _not_finite(content)]
     if strange:
         listing = "; ".join(strange[:3])
         raise AdapterFileError(f"{path} holds what JSON has no number for: {listing}; get it again")
+    return content
+
+
+def _parsed(text: str) -> Any:
+    """The content of JSON. ValueError where readers would differ: a key that is there twice, half a character."""
+    content = json.loads(text, object_pairs_hook=_once)
+    if "\\ud" in text.lower():
+        json.dumps(content, ensure_ascii=False).encode()
+    return content
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    content = dict(pairs)
+    if len(content) < len(pairs):
+        twice, _ = Counter(key for key, _ in pairs).most_common(1)[0]
+        raise ValueError(f"the key {twice!r} is there twice")
     return content
 
 
@@ -175,55 +204,9 @@ def _not_finite(value: object, name: str = "") -> Iterator[tuple[str, float]]:
 
 def refuse_occupied(path: Path) -> None:
     """OutputError if something is at `path` that a new folder would overwrite, and may not."""
-    if path.is_dir() and (may_replace(path) or not any(path.iterdir())):
+    if path.is_dir() and (may_replace(path) or is_vacant(path)):
         return
     if path.exists() or path.is_symlink():
         raise OutputError(
             f"{path} exists already, and a new folder was to be made there; name another place or remove it"
         )
-
-
-def flush_file(path: Path) -> None:
-    """Wait until the file is on the disk."""
-    with path.open("rb") as stream:
-        os.fsync(stream.fileno())
-
-
-def _flush_tree(folder: Path) -> None:
-    for parent, _, names in os.walk(folder):
-        for name in names:
-            flush_file(Path(parent, name))
-        _flush_folder(Path(parent))
-
-
-def _flush_folder(folder: Path) -> None:
-    """Wait until a rename in this folder is on the disk, where the system can say so."""
-    if os.name == "nt":
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _sibling_file(path: Path) -> Path:
-    descriptor, name = tempfile.mkstemp(prefix=f"{_PREFIX}{path.name}-", dir=path.parent)
-    os.close(descriptor)
-    os.chmod(name, 0o666 & ~_umask())
-    return Path(name)
-
-
-def _umask() -> int:
-    current = os.umask(0)
-    os.umask(current)
-    return current
-
-
-def _cannot_write(path: Path, problem: OSError) -> OutputError:
-    if isinstance(problem, OutputError):
-        return problem
-    reason = problem.strerror or str(problem)
-    return OutputError(
-        f"{path} was to be written, but: {reason}; nothing there was changed. Free space or choose another place"
-    )

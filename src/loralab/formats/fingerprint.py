@@ -6,20 +6,24 @@ Euclidean norm and eight strided sums) is compared with a tolerance instead.
 """
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, MutableMapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from loralab.core.names import class_name, inside, modules_by_path, unwrapped
 from loralab.core.updates.update import WHOLE, Update
 from loralab.errors import FingerprintError, listed
 from loralab.files.values import listing, mapping, number, sizes, text
 from loralab.nn.tensors import has_tensor, tensor_of
+from loralab.progress import tracked
 
 STRIDE = 8
+SAMPLED = 256
+"""Values, or somewhat more, that tell a tensor whose print is remembered from what was written over it."""
 SKETCHED = 1 + STRIDE
 """Numbers of a sketch."""
 TOLERANCE = 2.0**-9
@@ -138,7 +142,7 @@ def fingerprint(adapted: Iterable[tuple[str, nn.Module, Iterable[str]]], model: 
     """The fingerprint of (path, module, names of its adapted tensors), and of the model's class where it is known."""
     tensors: dict[str, TensorPrint] = {}
     classes: dict[str, str] = {}
-    for path, module, names in adapted:
+    for path, module, names in tracked(list(adapted), "modules of the base recognised"):
         chosen = {f"{path}.{name}": _print_of(module, name) for name in names}
         if chosen:
             tensors |= chosen
@@ -161,7 +165,43 @@ def fingerprint_under(
 def _print_of(module: nn.Module, name: str) -> TensorPrint:
     """A quantised weight's print is that of the float weight it was made from, where that was remembered."""
     origin = getattr(module, "origin", None) if name == WHOLE else None
-    return origin if isinstance(origin, TensorPrint) else TensorPrint.of(tensor_of(module, name))
+    return origin if isinstance(origin, TensorPrint) else _remembered(tensor_of(module, name))
+
+
+@dataclass(frozen=True)
+class _Known:
+    """A print, and what was seen of its tensor when it was taken."""
+
+    print: TensorPrint
+    place: tuple[object, ...]
+    sample: Tensor
+
+    def is_of(self, tensor: Tensor) -> bool:
+        """Whether it is still that of this tensor: nothing wrote to it as torch counts, nor by way of `.data`, as far
+        as a sample shows."""
+        return self.place == _place(tensor) and torch.equal(self.sample, _sample(tensor))
+
+
+_KNOWN: MutableMapping[Tensor, _Known] = WeakTensorKeyDictionary()
+
+
+def _remembered(tensor: Tensor) -> TensorPrint:
+    """The print of a tensor, taken once for as long as it stays what it is."""
+    if tensor.is_inference() or tensor.is_meta or type(tensor) not in (Tensor, nn.Parameter):
+        return TensorPrint.of(tensor)
+    known = _KNOWN.get(tensor)
+    if known is None or not known.is_of(tensor):
+        known = _KNOWN[tensor] = _Known(TensorPrint.of(tensor), _place(tensor), _sample(tensor))
+    return known.print
+
+
+def _place(tensor: Tensor) -> tuple[object, ...]:
+    return tensor.data_ptr(), tensor._version, tensor.shape, tensor.stride(), tensor.dtype, tensor.device
+
+
+def _sample(tensor: Tensor) -> Tensor:
+    flat = tensor.detach().reshape(-1) if tensor.is_contiguous() else tensor.detach()[..., :1].reshape(-1)
+    return flat[:: max(1, flat.numel() // SAMPLED)].clone().view(torch.uint8)
 
 
 def _hash(values: Tensor) -> str:

@@ -17,6 +17,7 @@ from loralab.formats.peft.beside_base import BIAS_OF_B
 from loralab.formats.peft.tokens import DELTA, row_count
 from loralab.formats.read import read_adapter
 from loralab.formats.stored import Finding, StoredAdapter
+from loralab.progress import tracked
 
 NO_SIDECAR = "no loralab.json: the base model that it belongs to is not recorded"
 
@@ -82,7 +83,7 @@ def _summary(stored: StoredAdapter) -> Inspection:
         alpha=_one_or_all({name: recipe.alpha for name, recipe in recipes.items()}) if known else None,
         targets=list(recipes) or stored.inserted or _trained_whole(stored),
         tensors=stored.count,
-        delta_norms={pair.name: pair.delta_norm() for pair in stored.updates} if known else None,
+        delta_norms={pair.name: pair.delta_norm() for pair in tracked(stored.updates, "norms")} if known else None,
         dead_tensors=[*dead, *stored.idle_insertions],
         base_fingerprint=None if stored.sidecar is None else stored.sidecar.fingerprint.digest,
         notes=list(_notes(stored)),

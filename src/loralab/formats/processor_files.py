@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from loralab.extras import deferred
-from loralab.files.whole import whole_files
-from loralab.models.processor_names import remove_processor
+from loralab.files.drafts import draft_folder, remove
 from loralab.models.quiet import quiet_transformers
 
 if TYPE_CHECKING:
@@ -17,17 +16,19 @@ else:
     transformers = deferred("transformers")
 
 
-def replace_processor(
+def write_processor(
     processor: "transformers.PreTrainedTokenizerBase | transformers.BaseImageProcessor", folder: Path
-) -> None:
-    """Write a tokenizer with its chat template, or an image processor, in place of any that lies in the folder.
-
-    Raises OutputError if the disk is full or the place is not writable.
+) -> set[str]:
+    """Write a tokenizer with its chat template, or an image processor, into a folder that is not in its place yet; the
+    names of its files. Raises OSError where writing fails.
     """
     if isinstance(processor, transformers.PreTrainedTokenizerBase) and processor.is_fast:
         processor.backend_tokenizer.no_truncation()  # what the last call set, which no text is to be read with later
         processor.backend_tokenizer.no_padding()
-    with whole_files(folder) as draft, quiet_transformers():
+    with draft_folder(folder, "processor") as draft, quiet_transformers():
         processor.save_pretrained(draft)
         written = {each.name for each in draft.iterdir()}
-    remove_processor(folder, written)
+        for name in written:
+            remove(folder / name)
+            (draft / name).rename(folder / name)
+    return written

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from loralab.core.plan import Plan
 from loralab.errors import AdapterFileError, NotFoundError, SpecError
+from loralab.files.commit import settle
 from loralab.files.names import CONFIG_NAME, OLD_TENSORS_NAME, PEFT_FILES, PLAIN_NAME, SIDECAR_NAME, TENSORS_NAME
 from loralab.files.tensors import read_tensors
 from loralab.files.whole import read_json
@@ -45,6 +46,7 @@ def read_adapter(path: str | Path, alpha: float | None = None) -> StoredAdapter:
     source = Path(path)
     if not source.exists():
         raise NotFoundError(f"{source}: there is no such folder or file; name an adapter's or a checkpoint")
+    settle(source)
     refuse_unfinished(source)
     if not source.is_dir():
         return _checkpoint(source, alpha)
@@ -64,7 +66,7 @@ def read_plain(path: str | Path, alpha: float | None = None) -> StoredAdapter:
 def _config_content(folder: Path) -> dict[str, Any]:
     """The content of a folder's adapter_config.json; NotFoundError says where adapters are instead."""
     if not (folder / CONFIG_NAME).exists():
-        inside = sorted(each.parent.name for each in folder.glob(f"*/{CONFIG_NAME}"))
+        inside = sorted(each.parent.name for each in folder.glob(f"[!.]*/{CONFIG_NAME}"))
         hint = f"; there are adapters in its folders {', '.join(inside)}" if inside else ""
         raise NotFoundError(f"{folder} is not an adapter: there is no {CONFIG_NAME} in it{hint}")
     return read_json(folder / CONFIG_NAME)

@@ -3,9 +3,7 @@
 The files and their names are in `files/names.py`.
 """
 
-import shutil
 from collections.abc import Collection, Mapping
-from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,16 +24,17 @@ from loralab.files.names import (
     model_files,
 )
 from loralab.files.tensors import is_finite, write_tensors
-from loralab.files.whole import json_text, whole_file
+from loralab.files.whole import json_text, whole_changes
 from loralab.formats.fingerprint import Fingerprint, fingerprint_under
 from loralab.formats.own import own_config, own_tensors
 from loralab.formats.peft.vera import has_vera, vera_to_peft, why_not_peft_vera
 from loralab.formats.peft.writing import base_name, to_peft, why_not_written
-from loralab.formats.processor_files import replace_processor
+from loralab.formats.processor_files import write_processor
 from loralab.formats.record import describe
 from loralab.formats.sidecar import OWN_LAYOUT, PEFT_LAYOUT, Sidecar, file_sha256, method_to_json
 from loralab.methods.beside import fresh_heads, random_beside
 from loralab.models.outputs import are_placeholders, output_names
+from loralab.models.processor_names import processor_files
 
 if TYPE_CHECKING:
     from transformers import BaseImageProcessor, PreTrainedTokenizerBase
@@ -50,7 +49,7 @@ def save(
     overwrite: bool = False,
     base: Fingerprint | None = None,
 ) -> Path:
-    """Write the adapter into the folder `path` and return it; each file is written whole and moved into place.
+    """Write the adapter into the folder `path` and return it: all its files change together, or none.
 
     With `model`, the base's name and task are recorded for PEFT too; a `tokenizer` (or image processor) is written
     beside the adapter with its chat template, in place of any that lies there. `base` is its fingerprint, where
@@ -59,7 +58,21 @@ def save(
     (unless `overwrite`) and where writing fails, NumericsError for NaN, AdapterStateError for empty tensors, a merged
     model, or a `model` whose head is random and not the adapter's.
     """
-    folder = Path(path)
+    write_adapter(adapter, Path(path), model=model, tokenizer=tokenizer, overwrite=overwrite, base=base)
+    return Path(path)
+
+
+def write_adapter(
+    adapter: Adapter,
+    folder: Path,
+    *,
+    model: nn.Module | None = None,
+    tokenizer: "PreTrainedTokenizerBase | BaseImageProcessor | None" = None,
+    overwrite: bool = False,
+    base: Fingerprint | None = None,
+    beside: Mapping[str, str] | None = None,
+) -> None:
+    """As `save`, with texts by file name that are to lie beside the adapter. All of it changes together."""
     bases = {where: unwrapped(layer) for where, layer in adapter.layers.items()}
     _refuse_unsound(adapter)
     if model is not None:
@@ -79,15 +92,18 @@ def save(
         {} if shared is None else {name: isinstance(each, nn.Parameter) for name, each in shared.stored()},
         _named_outputs(model),
     )
-    _drop_plain(folder)
-    write_folder(folder, config, tensors, sidecar)
-    if layout == OWN_LAYOUT:
-        _write_plain(folder / PLAIN_NAME, updates, bases, model, sidecar, adapter.stacks)
-    if overwrite:
-        (folder / OLD_TENSORS_NAME).unlink(missing_ok=True)
-    if tokenizer is not None:
-        replace_processor(tokenizer, folder)
-    return folder
+    with whole_changes(folder, CONFIG_NAME) as changes:
+        if (folder / PLAIN_NAME / SIDECAR_NAME).exists():
+            changes.remove(PLAIN_NAME)  # it would stand for another adapter
+        write_folder(changes.new, config, tensors, sidecar)
+        if layout == OWN_LAYOUT:
+            _write_plain(changes.new / PLAIN_NAME, updates, bases, model, sidecar, adapter.stacks)
+        if overwrite:
+            changes.remove(OLD_TENSORS_NAME)
+        if tokenizer is not None:
+            changes.remove(*processor_files().difference(write_processor(tokenizer, changes.new)))
+        for name, text in (beside or {}).items():
+            (changes.new / name).write_text(text, encoding="utf-8")
 
 
 def base_print(adapter: Adapter, model: nn.Module | None) -> Fingerprint:
@@ -102,12 +118,6 @@ def _named_outputs(model: nn.Module | None) -> tuple[str, ...]:
         return ()
     names = output_names(getattr(unwrapped(model), "config", None)) or ()
     return () if are_placeholders(names) else names
-
-
-def _drop_plain(folder: Path) -> None:
-    """Remove the plain LoRA beside an adapter: before another adapter is written, so that it never stands for that."""
-    if (folder / PLAIN_NAME / SIDECAR_NAME).exists():
-        shutil.rmtree(folder / PLAIN_NAME)
 
 
 def _write_plain(
@@ -201,16 +211,13 @@ def _dropout(adapter: Adapter) -> float:
 def write_folder(
     folder: Path, config: Mapping[str, Any], tensors: Mapping[str, Tensor], sidecar: Sidecar | None
 ) -> None:
-    """Write an adapter's files: all are whole before the first is moved into place; the configuration is moved last.
+    """Write an adapter's files into a folder that is not in its place yet, the sidecar with the hash of these tensors.
 
-    The sidecar is written with the hash of these tensors. Raises OutputError where writing fails.
+    Raises OSError where writing fails.
     """
-    with ExitStack() as moves:
-        config_file = moves.enter_context(whole_file(folder / CONFIG_NAME))
-        sidecar_file = None if sidecar is None else moves.enter_context(whole_file(folder / SIDECAR_NAME))
-        tensors_file = moves.enter_context(whole_file(folder / TENSORS_NAME))
-        write_tensors(tensors_file, tensors)
-        if sidecar is not None and sidecar_file is not None:
-            content = sidecar.to_json() | {"tensors_sha256": file_sha256(tensors_file)}
-            sidecar_file.write_text(json_text(content), encoding="utf-8")
-        config_file.write_text(json_text(config, sort_keys=True), encoding="utf-8")
+    folder.mkdir(exist_ok=True)
+    write_tensors(folder / TENSORS_NAME, tensors)
+    if sidecar is not None:
+        content = sidecar.to_json() | {"tensors_sha256": file_sha256(folder / TENSORS_NAME)}
+        (folder / SIDECAR_NAME).write_text(json_text(content), encoding="utf-8")
+    (folder / CONFIG_NAME).write_text(json_text(config, sort_keys=True), encoding="utf-8")

@@ -4,6 +4,7 @@ Trainers save them there. They are taken where they give the base's tokens the b
 rows in the embeddings, which the adapter must hold. Everything else is refused. It knows nothing of what is generated.
 """
 
+import copy
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -74,12 +75,48 @@ def with_own_tokenizer(loaded: LoadedModel, adapter: str | Path) -> LoadedModel:
     return replace(loaded, processor=own, notes=(said, *notes, *resized), own_tokenizer=True)
 
 
+def tokenizer_beside(
+    folder: Path, base: PreTrainedTokenizerBase, model: PreTrainedModel
+) -> PreTrainedTokenizerBase | None:
+    """The tokenizer, or the base's with the chat template, that lies in an adapter's folder; None where the base's own
+    reads all as it does. For a model that others use too: it stays as it is.
+
+    Raises `AdapterFileError` where it gives other ids to the base's tokens, or has tokens that the model does not
+    embed, and `ModelLoadError` where it cannot be read.
+    """
+    if not any((folder / name).is_file() for name in VOCABULARIES):
+        template = _template_in(folder)
+        if template is None or template == base.chat_template:
+            return None
+        own = copy.deepcopy(base)
+        own.chat_template = template
+        return own
+    own, _ = load_tokenizer(str(folder), model.config)
+    difference = _Difference.of(own, base)
+    _check_same(folder, own, base, difference)
+    rows = int(model.get_input_embeddings().get_parameter("weight").shape[0])
+    beyond = [token for token, place in difference.added.items() if place >= rows]
+    if beyond:
+        raise AdapterFileError(
+            f"the tokenizer in {folder} has tokens that the model does not embed ({some(map(repr, beyond), 5)}): merge "
+            "the adapter into its base, and use that"
+        )
+    return own if _how_it_differs(own, base, difference) else None
+
+
+def _template_in(folder: Path) -> str | None:
+    """The chat template of a folder."""
+    file, settings = folder / TEMPLATE, folder / SETTINGS
+    if file.is_file():
+        return file.read_text(encoding="utf-8")
+    template = read_json(settings).get("chat_template") if settings.is_file() else None
+    return template if isinstance(template, str) else None
+
+
 def _with_template(loaded: LoadedModel, folder: Path) -> LoadedModel:
     """For a folder with a chat template and no vocabulary."""
-    settings = read_json(folder / SETTINGS) if (folder / SETTINGS).is_file() else {}
-    file = folder / TEMPLATE
-    template = file.read_text(encoding="utf-8") if file.is_file() else settings.get("chat_template")
-    if not isinstance(template, str) or template == loaded.tokenizer.chat_template:
+    template = _template_in(folder)
+    if template is None or template == loaded.tokenizer.chat_template:
         return loaded
     loaded.tokenizer.chat_template = template
     return replace(loaded, notes=(f"the chat template in {folder} is used, not the model's",), own_tokenizer=True)

@@ -1,49 +1,22 @@
-"""New tokens after prompts' tokens: in batches, greedy, sampled or by beam search, through transformers' `generate`.
+"""New tokens after prompts' tokens: greedy, sampled or by beam search, in the prompts' order.
 
-Alike long prompts share a batch (`padding`), and answers come back in the prompts' order. Of the model's own generation
-settings only those count that `settings` keeps: what is not asked for (a repetition penalty, a sampling temperature) is
-off.
-
-Shapes: B prompts of a batch, T tokens, V vocabulary.
+The engine writes them where it writes what the model would (`suited`), transformers' `generate` where it does not
+(`plain`). Of the model's own generation settings only those count that `settings` keeps: what is not asked for (a
+repetition penalty, a sampling temperature) is off.
 """
 
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
 
-import torch
-from torch import Tensor
-from transformers import (
-    LogitsProcessor,
-    LogitsProcessorList,
-    NoRepeatNGramLogitsProcessor,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-    StoppingCriteriaList,
-)
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.generation.streamers import BaseStreamer
 
 from loralab.errors import SpecError
 from loralab.generation.config import GenerationConfig as GenerationConfig
+from loralab.generation.continuous import generate_continuously
 from loralab.generation.ends import NO_MORE, Ends
-from loralab.generation.padding import batches, padded
-from loralab.generation.sampling import sampled
-from loralab.generation.settings import generating_with
+from loralab.generation.plain import generate_plainly
+from loralab.generation.suited import suits_engine
 from loralab.models.context import context_length
-from loralab.nn.mode import evaluating
-from loralab.progress import tracked
-
-
-class NoRepeatInNewText(LogitsProcessor):
-    """Forbids a second occurrence of any n tokens among the new ones; the prompt's tokens are not counted."""
-
-    def __init__(self, size: int, prompt_width: int) -> None:
-        self._processor = NoRepeatNGramLogitsProcessor(size)
-        self._prompt_width = prompt_width
-
-    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        """`input_ids` [B, T] with the prompt; `scores` [B, V], returned with −∞ at the forbidden tokens."""
-        allowed: Tensor = self._processor(input_ids[:, self._prompt_width :], scores)
-        return allowed
 
 
 def generate_ids(
@@ -60,18 +33,11 @@ def generate_ids(
     """
     _check_lengths(model, prompts, config.max_new_tokens)
     ends = end_ids(model, tokenizer, more_ends)
-    pad_id = _pad_id(tokenizer)
-    answers: list[list[int]] = [[] for _ in prompts]
-    devices = [model.device] if model.device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices), evaluating(model), torch.inference_mode():
-        torch.manual_seed(config.seed)
-        for batch in tracked(batches(model, prompts, config, pad_id), "batches of texts"):
-            rows = [prompts[number] for number in batch]
-            stopping = partial(more_ends.criteria, tokenizer)
-            new = _generate_batch(model, rows, config, ends, pad_id, stopping, sampled(config, batch), streamer)
-            for number, ids in zip(batch, new, strict=True):
-                answers[number] = ids
-    return answers
+    if not prompts:
+        return []
+    if (streamer is None or config.beams == 1) and suits_engine(model, prompts, config):
+        return generate_continuously(model, prompts, config, tokenizer, more_ends, ends, streamer)
+    return generate_plainly(model, prompts, config, tokenizer, more_ends, ends, _pad_id(tokenizer), streamer)
 
 
 def decode(answers: Sequence[list[int]], tokenizer: PreTrainedTokenizerBase, more_ends: Ends = NO_MORE) -> list[str]:
@@ -80,46 +46,6 @@ def decode(answers: Sequence[list[int]], tokenizer: PreTrainedTokenizerBase, mor
         more_ends.cut(str(tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)))
         for ids in answers
     ]
-
-
-def _generate_batch(
-    model: PreTrainedModel,
-    prompts: list[list[int]],
-    config: GenerationConfig,
-    ends: list[int],
-    pad_id: int,
-    stopping: Callable[[int], StoppingCriteriaList],
-    sampling: LogitsProcessorList,
-    streamer: BaseStreamer | None,
-) -> list[list[int]]:
-    inputs = padded(model, prompts, pad_id)
-    prompt_width = 1 if model.config.is_encoder_decoder else inputs["input_ids"].shape[1]  # 1: the decoder's start
-    processors = LogitsProcessorList()
-    if config.no_repeat_ngram:
-        processors.append(NoRepeatInNewText(config.no_repeat_ngram, prompt_width))
-    with generating_with(model, _asked_settings(config, ends, pad_id)) as settings:
-        output = model.generate(  # type: ignore[operator]
-            **inputs,
-            generation_config=settings,
-            logits_processor=LogitsProcessorList([*processors, *sampling]),
-            stopping_criteria=stopping(prompt_width),
-            streamer=streamer,
-        )
-    return [_up_to_end(ids, ends) for ids in output[:, prompt_width:].tolist()]
-
-
-def _asked_settings(config: GenerationConfig, ends: list[int], pad_id: int) -> dict[str, object]:
-    """In transformers' names."""
-    settings: dict[str, object] = {
-        "max_new_tokens": config.max_new_tokens,
-        "num_beams": config.beams,
-        "do_sample": False,  # what is sampled, `sampling` has drawn before
-        "eos_token_id": ends or None,
-        "pad_token_id": pad_id,
-    }
-    if config.beams > 1:
-        settings |= {"length_penalty": config.length_penalty, "early_stopping": False}
-    return settings
 
 
 def _check_lengths(model: PreTrainedModel, prompts: Sequence[list[int]], max_new_tokens: int) -> None:
@@ -145,7 +71,3 @@ def end_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, more_end
 def _pad_id(tokenizer: PreTrainedTokenizerBase) -> int:
     pad = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
     return int(pad or 0)
-
-
-def _up_to_end(ids: list[int], ends: list[int]) -> list[int]:
-    return next((ids[:place] for place, token in enumerate(ids) if token in ends), ids)

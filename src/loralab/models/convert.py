@@ -19,6 +19,7 @@ import torch
 from loralab.errors import ModelLoadError
 from loralab.extras import deferred, lazy
 from loralab.models.quiet import quiet_transformers
+from loralab.progress import announced
 
 if TYPE_CHECKING:
     import transformers
@@ -49,6 +50,11 @@ def write_huggingface_folder(file: Path, folder: Path) -> None:
 
     Raises `ModelLoadError` for a tokenizer kind that is not in `PRE_TOKENIZERS`.
     """
+    with announced(f"{file.stem} is converted, once for all"):
+        _write(file, folder)
+
+
+def _write(file: Path, folder: Path) -> None:
     # The bar of the dequantisation is not one that transformers can turn off.
     with quiet_transformers(), redirect_stderr(StringIO()):
         model = _read_model(file)

@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 from loralab.errors import ModelLoadError, NotFoundError
+from loralab.files.commit import settle
 from loralab.files.names import CONFIG_NAME, PEFT_FILES
 from loralab.models.embedded import EMBEDDED, NAME_OF_ORIGIN, embedded_folder
 from loralab.models.hub import is_available
@@ -29,6 +30,7 @@ def locate(name: str) -> str:
         return str(embedded_folder(name))
     path = Path(name).expanduser()
     if path.is_dir():
+        settle(path)
         _check_folder(path)
         return str(path)
     if path.exists():

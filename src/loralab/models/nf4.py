@@ -25,6 +25,7 @@ from loralab.errors import NumericsError, TargetError
 from loralab.machine import give_back_free_memory
 from loralab.models.families.aliases import block_paths
 from loralab.nn.dense import is_stored_transposed, weight_OI
+from loralab.progress import tracked
 
 LEVELS = (
     -1.0,
@@ -309,7 +310,7 @@ def quantize_model(
     _refuse_not_finite(places)
     before = _tensor_bytes(model)
     replaced: dict[int, QuantizedLinear] = {}
-    for path, parent, name in places:
+    for path, parent, name in tracked(places, "layers quantised"):
         layer = parent._modules[name]
         assert layer is not None
         directions = principal(path, weight_OI(layer)) if principal is not None and id(layer) not in replaced else None

@@ -43,6 +43,15 @@ def row_logits(model: PreTrainedModel, inputs: Inputs) -> Tensor:
     return outputs[torch.cat(groups).argsort()]
 
 
+def rows_together(model: PreTrainedModel, inputs: Inputs) -> Iterator[tuple[list[int], Inputs]]:
+    """Which rows can share a call of `row_logits` that runs the model once, and their inputs."""
+    if _are_run_together(model, inputs):
+        yield list(range(len(inputs["input_ids"]))), inputs
+        return
+    for group in _groups(model, inputs):
+        yield group.tolist(), _rows(inputs, group)
+
+
 def _are_run_together(model: PreTrainedModel, inputs: Inputs) -> bool:
     """Whether the rows can share a call: nothing is padded, or the model does not mind."""
     if _reads_at_end(model) and len(set(_ends(model, inputs["input_ids"]).sum(1).tolist())) > 1:

@@ -3,10 +3,6 @@
 It knows nothing of what they say, nor of the libraries that write them, so that a folder can be cleared without those.
 """
 
-import shutil
-from collections.abc import Collection
-from pathlib import Path
-
 VOCABULARIES = (
     "tokenizer.json", "tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "vocab.json", "vocab.txt",
     "tekken.json",
@@ -24,9 +20,6 @@ IMAGE_FILES = ("preprocessor_config.json", "processor_config.json")
 """Where a checkpoint may describe its image processor."""
 
 
-def remove_processor(folder: Path, but: Collection[str] = ()) -> None:
-    """Take the files of a tokenizer or an image processor out of a folder, all but some."""
-    for name in {*TOKENIZER_FILES, *IMAGE_FILES}.difference(but):
-        (folder / name).unlink(missing_ok=True)
-    if MORE_TEMPLATES not in but:
-        shutil.rmtree(folder / MORE_TEMPLATES, ignore_errors=True)
+def processor_files() -> set[str]:
+    """All names that a tokenizer or an image processor may have written into a folder."""
+    return {*TOKENIZER_FILES, *IMAGE_FILES, MORE_TEMPLATES}

@@ -41,6 +41,17 @@ def kept(shape: torch.Size, probability: float) -> tuple[Tensor, float]:
     return bits >= dropped - _LEVELS // 2, _LEVELS / (_LEVELS - dropped)
 
 
+@contextmanager
+def drawn_again(state: Tensor) -> Iterator[None]:
+    """Within this, torch's default generator gives what it gave after `torch.get_rng_state()` was `state`."""
+    now = torch.get_rng_state()
+    torch.set_rng_state(state)
+    try:
+        yield
+    finally:
+        torch.set_rng_state(now)
+
+
 def scaled(stays: Tensor, factor: float, dtype: torch.dtype) -> Tensor:
     """m. By way of bytes: torch's conversion and product of booleans and bfloat16 are six times slower."""
     return stays.view(torch.uint8).to(dtype).mul_(factor)

@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 from loralab.core.adapter import Adapter
 from loralab.methods.counts import Counts
 from loralab.methods.prefix.update import inserted_positions
+from loralab.models.fast.attention import WEIGHTS_AT_ONCE
 from loralab.models.fast.cross_entropy import BLOCK_BYTES, CHUNK_BYTES
 from loralab.planning.block import BLOCKS, bert_block, llama_block
 from loralab.planning.kept import kept_by, projections
@@ -92,5 +93,6 @@ def _chunk_rows(targets: int, vocabulary: int) -> int:
 def _workspace(shape: ModelSizes) -> int:
     """The widest moment of one block's backward pass: gradients in the feed-forward, or P and its gradients."""
     feed_forward = 2 * shape.positions * shape.inner * shape.size
-    scores = 3 * shape.scores * shape.size if shape.attention != "fused" else 0
+    together = min(shape.scores, max(WEIGHTS_AT_ONCE, shape.scores // shape.batch))
+    scores = 3 * together * shape.size if shape.attention != "fused" else 0
     return max(feed_forward, scores)

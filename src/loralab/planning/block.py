@@ -13,18 +13,16 @@ INDEX = 8
 
 
 def attention_kept(s: ModelSizes) -> int:
-    """Queries, keys and values; torch's kernel also its output and the sums; plain products also P, thrice (before
-    dropout, after it, and what fell out). The short kernel computes P again, but remembers what fell out."""
+    """Queries, keys and values; torch's kernel also its output and the sums. The plain products compute P again, and
+    draw again what fell out of it."""
     query, pair = s.positions * s.heads * s.head_width * s.size, 2 * s.positions * s.groups * s.head_width * s.size
-    if s.attention == "short":
-        return query + pair + (s.scores if s.attention_dropout else 0)
     if s.attention == "products":
-        return query + pair + 3 * s.scores * s.size
+        return query + pair
     return 2 * query + pair + s.positions * s.heads * FLOAT32
 
 
 def llama_block(s: ModelSizes, recompute_gates: bool) -> Table:
-    """RMSNorm and SwiGLU as in models/fast/lean.py: a norm keeps its input and ρ; a gate g and u, or only its input."""
+    """RMSNorm and SwiGLU as in models/fast: a norm keeps its input and ρ; a gate g and u, or only its input."""
     return {
         "norms": 2 * (s.hidden + s.positions * FLOAT32),
         "attention": attention_kept(s),
@@ -33,11 +31,11 @@ def llama_block(s: ModelSizes, recompute_gates: bool) -> Table:
 
 
 def gpt2_block(s: ModelSizes) -> Table:
-    """LayerNorms; gelu_new in elementary steps (x, x³'s input, tanh and both factors: 4 tensors); dropouts."""
+    """LayerNorms; gelu_new as one operation (models/fast/activation.py); dropouts."""
     return {
         "norms": 2 * s.hidden + 4 * s.positions * s.size,
         "attention": attention_kept(s),
-        "gelu": 4 * s.positions * s.inner * s.size,
+        "gelu": s.positions * s.inner * s.size,
         "dropouts": 2 * s.hidden if s.hidden_dropout else 0,
     }
 

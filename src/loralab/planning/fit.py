@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from math import ceil
 
 from loralab.errors import LoralabError
+from loralab.methods.table import rows_of
 from loralab.planning.config import LARGEST, PlanConfig
 from loralab.planning.gpu import bytes_of
 from loralab.planning.training import PlannedTraining, planned
@@ -144,6 +145,13 @@ def _checkpointing(training: PlannedTraining, room: int) -> _Way | None:
     return _Way("compute blocks again in the backward pass", "--gradient-checkpointing", changed)
 
 
+def _low_rank(training: PlannedTraining, room: int) -> _Way | None:
+    if not any(row.trains_weights for row in rows_of(training.config.method)):
+        return None
+    changed = replace(training.config, method="lora")
+    return _Way("train low-rank updates beside the weights, not these", "--method lora", changed)
+
+
 def _sixteen_bits(training: PlannedTraining, room: int) -> _Way | None:
     if training.dtype.itemsize <= HALF:
         return None
@@ -172,7 +180,7 @@ def _fewer_targets(training: PlannedTraining, room: int) -> _Way | None:
     return _Way("adapt q and v alone", f"--targets {FEWEST_TARGETS}", changed)
 
 
-_WAYS = (_smaller_batch, _checkpointing, _sixteen_bits, _four_bits, _shorter, _fewer_targets)
+_WAYS = (_smaller_batch, _checkpointing, _low_rank, _sixteen_bits, _four_bits, _shorter, _fewer_targets)
 """In the order of what they cost. A way is gone as far as it helps: examples are halved again and again."""
 
 

@@ -54,7 +54,7 @@ class ModelSizes:
     hidden_dropout: bool
     attention_dropout: bool
     attention: str
-    """`short` (models/fast/attention.py), `fused` (torch's kernel), or `products` (torch's dropout on a CPU)."""
+    """`products` (models/fast/attention.py), or `fused` (torch's kernel)."""
     relative: int
     """Relative positions of DeBERTa's attention: rows of its table."""
 
@@ -97,9 +97,8 @@ def shape_of(model: PreTrainedModel, work: Workload) -> ModelSizes:
 
 
 def _attention(work: Workload, dropout: bool) -> str:
-    if work.device == "cpu" and work.tokens <= LONGEST.get(work.dtype, 0):
-        return "short"
-    return "products" if work.device == "cpu" and dropout else "fused"
+    short = work.tokens <= LONGEST.get(work.dtype, 0)
+    return "products" if work.device == "cpu" and (short or dropout) else "fused"
 
 
 def _layers(model: PreTrainedModel) -> int:

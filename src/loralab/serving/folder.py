@@ -12,9 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from loralab.errors import NotFoundError, SpecError
-from loralab.files.names import CONFIG_NAME, SIDECAR_NAME, TENSORS_NAME
+from loralab.files.names import CONFIG_NAME, RUN_NAME, SIDECAR_NAME, TENSORS_NAME
+from loralab.models.processor_names import TOKENIZER_FILES
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+FILES = (CONFIG_NAME, SIDECAR_NAME, TENSORS_NAME, RUN_NAME, *TOKENIZER_FILES)
+"""What decides, where it is there, how the adapter is asked and what it answers."""
 LARGEST_BYTES = 2**30
 """Of an adapter's file of tensors."""
 RESTLESS_NS = 2 * 10**9
@@ -115,7 +118,7 @@ class ServedFolder:
 
 
 def _files(path: Path) -> list[Path]:
-    return [each for name in (CONFIG_NAME, SIDECAR_NAME, TENSORS_NAME) if (each := path / name).is_file()]
+    return [each for name in FILES if (each := path / name).is_file()]
 
 
 def _stat(path: Path) -> os.stat_result | None:

@@ -26,10 +26,11 @@ def read_pairs(path: Path, model: nn.Module, with_rows: Container[str]) -> Pairs
     if stored.sidecar is not None:
         stored.sidecar.check_base(plan.updates, model)
     _refuse_others(
-        path, {name: why for name, each in plan.updates.items() if (why := _why_not(each, name in with_rows))}
+        path,
+        {name: why for name, each in plan.updates.items() if (why := why_not_beside_others(each, name in with_rows))},
     )
     with torch.no_grad():
-        pairs = {name: _pair(each) for name, each in plan.updates.items()}
+        pairs = {name: pair_of(each) for name, each in plan.updates.items()}
     if not any(bool(B.any()) and bool(A.any()) for A, B in pairs.values()):
         raise AdapterFileError(
             f"adapter {path.name} does nothing: every update in it is zero; train it, or take it away"
@@ -37,13 +38,14 @@ def read_pairs(path: Path, model: nn.Module, with_rows: Container[str]) -> Pairs
     return pairs
 
 
-def _pair(update: Update) -> tuple[torch.Tensor, torch.Tensor]:
+def pair_of(update: Update) -> tuple[torch.Tensor, torch.Tensor]:
+    """A and s·B of a low-rank update of a linear layer."""
     assert isinstance(update, LinearUpdate)
     A, scaled_B = update.eval().settled_factors()
     return A.detach(), scaled_B.detach()
 
 
-def _why_not(update: Update, has_rows: bool) -> str:
+def why_not_beside_others(update: Update, has_rows: bool) -> str:
     """Why rows of a batch cannot have this update; empty where they can."""
     if isinstance(update, Magnitude):
         return "a magnitude (DoRA)"

@@ -17,9 +17,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Lock
 
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from loralab.errors import AdapterFileError, LoralabError, NotFoundError, SpecError, UnknownAdapterError
+from loralab.files.names import CONFIG_NAME
+from loralab.files.whole import read_json
+from loralab.formats.tokenizer import tokenizer_beside
+from loralab.serving.classifying.head import Bodies, Head, read_classifier
 from loralab.serving.engine.bank import Pairs
 from loralab.serving.engine.trial import modules_with_rows
 from loralab.serving.folder import NAME, ServedFolder, Signature, hash_of, signature_of
@@ -42,18 +46,57 @@ class Version:
     key: str
     """Hash of the content."""
     pairs: Pairs
+    head: Head | None = None
+    """Of a classifier's adapter."""
+    tokenizer: PreTrainedTokenizerBase | None = None
+    """Its own; None where it is asked as the base is."""
     retired: bool = False
     """Whether the registry has let go of it: it lives as long as requests that have it."""
 
     @property
     def rank(self) -> int:
         """The largest."""
-        return max(A.shape[0] for A, _ in self.pairs.values())
+        return max((A.shape[0] for A, _ in self.pairs.values()), default=0)
 
     @property
     def memory_bytes(self) -> int:
-        """What its pairs take."""
-        return sum(A.nbytes + B.nbytes for A, B in self.pairs.values())
+        """What its pairs and its head take."""
+        head = 0 if self.head is None else self.head.memory_bytes
+        return head + sum(A.nbytes + B.nbytes for A, B in self.pairs.values())
+
+
+Content = tuple[Pairs, Head | None, PreTrainedTokenizerBase | None]
+Reader = Callable[[Path], Content]
+"""How what an adapter's folder holds is read. Raises what `read_pairs`, `read_classifier` and `tokenizer_beside` do."""
+
+
+def writers_of(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None = None) -> Reader:
+    """For a model that writes text; without a tokenizer, of token ids alone."""
+    with_rows = modules_with_rows(model)
+
+    def read(path: Path) -> Content:
+        refuse_kind(path, "SEQ_CLS", "classifies; serve it with --task classification, and ask /v1/classify")
+        own = None if tokenizer is None else tokenizer_beside(path, tokenizer, model)
+        return read_pairs(path, model, with_rows), None, own
+
+    return read
+
+
+def classifiers_of(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Reader:
+    """For a classifier."""
+    with_rows, bodies = modules_with_rows(model), Bodies(model)
+
+    def read(path: Path) -> Content:
+        refuse_kind(path, "CAUSAL_LM", "writes text; serve it beside a model that does, and ask /v1/completions")
+        return *read_classifier(path, bodies, with_rows), tokenizer_beside(path, tokenizer, model)
+
+    return read
+
+
+def refuse_kind(path: Path, kind: str, what: str) -> None:
+    """SpecError for an adapter whose configuration says that it is of this kind of task."""
+    if read_json(path / CONFIG_NAME).get("task_type") == kind:
+        raise SpecError(f"adapter {path.name} {what}")
 
 
 @dataclass(eq=False)
@@ -85,10 +128,11 @@ class Registry:
         folder: Path | None,
         in_memory: int = 64,
         evicted: Callable[[str], None] | None = None,
+        read: Reader | None = None,
     ) -> None:
-        self._model, self._in_memory = model, in_memory
+        self._in_memory = in_memory
         self._folder = None if folder is None else ServedFolder(folder)
-        self._with_rows = modules_with_rows(model)
+        self._reader = read or writers_of(model)
         self._evicted = evicted or (lambda key: None)
         self._loaders = ThreadPoolExecutor(LOADERS, thread_name_prefix="loralab adapters")
         self._lock = Lock()  # of all that follows; nothing is read from disk, and nobody waited for, while it is held
@@ -117,6 +161,15 @@ class Registry:
         future raises what `read_pairs` does. It is shared: cancel it for nobody.
         """
         return self._asked(name, signature_of(self._path_of(name))).version
+
+    def held(self) -> dict[str, str]:
+        """The names whose content is in memory, and the keys of that content."""
+        with self._lock:
+            return {version.name: key for key, version in self._versions.items()}
+
+    def folder_of(self, name: str) -> Path:
+        """The folder behind a name. Raises what `version` does for a name without one."""
+        return self._path_of(name)
 
     @property
     def memory_bytes(self) -> int:
@@ -250,7 +303,7 @@ class Registry:
         key = hash_of(path, name)
         with self._lock:
             known = self._versions.get(key)
-        return known or Version(name, key, read_pairs(path, self._model, self._with_rows))
+        return known or Version(name, key, *self._reader(path))
 
     def _published(self, loading: VersionReading, version: Version, signature: Signature) -> Version:
         """Under the lock: the version is what its name means now, unless the name was unloaded meanwhile."""

@@ -54,6 +54,10 @@ class Task:
     inputs: Literal["text", "images"] = "text"
     """What the model looks at: it decides, beside `kind`, which kind of model the task needs."""
 
+    def __repr__(self) -> str:
+        """In short, and without reading any of it."""
+        return f"Task({self.name!r}: {self.kind}, splits {', '.join(self.splits)})"
+
     @property
     def model_kind(self) -> str:
         """The kind of model that it needs, as `loralab.models.load` calls it."""

@@ -106,7 +106,7 @@ def made_fast(loaded: LoadedModel) -> Iterator[list[str]]:
     ):
         gates = "; gates are computed again there, as float32 is large" if again else ""
         drawn = [f"{dropouts} dropouts draw 16 bits a number"] if dropouts and model.device.type == "cpu" else []
-        yield [attention, f"{leaves} norms and gates keep less for the backward pass{gates}", *drawn]
+        yield [attention, f"{leaves} keep less for the backward pass{gates}", *drawn]
 
 
 def _is_wide(loaded: LoadedModel) -> bool:

@@ -7,7 +7,6 @@ JSON in the file's metadata. A file appears whole or not at all, so a process ki
 
 import json
 import re
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,12 +17,12 @@ from torch import Tensor
 
 from loralab.core.adapter import Adapter
 from loralab.errors import TrainingError
+from loralab.files.drafts import remove
 from loralab.files.names import RUN_NAME
-from loralab.files.whole import whole_file, write_text
+from loralab.files.whole import whole_file
 from loralab.formats.checkpoints import BEST, step_name
 from loralab.formats.fingerprint import Fingerprint
-from loralab.formats.processor_files import replace_processor
-from loralab.formats.save import base_print, save
+from loralab.formats.save import base_print, write_adapter
 from loralab.models.load import LoadedModel
 from loralab.training.chance import random_states, set_random_states
 from loralab.training.optimizer import NamedAdamW
@@ -55,9 +54,14 @@ class AdapterWriter:
     def write(self, folder: Path, name: str) -> None:
         """The adapter, its tokenizer and what the run was, below `folder`."""
         self.base = base_print(self.adapter, self.loaded.model) if self.base is None else self.base
-        save(self.adapter, folder / name, model=self.loaded.model, base=self.base)
-        replace_processor(self.loaded.processor, folder / name)
-        write_text(folder / name / RUN_NAME, (self.run / RUN_NAME).read_text(encoding="utf-8"))
+        write_adapter(
+            self.adapter,
+            folder / name,
+            model=self.loaded.model,
+            tokenizer=self.loaded.processor,
+            base=self.base,
+            beside={RUN_NAME: (self.run / RUN_NAME).read_text(encoding="utf-8")},
+        )
 
 
 def save_checkpoint(
@@ -72,8 +76,8 @@ def save_checkpoint(
     content = {"format": _FORMAT, "step": step, "counts": counts}
     _write(_path(folder, step), tensors, {"loralab": json.dumps(content)})
     for old in _checkpoints(folder)[:-keep]:
-        shutil.rmtree(old.with_suffix(""), ignore_errors=True)
-        old.unlink()
+        remove(old.with_suffix(""))
+        remove(old)
 
 
 def is_saved(folder: Path, step: int) -> bool:

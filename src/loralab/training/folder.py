@@ -1,14 +1,19 @@
 """The run's output folder: where things are in it, and when a run may use it."""
 
 import json
-import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from loralab.errors import NotFoundError, OutputError, SpecError
+from loralab.files.commit import settle
+from loralab.files.drafts import cannot_write, is_vacant, remove_abandoned
+from loralab.files.locks import locked
 from loralab.files.names import CHECKPOINTS_NAME, PLAIN_NAME, RUN_NAME, SAVED, TENSORBOARD_NAME
-from loralab.models.processor_names import remove_processor
+from loralab.files.whole import whole_changes
+from loralab.models.processor_names import processor_files
 from loralab.training.config import TrainConfig
 
 
@@ -59,16 +64,36 @@ class RunFolder:
         return content
 
 
-def claim(config: TrainConfig) -> RunFolder:
-    """The folder for this run, or an error if it holds something else; nothing is written or removed yet.
+@contextmanager
+def occupied(config: TrainConfig) -> Iterator[RunFolder]:
+    """Within this block the folder is this run's alone. Raises what `claim` raises: another run may have come first."""
+    place = Path(config.out)
+    made = not place.exists()
+    try:
+        place.mkdir(parents=True, exist_ok=True)
+    except OSError as problem:
+        raise cannot_write(place, problem) from problem
+    try:
+        with locked(place):
+            yield claim(config)
+    finally:
+        if made:
+            with suppress(OSError):
+                place.rmdir()  # only where nothing came of it
 
-    Raises OutputError for a folder that is not empty (without resume or overwrite), NotFoundError for nothing to
-    resume, SpecError listing how a resumed run differs from the one before.
+
+def claim(config: TrainConfig) -> RunFolder:
+    """The folder for this run, or an error if it holds something else; nothing of its content is changed.
+
+    Raises OutputError for a folder that is not empty (without resume or overwrite) or in use, NotFoundError for nothing
+    to resume, SpecError listing how a resumed run differs from the one before.
     """
     folder = RunFolder.of(config)
     if folder.path.exists() and not folder.path.is_dir():
         raise OutputError(f"{folder.path} was given as the run's folder, but it is a file; choose another --out")
-    occupied = folder.path.is_dir() and any(folder.path.iterdir())
+    if folder.path.is_dir():
+        _tidy(folder)
+    full = folder.path.is_dir() and not is_vacant(folder.path)
     if config.resume:
         if not folder.record.is_file():
             raise NotFoundError(f"nothing to resume: {folder.path} holds no run (no run.json); leave --resume out")
@@ -77,21 +102,25 @@ def claim(config: TrainConfig) -> RunFolder:
             raise SpecError(
                 f"the run in {folder.path} cannot be resumed with another configuration: {'; '.join(changed)}"
             )
-    elif occupied and config.overwrite and not folder.record.is_file():
+    elif full and config.overwrite and not folder.record.is_file():
         raise OutputError(f"{folder.path} is not empty and holds no run of ours to overwrite; choose another --out")
-    elif occupied and not config.overwrite:
+    elif full and not config.overwrite:
         held = "holds another run" if folder.record.is_file() else "is not empty"
         raise OutputError(f"{folder.path} {held}; choose another --out, or give --resume or --overwrite")
     return folder
 
 
-def clear(folder: RunFolder) -> None:
-    """Make an empty folder for a run, removing what an earlier run wrote there (and nothing else)."""
-    folder.path.mkdir(parents=True, exist_ok=True)
-    for written in (folder.tensorboard, folder.checkpoints, folder.path / PLAIN_NAME):
-        shutil.rmtree(written, ignore_errors=True)
-    for name in SAVED:
-        (folder.path / name).unlink(missing_ok=True)
-    remove_processor(folder.path)
-    for file in (folder.record, folder.metrics, folder.samples, folder.curves):
-        file.unlink(missing_ok=True)
+def _tidy(folder: RunFolder) -> None:
+    """What a killed process left is finished or removed. Raises OutputError while another one is at work there."""
+    with locked(folder.path):
+        settle(folder.path)
+        for each in (folder.path, folder.checkpoints):
+            remove_abandoned(each)
+
+
+def clear(folder: RunFolder, record: str) -> None:
+    """Make the folder that of a run whose run.json is `record`: what an earlier one wrote there goes, nothing else."""
+    files = (folder.record, folder.metrics, folder.samples, folder.curves, folder.tensorboard, folder.checkpoints)
+    with whole_changes(folder.path, RUN_NAME) as changes:
+        changes.remove(PLAIN_NAME, *SAVED, *processor_files(), *(each.name for each in files))
+        (changes.new / RUN_NAME).write_text(record, encoding="utf-8")

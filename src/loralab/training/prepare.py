@@ -135,8 +135,8 @@ def choose_task(draft: Draft) -> Iterator[str]:
     opened, ordered = _open_task(draft.config, draft.labels)
     draft.task = with_validation(opened, draft.config)
     config = draft.config
-    of_its_own = config.validation_share is not None or config.training_share is not None
-    draft.eval_split = None if of_its_own else held_out_split(opened)
+    found_again = config.training_share is None and (config.validation_share is None or config.data is not None)
+    draft.eval_split = held_out_split(opened) if found_again else None
     check_measured(draft.task, config)
     yield from (*draft.task.notes, *ordered)
 

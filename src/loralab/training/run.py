@@ -4,6 +4,7 @@ import math
 import shlex
 import textwrap
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -21,14 +22,14 @@ from loralab.training.checkpoint import AdapterWriter, newest_checkpoint, restor
 from loralab.training.command import WIDTH, folded, next_commands, train_command
 from loralab.training.config import DEFAULT_EPOCHS, TrainConfig
 from loralab.training.data_record import check_unchanged
-from loralab.training.folder import RunFolder, claim, clear
+from loralab.training.folder import RunFolder, claim, clear, occupied
 from loralab.training.forecast import forecast
 from loralab.training.interrupt import Asked, Interruption, RunStopped, interruptible
 from loralab.training.log.boards import Boards, open_boards, require_boards
 from loralab.training.log.curves import draw_curves
 from loralab.training.log.journal import Journal, read_journal
 from loralab.training.log.progress import RunProgress, ShowsProgress
-from loralab.training.log.record import write_record
+from loralab.training.log.record import record_text, write_record
 from loralab.training.log.samples import SampleFile, beside, read_samples
 from loralab.training.loop import run_steps
 from loralab.training.measure import Measurer, measured, measures, scores_before
@@ -107,6 +108,8 @@ class Run:
 
     config: TrainConfig
     observer: RunObserver
+    hold: ExitStack
+    """On its folder, which nobody else may write meanwhile."""
 
     @property
     def step(self) -> int:
@@ -162,6 +165,7 @@ class Run:
         """Leave its files and its progress as they are."""
         self.observer.progress.close()
         self.observer.journal.close()
+        self.hold.close()
 
 
 def total_steps(config: TrainConfig, prepared: Prepared) -> int:
@@ -180,7 +184,7 @@ def open_run(
     before: Mapping[str, Any],
     progress: ShowsProgress | None = None,
 ) -> Run:
-    """Claim the folder for good, and go back to the newest checkpoint if there is one to resume from.
+    """Hold the folder, make it this run's, and go back to the newest checkpoint if there is one to resume from.
 
     `before` is the run.json of the run that goes on, else empty. Raises DataError where its data are not as they were.
     """
@@ -192,19 +196,37 @@ def open_run(
     done = checkpoint.step if checkpoint else 0
     if done > last:
         raise SpecError(f"the run in {folder.path} has made {done} steps already, more than {last}; give more steps")
-    progress = progress or RunProgress(done + 1, last)
+    with ExitStack() as hold:
+        hold.enter_context(occupied(config))
+        progress = progress or RunProgress(done + 1, last)
+        observer = _observer(config, prepared, folder, interruption, before, progress, done, last)
+        if checkpoint:
+            restore(checkpoint, prepared.trainee.adapter, prepared.trainee.optimizer)
+            observer.resume(checkpoint)
+        return Run(config, observer, hold.pop_all())
+
+
+def _observer(
+    config: TrainConfig,
+    prepared: Prepared,
+    folder: RunFolder,
+    interruption: Interruption,
+    before: Mapping[str, Any],
+    progress: ShowsProgress,
+    done: int,
+    last: int,
+) -> RunObserver:
+    """The run's files, opened."""
     boards = open_boards(config, folder.path, done, before.get("boards", {}), progress.say)
-    if not config.resume:
-        clear(folder)
-    write_record(folder.record, config, _facts(prepared, boards))
+    facts = _facts(prepared, boards)
+    if config.resume:
+        write_record(folder.record, config, facts)
+    else:
+        clear(folder, record_text(config, facts))
     journal = Journal(folder, done, boards)
     measurer = Measurer(config, prepared, journal, SampleFile(folder.samples, done), boards, progress, interruption)
     writer = AdapterWriter(folder.path, prepared.trainee.adapter, prepared.loaded)
-    observer = RunObserver(config, prepared, folder, journal, progress, measurer, interruption, writer, last)
-    if checkpoint:
-        restore(checkpoint, prepared.trainee.adapter, prepared.trainee.optimizer)
-        observer.resume(checkpoint)
-    return Run(config, observer)
+    return RunObserver(config, prepared, folder, journal, progress, measurer, interruption, writer, last)
 
 
 def _stopped(config: TrainConfig, observer: RunObserver, number: int) -> RunStopped:

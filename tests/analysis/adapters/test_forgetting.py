@@ -97,7 +97,7 @@ def test_the_command_measures_text_and_task(
     assert row["perplexity_after"] == pytest.approx(math.exp(row["loss_after"]))
     assert len(json.loads((tmp_path / "out" / "forgetting.json").read_text())["windows"]["letters.txt"]["before"]) == 8
     assert (tmp_path / "out" / "forgetting.png").stat().st_size > 10_000
-    assert main(["analyse", "forgetting", *flags]) == 0
+    assert main(["analyse", "forgetting", *flags, "--overwrite"]) == 0
     assert "letters.txt: loss" in capsys.readouterr().out
 
 

@@ -125,7 +125,7 @@ def test_the_verb_writes_its_files(tmp_path: Path, capsys: pytest.CaptureFixture
     assert written["best"] == answer["best"]
     assert (out / "angular.png").read_bytes().startswith(b"\x89PNG")
     assert len((out / "angular.csv").read_text().splitlines()) == 1 + 4 + 3 + 2 + 1
-    assert main(["analyse", "angular", *map(str, flags)]) == 0
+    assert main(["analyse", "angular", *map(str, flags), "--overwrite"]) == 0
     assert all(len(line) <= 80 for line in capsys.readouterr().out.splitlines() if not line.startswith("/"))
 
 

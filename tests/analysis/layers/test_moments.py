@@ -179,7 +179,7 @@ def test_the_verb_writes_its_files(tmp_path: Path, capsys: pytest.CaptureFixture
     assert expected <= written["scores"][0].keys()
     assert (answer["tokens"], answer["width"], answer["noise"]) == (800, 32, pytest.approx(32 / 799))
     assert (tmp_path / "out" / "linearity.png").read_bytes().startswith(b"\x89PNG")
-    assert main(flags(tmp_path, model, "--heldout", 0, "--reference")) == 0
+    assert main(flags(tmp_path, model, "--heldout", 0, "--reference", "--overwrite")) == 0
     assert all(len(line) <= 80 for line in capsys.readouterr().out.splitlines() if not line.startswith("/"))
 
 

@@ -1,7 +1,6 @@
 """The page is whole, safe and quiet in a real browser, wide and narrow, light and dark."""
 
 import json
-import shutil
 from collections.abc import Callable, Iterator
 from html.parser import HTMLParser
 from pathlib import Path
@@ -9,11 +8,10 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from browsers import chromium
 from loralab.analysis.report.collect import collect
 from loralab.analysis.report.page import write_report
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-QUIET = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-sync", "--no-first-run"]
 LONG = "a_very_long_name_" * 12
 BAD = "<script>alert(1)</script>"
 
@@ -70,15 +68,7 @@ def test_a_picture_stands_in_for_what_cannot_be_drawn(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[object]:
-    """Debian's Chromium without a window."""
-    if CHROMIUM is None:
-        pytest.skip("no chromium here: apt-get install chromium")
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=CHROMIUM, args=QUIET)
-        yield started
-        started.close()
+    yield from chromium()
 
 
 @pytest.fixture

@@ -121,6 +121,53 @@ def test_models_compute_the_same(name: str, padded: bool, monkeypatch: pytest.Mo
     assert model.config._attn_implementation == "sdpa"
 
 
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+def test_a_few_sequences_at_a_time_are_all_at_once(dropout: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    q, k, v = (torch.randn(5, heads, 6, 8, requires_grad=True) for heads in (4, 2, 2))
+    mask, found = torch.rand(5, 1, 6, 6) > 0.2, []
+    for at_once in (2**23, 2 * 4 * 6 * 6, 1):
+        monkeypatch.setattr(attention, "WEIGHTS_AT_ONCE", at_once)
+        torch.manual_seed(0)
+        output = short_attention(q, k, v, mask=mask, dropout=dropout)
+        found.append([output, *torch.autograd.grad(output.square().sum(), (q, k, v))])
+    torch.testing.assert_close(found[1], found[0])
+    torch.testing.assert_close(found[2], found[0])
+
+
+def test_what_dropout_drew_is_drawn_again_and_leaves_the_generator_alone() -> None:
+    q, k, v = inputs()
+    kept: list[Tensor] = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
+        output = short_attention(q, k, v, dropout=0.5)
+    assert not any(t.dtype == torch.bool for t in kept)
+    torch.rand(3)
+    state = torch.get_rng_state()
+    output.sum().backward()
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_where_weights_are_dropped_products_are_used_at_any_length_and_precision() -> None:
+    model, ids = (
+        BertForSequenceClassification(BertConfig(**SMALL, intermediate_size=48)),
+        torch.randint(1, 60, (2, 200)),
+    )
+    with short_sequence_attention(model):
+        trained, evaluated = model.train()(input_ids=ids).logits, model.eval()(input_ids=ids).logits
+    assert "ShortAttention" in nodes_of(trained)
+    assert "ShortAttention" not in nodes_of(evaluated)
+
+
+def nodes_of(output: Tensor) -> str:
+    """The names of all that autograd would go back through."""
+    found, left = set[object](), [output.grad_fn]
+    while left:
+        node = left.pop()
+        if node is not None and node not in found:
+            found.add(node)
+            left.extend(each for each, _ in node.next_functions)
+    return " ".join(node.name() for node in found)
+
+
 def test_long_sequences_go_to_torchs_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(attention, "LONGEST", {torch.float32: 8})
     monkeypatch.setattr(attention, "short_attention", lambda *a, **k: pytest.fail("used for a long sequence"))

@@ -8,6 +8,8 @@ from torch import Tensor
 from transformers import (
     BloomConfig,
     BloomForCausalLM,
+    CohereConfig,
+    CohereForCausalLM,
     Gemma2Config,
     Gemma2ForCausalLM,
     GPT2Config,
@@ -38,8 +40,9 @@ MODELS = {
     "bloom": lambda: BloomForCausalLM(BloomConfig(hidden_size=32, n_layer=2, n_head=4, vocab_size=60)),
     "gemma2": lambda: Gemma2ForCausalLM(Gemma2Config(**WIDE, head_dim=8, final_logit_softcapping=5.0)),
     "granite": lambda: GraniteForCausalLM(GraniteConfig(**WIDE, logits_scaling=4.0)),
+    "cohere": lambda: CohereForCausalLM(CohereConfig(**WIDE, logit_scale=0.25)),
 }
-OWN_LOGITS = {"gemma2", "granite"}
+TRANSFORMED = {"gemma2": "capped at 5", "granite": "divided by 4", "cohere": "multiplied by 0.25"}
 
 
 def padded_batch() -> tuple[Tensor, Tensor, Tensor]:
@@ -65,7 +68,8 @@ def test_loss_is_transformers_own(name: str) -> None:
     loss, count = target_loss_sum(model, ids, mask, labels)
     assert count == int((labels[:, 1:] != IGNORED).sum())
     torch.testing.assert_close(loss, transformers_sum(model, ids, mask, labels), rtol=2e-6, atol=1e-5)
-    assert loss_route(model, ids).split == (name not in OWN_LOGITS)
+    assert loss_route(model, ids).split
+    assert loss_route(model, ids).reason.endswith(TRANSFORMED.get(name, "in chunks"))
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -127,7 +131,7 @@ def test_encoder_decoder_loss_is_transformers_own() -> None:
 
 def test_label_smoothing_reaches_both_routes() -> None:
     ids, mask, labels = padded_batch()
-    for name in ("llama", "granite"):
+    for name in ("llama", "granite", "gemma2"):
         model = MODELS[name]().eval()
         logits = model(input_ids=ids, attention_mask=mask).logits[:, :-1]
         wanted = labels[:, 1:] != IGNORED

@@ -11,50 +11,18 @@ from typing import Any
 import httpx2
 import openai
 import pytest
-import uvicorn
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import loralab as ll
 from loralab.serving.engine.engine import EngineConfig
-from loralab.serving.http.app import make_app
-from loralab.serving.http.server import Server, ServerConfig
+from loralab.serving.http.server import Server
 from serving.causal import plainly
-from serving.test_registry import write
-from tiny import write_llama
-
-ADMIN, PROMPT = "admin-secret", "def double(x):"
+from serving.http.servers import ADMIN, PROMPT, made, served, write_place
 
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A base and two adapters on disk."""
-    root = tmp_path_factory.mktemp("served")
-    model = AutoModelForCausalLM.from_pretrained(write_llama(root / "base"))
-    for seed, name in enumerate(("sql", "chat")):
-        write(model, root / "adapters" / name, seed=seed)
-    write(model, root / "adapters" / "spare", seed=7)
-    return root
-
-
-def made(place: Path, **settings: Any) -> Server:
-    model = AutoModelForCausalLM.from_pretrained(place / "base").eval()
-    tokenizer = AutoTokenizer.from_pretrained(place / "base")
-    config = {"name": "base", "folder": place / "adapters", "engine": EngineConfig(rows=4, length=128)} | settings
-    return Server(model, tokenizer, ServerConfig(**config))
-
-
-def served(server: Server) -> Iterator[str]:
-    """Its address, while it listens."""
-    listening = socket.create_server(("127.0.0.1", 0))
-    running = uvicorn.Server(uvicorn.Config(make_app(server), log_level="error", timeout_graceful_shutdown=5))
-    thread = threading.Thread(target=running.run, args=([listening],), daemon=True)
-    thread.start()
-    while not running.started:
-        time.sleep(0.01)
-    yield f"http://127.0.0.1:{listening.getsockname()[1]}"
-    running.should_exit = True
-    thread.join(30)
-    listening.close()
+    return write_place(tmp_path_factory.mktemp("served"), "sql", "chat", "spare")
 
 
 @pytest.fixture(scope="module")
@@ -134,7 +102,7 @@ def test_a_chat_goes_through_the_template(client: openai.OpenAI, server: Server)
     answer = client.chat.completions.create(model="chat", messages=messages, max_tokens=5, temperature=0)
     assert answer.choices[0].message.role == "assistant"
     assert answer.usage is not None
-    assert answer.usage.prompt_tokens == len(server.chat_ids(messages))
+    assert answer.usage.prompt_tokens == len(server.codec.chat_ids(messages))
     stream = client.chat.completions.create(
         model="chat", messages=messages, max_tokens=5, temperature=0, stream=True, logprobs=True, top_logprobs=2
     )
@@ -163,7 +131,7 @@ def test_stop_ends_before_its_text(client: openai.OpenAI, expected: dict[str, st
 
 
 def test_prompts_may_be_several_and_token_ids(client: openai.OpenAI, server: Server, expected: dict[str, str]) -> None:
-    ids = list(server.prompt_ids(PROMPT))
+    ids = list(server.codec.prompt_ids(PROMPT))
     for prompt in ([PROMPT, PROMPT], [ids, ids]):
         answer = client.completions.create(model="sql", prompt=prompt, max_tokens=8, temperature=0)  # type: ignore[arg-type]
         assert [choice.text for choice in answer.choices] == [expected["sql"]] * 2
@@ -185,7 +153,7 @@ def test_prompts_may_be_several_and_token_ids(client: openai.OpenAI, server: Ser
         ({"n": 10**9}, 400, "n:"),
         ({"logit_bias": {"a": 1}}, 400, "logit_bias"),
         ({"guided_json": {}}, 400, "guided_json"),
-        ({"echo": True}, 400, "echo"),
+        ({"echo": True, "logprobs": 1}, 400, "echo"),
         ({"model": None}, 400, "model"),
     ],
 )
@@ -241,6 +209,18 @@ def test_a_client_that_hangs_up_frees_its_row(url: str, server: Server) -> None:
     new = server.counts.new_tokens["sql"]
     time.sleep(0.2)
     assert server.counts.new_tokens["sql"] == new
+
+
+def test_what_was_read_before_is_told(plain: httpx2.Client) -> None:
+    """The whole prompt the second time, but for the tokens that are always read."""
+    prompt = [5 + place % 30 for place in range(70)]
+    usages = [
+        plain.post("/v1/completions", json={"model": model, "prompt": prompt, "max_tokens": 3, "seed": 1}).json()
+        for model in ("sql", "sql", "chat")
+    ]
+    assert [each["usage"]["prompt_tokens_details"]["cached_tokens"] for each in usages] == [0, 64, 0]
+    assert usages[0]["choices"] == usages[1]["choices"]
+    assert "loralab_prefix_tokens_reused" in plain.get("/metrics").text
 
 
 def test_counts_are_told(plain: httpx2.Client, client: openai.OpenAI) -> None:

@@ -144,3 +144,19 @@ def test_a_column_of_numbers_is_numbers_only_if_all_of_it_is(tmp_path: Path) -> 
     assert read_rows(tmp_path / "d.csv")[0].content["label"] == "1"
     (tmp_path / "d.csv").write_text("label,text\n1,7\n2.5,8\n")
     assert read_rows(tmp_path / "d.csv")[0].content["label"] == 1.0
+
+
+@pytest.mark.parametrize("separator", [";", "\t", "|", ","])
+@pytest.mark.parametrize("quoting", [csv.QUOTE_ALL, csv.QUOTE_MINIMAL])
+@pytest.mark.parametrize("ending", ["csv", "tsv"])
+def test_the_header_shows_what_separates(separator: str, quoting: Any, ending: str, tmp_path: Path) -> None:
+    rows = [["prompt", "completion"], ["a; b, c | d\t", 'say "no"\nor;'], ["", "1,5"]]
+    with (tmp_path / f"x.{ending}").open("w", newline="", encoding="utf-8-sig") as file:
+        csv.writer(file, delimiter=separator, quoting=quoting).writerows(rows)
+    read = [line.content for line in read_rows(tmp_path / f"x.{ending}")]
+    assert read == [dict(zip(rows[0], row, strict=True)) for row in rows[1:]]
+
+
+def test_one_column_stays_one(tmp_path: Path) -> None:
+    (tmp_path / "x.csv").write_text("text\na;b\n")
+    assert [line.content for line in read_rows(tmp_path / "x.csv")] == [{"text": "a;b"}]

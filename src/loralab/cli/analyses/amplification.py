@@ -3,14 +3,17 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from loralab.cli.flags import ChoosesModules, GivesAlpha, NamesModel, ReadsAdapter
+from loralab.cli.flags import ChoosesModules, GivesAlpha, NamesModel, ReadsAdapter, WritesFolder
 from loralab.cli.opening import load_base, wanted_by
 from loralab.cli.showing import show_kinds
 from loralab.cli.verb import Answer, Verb
+from loralab.cli.writing import FilesAmong, writing
+
+FILES = FilesAmong(("amplification.json", "amplification.png"))
 
 
 @dataclass(frozen=True, kw_only=True)
-class AmplificationConfig(ReadsAdapter, NamesModel, ChoosesModules, GivesAlpha):
+class AmplificationConfig(ReadsAdapter, NamesModel, ChoosesModules, GivesAlpha, WritesFolder):
     """The flags of `loralab analyse amplification`."""
 
     out: str
@@ -25,6 +28,11 @@ class AmplificationConfig(ReadsAdapter, NamesModel, ChoosesModules, GivesAlpha):
 
 def run(config: AmplificationConfig) -> Answer:
     """Measure every module, and write the files."""
+    with writing(config.out, FILES, overwrite=config.overwrite):
+        return _analyse(config)
+
+
+def _analyse(config: AmplificationConfig) -> Answer:
     from loralab.analysis.adapters.amplification import analyse_amplification
 
     model = load_base(config.model, "auto", wanted_by(config.adapter), adapter=config.adapter).model

@@ -4,14 +4,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from loralab.analysis.layers.config import Sampling
-from loralab.cli.flags import ReadsText
+from loralab.cli.flags import ReadsText, WritesFolder
 from loralab.cli.opening import open_stream, say
 from loralab.cli.showing import show_files, show_lines, show_table
 from loralab.cli.verb import Answer, Verb
+from loralab.cli.writing import FilesAmong, writing
+
+FILES = FilesAmong(("angular.json", "angular.png", "angular.csv"))
 
 
 @dataclass(frozen=True, kw_only=True)
-class AngularConfig(Sampling, ReadsText):
+class AngularConfig(Sampling, ReadsText, WritesFolder):
     """The flags of `loralab analyse angular`."""
 
     out: str
@@ -28,7 +31,8 @@ def run(config: AngularConfig) -> Answer:
     """Measure, and write the files."""
     from loralab.analysis.layers.angular import analyse_angular
 
-    answer = analyse_angular(open_stream(config), Path(config.out), config, config.block_sizes, csv=config.csv)
+    with writing(config.out, FILES, overwrite=config.overwrite, reads=(config.data,)):
+        answer = analyse_angular(open_stream(config), Path(config.out), config, config.block_sizes, csv=config.csv)
     say(answer["notes"])
     return answer
 

@@ -4,17 +4,19 @@ import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from loralab.cli.flags import ChoosesCheckpoint, Loading
+from loralab.cli.flags import ChoosesCheckpoint, Loading, WritesFolder
 from loralab.cli.opening import Labels, Wanted, load_base, say, wanted_by
-from loralab.cli.showing import show_findings
+from loralab.cli.showing import show_findings, show_lines
 from loralab.cli.verb import Answer, Verb, done
+from loralab.cli.writing import FilesAmong, writing
 from loralab.errors import AdapterFileError
 
 UNHEALTHY = 2
+FILES = FilesAmong(("doctor.json",))
 
 
 @dataclass(frozen=True, kw_only=True)
-class DoctorConfig(Loading, ChoosesCheckpoint):
+class DoctorConfig(Loading, ChoosesCheckpoint, WritesFolder):
     """The flags of `loralab analyse doctor`."""
 
     adapter: str = field(metadata={"positional": True})
@@ -29,6 +31,11 @@ class DoctorConfig(Loading, ChoosesCheckpoint):
 
 def run(config: DoctorConfig) -> Answer:
     """Examine it; damage is reported, not raised."""
+    with writing(config.out, FILES, overwrite=config.overwrite):
+        return _examine(config)
+
+
+def _examine(config: DoctorConfig) -> Answer:
     from loralab.files.whole import write_json
     from loralab.formats.doctor.examine import examine
 
@@ -48,7 +55,8 @@ def show(answer: Answer) -> None:
     count = [each["severity"] for each in answer["findings"]]
     summed = ", ".join(f"{count.count(each)} {each}s" for each in ("error", "warning", "note"))
     state = "healthy" if answer["healthy"] else "NOT healthy"
-    print(f"{answer['adapter']}: {state} ({summed}; {answer['modules']} low-rank updates, {answer['tensors']} tensors)")
+    held = f"{answer['modules']} low-rank updates, {answer['tensors']} tensors"
+    show_lines(f"{answer['adapter']}: {state} ({summed}; {held})")
 
 
 def status(answer: Answer) -> int:

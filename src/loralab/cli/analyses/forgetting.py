@@ -3,14 +3,17 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from loralab.cli.flags import MeasuredAdapter
+from loralab.cli.flags import MeasuredAdapter, WritesFolder
 from loralab.cli.opening import open_measured
 from loralab.cli.showing import show_files, show_lines, show_table
 from loralab.cli.verb import Answer, Verb
+from loralab.cli.writing import FilesAmong, writing
+
+FILES = FilesAmong(("forgetting.json", "forgetting.png"))
 
 
 @dataclass(frozen=True, kw_only=True)
-class ForgettingConfig(MeasuredAdapter):
+class ForgettingConfig(MeasuredAdapter, WritesFolder):
     """The flags of `loralab analyse forgetting`."""
 
     text: tuple[str, ...] | None = None
@@ -29,10 +32,11 @@ def run(config: ForgettingConfig) -> Answer:
     """Read the texts, load, measure, write the files."""
     from loralab.analysis.adapters.forgetting import analyse_forgetting, embedded_text, read_text
 
-    texts = [embedded_text()] if config.text is None else [read_text(path) for path in config.text]
-    adapter, measurement = open_measured(config)
-    out = Path(config.out)
-    return analyse_forgetting(adapter, measurement, texts, out, tokens=config.tokens, window=config.window)
+    with writing(config.out, FILES, overwrite=config.overwrite, reads=(config.data, *(config.text or ()))):
+        texts = [embedded_text()] if config.text is None else [read_text(path) for path in config.text]
+        adapter, measurement = open_measured(config)
+        out = Path(config.out)
+        return analyse_forgetting(adapter, measurement, texts, out, tokens=config.tokens, window=config.window)
 
 
 def show(answer: Answer) -> None:

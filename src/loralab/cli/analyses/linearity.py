@@ -5,14 +5,17 @@ from pathlib import Path
 from typing import Literal
 
 from loralab.analysis.layers.config import Clouds
-from loralab.cli.flags import ReadsText
+from loralab.cli.flags import ReadsText, WritesFolder
 from loralab.cli.opening import open_stream
 from loralab.cli.showing import show_files, show_lines, show_table
 from loralab.cli.verb import Answer, Verb
+from loralab.cli.writing import FilesAmong, writing
+
+FILES = FilesAmong(("linearity.json", "linearity.png"))
 
 
 @dataclass(frozen=True, kw_only=True)
-class LinearityConfig(Clouds, ReadsText):
+class LinearityConfig(Clouds, ReadsText, WritesFolder):
     """The flags of `loralab analyse linearity`."""
 
     out: str
@@ -32,9 +35,10 @@ def run(config: LinearityConfig) -> Answer:
     """Score, and write the files."""
     from loralab.analysis.layers.linearity import analyse_linearity
 
-    return analyse_linearity(
-        open_stream(config), Path(config.out), config, config.mode, config.metric, reference=config.reference
-    )
+    with writing(config.out, FILES, overwrite=config.overwrite, reads=(config.data,)):
+        return analyse_linearity(
+            open_stream(config), Path(config.out), config, config.mode, config.metric, reference=config.reference
+        )
 
 
 COLUMNS = {

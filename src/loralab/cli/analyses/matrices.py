@@ -4,14 +4,17 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from loralab.cli.flags import MeasuredAdapter
+from loralab.cli.flags import MeasuredAdapter, WritesFolder
 from loralab.cli.opening import open_measured
 from loralab.cli.showing import show_files, show_lines, show_table
 from loralab.cli.verb import Answer, Verb
+from loralab.cli.writing import FilesAmong, writing
+
+FILES = FilesAmong(("matrices.json", "matrices.png"))
 
 
 @dataclass(frozen=True, kw_only=True)
-class MatricesConfig(MeasuredAdapter):
+class MatricesConfig(MeasuredAdapter, WritesFolder):
     """The flags of `loralab analyse matrices`."""
 
     layer_groups: int | None = None
@@ -22,10 +25,11 @@ class MatricesConfig(MeasuredAdapter):
 
 def run(config: MatricesConfig) -> Answer:
     """Load, switch parts off one after another, write the files."""
-    adapter, measurement = open_measured(config)
-    from loralab.analysis.adapters.matrices import analyse_matrices
+    with writing(config.out, FILES, overwrite=config.overwrite, reads=(config.data,)):
+        adapter, measurement = open_measured(config)
+        from loralab.analysis.adapters.matrices import analyse_matrices
 
-    return analyse_matrices(adapter, measurement, Path(config.out), config.layer_groups)
+        return analyse_matrices(adapter, measurement, Path(config.out), config.layer_groups)
 
 
 def show(answer: Answer) -> None:

@@ -8,8 +8,10 @@ from loralab.cli.flags import MeasuredAdapter, WritesFolder
 from loralab.cli.opening import open_measured
 from loralab.cli.showing import show_files, show_lines, show_table
 from loralab.cli.verb import Answer, Verb
-from loralab.cli.writing import ADAPTER, writing
+from loralab.cli.writing import ADAPTER, FilesAmong, writing
 from loralab.files.whole import replacing
+
+FILES = FilesAmong(("rank.json", "rank.png", "suggested.toml"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +33,7 @@ def run(config: RankConfig) -> Answer:
     from loralab.analysis.adapters.rank import SUGGESTED, TRUNCATED
 
     with ExitStack() as places:
+        places.enter_context(writing(config.out, FILES, overwrite=config.overwrite, reads=(config.data,)))
         for name in (TRUNCATED, SUGGESTED):
             out, reads = str(Path(config.out) / name), (config.model, config.adapter)
             places.enter_context(writing(out, ADAPTER, overwrite=config.overwrite, reads=reads))

@@ -3,13 +3,15 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from loralab.cli.flags import WritesFolder
 from loralab.cli.showing import show_answer
 from loralab.cli.verb import Answer, Verb
+from loralab.cli.writing import PAGE, writing
 from loralab.errors import SpecError
 
 
 @dataclass(frozen=True, kw_only=True)
-class ReportConfig:
+class ReportConfig(WritesFolder):
     """The flags of `loralab analyse report`."""
 
     folders: tuple[str, ...] = field(metadata={"positional": True})
@@ -32,8 +34,9 @@ def run(config: ReportConfig) -> Answer:
     out = Path(config.out)
     if out.is_dir():
         raise SpecError(f"--out {out} is a folder; name the page, as {out / 'report.html'}")
-    collected = collect(config.folders)
-    write_report(collected, out, config.title)
+    with writing(config.out, PAGE, overwrite=config.overwrite):
+        collected = collect(config.folders)
+        write_report(collected, out, config.title)
     kinds = [section.kind for section in collected.sections]
     drawn = sum(len(section.drawings) + len(section.pictures) for section in collected.sections)
     return {

@@ -3,13 +3,16 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from loralab.cli.flags import ChoosesModules, GivesAlpha, ReadsAdapter
+from loralab.cli.flags import ChoosesModules, GivesAlpha, ReadsAdapter, WritesFolder
 from loralab.cli.showing import show_kinds
 from loralab.cli.verb import Answer, Verb
+from loralab.cli.writing import FilesAmong, writing
+
+FILES = FilesAmong(("spectrum.json", "spectrum.png"))
 
 
 @dataclass(frozen=True, kw_only=True)
-class SpectrumConfig(ReadsAdapter, ChoosesModules, GivesAlpha):
+class SpectrumConfig(ReadsAdapter, ChoosesModules, GivesAlpha, WritesFolder):
     """The flags of `loralab analyse spectrum`."""
 
     out: str
@@ -20,7 +23,8 @@ def run(config: SpectrumConfig) -> Answer:
     """Look at every update, and write the files."""
     from loralab.analysis.adapters.spectrum import analyse_spectrum
 
-    return analyse_spectrum(config.adapter, Path(config.out), modules=config.modules, alpha=config.alpha)
+    with writing(config.out, FILES, overwrite=config.overwrite):
+        return analyse_spectrum(config.adapter, Path(config.out), modules=config.modules, alpha=config.alpha)
 
 
 def show(answer: Answer) -> None:

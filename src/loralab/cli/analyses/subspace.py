@@ -4,15 +4,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from loralab.cli.flags import ChoosesModules
+from loralab.cli.flags import ChoosesModules, WritesFolder
 from loralab.cli.opening import load_base, wanted_by
 from loralab.cli.showing import show_files, show_lines, show_table
 from loralab.cli.verb import Answer, Verb
+from loralab.cli.writing import FilesAmong, writing
 from loralab.errors import SpecError
+
+FILES = FilesAmong(("subspace.json", "subspace-*.png"))
 
 
 @dataclass(frozen=True, kw_only=True)
-class SubspaceConfig(ChoosesModules):
+class SubspaceConfig(ChoosesModules, WritesFolder):
     """The flags of `loralab analyse subspace`."""
 
     adapters: tuple[str, ...] = field(metadata={"positional": True, "also": ("adapter",)})
@@ -40,6 +43,11 @@ def run(config: SubspaceConfig) -> Answer:
             f"subspace compares two adapters, or with --model one and its base; {len(config.adapters)} were given"
             f"{'' if config.model is None else ' with --model'}: {', '.join(config.adapters)}"
         )
+    with writing(config.out, FILES, overwrite=config.overwrite):
+        return _analyse(config)
+
+
+def _analyse(config: SubspaceConfig) -> Answer:
     from loralab.analysis.adapters.subspace import analyse_subspaces
 
     one, other = config.adapters[0], config.adapters[1] if config.model is None else None

@@ -6,7 +6,7 @@ from typing import Any
 from loralab.cli.flags import ESSENTIALS
 from loralab.cli.showing import readable_bytes, show_files, show_heading, show_lines, show_table
 from loralab.cli.verb import Answer, Verb
-from loralab.cli.writing import COMPARISON, is_occupied, refuse_other
+from loralab.cli.writing import COMPARISON
 from loralab.experiments.comparison.config import CompareConfig
 
 
@@ -14,8 +14,8 @@ def run(config: CompareConfig) -> Answer:
     """Train what is not finished yet; the answer has the rows and the claims."""
     from loralab.experiments.comparison.compare import as_answer, compare
 
-    if config.overwrite and is_occupied(Path(config.out)):
-        refuse_other(Path(config.out), COMPARISON)
+    if config.overwrite and COMPARISON.occupied(Path(config.out)):
+        COMPARISON.refuse_other(Path(config.out))
     return as_answer(compare(config))
 
 

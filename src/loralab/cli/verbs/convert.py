@@ -1,6 +1,5 @@
 """`loralab convert`: an adapter written in another format, without a model."""
 
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -8,10 +7,14 @@ from loralab.cli.flags import ChoosesCheckpoint, GivesAlpha, WritesFolder
 from loralab.cli.opening import say
 from loralab.cli.showing import show_answer
 from loralab.cli.verb import Answer, Verb
-from loralab.cli.writing import ADAPTER, writing, writing_file
+from loralab.cli.writing import ADAPTER, LoneFile, Writes, writing
 
-IS_SUCH = {"gguf": lambda head: head.startswith(b"GGUF"), "loralib": lambda head: head[8:9] == b"{"}
-"""The format of a file -> whether it begins as one; safetensors with the size of its header, which is JSON."""
+WRITTEN_AS: dict[str, Writes] = {
+    "peft": ADAPTER,
+    "loralib": LoneFile("a loralib checkpoint", lambda head: head[8:9] == b"{"),
+    "gguf": LoneFile("a GGUF file", lambda head: head.startswith(b"GGUF")),
+}
+"""A format -> what of it is on the disk; safetensors begins with the size of its header, which is JSON."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,18 +38,10 @@ def run(config: ConvertConfig) -> Answer:
     """Read, convert, write."""
     from loralab.formats.convert import convert
 
-    with _place(config):
+    with writing(config.dst, WRITTEN_AS[config.to], overwrite=config.overwrite, reads=(config.src,)):
         done = convert(config.src, config.dst, config.to, config.alpha, config.model)
     say(done.notes)
     return done.to_json()
-
-
-def _place(config: ConvertConfig) -> AbstractContextManager[None]:
-    """Where to write, in which an earlier conversion may be replaced."""
-    if config.to == "peft":
-        return writing(config.dst, ADAPTER, overwrite=config.overwrite, reads=(config.src,))
-    is_such = IS_SUCH[config.to]
-    return writing_file(config.dst, is_such, overwrite=config.overwrite, reads=(config.src,))
 
 
 VERB = Verb(

@@ -4,11 +4,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from loralab.cli.flags import AdaptedModel, NamesTask
+from loralab.cli.flags import AdaptedModel, NamesTask, WritesFolder
 from loralab.cli.opening import load_adapted, open_ordered, say, wanted_for
 from loralab.cli.predictions import file_to_write
 from loralab.cli.showing import show_answer
 from loralab.cli.verb import Answer, Verb
+from loralab.cli.writing import TEXT, writing
 from loralab.errors import DataError, SpecError
 from loralab.generation.config import GenerationConfig
 
@@ -21,7 +22,7 @@ MOST_SAMPLES = 8
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvalConfig(AdaptedModel, NamesTask, GenerationConfig):
+class EvalConfig(AdaptedModel, NamesTask, WritesFolder, GenerationConfig):
     """The flags of `loralab eval`; how to generate counts only with `generate`."""
 
     kind: Literal["classification", "regression"] | None = None
@@ -43,13 +44,23 @@ class EvalConfig(AdaptedModel, NamesTask, GenerationConfig):
 
 def run(config: EvalConfig) -> Answer:
     """Open the task, load the model with its adapter, measure."""
-    from loralab.evaluation.evaluate import evaluate
     from loralab.evaluation.score import require_metrics
 
     task = open_ordered(config.task, config.data, config.model, config.adapter, config.labels, config.kind)
     if config.predictions is not None and task.kind == "generation" and not config.generate:
         raise SpecError(f"--predictions needs --generate: without it the model writes no text for task {task.name}")
     require_metrics(task, task.examples(config.split, config.limit), generate=config.generate)
+    place = (
+        None if config.predictions is None else file_to_write(config.predictions, task, task.split_named(config.split))
+    )
+    with writing(str(place) if place else None, TEXT, overwrite=config.overwrite, reads=(config.data,)):
+        return _evaluate(config, task, place)
+
+
+def _evaluate(config: EvalConfig, task: "Task", place: Path | None) -> Answer:
+    """The answer; what was said to every example is written where a place is named."""
+    from loralab.evaluation.evaluate import evaluate
+
     loaded = load_adapted(config, wanted_for(task))
     evaluation = evaluate(
         loaded.model,
@@ -63,27 +74,25 @@ def run(config: EvalConfig) -> Answer:
         max_length=config.max_length,
     )
     say(evaluation.notes)
-    if evaluation.loss is None and config.predictions is None:
+    if evaluation.loss is None and place is None:
         raise DataError(
             f"the split {evaluation.split} of task {task.name} has no labels to score against; choose another split, "
             "or give --predictions FILE to write what the model predicts"
         )
-    if config.predictions is not None:
-        say([f"predictions written to {_write(task, evaluation, config)}"])
+    if place is not None:
+        _write(place, task, evaluation, config)
+        say([f"predictions written to {place}"])
     spread = evaluation.samples[:: max(1, len(evaluation.samples) // MOST_SAMPLES)][:MOST_SAMPLES]
     answer = asdict(evaluation) | {"samples": [asdict(sample) for sample in spread]}
     del answer["outputs"]
     return answer
 
 
-def _write(task: "Task", evaluation: "Evaluation", config: EvalConfig) -> Path:
+def _write(place: Path, task: "Task", evaluation: "Evaluation", config: EvalConfig) -> None:
     """The file of all outputs."""
     from loralab.files.whole import write_text
 
-    assert config.predictions is not None
-    path = file_to_write(config.predictions, task, evaluation.split)
-    write_text(path, task.outputs.render(task.examples(evaluation.split, config.limit), evaluation.outputs))
-    return path
+    write_text(place, task.outputs.render(task.examples(evaluation.split, config.limit), evaluation.outputs))
 
 
 def show(answer: Answer) -> None:

@@ -1,14 +1,18 @@
 """`loralab merge`: an adapter folded into its base, as a model folder of its own that is reopened and compared."""
 
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from loralab.cli.flags import Loading, NamesAdapter, NamesModel, Precision, WritesFolder
 from loralab.cli.opening import load_adapter, load_base, say, wanted_by
 from loralab.cli.showing import show_answer
 from loralab.cli.verb import Answer, Verb
 from loralab.cli.writing import MERGED, WRITTEN, writing
+
+if TYPE_CHECKING:
+    from loralab.formats.merged.folder import MergedFolder
 
 FIGURES = ("max_abs_logit_error", "mean_kl", "argmax_agreement", "tolerance", "adapter_effect")
 """What comparing logits gives; null in the answer where only tensors were compared."""
@@ -40,10 +44,8 @@ def run(config: MergeConfig) -> Answer:
 
 
 def _merge(config: MergeConfig) -> Answer:
-    from loralab.files.whole import write_json
     from loralab.formats.merged.folder import write_merged
     from loralab.formats.merged.precision import choose_proof_dtype
-    from loralab.formats.sharing.card import write_merged_card
 
     wanted = wanted_by(config.adapter, config.labels)
     dtype, reason = choose_proof_dtype(config.model, config.dtype)
@@ -58,16 +60,28 @@ def _merge(config: MergeConfig) -> Answer:
         tokenizer=None if wanted.kind == "image-classification" else loaded.tokenizer,
         own_tokenizer=loaded.own_tokenizer,
         verify=config.verify,
+        beside=partial(_write_proof, config),
     )
     say(merged.notes)
-    figures = asdict(merged.verification) if merged.verification is not None else dict.fromkeys(FIGURES)
-    answer = {"out": str(merged.out), "tensors": merged.tensors, **figures}
+    return _answer(merged)
+
+
+def _write_proof(config: MergeConfig, draft: Path, merged: "MergedFolder") -> None:
+    """The card and the proof, into the folder that is about to take its place."""
+    from loralab.files.whole import write_json
+    from loralab.formats.sharing.card import write_merged_card
+
     if Path(config.adapter).is_dir():
-        write_merged_card(merged.out, Path(config.adapter), f"How that was verified is in `{PROOF_NAME}`.")
-    written = sorted(each.name for each in merged.out.iterdir())
-    proof = {"model": config.model, "adapter": config.adapter, **answer, WRITTEN: written}
-    write_json(merged.out / PROOF_NAME, proof)
-    return answer
+        verified = f"How that was verified is in `{PROOF_NAME}`."
+        write_merged_card(draft, Path(config.adapter), verified, merged.out.resolve().name)
+    written = sorted(each.name for each in draft.iterdir())
+    proof = {"model": config.model, "adapter": config.adapter, **_answer(merged), WRITTEN: written}
+    write_json(draft / PROOF_NAME, proof)
+
+
+def _answer(merged: "MergedFolder") -> Answer:
+    figures = asdict(merged.verification) if merged.verification is not None else dict.fromkeys(FIGURES)
+    return {"out": str(merged.out), "tensors": merged.tensors, **figures}
 
 
 VERB = Verb(

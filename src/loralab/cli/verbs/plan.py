@@ -46,7 +46,7 @@ def show(answer: Answer) -> None:
     for name, meaning in meanings.items():
         print(f"  {name.ljust(12)}{readable_bytes(answer['memory'][name]).rjust(10)}  {meaning}".rstrip())
     if answer["fit"] is not None:
-        show_lines(*_verdict(answer["fit"]), indent="  ")
+        show_lines(*_verdict(answer["fit"]), indent="     ")
     show_lines(*answer["notes"], indent="  ")
 
 

@@ -64,7 +64,9 @@ def _show_scores(answer: Answer) -> None:
         [UNITS.get(name, name), *([_score(before.get(name))] if before else []), _score(value)]
         for name, value in after.items()
     ]
-    title = f"{held_out['examples']} held-out examples ({held_out['split']})" if held_out else "held-out examples"
+    title = (
+        f"{_some(held_out['examples'], 'held-out example')} ({held_out['split']})" if held_out else "held-out examples"
+    )
     show_table(title, columns, rows)
 
 
@@ -115,11 +117,12 @@ def _facts(answer: Answer) -> list[str]:
     head = f" and {answer['head_params']:,} of the head" if answer["head_params"] else ""
     share = 100 * answer["trainable_params"] / answer["total_params"]
     best = f"; step {answer['best_step']} was the best and is kept" if answer["best_step"] is not None else ""
+    steps = _some(answer["steps"], "step")
     chosen = "The seed nearest to the median: a" if "seeds" in answer else "A"
     return [
         f"{chosen}dapter in {answer['adapter']}: {answer['trainable_params']:,} parameters{head} "
         f"({share:.3g}% of {answer['total_params']:,}).",
-        f"{_losses(answer)}{answer['steps']} steps{best}, {answer['tokens']:,} tokens, {_time(answer['seconds'])} "
+        f"{_losses(answer)}{steps}{best}, {answer['tokens']:,} tokens, {_time(answer['seconds'])} "
         f"({readable(answer['tokens_per_second'])} tokens/s), {readable_bytes(answer['peak_memory_bytes'])} of memory "
         "at the most.",
         *([f"Every seed, mean and standard deviation: {answer['summary']}"] if "summary" in answer else []),
@@ -130,6 +133,10 @@ def _losses(answer: Answer) -> str:
     if answer["first_loss"] is None:
         return ""
     return f"Training loss {answer['first_loss']:.3f} → {answer['last_loss']:.3f} in "
+
+
+def _some(count: int, what: str) -> str:
+    return f"{count:,} {what}{'' if count == 1 else 's'}"
 
 
 def _time(seconds: float) -> str:

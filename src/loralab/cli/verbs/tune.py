@@ -6,7 +6,7 @@ from typing import Any
 from loralab.cli.flags import ESSENTIALS
 from loralab.cli.showing import readable_bytes, show_files, show_heading, show_lines, show_table
 from loralab.cli.verb import Answer, Verb
-from loralab.cli.writing import TUNING, is_occupied, refuse_other
+from loralab.cli.writing import TUNING
 from loralab.experiments.tuning.config import TuneConfig
 from loralab.training.command import folded
 
@@ -18,8 +18,8 @@ def run(config: TuneConfig) -> Answer:
     """Train what is not finished yet; the answer has every trial and the best."""
     from loralab.experiments.tuning.tune import tune
 
-    if config.overwrite and is_occupied(Path(config.out)):
-        refuse_other(Path(config.out), TUNING)
+    if config.overwrite and TUNING.occupied(Path(config.out)):
+        TUNING.refuse_other(Path(config.out))
     return tune(config).answer()
 
 

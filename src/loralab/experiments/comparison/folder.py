@@ -3,7 +3,6 @@
 import fcntl
 import json
 import os
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import MISSING, asdict, dataclass, fields
@@ -13,7 +12,8 @@ from typing import Any
 from loralab.errors import OutputError, SpecError
 from loralab.experiments.comparison.cells import Setting
 from loralab.experiments.comparison.config import FREE_TO_CHANGE, CompareConfig
-from loralab.files.whole import write_json
+from loralab.files.drafts import is_ours
+from loralab.files.whole import whole_changes, write_json
 
 _FORMAT = 1
 
@@ -82,11 +82,10 @@ def record_settings(folder: ComparisonFolder, config: CompareConfig, settings: l
 
 def clear(folder: ComparisonFolder) -> None:
     """Take away what an earlier comparison wrote. Raises OutputError while one is at work there."""
-    with held(folder):
-        for place in (folder.cells, folder.tuning):
-            shutil.rmtree(place, ignore_errors=True)
-        for file in (folder.record, folder.results, folder.table, *folder.path.glob("*.png")):
-            file.unlink(missing_ok=True)
+    with held(folder), whole_changes(folder.path) as changes:
+        pictures = (each.name for each in folder.path.glob("*.png"))
+        own = (folder.cells, folder.tuning, folder.record, folder.results, folder.table)
+        changes.remove(*(each.name for each in own), *pictures)
 
 
 @contextmanager
@@ -118,7 +117,7 @@ def note_process(descriptor: int, process: int) -> None:
 
 def _foreign(folder: ComparisonFolder) -> Iterator[Path]:
     """What is in the folder that a comparison which never began did not leave."""
-    return (each for each in folder.path.iterdir() if each != folder.lock and not each.name.startswith(".loralab-"))
+    return (each for each in folder.path.iterdir() if each != folder.lock and not is_ours(each.name))
 
 
 def _plain(config: CompareConfig) -> dict[str, Any]:

@@ -17,6 +17,8 @@ MARKERS = "os^DvP*X<>"
 UNITS = {"loss": "nats per target", "perplexity": "e to the loss", "nist": "", "cider": ""}
 """Of the metrics that are not on a scale of 0 to 100."""
 
+QV = "q,v of the family"
+
 At = Callable[[Row], float | None]
 """Where a row stands on the horizontal axis."""
 
@@ -40,17 +42,23 @@ def draw_comparison(rows: Sequence[Row], asked: str | None, folder: Path, title:
 
 
 def _parameters(rows: Sequence[Row], metric: str, path: Path, title: str) -> Path:
-    """As the paper's Figure 2: a series per method."""
+    """As the paper's Figure 2: a series per method, and for each of its sets of targets where there are several."""
     with _axes(path, title, metric, "trained parameters (head apart)") as axes:
-        _draw(axes, rows, metric, lambda row: row.method, lambda row: row.trainable_params or 1, line=False)
+        _draw(axes, rows, metric, _method_and_targets(rows), lambda row: row.trainable_params or 1, line=False)
         counts_across(axes, [row.trainable_params or 1 for row in rows])
     return path
+
+
+def _method_and_targets(rows: Sequence[Row]) -> Series:
+    tried = {(row.method, row.targets) for row in rows}
+    several = {method for method, _ in tried if sum(each == method for each, _ in tried) > 1}
+    return lambda row: f"{row.method} {row.targets or QV}" if row.method in several else row.method
 
 
 def _ranks(rows: Sequence[Row], metric: str, path: Path, title: str) -> Path:
     """As Table 6: a series per set of targets."""
     with _axes(path, title, metric, "rank r (log2 scale)") as axes:
-        _draw(axes, rows, metric, lambda row: row.targets or "q,v of the family", lambda row: row.rank)
+        _draw(axes, rows, metric, lambda row: row.targets or QV, lambda row: row.rank)
         axes.set_xscale("log", base=2)
         _ticks(axes, {row.rank for row in rows if row.rank is not None})
     return path

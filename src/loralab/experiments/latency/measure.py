@@ -66,7 +66,7 @@ def _measure(config: LatencyConfig, timed: TimedModel, say: Say) -> Latency:
         model=config.model,
         random_weights=timed.random,
         dtype=str(timed.dtype).removeprefix("torch."),
-        machine=_machine(),
+        machine=machine_now(),
         rounds=config.rounds,
         repeats=config.repeats,
         operators_at=str(smallest),
@@ -76,7 +76,8 @@ def _measure(config: LatencyConfig, timed: TimedModel, say: Say) -> Latency:
     )
 
 
-def _machine() -> Machine:
+def machine_now() -> Machine:
+    """What this runs on."""
     here = machine()
     name = ", ".join(here[part] for part in ("processor", "accelerator") if here[part])
     return Machine(name, here["threads"], torch.__version__, os.getloadavg()[0])

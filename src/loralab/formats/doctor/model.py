@@ -18,6 +18,7 @@ from loralab.formats.probe import logits_of, make_probe
 from loralab.formats.stored import AGAIN, UNEXPECTED, Finding, Severity, StoredAdapter, StoredUpdate
 from loralab.methods.beside import tied_paths
 from loralab.nn.mode import evaluating
+from loralab.progress import tracked
 
 if TYPE_CHECKING:
     import transformers
@@ -109,7 +110,7 @@ def weight_findings(stored: StoredAdapter, model: nn.Module) -> list[Finding]:
     """Updates that outweigh their weight, and modules whose weight is another module's too."""
     by_path = modules_by_path(model)
     large = {}
-    for pair in stored.entries if stored.alpha_is_known else ():
+    for pair in tracked(stored.entries if stored.alpha_is_known else (), "updates held against their weights"):
         weight = _weight(by_path, pair)
         if weight is not None and (ratio := pair.delta_norm() / max(_norm(weight), 1e-30)) > TOO_LARGE:
             large[f"{pair.name} ({ratio:.3g} times)"] = ratio

@@ -42,7 +42,21 @@ def peer_findings(stored: StoredAdapter, model: nn.Module | None = None) -> list
     return [*_vllm(stored), *_gguf(stored, None if model is None else _gguf_base(model))]
 
 
-def _vllm(stored: StoredAdapter) -> Iterator[Finding]:
+def highest_rank(stored: StoredAdapter) -> int:
+    """Of the pairs that multiply as a LoRA's."""
+    return max((len(pair.A) for pair in stored.entries if pair.kind in ("linear", "embedding")), default=0)
+
+
+def other_scales(stored: StoredAdapter) -> list[str]:
+    """The updates whose scale is another than `r` and `lora_alpha` of the configuration give all."""
+    if stored.config is None:
+        return []
+    usual = type(stored.config)(stored.config.rank, stored.config.alpha, 0.0, stored.config.rank_stabilized).recipe("")
+    return [pair.name for pair in stored.entries if not math.isclose(pair.recipe.scale, usual.scale, rel_tol=1e-6)]
+
+
+def vllm_refusals(stored: StoredAdapter) -> list[str]:
+    """What vLLM would refuse it for."""
     refused = [
         f"{key} is {stored.content[key]!r}" for key in ("use_dora", "modules_to_save") if stored.content.get(key)
     ]
@@ -52,23 +66,22 @@ def _vllm(stored: StoredAdapter) -> Iterator[Finding]:
         refused.append(f"bias is {stored.content['bias']!r}")
     kinds = sorted({pair.kind for pair in stored.entries if pair.kind not in ("linear", "embedding")})
     refused += [f"there are updates of the kind {kind!r}" for kind in kinds]
-    ranks = [len(pair.A) for pair in stored.entries if pair.kind in ("linear", "embedding")]
-    if max(ranks, default=0) > VLLM_RANKS[-1]:
-        refused.append(f"rank {max(ranks)} is above {VLLM_RANKS[-1]}")
+    rank = highest_rank(stored)
+    return refused + ([f"rank {rank} is above {VLLM_RANKS[-1]}"] if rank > VLLM_RANKS[-1] else [])
+
+
+def _vllm(stored: StoredAdapter) -> Iterator[Finding]:
+    refused, highest = vllm_refusals(stored), highest_rank(stored)
     if refused:
         yield Finding("note", VLLM, f"it would be refused there: {'; '.join(refused)}", MERGE)
-    elif max(ranks, default=0) > VLLM_DEFAULT_RANK:
-        least = next(rank for rank in VLLM_RANKS if rank >= max(ranks))
-        what = f"rank {max(ranks)} is above vLLM's default of {VLLM_DEFAULT_RANK}"
+    elif highest > VLLM_DEFAULT_RANK:
+        least = next(rank for rank in VLLM_RANKS if rank >= highest)
+        what = f"rank {highest} is above vLLM's default of {VLLM_DEFAULT_RANK}"
         yield Finding("note", VLLM, what, f"start it with --max-lora-rank {least}")
-    if stored.config is not None:
-        usual = type(stored.config)(stored.config.rank, stored.config.alpha, 0.0, stored.config.rank_stabilized).recipe(
-            ""
-        )
-        other = [pair.name for pair in stored.entries if not math.isclose(pair.recipe.scale, usual.scale, rel_tol=1e-6)]
-        if other:
-            what = f"it reads r and lora_alpha alone, and would scale {len(other)} updates wrongly: {some(other)}"
-            yield Finding("warning", VLLM, what, f"{MERGE}, or train with one rank and alpha")
+    other = other_scales(stored)
+    if other:
+        what = f"it reads r and lora_alpha alone, and would scale {len(other)} updates wrongly: {some(other)}"
+        yield Finding("warning", VLLM, what, f"{MERGE}, or train with one rank and alpha")
     embeddings = [pair.name for pair in stored.entries if pair.kind == "embedding"]
     if embeddings:
         what = f"whether the update of an embedding is applied depends on the model: {some(embeddings)}"

@@ -7,6 +7,7 @@ import torch
 
 from loralab.errors import some
 from loralab.formats.stored import AGAIN, Finding, StoredAdapter, StoredUpdate
+from loralab.progress import tracked
 
 OUT_OF_LINE = 10.0
 """‖ΔW‖ over the median of modules of the same name; within 4 in the adapters trained for this package's tests."""
@@ -37,7 +38,8 @@ def _dead(stored: StoredAdapter, pairs: list[StoredUpdate]) -> list[Finding]:
 
 def _out_of_line(stored: StoredAdapter, pairs: list[StoredUpdate]) -> list[Finding]:
     """‖ΔW‖ against the median of the modules that bear the same name in other layers."""
-    norms = {pair.name: pair.delta_norm() for pair in pairs if not pair.is_dead and pair.scale}
+    alive = [pair for pair in pairs if not pair.is_dead and pair.scale]
+    norms = {pair.name: pair.delta_norm() for pair in tracked(alive, "updates examined")}
     large, small = {}, {}
     for name, norm in norms.items():
         alike = [each for other, each in norms.items() if other.rpartition(".")[2] == name.rpartition(".")[2]]

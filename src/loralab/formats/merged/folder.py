@@ -11,7 +11,7 @@ module. Verifying by logits needs the adapted weights once more to measure round
 
 import copy
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,15 +22,16 @@ from transformers.utils.hub import cached_file
 from loralab.core.adapter import Adapter, adapters_of
 from loralab.core.names import unwrapped
 from loralab.errors import NumericsError, OutputError, SpecError
+from loralab.files.drafts import remove
 from loralab.files.names import CONFIG_NAME, RUN_NAME
 from loralab.files.shards import WEIGHTS, TensorFolder, write_index, write_tensors
 from loralab.files.whole import refuse_occupied, whole_folder
 from loralab.formats.merged.verify import Verification, check_tensors, compare
 from loralab.formats.merged.weights import MergedWeights, merged_weights
 from loralab.formats.probe import Probe, make_probe
-from loralab.formats.processor_files import replace_processor
+from loralab.formats.processor_files import write_processor
 from loralab.models.locate import locate
-from loralab.models.processor_names import MORE_TEMPLATES
+from loralab.models.processor_names import MORE_TEMPLATES, processor_files
 from loralab.models.quiet import quiet_transformers
 
 VERIFY = ("logits", "tensors")
@@ -68,6 +69,7 @@ def write_merged(
     own_tokenizer: bool = False,
     verify: str = "logits",
     probe: Probe | None = None,
+    beside: Callable[[Path, MergedFolder], None] | None = None,
 ) -> MergedFolder:
     """Merge an adapter that is on `model` into a new folder `out`; the model itself is left as it was.
 
@@ -75,7 +77,7 @@ def write_merged(
     dtypes are merged into, and its tokenizer is copied, unless the one given is to be written (`own_tokenizer`: the
     adapter's). Without it the live weights are written. The tokenizer also gives the probe real sentences. Every
     written tensor is compared bit for bit with its recomputed value; with verify="logits" the reopened model's logits
-    are compared with the live ones as well.
+    are compared with the live ones as well. `beside` may write more into the folder before it takes its place.
 
     Raises OutputError if `out` holds something or cannot be written, NumericsError with the figures if the
     verification fails, AdapterStateError while an adapter is merged, SpecError for a model that is not transformers'.
@@ -91,12 +93,18 @@ def write_merged(
             _write_config(inner, weights, draft)
             _write_small_files(inner, base, tokenizer, draft)
             if own_tokenizer and tokenizer is not None:
-                replace_processor(tokenizer, draft)
+                written = write_processor(tokenizer, draft)
+                for stale in processor_files().difference(written):
+                    remove(draft / stale)
         _write_weights(weights, draft)
         check_tensors(weights, draft)
         verification = compare(inner, name, draft, calls) if verify == "logits" else None
         _demand(verification, name, place)
-    return MergedFolder(place, weights.changed, verification, (*weights.notes, *_remarks(weights, verification)))
+        notes = (*weights.notes, *_remarks(weights, verification))
+        merged = MergedFolder(place, weights.changed, verification, notes)
+        if beside is not None:
+            beside(draft, merged)
+    return merged
 
 
 def source_folder(name: str | Path) -> Path:

@@ -71,9 +71,10 @@ def write_card(folder: Path, name: str | None = None) -> bool:
     return True
 
 
-def write_merged_card(out: Path, adapter: Path, verified: str) -> None:
-    """Write the card of a model that the adapter in the folder `adapter` was merged into, if it has none. `verified` is
-    a sentence. Raises what reading the adapter's files raises, and OutputError.
+def write_merged_card(out: Path, adapter: Path, verified: str, name: str | None = None) -> None:
+    """Write the card of the model in `out` that the adapter in the folder `adapter` was merged into, if it has none.
+    `verified` is a sentence; `name` is what the model is called, by default as its folder. Raises what reading the
+    adapter's files raises, and OutputError.
     """
     facts = Facts.of(adapter)
     if (out / CARD_NAME).exists():
@@ -81,7 +82,7 @@ def write_merged_card(out: Path, adapter: Path, verified: str) -> None:
     of_adapter = {name: value for name, value in _entries(facts).items() if name in ("datasets", "metrics")}
     of_model = {"base_model": facts.base, "library_name": "transformers", "pipeline_tag": _pipeline(facts)}
     parts = [
-        f"# {out.resolve().name}",
+        f"# {name or out.resolve().name}",
         f"{_linked_base(facts)} with an adapter merged into its weights: the method `{facts.method}`, "
         f"{facts.sizes or 'as below'}. transformers alone loads it. {verified}",
         _table([("", ""), *_rows(facts)]),

@@ -4,17 +4,18 @@
 
 For a couple of hundred tokens in bfloat16, two plain matrix products and a softmax are several times faster than
 torch's fused CPU kernel, whose backward pass is its slow half (in float32 it is the faster one); but autograd would
-keep P. The function here keeps only Q, K and V (and the dropout mask, if any) and computes P again in its backward
-pass. Grouped keys and values are used as they are: the query heads of one group are rows of one product. On other
-devices, for long sequences and without gradients, torch's own kernel is called. It knows nothing of models beyond the
-interface.
+keep P. The function here keeps only Q, K and V, computes P again in its backward pass, and draws again what dropout
+drew. torch's fused kernel has no dropout: where weights are dropped, torch keeps P three times over, and the function
+here is used at any length and precision. Grouped keys and values are used as they are: the query heads of one group are
+rows of one product. A few sequences are worked through at a time. On other devices and without gradients torch's own
+kernel is called. It knows nothing of models beyond the interface.
 
 Shapes: B sequences, Q query heads, G key heads, R = Q/G query heads to a key head, T query tokens, S key tokens,
 D head width.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -24,14 +25,19 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedM
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-from loralab.nn.dropout import kept, scaled
+from loralab.nn.dropout import drawn_again, kept, scaled
 
 NAME = "loralab"
 
 LONGEST = {torch.bfloat16: 192, torch.float16: 192}
-"""Key tokens up to which the plain products are used; never for other dtypes. Measured on one thread, forward and
-backward, milliseconds here / torch's kernel: bfloat16 58 tokens 29/52, 128 45/60, 256 72/62, 512 97/65; float32
-58 tokens 16/13, 256 41/22 (a processor without bfloat16 products; one with them gave 2.4/10.7 at 58 tokens)."""
+"""Key tokens up to which the plain products are used without dropout; never for other dtypes. Measured on one thread,
+forward and backward, milliseconds here / torch's kernel: bfloat16 58 tokens 29/52, 128 45/60, 256 72/62, 512 97/65;
+float32 58 tokens 16/13, 256 41/22 (a processor without bfloat16 products; one with them gave 2.4/10.7 at 58 tokens).
+With dropout, on two threads in float32, 12 heads of 32: 32×60 tokens 43/51, 32×128 131/184, 8×512 528/896; kept are
+9/24, 20/90 and 26/306 MB."""
+
+WEIGHTS_AT_ONCE = 2**23
+"""Elements of P that are worked through together: as many sequences, and at least one."""
 
 _UNKNOWN = ("position_bias", "softcap", "s_aux", "cache")
 """Arguments of the interface that change the result and that only torch's kernel, or none, knows."""
@@ -77,7 +83,9 @@ def attention_forward(
 ) -> tuple[Tensor, None]:
     """transformers' attention interface: [B, heads, T, D] tensors in, [B, T, heads, D] out, no attention weights."""
     causal = bool(getattr(module, "is_causal", True) if is_causal is None else is_causal)
-    if not _is_short(query, key, value, attention_mask) or any(others.get(name) is not None for name in _UNKNOWN):
+    if not _is_for_products(query, key, value, attention_mask, dropout) or any(
+        others.get(name) is not None for name in _UNKNOWN
+    ):
         result: tuple[Tensor, None] = sdpa_attention_forward(
             module, query, key, value, attention_mask, dropout, scaling, is_causal, **others
         )
@@ -120,29 +128,74 @@ class _ShortAttention(torch.autograd.Function):
     def forward(
         ctx: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale: float, dropout: float
     ) -> Tensor:
-        weights = _weights(query, key, mask, scale)
-        stays, factor = kept(weights.shape, dropout) if dropout else (None, 1.0)
-        ctx.save_for_backward(query, key, value, mask, stays)
-        ctx.scale, ctx.factor = scale, factor
-        dropped = weights if stays is None else weights.mul_(scaled(stays, factor, weights.dtype))
-        return _ungrouped(torch.bmm(dropped, value.flatten(0, 1)), query.shape)
+        drawing = torch.get_rng_state() if dropout else None
+        ctx.save_for_backward(query, key, value, mask, drawing)
+        ctx.scale, ctx.dropout = scale, dropout
+        output = query.new_empty(*query.shape[:3], value.shape[3])
+        for rows in _sequences(query, key):
+            q, k, v, m = _rows(rows, query, key, value, mask)
+            weights = _weights(q, k, m, scale)
+            if dropout:
+                weights.mul_(_drop(weights, dropout))
+            torch.bmm(weights, v.flatten(0, 1), out=_grouped(output[rows], key.shape[1]))
+        return output
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        query, key, value, mask, stays = ctx.saved_tensors
-        weights = _weights(query, key, mask, ctx.scale)
-        grad_grouped, value_flat = _grouped(grad, key.shape[1]), value.flatten(0, 1)
-        grad_weights = torch.bmm(grad_grouped, value_flat.mT)
-        drop = None if stays is None else scaled(stays, ctx.factor, weights.dtype)
-        if drop is not None:
-            grad_weights.mul_(drop)
-        grad_scores = torch._softmax_backward_data(grad_weights, weights, -1, weights.dtype).mul_(ctx.scale)
-        dropped = weights if drop is None else weights.mul_(drop)
-        grad_value = torch.bmm(dropped.mT, grad_grouped).view(value.shape)
-        grad_query = _ungrouped(torch.bmm(grad_scores, key.flatten(0, 1)), query.shape)
-        grad_key = torch.bmm(grad_scores.mT, _grouped(query, key.shape[1])).view(key.shape)
-        return grad_query, grad_key, grad_value, None, None, None
+        query, key, value, mask, drawing = ctx.saved_tensors
+        gradients = [torch.empty(each.shape, dtype=each.dtype, device=each.device) for each in (query, key, value)]
+        with nullcontext() if drawing is None else drawn_again(drawing):
+            for rows in _sequences(query, key):
+                parts = _rows(rows, query, key, value, mask)
+                _gradients(*parts, grad[rows], ctx.scale, ctx.dropout, [each[rows] for each in gradients])
+        return *gradients, None, None, None
+
+
+def _gradients(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor | None,
+    grad: Tensor,
+    scale: float,
+    dropout: float,
+    gradients: Sequence[Tensor],
+) -> None:
+    """Writes ∂Q, ∂K and ∂V of a few sequences into `gradients`."""
+    groups, (grad_query, grad_key, grad_value) = key.shape[1], gradients
+    weights = _weights(query, key, mask, scale)
+    grad_grouped = _grouped(grad, groups)
+    grad_weights = torch.bmm(grad_grouped, value.flatten(0, 1).mT)
+    drop = _drop(weights, dropout) if dropout else None
+    if drop is not None:
+        grad_weights.mul_(drop)
+    grad_scores = torch._softmax_backward_data(grad_weights, weights, -1, weights.dtype).mul_(scale)
+    dropped = weights if drop is None else weights.mul_(drop)
+    torch.bmm(dropped.mT, grad_grouped, out=grad_value.flatten(0, 1))
+    torch.bmm(grad_scores, key.flatten(0, 1), out=_grouped(grad_query, groups))
+    torch.bmm(grad_scores.mT, _grouped(query, groups), out=grad_key.flatten(0, 1))
+
+
+def _sequences(query: Tensor, key: Tensor) -> Iterator[slice]:
+    """The batch in parts whose P are as large as is worked through together."""
+    batch, heads, tokens, _ = query.shape
+    count = max(1, WEIGHTS_AT_ONCE // max(1, heads * tokens * key.shape[2]))
+    return (slice(start, start + count) for start in range(0, batch, count))
+
+
+def _rows(
+    rows: slice, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+    """These sequences; a mask may be one for all."""
+    alone = mask is None or mask.ndim < 4 or mask.shape[0] == 1
+    return query[rows], key[rows], value[rows], mask if alone or mask is None else mask[rows]
+
+
+def _drop(weights: Tensor, dropout: float) -> Tensor:
+    """What dropout multiplies P by, drawn anew."""
+    stays, factor = kept(weights.shape, dropout)
+    return scaled(stays, factor, weights.dtype)
 
 
 def _weights(query: Tensor, key: Tensor, mask: Tensor | None, scale: float) -> Tensor:
@@ -156,19 +209,20 @@ def _weights(query: Tensor, key: Tensor, mask: Tensor | None, scale: float) -> T
 
 def _sentence(dtype: torch.dtype) -> str:
     if dtype not in LONGEST:
-        return f"attention: torch's kernel, the faster one in {str(dtype).removeprefix('torch.')}"
-    return f"attention: plain products up to {LONGEST[dtype]} tokens, computed again in the backward pass"
+        return (
+            f"attention: torch's kernel, the faster one in {str(dtype).removeprefix('torch.')}; where weights are "
+            "dropped, plain products, computed again in the backward pass"
+        )
+    return (
+        f"attention: plain products up to {LONGEST[dtype]} tokens (at any length where weights are dropped), computed "
+        "again in the backward pass"
+    )
 
 
 def _grouped(x_BQTD: Tensor, groups: int) -> Tensor:
     """[B, Q, T, D] -> [B·G, R·T, D]: the query heads of one key head below one another."""
     batch, heads, tokens, width = x_BQTD.shape
     return x_BQTD.reshape(batch * groups, heads // groups * tokens, width)
-
-
-def _ungrouped(x: Tensor, shape: torch.Size) -> Tensor:
-    """[B·G, R·T, D'] -> [B, Q, T, D'] for a query of `shape`."""
-    return x.view(shape[0], shape[1], shape[2], -1)
 
 
 def _causal_mask(tokens: int, keys: int, device: torch.device) -> Tensor:
@@ -179,7 +233,8 @@ def _additive(allowed: Tensor, dtype: torch.dtype) -> Tensor:
     return torch.zeros(allowed.shape, dtype=dtype, device=allowed.device).masked_fill_(~allowed, torch.finfo(dtype).min)
 
 
-def _is_short(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> bool:
+def _is_for_products(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, dropout: float) -> bool:
     trains = torch.is_grad_enabled() and (query.requires_grad or key.requires_grad or value.requires_grad)
-    fits = key.shape[2] <= LONGEST.get(query.dtype, 0) and key.shape[2] == query.shape[2]
+    short = key.shape[2] <= LONGEST.get(query.dtype, 0)
+    fits = (short or dropout > 0) and key.shape[2] == query.shape[2]
     return trains and fits and query.device.type == "cpu" and not (mask is not None and mask.requires_grad)

@@ -1,10 +1,9 @@
 """The loss of a language model at its target positions: body, then head, in chunks, logits never whole.
 
 A causal language model of transformers is a body (ids -> hidden states) and an output head. Most compute
-`logits = head(body(ids))` and nothing else; then the loss needs the head at the target positions alone. Whether a
-model is like that is found out by running it once on the first batch's first tokens, bit for bit; one that is not
-(soft-capped or scaled logits, extra transforms) is run whole and its own logits are used. It knows nothing of LoRA,
-tasks or optimizers.
+`logits = head(body(ids))`, some cap or scale what the head gives; then the loss needs the head at the target positions
+alone. Whether a model is like that is found out by running it once on the first batch's first tokens, bit for bit; one
+that is not is run whole and its own logits are used. It knows nothing of LoRA, tasks or optimizers.
 
 Shapes: B sequences, T tokens, N target positions, H hidden width, V vocabulary.
 """
@@ -17,11 +16,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from loralab.models.fast.cross_entropy import sum_cross_entropy
+from loralab.models.fast.logits import Transform, TransformedHead, known_transforms
 from loralab.models.padding import padding_lent
 from loralab.nn.mode import evaluating
 from loralab.nn.targets import IGNORED
 
 PROBE_TOKENS = 8
+AT_TARGETS = "the output head runs at target positions only, in chunks"
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,8 @@ class Route:
     """A token's output does not depend on later tokens, so padding on the right needs no mask."""
     reason: str
     """A sentence for the log."""
+    transform: Transform | None = None
+    """What the model makes of the head's output before it calls it logits."""
 
 
 _routes: WeakKeyDictionary[nn.Module, Route] = WeakKeyDictionary()
@@ -75,7 +78,7 @@ def target_loss_sum(
     hidden_NH = hidden_BTH.flatten(0, 1).index_select(0, where_N)
     targets_N = labels.flatten()[where_N + 1]
     weights_N = None if weights is None else weights.flatten()[where_N + 1]
-    return sum_cross_entropy(hidden_NH, _head(model), targets_N, label_smoothing, weights_N), len(where_N)
+    return sum_cross_entropy(hidden_NH, _head_of(model, route), targets_N, label_smoothing, weights_N), len(where_N)
 
 
 def row_losses(
@@ -97,7 +100,8 @@ def row_losses(
     hidden_BTH = _body(model)(input_ids=input_ids, attention_mask=mask, use_cache=False)[0]
     labels, wanted_BT = labels[:, 1:], labels[:, 1:] != IGNORED
     rows = zip(hidden_BTH[:, :-1], labels, wanted_BT, strict=True)
-    losses = [sum_cross_entropy(hidden[wanted], _head(model), right[wanted]) for hidden, right, wanted in rows]
+    head = _head_of(model, route)
+    losses = [sum_cross_entropy(hidden[wanted], head, right[wanted]) for hidden, right, wanted in rows]
     return torch.stack(losses), wanted_BT.sum(1)
 
 
@@ -135,6 +139,12 @@ def _head(model: nn.Module) -> nn.Module:
     return head
 
 
+def _head_of(model: nn.Module, route: Route) -> nn.Module:
+    """From hidden states to logits."""
+    head = _head(model)
+    return head if route.transform is None else TransformedHead(head, route.transform)
+
+
 def _is_right_padded(mask_BT: Tensor | None) -> bool:
     return mask_BT is None or (mask_BT.ndim == 2 and bool((mask_BT[:, 1:] <= mask_BT[:, :-1]).all()))
 
@@ -150,10 +160,12 @@ def _probe(model: nn.Module, ids_BT: Tensor) -> Route:
     if entered is None or left is None or not torch.equal(entered, hidden):
         reason = "the model's own logits are used: its head does not read the body's output as it is"
         return Route(False, causal, reason)
-    if not torch.equal(left.to(logits.dtype), logits):
-        reason = "the model's own logits are used: they are transformed after the output head"
-        return Route(False, causal, reason)
-    return Route(True, causal, "the output head runs at target positions only, in chunks")
+    if torch.equal(left.to(logits.dtype), logits):
+        return Route(True, causal, AT_TARGETS)
+    for name, transform in known_transforms(model).items():
+        if torch.equal(transform(left).to(logits.dtype), logits):
+            return Route(True, causal, f"{AT_TARGETS}, its logits {name}", transform)
+    return Route(False, causal, "the model's own logits are used: they are transformed after the output head")
 
 
 def _is_causal(model: nn.Module, ids_BT: Tensor) -> bool:

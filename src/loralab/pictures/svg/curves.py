@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 
 from loralab.pictures.svg.drawing import (
     BOTTOM,
-    LEFT,
     RIGHT,
     TOP,
     WIDTH,
@@ -15,6 +14,7 @@ from loralab.pictures.svg.drawing import (
     figure_text,
     label,
     line,
+    room_for,
     scale_of,
     series_class,
     svg,
@@ -101,9 +101,10 @@ class _Panel:
             -0.4, len(curves.places) - 0.6
         )  # fmt: skip
         self.up = scale_of([*ys, *levels], logarithmic=curves.ratios_up, bounds=curves.bounds)
+        self.left = room_for(text for _, text in self.up.ticks())
 
     def x(self, value: float) -> float:
-        return LEFT + (WIDTH - LEFT - RIGHT) * self.across.share(value)
+        return self.left + (WIDTH - self.left - RIGHT) * self.across.share(value)
 
     def y(self, value: float) -> float:
         return HEIGHT - BOTTOM - (HEIGHT - BOTTOM - TOP) * self.up.share(value)
@@ -112,7 +113,7 @@ class _Panel:
         yield f'<g class="axes">{"".join(self.axes())}</g>'
         for name, level in self.curves.levels.items():
             if math.isfinite(level):
-                yield with_note(line(LEFT, self.y(level), WIDTH - RIGHT, self.y(level), "level"), name)
+                yield with_note(line(self.left, self.y(level), WIDTH - RIGHT, self.y(level), "level"), name)
                 yield label(WIDTH - RIGHT, self.y(level) - 4, name, "end", "said")
         for number, each in enumerate(self.shown):
             faint = " faint" if each.faint else ""
@@ -123,12 +124,12 @@ class _Panel:
 
     def axes(self) -> Iterator[str]:
         for value, text in self.up.ticks():
-            yield line(LEFT, self.y(value), WIDTH - RIGHT, self.y(value)) + label(
-                LEFT - 5, self.y(value) + 4, text, "end"
+            yield line(self.left, self.y(value), WIDTH - RIGHT, self.y(value)) + label(
+                self.left - 5, self.y(value) + 4, text, "end"
             )
         for value, text in self.ticks_across():
             yield label(self.x(value), HEIGHT - BOTTOM + 15, text)
-        yield label(LEFT + (WIDTH - LEFT - RIGHT) / 2, HEIGHT - 4, self.curves.across)
+        yield label(self.left + (WIDTH - self.left - RIGHT) / 2, HEIGHT - 4, self.curves.across)
 
     def ticks_across(self) -> list[tuple[float, str]]:
         places = self.curves.places

@@ -4,7 +4,7 @@ mean. Colours come from the page's style: `series-0` to `series-6`, `axes`, `lev
 
 import html
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 
@@ -14,6 +14,8 @@ WIDTH, LEFT, RIGHT, TOP, BOTTOM = 360, 44, 8, 8, 36
 """Of every drawing and of the room around its panel, in its own units."""
 SERIES = 7
 """How many colours a page has; the next series begins again."""
+LETTER = 6.6
+"""How wide a digit on an axis is."""
 LONGEST = 52
 """Letters of a label that fit on a line."""
 
@@ -97,6 +99,11 @@ def label(x: float, y: float, text: str, anchor: str = "middle", name: str = "")
     """A line of text; `name` is a class."""
     kind = f' class="{name}"' if name else ""
     return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}"{kind}>{escaped(text)}</text>'
+
+
+def room_for(texts: Iterable[str]) -> float:
+    """How far from the left a panel begins whose axis has these texts before it."""
+    return max([LEFT, *(LETTER * len(text) + 7 for text in texts)])
 
 
 def line(x1: float, y1: float, x2: float, y2: float, name: str = "") -> str:

@@ -1,16 +1,16 @@
 """The engine: requests come in, tokens come out, and every step serves all rows that decode.
 
 Continuous batching: a request that has been read joins the rows between two steps, one that is done leaves them. Long
-prompts are read in chunks, one chunk between two steps, so that they hold up the others by no more than a chunk. Every
-prompt is read alone and every product of a step has two rows at least, so that an answer does not depend on who else is
-there (a product of one row takes another kernel and rounds otherwise).
+prompts are read in chunks, about one chunk's tokens between two steps, so that they hold up the others by no more.
+Every prompt is read alone, and no row's products are taken by another kernel when it is alone (see `decoder.py`), so
+that an answer does not depend on who else is there.
 
 Shapes: R rows, T tokens of a chunk, V vocabulary.
 """
 
 from collections import OrderedDict, deque
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -22,9 +22,14 @@ from loralab.serving.engine.bank import Pairs
 from loralab.serving.engine.cache import RowCache
 from loralab.serving.engine.decoder import Decoder, PlainDecoder
 from loralab.serving.engine.fused.trial import decoder_for
+from loralab.serving.engine.prefixes import BLOCK, PrefixStore, end_of_chunk
 from loralab.serving.engine.request import Done, Event, Reason, Request, Token
 from loralab.serving.engine.sampling import Chooser, chosen
 
+PromptKey = tuple[str | None, tuple[int, ...]]
+"""Adapter and tokens."""
+WANTED_AGAIN = 4
+"""Prompts that are kept for others that wait with the same."""
 LONGEST = 2048
 """Tokens of prompt and answer together, where nobody says how many and the model's context is longer."""
 
@@ -38,7 +43,13 @@ class EngineConfig:
     length: int | None = None
     """Tokens of prompt and answer together; without it the model's context, 2,048 at most."""
     chunk: int = 256
-    """Tokens of a prompt that are read between two steps."""
+    """Tokens of a prompt that are read at once."""
+    reading: int | None = None
+    """Tokens of prompts that are read between two steps; without it a chunk's worth, so that no answer waits long."""
+    prefix_bytes: int = 0
+    """Of keys and values that are kept of the beginnings of prompts; 0: none."""
+    prefix_block: int = BLOCK
+    """Tokens that a prompt is read by, and that a beginning consists of, where any are kept."""
     fused: bool = True
     """Decode a known family by fused blocks, where a trial shows that they compute the same."""
     pack: bool = True
@@ -55,9 +66,19 @@ class Writing:
     """Keys and values of the prompt, until the row joins the others."""
     read: int = 0
     """Tokens of the prompt that have been read."""
+    known: int = 0
+    """Tokens of it that need not be read, for they were before."""
     last: int = 0
     """The newest token, which has not been read yet."""
     written: int = 0
+
+
+@dataclass(frozen=True)
+class ReadPrompt:
+    """A prompt that has been read to its end: the cache, which has keys and values, and the logits behind it."""
+
+    cache: DynamicCache
+    logits_V: Tensor
 
 
 class Engine:
@@ -69,9 +90,13 @@ class Engine:
         self._decoder = self._chosen_decoder(model)
         self.bank = self._decoder.bank
         self._cache = RowCache(max(2, self.config.rows), self.length + self.config.chunk)
+        self.prefixes = PrefixStore(self.config.prefix_bytes, min(self.config.prefix_block, self.config.chunk))
+        self._block = self.prefixes.block if self.config.prefix_bytes else self.config.chunk
         self._waiting: OrderedDict[str | None, deque[Request]] = OrderedDict()
         self._reading: Writing | None = None
+        self._wanted_again: dict[PromptKey, ReadPrompt] = {}
         self._rows: list[Writing] = []
+        self._tokens_read = 0
         self._pairs: dict[str, Pairs] = {}
         self._released: set[str] = set()
         self._cancelled: set[Request] = set()
@@ -108,6 +133,7 @@ class Engine:
         for key in [key for key in self._released if key not in self._needed and key not in self._waiting]:
             self._released.discard(key)
             self._pairs.pop(key, None)
+            self.prefixes.forget(key)
             if key in self.bank:
                 self.bank.remove(key)
 
@@ -159,8 +185,10 @@ class Engine:
 
     @torch.inference_mode()
     def step(self) -> list[Event]:
-        """Read a chunk of a prompt, write a token of every answer, and say what came of it."""
-        events = [*self._dismissed(), *self._prompt_read(), *self._tokens_written()]
+        """Read of the prompts, write a token of every answer, and say what came of it."""
+        events = [*self._dismissed(), *self._prompts_read(), *self._tokens_written()]
+        if self._wanted_again:
+            self._keep_wanted()
         self._let_go()
         return events
 
@@ -168,6 +196,7 @@ class Engine:
         """Forget all that was begun, after a step that failed; the requests that get no answer now."""
         lost = [row.request for row in (*self._rows, *filter(None, [self._reading]))]
         self._rows, self._reading = [], None
+        self._wanted_again.clear()
         self._cache = RowCache(self._cache.rows, self._cache.columns)
         return lost
 
@@ -200,17 +229,48 @@ class Engine:
 
     # -- prompts --------------------------------------------------------------------------------------------------
 
+    def _prompts_read(self) -> Iterator[Event]:
+        """Prompts one after the other, until as many tokens have been read as may be between two steps."""
+        enough = self._tokens_read + (self.config.reading or self.config.chunk)
+        while self._tokens_read < enough and (self._reading or self._waiting) and len(self._rows) < self.config.rows:
+            yield from self._prompt_read()
+
     def _prompt_read(self) -> Iterator[Event]:
-        """A chunk of the prompt that is being read; the answer's first token, once it has been read."""
-        self._reading = self._reading or self._next()
-        row = self._reading
-        if row is None:
-            return
+        """A chunk of the prompt that is being read; the answer's first token, once it has been read.
+
+        Others that wait with the same prompt under the same adapter begin with what was read.
+        """
+        row = self._reading or self._next()
+        prompt = None if row is None else self._wanted_again.get(_key(row.request)) or self._read_on(row)
+        if row is not None and prompt is not None:
+            yield from self._begun(row, prompt)
+
+    def _read_on(self, row: Writing) -> ReadPrompt | None:
+        """Read a chunk; the prompt, once that was the last."""
+        if self._reading is None:
+            self._reading = row
+            row.read = row.known = self.prefixes.begin(row.request.adapter, row.request.prompt, row.cache)
         logits_V = self._read_chunk(row)
-        if row.read == len(row.request.prompt):
-            self._reading = None
-            self._join(row)
-            yield from self._written([row], logits_V[None])
+        if row.read < len(row.request.prompt):
+            return None
+        self._reading = None
+        self.prefixes.keep(row.request.adapter, row.request.prompt, row.cache)
+        return ReadPrompt(row.cache, logits_V)
+
+    def _begun(self, row: Writing, prompt: ReadPrompt) -> Iterator[Event]:
+        """A row begins its answer."""
+        if row.read == 0:
+            row.known = len(row.request.prompt)
+        self._wanted_again[_key(row.request)] = prompt
+        self._have_columns(row.request.adapter)
+        self._join(row, prompt.cache)
+        yield from self._written([row], prompt.logits_V[None])
+
+    def _keep_wanted(self) -> None:
+        """Of the prompts that have been read, keep those with which another waits; a few, for each is large."""
+        wanted = {_key(each) for queue in self._waiting.values() for each in queue}
+        kept = [key for key in self._wanted_again if key in wanted][-WANTED_AGAIN:]
+        self._wanted_again = {key: self._wanted_again[key] for key in kept}
 
     def _next(self) -> Writing | None:
         """The next request, the adapters in turn, where a row is free for it."""
@@ -226,13 +286,14 @@ class Engine:
         """The logits [V] behind the last token of the chunk that is read."""
         adapter, prompt = row.request.adapter, row.request.prompt
         self._have_columns(adapter)
-        chunk = prompt[row.read : row.read + _chunk_of(len(prompt) - row.read, self.config.chunk)]
+        chunk = prompt[row.read : end_of_chunk(row.read, len(prompt), self._block)]
         logits_V = self._decoder.read(chunk, adapter, row.cache)
         row.read += len(chunk)
+        self._tokens_read += len(chunk)
         return logits_V
 
-    def _join(self, row: Writing) -> None:
-        self._cache.join(row.cache.layers)  # type: ignore[arg-type]
+    def _join(self, row: Writing, prompt: DynamicCache) -> None:
+        self._cache.join(prompt.layers)  # type: ignore[arg-type]
         row.cache = DynamicCache()
         self._rows.append(row)
 
@@ -260,7 +321,7 @@ class Engine:
             yield self._end(row, "stop")
             return
         row.last, row.written = token.id, row.written + 1
-        yield token
+        yield replace(token, known=row.known) if row.written == 1 and row.known else token
         if row.written == row.request.max_new_tokens:
             yield self._end(row, "length")
 
@@ -287,9 +348,8 @@ class Engine:
             self.bank.remove(key)
 
 
-def _chunk_of(left: int, largest: int) -> int:
-    """Tokens of the next chunk, so that none is left alone: a product of one row rounds otherwise."""
-    return largest - 1 if left == largest + 1 else min(left, largest)
+def _key(request: Request) -> PromptKey:
+    return request.adapter, request.prompt
 
 
 def _length(model: PreTrainedModel, asked: int | None) -> int:

@@ -1,8 +1,10 @@
 """What is asked of the engine, and what it answers, token by token."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
+
+from torch import Tensor
 
 Reason = Literal["stop", "length", "cancelled", "failed"]
 """Why an answer ended: a token or text that ends it, its largest length, a client that went away, values that are not
@@ -37,6 +39,8 @@ class Request:
     adapter: str | None = None
     """The key of an adapter that the engine holds; None: the base."""
     sampling: SamplingSettings = SamplingSettings()
+    pick: Callable[[Tensor], int] | None = None
+    """Chooses each next token from what the model scores all, [V] in float32, in the place of `sampling`."""
     ends: frozenset[int] = frozenset()
     """Tokens that end the answer, which does not hold them."""
     logprobs: int | None = None
@@ -53,6 +57,8 @@ class Token:
     """In nats, of the model's own distribution."""
     likeliest: tuple[tuple[int, float], ...] = ()
     """Token and logprob, the likeliest first."""
+    known: int = 0
+    """Told with the first token: how many of the prompt were not read, for they had been before."""
 
 
 @dataclass(frozen=True)

@@ -33,7 +33,8 @@ class Chooser:
 
     def choose(self, scores_V: Tensor) -> Token:
         """The next token, from what the model scores it."""
-        id = self._drawn(self._changed(scores_V.float()))
+        pick = self._request.pick
+        id = self._drawn(self._changed(scores_V.float())) if pick is None else pick(scores_V.float())
         self._written[id] += 1
         return self._told(id, scores_V)
 
@@ -42,7 +43,8 @@ class Chooser:
         """Whether it is the token that the model scores highest, of which nothing else is told."""
         sampling = self._request.sampling
         changed = sampling.presence_penalty or sampling.frequency_penalty or sampling.logit_bias
-        return sampling.temperature == 0 and not changed and self._request.logprobs is None
+        plain = self._request.pick is None and self._request.logprobs is None
+        return plain and sampling.temperature == 0 and not changed
 
     def take(self, id: int) -> Token:
         """That token."""

@@ -1,7 +1,7 @@
 """From a request to text, piece by piece: the bridge between the engine's thread and the server's loop."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from dataclasses import dataclass
 
 from transformers import PreTrainedTokenizerBase
@@ -28,17 +28,17 @@ async def pieces(
     request: Request,
     version: Version | None,
     stops: Sequence[str],
-    seconds: float,
-) -> AsyncIterator[TextPiece]:
+    deadline: float,
+) -> AsyncGenerator[TextPiece]:
     """The answer as it is written; its last piece has the reason. Whoever stops listening ends it.
 
-    Raises TimeoutError after `seconds`.
+    Raises TimeoutError at `deadline`, a time of the loop.
     """
     loop, events = asyncio.get_running_loop(), asyncio.Queue[Event]()
     service.ask(request, lambda event: _call(loop, events, event), version)
     text, ended = TextSoFar(tokenizer, stops), False
     try:
-        async with asyncio.timeout(seconds):
+        async with asyncio.timeout_at(deadline):
             while not ended:
                 piece = _piece(await events.get(), text)
                 ended = piece.reason is not None

@@ -11,6 +11,10 @@ from dataclasses import dataclass
 from transformers import PreTrainedTokenizerBase
 
 from loralab.nn.targets import IGNORED
+from loralab.progress import tracked
+
+AT_ONCE = 1000
+"""Texts that the tokenizer is given together: as fast as all of them, and in between one can say how far it is."""
 
 _WORD_AFTER_SPACE = re.compile("[▁Ġ ]([A-Za-z]+)")
 """A token that is a word with the space before it, as each kind of tokenizer writes one."""
@@ -36,8 +40,11 @@ def read(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, *, special: b
 
     Those that it puts after one are left off: the text goes on.
     """
-    if not texts:
-        return []
+    parts = [texts[start : start + AT_ONCE] for start in range(0, len(texts), AT_ONCE)]
+    return [each for part in tracked(parts, "texts read, in thousands:") for each in _read(part, tokenizer, special)]
+
+
+def _read(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, special: bool) -> list[Reading]:
     if not tokenizer.is_fast:
         return [Reading(ids, None) for ids in _python_ids(texts, tokenizer, special)]
     tokenized = tokenizer(list(texts), add_special_tokens=special, return_offsets_mapping=True, verbose=False)

@@ -1,9 +1,11 @@
 """CSV and TSV files as rows of named cells, numbered by line.
 
-Cells are texts, quoted as CSV quotes them; a cell may hold line breaks. Those of a column in `numbers` become numbers,
-where all of them are some.
+Cells are parted by what the file's name says, or by the sign that parts the header where that one leaves it whole:
+spreadsheets of much of the world write CSV with semicolons. Cells are texts, quoted as CSV quotes them; one may hold
+line breaks. Those of a column in `numbers` become numbers, where all of them are some.
 """
 
+import contextlib
 import csv
 import io
 from collections.abc import Iterator, Sequence
@@ -12,6 +14,9 @@ from pathlib import Path
 from loralab.errors import DataError
 from loralab.tasks.readers.lines import Line
 from loralab.tasks.readers.unpacked import decode_utf8, read_bytes
+
+OTHER_SEPARATORS = (";", "\t", ",", "|")
+"""What parts a header that its file's own separator leaves whole, the likeliest first."""
 
 LONGEST_CELL = 2**31 - 1
 """In characters; Python's own limit of 131,072 is for a table of short cells."""
@@ -22,7 +27,8 @@ Record = tuple[int, list[str]]
 
 def read_delimited(path: Path, separator: str, numbers: Sequence[str] = ()) -> list[Line]:
     """Every row below the header. Raises `DataError` with the line for what is not a table with one header."""
-    records = list(_records(path, decode_utf8(str(path), read_bytes(path)), separator))
+    text = decode_utf8(str(path), read_bytes(path))
+    records = list(_records(path, text, _separator(path, text, separator)))
     while records and not any(cell.strip() for cell in records[-1][1]):
         records.pop()
     if len(records) < 2:
@@ -32,6 +38,16 @@ def read_delimited(path: Path, separator: str, numbers: Sequence[str] = ()) -> l
     for name in numbers:
         _make_numbers(rows, name)
     return rows
+
+
+def _separator(path: Path, text: str, named: str) -> str:
+    """The one that the header shows."""
+    for each in (named, *OTHER_SEPARATORS):
+        with contextlib.suppress(DataError):  # quotation marks beside what separates nothing
+            _, names = next(_records(path, text, each), (1, []))
+            if len(names) > 1:
+                return each
+    return named
 
 
 def _records(path: Path, text: str, separator: str) -> Iterator[Record]:

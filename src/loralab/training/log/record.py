@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from loralab.files.whole import write_json
+from loralab.files.whole import json_text, write_text
 from loralab.machine import machine
 from loralab.training.config import TrainConfig
 from loralab.version import __version__
@@ -18,17 +18,20 @@ _PACKAGES = ("transformers", "safetensors", "tokenizers", "numpy")
 
 
 def write_record(path: Path, config: TrainConfig, facts: dict[str, Any]) -> None:
-    """Write run.json whole: the configuration, what it runs on, and the facts known so far."""
-    write_json(
-        path,
-        {
-            "format": 1,
-            "config": json.loads(json.dumps(asdict(config))),
-            "versions": {"loralab": __version__, "python": platform.python_version(), **_versions()},
-            "machine": machine(),
-            **facts,
-        },
-    )
+    """Write run.json whole."""
+    write_text(path, record_text(config, facts))
+
+
+def record_text(config: TrainConfig, facts: dict[str, Any]) -> str:
+    """What run.json holds: the configuration, what it runs on, and the facts known so far."""
+    content = {
+        "format": 1,
+        "config": json.loads(json.dumps(asdict(config))),
+        "versions": {"loralab": __version__, "python": platform.python_version(), **_versions()},
+        "machine": machine(),
+        **facts,
+    }
+    return json_text(content, sort_keys=True)
 
 
 def _versions() -> dict[str, str]:

@@ -29,12 +29,13 @@ def comparison_section(marker: str, folder: Path, content: dict[str, Any]) -> Se
         ]
         for row in content["rows"]
     ]
+    tested = [claim for claim in content.get("claims", ()) if claim["held"] is not None]
     return Section(
         "comparison",
         f"Methods compared{_of_what(folder)}",
         folder,
         content,
-        sentences=[*_failures(content["rows"]), *map(_claim, content.get("claims", ()))],
+        sentences=[*_failures(content["rows"]), *map(_claim, tested)],
         tables=[ResultTable.of("Each setting", columns, rows)],
         drawings=_drawings(content["rows"], metric),
     )
@@ -61,10 +62,9 @@ def _failures(rows: Sequence[Content]) -> list[str]:
 
 
 def _claim(claim: Content) -> str:
-    """What was claimed, whether it held, and the figures; a claim that was not tested says so by itself."""
-    held = {True: "held. ", False: "did not hold. ", None: ""}[claim["held"]]
-    measured = claim["found"][:1].upper() + claim["found"][1:] if held else claim["found"]
-    return f"{claim['claim']}: {held}{measured}."
+    """What was claimed, whether it held, and the figures."""
+    held = "held" if claim["held"] else "did not hold"
+    return f"{claim['claim']}: {held}. {claim['found'][:1].upper()}{claim['found'][1:]}."
 
 
 # -- pictures -----------------------------------------------------------------------------------------------------
