@@ -55,9 +55,9 @@ def test_what_contradicts_tuning_is_said() -> None:
 def test_a_tuned_comparison_says_so_first(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     model, data, out = write_llama(tmp_path / "llama"), write_pairs(tmp_path / "pairs"), tmp_path / "out"
     flags = [
-        "compare", "--model", str(model), "--task", "jsonl", "--data", str(data), "--out", str(out),
-        "--methods", "lora", "--rank", "2", "--seeds", "1", "--steps", "8", "--batch-size", "8", "--eval-limit", "8", "--dtype", "float32",
-        "--tuned",
+        "compare", "--model", str(model), "--task", "jsonl", "--data", str(data), "--out", str(out), "--methods",
+        "lora", "--rank", "2", "--seeds", "1", "--steps", "8", "--batch-size", "8", "--eval-limit", "8", "--dtype",
+        "float32", "--tuned",
     ]  # fmt: skip
     assert main(flags) == 0
     said = capsys.readouterr().out
