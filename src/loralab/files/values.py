@@ -1,19 +1,21 @@
 """Values of a JSON file, taken for what they must be: another kind of value is a TypeError that names the field."""
 
-import math
 import reprlib
+import sys
 from collections.abc import Mapping
 from typing import Any
 
+LARGEST_COUNT = 2**31
+
 
 def is_count(value: object) -> bool:
-    """A whole number from 1."""
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+    """A whole number from 1 that the side of a tensor can have."""
+    return isinstance(value, int) and not isinstance(value, bool) and 1 <= value < LARGEST_COUNT
 
 
 def is_finite(value: object) -> bool:
     """A finite number."""
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
 
 
 def text(value: object, name: str) -> str:

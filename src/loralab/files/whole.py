@@ -9,6 +9,7 @@ what is written.
 
 import json
 import math
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -96,7 +97,7 @@ def whole_folder(path: Path) -> Iterator[Path]:
 
 
 @dataclass
-class Changes:
+class FolderChanges:
     """Entries of a folder that change together: those that lie in `new` in the end, and those that are `removed`."""
 
     folder: Path
@@ -114,7 +115,7 @@ class Changes:
 
 
 @contextmanager
-def whole_changes(folder: Path, marker: str | None = None) -> Iterator[Changes]:
+def whole_changes(folder: Path, marker: str | None = None) -> Iterator[FolderChanges]:
     """Change several entries of a folder, which is made where there is none: all of them or none.
 
     `marker` is the entry by which other programs know the folder for what it is. Raises OutputError while another
@@ -124,7 +125,7 @@ def whole_changes(folder: Path, marker: str | None = None) -> Iterator[Changes]:
     try:
         if not place.exists():
             with whole_folder(place) as draft:
-                yield Changes(draft, draft)
+                yield FolderChanges(draft, draft)
             return
         alone = can_be_exchanged(place)
         with locked(place):
@@ -132,7 +133,7 @@ def whole_changes(folder: Path, marker: str | None = None) -> Iterator[Changes]:
             remove_abandoned(place)
             with draft_folder(place, "changes") as draft:
                 (draft / NEW).mkdir()
-                changes = Changes(place, draft / NEW)
+                changes = FolderChanges(place, draft / NEW)
                 yield changes
                 make_changes(draft, place, changes.removed, marker, alone)
     except OSError as problem:
@@ -162,15 +163,33 @@ def read_json(path: Path) -> dict[str, Any]:
     if path.stat().st_size > LARGEST_CONFIG:
         raise AdapterFileError(f"{path} has {path.stat().st_size} bytes, which no configuration has; check the folder")
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = _parsed(path.read_text(encoding="utf-8"))
     except ValueError as problem:
         raise AdapterFileError(f"{path} is not JSON: {problem}; get the file again") from problem
+    except RecursionError as problem:
+        raise AdapterFileError(f"{path} nests deeper than any configuration does; get the file again") from problem
     if not isinstance(content, dict):
         raise AdapterFileError(f"{path} should hold a JSON object, but holds {type(content).__name__}")
     strange = [f"{name} is {value}" for name, value in _not_finite(content)]
     if strange:
         listing = "; ".join(strange[:3])
         raise AdapterFileError(f"{path} holds what JSON has no number for: {listing}; get it again")
+    return content
+
+
+def _parsed(text: str) -> Any:
+    """The content of JSON. ValueError where readers would differ: a key that is there twice, half a character."""
+    content = json.loads(text, object_pairs_hook=_once)
+    if "\\ud" in text.lower():
+        json.dumps(content, ensure_ascii=False).encode()
+    return content
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    content = dict(pairs)
+    if len(content) < len(pairs):
+        twice, _ = Counter(key for key, _ in pairs).most_common(1)[0]
+        raise ValueError(f"the key {twice!r} is there twice")
     return content
 
 

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM during a run: heard at once, obeyed where nothing is half done.
+"""Ctrl-C, SIGTERM and the end of the terminal (SIGHUP) during a run: heard at once, obeyed where nothing is half done.
 
 The first one lets the step end, whose state becomes a checkpoint; while something is only measured it ends that. The
 second one ends everything where it is. Signals can be set in the main thread alone: elsewhere they do what they did.
@@ -12,8 +12,19 @@ from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any
 
-HEARD = (signal.SIGINT, signal.SIGTERM)
+HANG_UP = getattr(signal, "SIGHUP", None)
+"""The terminal has gone; Windows has no such signal."""
+HEARD = tuple(number for number in (signal.SIGINT, signal.SIGTERM, HANG_UP) if number is not None)
 GOING = b"\nstopping after this step, with a checkpoint (once more: at once, without)\n"
+
+
+def print_nowhere() -> None:
+    """Whoever read what this process prints has gone: from now on it goes nowhere, instead of ending the run."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for stream in (1, 2):
+        with suppress(OSError):
+            os.dup2(nowhere, stream)
+    os.close(nowhere)
 
 
 class RunStopped(KeyboardInterrupt):
@@ -25,7 +36,7 @@ class RunStopped(KeyboardInterrupt):
 
     @property
     def status(self) -> int:
-        """What a program exits with: 130 after Ctrl-C, 143 after SIGTERM."""
+        """What a program exits with: 130 after Ctrl-C, 143 after SIGTERM, 129 where the terminal went."""
         return 128 + self.number
 
 
@@ -49,6 +60,8 @@ class Interruption:
         if self.number is not None:
             raise RunStopped("stopped at once, in the middle of a step", number)
         self.number = number
+        if number == HANG_UP:
+            print_nowhere()
         if self._only_looks:
             raise Asked(number)
         with suppress(OSError):
