@@ -97,7 +97,7 @@ def whole_folder(path: Path) -> Iterator[Path]:
 
 
 @dataclass
-class Changes:
+class FolderChanges:
     """Entries of a folder that change together: those that lie in `new` in the end, and those that are `removed`."""
 
     folder: Path
@@ -115,7 +115,7 @@ class Changes:
 
 
 @contextmanager
-def whole_changes(folder: Path, marker: str | None = None) -> Iterator[Changes]:
+def whole_changes(folder: Path, marker: str | None = None) -> Iterator[FolderChanges]:
     """Change several entries of a folder, which is made where there is none: all of them or none.
 
     `marker` is the entry by which other programs know the folder for what it is. Raises OutputError while another
@@ -125,7 +125,7 @@ def whole_changes(folder: Path, marker: str | None = None) -> Iterator[Changes]:
     try:
         if not place.exists():
             with whole_folder(place) as draft:
-                yield Changes(draft, draft)
+                yield FolderChanges(draft, draft)
             return
         alone = can_be_exchanged(place)
         with locked(place):
@@ -133,7 +133,7 @@ def whole_changes(folder: Path, marker: str | None = None) -> Iterator[Changes]:
             remove_abandoned(place)
             with draft_folder(place, "changes") as draft:
                 (draft / NEW).mkdir()
-                changes = Changes(place, draft / NEW)
+                changes = FolderChanges(place, draft / NEW)
                 yield changes
                 make_changes(draft, place, changes.removed, marker, alone)
     except OSError as problem:
@@ -178,7 +178,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def _parsed(text: str) -> Any:
-    """The content of JSON. ValueError where readers would differ: for a key that is there twice, and half a character."""
+    """The content of JSON. ValueError where readers differ: for a key that is there twice, and for half a character."""
     content = json.loads(text, object_pairs_hook=_once)
     if "\\ud" in text.lower():
         json.dumps(content, ensure_ascii=False).encode()
