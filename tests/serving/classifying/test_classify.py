@@ -106,7 +106,7 @@ def test_pairs_are_read_together(bert: httpx2.Client, small: Path) -> None:
 
 def test_usage_is_counted(bert: httpx2.Client) -> None:
     answer = bert.post("/v1/classify", json={"model": "mood", "input": ["abc", "de"]}).json()
-    assert answer["usage"] == {"prompt_tokens": 5, "completion_tokens": 0, "total_tokens": 5}
+    assert (answer["usage"]["prompt_tokens"], answer["usage"]["completion_tokens"]) == (5, 0)
     assert [each["index"] for each in answer["data"]] == [0, 1]
     assert 'loralab_prompt_tokens_total{model="mood"}' in bert.get("/metrics").text
 

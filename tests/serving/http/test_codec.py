@@ -11,7 +11,7 @@ from transformers import AutoTokenizer
 from serving.http.servers import made, served, write_place
 from tiny import byte_tokenizer
 
-SHOUTING = "{% for m in messages %}<{{ m.role }}>{{ m.content | upper }}<eos>\n{% endfor %}<assistant>"
+SHOUTING = "Loud: {% for m in messages %}<{{ m.role }}>{{ m.content | upper }}<eos>\n{% endfor %}<assistant>"
 STRICT = "{{ raise_exception('roles must alternate') }}"
 MESSAGES = [{"role": "user", "content": "hello"}]
 

@@ -10,7 +10,9 @@ import pytest
 
 from browsers import chromium
 from loralab.serving.http.page import POLICY
-from loralab.serving.http.server import Server
+from loralab.serving.http.server import Server, ServerConfig
+from serving.classifying.encoders import opened as opened_base
+from serving.classifying.encoders import write_encoder
 from serving.http.servers import ADMIN, PROMPT, made, served, write_place
 
 KEY = "page-key"
@@ -234,3 +236,22 @@ def test_the_policy_lets_nothing_else_in(url: str) -> None:
     assert answer.headers["content-security-policy"] == POLICY
     assert "unsafe" not in POLICY
     assert answer.headers["x-content-type-options"] == "nosniff"
+
+
+def test_classifiers_are_compared_by_their_probabilities(tmp_path: Path, browser: Any) -> None:
+    place = write_encoder("bert", tmp_path, mood=("bad", "good"), topic=("art", "law", "food"))
+    loaded = opened_base(place)
+    config = ServerConfig(name="base", folder=place / "adapters")
+    for url in served(Server(loaded.model, loaded.tokenizer, config)):
+        for page in opened(browser, url):
+            page.get_by_label("Text", exact=True).fill("a fine film")
+            for side, name in zip(sides(page), ("mood", "topic"), strict=True):
+                side.locator("select").select_option(name)
+            page.get_by_role("button", name="Ask").click()
+            for side, labels in zip(sides(page), ({"bad", "good"}, {"art", "law", "food"}), strict=True):
+                side.get_by_text("tokens read").wait_for()
+                assert set(side.locator(".class b").all_text_contents()) == labels
+            page.get_by_label("Second text").fill("a pair")
+            sides(page)[0].locator("select").select_option("base")
+            page.get_by_role("button", name="Ask").click()
+            sides(page)[0].get_by_text("no head that was trained").wait_for()
