@@ -35,7 +35,7 @@ FLAT = 1.05
 """The server's memory at its end over that at the end of its warm-up."""
 WARM_UP = 0.4
 """Of the time."""
-TEXT = "def double(x):\n    return 2 * x\n\n\ndef third(numbers):\n    return numbers[2]\n"
+TEXT = "def double(x):\n    return 2 * x\n\n\ndef third(numbers):\n    return numbers[2]\n" * 2
 MALFORMED: list[tuple[int, dict[str, Any]]] = [
     (404, {"model": "nobody"}),
     (404, {"model": "../base"}),

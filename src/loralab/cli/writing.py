@@ -160,7 +160,7 @@ MERGED = Product("a merged model", "loralab_merge.json", (*WEIGHTS, *PROCESSOR))
 PRUNED = Product("a pruned model", "prune.json", ("prune.png", *WEIGHTS, *PROCESSOR))
 LINEARIZED = Product("a linearized model", "linearize.json", ("linearize.png", "remaining", "affine_blocks.*"))
 COMPARISON = Product(
-    "a comparison", "comparison.json", ("cells", "results.json", "table.md", "lock", "*.png", ".loralab-*")
+    "a comparison", "comparison.json", ("cells", "tuning", "results.json", "table.md", "lock", "*.png", ".loralab-*")
 )
 PAGE = LoneFile("a page", lambda head: head.lower().startswith(b"<!doctype html"))
 TEXT = LoneFile("a text", lambda head: b"\0" not in head)

@@ -257,16 +257,21 @@ def _places(model: nn.Module, updates: dict[str, Update] | Any) -> dict[str, lis
         raise TargetError(
             f"{', '.join(lost)} cannot be replaced: it is the model itself; adapt it inside another module"
         )
-    return {path: [slot for slot in everywhere if slot.module is by_path[path]] for path in updates}
+    places: dict[int, list[Slot]] = {}
+    for slot in everywhere:
+        places.setdefault(id(slot.module), []).append(slot)
+    return {path: places[id(by_path[path])] for path in updates}
 
 
 def _refuse_overlap(updates: Any, adapters: AdapterSet) -> None:
     """A module whose tensors are replaced by way of a module around it cannot be adapted as well."""
     replacing = list(updates.items())
     replacing += [(path, update) for path, layer in adapters.layers.items() for update in layer.all_updates()]
+    adapted = [*updates, *adapters.layers]
     for outer, update in replacing:
         names = [f"{outer}.{name}" for name in update.replacements()]
-        for inner in (path for path in (*updates, *adapters.layers) if path.startswith(outer + ".")):
+        below = [path for path in adapted if path.startswith(f"{outer}.")] if names else []
+        for inner in below:
             if any(name.startswith(inner + ".") for name in names):
                 raise SpecError(
                     f"{outer} is trained in full and {inner} inside it is adapted as well; choose one of the two"

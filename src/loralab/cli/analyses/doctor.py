@@ -56,7 +56,7 @@ def show(answer: Answer) -> None:
     summed = ", ".join(f"{count.count(each)} {each}s" for each in ("error", "warning", "note"))
     state = "healthy" if answer["healthy"] else "NOT healthy"
     held = f"{answer['modules']} low-rank updates, {answer['tensors']} tensors"
-    show_lines(f"{answer['adapter']}: {state} ({summed}; {held})")
+    show_lines(f"{state}: {answer['adapter']} ({summed}; {held})")
 
 
 def status(answer: Answer) -> int:

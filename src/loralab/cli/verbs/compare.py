@@ -21,6 +21,7 @@ def run(config: CompareConfig) -> Answer:
 
 def show(answer: Answer) -> None:
     """The table with the metric that the claims are about, those that were tested, and the files; table.md has all."""
+    show_lines(answer["how_tuned"], "")
     columns = ("method and setting", "trained", answer["metric"] or "metric", "tok/s", "memory")
     show_table("", columns, [_line(row, answer["metric"]) for row in answer["rows"]])
     show_lines(*answer["notes"])

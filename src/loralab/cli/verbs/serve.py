@@ -62,6 +62,9 @@ class ServeConfig(NamesModel):
     prefix_cache: str = "256"
     """Memory for what prompts begin with, so that it is read once: MiB, or a share of what is free (10%); 0: none."""
 
+    one_copy: bool = False
+    """Keep no second copy of the weights in a layout that is quicker for few rows: half the memory, slower steps."""
+
     dtype: Precision = "auto"
     """Precision of the base model; auto is bfloat16 where the processor multiplies it natively."""
 
@@ -117,7 +120,9 @@ def run(config: ServeConfig) -> Answer:
         admin_token=config.admin_token,
         api_key=config.api_key,
         hosts=_hosts(config),
-        engine=EngineConfig(rows=config.rows, length=config.length, prefix_bytes=config.prefix_bytes),
+        engine=EngineConfig(
+            rows=config.rows, length=config.length, pack=not config.one_copy, prefix_bytes=config.prefix_bytes
+        ),
         waiting=config.waiting,
         seconds=config.timeout,
         in_memory=config.in_memory,

@@ -60,6 +60,6 @@ VERB = Verb(
     essentials=("ranks", "lrs", "target_sets", "budget_minutes", *ESSENTIALS),
     example=(
         "loralab tune --model smollm2-135m --task docstrings --ranks 4,16 \\\n"
-        '  --target-sets "q,v;all-linear" --seeds 1,2 --budget-minutes 20 --out out/tuned'
+        '  --target-sets "q,v;all-linear" --seeds 1,2 --budget-minutes 20 \\\n  --out out/tuned'
     ),
 )

@@ -5,6 +5,7 @@ A setting is a method with the sizes it is given. All its seeds make one row of 
 
 import json
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from itertools import product
 from pathlib import Path
@@ -92,26 +93,31 @@ class Cell:
         return Path(self.config.out)
 
 
-def cells_of(config: CompareConfig, settings: list[Setting]) -> list[Cell]:
-    """Every setting with every seed, in the order in which they run: a setting's seeds one after the other."""
+def cells_of(
+    config: CompareConfig, settings: list[Setting], rates: Mapping[Setting, float] | None = None
+) -> list[Cell]:
+    """Every setting with every seed, in the order in which they run: a setting's seeds one after the other.
+
+    `rates` are those that were found for the settings, where they were looked for.
+    """
     cells: list[Cell] = []
     taken: dict[str, int] = {}
     for setting in settings:
         for seed in config.seeds:
-            name = f"{_readable(setting)}-seed-{seed}"
+            name = f"{readable(setting)}-seed-{seed}"
             taken[name] = taken.get(name, 0) + 1
             name += f"-{taken[name]}" if taken[name] > 1 else ""
-            cells.append(Cell(name, setting, _training(config, setting, seed, name)))
+            cells.append(Cell(name, setting, _training(config, setting, seed, name, (rates or {}).get(setting))))
     return cells
 
 
-def _training(config: CompareConfig, setting: Setting, seed: int, name: str) -> TrainConfig:
-    lr = (config.method_lr or {}).get(setting.method, config.lr)
+def _training(config: CompareConfig, setting: Setting, seed: int, name: str, rate: float | None) -> TrainConfig:
+    lr = (config.method_lr or {}).get(setting.method, config.lr) if rate is None else rate
     out = str(Path(config.out) / "cells" / name)
     return config.training(seed=seed, lr=lr, out=out, **setting.training_changes())
 
 
-def _readable(setting: Setting) -> str:
+def readable(setting: Setting) -> str:
     """`lora-r4-q-v`, `adapter-h-size8-n100`: letters that no file system minds."""
     parts = [
         setting.method,

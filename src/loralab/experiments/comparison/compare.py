@@ -1,6 +1,6 @@
 """`compare`: many trainings, one after another, to one table, its pictures, and the paper's claims judged."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from loralab.experiments.comparison.process import Outcome, finished, run_cell
 from loralab.experiments.comparison.progress import ComparisonProgress
 from loralab.experiments.comparison.rows import Row, loose, main_metric, rows_of
 from loralab.experiments.comparison.table import markdown
+from loralab.experiments.comparison.tuning import at_an_end, best_rates, how_tuned, tuning_cells
 from loralab.files.whole import write_json, write_text
 
 
@@ -33,6 +34,8 @@ class Comparison:
     plots: tuple[Path, ...]
     notes: tuple[str, ...] = ()
     """What to mind of the figures."""
+    how_tuned: str = ""
+    """How each method came to its rate: the first thing to know."""
 
 
 def compare(config: CompareConfig) -> Comparison:
@@ -50,9 +53,10 @@ def compare(config: CompareConfig) -> Comparison:
         clear(folder)
         config = replace(config, overwrite=False)
     with held(folder) as lock:
-        cells = cells_of(config, earlier_settings(folder, config) or _begin(folder, config))
-        outcomes = _run(cells, config, lock)
-        comparison = _write(folder, config, outcomes)
+        settings = earlier_settings(folder, config) or _begin(folder, config)
+        rates = _tune(config, settings, lock) if config.tuned else {}
+        outcomes = _run(cells_of(config, settings, rates), config, lock)
+        comparison = _write(folder, config, outcomes, at_an_end(rates))
     _complain(outcomes, folder)
     return comparison
 
@@ -77,6 +81,11 @@ def _begin(folder: ComparisonFolder, config: CompareConfig) -> list[Setting]:
     return settings
 
 
+def _tune(config: CompareConfig, settings: list[Setting], lock: int) -> Mapping[Setting, float]:
+    """The rate of every setting; trainings that ended before are not repeated."""
+    return best_rates(config, _run(tuning_cells(config, settings), config, lock))
+
+
 def _run(cells: Sequence[Cell], config: CompareConfig, lock: int) -> list[Outcome]:
     outcomes = []
     with ComparisonProgress(cells, config.best_metric) as progress:
@@ -90,7 +99,9 @@ def _run(cells: Sequence[Cell], config: CompareConfig, lock: int) -> list[Outcom
     return outcomes
 
 
-def _write(folder: ComparisonFolder, config: CompareConfig, outcomes: Sequence[Outcome]) -> Comparison:
+def _write(
+    folder: ComparisonFolder, config: CompareConfig, outcomes: Sequence[Outcome], ends: tuple[str, ...]
+) -> Comparison:
     rows = rows_of(outcomes, config.match_params)
     claims = judge_claims(rows, config.best_metric)
     plots = draw_comparison(rows, config.best_metric, folder.path, f"{config.model} on {config.task}")
@@ -102,9 +113,10 @@ def _write(folder: ComparisonFolder, config: CompareConfig, outcomes: Sequence[O
         results=folder.results,
         table=folder.table,
         plots=tuple(plots),
-        notes=loose(rows),
+        notes=(*loose(rows), *ends),
+        how_tuned=how_tuned(config),
     )
-    write_text(folder.table, markdown(config, rows, claims))
+    write_text(folder.table, markdown(config, rows, claims, comparison.how_tuned))
     write_json(folder.results, _with_names(as_answer(comparison)))
     return comparison
 

@@ -45,6 +45,14 @@ class CompareConfig(TrainConfig):
     method_lr: dict[str, float] | None = field(default=None, metadata={"group": "comparison"})
     """The learning rate of some methods, as full=1e-5,bitfit=1e-3; the others have --lr."""
 
+    tuned: bool = field(default=False, metadata={"group": "comparison"})
+    """Find the rate of every setting first, with seed 0: five rates over two decades, around 5e-5 for methods that
+    train the weights themselves and ten times that for all others, each for a share of the steps (tune_share) and
+    judged on a tenth of the training split, which the trainings that are reported then learn from as well."""
+
+    tune_share: float = field(default=0.25, metadata={"group": "comparison"})
+    """With tuned: the length of a training that looks for the rate, as a share of those that are reported."""
+
     match_params: int | None = field(default=None, metadata={"group": "comparison"})
     """Equal budgets: give each method the rank, bottleneck size or number of positions whose trainable parameters (head
     apart) are nearest to N."""
@@ -53,6 +61,7 @@ class CompareConfig(TrainConfig):
     method: str = field(default="lora", init=False)
     seed: int = field(default=0, init=False)
     resume: bool = field(default=False, init=False)
+    training_share: float | None = field(default=None, init=False)
 
     overwrite: bool = field(default=False, metadata={"group": "run"})
     """Begin anew where the folder holds another comparison; anything else there is left alone."""
@@ -72,6 +81,7 @@ class CompareConfig(TrainConfig):
         """Raise one SpecError that lists everything wrong with the comparison itself, or return."""
         super().validate()
         problems = [*_list_problems(self), *_method_problems(self), *self.idle_settings(), *_budget_problems(self)]
+        problems += _tuning_problems(self)
         if problems:
             raise SpecError("invalid comparison: " + "; ".join(problems))
 
@@ -139,6 +149,24 @@ def _budget_problems(config: CompareConfig) -> list[str]:
     problems = [f"match_params chooses what {name} lists: give one of them" for name in chosen]
     if config.match_params < 1:
         problems.append(f"match_params {config.match_params}: at least 1 parameter is needed")
+    return problems
+
+
+def _tuning_problems(config: CompareConfig) -> list[str]:
+    if not config.tuned:
+        return []
+    problems = []
+    if config.method_lr is not None:
+        problems.append("method_lr gives rates that tuned would find: give one of them")
+    if not 0 < config.tune_share <= 1:
+        problems.append(f"tune_share {config.tune_share:g}: it must be above 0 and at most 1")
+    if not (config.eval_limit or config.best_epoch):
+        problems.append("tuned and eval_limit 0: rates are judged by held-out data; give at least 1")
+    if config.validation_share is not None:
+        problems.append(
+            "tuned and validation_share: the seeds hold out different parts, which the search for rates would see; "
+            "give validation"
+        )
     return problems
 
 

@@ -35,6 +35,11 @@ class ComparisonFolder:
         return self.path / "cells"
 
     @property
+    def tuning(self) -> Path:
+        """The same for the trainings that looked for rates."""
+        return self.path / "tuning"
+
+    @property
     def results(self) -> Path:
         """results.json: rows and claims."""
         return self.path / "results.json"
@@ -79,7 +84,8 @@ def clear(folder: ComparisonFolder) -> None:
     """Take away what an earlier comparison wrote. Raises OutputError while one is at work there."""
     with held(folder), whole_changes(folder.path) as changes:
         pictures = (each.name for each in folder.path.glob("*.png"))
-        changes.remove(folder.cells.name, folder.record.name, folder.results.name, folder.table.name, *pictures)
+        own = (folder.cells, folder.tuning, folder.record, folder.results, folder.table)
+        changes.remove(*(each.name for each in own), *pictures)
 
 
 @contextmanager

@@ -7,11 +7,12 @@ from loralab.experiments.comparison.config import CompareConfig
 from loralab.experiments.comparison.rows import Row, count_text, loose, spread_text
 
 
-def markdown(config: CompareConfig, rows: Sequence[Row], claims: Sequence[Claim]) -> str:
-    """The whole file."""
+def markdown(config: CompareConfig, rows: Sequence[Row], claims: Sequence[Claim], how_tuned: str = "") -> str:
+    """The whole file. `how_tuned` says how each method came to its rate."""
     failures = _failures(rows)
     parts = [
         f"# {config.model} on {config.task}",
+        *([how_tuned] if how_tuned else []),
         _what_it_is(config),
         _table(rows, config.match_params is not None),
         *(f"{sentence[0].upper()}{sentence[1:]}." for sentence in loose(rows)),

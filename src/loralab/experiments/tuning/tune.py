@@ -18,6 +18,7 @@ from loralab.experiments.tuning.halving import better_half, rungs_of
 from loralab.experiments.tuning.pictures import draw_tuning
 from loralab.experiments.tuning.probe import probe_all
 from loralab.experiments.tuning.results import TrialResult, TuneResult, markdown, mean_losses, rows_of
+from loralab.files.locks import locked
 from loralab.files.names import RUN_NAME
 from loralab.files.whole import replacing, whole_folder, write_json, write_text
 from loralab.machine import keep_few_kernels, peak_memory_bytes
@@ -51,10 +52,13 @@ def tune(config: TuneConfig) -> TuneResult:
     with SharedProgress() as progress, interruptible() as interruption:
         if state is None:
             state = _plan(config, ground, progress, started)
+            if not folder.record.is_file():
+                earlier_state(folder, config)  # anything else that lies there is left alone
+        folder.path.mkdir(parents=True, exist_ok=True)
+        with locked(folder.path):
             if config.overwrite:
-                earlier_state(folder, config) if not folder.record.is_file() else clear(folder)
-            record_state(folder, config, state)
-        return Tuning(config, folder, state, ground, progress, interruption, started).run()
+                clear(folder)
+            return Tuning(config, folder, state, ground, progress, interruption, started).run()
 
 
 def _plan(config: TuneConfig, ground: Ground, progress: SharedProgress, started: float) -> TuneState:
@@ -96,6 +100,7 @@ class Tuning:
 
     def run(self) -> TuneResult:
         """Every rung that is still to come, and what a finished tuning leaves."""
+        self._record()
         self._say_start()
         together = SideBySide(self.ground, self.interruption)
         try:
