@@ -118,8 +118,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parse(arguments)
     torch.set_num_threads(options.threads)
     loaded = load_model(MODEL, kind="generation", dtype=options.dtype)
-    greedy = contenders(loaded, prompts_of_lengths(loaded, options.prompts), GenerationConfig(options.new_tokens))
-    found = {"greedy": measure("greedy", greedy, options.rounds)} if options.prompts else {}
+    found: dict[str, dict[str, Any]] = {}
+    if options.prompts:
+        prompts = prompts_of_lengths(loaded, options.prompts)
+        ways = contenders(loaded, prompts, GenerationConfig(options.new_tokens))
+        found["greedy"] = measure("greedy", ways, options.rounds)
     if options.adapter:
         load(loaded.model, options.adapter, "e2e")
     if options.inputs:

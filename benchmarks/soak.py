@@ -24,7 +24,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import httpx2
 import psutil
@@ -169,23 +169,24 @@ def serving(model: str, folder: Path) -> Iterator[tuple[str, psutil.Process]]:
     """A server's address and process."""
     command = [sys.executable, "-m", "loralab", "serve", "--model", model, "--adapters", str(folder), "--port", "0"]
     command += ["--admin-token", TOKEN, "--dtype", "float32", "--prefix-cache", "32", "--in-memory", "6"]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=os.environ | {"COLUMNS": "200"})
-    try:
-        assert process.stderr is not None
-        seen = []
-        for line in process.stderr:
-            seen.append(line)
-            found = re.search(r"(http://127\.0\.0\.1:\d+)", line)
-            if found:
-                break
-        else:
-            raise SystemExit(f"the server did not start: {''.join(seen)}")
-        drain = subprocess.Popen(["cat"], stdin=process.stderr, stdout=subprocess.DEVNULL)
-        yield found.group(1), psutil.Process(process.pid)
-    finally:
-        process.terminate()
-        process.wait(120)
-        drain.wait(10)
+    with tempfile.TemporaryFile("w+") as said:
+        process = subprocess.Popen(command, stderr=said, env=os.environ | {"COLUMNS": "200"})
+        try:
+            yield _address(process, said), psutil.Process(process.pid)
+        finally:
+            process.terminate()
+            process.wait(120)
+
+
+def _address(process: "subprocess.Popen[bytes]", said: IO[str]) -> str:
+    """Where it listens, once it says so."""
+    while process.poll() is None:
+        said.seek(0)
+        found = re.search(r"http://127\.0\.0\.1:\d+", said.read())
+        if found:
+            return found.group()
+        time.sleep(0.1)
+    raise SystemExit("the server did not start")
 
 
 def make_adapters(model: str, root: Path, count: int = 8) -> Path:

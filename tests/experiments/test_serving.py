@@ -4,15 +4,15 @@ import pytest
 
 from loralab.errors import SpecError
 from loralab.experiments.serving.config import ServingConfig
-from loralab.experiments.serving.contenders import Outcome
+from loralab.experiments.serving.contenders import AnswerTimes
 from loralab.experiments.serving.measure import ratios_of
 
 
 def test_a_ratio_is_taken_within_each_round() -> None:
     rounds = [
-        {"mixed": Outcome(2.0, 100, 0.4), "base": Outcome(1.0, 100, 0.1)},
-        {"mixed": Outcome(4.0, 100, 0.2), "base": Outcome(4.0, 100, 0.1)},
-        {"mixed": Outcome(1.0, 100, 0.1), "base": Outcome(0.9, 100, 0.1)},
+        {"mixed": AnswerTimes(2.0, 100, 0.4), "base": AnswerTimes(1.0, 100, 0.1)},
+        {"mixed": AnswerTimes(4.0, 100, 0.2), "base": AnswerTimes(4.0, 100, 0.1)},
+        {"mixed": AnswerTimes(1.0, 100, 0.1), "base": AnswerTimes(0.9, 100, 0.1)},
     ]
     mixed, first = ratios_of(rounds)
     assert (mixed.name, mixed.median, mixed.least, mixed.most, mixed.met) == ("mixed_over_base", 0.9, 0.5, 1.0, True)

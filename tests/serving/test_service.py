@@ -102,15 +102,17 @@ def test_one_that_is_unloaded_before_its_request_comes_is_answered_and_leaves(se
 
 
 def test_unloading_while_many_answers_to_one_prompt_are_written(served: Served) -> None:
-    version = served.registry.version("one")
+    engine, version = served.service.engine, served.registry.version("one")
+    served.settle()
+    of_base = engine.prefixes.memory_bytes
     alone = served.answered(version)
+    assert engine.prefixes.memory_bytes > of_base
     many = [served.ask(version) for _ in range(6)]
     many[0].begun()
     served.registry.remove("one")
     assert [each.ended().tokens for each in many] == [alone] * 6
     served.settle()
-    engine = served.service.engine
-    assert (engine.held, engine.bank.memory_bytes, engine.prefixes.memory_bytes) == ([], 0, 0)
+    assert (engine.held, engine.bank.memory_bytes, engine.prefixes.memory_bytes) == ([], 0, of_base)
 
 
 def test_unloading_frees_what_it_held(served: Served) -> None:

@@ -178,7 +178,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def _parsed(text: str) -> Any:
-    """The content of JSON. ValueError where readers differ: for a key that is there twice, and for half a character."""
+    """The content of JSON. ValueError where readers would differ: a key that is there twice, half a character."""
     content = json.loads(text, object_pairs_hook=_once)
     if "\\ud" in text.lower():
         json.dumps(content, ensure_ascii=False).encode()

@@ -34,7 +34,8 @@ class GenerationConfig:
     """Seed of the sampling; the global random state is left alone."""
 
     batch_size: int = 16
-    """Prompts in a batch."""
+    """Prompts in a batch; inputs that beams are searched for at once. One token after the other, up to four times as
+    many answers are written at once, as far as their cache stays small beside the weights."""
 
     def __post_init__(self) -> None:
         """Raises `SpecError` for the first value that cannot be."""

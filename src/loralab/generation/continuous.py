@@ -4,7 +4,6 @@ for the next.
 Shapes: V vocabulary.
 """
 
-import math
 from collections.abc import Callable, Iterator, Sequence
 
 import torch
@@ -31,8 +30,6 @@ MOST_TIMES = 4
 cheap; and the engine keeps nothing of a batch of prompts."""
 SHARE = 2
 """But the cache of all is no larger than one half of the weights, where a batch's own is not already."""
-WORTH_A_TRIAL = 64
-"""Steps from which on the engine's fused blocks, which it has to try first, gain more than their trial costs."""
 
 
 def generate_continuously(
@@ -148,14 +145,12 @@ def _sizes(model: PreTrainedModel, prompts: Sequence[list[int]], config: Generat
     length = longest + config.max_new_tokens
     fitting = weight_bytes(model) // SHARE // max(1, length * cache_bytes(model))
     rows = min(len(prompts), max(config.batch_size, min(MOST_TIMES * config.batch_size, fitting)))
-    steps = config.max_new_tokens * math.ceil(len(prompts) / rows)
     return EngineConfig(
         rows=rows,
         length=length,
         chunk=max(2, min(CHUNK, longest)),
         reading=sum(map(len, prompts)),
-        fused=steps >= WORTH_A_TRIAL,
-        pack=False,  # a second copy of the weights is not what is expected of a few answers
+        fused=False,  # with so many rows the fused blocks gain less than the trial costs that they need
     )
 
 

@@ -23,6 +23,7 @@ from transformers import PreTrainedModel
 from loralab.core.attach import attach, detach, rows
 from loralab.experiments.serving.config import MIXED_RANKS, ServingConfig
 from loralab.experiments.serving.peers import found
+from loralab.extras import deferred
 from loralab.formats.save import save
 from loralab.methods.lora import LoRA
 from loralab.serving.engine.bank import Pairs
@@ -30,13 +31,14 @@ from loralab.serving.engine.engine import Engine, EngineConfig
 from loralab.serving.engine.request import Request, Token
 from loralab.serving.registry import Registry
 
+peft = deferred("peft")
 TARGETS = ("q", "k", "v", "o")
 EFFECT = 0.02
 """The spread of the adapters' B, which starts at zero."""
 
 
 @dataclass(frozen=True)
-class Outcome:
+class AnswerTimes:
     """What one contender took for all prompts of a round."""
 
     seconds: float
@@ -50,7 +52,7 @@ class Outcome:
         return self.tokens / self.seconds
 
 
-Contender = Callable[[], Outcome]
+Contender = Callable[[], AnswerTimes]
 
 
 class Answering:
@@ -97,7 +99,7 @@ class Answering:
 
     # -- the engine -----------------------------------------------------------------------------------------------
 
-    def _asked(self, adapters: Sequence[str | None]) -> Outcome:
+    def _asked(self, adapters: Sequence[str | None]) -> AnswerTimes:
         asked = zip(self._prompts, adapters, strict=False)
         requests = [Request(prompt=tuple(ids), max_new_tokens=self.new_tokens, adapter=who) for ids, who in asked]
         begun = time.perf_counter()
@@ -110,9 +112,9 @@ class Answering:
                 first.setdefault(event.request, time.perf_counter() - begun)
                 tokens += 1
         middle = sorted(first.values())[len(first) // 2]
-        return Outcome(time.perf_counter() - begun, tokens, middle)
+        return AnswerTimes(time.perf_counter() - begun, tokens, middle)
 
-    def _asked_by_name(self) -> Outcome:
+    def _asked_by_name(self) -> AnswerTimes:
         """Adapters among many registered ones, found by name as a server finds them."""
         assert self._many is not None
         begun = time.perf_counter()
@@ -120,7 +122,7 @@ class Answering:
         for version in versions:
             self.engine.hold(version.key, version.pairs)
         outcome = self._asked([version.key for version in versions])
-        return Outcome(time.perf_counter() - begun, outcome.tokens, outcome.first_token_seconds)
+        return AnswerTimes(time.perf_counter() - begun, outcome.tokens, outcome.first_token_seconds)
 
     def _registry(self, folder: Path) -> Registry:
         """The same file under many names (hard links), each name an adapter of its own."""
@@ -155,7 +157,7 @@ class Answering:
 
     # -- others ---------------------------------------------------------------------------------------------------
 
-    def _generated(self, model: Any, count: int, **others: Any) -> Outcome:
+    def _generated(self, model: Any, count: int, **others: Any) -> AnswerTimes:
         ids_BT = torch.tensor(self._prompts[:count], device=self.model.device)
         new = self.new_tokens
         begun = time.perf_counter()
@@ -169,19 +171,17 @@ class Answering:
                 pad_token_id=0,
                 **others,
             )
-        return Outcome(time.perf_counter() - begun, count * (out_BT.shape[1] - ids_BT.shape[1]))
+        return AnswerTimes(time.perf_counter() - begun, count * (out_BT.shape[1] - ids_BT.shape[1]))
 
-    def _rows(self, names: Sequence[str]) -> Outcome:
+    def _rows(self, names: Sequence[str]) -> AnswerTimes:
         with rows(self._adapted, list(names)):
             return self._generated(self._adapted, len(names))
 
     def _peft(self, names: Sequence[str]) -> Contender:
-        from peft import LoraConfig, get_peft_model
-
         targets = sorted({path.rpartition(".")[2] for path in self._paths})
-        settings = LoraConfig(r=self.config.adapter_rank, target_modules=targets, init_lora_weights=False)
+        settings = peft.LoraConfig(r=self.config.adapter_rank, target_modules=targets, init_lora_weights=False)
         with warnings.catch_warnings(action="ignore", category=FutureWarning):  # PEFT asks transformers' old name
-            wrapped = get_peft_model(copy.deepcopy(self.model), settings, adapter_name=names[0])
+            wrapped = peft.get_peft_model(copy.deepcopy(self.model), settings, adapter_name=names[0])
         for name in names[1:]:
             wrapped.add_adapter(name, settings)
         wrapped.eval()

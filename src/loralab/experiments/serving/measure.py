@@ -13,13 +13,13 @@ from loralab.experiments.latency.measure import machine_now
 from loralab.experiments.latency.rounds import order_in_round
 from loralab.experiments.latency.rows import Machine
 from loralab.experiments.serving.config import ServingConfig
-from loralab.experiments.serving.contenders import Answering, Outcome, threads_of
+from loralab.experiments.serving.contenders import Answering, AnswerTimes, threads_of
 from loralab.experiments.serving.peers import STAND_INS, found, sentences
 from loralab.files.whole import write_json
 from loralab.models.load import load_model
 from loralab.progress import tracked
 
-Round = Mapping[str, Outcome]
+Round = Mapping[str, AnswerTimes]
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ BARS = (
 
 
 @dataclass(frozen=True)
-class Ratio:
+class RatioOverRounds:
     """A bar's ratio over the rounds."""
 
     name: str
@@ -82,17 +82,17 @@ def measure_serving(config: ServingConfig, say: Callable[[str], None]) -> dict[s
     return answer
 
 
-def ratios_of(rounds: Sequence[Round]) -> list[Ratio]:
+def ratios_of(rounds: Sequence[Round]) -> list[RatioOverRounds]:
     """Those whose contenders have run."""
     found_ratios = []
     for bar in BARS:
         if all(bar.over in each and bar.under in each for each in rounds):
             values = [_value(each[bar.over], bar) / _value(each[bar.under], bar) for each in rounds]
-            found_ratios.append(Ratio(bar.name, median(values), min(values), max(values), bar.asked))
+            found_ratios.append(RatioOverRounds(bar.name, median(values), min(values), max(values), bar.asked))
     return found_ratios
 
 
-def _value(outcome: Outcome, bar: Bar) -> float:
+def _value(outcome: AnswerTimes, bar: Bar) -> float:
     if bar.of == "tokens":
         return outcome.tokens_per_second
     assert outcome.first_token_seconds is not None
@@ -133,7 +133,7 @@ def _answer(config: ServingConfig, place: Machine, how: str, rounds: Sequence[Ro
     }
 
 
-def _middle(outcomes: Sequence[Outcome]) -> dict[str, float | None]:
+def _middle(outcomes: Sequence[AnswerTimes]) -> dict[str, float | None]:
     firsts = [each.first_token_seconds for each in outcomes if each.first_token_seconds is not None]
     return {
         "tokens_per_second": median(each.tokens_per_second for each in outcomes),

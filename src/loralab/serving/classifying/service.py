@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(eq=False)
-class Asked:
+class ClassifyRequest:
     """A text, or a pair, that is to be classified."""
 
     encoded: Encoded
@@ -41,7 +41,7 @@ class ClassifierService:
     def __init__(self, model: PreTrainedModel, pad_id: int, rows: int) -> None:
         self._classifier = Classifier(model, in_bank=2 * rows)
         self._pad_id, self._rows = pad_id, rows
-        self._waiting: OrderedDict[str | None, deque[Asked]] = OrderedDict()
+        self._waiting: OrderedDict[str | None, deque[ClassifyRequest]] = OrderedDict()
         self._released: set[str] = set()
         self._running = 0
         self._wake = Condition()
@@ -49,7 +49,7 @@ class ClassifierService:
         self._thread = Thread(target=self._serve, name="loralab classifier", daemon=True)
         self._thread.start()
 
-    def ask(self, asked: Asked) -> None:
+    def ask(self, asked: ClassifyRequest) -> None:
         """Classify it; the answer is its future's."""
         with self._wake:
             self._waiting.setdefault(asked.key, deque()).append(asked)
@@ -91,7 +91,7 @@ class ClassifierService:
             self._answer(batch)
             self._running = 0
 
-    def _next(self) -> list[Asked] | None:
+    def _next(self) -> list[ClassifyRequest] | None:
         """The next batch, the adapters in turn; None when there is nothing left and it is closing."""
         with self._wake:
             while True:
@@ -102,8 +102,8 @@ class ClassifierService:
                     return None
                 self._wake.wait()
 
-    def _taken(self) -> list[Asked]:
-        batch: list[Asked] = []
+    def _taken(self) -> list[ClassifyRequest]:
+        batch: list[ClassifyRequest] = []
         while self._waiting and len(batch) < self._rows:
             key, queue = self._waiting.popitem(last=False)
             asked = queue.popleft()
@@ -118,7 +118,7 @@ class ClassifierService:
             self._released.discard(key)
             self._classifier.release(key)
 
-    def _answer(self, batch: list[Asked]) -> None:
+    def _answer(self, batch: list[ClassifyRequest]) -> None:
         """A batch that fails is answered one by one, so that only what is at fault fails."""
         try:
             found = self._outputs(batch) if batch else []
@@ -136,7 +136,7 @@ class ClassifierService:
             else:
                 asked.outputs.set_exception(NumericsError("an output of the classifier is NaN or infinite"))
 
-    def _outputs(self, batch: list[Asked]) -> list[Tensor]:
+    def _outputs(self, batch: list[ClassifyRequest]) -> list[Tensor]:
         for asked in batch:
             if asked.version is not None and asked.version.head is not None:
                 self._classifier.hold(asked.version.key, asked.version.pairs, asked.version.head)

@@ -37,7 +37,7 @@ class Extent:
 
 
 @dataclass(frozen=True)
-class Seen:
+class SeenColumns:
     """What a call of the model sees of the bank: some columns, and which of them each row."""
 
     columns: slice
@@ -88,7 +88,7 @@ class Shelf:
         """These columns and no others."""
         self.A, self.B = self.A[columns], [B[columns] for B in self.B]
 
-    def add_to(self, h: Mapping[str, Tensor], x_RI: Tensor, seen: Seen) -> None:
+    def add_to(self, h: Mapping[str, Tensor], x_RI: Tensor, seen: SeenColumns) -> None:
         """h += (x Aᵀ ∘ mask) B for all modules here, whose outputs h [R, O] are given by path."""
         u_RCP = nn.functional.linear(x_RI, self.A[seen.columns].flatten(0, 1)).view(len(x_RI), -1, len(self.paths))
         u_PRC = u_RCP.new_empty(len(self.paths), *u_RCP.shape[:2])
@@ -99,7 +99,7 @@ class Shelf:
         for path, u_RC, B in zip(self.paths, u_PRC, self.B, strict=True):
             h[path].addmm_(u_RC, B[seen.columns])
 
-    def added(self, path: str, h: Tensor, x: Tensor, seen: Seen) -> Tensor:
+    def added(self, path: str, h: Tensor, x: Tensor, seen: SeenColumns) -> Tensor:
         """h + (x Aᵀ ∘ mask) B of one module; x [R, T, I] or, as some models have it, [R·T, I]."""
         place = self.paths.index(path)
         u = nn.functional.linear(x, self.A[seen.columns, place])
@@ -126,7 +126,7 @@ class FactorBank:
         self._extents: dict[str, Extent] = {}
         self._adapted: dict[str, tuple[str, ...]] = {}
         self._capacity = 0
-        self._seen: Seen | None = None
+        self._seen: SeenColumns | None = None
 
     # -- adapters come and go -------------------------------------------------------------------------------------
 
@@ -220,7 +220,7 @@ class FactorBank:
 
     # -- what a call sees -----------------------------------------------------------------------------------------
 
-    def seen(self, keys: Sequence[str | None]) -> Seen | None:
+    def seen(self, keys: Sequence[str | None]) -> SeenColumns | None:
         """What is seen where row r of a batch is answered by adapter `keys[r]` (None: the base); None: nothing.
 
         The columns reach from the first adapter's to the last one's: those of adapters outside cost nothing.
@@ -230,13 +230,13 @@ class FactorBank:
         if not some:
             return None
         if len(set(extents)) == 1:
-            return Seen(some[0].slice)
+            return SeenColumns(some[0].slice)
         columns = Extent(min(extent.start for extent in some), max(extent.stop for extent in some))
         mask_RC = next(iter(self._shelves.values())).A.new_zeros(len(keys), columns.stop - columns.start)
         for row, extent in enumerate(extents):
             if extent is not None:
                 mask_RC[row, extent.start - columns.start : extent.stop - columns.start] = 1
-        return Seen(columns.slice, mask_RC)
+        return SeenColumns(columns.slice, mask_RC)
 
     @contextmanager
     def seen_by(self, keys: Sequence[str | None]) -> Iterator[None]:

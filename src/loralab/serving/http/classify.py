@@ -8,7 +8,7 @@ from uuid import uuid4
 from torch import Tensor
 
 from loralab.errors import NumericsError, SpecError
-from loralab.serving.classifying.service import Asked
+from loralab.serving.classifying.service import ClassifyRequest
 from loralab.serving.http.bodies import ClassifyBody, PairBody
 from loralab.serving.http.completing import TOO_LONG
 from loralab.serving.http.server import Refused, Server
@@ -26,7 +26,9 @@ async def classified(server: Server, body: ClassifyBody) -> dict[str, object]:
             version = await server.version(body.model)
             if version is None and server.labels is None:
                 raise Refused(400, f"{body.model} has no head that was trained: name one of its adapters")
-            asked = [Asked(each, version) for each in await asyncio.to_thread(_encoded, server, version, body)]
+            asked = [
+                ClassifyRequest(each, version) for each in await asyncio.to_thread(_encoded, server, version, body)
+            ]
             read = sum(len(each.encoded.input_ids) for each in asked)
             counts.requests[body.model] += len(asked)
             counts.prompt_tokens[body.model] += read
@@ -45,7 +47,7 @@ async def classified(server: Server, body: ClassifyBody) -> dict[str, object]:
     }
 
 
-async def _outputs(ask: Any, asked: list[Asked]) -> list[Tensor]:
+async def _outputs(ask: Any, asked: list[ClassifyRequest]) -> list[Tensor]:
     """Of all of them; whoever stops waiting for these ends them."""
     try:
         for each in asked:

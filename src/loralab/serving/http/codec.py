@@ -22,8 +22,8 @@ class Codec:
 
     @staticmethod
     def of(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> "Codec":
-        """For this model."""
-        return Codec(tokenizer, frozenset(end_ids(model, tokenizer)))
+        """For this model; a classifier writes nothing that would end."""
+        return Codec(tokenizer, frozenset(end_ids(model, tokenizer) if model.can_generate() else ()))
 
     @cached_property
     def turn(self) -> Ends:

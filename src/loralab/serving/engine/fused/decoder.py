@@ -20,13 +20,13 @@ import torch
 from torch import Tensor, nn
 from transformers import DynamicCache
 
-from loralab.serving.engine.bank import FactorBank, Seen
+from loralab.serving.engine.bank import FactorBank, SeenColumns
 from loralab.serving.engine.cache import RowCache
 from loralab.serving.engine.decoder import rows_of
 from loralab.serving.engine.fused.anatomy import Anatomy, Block, Linears
 from loralab.serving.engine.fused.attention import Rotation, Turn, attend, attend_among
 from loralab.serving.engine.fused.norms import Norm, norm_of
-from loralab.serving.engine.fused.products import PackedProduct, Product, rows_are_apart
+from loralab.serving.engine.fused.products import DenseProduct, PackedDense, rows_are_apart
 
 
 @dataclass(frozen=True)
@@ -51,11 +51,11 @@ class Heads:
     layer: int
 
 
-class Step(Protocol):
+class SharedStep(Protocol):
     """What all layers share in one step, and how they look back."""
 
     @property
-    def seen(self) -> Seen | None:
+    def seen(self) -> SeenColumns | None:
         """Columns of the bank."""
 
     @property
@@ -70,13 +70,13 @@ class Step(Protocol):
 class RowsStep:
     """One token of every row."""
 
-    seen: Seen | None
+    seen: SeenColumns | None
     turns: dict[Rotation, Turn]
     cache: RowCache
     mask_R1N: Tensor | None
 
     def attended(self, heads: Heads) -> Tensor:
-        """See `Step`."""
+        """See `SharedStep`."""
         layer, mask, window = self.cache.row_layers[heads.layer], self.mask_R1N, heads.window
         keys, values = layer.update(heads.key[:, :, None], heads.value[:, :, None])
         if window is not None and keys.shape[2] > window:
@@ -89,33 +89,33 @@ class RowsStep:
 class ChunkStep:
     """Some tokens of one text."""
 
-    seen: Seen | None
+    seen: SeenColumns | None
     turns: dict[Rotation, Turn]
     cache: DynamicCache
 
     def attended(self, heads: Heads) -> Tensor:
-        """See `Step`."""
+        """See `SharedStep`."""
         key, value = (each.transpose(0, 1)[None] for each in (heads.key, heads.value))
         keys, values = self.cache.update(key, value, heads.layer)
         return attend_among(heads.query, keys[0], values[0], heads.window, heads.scale, heads.cap)
 
 
-class AdaptedProduct:
+class AdaptedDense:
     """A product, and beside it the columns of the bank that the rows see."""
 
     def __init__(self, linears: Linears, bank: FactorBank, packed_for: int | None) -> None:
         modules = linears.modules
-        self.product = Product(modules) if packed_for is None else PackedProduct(modules, packed_for)
+        self.product = DenseProduct(modules) if packed_for is None else PackedDense(modules, packed_for)
         self._bank, self._paths = bank, linears.paths
 
-    def __call__(self, x_RI: Tensor, seen: Seen | None) -> Tensor:
+    def __call__(self, x_RI: Tensor, seen: SeenColumns | None) -> Tensor:
         return self._adapted(self.product(x_RI), x_RI, seen)
 
-    def plus(self, residual_RO: Tensor, x_RI: Tensor, seen: Seen | None) -> Tensor:
+    def plus(self, residual_RO: Tensor, x_RI: Tensor, seen: SeenColumns | None) -> Tensor:
         """The same and a residual, which may be overwritten."""
         return self._adapted(self.product.plus(residual_RO, x_RI), x_RI, seen)
 
-    def _adapted(self, y_RO: Tensor, x_RI: Tensor, seen: Seen | None) -> Tensor:
+    def _adapted(self, y_RO: Tensor, x_RI: Tensor, seen: SeenColumns | None) -> Tensor:
         shelf = None if seen is None else self._bank.shelf(self._paths)
         if shelf is not None and seen is not None:
             places = zip(self._paths, self.product.places, strict=True)
@@ -129,7 +129,7 @@ class FusedBlock:
     def __init__(self, number: int, block: Block, sight: Sight, bank: FactorBank, packed_for: int | None) -> None:
         self._number = number
         self._qkv, self._out, self._gate_up, self._down = (
-            AdaptedProduct(each, bank, packed_for) for each in (block.qkv, block.out, block.gate_up, block.down)
+            AdaptedDense(each, bank, packed_for) for each in (block.qkv, block.out, block.gate_up, block.down)
         )
         self.products = (self._qkv, self._out, self._gate_up, self._down)
         self._before_attention, self._before_gated = _norm(block.before_attention), _norm(block.before_gated)
@@ -143,7 +143,7 @@ class FusedBlock:
         self._cap: float | None = getattr(block.attention, "attn_logit_softcapping", None)
         self.sight = sight
 
-    def __call__(self, x_RH: Tensor, step: Step) -> Tensor:
+    def __call__(self, x_RH: Tensor, step: SharedStep) -> Tensor:
         h_RH = x_RH if self._before_attention is None else self._before_attention(x_RH)
         o_RI = self._attention(h_RH, step)
         x_RH = _plus(x_RH, o_RI, self._out, self._after_attention, step.seen)
@@ -151,7 +151,7 @@ class FusedBlock:
         gate, up = self._gate_up(h_RH, step.seen).chunk(2, -1)
         return _plus(x_RH, self._activation(gate).mul_(up), self._down, self._after_gated, step.seen)
 
-    def _attention(self, h_RH: Tensor, step: Step) -> Tensor:
+    def _attention(self, h_RH: Tensor, step: SharedStep) -> Tensor:
         heads = self._qkv(h_RH, step.seen).view(len(h_RH), -1, self._width)
         groups = (heads.shape[1] - self._queries) // 2
         turn = step.turns[self.sight.rotation]
@@ -186,7 +186,7 @@ class FusedDecoder:
         self._embedding, self._norm, self._finish = anatomy.embedding, norm_of(anatomy.norm), finish
         pairs = zip(anatomy.blocks, sights, strict=True)
         self._blocks = [FusedBlock(number, *pair, bank, packed_for) for number, pair in enumerate(pairs)]
-        self._head = AdaptedProduct(anatomy.head, bank, packed_for)
+        self._head = AdaptedDense(anatomy.head, bank, packed_for)
         self._rotations = {block.sight.rotation for block in self._blocks}
         self._device = anatomy.head.modules[0].weight.device
         self._packed = packed_for is not None
@@ -235,12 +235,12 @@ class FusedDecoder:
     def _turns(self, positions_N: Tensor) -> dict[Rotation, Turn]:
         return {rotation: rotation.at(positions_N) for rotation in self._rotations}
 
-    def _walked(self, x_NH: Tensor, step: Step) -> Tensor:
+    def _walked(self, x_NH: Tensor, step: SharedStep) -> Tensor:
         for block in self._blocks:
             x_NH = block(x_NH, step)
         return x_NH
 
-    def _scored(self, x_NH: Tensor, step: Step) -> Tensor:
+    def _scored(self, x_NH: Tensor, step: SharedStep) -> Tensor:
         return self._finish(self._head(self._norm(x_NH), step.seen))
 
     def _rows_are_apart(self, anatomy: Anatomy) -> bool:
@@ -255,7 +255,7 @@ def _linears_of(block: Block) -> list[tuple[nn.Linear, ...]]:
     return [each.modules for each in (block.qkv, block.out, block.gate_up, block.down)]
 
 
-def _plus(x_RH: Tensor, y_RI: Tensor, product: AdaptedProduct, after: Norm | None, seen: Seen | None) -> Tensor:
+def _plus(x_RH: Tensor, y_RI: Tensor, product: AdaptedDense, after: Norm | None, seen: SeenColumns | None) -> Tensor:
     """x + after(y Wᵀ)."""
     return product.plus(x_RH, y_RI, seen) if after is None else x_RH + after(product(y_RI, seen))
 

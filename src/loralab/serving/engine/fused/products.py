@@ -19,7 +19,7 @@ ROUNDS = 3
 """Times that two ways are measured against each other."""
 
 
-class Product:
+class DenseProduct:
     """y = x Wᵀ + b of modules that read the same input, with their own weights."""
 
     def __init__(self, modules: Sequence[nn.Linear]) -> None:
@@ -50,7 +50,7 @@ class Product:
         return residual_RO.add_(self(x_RI))
 
 
-class PackedProduct(Product):
+class PackedDense(DenseProduct):
     """The same with the weights in oneDNN's layout for a few rows."""
 
     def __init__(self, modules: Sequence[nn.Linear], rows: int) -> None:
@@ -82,15 +82,15 @@ def packing_pays(modules: Sequence[nn.Linear], rows: int) -> bool:
         return False
     x_RI = torch.ones(rows, modules[0].in_features, dtype=modules[0].weight.dtype)
     try:
-        packed = PackedProduct(modules, rows)
-        own = Product(modules)
+        packed = PackedDense(modules, rows)
+        own = DenseProduct(modules)
         seconds = [(_seconds(own, x_RI), _seconds(packed, x_RI)) for _ in range(ROUNDS)]
     except (RuntimeError, AttributeError, NotImplementedError):
         return False
     return min(each for _, each in seconds) < min(each for each, _ in seconds)
 
 
-def rows_are_apart(product: Product, in_features: int, like: Tensor) -> bool:
+def rows_are_apart(product: DenseProduct, in_features: int, like: Tensor) -> bool:
     """Whether one row alone gives the bits that it gives beside others."""
     drawn = torch.randn(3, in_features, generator=torch.Generator().manual_seed(0))
     x_RI = drawn.to(like.device, like.dtype)
