@@ -9,6 +9,7 @@ from typing import Any
 
 from loralab.errors import OutputError, SpecError
 from loralab.experiments.tuning.config import FREE_TO_CHANGE, TuneConfig
+from loralab.files.drafts import is_ours
 from loralab.files.whole import write_json
 
 _FORMAT = 1
@@ -49,11 +50,6 @@ class TuneFolder:
     def table(self) -> Path:
         """table.md: the same for people."""
         return self.path / "table.md"
-
-    @property
-    def lock(self) -> Path:
-        """Held while a tuning is at work here."""
-        return self.path / "lock"
 
 
 @dataclass
@@ -110,7 +106,7 @@ def clear(folder: TuneFolder) -> None:
 
 def _foreign(folder: TuneFolder) -> Iterator[Path]:
     """What is in the folder that a tuning which never began did not leave."""
-    return (each for each in folder.path.iterdir() if each != folder.lock and not each.name.startswith(".loralab-"))
+    return (each for each in folder.path.iterdir() if not is_ours(each.name))
 
 
 def _plain(config: TuneConfig) -> dict[str, Any]:
