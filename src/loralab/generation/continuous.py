@@ -24,7 +24,7 @@ from loralab.serving.engine.hypotheses import BeamSettings
 from loralab.serving.engine.request import Done, Request, Token
 
 CHUNK = 256
-"""Tokens of a prompt that are read at once."""
+"""Tokens of prompts that are read at once."""
 MOST_TIMES = 4
 """Answers that are written at once, for each prompt that a batch may have: a step reads all weights, so that rows are
 cheap; and the engine keeps nothing of a batch of prompts."""
@@ -148,7 +148,7 @@ def _sizes(model: PreTrainedModel, prompts: Sequence[list[int]], config: Generat
     return EngineConfig(
         rows=rows,
         length=length,
-        chunk=max(2, min(CHUNK, longest)),
+        chunk=CHUNK,
         reading=sum(map(len, prompts)),
         fused=False,  # with so many rows the fused blocks gain less than the trial costs that they need
     )

@@ -6,7 +6,7 @@ that the engine serves, so that a window or a rotation that shows only there is 
 Shapes: R rows, T tokens, V vocabulary, P positions.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,7 +19,7 @@ from loralab.nn.mode import evaluating
 from loralab.nn.trial import UNRUNNABLE, agree
 from loralab.serving.engine.bank import FactorBank
 from loralab.serving.engine.cache import RowCache, keys_and_values
-from loralab.serving.engine.decoder import Decoder, PlainDecoder
+from loralab.serving.engine.decoder import Chunk, Decoder, PlainDecoder
 from loralab.serving.engine.fused.anatomy import Anatomy, UnknownAnatomyError, anatomy_of
 from loralab.serving.engine.fused.attention import Rotation
 from loralab.serving.engine.fused.decoder import FusedDecoder, Sight
@@ -155,8 +155,8 @@ def _agrees(model: PreTrainedModel, decoder: Decoder, length: int) -> bool:
     """Whether both take the same steps, near the largest length and at the beginning of a text."""
     plain, ids = PlainDecoder(model, ""), [(7 * place + 3) % 50 for place in range(min(8, length))]
     for known in (0, length - len(ids)):
-        expected = plain.read(ids, None, _numbers(model, known) if known else DynamicCache())
-        if not agree(decoder.read(ids, None, _numbers(model, known) if known else DynamicCache()), expected):
+        read, expected = (each.read([_chunk(model, ids, known)])[0] for each in (decoder, plain))
+        if not agree(read, expected):
             return False
     for tokens in (length, min(length, 6)):
         cache = _full_cache(model, tokens)
@@ -167,6 +167,11 @@ def _agrees(model: PreTrainedModel, decoder: Decoder, length: int) -> bool:
                 return False
             cache.advance()
     return True
+
+
+def _chunk(model: PreTrainedModel, ids: Sequence[int], known: int) -> Chunk:
+    """Tokens behind a text of numbers."""
+    return Chunk(ids, None, _numbers(model, known) if known else DynamicCache())
 
 
 def _full_cache(model: PreTrainedModel, length: int) -> RowCache:
