@@ -134,6 +134,7 @@ def run(config: ServeConfig) -> Answer:
         say(note for note in loaded.notes if not note.startswith((FRESH, "no labels were given")))
         labels = output_names(loaded.model.config) if kind != "causal-lm" and not loaded.fresh else None
         servers.append(Server(loaded.model, loaded.tokenizer, wanted, labels))
+        servers[0].test_itself()
         return servers[0]
 
     def greet(port: int, server: Server) -> None:
