@@ -21,6 +21,7 @@ from loralab.progress import tracked
 from loralab.serving.engine.beams import BeamSearch
 from loralab.serving.engine.engine import Engine, EngineConfig
 from loralab.serving.engine.hypotheses import BeamSettings
+from loralab.serving.engine.prefixes import PrefixStore
 from loralab.serving.engine.request import Done, Request, Token
 
 CHUNK = 256
@@ -40,15 +41,16 @@ def generate_continuously(
     more_ends: Ends,
     ends: list[int],
     streamer: BaseStreamer | None = None,
+    prefixes: PrefixStore | None = None,
 ) -> list[list[int]]:
-    """New token ids after each prompt's, up to one of `ends`.
+    """New token ids after each prompt's, up to one of `ends`. `prefixes` hold what was read, and take what is.
 
     Raises NumericsError where the model's scores of a token are no numbers.
     """
     is_ended = _ended_by_text(more_ends, tokenizer)
     if config.beams > 1:
         return _searched(model, prompts, config, frozenset(ends), is_ended)
-    writing = _Writing(model, prompts, config, frozenset(ends), is_ended, streamer)
+    writing = _Writing(model, prompts, config, frozenset(ends), is_ended, streamer, prefixes)
     return writing.answers()
 
 
@@ -66,6 +68,7 @@ class _Writing:
         ends: frozenset[int],
         is_ended: Callable[[Sequence[int]], bool] | None,
         streamer: BaseStreamer | None,
+        prefixes: PrefixStore | None,
     ) -> None:
         self._is_ended, self._streamer = is_ended, streamer
         self._answers: list[list[int]] = [[] for _ in prompts]
@@ -78,7 +81,7 @@ class _Writing:
             ): number
             for number, ids in enumerate(prompts)
         }
-        self._engine = Engine(model, _sizes(model, prompts, config))
+        self._engine = Engine(model, _sizes(model, prompts, config), prefixes)
         self._over: set[Request] = set()
 
     def answers(self) -> list[list[int]]:

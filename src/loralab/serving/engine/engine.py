@@ -85,14 +85,18 @@ class ReadPrompt:
 class Engine:
     """Answers requests for one model, whose weights and modules stay as they are. Not for several threads at once."""
 
-    def __init__(self, model: PreTrainedModel, config: EngineConfig | None = None) -> None:
+    def __init__(
+        self, model: PreTrainedModel, config: EngineConfig | None = None, prefixes: PrefixStore | None = None
+    ) -> None:
+        """`prefixes` are beginnings that another engine of the same model has read, in the place of none."""
         self.config = config or EngineConfig()
         self.length = _length(model, self.config.length)
         self._decoder = self._chosen_decoder(model)
         self.bank = self._decoder.bank
         self._cache = RowCache(max(2, self.config.rows), self.length + min(self.length, self.config.chunk))
-        self.prefixes = PrefixStore(self.config.prefix_bytes, min(self.config.prefix_block, self.config.chunk))
-        self._block = self.prefixes.block if self.config.prefix_bytes else self.config.chunk
+        block = min(self.config.prefix_block, self.config.chunk)
+        self.prefixes = PrefixStore(self.config.prefix_bytes, block) if prefixes is None else prefixes
+        self._block = self.prefixes.block if self.prefixes.capacity else self.config.chunk
         self._waiting: OrderedDict[str | None, deque[Request]] = OrderedDict()
         self._asked: Counter[PromptKey] = Counter()  # of those that wait
         self._reading: list[Writing] = []
@@ -277,7 +281,7 @@ class Engine:
 
     def _beginning(self, request: Request) -> PromptKey:
         """What another prompt may have in common with this one that need not be read twice."""
-        return request.adapter, request.prompt[: self._block] if self.config.prefix_bytes else request.prompt
+        return request.adapter, request.prompt[: self._block] if self.prefixes.capacity else request.prompt
 
     def _begun(self, row: Writing, prompt: ReadPrompt) -> Iterator[Event]:
         """A row begins its answer."""
