@@ -27,12 +27,7 @@ from loralab.formats.peft.reading import from_peft
 from loralab.formats.peft.vera import VERA_TYPE, parse_vera, vera_from_peft
 from loralab.formats.sidecar import read_sidecar
 from loralab.formats.stored import AGAIN, UNEXPECTED, FileLayout, Problems, StoredAdapter
-from loralab.formats.updates import (
-    part_checkpoint,
-    part_own,
-    part_peft,
-    part_vera,
-)
+from loralab.formats.updates import part_checkpoint, part_own, part_peft, part_vera
 from loralab.methods.lora import LoRA
 from loralab.methods.table import method_name
 from loralab.methods.vera import VeRA

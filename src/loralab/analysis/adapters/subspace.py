@@ -18,14 +18,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from loralab.analysis.adapters.deltas import (
-    base_matrix,
-    deltas,
-    group_free,
-    module_names,
-    paired_deltas,
-    spread,
-)
+from loralab.analysis.adapters.deltas import base_matrix, deltas, group_free, module_names, paired_deltas, spread
 from loralab.core.thin import numerical_rank
 from loralab.errors import SpecError
 from loralab.files.whole import whole_file

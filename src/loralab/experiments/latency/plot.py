@@ -4,14 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from loralab.experiments.latency.contenders import (
-    BASE_AGAIN,
-    HOULSBY,
-    LIN,
-    LORA_DEPLOYED,
-    LORA_LIVE,
-    LORA_MERGED,
-)
+from loralab.experiments.latency.contenders import BASE_AGAIN, HOULSBY, LIN, LORA_DEPLOYED, LORA_LIVE, LORA_MERGED
 from loralab.experiments.latency.rows import Timing
 from loralab.experiments.latency.table import slow_down_text
 from loralab.extras import lazy

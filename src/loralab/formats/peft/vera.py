@@ -24,13 +24,7 @@ from loralab.files.tensors import of_shape, refuse_unfit
 from loralab.files.values import is_finite
 from loralab.formats.peft.config import PeftVeraConfig, mistyped, parse_config
 from loralab.formats.peft.keys import BIASES, PREFIX, WRAPPERS, PeftTarget, Plot, key_prefix
-from loralab.formats.peft.reading import (
-    FileReading,
-    expected_tensors,
-    leave_out_foreign,
-    plot_of,
-    restore_in_full,
-)
+from loralab.formats.peft.reading import FileReading, expected_tensors, leave_out_foreign, plot_of, restore_in_full
 from loralab.formats.peft.writing import (
     base_name,
     is_saved_in_full,
