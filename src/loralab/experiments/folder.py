@@ -14,8 +14,8 @@ from loralab.training.config import TrainConfig
 def earlier_record(
     record: Path, what: str, config: TrainConfig, free_to_change: Collection[str], own: Collection[str] = ()
 ) -> dict[str, Any] | None:
-    """What the record of `what` (a comparison, a tuning) says that is gone on with; None where the folder is new, or
-    empty but for files of the names `own`.
+    """What the record of `what` (a comparison, a tuning) says, to go on with; None where the folder is new, or holds
+    nothing but files of the names `own`.
 
     Raises OutputError for a folder that holds something else, SpecError listing how the configuration there differs.
     """
@@ -28,8 +28,8 @@ def earlier_record(
     changed = _differences(config, content["config"], free_to_change)
     if changed:
         raise SpecError(
-            f"{folder} holds another {what}: {'; '.join(changed)}; give the same flags to go on with it, choose another "
-            "--out, or begin anew with --overwrite"
+            f"{folder} holds another {what}: {'; '.join(changed)}; give the same flags to go on with it, choose "
+            "another --out, or begin anew with --overwrite"
         )
     return content
 

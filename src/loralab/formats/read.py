@@ -14,13 +14,21 @@ from torch import Tensor, nn
 from loralab.core.plan import Plan
 from loralab.errors import AdapterFileError, NotFoundError, SpecError
 from loralab.files.commit import settle
-from loralab.files.names import CONFIG_NAME, OLD_TENSORS_NAME, PEFT_FILES, PLAIN_NAME, SIDECAR_NAME, TENSORS_NAME
+from loralab.files.names import (
+    CONFIG_NAME,
+    OLD_TENSORS_NAME,
+    OWN_TYPE,
+    PEFT_FILES,
+    PLAIN_NAME,
+    SIDECAR_NAME,
+    TENSORS_NAME,
+)
 from loralab.files.tensors import read_tensors
 from loralab.files.whole import read_json
 from loralab.formats.checkpoints import refuse_unfinished
 from loralab.formats.loralib import ALPHA_KEY, from_checkpoint, loralib_spec
 from loralab.formats.own import from_own, own_reasons
-from loralab.formats.peft.config import OWN_TYPE, PeftConfig, PeftVeraConfig, parse_config
+from loralab.formats.peft.config import PeftConfig, PeftVeraConfig, parse_config
 from loralab.formats.peft.dialects import as_plain_lora
 from loralab.formats.peft.keys import plain_names
 from loralab.formats.peft.reading import from_peft

@@ -55,6 +55,11 @@ def is_linearized(name: str) -> bool:
     return (Path(name).expanduser() / AFFINE_PLACES).is_file()
 
 
+def is_local(name: str) -> bool:
+    """Whether a model is a folder of this machine, or was one of another's: no id on the Hub looks like that."""
+    return name.startswith(("/", ".", "~")) or "\\" in name or name.count("/") > 1 or Path(name).is_dir()
+
+
 def choices() -> str:
     """What a model may be called, for error messages."""
     return f"give an embedded model ({', '.join(EMBEDDED)}), a local Hugging Face folder, or a Hub id"

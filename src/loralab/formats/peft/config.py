@@ -16,9 +16,6 @@ from loralab.files.values import is_count, is_finite
 from loralab.formats.peft.tokens import mistyped_tokens, parse_tokens
 from loralab.methods.trainable_tokens import Tokens
 
-OWN_TYPE = "LORALAB"
-"""The peft_type of an adapter that PEFT has no way to express: PEFT refuses it instead of misreading it."""
-
 INVOCATION_TOKENS = "alora_invocation_tokens"
 LORA_BIAS = "lora_bias"
 TYING = "ensure_weight_tying"
