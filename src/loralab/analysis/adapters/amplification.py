@@ -24,7 +24,7 @@ from loralab.errors import SpecError
 from loralab.files.whole import write_json
 from loralab.formats.read import read_adapter
 from loralab.formats.stored import StoredAdapter, StoredUpdate
-from loralab.pictures.lines import Chart, draw_charts
+from loralab.pictures.panels import Chart, draw_charts
 
 PAPER = "GPT-3, layer 48, W_q: 21.5 with r=4, 1.9 with r=64 (Table 7)"
 KINDS_SHOWN = 2

@@ -25,7 +25,7 @@ from loralab.files.whole import whole_file
 from loralab.formats.read import read_adapter
 from loralab.formats.stored import StoredAdapter, StoredUpdate
 from loralab.nn.module_names import kind_of_module, layer_index
-from loralab.pictures.heatmap import Panel, draw_heatmaps
+from loralab.pictures.panels import Panel, draw_heatmaps
 
 Side = Literal["right", "left"]
 Of = Literal["factors", "update"]

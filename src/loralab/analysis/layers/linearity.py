@@ -17,7 +17,7 @@ from loralab.files.whole import write_json
 from loralab.models.context import context_length
 from loralab.models.load import LoadedModel
 from loralab.models.surgery.blocks import Run, blocks_of
-from loralab.pictures.lines import Chart, draw_charts
+from loralab.pictures.panels import Chart, draw_charts
 from loralab.tasks.encoding.encode import padding_id
 
 Mode = Literal["main", "delta"]

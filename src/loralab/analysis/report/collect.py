@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from loralab.analysis.report.kinds.known import KINDS
-from loralab.analysis.report.objects import read_object
-from loralab.analysis.report.section import Section
+from loralab.analysis.report.section import Section, read_object
 from loralab.errors import NotFoundError, SpecError
 
 SKIPPED = ("cells", "checkpoints", "tensorboard")

@@ -6,13 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from loralab.errors import TrainingError
-from loralab.experiments.comparison.budget_process import settings_of_equal_budget
 from loralab.experiments.comparison.cells import Cell, Setting, cells_of, settings_of
 from loralab.experiments.comparison.claims import Claim, judge_claims
 from loralab.experiments.comparison.config import CompareConfig
 from loralab.experiments.comparison.folder import ComparisonFolder, clear, earlier_settings, held, record_settings
 from loralab.experiments.comparison.plots import draw_comparison
-from loralab.experiments.comparison.process import Outcome, finished, run_cell
+from loralab.experiments.comparison.process import Outcome, finished, run_cell, settings_of_equal_budget
 from loralab.experiments.comparison.progress import ComparisonProgress
 from loralab.experiments.comparison.rows import Row, loose, main_metric, rows_of
 from loralab.experiments.comparison.table import markdown

@@ -18,11 +18,11 @@ from loralab.tasks.encoding.chat import answer_context, templated
 from loralab.tasks.encoding.encoded import AnyEncoded, Encoded
 from loralab.tasks.encoding.images import encode_images
 from loralab.tasks.encoding.marking import Marked, mark
+from loralab.tasks.encoding.packing import cut_into_windows
 from loralab.tasks.encoding.pairs import fitted_pair, without_shared
 from loralab.tasks.encoding.remarks import conversation_remarks, spanning_remarks
 from loralab.tasks.encoding.tokens import answer_ids, begun, context_ids, cut_left, empty_text_id, ended, fit, whole_ids
 from loralab.tasks.encoding.turn_end import turn_end
-from loralab.tasks.encoding.windows import cut_into_windows
 from loralab.tasks.example import AnyExample, Conversation, Document, Example, LabelledExample, Preference, weight_of
 from loralab.tasks.task import Task
 
