@@ -117,15 +117,15 @@ def obstacles(stored: StoredAdapter, base: GgufBase | None = None) -> list[str]:
     if stored.is_own:
         return [f"method {stored.method}: no low-rank update of whole weights ({'; '.join(stored.why_not_peft)})"]
     copies = stored.base_copies
-    problems = [_about_tensor(key) for key in stored.others if key not in copies]
+    problems = [
+        f"{key} ({'a bias' if key.endswith('.bias') else 'trained in full'})"
+        for key in stored.others
+        if key not in copies
+    ]
     for pair in stored.updates:
         problems += [f"{pair.name} ({pair.kind})"] if pair.kind not in HELD else _about_pair(pair, base)
     problems += [] if base is None else _resized(stored, base)
     return problems if stored.updates or problems else ["no low-rank factors at all"]
-
-
-def _about_tensor(key: str) -> str:
-    return f"{key} ({'a bias' if key.endswith('.bias') else 'trained in full'})"
 
 
 def _about_pair(pair: StoredUpdate, base: GgufBase | None) -> Iterator[str]:

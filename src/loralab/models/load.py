@@ -13,7 +13,7 @@ import torch
 from safetensors import SafetensorError
 
 from loralab.errors import ModelLoadError, NotFoundError, SpecError, first_line
-from loralab.extras import deferred
+from loralab.extras import transformers
 from loralab.machine import choose_device
 from loralab.models.audio import is_of_sound
 from loralab.models.families.table import FAMILY_BY_TYPE
@@ -26,10 +26,7 @@ from loralab.models.quiet import quiet_transformers
 from loralab.models.surgery.affine import REMAINING, put_maps
 
 if TYPE_CHECKING:
-    import transformers
     from transformers import BaseImageProcessor, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
-else:
-    transformers = deferred("transformers")
 
 AUTO_CLASSES = {
     "causal-lm": "AutoModelForCausalLM",

@@ -5,21 +5,16 @@ It reads no image, and knows nothing of tasks and adapters.
 """
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 
 from loralab.errors import ModelLoadError
-from loralab.extras import deferred
+from loralab.extras import transformers
 from loralab.files.drafts import draft_folder, remove
 from loralab.models.processor_names import IMAGE_FILES
 from loralab.models.quiet import quiet_transformers
-
-if TYPE_CHECKING:
-    import transformers
-else:
-    transformers = deferred("transformers")
 
 MIDDLE = 0.5
 """Mean and standard deviation that send pixels from 0…1 to −1…1, as ViT was pretrained."""
@@ -84,12 +79,6 @@ def _vision(config: "transformers.PreTrainedConfig", key: str, default: Any) -> 
 
 def _height_and_width(side: Any) -> tuple[int, int]:
     return (int(side[0]), int(side[1])) if isinstance(side, list | tuple) else (int(side), int(side))
-
-
-if TYPE_CHECKING:
-    import transformers
-else:
-    transformers = deferred("transformers")
 
 
 def write_processor(

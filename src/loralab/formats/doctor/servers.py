@@ -11,21 +11,15 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from torch import nn
 
 from loralab.core.names import unwrapped
 from loralab.errors import SpecError, some
-from loralab.extras import deferred, lacking
+from loralab.extras import lacking, transformers
 from loralab.files.names import CONFIG_NAME, PLAIN_NAME
 from loralab.formats.gguf import GgufBase, obstacles
 from loralab.formats.stored import Finding, StoredAdapter
-
-if TYPE_CHECKING:
-    import transformers
-else:
-    transformers = deferred("transformers")
 
 PEFT, VLLM, GGUF = "PEFT", "vLLM", "GGUF"
 VLLM_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)

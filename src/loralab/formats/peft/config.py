@@ -190,7 +190,7 @@ def _unsupported(content: Mapping[str, Any]) -> list[str]:
     for key, value in content.items():
         if value and key not in _HONOURED | _ONLY_AT_START and _may_change_function(key):
             said = f"{key} is {reprlib.repr(value)}, which changes what the adapter computes and is not supported"
-            problems.append(f"{said}: {_instead_of_setting(key)}")
+            problems.append(f"{said}: {_SETTINGS.get(key, MERGE)}")
     return problems
 
 
@@ -339,8 +339,3 @@ def _instead_of_start(init: object) -> str:
             "PEFT on that base, and save the model"
         )
     return MERGE
-
-
-def _instead_of_setting(key: str) -> str:
-    """For a setting that changes what a LoRA computes."""
-    return _SETTINGS.get(key, MERGE)

@@ -74,11 +74,6 @@ _OWN = frozenset(
 """The other keys: those that we act on, and those that say where the adapter came from or how it started."""
 
 
-def is_vera(content: Mapping[str, Any]) -> bool:
-    """Whether this adapter_config.json is that of a VeRA adapter of PEFT's."""
-    return content.get("peft_type") == VERA_TYPE
-
-
 def parse_vera(content: Mapping[str, Any], source: str = CONFIG_NAME) -> PeftVeraConfig:
     """The settings; AdapterFileError naming every key whose value we cannot honour."""
     rank = content.get("r", VeRA.rank)
@@ -97,7 +92,11 @@ def parse_vera(content: Mapping[str, Any], source: str = CONFIG_NAME) -> PeftVer
 
 def _problems(content: Mapping[str, Any]) -> list[str]:
     """What is wrong with the keys that are VeRA's own, and keys of which we cannot know what they do."""
-    problems = [] if is_vera(content) else [f"peft_type is {content.get('peft_type')!r}, not {VERA_TYPE!r}"]
+    problems = (
+        []
+        if content.get("peft_type") == VERA_TYPE
+        else [f"peft_type is {content.get('peft_type')!r}, not {VERA_TYPE!r}"]
+    )
     problems += [
         f"{key} is {value!r}, which is not a setting of PEFT's VeRA, so what it changes is not known"
         for key, value in content.items()
