@@ -130,13 +130,8 @@ def _understand_peft(stored: StoredAdapter, problems: Problems) -> StoredAdapter
 
 
 _DECIDE_SCALES = (
-    "r",
-    "lora_alpha",
-    "use_rslora",
-    "rank_pattern",
-    "alpha_pattern",
-    "target_modules",
-    "target_parameters",
+    *("r", "lora_alpha", "use_rslora", "rank_pattern", "alpha_pattern"),
+    *("target_modules", "target_parameters"),
 )
 
 

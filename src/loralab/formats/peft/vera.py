@@ -43,34 +43,15 @@ VERA_TYPE = "VERA"
 
 _SEEDS = range(-(2**63), 2**64)
 """What torch takes as a seed."""
-_AS_IN_LORA = frozenset(
-    [
-        "base_model_name_or_path",
-        "layers_pattern",
-        "layers_to_transform",
-        "modules_to_save",
-        "peft_version",
-        "target_modules",
-        "task_type",
-    ]
-)
+_AS_IN_LORA = frozenset({
+    "base_model_name_or_path", "layers_pattern", "layers_to_transform", "modules_to_save", "peft_version",
+    "target_modules", "task_type",
+})  # fmt: skip
 """Keys that mean in VeRA's configuration what they mean in LoRA's."""
-_OWN = frozenset(
-    [
-        "auto_mapping",
-        "bias",
-        "d_initial",
-        "fan_in_fan_out",
-        "inference_mode",
-        "init_weights",
-        "peft_type",
-        "projection_prng_key",
-        "r",
-        "revision",
-        "save_projection",
-        "vera_dropout",
-    ]
-)
+_OWN = frozenset({
+    "auto_mapping", "bias", "d_initial", "fan_in_fan_out", "inference_mode", "init_weights", "peft_type",
+    "projection_prng_key", "r", "revision", "save_projection", "vera_dropout",
+})  # fmt: skip
 """The other keys: those that we act on, and those that say where the adapter came from or how it started."""
 
 
