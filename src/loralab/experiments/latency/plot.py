@@ -55,12 +55,9 @@ def draw_slow_down(rows: Sequence[Timing], path: Path, title: str) -> None:
 
 def _lines(rows: Sequence[Timing], labels: dict[str, str]) -> list[Line]:
     """The lines of a panel from below: by contender, then by size."""
-    return sorted({(row.contender, row.size) for row in rows if row.contender in labels}, key=_place(labels))
-
-
-def _place(labels: dict[str, str]) -> Any:
     order = list(labels)
-    return lambda line: (order.index(line[0]), line[1])
+    lines = {(row.contender, row.size) for row in rows if row.contender in labels}
+    return sorted(lines, key=lambda line: (order.index(line[0]), line[1]))
 
 
 def _draw(
