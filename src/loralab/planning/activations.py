@@ -24,7 +24,7 @@ from loralab.planning.shape import FLOAT32, ModelSizes, Workload, shape_of
 
 def activation_parts(model: PreTrainedModel, adapter: Adapter, counts: Counts, work: Workload) -> dict[str, int]:
     """Bytes by what they are for: `blocks`, `method`, `head`, `copies`, `workspace`."""
-    shape = shape_of(model, _with_prefix(work, adapter))
+    shape = shape_of(model, replace(work, tokens=work.tokens + inserted_positions(adapter.updates)))
     recompute_gates = work.device == "cpu" and shape.size == FLOAT32
     method = kept_by(adapter, model, shape, recompute_gates)
     live = 0 if method.first_block is None else shape.layers - method.first_block
@@ -48,20 +48,13 @@ def block_table(model: PreTrainedModel, shape: ModelSizes, recompute_gates: bool
     known = BLOCKS.get(model.config.get_text_config().model_type)
     if known is not None:
         return known(shape)
-    return llama_block(shape, recompute_gates) if _is_gated(model) else plain_block(shape)
+    is_gated = any(name.endswith("gate_proj") for name, _ in model.named_modules())
+    return llama_block(shape, recompute_gates) if is_gated else plain_block(shape)
 
 
 def is_in_a_table(model: PreTrainedModel) -> bool:
     """Whether its kind of block was held against autograd."""
     return model.config.get_text_config().model_type in {*BLOCKS, "llama", "mistral", "qwen2", "smollm3"}
-
-
-def _with_prefix(work: Workload, adapter: Adapter) -> Workload:
-    return replace(work, tokens=work.tokens + inserted_positions(adapter.updates))
-
-
-def _is_gated(model: nn.Module) -> bool:
-    return any(name.endswith("gate_proj") for name, _ in model.named_modules())
 
 
 def _head(model: PreTrainedModel, adapter: Adapter, shape: ModelSizes, work: Workload) -> int:

@@ -96,11 +96,9 @@ def _examples(split: str, entries: Iterable[Entry]) -> tuple[Example, ...]:
         return single_texts(
             replace(entry, texts=tuple(text for text in entry.texts if text.comment == GOOD)) for entry in entries
         )
-    return grouped_texts(entries) if split == "validation" else grouped_texts(entries, _part_of)
-
-
-def _part_of(entry: Entry) -> str:
-    return "seen" if entry.category in SEEN else "unseen"
+    if split == "validation":
+        return grouped_texts(entries)
+    return grouped_texts(entries, lambda entry: "seen" if entry.category in SEEN else "unseen")
 
 
 def _part(read: Read, part: str) -> tuple[Example, ...]:

@@ -63,8 +63,9 @@ def findings_beside_loading(stored: StoredAdapter, model: nn.Module | None) -> l
 
 
 def _findings(stored: StoredAdapter, model: nn.Module | None) -> list[Finding]:
+    numbers = [*_dead(stored, stored.updates), *_out_of_line(stored, stored.updates), *_dtypes(stored)]
     on_model = [] if model is None else weight_findings(stored, model)
-    return [*tensor_findings(stored), *config_findings(stored), *on_model, *peer_findings(stored, model)]
+    return [*numbers, *config_findings(stored), *on_model, *peer_findings(stored, model)]
 
 
 # -- by the numbers alone ------------------------------------------------------------------------------------------
@@ -73,11 +74,6 @@ OUT_OF_LINE = 10.0
 """‖ΔW‖ over the median of modules of the same name; within 4 in the adapters trained for this package's tests."""
 _FEWEST = 4
 """A median of fewer says nothing."""
-
-
-def tensor_findings(stored: StoredAdapter) -> list[Finding]:
-    """Dead and exploding updates, and dtypes."""
-    return [*_dead(stored, stored.updates), *_out_of_line(stored, stored.updates), *_dtypes(stored)]
 
 
 def _dead(stored: StoredAdapter, pairs: list[StoredUpdate]) -> list[Finding]:
