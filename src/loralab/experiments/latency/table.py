@@ -4,6 +4,7 @@ from loralab.experiments.comparison.table import markdown_table
 from loralab.experiments.latency.contenders import LORA_DEPLOYED, LORA_MERGED
 from loralab.experiments.latency.rows import ROUNDS_TO_JUDGE, WHERE, Latency, Timing
 
+TIMES = ("batch", "sequence", "contender", "size", "parameters", "ms", "ratio (quartiles)", "paper")
 TOO_FEW = f"not judged, which takes {ROUNDS_TO_JUDGE} rounds"
 
 
@@ -13,7 +14,7 @@ def markdown(latency: Latency) -> str:
         f"# Latency of one forward pass: {latency.model}",
         _what_it_is(latency),
         "\n".join(f"- {sentence}" for sentence in findings(latency)),
-        _times(latency),
+        markdown_table(TIMES, [_time(row) for row in latency.rows]),
         f"## Operators of one pass at {latency.operators_at}",
         _operators(latency),
     ]
@@ -68,11 +69,6 @@ def _what_it_is(latency: Latency) -> str:
         f"time: a ratio whose quartiles overlap its quartiles is marked as noise. The paper's ratios are of "
         f"{WHERE}, for the size nearest to what its adapters train.{weights}"
     )
-
-
-def _times(latency: Latency) -> str:
-    head = ["batch", "sequence", "contender", "size", "parameters", "ms", "ratio (quartiles)", "paper"]
-    return markdown_table(head, [_time(row) for row in latency.rows])
 
 
 def _time(row: Timing) -> list[str]:

@@ -44,7 +44,7 @@ class Encoding:
 
     @property
     def lengths(self) -> list[int]:
-        """Tokens of each example, for `batching.epoch_batches`."""
+        """Tokens of each example, for `batches.epoch_batches`."""
         return [each.tokens for each in self.encoded]
 
 
