@@ -16,15 +16,7 @@ from loralab.nn.mode import evaluating
 from loralab.nn.trial import UNRUNNABLE
 
 _FORM = (
-    "size",
-    "dim",
-    "numel",
-    "nelement",
-    "stride",
-    "storage_offset",
-    "element_size",
-    "get_device",
-    "type",
+    *("size", "dim", "numel", "nelement", "stride", "storage_offset", "element_size", "get_device", "type"),
     "data_ptr",
 )
 _QUESTIONS = ("is_floating_point", "is_complex", "is_contiguous", "untyped_storage", "__len__", "__hash__", "__repr__")

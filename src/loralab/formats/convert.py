@@ -23,8 +23,7 @@ from loralab.errors import (
 from loralab.extras import require
 from loralab.files.tensors import SAFETENSORS, write_tensors
 from loralab.files.whole import may_replace, whole_file, whole_folder
-from loralab.formats.gguf.file import write_gguf
-from loralab.formats.gguf.layout import GgufBase
+from loralab.formats.gguf import GgufBase, write_gguf
 from loralab.formats.loralib import ALPHA_KEY, loralib_pair, spread
 from loralab.formats.peft.config import PeftConfig
 from loralab.formats.peft.keys import EMBEDDING_A, EMBEDDING_B, PREFIX, A, B, plain_path

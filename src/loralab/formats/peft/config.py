@@ -16,9 +16,6 @@ from loralab.files.values import is_count, is_finite
 from loralab.formats.peft.tokens import mistyped_tokens, parse_tokens
 from loralab.methods.trainable_tokens import Tokens
 
-OWN_TYPE = "LORALAB"
-"""The peft_type of an adapter that PEFT has no way to express: PEFT refuses it instead of misreading it."""
-
 INVOCATION_TOKENS = "alora_invocation_tokens"
 LORA_BIAS = "lora_bias"
 TYING = "ensure_weight_tying"
@@ -193,7 +190,7 @@ def _unsupported(content: Mapping[str, Any]) -> list[str]:
     for key, value in content.items():
         if value and key not in _HONOURED | _ONLY_AT_START and _may_change_function(key):
             said = f"{key} is {reprlib.repr(value)}, which changes what the adapter computes and is not supported"
-            problems.append(f"{said}: {_instead_of_setting(key)}")
+            problems.append(f"{said}: {_SETTINGS.get(key, MERGE)}")
     return problems
 
 
@@ -342,8 +339,3 @@ def _instead_of_start(init: object) -> str:
             "PEFT on that base, and save the model"
         )
     return MERGE
-
-
-def _instead_of_setting(key: str) -> str:
-    """For a setting that changes what a LoRA computes."""
-    return _SETTINGS.get(key, MERGE)

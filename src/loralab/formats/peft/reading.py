@@ -13,11 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from loralab.core.names import inside, modules_by_path, unwrapped
-from loralab.core.updates.biased import BiasedLinear
 from loralab.core.updates.build import kind_of
-from loralab.core.updates.kinds import Kind
+from loralab.core.updates.low_rank import BiasedLinear
 from loralab.core.updates.tokens import settings_of_rows
-from loralab.core.updates.update import WHOLE, Update
+from loralab.core.updates.update import WHOLE, Kind, Update
 from loralab.errors import AdapterFileError
 from loralab.files.tensors import of_shape, refuse_unfit
 from loralab.formats.peft.beside_base import expected_biases, fill_biases, fold_biases, needs_bias, refuse_tied
