@@ -6,6 +6,7 @@ Shapes: V vocabulary.
 
 from collections.abc import Callable, Iterator, Sequence
 
+import psutil
 import torch
 from torch import Tensor
 from transformers import LogitsProcessorList, PreTrainedModel, PreTrainedTokenizerBase
@@ -30,7 +31,10 @@ MOST_TIMES = 4
 """Answers that are written at once, for each prompt that a batch may have: a step reads all weights, so that rows are
 cheap; and the engine keeps nothing of a batch of prompts."""
 SHARE = 2
-"""But the cache of all is no larger than one half of the weights, where a batch's own is not already."""
+"""But the cache of all is no larger than one half of the weights, where a batch's own is not already; and the weights
+are copied into another layout only where they are less than one half of the memory that is free."""
+WORTH_A_TRIAL = 512
+"""New tokens from which on fused blocks gain more than the trial costs that they need."""
 
 
 def generate_continuously(
@@ -144,16 +148,17 @@ def _picker(config: GenerationConfig, number: int) -> Callable[[Tensor], int] | 
 
 def _sizes(model: PreTrainedModel, prompts: Sequence[list[int]], config: GenerationConfig) -> EngineConfig:
     """As many rows as pay and fit, and no more columns than the longest text has."""
-    longest = max(map(len, prompts))
+    weights, longest = weight_bytes(model), max(map(len, prompts))
     length = longest + config.max_new_tokens
-    fitting = weight_bytes(model) // SHARE // max(1, length * cache_bytes(model))
+    fitting = weights // SHARE // max(1, length * cache_bytes(model))
     rows = min(len(prompts), max(config.batch_size, min(MOST_TIMES * config.batch_size, fitting)))
     return EngineConfig(
         rows=rows,
         length=length,
         chunk=CHUNK,
         reading=sum(map(len, prompts)),
-        fused=False,  # with so many rows the fused blocks gain less than the trial costs that they need
+        fused=len(prompts) * config.max_new_tokens >= WORTH_A_TRIAL,
+        pack=weights < psutil.virtual_memory().available // SHARE,
     )
 
 

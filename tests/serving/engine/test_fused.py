@@ -16,6 +16,7 @@ from loralab.serving.engine.fused.decoder import FusedDecoder
 from loralab.serving.engine.fused.trial import decoder_for
 from loralab.serving.engine.request import Request, Token
 from serving.causal import ENDS, GROUPED, LAYERS, LENGTH, adapt, causal, plainly, prompts
+from toys import give_effect
 
 WIDE = {**GROUPED, **ENDS, "head_dim": 16}
 LONG = {"rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0, "original_max_position_embeddings": 16}
@@ -199,3 +200,48 @@ def test_a_row_has_the_same_tokens_alone_and_among_others(dtype: torch.dtype) ->
     asked = zip(prompts(1, 12, 30, 4, 7, 2), (*pairs, None), strict=True)
     requests = [Request(prompt=tuple(each), max_new_tokens=20, adapter=who) for each, who in asked]
     assert answers(engine, requests) == [answers(engine, [request])[0] for request in requests]
+
+
+SPEAKING = (None, "a", ("a", "b"))
+
+
+@pytest.mark.parametrize("speaking", SPEAKING, ids=["base", "one", "two"])
+@pytest.mark.parametrize("kind", FUSED)
+def test_an_adapter_that_speaks_on_the_model_is_taken_along(kind: str, speaking: Any) -> None:
+    model = built(FUSED, kind)
+    adapt(model, a=2, b=5)
+    asked = prompts(1, 30, 9)
+    expected = [plainly(model, prompt, speaking, 10) for prompt in asked]
+    engine = Engine(model, EngineConfig(rows=3, chunk=8, length=LENGTH))
+    assert engine.how.startswith("decoding: fused blocks")
+    assert answers(engine, [Request(prompt=tuple(prompt), max_new_tokens=10) for prompt in asked]) == expected
+    assert not any(module._forward_hooks for module in model.modules())
+
+
+def test_a_merged_adapter_is_in_the_weights() -> None:
+    model = built(FUSED, "tied")
+    adapt(model, a=2)
+    prompt = prompts(9)[0]
+    expected = plainly(model, prompt, "a", 10)
+    ll.merge(model)
+    engine = Engine(model, EngineConfig(rows=2, chunk=8, length=LENGTH))
+    assert engine.how.startswith("decoding: fused blocks")
+    assert answers(engine, [Request(prompt=tuple(prompt), max_new_tokens=10)]) == [expected]
+
+
+@pytest.mark.parametrize(
+    "method, why",
+    [
+        (ll.LoRA(rank=2, targets="all-linear", magnitude=True), "a magnitude (DoRA)"),
+        (ll.LoRA(rank=2, targets="embed_tokens,q_proj"), "an update of kind embedding"),
+        (ll.BitFit(), "weights trained in full"),
+    ],
+    ids=["dora", "embedding", "bitfit"],
+)
+def test_an_adapter_that_is_more_than_pairs_is_left_to_the_model(method: Any, why: str) -> None:
+    model = built(FUSED, "biases")
+    adapter = ll.attach(model, method)
+    give_effect(adapter, std=0.2)
+    decoder = decoder_of(model)
+    assert isinstance(decoder, PlainDecoder)
+    assert why in decoder.how

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 from transformers import DynamicCache
 
-from loralab.serving.engine.bank import FactorBank, SeenColumns
+from loralab.serving.engine.bank import FactorBank, Pairs, SeenColumns
 from loralab.serving.engine.cache import RowCache
 from loralab.serving.engine.decoder import Chunk, rows_of
 from loralab.serving.engine.fused.anatomy import Anatomy, Block, Linears
@@ -30,6 +30,8 @@ from loralab.serving.engine.fused.attention import Rotation, Turn, attend, atten
 from loralab.serving.engine.fused.norms import Norm, norm_of
 from loralab.serving.engine.fused.products import DenseProduct, PackedDense, rows_are_apart
 
+DEFAULT = "what speaks on the model"
+"""The key of its pairs in the bank; adapters are keyed by hashes."""
 TEXTS = (2, 3, 7, 16, 33, 64, 131)
 """Tokens of the texts that are tried together."""
 
@@ -210,8 +212,15 @@ class FusedDecoder:
         self._rotations = {block.sight.rotation for block in self._blocks}
         self._device = anatomy.head.modules[0].weight.device
         self._packed = packed_for is not None
+        self._default: str | None = None
         self._least_rows = 1 if self._rows_are_apart(anatomy) else 2
         self._texts_are_apart = self._tried_together(anatomy)
+
+    def answer_by_default(self, pairs: Pairs) -> None:
+        """Add these where no adapter is named: what the model itself adds, as adapters speak on it."""
+        if pairs:
+            self.bank.put(DEFAULT, pairs)
+            self._default = DEFAULT
 
     @property
     def how(self) -> str:
@@ -234,7 +243,7 @@ class FusedDecoder:
         numbers = rows_of(len(ids), self._least_rows)
         x_RH = self._embedded([ids[number] for number in numbers])
         step = RowsStep(
-            seen=_seen([slice(None)], [self.bank.seen([adapters[number] for number in numbers])]),
+            seen=_seen([slice(None)], [self._seen_by([adapters[number] for number in numbers])]),
             turns=self._turns(cache.positions(numbers, self._device)[:, 0]),
             cache=cache,
             mask_R1N=cache.added_mask(numbers, x_RH),
@@ -249,7 +258,7 @@ class FusedDecoder:
 
     def _read(self, chunks: Sequence[Chunk]) -> Tensor:
         """[K, V]."""
-        columns = [self.bank.seen([chunk.adapter]) for chunk in chunks]
+        columns = [self._seen_by([chunk.adapter]) for chunk in chunks]
         places = places_of([len(chunk.ids) for chunk in chunks])
         step = ChunksStep(
             seen=_seen(places, columns),
@@ -265,6 +274,9 @@ class FusedDecoder:
     def _positions(self, chunk: Chunk) -> Tensor:
         first = chunk.cache.get_seq_length()
         return torch.arange(first, first + len(chunk.ids), device=self._device)
+
+    def _seen_by(self, adapters: Sequence[str | None]) -> SeenColumns | None:
+        return self.bank.seen([self._default if adapter is None else adapter for adapter in adapters])
 
     def _embedded(self, ids: Sequence[int]) -> Tensor:
         x_NH: Tensor = self._embedding(torch.tensor([*ids], device=self._device))

@@ -15,15 +15,17 @@ import torch
 from torch import Tensor, nn
 from transformers import DynamicCache, PreTrainedModel
 
+from loralab.errors import AdapterStateError
 from loralab.nn.mode import evaluating
 from loralab.nn.trial import UNRUNNABLE, agree
-from loralab.serving.engine.bank import FactorBank
+from loralab.serving.engine.bank import FactorBank, Pairs
 from loralab.serving.engine.cache import RowCache, keys_and_values
 from loralab.serving.engine.decoder import Chunk, Decoder, PlainDecoder
 from loralab.serving.engine.fused.anatomy import Anatomy, UnknownAnatomyError, anatomy_of
 from loralab.serving.engine.fused.attention import Rotation
 from loralab.serving.engine.fused.decoder import FusedDecoder, Sight
 from loralab.serving.engine.fused.products import packing_pays
+from loralab.serving.engine.low_rank import speaking_pairs
 
 STEPS = 2
 
@@ -80,14 +82,26 @@ def decoder_for(model: PreTrainedModel, rows: int, length: int, pack: bool = Tru
     try:
         anatomy = anatomy_of(model)
         with evaluating(model):
-            numbers = Numbers.shaped_as(model)
+            own, numbers = _own_pairs(model, anatomy), Numbers.shaped_as(model)
             decoder = _fused(model, anatomy, _watched(model, anatomy, numbers.rows(length)), rows, length, pack)
+            decoder.answer_by_default(own)
             agrees = _agrees(model, decoder, numbers, length)
             return decoder if agrees else PlainDecoder(model, "a trial of fused ones differed")
     except UnknownAnatomyError as unknown:
         return PlainDecoder(model, str(unknown))
+    except AdapterStateError as problem:
+        return PlainDecoder(model, str(problem))
     except UNRUNNABLE as error:
         return PlainDecoder(model, f"fused ones could not be tried: {error}")
+
+
+def _own_pairs(model: PreTrainedModel, anatomy: Anatomy) -> Pairs:
+    """Of the adapters that speak on the model. UnknownAnatomyError where they are on other modules too."""
+    pairs = speaking_pairs(model)
+    elsewhere = pairs.keys() - {path for linears in anatomy.dense for path in linears.paths}
+    if elsewhere:
+        raise UnknownAnatomyError(f"an adapter is on {min(elsewhere)}")
+    return pairs
 
 
 def _fused(model: PreTrainedModel, anatomy: Anatomy, seen: Watched, rows: int, length: int, pack: bool) -> FusedDecoder:
@@ -96,7 +110,7 @@ def _fused(model: PreTrainedModel, anatomy: Anatomy, seen: Watched, rows: int, l
     return FusedDecoder(
         anatomy,
         [_sight(each, seen, length) for each in seen.layers],
-        FactorBank(model, anatomy.together),
+        FactorBank(model, anatomy.together, hooked=False),
         _finish(model),
         max(2, rows) if pays else None,
     )
