@@ -128,3 +128,12 @@ def test_rank_and_scale_of_an_entry_by_its_record_alone(toy: str, rank_stabilize
             said = packed_recipe(record, entry.parameter, groups)
             assert said is not None
             assert (said.rank, said.scale) == (entry.recipe.rank, pytest.approx(entry.recipe.scale))
+
+
+def test_an_embedding_is_saved_as_its_factors_alone(tmp_path: Path) -> None:
+    """The base's own is not copied into the adapter's file."""
+    toy = TOYS["embedding"]
+    model = toy.build()
+    ll.save(ll.attach(model, ll.LoRA(rank=2, targets=list(toy.targets))), tmp_path, model=model)
+    names = {key.rpartition("inner.")[2] for key in load_file(tmp_path / "adapter_model.safetensors")}
+    assert names == {"lora_embedding_A", "lora_embedding_B"}
