@@ -14,17 +14,13 @@ from loralab.errors import SpecError
 from loralab.generation.config import GenerationConfig
 from loralab.generation.ends import NO_MORE, Ends, turn_ends
 from loralab.generation.generate import end_ids, generate_ids
+from loralab.generation.resident import ResidentEngine
 from loralab.generation.stream import TextStream
-from loralab.generation.suited import suits_engine
-from loralab.serving.engine.prefixes import PrefixStore
-from loralab.serving.engine.reuse import why_not_reused
 from loralab.tasks.encoding.encode import encode_prompts
 from loralab.tasks.encoding.turn_end import ANSWER
 from loralab.tasks.example import Conversation, Example, Message
 
 NO_LIMIT = 2**31
-KEPT_BYTES = 2**28
-"""Of keys and values of a conversation, under each adapter."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +44,10 @@ class ModelSpeaker:
     of_turns: Collection[str | None] = ()
     """Who was trained on conversations: they are asked as they were trained."""
     adapters: Collection[str] = ()
-    _read: dict[str | None, PrefixStore] = field(default_factory=dict, init=False, repr=False)
+    _engine: ResidentEngine = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_engine", ResidentEngine(self.model))
 
     @property
     def has_template(self) -> bool:
@@ -89,18 +88,7 @@ class ModelSpeaker:
     def _generate(
         self, turns: Sequence[Message], who: str | None, config: GenerationConfig, ends: Ends, stream: TextStream
     ) -> None:
-        prompts = [self._ids(turns, who)]
-        prefixes = self._prefixes(who) if suits_engine(self.model, prompts, config) else None
-        generate_ids(self.model, prompts, config, self.tokenizer, ends, stream, prefixes)
-
-    def _prefixes(self, who: str | None) -> PrefixStore:
-        """What was read of conversations under an adapter; nothing is kept where a trial says that it must not be."""
-        if who not in self._read:
-            self._read[who] = PrefixStore(KEPT_BYTES)
-            why_not = why_not_reused(self.model)
-            if why_not:
-                self._read[who].turn_off(why_not)
-        return self._read[who]
+        generate_ids(self.model, [self._ids(turns, who)], config, self.tokenizer, ends, stream, self._engine)
 
     def _let_speak(self, who: str | None) -> None:
         if self.adapters:

@@ -85,17 +85,14 @@ class ReadPrompt:
 class Engine:
     """Answers requests for one model, whose weights and modules stay as they are. Not for several threads at once."""
 
-    def __init__(
-        self, model: PreTrainedModel, config: EngineConfig | None = None, prefixes: PrefixStore | None = None
-    ) -> None:
-        """`prefixes` are beginnings that another engine of the same model has read, in the place of none."""
+    def __init__(self, model: PreTrainedModel, config: EngineConfig | None = None) -> None:
         self.config = config or EngineConfig()
         self.length = _length(model, self.config.length)
         self._decoder = self._chosen_decoder(model)
         self.bank = self._decoder.bank
         self._cache = RowCache(max(2, self.config.rows), self.length + min(self.length, self.config.chunk))
         block = min(self.config.prefix_block, self.config.chunk)
-        self.prefixes = PrefixStore(self.config.prefix_bytes, block) if prefixes is None else prefixes
+        self.prefixes = PrefixStore(self.config.prefix_bytes, block)
         self._block = self.prefixes.block if self.prefixes.capacity else self.config.chunk
         self._waiting: OrderedDict[str | None, deque[Request]] = OrderedDict()
         self._asked: Counter[PromptKey] = Counter()  # of those that wait
@@ -206,6 +203,13 @@ class Engine:
         self._wanted_again.clear()
         self._cache = RowCache(self._cache.rows, self._cache.columns)
         return lost
+
+    def abandon(self) -> None:
+        """Forget all requests."""
+        if not self.is_idle:
+            self.start_over()
+            self._waiting.clear()
+            self._asked.clear()
 
     def run(self) -> Iterator[Event]:
         """All events until there is nothing to do."""
