@@ -12,8 +12,8 @@ from typing import Any
 
 from loralab.core.updates.factors import Recipe
 from loralab.errors import AdapterFileError
+from loralab.files.expressions import match_start
 from loralab.files.values import is_count, is_finite
-from loralab.formats.peft.expressions import match_start
 from loralab.formats.peft.tokens import mistyped_tokens, parse_tokens
 from loralab.methods.trainable_tokens import Tokens
 

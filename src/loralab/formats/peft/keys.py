@@ -17,9 +17,9 @@ from loralab.core.names import inside, modules_by_path, unwrapped
 from loralab.core.updates.build import can_adapt
 from loralab.core.updates.update import WHOLE
 from loralab.errors import AdapterFileError, some
+from loralab.files.expressions import match_start, matches_whole
 from loralab.files.names import CONFIG_NAME
 from loralab.formats.peft.config import MERGE, PeftConfig, Targets
-from loralab.formats.peft.expressions import match_start, matches_whole
 from loralab.formats.peft.tokens import DELTA
 from loralab.models.families.aliases import output_head_names
 from loralab.nn.dense import is_dense
