@@ -58,6 +58,19 @@ def test_the_command_of_a_run_means_the_same_run(tmp_path: Path) -> None:
     assert build_config(TrainVerbConfig, read.flags, {}, "") == config
 
 
+def test_long_commands_are_folded_where_a_shell_goes_on() -> None:
+    whole = "loralab eval --model a-model --adapter 'out/a run' --task jsonl --data reviews.csv --split validation"
+    first = "  loralab eval --model a-model --adapter 'out/a run' --task jsonl"
+    assert folded(whole) == f"{first} \\\n    --data reviews.csv --split validation"
+    many = folded(f"{whole} {whole} {whole}").splitlines()
+    assert len(many) > 3
+    assert max(map(len, many)) <= 80
+    assert all(line.endswith(" \\") for line in many[:-1])
+    assert all(line.startswith("    --") for line in many[1:]), "a flag stays with its value"
+    word = "x" * 90
+    assert folded(f"loralab inspect {word}") == f"  loralab inspect \\\n    {word}", "a word is never broken"
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_in_its_status_and_the_command_that_goes_on(
     tiny: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], number: signal.Signals
