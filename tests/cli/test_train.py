@@ -16,6 +16,7 @@ from loralab.cli.parser import parse_arguments
 from loralab.cli.settings import build_config
 from loralab.cli.verbs.train import TrainVerbConfig
 from loralab.training.command import folded, train_command
+from tiny import write_lines
 
 Ask = Callable[..., dict[str, Any]]
 
@@ -37,6 +38,17 @@ def test_the_end_shows_before_and_after_and_what_comes_next(
     assert "loralab merge" in shown.out
     assert "peak_memory_bytes" not in shown.out
     assert all(len(line) <= 80 or "/" in line for line in shown.out.splitlines())
+
+
+def test_the_loss_of_pairs_is_not_said_to_be_nats(
+    tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [{"prompt": f"{number}?", "chosen": f"yes {number}", "rejected": f"no {number}"} for number in range(40)]
+    flags = _flags(tiny, write_lines(tmp_path / "pairs.jsonl", rows), tmp_path / "run")
+    assert main(["train", *flags, "--preference", "dpo"]) == 0
+    shown = capsys.readouterr().out
+    assert "│ loss  " in shown
+    assert "nats" not in shown
 
 
 def test_every_command_that_comes_next_runs(tiny: Path, data: Path, tmp_path: Path, ask: Ask) -> None:
