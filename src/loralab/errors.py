@@ -23,9 +23,10 @@ def some(names: Iterable[str], most: int = 3) -> str:
 
 
 def first_line(error: BaseException) -> str:
-    """What an error of another library says, without what it explains below; its type where it says nothing."""
+    """What an error of another library says, to go on within a sentence: without what it explains below, and without
+    its stop; its type where it says nothing."""
     lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
+    return lines[0].rstrip(". ") if lines else type(error).__name__
 
 
 class LoralabError(Exception):

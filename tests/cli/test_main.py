@@ -67,6 +67,7 @@ def test_help_fits_in_80_columns_and_loads_nothing_heavy(verb: str) -> None:
     ("arguments", "message"),
     [
         (["evla"], "unknown verb 'evla' (did you mean eval?)"),
+        (["report", "out/run"], "unknown verb 'report': it is an analysis, loralab analyse report …"),
         (["eval", "--modle", "m"], "unknown flag --modle (did you mean --model?)"),
         (["eval"], "--model is needed"),
         (["analyse", "subpace"], "unknown analysis 'subpace' (did you mean subspace?)"),

@@ -16,6 +16,7 @@ from loralab.cli.parser import parse_arguments
 from loralab.cli.settings import build_config
 from loralab.cli.verbs.train import TrainVerbConfig
 from loralab.training.command import folded, train_command
+from tiny import write_lines
 
 Ask = Callable[..., dict[str, Any]]
 
@@ -39,6 +40,17 @@ def test_the_end_shows_before_and_after_and_what_comes_next(
     assert all(len(line) <= 80 or "/" in line for line in shown.out.splitlines())
 
 
+def test_the_loss_of_pairs_is_not_said_to_be_nats(
+    tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [{"prompt": f"{number}?", "chosen": f"yes {number}", "rejected": f"no {number}"} for number in range(40)]
+    flags = _flags(tiny, write_lines(tmp_path / "pairs.jsonl", rows), tmp_path / "run")
+    assert main(["train", *flags, "--preference", "dpo"]) == 0
+    shown = capsys.readouterr().out
+    assert "│ loss  " in shown
+    assert "nats" not in shown
+
+
 def test_every_command_that_comes_next_runs(tiny: Path, data: Path, tmp_path: Path, ask: Ask) -> None:
     following = ask("train", *_flags(tiny, data, tmp_path / "a run"))["next"]
     assert list(following) == ["eval", "generate", "inspect", "merge"]
@@ -56,6 +68,19 @@ def test_the_command_of_a_run_means_the_same_run(tmp_path: Path) -> None:
     assert command[:2] == ["loralab", "train"]
     read = parse_arguments("loralab train", TrainVerbConfig, command[2:])
     assert build_config(TrainVerbConfig, read.flags, {}, "") == config
+
+
+def test_long_commands_are_folded_where_a_shell_goes_on() -> None:
+    whole = "loralab eval --model a-model --adapter 'out/a run' --task jsonl --data reviews.csv --split validation"
+    first = "  loralab eval --model a-model --adapter 'out/a run' --task jsonl"
+    assert folded(whole) == f"{first} \\\n    --data reviews.csv --split validation"
+    many = folded(f"{whole} {whole} {whole}").splitlines()
+    assert len(many) > 3
+    assert max(map(len, many)) <= 80
+    assert all(line.endswith(" \\") for line in many[:-1])
+    assert all(line.startswith("    --") for line in many[1:]), "a flag stays with its value"
+    word = "x" * 90
+    assert folded(f"loralab inspect {word}") == f"  loralab inspect \\\n    {word}", "a word is never broken"
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

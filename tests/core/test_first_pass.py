@@ -11,6 +11,8 @@ from transformers import (
     BartForConditionalGeneration,
     DebertaV2Config,
     DebertaV2ForSequenceClassification,
+    GPT2Config,
+    GPT2LMHeadModel,
     MambaConfig,
     MambaForCausalLM,
     PreTrainedModel,
@@ -136,3 +138,13 @@ def test_a_pass_that_breaks_off_shows_nothing() -> None:
         model(torch.randn(2, 7))
     with pytest.raises(ll.TargetError, match="idle"):
         model(torch.randn(2, 8))
+
+
+def test_the_pass_that_nobody_asked_for_shows_the_model_no_padding() -> None:
+    """transformers warns of padding without a mask, on a user's screen."""
+    model = GPT2LMHeadModel(GPT2Config(vocab_size=8, n_embd=8, n_layer=1, n_head=2, n_positions=16, pad_token_id=0))
+    seen: list[Tensor] = []
+    model.register_forward_pre_hook(lambda _, args, inputs: seen.append(inputs["input_ids"]), with_kwargs=True)
+    ll.attach(model, ll.LoRA(rank=2, targets=["c_attn"]))
+    assert seen
+    assert not any((ids == 0).any() for ids in seen)

@@ -170,6 +170,19 @@ def test_a_merge_that_parts_tied_weights_is_refused_with_what_writes_them(tmp_pa
     assert not (tmp_path / "out").exists()
 
 
+def test_an_adapter_on_inner_embeddings_leaves_the_outer_tied_head_as_it_was(tmp_path: Path) -> None:
+    """The adapter is on the part without the head: merged, the embeddings change and the head does not."""
+    whole = llama(tie_word_embeddings=True)
+    adapted(whole.model, targets=["embed_tokens"])
+    with pytest.raises(ll.AdapterStateError, match=r"a part of which has adapters"):
+        whole.save_pretrained(tmp_path / "live")
+    live = logits(whole)
+    ll.merge(whole.model)
+    assert not torch.equal(whole.lm_head.weight, whole.model.embed_tokens.weight)
+    whole.save_pretrained(tmp_path / "merged")
+    torch.testing.assert_close(logits(reloaded(LlamaForCausalLM, tmp_path / "merged")), live)
+
+
 def test_a_quantised_base_is_refused_even_where_the_adapter_merges(tmp_path: Path) -> None:
     model = LlamaForCausalLM(LlamaConfig(**TINY | {"hidden_size": 64}, vocab_size=64, num_key_value_heads=2)).eval()
     quantize_base(model, "nf4")

@@ -314,6 +314,22 @@ def test_what_is_kept_for_decoding_is_never_stale() -> None:
     assert update.stretch(base, update.factors()).requires_grad
 
 
+def test_a_step_that_torch_does_not_count_is_seen_by_the_evaluation_after_it() -> None:
+    """Optimizers of other packages write through `p.data` or in kernels of their own: no tensor's version changes."""
+    model, adapter = on_one_layer()
+    give_effect(adapter)
+    x = torch.randn(4, INPUTS)
+    with torch.no_grad():
+        before = model["layer"](x)
+    model["layer"](x).square().sum().backward()
+    for parameter in adapter.parameters():
+        parameter.data.mul_(1.5)
+    with torch.no_grad():
+        after = model["layer"](x)
+    torch.testing.assert_close(after, model["layer"](x).detach())
+    assert not torch.allclose(after, before)
+
+
 @pytest.mark.parametrize(
     "make, target, x",
     [

@@ -122,3 +122,28 @@ def test_several_gpus_have_a_part_of_the_batch_each() -> None:
     assert two.memory.total - one.memory.total == one.memory.gradients, "buckets"
     with pytest.raises(SpecError, match="gpus 9: a batch of 8 has not an example for each"):
         plan(PlanConfig(model="gpt2", gpus=9, batch_size=8))
+
+
+def test_the_verdict_on_several_gpus_is_on_the_part_of_each() -> None:
+    """The room of one GPU holds its own part of a batch, whatever the whole batch would need."""
+    each = PlanConfig(model="gpt2", gpu_memory="6GB", batch_size=6, dtype="float32")
+    one, three = fit_of(each), fit_of(replace(each, gpus=3, batch_size=18))
+    assert one.fits
+    assert three.fits
+    gradients = plan(each).memory.gradients
+    assert one.spare - three.spare == gradients, "a part as large as the one GPU's batch, and the buckets"
+    assert three.largest_batch % 3 == 0
+    share = three.largest_batch // 3
+    assert one.largest_batch - 1 <= share <= one.largest_batch
+    full = replace(each, gpus=3, batch_size=three.largest_batch)
+    assert fit_of(full).fits
+    assert not fit_of(replace(full, batch_size=three.largest_batch + 3)).fits
+
+
+def test_several_gpus_keep_an_example_each() -> None:
+    """No advice leaves a GPU without work: a smaller batch ends at one example for each."""
+    config = PlanConfig(model="gpt2-medium", gpu_memory="2.4GB", gpus=4, batch_size=16, dtype="float32")
+    found = fit_of(config)
+    batches = [int(change.flags.split()[1]) for change in found.changes if change.flags.startswith("--batch-size")]
+    assert batches == [4], "before anything that costs more"
+    assert not found.changes[0].fits

@@ -60,7 +60,7 @@ def test_one_empty_dialogue_is_left_out_of_training_and_no_more(tmp_path: Path) 
     [
         ({"dialogue": "a"}, "line 1: there is no summary"),
         ({"text": "a"}, "line 1: there is no dialogue; the keys are text"),
-        ({"context": "a", "response": None}, "line 1: response is a NoneType"),
+        ({"context": "a", "response": None}, "line 1: response is null"),
         ({"dialogue": ["a"], "summary": "b"}, "line 1: dialogue is a list"),
         ({"dialogue": "a", "summary": " "}, "line 1: the summary is empty"),
     ],

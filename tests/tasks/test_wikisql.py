@@ -78,7 +78,7 @@ def test_a_folder_has_its_splits(tmp_path: Path) -> None:
         ({"sql": {"sel": 2, "agg": 0, "conds": []}}, "the query has column 2, but its table only 2"),
         ({"sql": {"sel": 0, "agg": 0, "conds": [[7, 0, "a"]]}}, "the query has column 7"),
         ({"sql": {"sel": 0, "conds": []}}, "a query must be an object with sel, agg"),
-        ({"question": None}, "question is a NoneType"),
+        ({"question": None}, "question is null"),
         ({"table_id": 4}, "table_id is a int"),
     ],
 )

@@ -69,10 +69,16 @@ def _dispatch(arguments: list[str]) -> int:
     if name in ("-V", "--version"):
         return _print(f"loralab {__version__}")
     if name not in VERBS:
-        raise SpecError(f"unknown verb {name!r}{near_misses(name, VERBS)}; known verbs: {', '.join(VERBS)}")
+        raise SpecError(_unknown_verb(name))
     if name == "analyse":
         return _analyse(rest)
     return _run((name,), rest)
+
+
+def _unknown_verb(name: str) -> str:
+    if name in ANALYSES:
+        return f"unknown verb {name!r}: it is an analysis, loralab analyse {name} …"
+    return f"unknown verb {name!r}{near_misses(name, VERBS)}; known verbs: {', '.join(VERBS)}"
 
 
 def _analyse(arguments: list[str]) -> int:

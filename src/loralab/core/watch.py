@@ -92,4 +92,13 @@ def _inputs(model: nn.Module) -> dict[str, Tensor] | None:
         return None
     if any(not isinstance(each, Tensor) or each.is_floating_point() for each in named.values()):
         return None
-    return {name: (each if "mask" in name else each % vocabulary).to(weight.device) for name, each in named.items()}
+    pad = getattr(text, "pad_token_id", None)
+    return {
+        name: (each if "mask" in name else _words(each % vocabulary, vocabulary, pad)).to(weight.device)
+        for name, each in named.items()
+    }
+
+
+def _words(ids: Tensor, vocabulary: int, pad: int | None) -> Tensor:
+    """Without padding: transformers warns of it where no mask is given, and nobody asked for this pass."""
+    return ids.masked_fill(ids == pad, (pad + 1) % vocabulary) if isinstance(pad, int) else ids

@@ -8,7 +8,7 @@ With log π(y|x) the sum over the tokens of y, w the preferred answer and l the 
 
 The reward of an answer is β·[log π − log π_ref] in DPO and β·o(m) in ORPO. The reference is the model without its
 adapter. Measured of pairs: the loss; `reward_accuracy`, in how many of a hundred the preferred answer has the higher
-reward (ties count half); `reward_margin`, by how much on average.
+reward (ties within rounding count half); `reward_margin`, by how much on average.
 
 Shapes: B pairs, whose rows in a batch are all preferred answers first, then the others.
 """
@@ -29,6 +29,9 @@ from loralab.tasks.encoding.batches import Batch, collate, longest_width, sorted
 from loralab.tasks.encoding.encoded import AnyEncoded
 from loralab.tasks.preference import PreferenceObjective
 
+TIED = 1e-6
+"""Of the log-probabilities, the share by which rewards must differ to be told apart: with an adapter that does nothing
+yet the model and its reference are equal but for rounding."""
 SUREST = -1e-6
 """The largest mean log-probability whose odds are taken: at 0 they are infinite."""
 
@@ -87,10 +90,12 @@ def measure_pairs(
     for places in sorted_batches([each.tokens for each in encoded], batch_size):
         batch = collate([encoded[place] for place in places], pad_id, longest=longest).to(model.device)
         reference = reference_logs(model, batch) if objective.has_reference else None
-        scores = score_pairs(objective, *row_log_likelihoods(model, batch), reference)
+        logs_2B, counts_2B = row_log_likelihoods(model, batch)
+        scores = score_pairs(objective, logs_2B, counts_2B, reference)
         apart_B = scores.chosen_B - scores.rejected_B
+        tied_B = apart_B.abs() <= TIED * objective.beta * logs_2B.abs().view(2, -1).sum(0)
         total, margin = total + float(scores.losses_B.sum()), margin + float(apart_B.sum())
-        won += float((apart_B > 0).sum() + 0.5 * (apart_B == 0).sum())
+        won += float((apart_B[~tied_B] > 0).sum() + 0.5 * tied_B.sum())
     if not math.isfinite(total):
         raise NumericsError(f"the loss is {total}; the model's weights or its precision are at fault")
     count = len(encoded)

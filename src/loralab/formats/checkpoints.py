@@ -39,6 +39,16 @@ def checkpoint_folder(run: str | Path, word: str | int) -> Path:
     return folder / CHECKPOINTS_NAME / step_name(step)
 
 
+def run_and_word(folder: str | Path) -> tuple[str, str] | None:
+    """The run whose checkpoint this folder is, and the word that names it there: what `checkpoint_folder` was given;
+    None for any other folder."""
+    path = Path(folder)
+    step = _STEP.fullmatch(path.name)
+    if path.parent.name != CHECKPOINTS_NAME or not (step or path.name == BEST):
+        return None
+    return str(path.parent.parent), str(int(step[1])) if step else BEST
+
+
 def _why_none(folder: Path) -> str:
     if not folder.is_dir():
         return "there is no such folder; name a run's"

@@ -49,6 +49,11 @@ def within_bounds(name: str, middle: float, spread: float) -> tuple[float, float
     return min(middle, max(low, middle - spread)), max(middle, min(high, middle + spread))
 
 
+def level(mean: float, sd: float, other_mean: float, other_sd: float) -> bool:
+    """Whether two means over seeds differ by no more than their seeds do: |m₁ − m₂| ≤ √(s₁² + s₂²)."""
+    return abs(mean - other_mean) <= math.hypot(sd, other_sd)
+
+
 def check_pairs(predictions: Sequence[Any], references: Sequence[Any]) -> None:
     """Raises `DataError` for different numbers of both, for none at all, or for an empty list of references."""
     if len(predictions) != len(references):

@@ -77,7 +77,9 @@ class Task:
         examples = self.splits[name]()
         if not examples:
             hint = f" ({'; '.join(self.notes)})" if self.notes else ""
-            raise DataError(f"task {self.name}: the split {name!r} is empty{hint}; give more data")
+            raise DataError(
+                f"task {self.name}: the split {name!r} is empty{hint}; give more data, or a file of its own"
+            )
         return examples[:limit]
 
     def references(self, split: str) -> Examples:

@@ -305,6 +305,7 @@ def _facts(prepared: Prepared, boards: Boards) -> dict[str, object]:
         "kind": prepared.task.kind,
         "model_kind": prepared.task.model_kind,
         "labels": list(prepared.task.labels),
+        "splits": list(prepared.task.splits),
         "data": prepared.data,
         "conversations": prepared.conversations,
         "dtype": str(prepared.loaded.dtype).removeprefix("torch."),

@@ -129,6 +129,7 @@ def test_the_command_shows_a_table(trained: Trained, tmp_path: Path, capsys: pyt
     assert main(["analyse", "matrices", *flags]) == 0
     shown = capsys.readouterr().out
     assert "block 0-1" in shown
+    assert "measured on 2 examples only" in shown
     assert max(len(line) for line in shown.splitlines() if "/" not in line) <= 80
 
 

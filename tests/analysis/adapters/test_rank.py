@@ -171,6 +171,7 @@ def test_an_adapter_that_does_not_help_has_no_knee(trained: Trained, tmp_path: P
     assert found["gain"] < 0
     assert found["knee"] is None
     assert "no rank is enough" in found["notes"][0]
+    assert f"measured on {found['examples']} examples only" in found["notes"][-1]
     assert not (tmp_path / "rank" / "truncated").exists()
 
 

@@ -1,6 +1,7 @@
 """Pruning by the command line: what is written, reopened and measured, healed or refused."""
 
 import json
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -91,7 +92,11 @@ def test_healed_is_measured_on_the_same_folder(
 ) -> None:
     out, adapter = tmp_path / "out", tmp_path / "healing"
     assert prune("--n", 3, "--dtype", "float32") == 0
-    assert "heal it: loralab train" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    heal = shlex.split(shown.split("heal it:")[1].split("then give")[0].replace("\\\n", " "))
+    assert heal[:4] == ["loralab", "train", "--model", str(out)]
+    assert heal[4:8] == ["--task", "jsonl", "--data", str(tmp_path / "pairs")], "the task that it is measured on"
+    assert max(len(line) for line in shown.splitlines() if "/" not in line) <= 80
     before = (out / "model.safetensors").read_bytes()
     flags = ["--model", out, "--task", "jsonl", "--data", tmp_path / "pairs", "--targets", "mlp", "--out", adapter]
     more = ["--steps", 3, "--lr", 0.02, "--batch-size", 8, "--eval-limit", 0, "--save-every", 0]

@@ -32,7 +32,8 @@ def write_run(tmp_path: Path) -> Write:
         folder = tmp_path / name
         folder.mkdir(parents=True)
         result = {} if metrics is None else {"result": RESULT | {"metrics": metrics}}
-        (folder / "run.json").write_text(json.dumps({"config": CONFIG | {"out": str(folder)} | changes} | result))
+        record = {"config": CONFIG | {"out": str(folder)} | changes, "splits": ["train", "validation", "test"]}
+        (folder / "run.json").write_text(json.dumps(record | result))
         steps = [{"step": n, "split": "train", "loss": 3 - 0.5 * n} for n in (1, 2, 3)]
         steps.append({"step": 3, "split": "validation", "loss": 1.6})
         (folder / "metrics.jsonl").write_text("".join(json.dumps(step) + "\n" for step in steps))

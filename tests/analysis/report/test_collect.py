@@ -162,6 +162,16 @@ def test_a_slow_down_of_noise_is_called_noise(
     assert "2 rounds say nothing of noise" in few.sentences[0]
 
 
+def test_a_comparison_on_few_examples_says_so(results: Path) -> None:
+    file = results / "comparison" / "results.json"
+    content = json.loads(file.read_text())
+    for row, count in zip(content["rows"], (80, 8), strict=True):
+        row["held_out_examples"] = count
+    file.write_text(json.dumps(content))
+    (comparison,) = collect([str(results / "comparison")]).sections
+    assert comparison.sentences[0].startswith("Measured on 8 examples only: such figures are loose")
+
+
 def test_bars_end_where_the_metric_does(results: Path) -> None:
     """Accuracy 12 ± 32 and 90 ± 30 are no −20 and no 120."""
     (comparison,) = collect([str(results / "comparison")]).sections

@@ -134,6 +134,17 @@ def test_a_row_is_a_card_with_names_on_a_narrow_page(results: Path, browser: obj
     assert lines == sorted(set(lines)), "one below the other"
 
 
+def test_a_long_fact_is_not_broken_within_its_words(tmp_path: Path, browser: object) -> None:
+    files = ["README.md", "special_tokens_map.json", "tokenizer_config.json"]
+    (tmp_path / "loralab_merge.json").write_text(
+        json.dumps({"max_abs_logit_error": 1e-6, "tensors": 4, "written": files})
+    )
+    page = browser.new_page(viewport={"width": 1280, "height": 800})  # type: ignore[attr-defined]
+    page.goto(written(tmp_path).as_uri())
+    height = page.locator("dd", has_text="special_tokens_map.json").evaluate("each => each.clientHeight")
+    assert height == page.locator("dd", has_text="4").first.evaluate("each => each.clientHeight"), "one line"
+
+
 def test_long_tables_are_folded(results: Path, browser: object) -> None:
     page = browser.new_page()  # type: ignore[attr-defined]
     page.goto(written(results).as_uri())

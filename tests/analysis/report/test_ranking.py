@@ -1,8 +1,10 @@
 """The top of the report: who is best, how sure, what cannot be compared, and the next commands."""
 
+import json
 import shlex
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from loralab.analysis.report.collect import collect
 from loralab.analysis.report.summary import Summary, summary
@@ -89,18 +91,27 @@ def test_cut_adapters_are_not_ranked(write_run: Write, write_rank: Callable[[Pat
 def test_the_next_commands_follow_from_what_was_done(
     write_run: Write, write_rank: Callable[[Path, str], Path], tmp_path: Path
 ) -> None:
-    run = write_run("a name with spaces", {"loss": 2.0}, model="base", data="my data.jsonl")
+    run = write_run("a name with spaces", {"loss": 2.0}, model="base", data="my data.jsonl", max_length=64)
     commands = [shlex.split(step.command) for step in of(tmp_path).steps]
     assert ["loralab", "analyse", "rank"] in [command[:3] for command in commands]
     assert all(str(run) in " ".join(command) for command in commands)
-    assert commands[0] == [
-        "loralab", "eval", "--model", "base", "--adapter", str(run), "--task", "jsonl", "--data", "my data.jsonl",
-        "--split", "test",
-    ]  # fmt: skip
+    assert commands[0] == ["loralab", "eval", "--config", str(run / "run.json"), "--split", "test"]
     write_rank(run, "rank")
     after = [step.command for step in of(tmp_path).steps]
     assert not any("analyse rank" in command for command in after)
     assert any("--rank 2" in command for command in after)
+
+
+def test_only_a_test_split_that_is_there_and_chose_nothing_is_measured_on(write_run: Write, tmp_path: Path) -> None:
+    def evals(**changes: Any) -> list[str]:
+        file = write_run(f"run-{len(list(tmp_path.iterdir()))}", {"loss": 2.0}) / "run.json"
+        record = json.loads(file.read_text())
+        file.write_text(json.dumps(record | {"splits": changes["splits"]} | {"result": record["result"] | changes}))
+        return [step.command for step in of(file.parent).steps if step.command.startswith("loralab eval")]
+
+    assert len(evals(splits=["train", "validation", "test"], held_out={"split": "validation", "examples": 60})) == 1
+    assert evals(splits=["train", "validation", "all"]) == [], "as with --validation"
+    assert evals(splits=["train", "test"], held_out={"split": "test", "examples": 60}) == []
 
 
 def test_a_comparison_has_its_best_row(results: Path) -> None:

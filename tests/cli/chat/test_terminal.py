@@ -3,6 +3,7 @@
 import os
 import pty
 import select
+import shutil
 import subprocess
 import sys
 import time
@@ -111,6 +112,15 @@ def test_ctrl_c_stops_an_answer_and_not_the_conversation(tmp_path: Path) -> None
         seen.type("/undo\n")
         assert "taken back: tell me all" in seen.until("base> ")
         seen.type("/quit\n")
+        assert seen.left() == 0
+
+
+def test_generate_talks_to_a_checkpoint_under_the_runs_name(model: Path, adapters: list[Path], tmp_path: Path) -> None:
+    shutil.copytree(adapters[0], tmp_path / "run" / "checkpoints" / "step-00000002")
+    at_two = ["--adapter", tmp_path / "run", "--checkpoint", 2]
+    with terminal("generate", "--model", model, *at_two, "--max-new-tokens", 4) as seen:
+        seen.until("run> ")
+        seen.type("\x04")
         assert seen.left() == 0
 
 

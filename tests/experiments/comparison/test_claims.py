@@ -25,7 +25,11 @@ def test_a_loss_is_better_when_it_is_lower() -> None:
 
 def test_a_difference_within_the_noise_is_said_to_be() -> None:
     found = claim("lora-matches-full", [lora(70.0, 80.0), full(76.0, 78.0)])
-    assert (found.held, "worse by 2, within one sd" in found.found) == (False, True)
+    assert (found.held, "worse by 2, within the spread of seeds" in found.found) == (False, True)
+    both = claim("lora-matches-full", [lora(25.0, 50.0), full(50.0, 62.5)])
+    assert "worse by 18.8, within the spread of seeds" in both.found, "of both together, as reports and rankings say it"
+    clear = claim("lora-matches-full", [lora(60.0, 61.0), full(76.0, 78.0)])
+    assert "within" not in clear.found
 
 
 def test_only_lora_of_at_most_one_percent_counts_and_the_best_of_it() -> None:

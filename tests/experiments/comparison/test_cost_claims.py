@@ -13,7 +13,7 @@ def costs(*rows: Row) -> dict[str, tuple[bool | None, str]]:
 def test_memory_is_a_ratio(memory: int, held: bool) -> None:
     found = costs(lora(70.0), full(70.0, peak_memory_bytes=memory))["memory"]
     assert found[0] is held
-    assert f"full at {memory / 1e6:,.0f} MB: LoRA/full {1e9 / memory:.2f}" in found[1]
+    assert f"of full {memory / 1e6:,.0f} MB: LoRA/full {1e9 / memory:.2f}" in found[1]
 
 
 @pytest.mark.parametrize("speed, held", [(1330.0, True), (1300.0, False), (900.0, False)])

@@ -54,6 +54,7 @@ def test_the_best_is_a_run_that_its_command_makes_again(tuning: Configure) -> No
     lowest = min(row.losses["20"] for row in result.rows if "20" in row.losses)
     assert result.rows[0].losses["20"] == lowest
     assert result.best["metrics"]["loss"] < result.base["loss"]
+    assert "Measured on 8 examples only: such figures are loose" in result.advice[-1]
     assert json.loads((best / "run.json").read_text())["config"]["out"] == str(best)
     assert {"results.json", "table.md", "rates.png", "rungs.png"} <= {path.name for path in out.iterdir()}
     assert main(shlex.split(result.command)[1:]) == 0

@@ -9,7 +9,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 from loralab.errors import DataError, SpecError
 from loralab.nn.targets import IGNORED
 from loralab.tasks.encoding.encode import Encoding, encode_examples, encode_prompts
-from loralab.tasks.example import AnyExample, Conversation, Example, LabelledExample, Message
+from loralab.tasks.example import AnyExample, Conversation, Document, Example, LabelledExample, Message
 from loralab.tasks.task import Task
 from small_tokenizers import KINDS, small_tokenizer
 
@@ -81,8 +81,10 @@ def test_long_pairs_lose_the_longer_text(minilm: Path) -> None:
 def test_what_cannot_be_encoded(tokenizer: PreTrainedTokenizerFast) -> None:
     with pytest.raises(SpecError, match="max_length 7"):
         encode(tokenizer, Example("a", "b"), longest=7)
-    with pytest.raises(DataError, match="conversations or labels"):
+    with pytest.raises(DataError, match="the data hold conversations"):
         encode(tokenizer, TALK, encoder_decoder=True)
+    with pytest.raises(DataError, match="the data hold raw text; give such rows"):
+        encode(tokenizer, Document("a b c"), encoder_decoder=True)
     tokenizer.eos_token = None
     with pytest.raises(DataError, match="no end-of-text token"):
         encode(tokenizer, Example("a", "b"))

@@ -42,6 +42,12 @@ def test_what_is_no_label(bad: Any) -> None:
         find_labelling(rows("a", bad))
 
 
+@pytest.mark.parametrize("bad", ["", "  "])
+def test_an_empty_cell_is_no_class(bad: str) -> None:
+    with pytest.raises(DataError, match="line 2: the label is empty; give it one"):
+        find_labelling(rows("a", bad, "b"))
+
+
 def test_mixed_types_and_a_single_class() -> None:
     with pytest.raises(DataError, match="line 3: the label 1 is not of the first line's type"):
         find_labelling(rows("a", "b", 1))

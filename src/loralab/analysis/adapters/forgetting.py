@@ -172,6 +172,7 @@ def analyse_forgetting(
         "with_adapter": after,
         "gain": measure.gain(before, after),
         "texts": [_row(each) for each in results],
+        "notes": list(measure.loose()),
     }
     write_json(out / "forgetting.json", answer | {"windows": {each.name: _windows(each) for each in results}})
     _draw(answer, out / "forgetting.png", f"{adapter.name}: what was gained and what was forgotten")

@@ -120,7 +120,7 @@ def analyse_matrices(adapter: Adapter, measure: Measurement, out: Path, layer_gr
         "with_adapter": results.whole,
         "gain": results.gain,
         "parts": [_row(each) for each in results.parts],
-        "notes": _notes(adapter, results),
+        "notes": [*_notes(adapter, results), *measure.loose()],
     }
     files = [out / "matrices.json"]
     write_json(files[0], answer)

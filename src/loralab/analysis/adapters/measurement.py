@@ -9,6 +9,7 @@ from transformers import PreTrainedModel
 
 from loralab.errors import DataError, SpecError
 from loralab.evaluation.evaluate import evaluate
+from loralab.evaluation.few import few_examples
 from loralab.generation.config import GenerationConfig
 from loralab.metrics.scores import higher_is_better
 from loralab.tasks.encoding.encode import Processor
@@ -69,6 +70,10 @@ class Measurement:
     def said(self) -> dict[str, Any]:
         """What was measured on what, as the analyses write it."""
         return {"task": self.task.name, "split": self.split, "examples": self.examples, "metric": self.metric}
+
+    def loose(self) -> tuple[str, ...]:
+        """A sentence where so few examples were measured that the figures, and what follows from them, are loose."""
+        return few_examples(self.examples)
 
     def announce(self, count: int) -> None:
         """Say how long so many more measurements will take, where that is long."""

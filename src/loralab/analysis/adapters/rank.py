@@ -136,7 +136,7 @@ def analyse_rank(
         "share": share,
         "knee": None if curve.knee is None else curve.knee.rank,
         "curve": [asdict(point) for point in curve.points],
-        "notes": _notes(adapter, curve),
+        "notes": [*_notes(adapter, curve), *measure.loose()],
     }
     more = has_more(adapter)
     detach(measure.model, adapter.name)
@@ -178,7 +178,9 @@ def _write_adapters(
         kept = measure.gain(curve.points[0].metric, metric) / curve.gain
         answer[name] = _summary(resized) | {"metric": metric, "gain_share": kept}
         if kept < curve.share:
-            answer["notes"].append(f"{name}/ keeps only {100 * kept:.1f}% of the gain, although its energy is the same")
+            answer["notes"].append(
+                f"the adapter in {name}/ keeps only {100 * kept:.1f}% of the gain, although its energy is the same"
+            )
     answer["rank_pattern"] = plans[SUGGESTED]
     write_text(out / "suggested.toml", _toml(files, plans[SUGGESTED], knee))
     return [out / TRUNCATED, out / SUGGESTED, out / "suggested.toml"]

@@ -5,6 +5,7 @@ Measured before, after, and healed: an adapter trained on the pruned model (`lor
 
 import gc
 import json
+import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,7 +67,12 @@ def prune(pruning: Pruning, out: Path, measuring: Measuring, open_model: Open, h
     else:
         _write(pruning.model, removed_run(total, pruning.count, start), out, record)
     measures |= _measure_pruned(out, measuring, open_model, healed, record)
-    answer = record | {"out": str(out), "heal": heal_command(out), "healed_by": healed, **as_numbers(measures)}
+    answer = record | {
+        "out": str(out),
+        "heal": heal_command(out, measuring),
+        "healed_by": healed,
+        **as_numbers(measures),
+    }
     write_json(out / RECORD, answer)
     draw_measures(measures, out / "prune.png", f"{Path(pruning.model).name} without {pruning.count} of {total} blocks")
     return answer | {"files": [str(out), str(out / RECORD), str(out / "prune.png")]}
@@ -79,12 +85,12 @@ def deepest_start(total: int, count: int) -> int:
     return total - 1 - count
 
 
-def heal_command(out: Path) -> str:
-    """What trains an adapter on the pruned model's feed-forwards, as the paper does."""
-    return (
-        f"loralab train --model {out} --task docstrings --targets mlp --rank 8 --alpha 8 --dropout 0.05 "
-        f"--steps 200 --out {out}-healed"
-    )
+def heal_command(out: Path, measuring: Measuring) -> str:
+    """What trains an adapter on the pruned model's feed-forwards, as the paper does, on the task that is measured."""
+    task = ["--task", measuring.task or "docstrings"]
+    data = [] if measuring.task is None or measuring.task_data is None else ["--data", measuring.task_data]
+    size = ["--targets", "mlp", "--rank", "8", "--alpha", "8", "--dropout", "0.05", "--steps", "200"]
+    return shlex.join(["loralab", "train", "--model", str(out), *task, *data, *size, "--out", f"{out}-healed"])
 
 
 def _choose(pruning: Pruning, loaded: LoadedModel) -> tuple[int, float | None]:

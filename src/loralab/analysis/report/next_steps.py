@@ -32,7 +32,7 @@ def next_steps(sections: Sequence[Section], found: Sequence[Ranking]) -> list[St
 
 
 def _go_on(run: Section) -> Step:
-    command = _joined("loralab train", "--config", str(run.folder / "run.json"), "--resume")
+    command = _joined("loralab train", *_as_trained(run), "--resume")
     return Step(f"{run.folder.name} has not ended: go on with it", command)
 
 
@@ -46,45 +46,44 @@ def _of_best(ranking: Ranking, sections: Sequence[Section]) -> Iterator[Step]:
     entry = ranking.entries[0]
     run, folder = entry.best_run, entry.best_run.folder
     done = {section.kind: section for section in sections if _is_of(section, folder)}
-    base = ["--model", str(run.content["config"].get("model")), "--adapter", str(folder)]
-    yield Step(
-        f"Measure {folder.name} on examples that chose nothing",
-        _joined("loralab eval", *base, *_task(run), "--split", "test"),
-    )
+    model = ["--model", str(run.content["config"].get("model"))]
+    if _has_unseen_test(run):
+        yield Step(
+            f"Measure {folder.name} on examples that chose nothing",
+            _joined("loralab eval", *_as_trained(run), "--split", "test"),
+        )
     if len(entry.values) == 1:
         yield Step(
             f"One seed of {entry.name} says nothing of chance: train more",
-            _joined(
-                "loralab train", "--config", str(folder / "run.json"), "--seeds", SEEDS, "--out", f"{folder}-seeds"
-            ),
+            _joined("loralab train", *_as_trained(run), "--seeds", SEEDS, "--out", f"{folder}-seeds"),
         )
-    yield from _rank(run, done, base)
+    yield from _rank(run, done)
     if "doctor" not in done:
-        yield Step("Is anything wrong with it?", _joined("loralab analyse doctor", str(folder), *base[:2]))
+        yield Step(f"Is anything wrong with {folder.name}?", _joined("loralab analyse doctor", str(folder), *model))
     if "merge" not in done and not run.content["config"].get("quantize"):
-        yield Step("Make it a model of its own", _joined("loralab merge", *base, "--out", f"{folder}-merged"))
+        yield Step(
+            f"Make {folder.name} a model of its own",
+            _joined("loralab merge", *model, "--adapter", str(folder), "--out", f"{folder}-merged"),
+        )
 
 
-def _rank(run: Section, done: dict[str, Section], base: Sequence[str]) -> Iterator[Step]:
+def _rank(run: Section, done: dict[str, Section]) -> Iterator[Step]:
     """Ask which rank was enough; with an answer below the rank as trained, train with that."""
     if not all(row.spec_name == "LoRA" for row in rows_of(str(run.content["config"].get("method")))):
         return
     if "rank" not in done:
         yield Step(
             f"Would a lower rank have been enough for {run.folder.name}?",
-            _joined("loralab analyse rank", *base, *_task(run), "--out", f"{run.folder}-rank"),
+            _joined("loralab analyse rank", *_as_trained(run), "--out", f"{run.folder}-rank"),
         )
         return
     knee, whole = done["rank"].content.get("knee"), done["rank"].content["curve"][-1]["rank"]
     if knee is not None and knee < whole:
         share = 100 * done["rank"].content.get("share", 0.95)
         yield Step(
-            f"Rank {knee} keeps {share:.0f}% of what rank {whole} gained: train with it",
-            _joined(
-                "loralab train", "--config", str(run.folder / "run.json"), "--rank", str(knee), "--out",
-                f"{run.folder}-rank-{knee}",
-            ),
-        )  # fmt: skip
+            f"Rank {knee} keeps {share:.0f}% or more of what rank {whole} gained: train with it",
+            _joined("loralab train", *_as_trained(run), "--rank", str(knee), "--out", f"{run.folder}-rank-{knee}"),
+        )
 
 
 def _is_of(section: Section, folder: Path) -> bool:
@@ -95,9 +94,15 @@ def _is_of(section: Section, folder: Path) -> bool:
     return Path(adapter) == folder or Path(adapter).resolve() == folder.resolve() or adapter == folder.name
 
 
-def _task(run: Section) -> list[str]:
-    config = run.content["config"]
-    return ["--task", str(config.get("task")), *(["--data", str(config["data"])] if config.get("data") else [])]
+def _has_unseen_test(run: Section) -> bool:
+    """Whether its task has a test split beside the one that was measured on while training."""
+    measured = (run.content["result"].get("held_out") or {}).get("split")
+    return "test" in run.content.get("splits", ()) and measured != "test"
+
+
+def _as_trained(run: Section) -> list[str]:
+    """The run's own record, from which a verb takes the model, the data and all that shapes a figure."""
+    return ["--config", str(run.folder / "run.json")]
 
 
 def _joined(verb: str, *words: str) -> str:

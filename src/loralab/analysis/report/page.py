@@ -8,6 +8,7 @@ import base64
 from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 from loralab.analysis.report.collect import Collected
 from loralab.analysis.report.section import Section
@@ -19,6 +20,8 @@ from loralab.pictures.svg.drawing import Drawing, escaped, series_class
 
 RANKED = 30
 """Rows of a ranking that are shown at once."""
+LONG_FACT = 24
+"""Letters that a column of facts has room for."""
 MANY = 12
 """Sections above which the contents and all runs are folded."""
 
@@ -111,9 +114,15 @@ def _facts(section: Section) -> str:
     if not known:
         return ""
     entries = "".join(
-        f"<div><dt>{escaped(name)}</dt><dd>{number_text(value)}</dd></div>" for name, value in known.items()
+        f"<div{_wide(value)}><dt>{escaped(name)}</dt><dd>{number_text(value)}</dd></div>"
+        for name, value in known.items()
     )
     return f'<dl class="facts">{entries}</dl>\n'
+
+
+def _wide(value: Any) -> str:
+    """A fact that would be broken within its words has a line of its own."""
+    return ' class="long"' if isinstance(value, str) and len(value) > LONG_FACT else ""
 
 
 def _drawings(drawings: Sequence[Drawing]) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 
 from loralab.analysis.report.section import Content, Section
 from loralab.analysis.report.words import described, value_text
-from loralab.metrics.scores import higher_is_better
+from loralab.metrics.scores import higher_is_better, level
 
 CONDITIONS = ("task", "data", "validation", "validation_share", "eval_limit", "best_epoch")
 """Settings under which held-out figures can be compared; of data the files' hashes, where the run recorded them."""
@@ -66,7 +66,7 @@ class Ranking:
         first, second = self.entries[:2] if len(self.entries) > 1 else (None, None)
         if first is None or second is None or first.sd is None or second.sd is None:
             return None
-        return abs(first.mean - second.mean) <= math.hypot(first.sd, second.sd)
+        return level(first.mean, first.sd, second.mean, second.sd)
 
 
 def rankings(runs: Iterable[Section]) -> list[Ranking]:

@@ -11,7 +11,7 @@ from loralab.analysis.report.next_steps import Step, next_steps
 from loralab.analysis.report.ranking import RankedSetting, Ranking, differences, figures, rankings
 from loralab.analysis.report.section import Content, ResultTable, Section
 from loralab.evaluation.few import ENOUGH
-from loralab.metrics.scores import bounds, higher_is_better, within_bounds
+from loralab.metrics.scores import bounds, higher_is_better, level, within_bounds
 from loralab.pictures.svg.drawing import Drawing
 from loralab.pictures.svg.rows import Lane, Mark, Rows, draw_rows
 
@@ -116,7 +116,7 @@ def _compared(section: Section) -> str:
 
 def _doubt(rows: Sequence[Content], metric: str) -> str:
     first, second = (row["metrics"][metric] for row in (rows[0], rows[min(1, len(rows) - 1)]))
-    if len(rows) > 1 and abs(first["mean"] - second["mean"]) <= math.hypot(first["sd"], second["sd"]):
+    if len(rows) > 1 and level(first["mean"], first["sd"], second["mean"], second["sd"]):
         return f"; {rows[1]['label']} is within the spread over seeds"
     return ""
 

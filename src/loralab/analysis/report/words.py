@@ -28,6 +28,11 @@ def number_text(value: Any) -> str:
     return escaped("".join(letter if letter.isprintable() or letter == "\n" else UNPRINTABLE for letter in str(value)))
 
 
+def sentence(remark: str) -> str:
+    """A remark of a result as a sentence, which begins with a capital letter and ends with a stop."""
+    return remark[:1].upper() + remark[1:] + ("" if remark.endswith((".", "!", "?")) else ".")
+
+
 def _float_text(value: float) -> str:
     if not math.isfinite(value):
         return "not a finite number"

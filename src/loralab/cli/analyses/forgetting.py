@@ -46,7 +46,8 @@ def show(answer: Answer) -> None:
     rows = [_task_line(answer), None, *map(_text_line, texts)]
     show_table(title, ("measured on", "base", "adapter", "change", "± s.e."), rows)
     show_lines(
-        *(f"{row['text']}: {row['verdict']} ({row['tokens']:,} tokens, {row['windows']} windows)" for row in texts)
+        *(f"{row['text']}: {row['verdict']} ({row['tokens']:,} tokens, {row['windows']} windows)" for row in texts),
+        *answer["notes"],
     )
     show_files(answer["files"])
 

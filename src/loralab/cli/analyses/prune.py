@@ -8,10 +8,11 @@ from typing import Any, Literal
 from loralab.analysis.layers.config import Measuring, Sampling
 from loralab.cli.flags import NamesModel, Precision, WritesFolder
 from loralab.cli.opening import open_decoder
-from loralab.cli.showing import show_files, show_table
+from loralab.cli.showing import show_files, show_lines, show_table
 from loralab.cli.verb import Answer, Verb
 from loralab.cli.writing import PRUNED, writing
 from loralab.errors import SpecError
+from loralab.training.command import folded
 
 STATES = ("before", "after", "dropped", "replaced", "distilled", "healed")
 
@@ -71,7 +72,8 @@ def show(answer: Answer) -> None:
     removed = ", ".join(map(str, answer["removed"])) or "none"
     show_measures(f"{answer['model']} without blocks {removed} (from 0)", answer)
     if answer["healed_by"] is None:
-        print(f"heal it: {answer['heal']}\nthen:    loralab analyse prune … --healed {answer['out']}-healed")
+        print(f"heal it:\n{folded(answer['heal'])}")
+        show_lines(f"then give this command again with --healed {answer['out']}-healed")
     show_files(answer["files"])
 
 

@@ -2,13 +2,14 @@
 
 import sys
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from loralab.cli.flags import AdaptedModel
 from loralab.cli.opening import Wanted, load_adapted, say
 from loralab.cli.verb import Answer, Verb
 from loralab.cli.writers import wanted_writer
 from loralab.errors import DataError
+from loralab.formats.checkpoints import run_and_word
 from loralab.generation.config import GenerationConfig
 from loralab.tasks.outputs import text_lines
 from loralab.tasks.readers.unpacked import MARK, decode_utf8, lone_half
@@ -71,12 +72,19 @@ def _chat(config: GenerateConfig) -> Answer:
     given = {each.name: getattr(config, each.name) for each in fields(config)}
     changed = {each.name: given[each.name] for each in fields(config) if given[each.name] != each.default}
     same = {each.name: changed[each.name] for each in fields(chat.ChatConfig) if each.name in changed}
-    same["adapter"] = () if config.adapter is None else (config.adapter,)
-    said = chat.run(chat.ChatConfig(**same))
+    said = chat.run(chat.ChatConfig(**same | _adapter_to_talk_to(config.adapter)))
     return {
         "completions": [turn["content"] for turn in said["messages"] if turn["role"] == "assistant"],
         "talked": True,
     }
+
+
+def _adapter_to_talk_to(adapter: str | None) -> dict[str, Any]:
+    """As `chat` is given it: a run's checkpoint by the run, whose name the conversation shows."""
+    if adapter is None:
+        return {"adapter": ()}
+    run, word = run_and_word(adapter) or (adapter, None)
+    return {"adapter": (run,), "checkpoint": word}
 
 
 def prompts_from_stdin() -> list[str]:

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field, fields
 from loralab.cli.flags import ESSENTIALS
 from loralab.cli.showing import WIDTH, readable, readable_bytes, show_heading, show_lines, show_table
 from loralab.cli.verb import Answer, Verb
+from loralab.tasks.preference import METRICS as PAIRED
 from loralab.training.command import folded
 from loralab.training.config import TrainConfig
 
@@ -61,13 +62,18 @@ def _show_scores(answer: Answer) -> None:
     before, after, held_out = answer["before"], answer["metrics"], answer["held_out"]
     columns = ("", *(["before"] if before else []), "after")
     rows = [
-        [UNITS.get(name, name), *([_score(before.get(name))] if before else []), _score(value)]
+        [_unit(name, after), *([_score(before.get(name))] if before else []), _score(value)]
         for name, value in after.items()
     ]
     title = (
         f"{_some(held_out['examples'], 'held-out example')} ({held_out['split']})" if held_out else "held-out examples"
     )
     show_table(title, columns, rows)
+
+
+def _unit(name: str, metrics: Mapping[str, float]) -> str:
+    """What a row is called; the loss of pairs of answers is of the objective that compares them, and no nats."""
+    return name if name == "loss" and set(PAIRED) <= set(metrics) else UNITS.get(name, name)
 
 
 def _score(value: float | None) -> str:

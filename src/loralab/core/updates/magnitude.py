@@ -96,6 +96,8 @@ class Magnitude(Update, ABC):
         """c = m / ‖V‖, [O]; 1 for rows that are not adapted. Without gradients it is kept for as long as nothing that
         it is made of changes, so that decoding token by token does not measure V anew for each.
         """
+        if torch.is_grad_enabled():  # a training: an optimizer may write past torch's count of writes, as p.data does
+            self._kept = None
         seen = None if torch.is_grad_enabled() else Seen.of([base.weight, *(t for _, t in self.named_tensors())])
         if seen is not None and self._kept is not None and seen.is_as(self._kept[0]):
             return self._kept[1]

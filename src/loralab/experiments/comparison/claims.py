@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from loralab.experiments.comparison.rows import Row, Spread, main_metric
-from loralab.metrics.scores import higher_is_better
+from loralab.metrics.scores import higher_is_better, level
 
 NOT_TESTED = "not tested in this comparison: "
 NO_PAIR = f"{NOT_TESTED}it needs results of full and lora"
@@ -77,9 +77,13 @@ class Comparable:
         return f"{self.metric} of {self.said(row)}, of {self.said(other)}: {how}"
 
     def within_noise(self, row: Row, other: Row) -> str:
-        """A remark where the means differ by no more than the larger of the two standard deviations, else nothing."""
-        noise = max(self.of(row).sd, self.of(other).sd)
-        return ", within one sd" if 0 < abs(self.gain(row, other)) <= noise else ""
+        """A remark where the means differ by no more than seeds do, else nothing."""
+        one, two = self.of(row), self.of(other)
+        return (
+            ", within the spread of seeds"
+            if self.gain(row, other) and level(one.mean, one.sd, two.mean, two.sd)
+            else ""
+        )
 
 
 def comparable(rows: Sequence[Row], asked: str | None = None) -> Comparable:
@@ -212,7 +216,7 @@ def _less_memory(these: Comparable) -> Verdict:
     lora, full = pair
     ratio = _memory(lora) / _memory(full)
     return _memory(full) >= MEMORY_RATIO * _memory(lora), (
-        f"{lora.label} peaks at {_memory(lora) / 1e6:,.0f} MB, full at {_memory(full) / 1e6:,.0f} MB: LoRA/full "
+        f"the peak of {lora.label} is {_memory(lora) / 1e6:,.0f} MB, of full {_memory(full) / 1e6:,.0f} MB: LoRA/full "
         f"{ratio:.2f}, {1 / ratio:.2f}× less (on a CPU the whole process, its libraries included)"
     )
 
@@ -225,8 +229,8 @@ def _more_speed(these: Comparable) -> Verdict:
     ratio = _speed(lora) / _speed(full)
     less = f"{1 - 1 / ratio:.1%} less time" if ratio >= 1 else f"{1 / ratio - 1:.1%} more time"
     return _speed(lora) >= SPEED_RATIO * _speed(full), (
-        f"{lora.label} trains {_speed(lora):,.0f} tokens/s, full {_speed(full):,.0f}: LoRA/full {ratio:.2f}, "
-        f"{less} a token"
+        f"the speed of {lora.label} is {_speed(lora):,.0f} tokens/s, of full {_speed(full):,.0f}: LoRA/full "
+        f"{ratio:.2f}, {less} a token"
     )
 
 

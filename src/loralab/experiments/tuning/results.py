@@ -59,7 +59,7 @@ class TuneResult:
     command: str
     """That trains the best one again, alone."""
     advice: tuple[str, ...]
-    """What to try where the best lies at an end of what was tried."""
+    """What to try where the best lies at an end of what was tried, and how loose figures on few examples are."""
     base: dict[str, float]
     """The scores of the base on the same held-out examples."""
     steps: int

@@ -9,6 +9,7 @@ from time import perf_counter
 
 from loralab.errors import NumericsError, TrainingError, first_line
 from loralab.evaluation.evaluate import evaluate
+from loralab.evaluation.few import few_examples
 from loralab.experiments.tuning.budget import choose_steps, is_given
 from loralab.experiments.tuning.config import TuneConfig
 from loralab.experiments.tuning.folder import TuneFolder, TuneState, clear, earlier_state, record_state
@@ -250,7 +251,7 @@ class Tuning:
             trials=tuple(map(self._trial, self.trials)),
             rows=tuple(rows_of(self.trials, self.state, self.rungs)),
             command=train_command(again),
-            advice=advice(setting, settings_of(self.config)),
+            advice=(*advice(setting, settings_of(self.config)), *_loose(RunFolder.of(run))),
             base=self.state.base,
             steps=self.state.steps,
             rungs=self.rungs,
@@ -280,6 +281,12 @@ class Tuning:
             setting.rank, setting.lr, setting.targets, trial.seed, self.state.reached.get(name, 0),
             self.state.metrics.get(name, {}), self.state.stopped.get(name), name, str(self.folder.trials / name),
         )  # fmt: skip
+
+
+def _loose(run: RunFolder) -> list[str]:
+    """A sentence where the settings were judged on few examples."""
+    few = few_examples(run.read_record()["result"]["held_out"]["rows"])
+    return [f"{each[:1].upper()}{each[1:]}." for each in few]
 
 
 def keep_best(run: Path, best: Path) -> Path:

@@ -257,10 +257,23 @@ def _fitted(marked: Marked, tokenizer: PreTrainedTokenizerBase, max_length: int)
     return Encoded(ids, labels), cut
 
 
+OTHERS: dict[type, str] = {
+    Conversation: "conversations",
+    Document: "raw text",
+    Preference: "pairs of answers",
+    LabelledExample: "labels",
+}
+"""What examples of other kinds are called."""
+
+
 def _written(examples: Sequence[AnyExample]) -> list[Example]:
     written = [each for each in examples if isinstance(each, Example)]
     if len(written) < len(examples):
-        raise DataError("this kind of model needs prompts and completions; the data hold conversations or labels")
+        found = next(OTHERS[type(each)] for each in examples if not isinstance(each, Example))
+        raise DataError(
+            f"a model with an encoder and a decoder needs prompts and completions, and the data hold {found}; give "
+            "such rows, or choose a causal language model"
+        )
     return written
 
 

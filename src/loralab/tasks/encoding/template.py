@@ -47,7 +47,7 @@ def _turns(conversation: Conversation, tokenizer: PreTrainedTokenizerBase) -> li
     if tokenizer.chat_template is None:
         raise DataError(
             "the tokenizer has no chat template, which messages need; choose an instruction-tuned model, "
-            'or give {"prompt", "completion"}'
+            'or give {"prompt", "completion"}, of pairs {"prompt", "chosen", "rejected"}'
         )
     if isinstance(tokenizer.chat_template, dict) and "default" not in tokenizer.chat_template:
         named = ", ".join(sorted(tokenizer.chat_template))

@@ -47,12 +47,14 @@ def choose_labelling(rows: Sequence[RawLabelled], labels: Sequence[str] | None, 
 def find_labelling(rows: Sequence[RawLabelled], kind: Kind | None = None) -> Labelling:
     """What the labels of these rows, the training data, are; numbers as `kind` says.
 
-    Raises `DataError` with the line for an invalid label, or one of another type than the first; and where
+    Raises `DataError` with the line for an invalid or empty label, or one of another type than the first; and where
     there are fewer than two classes.
     """
     for row in rows:
         if type(row.label) not in (str, int, float):
             raise row.line.error(f"the label is {row.label!r:.60}; it must be a string or a number")
+        if isinstance(row.label, str) and not row.label.strip():
+            raise row.line.error("the label is empty; give it one, or leave the row out")
     words = isinstance(rows[0].label, str)
     for row in rows:
         if isinstance(row.label, str) != words:

@@ -34,7 +34,8 @@ class Line:
         """The string under a key. Raises `DataError` where there is none, or something else."""
         value = self.value(key)
         if not isinstance(value, str):
-            raise self.error(f"{key} is a {type(value).__name__}, {value!r:.60}; it must be a string")
+            found = "null" if value is None else f"a {type(value).__name__}, {value!r:.60}"
+            raise self.error(f"{key} is {found}; it must be a string")
         return value
 
     def value(self, key: str) -> Any:

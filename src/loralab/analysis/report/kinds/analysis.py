@@ -8,6 +8,7 @@ from loralab.analysis.report.kinds.adapters import ADAPTER_DRAWINGS
 from loralab.analysis.report.kinds.layers import LAYER_DRAWINGS, STATES, states_table
 from loralab.analysis.report.reading import COLUMNS, FIRST, TABLES, TITLES
 from loralab.analysis.report.section import Content, ResultTable, Section
+from loralab.analysis.report.words import sentence
 from loralab.pictures.svg.drawing import Drawing
 
 _DRAWINGS: Mapping[str, Callable[[Content], Sequence[Drawing | None]]] = {**ADAPTER_DRAWINGS, **LAYER_DRAWINGS}
@@ -31,7 +32,7 @@ def analysis_section(marker: str, folder: Path, content: dict[str, Any]) -> Sect
         folder,
         content,
         facts={_words(name): _listed(value) for name, value in shown.items() if _is_fact(value)},
-        sentences=[_sentence(each) for value in shown.values() for each in _remarks(value)],
+        sentences=[sentence(each) for value in shown.values() for each in _remarks(value)],
         tables=[table for table in tables if table is not None],
         drawings=drawings,
         pictures=[] if drawings else sorted(folder.glob(f"{marker}*.png")),
@@ -60,10 +61,6 @@ def _listed(value: Any) -> Any:
 def _remarks(value: Any) -> Sequence[str]:
     texts = value if isinstance(value, list) else [value]
     return [each for each in texts if isinstance(each, str) and len(each) > LONG]
-
-
-def _sentence(text: str) -> str:
-    return text[:1].upper() + text[1:] + ("" if text.endswith((".", "!", "?")) else ".")
 
 
 def _place(column: str, value: Any) -> tuple[int, bool]:

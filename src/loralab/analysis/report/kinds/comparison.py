@@ -5,6 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from loralab.analysis.report.section import Content, ResultTable, Section, read_object
+from loralab.analysis.report.words import sentence
+from loralab.evaluation.few import few_examples
 from loralab.metrics.scores import bounds, within_bounds
 from loralab.pictures.svg.curves import Curves, Series, draw_curves
 from loralab.pictures.svg.drawing import Drawing
@@ -34,7 +36,7 @@ def comparison_section(marker: str, folder: Path, content: dict[str, Any]) -> Se
         f"Methods compared{_of_what(folder)}",
         folder,
         content,
-        sentences=[*_failures(content["rows"]), *map(_claim, tested)],
+        sentences=[*_failures(content["rows"]), *_loose(content["rows"]), *map(_claim, tested)],
         tables=[ResultTable.of("Each setting", columns, rows)],
         drawings=_drawings(content["rows"], metric),
     )
@@ -60,10 +62,16 @@ def _failures(rows: Sequence[Content]) -> list[str]:
     ]
 
 
+def _loose(rows: Sequence[Content]) -> list[str]:
+    """A sentence where some row was measured on few examples."""
+    counts = [row["held_out_examples"] for row in rows if row.get("held_out_examples")]
+    return [sentence(each) for each in few_examples(min(counts))] if counts else []
+
+
 def _claim(claim: Content) -> str:
     """What was claimed, whether it held, and the figures."""
     held = "held" if claim["held"] else "did not hold"
-    return f"{claim['claim']}: {held}. {claim['found'][:1].upper()}{claim['found'][1:]}."
+    return f"{claim['claim']}: {held}. {sentence(claim['found'])}"
 
 
 # -- pictures -----------------------------------------------------------------------------------------------------
