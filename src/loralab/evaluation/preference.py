@@ -25,6 +25,7 @@ from transformers import PreTrainedModel
 from loralab.core.attach import disabled
 from loralab.errors import NumericsError
 from loralab.evaluation.likelihood import row_log_likelihoods
+from loralab.processes.group import ALONE, Processes
 from loralab.tasks.encoding.batches import Batch, collate, longest_width, sorted_batches
 from loralab.tasks.encoding.encoded import AnyEncoded
 from loralab.tasks.preference import PreferenceObjective
@@ -78,19 +79,24 @@ def measure_pairs(
     pad_id: int,
     batch_size: int,
     objective: PreferenceObjective,
+    processes: Processes = ALONE,
 ) -> tuple[float, dict[str, float]]:
     """(the mean loss of a pair, the metrics), in the model's current mode.
 
     Raises `NumericsError` for a loss that is not finite.
     """
-    total, won, margin, longest = 0.0, 0.0, 0.0, longest_width(encoded)
-    for places in sorted_batches([each.tokens for each in encoded], batch_size):
+    longest = longest_width(encoded)
+
+    def measure(places: list[int]) -> tuple[float, float, float]:
         batch = collate([encoded[place] for place in places], pad_id, longest=longest).to(model.device)
         reference = reference_logs(model, batch) if objective.has_reference else None
         scores = score_pairs(objective, *row_log_likelihoods(model, batch), reference)
         apart_B = scores.chosen_B - scores.rejected_B
-        total, margin = total + float(scores.losses_B.sum()), margin + float(apart_B.sum())
-        won += float((apart_B > 0).sum() + 0.5 * (apart_B == 0).sum())
+        won = float((apart_B > 0).sum() + 0.5 * (apart_B == 0).sum())
+        return float(scores.losses_B.sum()), won, float(apart_B.sum())
+
+    measured = processes.map(measure, sorted_batches([each.tokens for each in encoded], batch_size), "batches")
+    total, won, margin = (float(sum(each)) for each in zip(*measured, strict=True))
     if not math.isfinite(total):
         raise NumericsError(f"the loss is {total}; the model's weights or its precision are at fault")
     count = len(encoded)

@@ -54,18 +54,18 @@ class Projected:
         return self.site.canonical(self.weight.detach())
 
 
-def optimizer_for(adapter: Adapter, config: TrainConfig) -> NamedAdamW:
-    """The optimizer that the adapter's method asks for."""
+def optimizer_for(adapter: Adapter, config: TrainConfig, *, at_once: bool) -> NamedAdamW:
+    """The optimizer that the adapter's method asks for; `at_once` where one backward pass makes a step's gradient."""
     if isinstance(adapter.spec, ProjectedFineTune):
-        return ProjectedAdamW(adapter, adapter.spec, config)
+        return ProjectedAdamW(adapter, adapter.spec, config, at_once=at_once)
     return make_optimizer(adapter.named_parameters(), config)
 
 
 class ProjectedAdamW(NamedAdamW):
     """See above. It tells the adapter's projected weights in which form it wants their gradients next."""
 
-    def __init__(self, adapter: Adapter, spec: ProjectedFineTune, config: TrainConfig) -> None:
-        self.spec, self.seed, self.at_once = spec, config.seed, config.accumulate == 1
+    def __init__(self, adapter: Adapter, spec: ProjectedFineTune, config: TrainConfig, *, at_once: bool) -> None:
+        self.spec, self.seed, self.at_once = spec, config.seed, at_once
         self.projected = [
             _projected(update, unwrapped(adapter.layers[path]))
             for path, update in adapter.updates.items()

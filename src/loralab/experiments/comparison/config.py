@@ -61,6 +61,8 @@ class CompareConfig(TrainConfig):
     method: str = field(default="lora", init=False)
     seed: int = field(default=0, init=False)
     resume: bool = field(default=False, init=False)
+    processes: int | None = field(default=None, init=False)
+    shard: bool = field(default=False, init=False)
     training_share: float | None = field(default=None, init=False)
 
     overwrite: bool = field(default=False, metadata={"group": "run"})
