@@ -28,6 +28,10 @@ def _go_on() -> None:
     """Nothing stands against it."""
 
 
+def _nothing() -> None:
+    """It is another's turn."""
+
+
 @dataclass(frozen=True)
 class Problem:
     """What one process met, on its way to the others."""
@@ -60,6 +64,8 @@ class Processes:
     index: int = 0
     """Of this one; the first one has 0."""
     count: int = 1
+    device: str = "cpu"
+    """The kind that each computes on."""
     in_step: bool = False
     """Whether all must make the same passes through the model, as one whose weights are sharded needs."""
     may_go_on: Callable[[], None] = _go_on
@@ -104,6 +110,13 @@ class Processes:
         result, problem = sent[0]
         self._raise_first_of([problem], error)
         return result  # type: ignore[no-any-return]
+
+    def in_turn(self, work: Callable[[], Result]) -> Result:
+        """As `together`, one after another: for what takes more memory for a while than all could have at once."""
+        results = []
+        for turn in range(self.count):
+            results.append(self.together(work if turn == self.index else _nothing))
+        return results[self.index]  # type: ignore[return-value]  # it is what the work came to
 
     def map(self, work: Callable[[Item], Result], items: Sequence[Item], what: str = "items") -> list[Result]:
         """The result of every item, in their order. `what` they are, where progress is shown."""

@@ -46,12 +46,12 @@ def joined(device: str = "auto", patience: timedelta = PATIENCE) -> Iterator[Pro
         )
     kind = _take_device(device, place)
     if dist.is_initialized():
-        yield Processes(dist.get_rank(), dist.get_world_size())
+        yield Processes(dist.get_rank(), dist.get_world_size(), kind)
         return
     _meet(place, kind, patience)
     try:
         with nullcontext() if place.index == 0 else _silent():
-            yield Processes(place.index, place.count)
+            yield Processes(place.index, place.count, kind)
     except LoralabError as problem:
         if problem.is_known_to_all is None:
             problem.is_known_to_all = False

@@ -6,10 +6,12 @@ What trains is whole in every process, and so is what lies outside the blocks: e
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
-from torch import nn
-from torch.distributed.device_mesh import init_device_mesh
+from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor
 
 from loralab.processes.group import Processes
 
@@ -35,16 +37,25 @@ class Sharded:
         )
 
 
-def shard_blocks(
-    model: nn.Module, blocks: Sequence[nn.Module], trained: Collection[nn.Parameter], processes: Processes, device: str
-) -> Sharded:
-    """Leave to each process its part of the frozen weights of the blocks. It must be asked for by all of them."""
-    mesh = init_device_mesh(device, (processes.count,), mesh_dim_names=("shards",))
-    kept = {id(each) for each in trained}
+def shards_of(processes: Processes) -> DeviceMesh:
+    """One dimension: every process holds a part. All of them must ask for it at once."""
+    return init_device_mesh(processes.device, (processes.count,), mesh_dim_names=("shards",))
+
+
+def shard_blocks(model: nn.Module, blocks: Sequence[nn.Module], own: Collection[Tensor], mesh: DeviceMesh) -> Sharded:
+    """Leave to this process its part of the frozen weights of the blocks, block by block on the mesh's device, where
+    everything else then is as well: the model may be on the host before, so that it never is whole on a device.
+
+    `own` are the tensors that are no part of the base.
+    """
+    kept = {id(each) for each in own}
     inside = {id(p): p for block in blocks for p in block.parameters() if id(p) not in kept}
     outside = [p for p in model.parameters() if id(p) not in kept and id(p) not in inside]
     sharded, whole = (sum(p.numel() * p.element_size() for p in group) for group in (inside.values(), outside))
     for block in blocks:
-        own = {parameter for parameter in block.parameters() if id(parameter) in kept}
-        fully_shard(block, mesh=mesh, reshard_after_forward=True, ignored_params=own)
-    return Sharded(len(blocks), processes.count, sharded, whole)
+        ignored = {parameter for parameter in block.parameters() if id(parameter) in kept}
+        fully_shard(block, mesh=mesh, reshard_after_forward=True, ignored_params=ignored)
+    for tensor in chain(model.parameters(), model.buffers(), own):
+        if not isinstance(tensor, DTensor) and tensor.device.type != mesh.device_type:
+            tensor.data = tensor.data.to(mesh.device_type)
+    return Sharded(len(blocks), mesh.size(), sharded, whole)

@@ -31,7 +31,7 @@ from loralab.training.base import (
     quieten,
     say_what_rests,
 )
-from loralab.training.check import check_invoked
+from loralab.training.check import check_invoked, check_shared_out
 from loralab.training.config import TrainConfig
 from loralab.training.data import TrainingData
 from loralab.training.data_record import Record, record_data
@@ -41,7 +41,6 @@ from loralab.training.loop import Trainee
 from loralab.training.objective import objective_for
 from loralab.training.packing import packed
 from loralab.training.projected_adamw import optimizer_for
-from loralab.training.shared_out import check_shared_out
 from loralab.training.start import attach_adapter, take_over_values
 
 Preparation = Callable[[Draft], Iterable[str]]

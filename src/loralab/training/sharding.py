@@ -1,28 +1,37 @@
 """`--shard`: which blocks of a model are sharded, and what does not work there."""
 
-from torch import nn
+from dataclasses import replace
 
-from loralab.core.adapter import Adapter
+import torch
+from torch.distributed.device_mesh import DeviceMesh
+
 from loralab.errors import SpecError
 from loralab.methods.table import rows_of
 from loralab.models.families.blocks import blocks_of
+from loralab.models.precision import choose_dtype
 from loralab.processes.group import Processes
 from loralab.processes.sharding import shard_blocks
 from loralab.training.config import TrainConfig
+from loralab.training.prepare import Prepared
 
 
-def shard_base(config: TrainConfig, model: nn.Module, adapter: Adapter, processes: Processes) -> list[str]:
-    """Shard the frozen base of a run that asks for it; what is to be said of it.
-
-    Raises SpecError for what does not work there, and for a model whose blocks are not known.
+def on_host(config: TrainConfig, dtype: str, processes: Processes) -> tuple[TrainConfig, str]:
+    """(the configuration, the precision) by which a base is loaded that is sharded afterwards: whole on the host, as
+    the device that computes would have it.
     """
-    if not config.shard:
-        return []
-    check_sharded(config, processes)
-    device = next(model.parameters()).device.type
-    sharded = shard_blocks(model, blocks_of(model), set(adapter.parameters()), processes, device)
-    unasked = ["no samples are asked: their texts end after different numbers of passes"] if config.samples else []
-    return [str(sharded), *unasked]
+    return replace(config, device="cpu"), str(choose_dtype(dtype, torch.device(processes.device))[0]).removeprefix(
+        "torch."
+    )
+
+
+def shard_base(config: TrainConfig, prepared: Prepared, mesh: DeviceMesh) -> Prepared:
+    """The run, of whose frozen base this process keeps its part. Raises SpecError where the blocks are not known."""
+    adapter, model = prepared.trainee.adapter, prepared.loaded.model
+    own = [tensor for _, tensor in adapter.named_tensors()]
+    said = [str(shard_blocks(model, blocks_of(model), own, mesh))]
+    if config.samples:
+        said.append("no samples are asked: their texts end after different numbers of passes")
+    return replace(prepared, notes=(*prepared.notes, *said))
 
 
 def check_sharded(config: TrainConfig, processes: Processes) -> None:

@@ -6,15 +6,11 @@ from hashlib import sha256
 from importlib.metadata import version
 from math import isclose
 
-from torch import nn
-
 from loralab.core.adapter import Adapter
 from loralab.errors import ProcessError, SpecError, some
-from loralab.formats.fingerprint import Fingerprint
-from loralab.formats.save import base_print
 from loralab.processes.group import Processes
 from loralab.training.config import TrainConfig
-from loralab.training.data_record import Record
+from loralab.training.prepare import Prepared
 from loralab.version import __version__
 
 SHOWN = 12
@@ -31,43 +27,21 @@ def check_started(asked: int | None, started: int) -> None:
         )
 
 
-def check_shared_out(config: TrainConfig, examples: int, processes: Processes) -> None:
-    """Raises `SpecError` for a run that cannot be shared out among so many processes."""
-    if not processes.are_several:
-        return
-    for name, there in {"batch_size": config.batch_size, "the data": examples}.items():
-        if there < processes.count:
-            held = f"holds {there}" if name == "the data" else f"is {there}"
-            raise SpecError(
-                f"{processes.count} processes share out the examples of every batch, and {name} {held}: some would "
-                "have nothing to do; start fewer, or give more examples"
-            )
-    if config.cosine_penalty:
-        raise SpecError(
-            f"cosine_penalty {config.cosine_penalty:g} and {processes.count} processes: it is a mean over whole "
-            "batches, of which each process has a share; train in one process, or leave it out"
-        )
-
-
 def what_is_asked(config: TrainConfig) -> Mapping[str, str]:
     """Versions and settings: what can be compared before anything is loaded."""
     versions = {name: version(name) for name in ("torch", "transformers")} | {"loralab": __version__}
     return versions | {each.name: repr(getattr(config, each.name)) for each in fields(config)}
 
 
-def make_alike(adapter: Adapter, model: nn.Module, record: Record, processes: Processes) -> Fingerprint | None:
+def make_alike(prepared: Prepared) -> None:
     """The adapter of every process becomes that of the first one, whatever it was made of: its start may be computed
-    from the base or the data, and not to the same bits on every machine. Returns the base's fingerprint, where there
-    are others to compare it with.
+    from the base or the data, and not to the same bits on every machine.
 
     Raises `ProcessError` where they do not see the same data, base or adapter.
     """
-    if not processes.are_several:
-        return None
-    base = processes.together(lambda: base_print(adapter, model))
-    processes.check_alike(lambda: _what_is_loaded(adapter, base, record))
+    adapter, processes = prepared.trainee.adapter, prepared.processes
+    processes.check_alike(lambda: _what_is_loaded(prepared))
     processes.take_from_first(tensor for _, tensor in adapter.named_tensors())
-    return base
 
 
 def check_still_alike(adapter: Adapter, processes: Processes) -> None:
@@ -89,11 +63,12 @@ def _norms(adapter: Adapter) -> dict[str, float]:
     return {f"{name} {list(each.shape)}": float(each.detach().float().norm()) for name, each in adapter.named_tensors()}
 
 
-def _what_is_loaded(adapter: Adapter, base: Fingerprint, record: Record) -> Mapping[str, str]:
+def _what_is_loaded(prepared: Prepared) -> Mapping[str, str]:
     """The data by the hashes of their files, the frozen base, and the form of the adapter."""
-    data = {name: found[:SHOWN] for part in record.values() for name, found in part.items()}
+    adapter, base = prepared.trainee.adapter, prepared.base
+    data = {name: found[:SHOWN] for part in prepared.data.values() for name, found in part.items()}
     shapes = repr([(name, tuple(each.shape), each.dtype) for name, each in adapter.named_tensors()])
     return data | {
-        "the base": base.digest,
+        "the base": "not looked at" if base is None else base.digest,
         "the adapter's form": sha256(shapes.encode()).hexdigest()[:SHOWN],
     }
