@@ -8,12 +8,14 @@ from pathlib import Path
 
 import torch
 from torch import nn
+from torch.distributed.tensor import DTensor
 
 import loralab as ll
 from loralab.errors import LoralabError
 from loralab.processes.gradients import add_up_gradients
 from loralab.processes.group import Processes
 from loralab.processes.joining import joined
+from loralab.processes.sharding import shard_blocks, shards_of
 from loralab.training.interrupt import interruptible
 
 Trained = ll.TrainResult | str
@@ -96,3 +98,43 @@ def wait_to_be_asked(ready: Path) -> None:
         while True:
             interruption.check()
             time.sleep(0.05)
+
+
+def shard_a_toy() -> dict[str, object]:
+    """What a process holds of two blocks, before, within and after a pass."""
+    with joined("cpu") as processes:
+        blocks = nn.ModuleList([nn.Linear(8, 8), nn.Linear(8, 8)])
+        model = nn.Sequential(nn.Embedding(4, 8), *blocks)
+        extra = nn.Parameter(torch.ones(8))
+        blocks[0].register_parameter("extra", extra)
+        model.requires_grad_(False)
+        extra.requires_grad_(True)
+        x = torch.tensor([1, 2])
+        whole = model(x)
+        said: dict[str, object] = {"sharded": str(shard_blocks(model, list(blocks), [extra], shards_of(processes)))}
+        within: list[int] = []
+        blocks[1].register_forward_hook(lambda module, *_: within.append(_held(module)))
+        said["same"] = torch.allclose(model(x), whole, atol=1e-6)
+        said["within"] = within
+        said["held"] = [_held(block) for block in blocks]
+        said["extra"] = type(extra).__name__
+        return said
+
+
+def _held(module: nn.Module) -> int:
+    """Elements of its parameters that lie in this process."""
+    return sum((p.to_local() if isinstance(p, DTensor) else p).numel() for p in module.parameters())
+
+
+def take_turns(place: Path) -> list[str]:
+    """Each says when its turn begins and ends."""
+    with joined("cpu") as processes:
+
+        def speak() -> None:
+            for said in ("begins", "ends"):
+                with place.open("a") as file:
+                    file.write(f"{processes.index} {said}\n")
+                time.sleep(0.05)
+
+        processes.in_turn(speak)
+        return place.read_text().splitlines()
