@@ -35,6 +35,7 @@ WITH_TABLES = (
     DOCS / "internals" / "fast-paths.md",
     DOCS / "methods" / "index.md",
     DOCS / "scaling.md",
+    DOCS / "reference" / "dependencies.md",
     *(DOCS / "results").glob("*.md"),
 )
 
@@ -138,6 +139,7 @@ def _with_tables(path: Path) -> str:
         "families": _families(to_docs),
         "levels": _levels_written(),
         "fast paths": _fast_paths(),
+        "licences": _licences(),
         **{name: _table(record["table"]) for name, record in records().items()},
     }
     for name, table in tables.items():
@@ -167,6 +169,13 @@ def _families(to_docs: str) -> str:
 def _fast_paths() -> str:
     """What small random models of each family show."""
     rows: list[list[str]] = runpy.run_path(str(DOCS / "fast_paths.py"))["rows"]()
+    return _table(rows)
+
+
+@cache
+def _licences() -> str:
+    """What the packages at hand say of themselves."""
+    rows: list[list[str]] = runpy.run_path(str(DOCS / "licences.py"))["rows"]()
     return _table(rows)
 
 

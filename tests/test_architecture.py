@@ -42,6 +42,7 @@ SHOWING = SOURCE / "loralab" / "cli" / "showing.py"
 SERVER = SOURCE / "loralab" / "serving" / "http"
 AUTO_CLASSES_ALLOWED_IN = SOURCE / "loralab" / "models" / "load.py"
 LONGEST_FILE, LONGEST_FUNCTION, FULLEST_FOLDER, LARGEST_FAMILY = 600, 80, 24, 2
+MOST_IMPORTS_IN_FORMATS = 112
 PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 
 
@@ -218,6 +219,19 @@ def test_one_word_is_one_thing() -> None:
                 homes.setdefault(node.name, []).append(f"{named(path)}:{node.lineno}")
     twice = {name: places for name, places in homes.items() if len(places) > 1}
     assert not twice, "\n".join(f"{name}: {', '.join(places)}" for name, places in twice.items())
+
+
+def test_formats_have_few_doors() -> None:
+    """What is read together lives together: the imports between the files of formats do not grow back."""
+    text = "".join(path.read_text(encoding="utf-8") for path in FILES if package_of(path) == "formats")
+    imports = re.findall(r"^from loralab\.formats", text, re.MULTILINE)
+    assert len(imports) <= MOST_IMPORTS_IN_FORMATS, f"{len(imports)} imports of formats in formats"
+
+
+def test_long_lists_are_cut_in_one_place() -> None:
+    """`a, b and 4 more` is written by errors.py's `listed` and `some`."""
+    found = [named(path) for path in FILES if re.search(r'and \{len\([^}]*\} more"', path.read_text(encoding="utf-8"))]
+    assert found == ["loralab/errors.py"]
 
 
 def test_one_way_to_show() -> None:

@@ -13,8 +13,8 @@ from safetensors import safe_open
 
 import loralab as ll
 from loralab import errors
-from loralab.core.updates.kinds import KINDS
-from loralab.formats.gguf.layout import ARCHITECTURES
+from loralab.core.updates.update import KINDS
+from loralab.formats.gguf import ARCHITECTURES
 from loralab.formats.record import BIASED, INVOKED, MAGNITUDE
 from loralab.metrics.scores import higher_is_better
 from loralab.tasks.glue.table import GLUE

@@ -7,6 +7,9 @@ Each is a `LoralabError` and also the standard-library type that a caller would 
 
 from collections.abc import Iterable
 
+LONGEST = 200
+"""Characters of a name in a message: files of anybody's may have a megabyte in the place of one."""
+
 
 def listed(items: Iterable[str], most: int = 12, between: str = "; ") -> str:
     """Problems in one line: the first ones, and how many more there are."""
@@ -15,8 +18,8 @@ def listed(items: Iterable[str], most: int = 12, between: str = "; ") -> str:
 
 
 def some(names: Iterable[str], most: int = 3) -> str:
-    """The first names of many: `a, b, c and 4 more`."""
-    return listed(names, most, between=", ")
+    """The first names of many: `a, b, c and 4 more`; of a name that no screen holds, its beginning."""
+    return listed((name if len(name) <= LONGEST else f"{name[:LONGEST]}…" for name in names), most, between=", ")
 
 
 def first_line(error: BaseException) -> str:

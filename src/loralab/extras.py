@@ -3,14 +3,15 @@
 Nothing of them is imported at the top of a file. `lazy` stands for a module there and loads it when something of it is
 first used, so that every file of loralab can be imported without any of them; `require` refuses before the work
 starts what would fail at its end. `deferred` stands for a module that is there but slow to load, in the files that
-verbs without a model read too. It knows nothing of what the packages are for.
+verbs without a model read too (`transformers` is the one that most of these need). It knows nothing of what the
+packages are for.
 """
 
 from collections.abc import Mapping
 from importlib import import_module
 from importlib.util import find_spec
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from loralab.errors import MissingDependencyError
 
@@ -93,3 +94,9 @@ def _load(name: str, extra: str) -> ModuleType:
         return import_module(name)
     except ImportError as error:
         raise MissingDependencyError(f"{name} cannot be imported ({error}); run: {install(extra)}") from error
+
+
+if TYPE_CHECKING:
+    import transformers as transformers
+else:
+    transformers = deferred("transformers")

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from loralab.cli.main import main
-from loralab.formats.gguf.file import read_gguf
+from loralab.formats.gguf import read_gguf
 
 Ask = Callable[..., dict[str, Any]]
 

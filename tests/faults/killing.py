@@ -7,6 +7,7 @@ that number. A file that was being written then is cut in half.
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -85,3 +86,42 @@ def files_of(folder: Path) -> Files:
 def leftovers(folder: Path) -> list[str]:
     """Drafts and locks below a folder."""
     return sorted(str(each.relative_to(folder)) for each in folder.rglob(".loralab-*"))
+
+
+def operations_of(action: Callable[[], object], root: Path) -> tuple[int, float]:
+    """How many operations it makes below a folder, and the seconds that it takes, in a child that is let alone."""
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            killer = Killer(root, sys.maxsize)
+            sys.addaudithook(killer.hear)
+            action()
+            os.write(writer, str(sys.maxsize - killer.left).encode())
+            os._exit(0)
+        except BaseException as error:  # noqa: BLE001  a fork must never come back
+            os.write(2, f"{type(error).__name__}: {error}\n".encode())
+            os._exit(1)
+    os.close(writer)
+    began = time.monotonic()
+    with os.fdopen(reader) as told:
+        count = told.read()
+    assert os.waitpid(child, 0)[1] == 0, "it fails without a kill"
+    return int(count), time.monotonic() - began
+
+
+def killed_after(action: Callable[[], object], seconds: float) -> bool:
+    """Do it in a child that the system ends after so long, as `kill -9` does; False where it ended before that."""
+    child = os.fork()
+    if child == 0:
+        try:
+            signal.signal(signal.SIGALRM, signal.SIG_DFL)  # ends the process, and no code of it runs any more
+            signal.setitimer(signal.ITIMER_REAL, max(seconds, 1e-4))
+            action()
+            os._exit(0)
+        except BaseException as error:  # noqa: BLE001  a fork must never come back
+            os.write(2, f"{type(error).__name__}: {error}\n".encode())
+            os._exit(1)
+    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    assert status in (0, -signal.SIGALRM), f"the child failed: {status}"
+    return status != 0

@@ -14,8 +14,7 @@ from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
 import loralab as ll
 from loralab.formats.convert import convert
-from loralab.formats.gguf.file import ReadGguf, read_gguf
-from loralab.formats.gguf.layout import GgufBase
+from loralab.formats.gguf import GgufBase, ReadGguf, read_gguf
 from loralab.models.load import read_config
 from small_models import NO_ENDS, SIZES, llama
 from toys import TOYS, give_effect

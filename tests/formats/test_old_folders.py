@@ -21,8 +21,8 @@ from transformers import LlamaConfig, LlamaForCausalLM
 import loralab as ll
 from loralab.core.adapter import Adapter
 from loralab.core.names import unwrapped
-from loralab.core.updates.biased import BiasedLinear
 from loralab.core.updates.factors import Factors, Recipe
+from loralab.core.updates.low_rank import BiasedLinear
 from loralab.core.updates.update import WHOLE
 from loralab.formats.record import ModuleRecord, describe
 from loralab.methods.adamix_adapter import AdaMixAdapter

@@ -13,9 +13,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenize
 import loralab as ll
 from loralab.errors import AdapterFileError
 from loralab.formats.merged.folder import write_merged
-from loralab.formats.processor_files import write_processor
 from loralab.formats.tokenizer import with_own_tokenizer
 from loralab.models.load import LoadedModel, load_model
+from loralab.models.processor import write_processor
 from small_tokenizers import KINDS, small_tokenizer
 from tiny import byte_tokenizer, write_llama
 

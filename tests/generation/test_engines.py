@@ -19,6 +19,7 @@ from transformers import (
 
 import loralab as ll
 from loralab.errors import NumericsError
+from loralab.generation import continuous
 from loralab.generation.config import GenerationConfig
 from loralab.generation.continuous import generate_continuously
 from loralab.generation.ends import NO_MORE, Ends
@@ -77,6 +78,20 @@ def test_a_live_adapter_speaks(tokenizer: PreTrainedTokenizerFast) -> None:
     assert found == plainly(model, WAYS["greedy"], tokenizer, NO_MORE) != base
     ll.activate(model, None)
     assert generate_ids(model, prompts(*LENGTHS), WAYS["greedy"], tokenizer) == base
+
+
+@pytest.mark.parametrize("kind", FAMILIES)
+def test_fused_blocks_write_what_transformers_writes(
+    kind: str, tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As they do where many tokens are wanted; under an adapter, and the base again afterwards."""
+    monkeypatch.setattr(continuous, "WORTH_A_TRIAL", 0)
+    model = strong(kind)
+    adapt(model, one=4)
+    for speaker, way in (("one", "greedy"), ("one", "sampled"), (None, "no repetition")):
+        ll.activate(model, speaker)
+        expected = plainly(model, WAYS[way], tokenizer)
+        assert generate_ids(model, prompts(*LENGTHS), WAYS[way], tokenizer, MORE_ENDS) == expected
 
 
 def up_to(text: str, ids: list[int], tokenizer: PreTrainedTokenizerFast) -> list[int]:

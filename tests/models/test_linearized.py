@@ -9,10 +9,10 @@ import torch
 from loralab.cli.main import main
 from loralab.errors import AdapterFileError, LoralabError, ModelLoadError
 from loralab.formats.load import load
-from loralab.models.linearized import REMAINING, TENSORS, load_linearized, write_linearized
+from loralab.models.linearized import load_linearized, write_linearized
 from loralab.models.load import load_model, read_config
 from loralab.models.locate import locate
-from loralab.models.surgery.affine import AffineMap
+from loralab.models.surgery.affine import REMAINING, TENSORS, AffineMap
 from loralab.models.surgery.blocks import blocks_of
 from tiny import write_llama, write_pairs
 

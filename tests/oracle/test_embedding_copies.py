@@ -12,7 +12,7 @@ from transformers import Qwen2Config, Qwen2ForCausalLM
 import loralab as ll
 from loralab.formats.convert import convert
 from loralab.formats.doctor.examine import examine
-from loralab.formats.gguf.file import read_gguf
+from loralab.formats.gguf import read_gguf
 from loralab.formats.inspect import inspect
 from oracle.case import assert_same, keys, output, peft_model
 from oracle.peft_warnings import silenced

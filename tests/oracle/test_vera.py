@@ -21,7 +21,7 @@ from loralab.core.plan import Plan
 from loralab.files.names import CONFIG_NAME
 from loralab.files.tensors import write_tensors
 from loralab.formats.fingerprint import fingerprint
-from loralab.formats.peft.vera import has_vera, is_vera, parse_vera, vera_from_peft, vera_to_peft, why_not_peft_vera
+from loralab.formats.peft.vera import VERA_TYPE, has_vera, parse_vera, vera_from_peft, vera_to_peft, why_not_peft_vera
 from loralab.formats.read import vera_spec
 from loralab.formats.record import describe
 from loralab.formats.sidecar import PEFT_LAYOUT, Sidecar, method_to_json
@@ -140,7 +140,7 @@ def ours_saved(case: VeraCase, folder: Path, **fields: Any) -> Saved:
 def read(saved: Saved, **changes: Any) -> tuple[nn.Module, Adapter]:
     """(the base with the adapter from the folder on it, the adapter)."""
     content, model = saved.content | changes, copy.deepcopy(saved.base)
-    assert is_vera(content)
+    assert content["peft_type"] == VERA_TYPE
     updates, shared, notes = vera_from_peft(model, parse_vera(content), saved.tensors)
     plan = Plan(updates, tuple(notes), (), shared)
     return model.eval(), put(model, plan, vera_spec(parse_vera(content)), "default")

@@ -60,7 +60,7 @@ def read_toml(path: Path) -> dict[str, Any]:
     """The keys and values of a TOML file. Raises SpecError with the line that is wrong."""
     try:
         return tomllib.loads(path.read_text(encoding="utf-8-sig"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # TOMLDecodeError is a ValueError
         raise SpecError(f"--config {path}: not a TOML file: {error}") from error
 
 

@@ -20,9 +20,10 @@ from loralab.cli.parser import parse_arguments
 from loralab.cli.progress import erase_progress, progress_line
 from loralab.cli.settings import build_config, near_misses
 from loralab.cli.showing import as_json
+from loralab.cli.streams import Lasting
 from loralab.cli.table import ANALYSES, VERBS, modules, summaries
 from loralab.cli.verb import Verb
-from loralab.errors import LoralabError, SpecError
+from loralab.errors import LoralabError, SpecError, first_line
 from loralab.extras import require
 from loralab.processes.place import Place
 from loralab.progress import shown_by
@@ -37,9 +38,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     An exception that nobody expected is raised again after an apology: Python prints the traceback and exits
     with 1.
     """
-    given = list(sys.argv[1:] if arguments is None else arguments)
+    with contextlib.redirect_stderr(Lasting(sys.stderr)):
+        return _ended(list(sys.argv[1:] if arguments is None else arguments))
+
+
+def _ended(arguments: list[str]) -> int:
+    """The exit status, what went wrong said."""
     try:
-        return _dispatch(given)
+        return _dispatch(arguments)
     except KeyboardInterrupt as stopped:  # a training says where it stands, and which signal stopped it
         if Place.here().index == 0:
             _complain(str(stopped) or "interrupted")
@@ -48,7 +54,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if not isinstance(error, LoralabError) or Place.here().says(error):
             _complain(f"error: {_described(error)}")
         return USER_ERROR
-    except Exception:
+    except Exception as error:
+        if _is_of_memory(error):
+            _complain(f"error: {_OUT_OF_MEMORY} ({first_line(error)[:200]})")
+            return USER_ERROR
         _complain("loralab failed where it should not have: this is our bug, sorry. What follows helps to find it.")
         raise
 
@@ -149,10 +158,21 @@ def _write(show: Callable[[], None]) -> int:
     return DONE
 
 
+_OUT_OF_MEMORY = (
+    "the memory is not enough; take a smaller --batch-size or --max-length, or --gradient-checkpointing: loralab plan "
+    "says what each needs"
+)
+
+
+def _is_of_memory(error: Exception) -> bool:
+    """As Python, torch on a GPU and torch's allocator on a CPU say it."""
+    kinds = {type(error).__name__, type(error.__cause__).__name__}
+    return bool(kinds & {"MemoryError", "OutOfMemoryError"}) or "can't allocate memory" in str(error)
+
+
 def _complain(message: str) -> None:
     erase_progress()
-    with contextlib.suppress(BrokenPipeError):
-        print(message, file=sys.stderr, flush=True)
+    print(message, file=sys.stderr, flush=True)
 
 
 def _described(error: Exception) -> str:

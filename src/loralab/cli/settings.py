@@ -74,7 +74,7 @@ def _own_task(name: str, flags: Mapping[str, Any], in_file: Mapping[str, Any]) -
     data = flags.get("data", in_file.get("data"))
     if name != "task" or data is None:
         return ""
-    from loralab.tasks.own.route import flags_for
+    from loralab.tasks.own.files import flags_for
 
     return f" For {data}: {flags_for(data)}"
 

@@ -11,7 +11,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Protocol
 
-from loralab.errors import OutputError
+from loralab.errors import OutputError, some
 from loralab.files.drafts import is_ours, is_vacant
 from loralab.files.names import CONFIG_NAME, OLD_TENSORS_NAME, PLAIN_NAME, RUN_NAME, SAVED
 from loralab.files.whole import replacing
@@ -51,7 +51,7 @@ def writing(out: str | None, kind: Writes, *, overwrite: bool, reads: Sequence[s
     if not overwrite:
         exist = "exist" if len(occupied) > 1 else "exists"
         raise OutputError(
-            f"{_listed(occupied)} {exist} already; choose another place, or give --overwrite to replace "
+            f"{some(map(str, occupied), 5)} {exist} already; choose another place, or give --overwrite to replace "
             f"{'them' if len(occupied) > 1 else 'it'}"
         )
     kind.refuse_other(Path(out))
@@ -83,7 +83,7 @@ class Product:
             raise OutputError(f"{place} is not {self.what} of loralab's, {ALONE}; remove it yourself")
         if foreign := self._foreign(place):
             raise OutputError(
-                f"{place} holds more than {self.what}: {_listed(foreign)}; --overwrite leaves it alone. Move them, or "
+                f"{place} holds more than {self.what}: {some(foreign, 5)}; --overwrite leaves it alone. Move them, or "
                 "choose another place"
             )
 
@@ -162,14 +162,11 @@ LINEARIZED = Product("a linearized model", "linearize.json", ("linearize.png", "
 COMPARISON = Product(
     "a comparison", "comparison.json", ("cells", "tuning", "results.json", "table.md", "lock", "*.png", ".loralab-*")
 )
+TUNING = Product(
+    "a tuning", "tune.json", ("trials", "best", "again", "results.json", "table.md", "lock", "*.png", ".loralab-*")
+)
 PAGE = LoneFile("a page", lambda head: head.lower().startswith(b"<!doctype html"))
 TEXT = LoneFile("a text", lambda head: b"\0" not in head)
-
-TUNING = Product(
-    "a tuning",
-    "tune.json",
-    ("trials", "best", "again", "results.json", "table.md", "lock", "*.png", ".loralab-*"),
-)
 
 
 def _is_there(place: Path) -> bool:
@@ -185,11 +182,6 @@ def _version(file: Path) -> tuple[int, int]:
 def _head(file: Path) -> bytes:
     with file.open("rb") as stream:
         return stream.read(16)
-
-
-def _listed(names: Sequence[str | Path]) -> str:
-    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
-    return ", ".join(map(str, names[:5])) + more
 
 
 def _is_within(path: Path, place: Path) -> bool:

@@ -147,14 +147,6 @@ def _by_length(lengths_M: Tensor, rank: int, generator: torch.Generator) -> _Cho
     return (lengths_M / waiting_M).topk(rank).indices, lengths_M.new_ones(rank)
 
 
-def _by_length_replaced(lengths_M: Tensor, rank: int, generator: torch.Generator) -> _Chosen:
-    return _drawn(lengths_M, rank, generator)
-
-
-def _by_square_replaced(lengths_M: Tensor, rank: int, generator: torch.Generator) -> _Chosen:
-    return _drawn(lengths_M.square(), rank, generator)
-
-
 def _uniform(lengths_M: Tensor, rank: int, generator: torch.Generator) -> _Chosen:
     index_R = torch.randperm(len(lengths_M), generator=generator)[:rank]
     return index_R, lengths_M.new_full((rank,), (len(lengths_M) / rank) ** 0.5)
@@ -171,8 +163,8 @@ def _drawn(weights_M: Tensor, rank: int, generator: torch.Generator) -> _Chosen:
 ROW_CHOICES: dict[str, Callable[[Tensor, int, torch.Generator], _Chosen]] = {
     "top": _longest,
     "norm": _by_length,
-    "norm-replace": _by_length_replaced,
-    "norm2": _by_square_replaced,
+    "norm-replace": _drawn,
+    "norm2": lambda lengths_M, rank, generator: _drawn(lengths_M.square(), rank, generator),
     "uniform": _uniform,
 }
 """Rule → (σ, ρ) from the lengths of G's rows."""

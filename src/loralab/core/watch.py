@@ -15,18 +15,8 @@ from loralab.errors import LoralabError
 from loralab.nn.mode import evaluating
 from loralab.nn.trial import UNRUNNABLE
 
-_FORM = (
-    "size",
-    "dim",
-    "numel",
-    "nelement",
-    "stride",
-    "storage_offset",
-    "element_size",
-    "get_device",
-    "type",
-    "data_ptr",
-)
+_SIZES = ("size", "dim", "numel", "nelement", "stride", "storage_offset", "element_size")
+_FORM = (*_SIZES, "get_device", "type", "data_ptr")
 _QUESTIONS = ("is_floating_point", "is_complex", "is_contiguous", "untyped_storage", "__len__", "__hash__", "__repr__")
 _ALIKE = ("zeros_like", "ones_like", "empty_like", "full_like", "rand_like", "randn_like", "type_as")
 _NEW = ("new_zeros", "new_ones", "new_empty", "new_full", "new_tensor")

@@ -22,6 +22,10 @@ CHECKPOINTS_NAME = "checkpoints"
 TENSORBOARD_NAME = "tensorboard"
 PLAIN_NAME = "plain_lora"
 
+OWN_TYPE = "LORALAB"
+"""In adapter_config.json the peft_type of an adapter that PEFT has no way to express: PEFT refuses it instead of
+misreading it."""
+
 SAVED = (CONFIG_NAME, TENSORS_NAME, SIDECAR_NAME)
 """The files that saving an adapter writes."""
 PEFT_FILES = (CONFIG_NAME, TENSORS_NAME, OLD_TENSORS_NAME)

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -115,7 +115,7 @@ def write_tensors(path: Path, kinds: Mapping[str, TensorKind], read: Callable[[s
             tensor = read(name)
             if TensorKind.of(tensor) != kinds[name]:
                 raise ValueError(f"{name} was announced as {kinds[name]} and came as {TensorKind.of(tensor)}")
-            _write_bytes(stream, tensor)
+            stream.write(_as_bytes(tensor).numpy().data)
 
 
 def write_index(folder: Path, file_of: Mapping[str, str], kinds: Mapping[str, TensorKind]) -> None:
@@ -164,10 +164,6 @@ def _header(names: Iterable[str], kinds: Mapping[str, TensorKind]) -> bytes:
     text = json.dumps(entries, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-len(text) % 8)
     return struct.pack("<Q", len(text)) + text
-
-
-def _write_bytes(stream: BinaryIO, tensor: Tensor) -> None:
-    stream.write(_as_bytes(tensor).numpy().data)
 
 
 def _as_bytes(tensor: Tensor) -> Tensor:

@@ -2,9 +2,10 @@
 
 import reprlib
 import sys
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
 
+Kind = TypeVar("Kind")
 LARGEST_COUNT = 2**31
 
 
@@ -18,24 +19,10 @@ def is_finite(value: object) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
 
 
-def text(value: object, name: str) -> str:
-    """A text."""
-    if not isinstance(value, str):
-        raise _another(value, name, "a text")
-    return value
-
-
 def texts(value: object, name: str) -> list[str]:
     """A list of texts."""
     if not isinstance(value, list) or not all(isinstance(each, str) for each in value):
         raise _another(value, name, "a list of texts")
-    return value
-
-
-def flag(value: object, name: str) -> bool:
-    """True or false."""
-    if not isinstance(value, bool):
-        raise _another(value, name, "true or false")
     return value
 
 
@@ -60,19 +47,20 @@ def sizes(value: object, name: str) -> tuple[int, ...]:
     return tuple(value)
 
 
-def mapping(value: object, name: str) -> Mapping[str, Any]:
-    """An object."""
-    if not isinstance(value, dict):
-        raise _another(value, name, "an object")
-    return value
-
-
-def listing(value: object, name: str) -> list[Any]:
-    """A list."""
-    if not isinstance(value, list):
-        raise _another(value, name, "a list")
-    return value
-
-
 def _another(value: object, name: str, kind: str) -> TypeError:
     return TypeError(f"{name} is {reprlib.repr(value)}, not {kind}")
+
+
+def _taken_for(kind: type[Kind], what: str) -> Callable[[object, str], Kind]:
+    def take(value: object, name: str) -> Kind:
+        if not isinstance(value, kind):
+            raise _another(value, name, what)
+        return value
+
+    return take
+
+
+text = _taken_for(str, "a text")
+flag = _taken_for(bool, "true or false")
+listing: Callable[[object, str], list[Any]] = _taken_for(list, "a list")
+mapping: Callable[[object, str], Mapping[str, Any]] = _taken_for(dict, "an object")

@@ -3,7 +3,7 @@
 import re
 import tempfile
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,13 +19,14 @@ from loralab.errors import (
     OutputError,
     SpecError,
     listed,
+    some,
 )
 from loralab.extras import require
 from loralab.files.tensors import SAFETENSORS, write_tensors
 from loralab.files.whole import may_replace, whole_file, whole_folder
-from loralab.formats.gguf.file import write_gguf
-from loralab.formats.gguf.layout import GgufBase
+from loralab.formats.gguf import GgufBase, write_gguf
 from loralab.formats.loralib import ALPHA_KEY, loralib_pair, spread
+from loralab.formats.peft.agreement import targets_without
 from loralab.formats.peft.config import PeftConfig
 from loralab.formats.peft.keys import EMBEDDING_A, EMBEDDING_B, PREFIX, A, B, plain_path
 from loralab.formats.read import read_adapter, read_plain
@@ -99,8 +100,15 @@ def _convert_checkpoint(stored: StoredAdapter, target: Path, to: str, model: str
 
 def _copy_folder(stored: StoredAdapter, target: Path) -> Conversion:
     _refuse_own(stored, "peft")
-    written = _new_folder(target, stored.readable().content, stored.tensors, stored)
-    return replace(written, notes=stored.said)
+    written = _new_folder(target, stored.demand().content, stored.tensors, stored)
+    return replace(written, notes=(*stored.said, *_idle_targets(stored)))
+
+
+def _idle_targets(stored: StoredAdapter) -> Iterator[str]:
+    """PEFT accepts names that the model does not have; one that it does have would have tensors here."""
+    idle = [] if stored.config is None else targets_without(stored.config, [each.module for each in stored.entries])
+    if idle:
+        yield f"target_modules names {some(idle)}, of which the file has nothing: of the base they should not be"
 
 
 def _refuse_own(stored: StoredAdapter, to: str) -> None:

@@ -16,9 +16,9 @@ from loralab.core.plan import link
 from loralab.core.updates.factors import SharedMatrices
 from loralab.core.updates.update import WHOLE, Update
 from loralab.errors import AdapterFileError
+from loralab.files.names import OWN_TYPE
 from loralab.files.tensors import refuse_unfit
 from loralab.files.values import texts
-from loralab.formats.peft.config import OWN_TYPE
 from loralab.formats.record import ModuleRecord
 from loralab.formats.updates import shared_matrices
 from loralab.methods.beside import share_ties

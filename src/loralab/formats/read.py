@@ -14,25 +14,28 @@ from torch import Tensor, nn
 from loralab.core.plan import Plan
 from loralab.errors import AdapterFileError, NotFoundError, SpecError
 from loralab.files.commit import settle
-from loralab.files.names import CONFIG_NAME, OLD_TENSORS_NAME, PEFT_FILES, PLAIN_NAME, SIDECAR_NAME, TENSORS_NAME
+from loralab.files.names import (
+    CONFIG_NAME,
+    OLD_TENSORS_NAME,
+    OWN_TYPE,
+    PEFT_FILES,
+    PLAIN_NAME,
+    SIDECAR_NAME,
+    TENSORS_NAME,
+)
 from loralab.files.tensors import read_tensors
 from loralab.files.whole import read_json
 from loralab.formats.checkpoints import refuse_unfinished
 from loralab.formats.loralib import ALPHA_KEY, from_checkpoint, loralib_spec
 from loralab.formats.own import from_own, own_reasons
-from loralab.formats.peft.config import OWN_TYPE, PeftConfig, PeftVeraConfig, parse_config
+from loralab.formats.peft.config import PeftConfig, PeftVeraConfig, parse_config
 from loralab.formats.peft.dialects import as_plain_lora
 from loralab.formats.peft.keys import plain_names
 from loralab.formats.peft.reading import from_peft
 from loralab.formats.peft.vera import VERA_TYPE, parse_vera, vera_from_peft
 from loralab.formats.sidecar import read_sidecar
 from loralab.formats.stored import AGAIN, UNEXPECTED, FileLayout, Problems, StoredAdapter
-from loralab.formats.updates import (
-    part_checkpoint,
-    part_own,
-    part_peft,
-    part_vera,
-)
+from loralab.formats.updates import part_checkpoint, part_own, part_peft, part_vera
 from loralab.methods.lora import LoRA
 from loralab.methods.table import method_name
 from loralab.methods.vera import VeRA
@@ -127,13 +130,8 @@ def _understand_peft(stored: StoredAdapter, problems: Problems) -> StoredAdapter
 
 
 _DECIDE_SCALES = (
-    "r",
-    "lora_alpha",
-    "use_rslora",
-    "rank_pattern",
-    "alpha_pattern",
-    "target_modules",
-    "target_parameters",
+    *("r", "lora_alpha", "use_rslora", "rank_pattern", "alpha_pattern"),
+    *("target_modules", "target_parameters"),
 )
 
 

@@ -12,14 +12,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from loralab.core.updates.biased import BiasedLinear
 from loralab.core.updates.build import Site, build, kind_of
 from loralab.core.updates.factors import LowRankDelta, Recipe, SharedMatrices, Spot, plain_pair
-from loralab.core.updates.kinds import KINDS, Kind
-from loralab.core.updates.low_rank import ConvUpdate, LinearUpdate
+from loralab.core.updates.low_rank import BiasedLinear, ConvUpdate, LinearUpdate
 from loralab.core.updates.magnitude import Magnitude
 from loralab.core.updates.tokens import TokenUpdate
-from loralab.core.updates.update import WHOLE, Update
+from loralab.core.updates.update import KINDS, WHOLE, Kind, Update
 from loralab.errors import AdapterFileError
 from loralab.files.values import count, flag, listing, mapping, number, sizes, text, texts
 from loralab.methods.adamix_adapter import MixedBottleneckUpdate

@@ -29,11 +29,11 @@ from loralab.formats.fingerprint import Fingerprint, fingerprint_under
 from loralab.formats.own import own_config, own_tensors
 from loralab.formats.peft.vera import has_vera, vera_to_peft, why_not_peft_vera
 from loralab.formats.peft.writing import base_name, to_peft, why_not_written
-from loralab.formats.processor_files import write_processor
 from loralab.formats.record import describe
 from loralab.formats.sidecar import OWN_LAYOUT, PEFT_LAYOUT, Sidecar, file_sha256, method_to_json
 from loralab.methods.beside import fresh_heads, random_beside
 from loralab.models.outputs import are_placeholders, output_names
+from loralab.models.processor import write_processor
 from loralab.models.processor_names import processor_files
 
 if TYPE_CHECKING:

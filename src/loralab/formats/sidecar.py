@@ -6,6 +6,7 @@ base's fingerprint, and the hash of the tensor file that it belongs to. Knows no
 
 import dataclasses
 import hashlib
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -100,7 +101,7 @@ class Sidecar:
 def read_sidecar(folder: Path) -> Sidecar | None:
     """The folder's loralab.json, None where there is none; AdapterFileError if it is damaged or of a later version."""
     path = folder / SIDECAR_NAME
-    if not path.exists():
+    if not os.path.lexists(path):  # a link to nothing is a file that was lost
         return None
     content = read_json(path)
     if content.get("format") != VERSION:

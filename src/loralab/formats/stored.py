@@ -19,9 +19,9 @@ from loralab.core.plan import Plan
 from loralab.core.thin import Thin, numerical_rank
 from loralab.core.updates.factors import Recipe
 from loralab.errors import AdapterFileError, LoralabError
-from loralab.files.names import CONFIG_NAME, PLAIN_NAME, TENSORS_NAME
+from loralab.files.names import CONFIG_NAME, OWN_TYPE, PLAIN_NAME, TENSORS_NAME
 from loralab.files.tensors import TensorFile
-from loralab.formats.peft.config import LORA_BIAS, OWN_TYPE, TYING, PeftConfig, PeftVeraConfig
+from loralab.formats.peft.config import LORA_BIAS, TYING, PeftConfig, PeftVeraConfig
 from loralab.formats.peft.keys import WRAPPED
 from loralab.formats.peft.layout import OUTPUT_TWICE
 from loralab.formats.record import Runs

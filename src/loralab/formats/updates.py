@@ -15,8 +15,9 @@ from loralab.core.adapter import SHARED
 from loralab.core.updates.factors import Recipe, SharedMatrices, Spot
 from loralab.core.updates.update import WHOLE
 from loralab.errors import AdapterFileError, listed, some
-from loralab.files.names import SIDECAR_NAME
+from loralab.files.names import CONFIG_NAME, SIDECAR_NAME
 from loralab.files.tensors import is_finite, problems_of
+from loralab.formats.peft.agreement import disagreements
 from loralab.formats.peft.config import PeftConfig
 from loralab.formats.peft.keys import EMBEDDING_A, WRAPPED, A, is_named, plain_path
 from loralab.formats.peft.vera import vera_record
@@ -84,7 +85,12 @@ def part_peft(stored: StoredAdapter, keys: Keys, others: Tensors, problems: Prob
         problems.attempt(stored.where, AGAIN, partial(stored_update, config, stored.sidecar, each, stored.named))
         for each in keys
     )
-    return [update for update in read if update is not None], others
+    updates = [update for update in read if update is not None]
+    if stored.config is not None:
+        records = None if stored.sidecar is None else stored.sidecar.modules
+        for what, advice in disagreements(config, records, [each for each in updates if each.fits]):
+            problems.add(CONFIG_NAME, what, advice)
+    return updates, others
 
 
 @_of_sorted

@@ -5,6 +5,7 @@ Shapes: V vocabulary.
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -15,6 +16,7 @@ from loralab.errors import NumericsError
 from loralab.generation.config import GenerationConfig
 from loralab.generation.ends import Ends
 from loralab.generation.plain import NoRepeatInNewText
+from loralab.generation.resident import ResidentEngine, may_copy_weights
 from loralab.generation.sampling import sampled
 from loralab.models.size import cache_bytes, weight_bytes
 from loralab.progress import tracked
@@ -24,12 +26,14 @@ from loralab.serving.engine.hypotheses import BeamSettings
 from loralab.serving.engine.request import Done, Request, Token
 
 CHUNK = 256
-"""Tokens of a prompt that are read at once."""
+"""Tokens of prompts that are read at once."""
 MOST_TIMES = 4
 """Answers that are written at once, for each prompt that a batch may have: a step reads all weights, so that rows are
 cheap; and the engine keeps nothing of a batch of prompts."""
 SHARE = 2
 """But the cache of all is no larger than one half of the weights, where a batch's own is not already."""
+WORTH_A_TRIAL = 512
+"""New tokens from which on fused blocks gain more than the trial costs that they need."""
 
 
 def generate_continuously(
@@ -40,16 +44,28 @@ def generate_continuously(
     more_ends: Ends,
     ends: list[int],
     streamer: BaseStreamer | None = None,
+    resident: ResidentEngine | None = None,
 ) -> list[list[int]]:
-    """New token ids after each prompt's, up to one of `ends`.
+    """New token ids after each prompt's, up to one of `ends`; by the `resident` engine where there is one that can.
 
     Raises NumericsError where the model's scores of a token are no numbers.
     """
     is_ended = _ended_by_text(more_ends, tokenizer)
     if config.beams > 1:
         return _searched(model, prompts, config, frozenset(ends), is_ended)
-    writing = _Writing(model, prompts, config, frozenset(ends), is_ended, streamer)
-    return writing.answers()
+    with _at_hand(resident, max(map(len, prompts)) + config.max_new_tokens) as (engine, adapter):
+        writer = engine or Engine(model, _sizes(model, prompts, config))
+        return _Writing(writer, adapter, prompts, config, frozenset(ends), is_ended, streamer).answers()
+
+
+@contextmanager
+def _at_hand(resident: ResidentEngine | None, tokens: int) -> Iterator[tuple[Engine | None, str | None]]:
+    """The resident engine and whom its requests name, where it can answer."""
+    if resident is None:
+        yield None, None
+        return
+    with resident.turn(tokens) as found:
+        yield found or (None, None)
 
 
 # -- a token after the other ------------------------------------------------------------------------------------------
@@ -60,7 +76,8 @@ class _Writing:
 
     def __init__(
         self,
-        model: PreTrainedModel,
+        engine: Engine,
+        adapter: str | None,
         prompts: Sequence[list[int]],
         config: GenerationConfig,
         ends: frozenset[int],
@@ -73,12 +90,13 @@ class _Writing:
             Request(
                 prompt=tuple(ids),
                 max_new_tokens=config.max_new_tokens,
+                adapter=adapter,
                 ends=ends,
                 pick=_picker(config, number),
             ): number
             for number, ids in enumerate(prompts)
         }
-        self._engine = Engine(model, _sizes(model, prompts, config))
+        self._engine = engine
         self._over: set[Request] = set()
 
     def answers(self) -> list[list[int]]:
@@ -141,16 +159,16 @@ def _picker(config: GenerationConfig, number: int) -> Callable[[Tensor], int] | 
 
 def _sizes(model: PreTrainedModel, prompts: Sequence[list[int]], config: GenerationConfig) -> EngineConfig:
     """As many rows as pay and fit, and no more columns than the longest text has."""
-    longest = max(map(len, prompts))
-    length = longest + config.max_new_tokens
+    length = max(map(len, prompts)) + config.max_new_tokens
     fitting = weight_bytes(model) // SHARE // max(1, length * cache_bytes(model))
     rows = min(len(prompts), max(config.batch_size, min(MOST_TIMES * config.batch_size, fitting)))
     return EngineConfig(
         rows=rows,
         length=length,
-        chunk=max(2, min(CHUNK, longest)),
+        chunk=CHUNK,
         reading=sum(map(len, prompts)),
-        fused=False,  # with so many rows the fused blocks gain less than the trial costs that they need
+        fused=len(prompts) * config.max_new_tokens >= WORTH_A_TRIAL,
+        pack=may_copy_weights(model),
     )
 
 

@@ -15,6 +15,7 @@ from loralab.generation.config import GenerationConfig as GenerationConfig
 from loralab.generation.continuous import generate_continuously
 from loralab.generation.ends import NO_MORE, Ends
 from loralab.generation.plain import generate_plainly
+from loralab.generation.resident import ResidentEngine
 from loralab.generation.suited import suits_engine
 from loralab.models.context import context_length
 
@@ -26,17 +27,19 @@ def generate_ids(
     tokenizer: PreTrainedTokenizerBase,
     more_ends: Ends = NO_MORE,
     streamer: BaseStreamer | None = None,
+    resident: ResidentEngine | None = None,
 ) -> list[list[int]]:
     """New token ids after each prompt's; ends are cut off but for ending texts, which `decode` cuts.
 
-    A `streamer` is given the tokens of a single prompt as they come, without a beam search.
+    A `streamer` is given the tokens of a single prompt as they come, without a beam search. A `resident`
+    engine of the model is used where it can answer, and stays as it is for the next call.
     """
     _check_lengths(model, prompts, config.max_new_tokens)
     ends = end_ids(model, tokenizer, more_ends)
     if not prompts:
         return []
     if (streamer is None or config.beams == 1) and suits_engine(model, prompts, config):
-        return generate_continuously(model, prompts, config, tokenizer, more_ends, ends, streamer)
+        return generate_continuously(model, prompts, config, tokenizer, more_ends, ends, streamer, resident)
     return generate_plainly(model, prompts, config, tokenizer, more_ends, ends, _pad_id(tokenizer), streamer)
 
 

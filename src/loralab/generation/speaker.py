@@ -1,11 +1,11 @@
 """A model in a conversation: the turns so far in, the next one out while it is written, under one of its adapters.
 
-With a chat template the turns go through it; without one they are one text that goes on. It knows nothing of terminals
-and keeps nothing of what was said.
+With a chat template the turns go through it; without one they are one text that goes on. It knows nothing of terminals.
+Of what was said it keeps what the model computed of it, so that a turn is not read again with every turn that follows.
 """
 
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -14,6 +14,7 @@ from loralab.errors import SpecError
 from loralab.generation.config import GenerationConfig
 from loralab.generation.ends import NO_MORE, Ends, turn_ends
 from loralab.generation.generate import end_ids, generate_ids
+from loralab.generation.resident import ResidentEngine
 from loralab.generation.stream import TextStream
 from loralab.tasks.encoding.encode import encode_prompts
 from loralab.tasks.encoding.turn_end import ANSWER
@@ -43,6 +44,10 @@ class ModelSpeaker:
     of_turns: Collection[str | None] = ()
     """Who was trained on conversations: they are asked as they were trained."""
     adapters: Collection[str] = ()
+    _engine: ResidentEngine = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_engine", ResidentEngine(self.model))
 
     @property
     def has_template(self) -> bool:
@@ -83,7 +88,7 @@ class ModelSpeaker:
     def _generate(
         self, turns: Sequence[Message], who: str | None, config: GenerationConfig, ends: Ends, stream: TextStream
     ) -> None:
-        generate_ids(self.model, [self._ids(turns, who)], config, self.tokenizer, ends, stream)
+        generate_ids(self.model, [self._ids(turns, who)], config, self.tokenizer, ends, stream, self._engine)
 
     def _let_speak(self, who: str | None) -> None:
         if self.adapters:

@@ -6,9 +6,9 @@ what lies beside the body is the head. Where the body is taken apart (CLIP's ima
 name. Biases train beside low-rank updates (`LoRA(bias=…)`) or alone (`BitFit`).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
-from torch import nn
+from torch import Tensor, nn
 
 from loralab.core.names import inside, modules_by_path, unwrapped
 from loralab.core.updates.tokens import TokenUpdate
@@ -97,12 +97,13 @@ def head_updates(model: nn.Module, heads: Sequence[str]) -> dict[str, Update]:
     return {path: saved_in_full(by_path[path]) for path in heads}
 
 
-def saved_in_full(module: nn.Module) -> Update:
-    """An update that replaces every tensor of a module: parameters by a trained copy, buffers by one of their own."""
+def saved_in_full(module: nn.Module, buffers: Iterable[tuple[str, Tensor]] | None = None) -> Update:
+    """An update that replaces the tensors of a module: parameters by a trained copy, these buffers (None: all) by one
+    of their own."""
     update = Update({})
     for name, parameter in module.named_parameters():
         update.replace(name, parameter)
-    for name, buffer in module.named_buffers():
+    for name, buffer in module.named_buffers() if buffers is None else buffers:
         update.replace(name, buffer, trains=False)
     return update
 

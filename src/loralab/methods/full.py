@@ -13,7 +13,7 @@ from loralab.core.names import modules_by_path, unwrapped
 from loralab.core.plan import Plan
 from loralab.core.updates.update import Update
 from loralab.errors import SpecError, TargetError
-from loralab.methods.beside import head_updates, heads_of, refuse_quantized, share_ties
+from loralab.methods.beside import head_updates, heads_of, refuse_quantized, saved_in_full, share_ties
 from loralab.methods.specification import Specification
 from loralab.models.families.aliases import block_paths
 from loralab.nn.statistics import has_statistics, statistics_of
@@ -39,11 +39,11 @@ class FullFineTune(Specification):
         heads = heads_of(model, self.modules_to_save)
         by_path = modules_by_path(model)
         if self.top_layers is None:
-            updates = {path: _trained_copy(module) for path, module in _owners(unwrapped(model), "")}
+            updates, owners = dict[str, Update](), _owners(unwrapped(model), "")
         else:
-            updates = head_updates(model, heads)
-            for top in _top_blocks(model, self.top_layers):
-                updates |= {path: _trained_copy(module) for path, module in _owners(by_path[top], f"{top}.")}
+            updates, tops = head_updates(model, heads), _top_blocks(model, self.top_layers)
+            owners = (owner for top in tops for owner in _owners(by_path[top], f"{top}."))
+        updates |= {path: saved_in_full(module, statistics_of(module)) for path, module in owners}
         share_ties(updates, by_path)
         return Plan(updates, (), tuple(heads))
 
@@ -64,15 +64,6 @@ def _owners(module: nn.Module, prefix: str) -> Iterator[tuple[str, nn.Module]]:
         if inner is not None and id(inner) not in seen:
             seen.add(id(inner))
             yield from _owners(inner, f"{prefix}{name}.")
-
-
-def _trained_copy(module: nn.Module) -> Update:
-    update = Update({})
-    for name, parameter in module.named_parameters():
-        update.replace(name, parameter)
-    for name, statistics in statistics_of(module):
-        update.replace(name, statistics, trains=False)
-    return update
 
 
 def _top_blocks(model: nn.Module, count: int) -> list[str]:

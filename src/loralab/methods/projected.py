@@ -24,14 +24,7 @@ from torch import Tensor, nn
 
 from loralab.core.names import inside, modules_by_path, unwrapped
 from loralab.core.plan import Plan
-from loralab.core.projection import (
-    ROW_CHOICES,
-    Projection,
-    chosen_rows,
-    principal_basis,
-    projected_linear,
-    wide_linear,
-)
+from loralab.core.projection import ROW_CHOICES, Projection, chosen_rows, principal_basis, projected_linear, wide_linear
 from loralab.core.updates.low_rank import is_plain_product
 from loralab.core.updates.update import WHOLE, Update
 from loralab.errors import SpecError

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 
 from loralab.core.updates.factors import Factors
 from loralab.core.updates.update import WHOLE, Update
+from loralab.errors import listed
 
 SHOWN = 4
 
@@ -17,9 +18,8 @@ def rank_notes(updates: Mapping[str, Update]) -> list[str]:
     found = [each for path, update in updates.items() for each in _wide(path, update)]
     if not found:
         return []
-    more = f" and {len(found) - SHOWN} more" if len(found) > SHOWN else ""
     return [
-        f"the rank is above a layer's width, which no update of it can use: {'; '.join(found[:SHOWN])}{more}. It "
+        f"the rank is above a layer's width, which no update of it can use: {listed(found, SHOWN)}. It "
         "computes the same as a smaller rank could (rank_pattern sets the rank per module)"
     ]
 

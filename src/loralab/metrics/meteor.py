@@ -32,7 +32,7 @@ def meteor(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> f
     pycocoevalcap or Java, or with a Java that does not run the program.
     """
     check_pairs(predictions, references)
-    java, jar = _find_java(), _find_jar()
+    java, jar = _find_java(), Path(coco_meteor.__file__).with_name("meteor-1.5.jar")
     with TemporaryDirectory(prefix="loralab-meteor-") as folder:
         outputs, answers = Path(folder, "outputs"), Path(folder, "references")
         count = max(map(len, references))
@@ -47,10 +47,6 @@ def _find_java() -> str:
     if java is None:
         raise MissingDependencyError(f"there is no java on the PATH; {INSTALL_JAVA}")
     return java
-
-
-def _find_jar() -> Path:
-    return Path(coco_meteor.__file__).with_name("meteor-1.5.jar")
 
 
 def _padded(texts: Sequence[str], count: int) -> list[str]:

@@ -41,7 +41,8 @@ def nist(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> flo
             possible[len(ngram)] += count
             if ngram in total:
                 shared = min(count, max(answer[ngram] for answer in each))
-                gained[len(ngram)] += shared * _information(ngram, total)
+                bits = math.log2(total[ngram[:-1]] / total[ngram])  # that the last token tells after those before it
+                gained[len(ngram)] += shared * bits
     information = sum(gain / count for gain, count in zip(gained, possible, strict=True) if count)
     return _brevity(outputs, answers) * information
 
@@ -61,11 +62,6 @@ def _total_counts(counted: Iterable[Ngrams]) -> Ngrams:
         total.update(ngrams)
     total[()] = sum(count for ngram, count in total.items() if len(ngram) == 1)
     return total
-
-
-def _information(ngram: tuple[str, ...], total: Ngrams) -> float:
-    """The bits that the last token tells after those before it."""
-    return math.log2(total[ngram[:-1]] / total[ngram])
 
 
 def _brevity(outputs: Sequence[Sequence[str]], answers: Sequence[Sequence[Sequence[str]]]) -> float:

@@ -4,18 +4,13 @@ It knows nothing of what is put there.
 """
 
 import os
-import secrets
-import shutil
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 from safetensors import SafetensorError
 
 from loralab.errors import OutputError
-
-ABANDONED_SECONDS = 24 * 3600
-"""A temporary sibling older than this was left by a killed process."""
+from loralab.files.drafts import draft_folder
 
 
 def cache_folder() -> Path:
@@ -27,25 +22,22 @@ def cache_folder() -> Path:
 
 
 def build_once(folder: Path, write: Callable[[Path], None]) -> Path:
-    """`folder`, made by `write(temporary sibling)` and moved into place if it is not there yet.
+    """`folder`, made by `write(draft)` and moved into place if it is not there yet.
 
-    Processes may race: each writes its own sibling, the first to finish wins, the others take what it made.
+    Processes may race: each writes its own draft, the first to finish wins, the others take what it made.
     Raises `OutputError` if the disk is full or the cache folder cannot be written.
     """
     if folder.is_dir():
         return folder
-    draft = folder.with_name(f".{folder.name}.{os.getpid()}-{secrets.token_hex(4)}")
     try:
-        _remove_abandoned(folder)
-        draft.mkdir(parents=True)
-        write(draft)
-        _move_into_place(draft, folder)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with draft_folder(folder.parent, folder.name) as draft:
+            write(draft)
+            _move_into_place(draft, folder)
     except (OSError, SafetensorError) as error:
         raise OutputError(
             f"cannot write the cache folder {folder}: {error}; free some space, or set LORALAB_CACHE to another folder"
         ) from error
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
     return folder
 
 
@@ -56,10 +48,3 @@ def _move_into_place(draft: Path, folder: Path) -> None:
     except OSError:
         if not folder.is_dir():
             raise
-
-
-def _remove_abandoned(folder: Path) -> None:
-    """Delete the half-written siblings that killed processes left behind."""
-    for sibling in folder.parent.glob(f".{folder.name}.*"):
-        if time.time() - sibling.stat().st_mtime > ABANDONED_SECONDS:
-            shutil.rmtree(sibling, ignore_errors=True)

@@ -17,15 +17,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from loralab.errors import ModelLoadError
-from loralab.extras import deferred, lazy
+from loralab.extras import deferred, lazy, transformers
 from loralab.models.quiet import quiet_transformers
 from loralab.progress import announced
 
 if TYPE_CHECKING:
-    import transformers
     from tokenizers import pre_tokenizers
 else:
-    transformers = deferred("transformers")
     pre_tokenizers = deferred("tokenizers.pre_tokenizers")
 
 gguf = lazy("gguf", "gguf")

@@ -22,10 +22,6 @@ from loralab.models.locate import AFFINE_PLACES, is_linearized
 from loralab.models.surgery.affine import REMAINING, TENSORS, AffineMap, block_outputs
 from loralab.models.surgery.blocks import Run, blocks_of, keep_blocks, layer_type
 
-__all__ = ["PLACES", "REMAINING", "TENSORS", "AffineMap", "load_linearized", "write_linearized"]
-
-PLACES = AFFINE_PLACES
-
 
 def write_linearized(loaded: LoadedModel, maps: Mapping[Run, AffineMap], folder: Path) -> None:
     """Fill an empty folder from the whole model, which loses those blocks. Raises what writing and proving raise."""
@@ -50,7 +46,7 @@ def write_linearized(loaded: LoadedModel, maps: Mapping[Run, AffineMap], folder:
     tensors = {f"{place}.weight": maps[run].weight_DD.float().contiguous() for place, run in places.items()}
     tensors |= {f"{place}.bias": maps[run].bias_D.float().contiguous() for place, run in places.items()}
     save_file(tensors, folder / TENSORS)
-    (folder / PLACES).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    (folder / AFFINE_PLACES).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
 def load_linearized(folder: str | Path, *, dtype: str = "auto", device: str = "auto") -> LoadedModel:
@@ -60,6 +56,7 @@ def load_linearized(folder: str | Path, *, dtype: str = "auto", device: str = "a
     """
     if not is_linearized(str(folder)):
         raise NotFoundError(
-            f"{folder} was to be a linearized model, but it has no {PLACES}; loralab analyse linearize writes one"
+            f"{folder} was to be a linearized model, but it has no {AFFINE_PLACES}; "
+            "loralab analyse linearize writes one"
         )
     return load_model(str(folder), dtype=dtype, device=device)

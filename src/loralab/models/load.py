@@ -13,7 +13,7 @@ import torch
 from safetensors import SafetensorError
 
 from loralab.errors import ModelLoadError, NotFoundError, SpecError, first_line
-from loralab.extras import deferred
+from loralab.extras import transformers
 from loralab.machine import choose_device
 from loralab.models.audio import is_of_sound
 from loralab.models.families.table import FAMILY_BY_TYPE
@@ -26,10 +26,7 @@ from loralab.models.quiet import quiet_transformers
 from loralab.models.surgery.affine import REMAINING, put_maps
 
 if TYPE_CHECKING:
-    import transformers
     from transformers import BaseImageProcessor, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
-else:
-    transformers = deferred("transformers")
 
 AUTO_CLASSES = {
     "causal-lm": "AutoModelForCausalLM",
@@ -163,11 +160,13 @@ def _read_config(name: str, source: str) -> "PreTrainedConfig":
     """The config, if its weights are plain numbers."""
     try:
         config: PreTrainedConfig = transformers.AutoConfig.from_pretrained(source)
-    except OSError as error:
-        if not Path(source).is_dir():
-            raise NotFoundError(_not_on_hub(name, error)) from error
-        raise ModelLoadError(f"model {name!r}: its config.json cannot be used: {first_line(error)}") from error
-    except (ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError) as error:
+        if isinstance(error, OSError) and not Path(source).is_dir():
+            raise NotFoundError(
+                f"model {name!r}: there is no such folder here, and it could not be had from the Hub "
+                f"({first_line(error)}); {choices()}; without a network (or with HF_HUB_OFFLINE=1) only what was "
+                "downloaded before can be used"
+            ) from error
         raise ModelLoadError(f"model {name!r}: its config.json cannot be used: {first_line(error)}") from error
     if getattr(config, "quantization_config", None):
         raise ModelLoadError(f"model {name!r} is quantised; give the checkpoint with its full weights")
@@ -305,11 +304,3 @@ def _check_vocabulary(name: str, model: "PreTrainedModel", tokenizer: "PreTraine
             f"model {name!r}: the tokenizer has {len(tokenizer)} tokens, the model embeds {rows}; "
             "they are not of one model"
         )
-
-
-def _not_on_hub(name: str, error: OSError) -> str:
-    return (
-        f"model {name!r}: there is no such folder here, and it could not be had from the Hub "
-        f"({first_line(error)}); {choices()}; without a network (or with HF_HUB_OFFLINE=1) only what was downloaded "
-        "before can be used"
-    )

@@ -1,16 +1,18 @@
 """From what the user calls a model to where it is: an embedded name, a folder, or an id on the Hub.
 
-It opens no weights and knows nothing of model classes.
+It asks the Hub as little as it can, opens no weights and knows nothing of model classes.
 """
 
 import re
 from pathlib import Path
 
+from huggingface_hub import HfApi, is_offline_mode, try_to_load_from_cache
+from huggingface_hub.errors import HfHubHTTPError
+
 from loralab.errors import ModelLoadError, NotFoundError
 from loralab.files.commit import settle
 from loralab.files.names import CONFIG_NAME, PEFT_FILES
 from loralab.models.embedded import EMBEDDED, NAME_OF_ORIGIN, embedded_folder
-from loralab.models.hub import is_available
 
 AFFINE_PLACES = "affine_blocks.json"
 """What a linearized model's folder has instead of a config.json (see `linearized`)."""
@@ -55,6 +57,11 @@ def is_linearized(name: str) -> bool:
     return (Path(name).expanduser() / AFFINE_PLACES).is_file()
 
 
+def is_local(name: str) -> bool:
+    """Whether a model is a folder of this machine, or was one of another's: no id on the Hub looks like that."""
+    return name.startswith(("/", ".", "~")) or "\\" in name or name.count("/") > 1 or Path(name).is_dir()
+
+
 def choices() -> str:
     """What a model may be called, for error messages."""
     return f"give an embedded model ({', '.join(EMBEDDED)}), a local Hugging Face folder, or a Hub id"
@@ -95,3 +102,22 @@ def _refuse_adapter(path: Path) -> None:
         "transformers puts on the model whenever it is loaded; move the adapter into a folder of its own and name that "
         "as the adapter, or remove it"
     )
+
+
+HUB_ERRORS: tuple[type[Exception], ...] = HfHubHTTPError.__bases__
+"""What a call of the Hub raises: the errors of the HTTP library that huggingface_hub uses, whichever it is, and
+OSError."""
+PATIENCE_SECONDS = 10.0
+
+
+def is_available(name: str) -> bool:
+    """Whether the model of this id has been downloaded, or can be."""
+    if isinstance(try_to_load_from_cache(name, "model.safetensors"), str):
+        return True
+    if is_offline_mode():
+        return False
+    try:
+        HfApi().model_info(name, timeout=PATIENCE_SECONDS)
+    except HUB_ERRORS:
+        return False
+    return True

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from loralab.errors import NumericsError, TargetError
+from loralab.errors import NumericsError, TargetError, some
 from loralab.machine import give_back_free_memory
 from loralab.models.families.aliases import block_paths
 from loralab.nn.dense import is_stored_transposed, weight_OI
@@ -344,8 +344,7 @@ def _dense_places(model: nn.Module) -> Iterator[tuple[str, nn.Module, str]]:
 def _refuse_not_finite(places: list[tuple[str, nn.Module, str]]) -> None:
     spoilt = [path for path, parent, name in places if not _is_finite(parent.get_submodule(name))]
     if spoilt:
-        shown = ", ".join(spoilt[:5]) + (f" and {len(spoilt) - 5} more" if len(spoilt) > 5 else "")
-        raise NumericsError(f"nf4: weights are NaN or infinite in {shown}; repair the checkpoint")
+        raise NumericsError(f"nf4: weights are NaN or infinite in {some(spoilt, 5)}; repair the checkpoint")
 
 
 def _is_finite(layer: nn.Module) -> bool:

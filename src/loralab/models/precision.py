@@ -39,11 +39,8 @@ def _native_bfloat16(device: torch.device) -> tuple[bool, str]:
     """Whether `device` multiplies bfloat16 itself, and the sentence for it."""
     if device.type == "cuda":
         native = torch.cuda.is_bf16_supported(including_emulation=False)
-        name = torch.cuda.get_device_name(device)
-        return (
-            native,
-            f"{'bfloat16' if native else 'float32'}: {name} {_does(native)} multiply bfloat16 natively",
-        )
+        chosen, does = ("bfloat16", "does") if native else ("float32", "does not")
+        return native, f"{chosen}: {torch.cuda.get_device_name(device)} {does} multiply bfloat16 natively"
     if device.type != "cpu":
         return False, f"float32: whether {device.type} multiplies bfloat16 natively is not known"
     return _cpu_bfloat16(torch.cpu.get_capabilities(), lambda: _seconds(torch.bfloat16) < _seconds(torch.float32))
@@ -118,7 +115,3 @@ def _seconds(dtype: torch.dtype, repeats: int = 7) -> float:
     finally:
         torch.set_num_threads(threads)
     return shortest
-
-
-def _does(truth: bool) -> str:
-    return "does" if truth else "does not"

@@ -1,22 +1,20 @@
-"""The image processor of a model: one for a checkpoint that brings none, and whether model and processor fit.
+"""The image processor of a model: one for a checkpoint that brings none, and whether model and processor fit; and the
+files of it, or of a tokenizer, written into a folder.
 
-It reads no image and knows nothing of tasks.
+It reads no image, and knows nothing of tasks and adapters.
 """
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 
 from loralab.errors import ModelLoadError
-from loralab.extras import deferred
+from loralab.extras import transformers
+from loralab.files.drafts import draft_folder, remove
 from loralab.models.processor_names import IMAGE_FILES
-
-if TYPE_CHECKING:
-    import transformers
-else:
-    transformers = deferred("transformers")
+from loralab.models.quiet import quiet_transformers
 
 MIDDLE = 0.5
 """Mean and standard deviation that send pixels from 0…1 to −1…1, as ViT was pretrained."""
@@ -81,3 +79,21 @@ def _vision(config: "transformers.PreTrainedConfig", key: str, default: Any) -> 
 
 def _height_and_width(side: Any) -> tuple[int, int]:
     return (int(side[0]), int(side[1])) if isinstance(side, list | tuple) else (int(side), int(side))
+
+
+def write_processor(
+    processor: "transformers.PreTrainedTokenizerBase | transformers.BaseImageProcessor", folder: Path
+) -> set[str]:
+    """Write a tokenizer with its chat template, or an image processor, into a folder that is not in its place yet; the
+    names of its files. Raises OSError where writing fails.
+    """
+    if isinstance(processor, transformers.PreTrainedTokenizerBase) and processor.is_fast:
+        processor.backend_tokenizer.no_truncation()  # what the last call set, which no text is to be read with later
+        processor.backend_tokenizer.no_padding()
+    with draft_folder(folder, "processor") as draft, quiet_transformers():
+        processor.save_pretrained(draft)
+        written = {each.name for each in draft.iterdir()}
+        for name in written:
+            remove(folder / name)
+            (draft / name).rename(folder / name)
+    return written

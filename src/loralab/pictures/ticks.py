@@ -1,4 +1,7 @@
-"""Where the ticks of an axis stand, and how short their numbers are. Pure arithmetic, for every way of drawing."""
+"""Where the ticks of an axis stand, how short their numbers are, and which of many things are shown.
+
+Pure arithmetic, for every way of drawing.
+"""
 
 import math
 
@@ -12,6 +15,11 @@ def short_count(count: float) -> str:
         if abs(count) >= 0.9995 * size:
             return f"{count / size:.3g}{letter}"
     return f"{count:.3g}"
+
+
+def spread(count: int, most: int) -> list[int]:
+    """Places among `count` things: all, or `most` evenly spaced ones, the first and the last among them."""
+    return list(range(count)) if count <= most else [round(at * (count - 1) / (most - 1)) for at in range(most)]
 
 
 def log_ticks(low: float, high: float, most: int = 6) -> list[float]:

@@ -1,11 +1,13 @@
 """What a training step holds at its largest moment beside weights and optimizer: the end of the forward pass.
 
-Blocks by their tables (`block.py`), the method's part (`kept.py`), the output head in chunks
-(models/fast/cross_entropy.py), and the copies of trained tensors in the model's precision (of projected weights one at
+Blocks by tables of what each operation keeps, held against autograd's own list of saved tensors in the tests; the
+method's part, inputs of trained or adapted layers (`kept.py`); the output head in chunks
+(models/fast/cross_entropy.py); and the copies of trained tensors in the model's precision (of projected weights one at
 a time, as is a full gradient).
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
 
 from torch import nn
@@ -16,14 +18,13 @@ from loralab.methods.counts import Counts
 from loralab.methods.prefix.update import inserted_positions
 from loralab.models.fast.attention import WEIGHTS_AT_ONCE
 from loralab.models.fast.cross_entropy import BLOCK_BYTES, CHUNK_BYTES
-from loralab.planning.block import BLOCKS, bert_block, llama_block
 from loralab.planning.kept import kept_by, projections
 from loralab.planning.shape import FLOAT32, ModelSizes, Workload, shape_of
 
 
 def activation_parts(model: PreTrainedModel, adapter: Adapter, counts: Counts, work: Workload) -> dict[str, int]:
     """Bytes by what they are for: `blocks`, `method`, `head`, `copies`, `workspace`."""
-    shape = shape_of(model, _with_prefix(work, adapter))
+    shape = shape_of(model, replace(work, tokens=work.tokens + inserted_positions(adapter.updates)))
     recompute_gates = work.device == "cpu" and shape.size == FLOAT32
     method = kept_by(adapter, model, shape, recompute_gates)
     live = 0 if method.first_block is None else shape.layers - method.first_block
@@ -47,20 +48,13 @@ def block_table(model: PreTrainedModel, shape: ModelSizes, recompute_gates: bool
     known = BLOCKS.get(model.config.get_text_config().model_type)
     if known is not None:
         return known(shape)
-    return llama_block(shape, recompute_gates) if _is_gated(model) else bert_block(shape)
+    is_gated = any(name.endswith("gate_proj") for name, _ in model.named_modules())
+    return llama_block(shape, recompute_gates) if is_gated else plain_block(shape)
 
 
 def is_in_a_table(model: PreTrainedModel) -> bool:
     """Whether its kind of block was held against autograd."""
     return model.config.get_text_config().model_type in {*BLOCKS, "llama", "mistral", "qwen2", "smollm3"}
-
-
-def _with_prefix(work: Workload, adapter: Adapter) -> Workload:
-    return replace(work, tokens=work.tokens + inserted_positions(adapter.updates))
-
-
-def _is_gated(model: nn.Module) -> bool:
-    return any(name.endswith("gate_proj") for name, _ in model.named_modules())
 
 
 def _head(model: PreTrainedModel, adapter: Adapter, shape: ModelSizes, work: Workload) -> int:
@@ -96,3 +90,62 @@ def _workspace(shape: ModelSizes) -> int:
     together = min(shape.scores, max(WEIGHTS_AT_ONCE, shape.scores // shape.batch))
     scores = 3 * together * shape.size if shape.attention != "fused" else 0
     return max(feed_forward, scores)
+
+
+# -- what one frozen block keeps -------------------------------------------------------------------------------------
+
+# In bytes; [B, T, H] is `shape.hidden`. Linear layers that are frozen keep nothing.
+
+Table = dict[str, int]
+INDEX = 8
+
+
+def attention_kept(s: ModelSizes) -> int:
+    """Queries, keys and values; torch's kernel also its output and the sums. The plain products compute P again, and
+    draw again what fell out of it."""
+    query, pair = s.positions * s.heads * s.head_width * s.size, 2 * s.positions * s.groups * s.head_width * s.size
+    if s.attention == "products":
+        return query + pair
+    return 2 * query + pair + s.positions * s.heads * FLOAT32
+
+
+def llama_block(s: ModelSizes, recompute_gates: bool) -> Table:
+    """RMSNorm and SwiGLU as in models/fast: a norm keeps its input and ρ; a gate g and u, or only its input."""
+    return {
+        "norms": 2 * (s.hidden + s.positions * FLOAT32),
+        "attention": attention_kept(s),
+        "gate": s.hidden if recompute_gates else 2 * s.positions * s.inner * s.size,
+    }
+
+
+def plain_block(s: ModelSizes) -> Table:
+    """LayerNorms, before the sublayers or behind them; gelu or gelu_new as one operation (models/fast/activation.py);
+    dropouts, whose masks are in the model's precision."""
+    return {
+        "norms": 2 * s.hidden + 4 * s.positions * s.size,
+        "attention": attention_kept(s),
+        "gelu": s.positions * s.inner * s.size,
+        "dropouts": 2 * s.hidden if s.hidden_dropout else 0,
+    }
+
+
+def deberta_block(s: ModelSizes) -> Table:
+    """As the plain one, but attention in elementary steps: q, k, v and a scaled copy, P thrice, and the mask; with
+    relative positions both products with their tables, the tables themselves for each head, and the indices."""
+    products = 2 * s.batch * s.heads * s.relative * (s.tokens + s.head_width) * s.size
+    return plain_block(s) | {
+        "attention": 4 * s.hidden + 3 * s.scores * s.size + s.batch * s.tokens**2,
+        "positions": products + 2 * s.tokens**2 * INDEX if s.relative else 0,
+    }
+
+
+BLOCKS: dict[str, Callable[[ModelSizes], Table]] = {
+    "gpt2": plain_block,
+    "bert": plain_block,
+    "roberta": plain_block,
+    "xlm-roberta": plain_block,
+    "electra": plain_block,
+    "camembert": plain_block,
+    "deberta-v2": deberta_block,
+}
+"""Model type → its block, besides the gated ones."""

@@ -5,7 +5,7 @@ With the paper's storage arithmetic (§4.2 and footnote 4): many tasks as one ba
 
 from dataclasses import asdict, dataclass
 
-from loralab.methods.counts import Counts, frozen_stored
+from loralab.methods.counts import frozen_stored
 from loralab.planning.config import PlanConfig
 from loralab.planning.fit import Fit, fit
 from loralab.planning.memory import Memory
@@ -40,11 +40,6 @@ class Storage:
     def to_json(self) -> dict[str, int]:
         """The parts and both sums."""
         return asdict(self) | {"with_adapters": self.with_adapters, "with_copies": self.with_copies}
-
-
-def storage_of(counts: Counts, tasks: int) -> Storage:
-    """For as many tasks, each adapted with as many parameters."""
-    return Storage(tasks, counts.base * BYTES, counts.method * BYTES)
 
 
 @dataclass(frozen=True)
@@ -103,6 +98,6 @@ def plan(config: PlanConfig) -> PlanResult:
         memory=training.memory(config.batch_size),
         wire=training.wire,
         fit=None if config.gpu_memory is None else fit(training),
-        tasks=storage_of(counts, config.tasks),
+        tasks=Storage(config.tasks, counts.base * BYTES, counts.method * BYTES),
         notes=training.notes,
     )

@@ -80,11 +80,12 @@ def shape_of(model: PreTrainedModel, work: Workload) -> ModelSizes:
     config: Any = model.config.get_text_config()
     width, heads = int(config.hidden_size), int(config.num_attention_heads)
     attention_dropout = _positive(config, _ATTENTION_DROPOUT)
+    blocks = sum(len(list(model.get_submodule(path).children())) for path in block_paths(model))
     return ModelSizes(
         batch=work.batch,
         tokens=work.tokens,
         size=work.dtype.itemsize,
-        layers=_layers(model) or int(config.num_hidden_layers),
+        layers=blocks or int(config.num_hidden_layers),
         width=width,
         inner=_first(config, _INNER) or 4 * width,
         heads=heads,
@@ -101,10 +102,6 @@ def shape_of(model: PreTrainedModel, work: Workload) -> ModelSizes:
 def _attention(work: Workload, dropout: bool) -> str:
     short = work.tokens <= LONGEST.get(work.dtype, 0)
     return "products" if work.device == "cpu" and (short or dropout) else "fused"
-
-
-def _layers(model: PreTrainedModel) -> int:
-    return sum(len(list(model.get_submodule(path).children())) for path in block_paths(model))
 
 
 def _first(config: Any, names: tuple[str, ...]) -> int:

@@ -6,12 +6,10 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from loralab.core.updates.low_rank import LinearUpdate
-from loralab.core.updates.magnitude import Magnitude
-from loralab.core.updates.update import Update
 from loralab.errors import AdapterFileError, AdapterStateError, listed
 from loralab.formats.read import read_adapter
 from loralab.serving.engine.bank import Pairs
+from loralab.serving.engine.low_rank import pair_of, why_not_beside_others
 
 
 def read_pairs(path: Path, model: nn.Module, with_rows: Container[str]) -> Pairs:
@@ -30,34 +28,12 @@ def read_pairs(path: Path, model: nn.Module, with_rows: Container[str]) -> Pairs
         {name: why for name, each in plan.updates.items() if (why := why_not_beside_others(each, name in with_rows))},
     )
     with torch.no_grad():
-        pairs = {name: pair_of(each) for name, each in plan.updates.items()}
+        pairs = {name: pair_of(each.eval()) for name, each in plan.updates.items()}
     if not any(bool(B.any()) and bool(A.any()) for A, B in pairs.values()):
         raise AdapterFileError(
             f"adapter {path.name} does nothing: every update in it is zero; train it, or take it away"
         )
     return pairs
-
-
-def pair_of(update: Update) -> tuple[torch.Tensor, torch.Tensor]:
-    """A and s·B of a low-rank update of a linear layer."""
-    assert isinstance(update, LinearUpdate)
-    A, scaled_B = update.eval().settled_factors()
-    return A.detach(), scaled_B.detach()
-
-
-def why_not_beside_others(update: Update, has_rows: bool) -> str:
-    """Why rows of a batch cannot have this update; empty where they can."""
-    if isinstance(update, Magnitude):
-        return "a magnitude (DoRA)"
-    if update.invocation:
-        return "an invocation (aLoRA)"
-    if update.replacements():
-        return "weights trained in full"
-    if not isinstance(update, LinearUpdate) or type(update) is not LinearUpdate:
-        return f"an update of kind {update.kind}"
-    if not has_rows:
-        return "a module that is not given every row of a batch (an expert?)"
-    return ""
 
 
 def _refuse_others(path: Path, refused: dict[str, str]) -> None:

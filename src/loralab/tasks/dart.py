@@ -20,6 +20,7 @@ from loralab.tasks.example import Example
 from loralab.tasks.hub import HubSet
 from loralab.tasks.official import official_task
 from loralab.tasks.readers.lines import Line, read_lines
+from loralab.tasks.readers.unpacked import unpacked
 from loralab.tasks.task import Task
 from loralab.tasks.triples import METRICS, WORDLESS, Entry, Text, Triple, grouped_texts, parse_entries, single_texts
 
@@ -81,7 +82,7 @@ def _packed_xml(path: Path, raw: bytes) -> tuple[Path, bytes]:
             ((name, member),) = files.items()
             content = archive.extractfile(member)
             assert content is not None, "a plain file has content"
-            return path / name, content.read()
+            return path / name, unpacked(path, content, len(raw))
     except (tarfile.TarError, lzma.LZMAError, EOFError) as error:
         raise DataError(f"{path} is not a whole .tar.xz archive ({error}); download it again") from error
 

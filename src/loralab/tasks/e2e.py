@@ -65,7 +65,7 @@ def read_rows(path: Path) -> list[Row]:
             header = tuple(next(reader, ()))
             if header != COLUMNS:
                 raise DataError(
-                    f"{path}, line 1: the header is {','.join(header)!r}, expected 'mr,ref'; "
+                    f"{path}, line 1: the header is {','.join(header)!r:.200}, expected 'mr,ref'; "
                     "give the official E2E release's files"
                 )
             return [_row(path, reader.line_num, cells) for cells in reader]

@@ -4,12 +4,12 @@ The share is drawn by a seed among the distinct inputs (everything but the answe
 a single document the end is held out.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from hashlib import sha256
 
 from loralab.errors import DataError, SpecError
-from loralab.tasks.example import AnyExample, Document, Examples
+from loralab.tasks.example import Document, Examples
 from loralab.tasks.official import WHOLE_FILE
 from loralab.tasks.own.inputs import cut_document, input_of
 from loralab.tasks.task import Task
@@ -133,9 +133,5 @@ def draw_share(examples: Examples, share: float, seed: int) -> tuple[Examples, E
     if len(inputs) < 2:
         raise DataError(f"{len(inputs)} distinct input, of which none can be held out; give more data")
     aside = set(inputs[: min(len(inputs) - 1, max(1, round(len(inputs) * share)))])
-    return _sides(examples, aside)
-
-
-def _sides(examples: Sequence[AnyExample], aside: set[str]) -> tuple[Examples, Examples]:
     kept, held = (tuple(each for each in examples if (input_of(each) in aside) is side) for side in (False, True))
     return kept, held

@@ -13,8 +13,8 @@ from loralab.tasks.glue.table import GLUE
 from loralab.tasks.glue.task import open_glue
 from loralab.tasks.held_out import Holdout, hold_out
 from loralab.tasks.images.task import open_images
+from loralab.tasks.own.files import flags_for
 from loralab.tasks.own.jsonl import open_jsonl
-from loralab.tasks.own.route import flags_for
 from loralab.tasks.own.text import open_text
 from loralab.tasks.samsum import open_samsum
 from loralab.tasks.task import Kind

@@ -93,16 +93,12 @@ def _from_files(split: str, files: Files) -> tuple[Example, ...]:
 
 def _examples(split: str, entries: Iterable[Entry]) -> tuple[Example, ...]:
     if split == "train":
-        return single_texts(replace(entry, texts=tuple(_good(entry))) for entry in entries)
-    return grouped_texts(entries) if split == "validation" else grouped_texts(entries, _part_of)
-
-
-def _good(entry: Entry) -> Iterable[Text]:
-    return (text for text in entry.texts if text.comment == GOOD)
-
-
-def _part_of(entry: Entry) -> str:
-    return "seen" if entry.category in SEEN else "unseen"
+        return single_texts(
+            replace(entry, texts=tuple(text for text in entry.texts if text.comment == GOOD)) for entry in entries
+        )
+    if split == "validation":
+        return grouped_texts(entries)
+    return grouped_texts(entries, lambda entry: "seen" if entry.category in SEEN else "unseen")
 
 
 def _part(read: Read, part: str) -> tuple[Example, ...]:

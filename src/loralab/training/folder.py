@@ -10,6 +10,7 @@ from typing import Any
 from loralab.errors import NotFoundError, OutputError, SpecError
 from loralab.files.commit import settle
 from loralab.files.drafts import cannot_write, is_vacant, remove_abandoned
+from loralab.files.inside import Inside
 from loralab.files.locks import locked
 from loralab.files.names import CHECKPOINTS_NAME, PLAIN_NAME, RUN_NAME, SAVED, TENSORBOARD_NAME
 from loralab.files.whole import whole_changes
@@ -23,40 +24,22 @@ class RunFolder:
 
     path: Path
 
+    record = Inside(RUN_NAME)
+    """What was run, on what, and what came of it."""
+    metrics = Inside("metrics.jsonl")
+    """A line per step and per evaluation."""
+    samples = Inside("samples.jsonl")
+    """What the model says to a few held-out examples."""
+    tensorboard = Inside(TENSORBOARD_NAME)
+    """TensorBoard's event files."""
+    curves = Inside("curves.png")
+    checkpoints = Inside(CHECKPOINTS_NAME)
+    """For resuming."""
+
     @classmethod
     def of(cls, config: TrainConfig) -> "RunFolder":
         """The one that the configuration names."""
         return cls(Path(config.out))
-
-    @property
-    def record(self) -> Path:
-        """run.json: what was run, on what, and what came of it."""
-        return self.path / RUN_NAME
-
-    @property
-    def metrics(self) -> Path:
-        """metrics.jsonl: a line per step and per evaluation."""
-        return self.path / "metrics.jsonl"
-
-    @property
-    def samples(self) -> Path:
-        """samples.jsonl: what the model says to a few held-out examples."""
-        return self.path / "samples.jsonl"
-
-    @property
-    def tensorboard(self) -> Path:
-        """TensorBoard's event files."""
-        return self.path / TENSORBOARD_NAME
-
-    @property
-    def curves(self) -> Path:
-        """curves.png."""
-        return self.path / "curves.png"
-
-    @property
-    def checkpoints(self) -> Path:
-        """Checkpoints for resuming."""
-        return self.path / CHECKPOINTS_NAME
 
     def read_record(self) -> dict[str, Any]:
         """The content of run.json."""

@@ -108,8 +108,7 @@ def prepare_on(ground: Ground, config: TrainConfig, name: str = "default") -> Pr
     notes = _prepared_by(run_preparations(config), draft)
     model, task = draft.loaded.model, draft.task
     objective = objective_for(config, model, task, draft.data)
-    at_once = config.accumulate == 1 and not draft.processes.are_several
-    optimizer = optimizer_for(draft.adapter, config, at_once=at_once)
+    optimizer = optimizer_for(draft.adapter, config, draft.processes)
     trainee = Trainee(model, draft.adapter, optimizer, draft.data, objective, draft.processes)
     record = record_data(task, config.data, _splits_read(config, task))
     first = task.examples("train", 1)[0]

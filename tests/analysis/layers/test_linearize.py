@@ -10,8 +10,9 @@ import torch
 
 from loralab.analysis.layers.linearize import as_runs
 from loralab.cli.main import main
-from loralab.models.linearized import TENSORS, load_linearized
+from loralab.models.linearized import load_linearized
 from loralab.models.load import load_model
+from loralab.models.surgery.affine import TENSORS
 from loralab.models.surgery.blocks import blocks_of
 from tiny import write_llama
 

@@ -7,9 +7,9 @@ import pytest
 
 import loralab as ll
 from loralab.experiments.comparison.budget import matched_settings, nearest_size, with_size
-from loralab.experiments.comparison.budget_process import settings_of_equal_budget
 from loralab.experiments.comparison.cells import Setting, settings_of
 from loralab.experiments.comparison.config import CompareConfig
+from loralab.experiments.comparison.process import settings_of_equal_budget
 from tiny import write_bert, write_labels, write_llama, write_pairs
 
 

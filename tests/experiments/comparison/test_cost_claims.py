@@ -1,12 +1,12 @@
 import pytest
 
 from experiments.invented import full, lora
-from loralab.experiments.comparison.claims import comparable, cost_claims
+from loralab.experiments.comparison.claims import judge_claims
 from loralab.experiments.comparison.rows import Row
 
 
 def costs(*rows: Row) -> dict[str, tuple[bool | None, str]]:
-    return {each.name: (each.held, each.found) for each in cost_claims(comparable(rows))}
+    return {each.name: (each.held, each.found) for each in judge_claims(rows)}
 
 
 @pytest.mark.parametrize("memory, held", [(3_000_000_000, True), (2_900_000_000, False)])

@@ -2,9 +2,9 @@
 
 import math
 
-from loralab.experiments.tuning.advice import advice
 from loralab.experiments.tuning.grid import TunedSetting
 from loralab.experiments.tuning.halving import better_half, longest_within, rungs_of, shortest, steps_and_looks
+from loralab.experiments.tuning.results import advice
 
 
 def test_rungs_double_up_to_the_end() -> None:

@@ -1,93 +1,139 @@
-"""Configuration and tensors of a folder tell one story, or the error says both."""
+"""Folders whose files contradict each other are refused by whoever reads them, with a model or without."""
 
+import copy
 import json
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 import loralab as ll
-from loralab.formats.peft.config import parse_config
-from toys import give_effect
+from loralab.formats.convert import convert
+from loralab.formats.doctor.examine import examine
+from loralab.formats.inspect import inspect
+from loralab.formats.peft.agreement import packed_recipe
+from loralab.formats.peft.layout import pack
+from loralab.formats.record import describe
+from toys import TOYS, give_effect, quiet
+
+Config = dict[str, Any]
 
 
-def blocks() -> nn.Module:
+@pytest.fixture(scope="module")
+def ours(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, nn.Module]:
+    """A sound adapter of two layers, and its base."""
     torch.manual_seed(0)
-
-    def block() -> nn.Module:
-        return nn.ModuleDict({"up": nn.Linear(4, 4), "down": nn.Linear(4, 4)})
-
-    return nn.ModuleDict({"body": nn.ModuleList([block(), block()]), "up": nn.Linear(4, 4), "head": nn.Linear(4, 2)})
-
-
-def saved(folder: Path, with_model: bool = True, **fields: Any) -> Path:
-    model = blocks()
-    adapter = ll.attach(model, ll.LoRA(**{"rank": 2, "targets": ["down"]} | fields))
+    model = TOYS["linear"].build()
+    base = copy.deepcopy(model)
+    adapter = ll.attach(model, ll.LoRA(rank=2, alpha=4, targets=["first", "inner"]))
     give_effect(adapter)
-    return ll.save(adapter, folder, model=model if with_model else None)
+    return ll.save(adapter, tmp_path_factory.mktemp("ours") / "adapter", model=model), base
 
 
-def edit(folder: Path, **changes: Any) -> Path:
-    file = folder / "adapter_config.json"
-    file.write_text(json.dumps(json.loads(file.read_text()) | changes))
+def edited(source: Path, target: Path, edit: Callable[[Config], object], with_sidecar: bool) -> Path:
+    folder = Path(shutil.copytree(source, target))
+    path = folder / "adapter_config.json"
+    content = json.loads(path.read_text())
+    edit(content)
+    path.write_text(json.dumps(content))
+    if not with_sidecar:
+        (folder / "loralab.json").unlink()
     return folder
 
 
-EDITS: dict[str, tuple[dict[str, Any], str]] = {
-    "nothing": ({"target_modules": ["nothing"]}, r"'nothing'.*does not name body\.0\.down"),
-    "an expression that is nothing": ({"target_modules": "nothing"}, r"'nothing'.*does not name body\.0\.down"),
-    "another module": ({"target_modules": ["body.0.up"]}, r"names body\.0\.up, of which the file has no factors"),
-    "one of two": ({"target_modules": ["body.0.down"]}, r"does not name body\.1\.down"),
-    "more than there is": ({"target_modules": ["down", "body.0.up"]}, r"names body\.0\.up"),
-    "excluded": ({"exclude_modules": ["0.down"]}, r"does not name body\.0\.down"),
-    "another layer": ({"layers_to_transform": [0], "layers_pattern": "body"}, r"does not name body\.1\.down"),
-    "a parameter": ({"target_parameters": ["head.weight"]}, r"names head\.weight, of which"),
-    "a head that is not there": ({"modules_to_save": ["head"]}, r"names head, which the file does not hold"),
-    "a rank": ({"rank_pattern": {"0.down": 3}}, r"body\.0\.down\.lora_A\.weight has shape \[2, 4\], not \[3, 4\]"),
-    "an alpha": ({"alpha_pattern": {"1.down": 3}}, r"disagree about body\.1\.down"),
+ANYHOW: dict[str, Config] = {
+    "a rank that the tensors have not": {"r": 3},
+    "a rank_pattern that they have not": {"rank_pattern": {"inner": 4}},
+    "targets that match nothing": {"target_modules": ["elsewhere"]},
+    "targets that leave one out": {"target_modules": ["inner"]},
+    "an expression that leaves one out": {"target_modules": "inn.*"},
+    "an exclusion of one": {"exclude_modules": ["inner"]},
+}
+BESIDE_OURS: dict[str, Config] = {
+    "another alpha": {"lora_alpha": 8},
+    "an alpha_pattern": {"alpha_pattern": {"inner": 1}},
+    "a scale by the root of the rank": {"use_rslora": True},
+    "one more target": {"target_modules": ["first", "inner", "wte"]},
+    "one more parameter": {"target_parameters": ["experts.down_proj"]},
 }
 
 
-@pytest.mark.parametrize("case", EDITS)
-def test_a_configuration_that_was_edited_is_refused_and_both_stories_told(tmp_path: Path, case: str) -> None:
-    changes, told = EDITS[case]
-    with pytest.raises(ll.AdapterFileError, match=told):
-        ll.load(blocks(), edit(saved(tmp_path), **changes))
+@pytest.mark.parametrize("with_sidecar", [True, False], ids=["ours", "PEFT's"])
+@pytest.mark.parametrize("what", ANYHOW)
+def test_a_configuration_that_contradicts_the_tensors(
+    ours: tuple[Path, nn.Module], tmp_path: Path, what: str, with_sidecar: bool
+) -> None:
+    refused_by_all(ours, edited(ours[0], tmp_path / "a", lambda each: each.update(ANYHOW[what]), with_sidecar))
 
 
-def test_a_head_that_the_configuration_forgot_is_refused(tmp_path: Path) -> None:
-    folder = edit(saved(tmp_path, modules_to_save=["head"]), modules_to_save=None)
-    with pytest.raises(ll.AdapterFileError, match="does not name head, which the file holds in full"):
-        ll.load(blocks(), folder)
+@pytest.mark.parametrize("what", BESIDE_OURS)
+def test_a_configuration_that_contradicts_ours(ours: tuple[Path, nn.Module], tmp_path: Path, what: str) -> None:
+    refused_by_all(ours, edited(ours[0], tmp_path / "a", lambda each: each.update(BESIDE_OURS[what]), True))
 
 
-def test_biases_that_the_configuration_forgot_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(ll.AdapterFileError, match=r"bias 'none' is not for body\.\d\.down\.bias"):
-        ll.load(blocks(), edit(saved(tmp_path, bias="lora_only"), bias="none"))
+def refused_by_all(ours: tuple[Path, nn.Module], folder: Path) -> None:
+    out = folder.parent / "out"
+    uses: list[Callable[[], object]] = [lambda: ll.load(ours[1], folder), lambda: inspect(folder)]
+    uses += [lambda: convert(folder, out, "peft"), lambda: convert(folder, out / "a.safetensors", "loralib")]
+    for use in uses:
+        with pytest.raises(ll.AdapterFileError):
+            use()
+    assert not out.exists()
+    assert not examine(folder).healthy
 
 
-@pytest.mark.parametrize("targets", [["nothing"], "nothing", ["body.7.down"]])
-def test_without_a_record_of_ours_too(tmp_path: Path, targets: object) -> None:
-    folder = edit(saved(tmp_path), target_modules=targets)
-    (folder / "loralab.json").unlink()
-    with pytest.raises(ll.AdapterFileError, match=r"(nothing|body\.7\.down).*the tensors are of body\.0\.down"):
-        ll.load(blocks(), folder)
+def test_without_ours_another_name_is_taken_as_peft_takes_it_and_said(
+    ours: tuple[Path, nn.Module], tmp_path: Path
+) -> None:
+    """PEFT writes what it was asked for, also what the model does not have; what it computes is what the file holds."""
+    names = ["first", "inner", "wte"]
+    folder = edited(ours[0], tmp_path / "a", lambda each: each.update(target_modules=names), False)
+    model, sound = copy.deepcopy(ours[1]), copy.deepcopy(ours[1])
+    adapter = ll.load(model, folder)
+    ll.load(sound, ours[0])
+    assert "target_modules names 'wte', which this model does not have" in adapter.notes
+    written = convert(folder, tmp_path / "out", "peft")
+    assert written.notes == ("target_modules names wte, of which the file has nothing: of the base they should not be",)
+    x = TOYS["linear"].inputs(torch.float32)
+    assert torch.equal(quiet(model, x), quiet(sound, x))
 
 
-@pytest.mark.parametrize("rewritten", [["body.0.down", "body.1.down"], r"body\.\d\.down", r".*\.down"])
-def test_the_same_story_in_other_words_is_taken(tmp_path: Path, rewritten: object) -> None:
-    assert ll.load(blocks(), edit(saved(tmp_path), target_modules=rewritten)).matched == ["body.0.down", "body.1.down"]
+def test_the_names_of_heads_that_peft_writes_are_no_error(ours: tuple[Path, nn.Module], tmp_path: Path) -> None:
+    """For SEQ_CLS it writes classifier and score, and a model has one of them."""
+    heads = {"modules_to_save": ["classifier", "score"], "task_type": "SEQ_CLS"}
+    folder = edited(ours[0], tmp_path / "a", lambda each: each.update(heads), False)
+    tensors = load_file(folder / "adapter_model.safetensors")
+    save_file(tensors | {"base_model.model.score.weight": torch.ones(2, 2)}, folder / "adapter_model.safetensors")
+    assert examine(folder).healthy
+    save_file(tensors, folder / "adapter_model.safetensors")
+    assert not examine(folder).healthy
 
 
-@pytest.mark.parametrize("with_model", [True, False])
-@pytest.mark.parametrize("fields", [{"targets": ["^up$"]}, {"bias": "all"}, {"modules_to_save": ["head", "up"]}])
-def test_whatever_we_save_tells_one_story(tmp_path: Path, fields: dict[str, Any], with_model: bool) -> None:
-    """Also where a whole path (`up`) is the ending of others and no model was there to see it."""
-    assert ll.load(blocks(), saved(tmp_path, with_model, **fields)).matched
+@pytest.mark.parametrize("toy", TOYS)
+@pytest.mark.parametrize("rank_stabilized", [False, True])
+def test_rank_and_scale_of_an_entry_by_its_record_alone(toy: str, rank_stabilized: bool) -> None:
+    """As packing the update itself gives them."""
+    model = TOYS[toy].build()
+    spec = ll.LoRA(rank=4, alpha=3, rank_stabilized=rank_stabilized, targets=list(TOYS[toy].targets))
+    adapter = ll.attach(model, spec)
+    for path, update in adapter.updates.items():
+        base = adapter.layers[path].base
+        record, groups = describe(update, base), getattr(base, "groups", 1)
+        for entry in pack(update, base, rank_stabilized):
+            said = packed_recipe(record, entry.parameter, groups)
+            assert said is not None
+            assert (said.rank, said.scale) == (entry.recipe.rank, pytest.approx(entry.recipe.scale))
 
 
-def test_an_empty_layers_pattern_is_none_at_all() -> None:
-    content = {"peft_type": "LORA", "r": 2, "target_modules": ["down"], "layers_to_transform": [0]}
-    assert parse_config(content | {"layers_pattern": ""}, "a") == parse_config(content, "a")
+def test_an_embedding_is_saved_as_its_factors_alone(tmp_path: Path) -> None:
+    """The base's own is not copied into the adapter's file."""
+    toy = TOYS["embedding"]
+    model = toy.build()
+    ll.save(ll.attach(model, ll.LoRA(rank=2, targets=list(toy.targets))), tmp_path, model=model)
+    names = {key.rpartition("inner.")[2] for key in load_file(tmp_path / "adapter_model.safetensors")}
+    assert names == {"lora_embedding_A", "lora_embedding_B"}

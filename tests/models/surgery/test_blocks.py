@@ -9,8 +9,10 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from loralab.errors import ModelLoadError, NotFoundError, SpecError
-from loralab.models.linearized import PLACES, REMAINING, TENSORS, AffineMap, load_linearized, write_linearized
+from loralab.models.linearized import load_linearized, write_linearized
 from loralab.models.load import load_model
+from loralab.models.locate import AFFINE_PLACES
+from loralab.models.surgery.affine import REMAINING, TENSORS, AffineMap
 from loralab.models.surgery.blocks import (
     AffineBlock,
     blocks_of,
@@ -202,6 +204,6 @@ def spoil(out: Path) -> None:
     (out / TENSORS).write_bytes(b"nothing")
     with pytest.raises(ModelLoadError, match="do not fit together"):
         load_linearized(out)
-    (out / PLACES).unlink()
+    (out / AFFINE_PLACES).unlink()
     with pytest.raises(NotFoundError, match=r"it has no affine_blocks\.json"):
         load_linearized(out)

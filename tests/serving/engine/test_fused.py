@@ -6,16 +6,17 @@ from typing import Any
 import pytest
 import torch
 import transformers as hf
-from torch import nn
-from transformers import PreTrainedModel
+from torch import Tensor, nn
+from transformers import DynamicCache, PreTrainedModel
 
 import loralab as ll
-from loralab.serving.engine.decoder import PlainDecoder
+from loralab.serving.engine.decoder import Chunk, PlainDecoder
 from loralab.serving.engine.engine import Engine, EngineConfig
 from loralab.serving.engine.fused.decoder import FusedDecoder
 from loralab.serving.engine.fused.trial import decoder_for
 from loralab.serving.engine.request import Request, Token
 from serving.causal import ENDS, GROUPED, LAYERS, LENGTH, adapt, causal, plainly, prompts
+from toys import give_effect
 
 WIDE = {**GROUPED, **ENDS, "head_dim": 16}
 LONG = {"rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0, "original_max_position_embeddings": 16}
@@ -131,6 +132,59 @@ def test_weights_are_copied_only_where_it_is_allowed(dtype: torch.dtype) -> None
     assert "weights as they are" in decoder.how
 
 
+@pytest.mark.parametrize("pack", [True, False], ids=["packed", "as they are"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("kind", ["tied", "caps", "windows in late layers", "normed heads"])
+def test_texts_that_are_read_together_have_the_bits_of_each_alone(kind: str, dtype: torch.dtype, pack: bool) -> None:
+    model = built(FUSED, kind)
+    pairs = adapt(model, a=2, b=5)
+    ll.detach(model)
+    decoder = decoder_for(model.to(dtype), rows=3, length=LENGTH, pack=pack)
+    assert isinstance(decoder, FusedDecoder)
+    for name, each in pairs.items():
+        decoder.bank.put(name, each)
+    texts, readers = prompts(1, 30, 9, 2, 17), ("a", None, "b", "b", None)
+
+    def read(together: bool) -> tuple[list[Tensor], list[Tensor]]:
+        caches = [DynamicCache() for _ in texts]
+        logits: list[Tensor] = []
+        for part in (slice(0, 9), slice(9, None)):
+            chunks = [
+                Chunk(text[part], *each) for text, *each in zip(texts, readers, caches, strict=True) if text[part]
+            ]
+            calls = [chunks] if together else [[chunk] for chunk in chunks]
+            logits.extend(torch.cat([decoder.read(call) for call in calls]))
+        return logits, [layer.keys for cache in caches for layer in cache.layers]
+
+    with torch.inference_mode():
+        alone, together = read(together=False), read(together=True)
+    assert all(
+        torch.equal(one, other) for pair in zip(alone, together, strict=True) for one, other in zip(*pair, strict=True)
+    )
+
+
+def test_texts_are_read_one_by_one_where_bits_would_change(monkeypatch: pytest.MonkeyPatch) -> None:
+    decoder = decoder_of(built(FUSED, "tied"))
+    monkeypatch.setattr(decoder, "_texts_are_apart", False)
+    calls: list[int] = []
+    own = decoder._read
+    monkeypatch.setattr(decoder, "_read", lambda chunks: (calls.append(len(chunks)), own(chunks))[1])
+    with torch.inference_mode():
+        logits_KV = decoder.read([Chunk(text, None, DynamicCache()) for text in prompts(4, 9)])
+    assert (calls, len(logits_KV)) == ([1, 1], 2)
+
+
+def test_short_prompts_are_read_in_one_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = Engine(built(FUSED, "tied"), EngineConfig(rows=4, chunk=16, length=LENGTH))
+    calls: list[list[int]] = []
+    own = engine._decoder.read
+    monkeypatch.setattr(
+        engine._decoder, "read", lambda chunks: (calls.append([len(each.ids) for each in chunks]), own(chunks))[1]
+    )
+    answers(engine, [Request(prompt=tuple(prompt), max_new_tokens=2) for prompt in prompts(5, 6, 7, 30)])
+    assert calls == [[5, 6], [7], [16], [14]]
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_a_row_has_the_same_tokens_alone_and_among_others(dtype: torch.dtype) -> None:
     """Ranks 1 to 64, on other modules, prompts of all lengths."""
@@ -146,3 +200,48 @@ def test_a_row_has_the_same_tokens_alone_and_among_others(dtype: torch.dtype) ->
     asked = zip(prompts(1, 12, 30, 4, 7, 2), (*pairs, None), strict=True)
     requests = [Request(prompt=tuple(each), max_new_tokens=20, adapter=who) for each, who in asked]
     assert answers(engine, requests) == [answers(engine, [request])[0] for request in requests]
+
+
+SPEAKING = (None, "a", ("a", "b"))
+
+
+@pytest.mark.parametrize("speaking", SPEAKING, ids=["base", "one", "two"])
+@pytest.mark.parametrize("kind", FUSED)
+def test_an_adapter_that_speaks_on_the_model_is_taken_along(kind: str, speaking: Any) -> None:
+    model = built(FUSED, kind)
+    adapt(model, a=2, b=5)
+    asked = prompts(1, 30, 9)
+    expected = [plainly(model, prompt, speaking, 10) for prompt in asked]
+    engine = Engine(model, EngineConfig(rows=3, chunk=8, length=LENGTH))
+    assert engine.how.startswith("decoding: fused blocks")
+    assert answers(engine, [Request(prompt=tuple(prompt), max_new_tokens=10) for prompt in asked]) == expected
+    assert not any(module._forward_hooks for module in model.modules())
+
+
+def test_a_merged_adapter_is_in_the_weights() -> None:
+    model = built(FUSED, "tied")
+    adapt(model, a=2)
+    prompt = prompts(9)[0]
+    expected = plainly(model, prompt, "a", 10)
+    ll.merge(model)
+    engine = Engine(model, EngineConfig(rows=2, chunk=8, length=LENGTH))
+    assert engine.how.startswith("decoding: fused blocks")
+    assert answers(engine, [Request(prompt=tuple(prompt), max_new_tokens=10)]) == [expected]
+
+
+@pytest.mark.parametrize(
+    "method, why",
+    [
+        (ll.LoRA(rank=2, targets="all-linear", magnitude=True), "a magnitude (DoRA)"),
+        (ll.LoRA(rank=2, targets="embed_tokens,q_proj"), "an update of kind embedding"),
+        (ll.BitFit(), "weights trained in full"),
+    ],
+    ids=["dora", "embedding", "bitfit"],
+)
+def test_an_adapter_that_is_more_than_pairs_is_left_to_the_model(method: Any, why: str) -> None:
+    model = built(FUSED, "biases")
+    adapter = ll.attach(model, method)
+    give_effect(adapter, std=0.2)
+    decoder = decoder_of(model)
+    assert isinstance(decoder, PlainDecoder)
+    assert why in decoder.how

@@ -8,6 +8,7 @@ import torch
 from transformers import DynamicCache
 
 import loralab as ll
+from loralab.serving.engine.decoder import Chunk
 from loralab.serving.engine.engine import Engine, EngineConfig
 from loralab.serving.engine.prefixes import PrefixStore, end_of_chunk, ends_of_chunks
 from loralab.serving.engine.request import Request, SamplingSettings, Token
@@ -15,7 +16,7 @@ from loralab.serving.engine.reuse import why_not_reused
 from serving.causal import CAUSAL, LENGTH, adapt, causal, prompts
 
 BLOCK, NEW = 4, 6
-CONFIG = EngineConfig(rows=3, chunk=8, length=LENGTH, prefix_bytes=2**20, prefix_block=BLOCK)
+CONFIG = EngineConfig(rows=3, chunk=8, length=LENGTH, prefix_bytes=2**20, prefix_block=BLOCK, pack=False)
 LONG = prompts(40)[0]
 
 
@@ -99,9 +100,9 @@ def test_many_answers_to_one_prompt_read_it_once(monkeypatch: pytest.MonkeyPatch
     reads: list[int] = []
     read = engine._decoder.read
 
-    def counted(ids: Sequence[int], adapter: str | None, cache: DynamicCache) -> torch.Tensor:
-        reads.append(len(ids))
-        return read(ids, adapter, cache)
+    def counted(chunks: Sequence[Chunk]) -> torch.Tensor:
+        reads.extend(len(chunk.ids) for chunk in chunks)
+        return read(chunks)
 
     monkeypatch.setattr(engine._decoder, "read", counted)
     together = told(engine, [asked(LONG[::-1], "b"), *hot, asked(LONG[::-1], "b")])
@@ -110,6 +111,24 @@ def test_many_answers_to_one_prompt_read_it_once(monkeypatch: pytest.MonkeyPatch
     assert [each[0].known for each in together] == [0, 0, *[len(LONG)] * 5]
     engine.step()
     assert not engine._wanted_again
+
+
+def test_a_short_prompt_is_read_beside_a_long_one() -> None:
+    engine, _ = engines()
+    long, short = asked(LONG), asked(LONG[:3:-1][:4], "a")
+    for request in (long, short):
+        engine.submit(request)
+    begun = [event.request for event in engine.run() if isinstance(event, Token)]
+    assert begun.index(short) < begun.index(long)
+
+
+def test_a_flood_of_one_prompt_leaves_rows_to_others() -> None:
+    engine, _ = engines()
+    flood, other = [asked(LONG[:6], "a") for _ in range(9)], asked(LONG[:6], "b")
+    for request in (*flood, other):
+        engine.submit(request)
+    begun = list(dict.fromkeys(event.request for event in engine.run() if isinstance(event, Token)))
+    assert begun.index(other) <= 2
 
 
 def test_memory_is_bounded_and_ends_go_before_beginnings() -> None:

@@ -4,7 +4,7 @@ import pytest
 
 from loralab.errors import DataError
 from loralab.tasks.example import LabelledExample
-from loralab.tasks.glue.outputs import glue_outputs
+from loralab.tasks.glue.files import glue_outputs
 from loralab.tasks.glue.table import ENTAILMENT
 
 SENTENCES = [LabelledExample(text, None, None) for text in ("a", "b", "c")]

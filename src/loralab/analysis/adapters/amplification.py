@@ -19,12 +19,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from loralab.analysis.adapters.deltas import base_matrix, by_kind, deltas, places
+from loralab.analysis.adapters.deltas import base_matrix, by_kind, deltas, places, random_basis
 from loralab.errors import SpecError
 from loralab.files.whole import write_json
 from loralab.formats.read import read_adapter
 from loralab.formats.stored import StoredAdapter, StoredUpdate
-from loralab.pictures.lines import Chart, draw_charts
+from loralab.pictures.panels import Chart, draw_charts
 
 PAPER = "GPT-3, layer 48, W_q: 21.5 with r=4, 1.9 with r=64 (Table 7)"
 KINDS_SHOWN = 2
@@ -84,7 +84,7 @@ def amplification(delta: StoredUpdate, W_OI: Tensor, rank: int | None, generator
         base_norm=float(torch.linalg.norm(W_OI)),
         in_delta=seen(U[:, :r], W_OI, V[:, :r]),
         in_base=strongest(W_OI, r),
-        in_random=seen(_random(len(W_OI), r, generator), W_OI, _random(W_OI.shape[1], r, generator)),
+        in_random=seen(random_basis((len(W_OI), r), generator), W_OI, random_basis((W_OI.shape[1], r), generator)),
     )
 
 
@@ -97,11 +97,6 @@ def strongest(W_OI: Tensor, rank: int) -> float:
     """√(σ₁² + … + σ_r²) of W, from the eigenvalues of the smaller of its Gram matrices."""
     gram = W_OI @ W_OI.T if len(W_OI) <= W_OI.shape[1] else W_OI.T @ W_OI
     return math.sqrt(max(float(torch.linalg.eigvalsh(gram)[-rank:].sum()), 0.0))
-
-
-def _random(size: int, rank: int, generator: torch.Generator) -> Tensor:
-    basis: Tensor = torch.linalg.qr(torch.randn(size, rank, generator=generator, dtype=torch.float64))[0]
-    return basis
 
 
 def analyse_amplification(

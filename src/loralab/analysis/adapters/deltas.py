@@ -105,11 +105,10 @@ def group_free(name: str) -> str:
     return re.sub(r"\[\d+\]$", "", name)
 
 
-def spread(items: Sequence[str], count: int) -> list[str]:
-    """`count` of the items, evenly spaced, the first and the last among them; all where there are fewer."""
-    if len(items) <= count:
-        return list(items)
-    return [items[round(place * (len(items) - 1) / (count - 1))] for place in range(count)]
+def random_basis(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+    """Orthonormal columns of this shape, those of a Gaussian matrix: a random subspace; float64."""
+    basis: Tensor = torch.linalg.qr(torch.randn(shape, generator=generator, dtype=torch.float64))[0]
+    return basis
 
 
 def _chosen(adapter: StoredAdapter, modules: str | None) -> list[StoredUpdate]:

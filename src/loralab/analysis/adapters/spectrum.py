@@ -19,7 +19,7 @@ from loralab.core.thin import rank_for_energy
 from loralab.files.whole import write_json
 from loralab.formats.read import read_adapter
 from loralab.formats.stored import StoredAdapter
-from loralab.pictures.lines import Chart, draw_charts
+from loralab.pictures.panels import Chart, draw_charts
 
 ENERGIES = (0.9, 0.99)
 

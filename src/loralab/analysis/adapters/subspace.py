@@ -18,21 +18,15 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from loralab.analysis.adapters.deltas import (
-    base_matrix,
-    deltas,
-    group_free,
-    module_names,
-    paired_deltas,
-    spread,
-)
+from loralab.analysis.adapters.deltas import base_matrix, deltas, group_free, module_names, paired_deltas, random_basis
 from loralab.core.thin import numerical_rank
 from loralab.errors import SpecError
 from loralab.files.whole import whole_file
 from loralab.formats.read import read_adapter
 from loralab.formats.stored import StoredAdapter, StoredUpdate
 from loralab.nn.module_names import kind_of_module, layer_index
-from loralab.pictures.heatmap import Panel, draw_heatmaps
+from loralab.pictures.panels import Panel, draw_heatmaps
+from loralab.pictures.ticks import spread
 
 Side = Literal["right", "left"]
 Of = Literal["factors", "update"]
@@ -42,7 +36,7 @@ SHARED = 0.5
 BASE, BASE_COLOURS = "W", 0.2
 """What the base's weight is called, and the end of the colours beside it, as in Figure 8: all of W holds everything."""
 MOST_ROWS = 128
-"""Of a grid in the file and in the picture."""
+"""Of a grid in the file and in the picture; of a weight's many, evenly spaced ones."""
 PANELS = 4
 """Layers in a picture: the first, the last and two between, as in the paper's Figures 6 and 7."""
 
@@ -82,7 +76,8 @@ def overlaps(
         bases = [_bases(each, of, source) for each, source in ((mine, one), (theirs, other))]
         for side in SIDES:
             U, V = bases[0][side], bases[1][side]
-            yield Overlap(mine.name, side, similarity(U, V), similarity(_like(U, generator), _like(V, generator)))
+            random = similarity(random_basis(U.shape, generator), random_basis(V.shape, generator))
+            yield Overlap(mine.name, side, similarity(U, V), random)
 
 
 def overlaps_with_base(
@@ -100,7 +95,7 @@ def overlaps_with_base(
         of_base: dict[Side, Tensor] = {"right": Vh.T, "left": U}
         for side, basis in of_base.items():
             V = of_update[side]
-            yield Overlap(delta.name, side, similarity(basis, V), similarity(basis, _like(V, generator)))
+            yield Overlap(delta.name, side, similarity(basis, V), similarity(basis, random_basis(V.shape, generator)))
 
 
 def similarity(U_KI: Tensor, V_KJ: Tensor) -> Tensor:
@@ -131,13 +126,6 @@ def _bases(delta: StoredUpdate, of: Of, source: StoredAdapter) -> dict[Side, Ten
             "compare; see loralab inspect for dead tensors, or leave the module out with --modules"
         )
     return bases
-
-
-def _like(basis_KI: Tensor, generator: torch.Generator) -> Tensor:
-    """The singular vectors of a Gaussian matrix: a random subspace of the same dimensions."""
-    gaussian = torch.randn(basis_KI.shape, generator=generator, dtype=basis_KI.dtype)
-    basis: Tensor = torch.linalg.qr(gaussian)[0]
-    return basis
 
 
 def analyse_subspaces(
@@ -188,7 +176,8 @@ def _write_grids(
 def _shown_names(names: Sequence[str]) -> Iterator[str]:
     """Of every kind of module the first, the last, and evenly spaced ones between."""
     for kind in dict.fromkeys(map(kind_of_module, names)):
-        yield from spread([name for name in names if kind_of_module(name) == kind], PANELS)
+        of_kind = [name for name in names if kind_of_module(name) == kind]
+        yield from (of_kind[place] for place in spread(len(of_kind), PANELS))
 
 
 def _brief(overlap: Overlap) -> dict[str, Any]:
@@ -204,16 +193,9 @@ def _brief(overlap: Overlap) -> dict[str, Any]:
 
 
 def _whole(overlap: Overlap) -> dict[str, Any]:
-    rows = _shown(len(overlap.phi_IJ))
+    rows = spread(len(overlap.phi_IJ), MOST_ROWS)
     grids = {"phi": overlap.phi_IJ[rows].tolist(), "random": overlap.random_IJ[rows].tolist()}
     return _brief(overlap) | {"i": [row + 1 for row in rows]} | grids
-
-
-def _shown(rows: int) -> list[int]:
-    """All rows of a grid, or evenly spaced ones of a weight's many, the first and the last among them."""
-    if rows <= MOST_ROWS:
-        return list(range(rows))
-    return [round(place * (rows - 1) / (MOST_ROWS - 1)) for place in range(MOST_ROWS)]
 
 
 def _mean(rows: Sequence[dict[str, Any]]) -> dict[str, float]:
@@ -247,4 +229,4 @@ def _panel(overlap: Overlap) -> Panel:
 
 
 def _as_panel(title: str, grid_IJ: Tensor) -> Panel:
-    return Panel(title, grid_IJ[_shown(len(grid_IJ))], len(grid_IJ))
+    return Panel(title, grid_IJ[spread(len(grid_IJ), MOST_ROWS)], len(grid_IJ))

@@ -23,13 +23,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import PreTrainedModel
 
+from loralab.analysis.layers.stream import looked_at
 from loralab.analysis.layers.texts import TokenBatch
 from loralab.errors import NumericsError, SpecError
 from loralab.models.surgery.blocks import AffineBlock, Run, blocks_of, replace_blocks
@@ -77,8 +77,8 @@ class TeacherAndStudent:
     teacher: PreTrainedModel
     student: PreTrainedModel
     compared: tuple[tuple[int, int], ...]
-    """(level of the student, level of the teacher at which the stream should be the same); a level as `activations`
-    counts it."""
+    """(level of the student, level of the teacher at which the stream should be the same); a level as `stream` counts
+    it."""
     blocks: tuple[tuple[Run, AffineBlock], ...]
     """The affine ones, in the teacher's numbers."""
 
@@ -145,7 +145,8 @@ def parameter_units(models: TeacherAndStudent, batch: TokenBatch) -> list[Tensor
     """
     mask_BT = batch.mask_BT.to(models.teacher.device)
     levels = sorted({level for run, _ in models.blocks for level in run})
-    with _entering(models.teacher, levels) as states:
+    states: dict[int, Tensor] = {}
+    with looked_at(models.teacher, levels, states.__setitem__):
         models.teacher(input_ids=batch.ids_BT.to(mask_BT.device), attention_mask=mask_BT.long(), use_cache=False)
     units: list[Tensor] = []
     for (start, end), _ in models.blocks:
@@ -200,38 +201,11 @@ def _run(
     model: PreTrainedModel, batch: TokenBatch, mask_BT: Tensor, levels: Sequence[int]
 ) -> tuple[list[Tensor], Tensor]:
     """The stream [N, D] at each of these levels, and the logits [N, V]; of the real tokens."""
-    with _entering(model, levels) as states:
+    states: dict[int, Tensor] = {}
+    with looked_at(model, levels, states.__setitem__):
         ids_BT = batch.ids_BT.to(model.device)
         logits_BTV = model(input_ids=ids_BT, attention_mask=mask_BT.long(), use_cache=False).logits
     return [states[level][mask_BT] for level in levels], logits_BTV[mask_BT]
-
-
-@contextmanager
-def _entering(model: PreTrainedModel, levels: Sequence[int]) -> Iterator[dict[int, Tensor]]:
-    """Within this the stream [B, T, D] at these levels is kept: what enters the block of that number, and at the last
-    level what leaves the last block.
-    """
-    blocks, states = list(blocks_of(model)), dict[int, Tensor]()
-
-    def before(level: int, inputs: tuple[Any, ...], named: dict[str, Any]) -> None:
-        states[level] = inputs[0] if inputs else named["hidden_states"]
-
-    def after(_: nn.Module, __: tuple[Any, ...], output: Any) -> None:
-        states[len(blocks)] = output[0] if isinstance(output, tuple) else output
-
-    handles = [
-        blocks[level].register_forward_pre_hook(
-            lambda _, inputs, named, level=level: before(level, inputs, named), with_kwargs=True
-        )
-        for level in levels
-        if level < len(blocks)
-    ]
-    handles.append(blocks[-1].register_forward_hook(after))
-    try:
-        yield states
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 @contextmanager

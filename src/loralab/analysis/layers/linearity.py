@@ -1,7 +1,7 @@
 """The analysis of linearity as files: linearity.json and linearity.png."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -17,7 +17,7 @@ from loralab.files.whole import write_json
 from loralab.models.context import context_length
 from loralab.models.load import LoadedModel
 from loralab.models.surgery.blocks import Run, blocks_of
-from loralab.pictures.lines import Chart, draw_charts
+from loralab.pictures.panels import Chart, draw_charts
 from loralab.tasks.encoding.encode import padding_id
 
 Mode = Literal["main", "delta"]
@@ -78,19 +78,22 @@ def score_blocks(
     loaded: LoadedModel, batches: CloudBatches, skip_first: bool, *, cutoff: bool = True
 ) -> list[Linearity]:
     """The scores of every block; so many passes over the text as `transitions` says."""
-    blocks = len(blocks_of(loaded.model))
+    runs = [(block, block + 1) for block in range(len(blocks_of(loaded.model)))]
+    gathered = moments_of(loaded, batches, runs, skip_first)
+    return [score(run[0], mine, other, cutoff=cutoff) for run, mine, other in gathered]
+
+
+def moments_of(
+    loaded: LoadedModel, batches: CloudBatches, runs: Sequence[Run], skip_first: bool
+) -> Iterator[tuple[Run, Moments, Moments | None]]:
+    """Each run with the moments of the tokens to fit on and of those held out, in as many passes over the text as the
+    memory wants."""
     step = at_once(stream_width(loaded), bool(batches.held_out))
-    scores: list[Linearity] = []
-    for first in range(0, blocks, step):
-        runs: list[Run] = [(block, block + 1) for block in range(first, min(first + step, blocks))]
-        fit = gather(loaded.model, batches.fit, runs, skip_first)
-        held_out: Sequence[Moments | None] = [None] * len(runs)
-        if batches.held_out:
-            held_out = gather(loaded.model, batches.held_out, runs, skip_first)
-        scores += [
-            score(run[0], mine, other, cutoff=cutoff) for run, mine, other in zip(runs, fit, held_out, strict=True)
-        ]
-    return scores
+    for first in range(0, len(runs), step):
+        part = runs[first : first + step]
+        fit = gather(loaded.model, batches.fit, part, skip_first)
+        others = gather(loaded.model, batches.held_out, part, skip_first) if batches.held_out else [None] * len(part)
+        yield from zip(part, fit, others, strict=True)
 
 
 def rank(scores: Sequence[Linearity], mode: Mode, metric: Metric) -> list[Linearity]:

@@ -19,11 +19,10 @@ import torch
 from loralab.analysis.layers.angular import read_analysis
 from loralab.analysis.layers.config import Clouds, Measuring
 from loralab.analysis.layers.distill import Distilling, distance, distill, pair
-from loralab.analysis.layers.linearity import CloudBatches, cloud_batches, rank, score_blocks, stream_width
+from loralab.analysis.layers.linearity import CloudBatches, cloud_batches, moments_of, rank, score_blocks, stream_width
 from loralab.analysis.layers.measures import as_numbers, draw_measures, measure
 from loralab.analysis.layers.moments import affine_r2, fit_affine, refuse_few_tokens
 from loralab.analysis.layers.texts import TokenBatch, encode, joined, read_texts, sample_pieces, token_batches
-from loralab.analysis.layers.transitions import at_once, gather
 from loralab.errors import NumericsError, SpecError
 from loralab.files.whole import refuse_occupied, whole_folder, write_json
 from loralab.models.context import context_length
@@ -135,23 +134,18 @@ def as_runs(numbers: Sequence[int]) -> list[Run]:
 def fit_runs(
     loaded: LoadedModel, batches: CloudBatches, runs: Sequence[Run], linearizing: Linearizing
 ) -> list[FittedRun]:
-    """The ridge map of each run, in as many passes over the text as the memory wants."""
-    step, fitted = at_once(stream_width(loaded), bool(batches.held_out)), []
-    skip_first = linearizing.clouds.skip_first_token
-    for first in range(0, len(runs), step):
-        part = runs[first : first + step]
-        moments = gather(loaded.model, batches.fit, part, skip_first)
-        others = gather(loaded.model, batches.held_out, part, skip_first) if batches.held_out else [None] * len(part)
-        for run, mine, other in zip(part, moments, others, strict=True):
-            map_DD, bias_D = fit_affine(mine, linearizing.ridge)
-            fitted.append(
-                FittedRun(
-                    run,
-                    AffineMap(map_DD.T.float(), bias_D.float()),
-                    affine_r2((map_DD, bias_D), mine),
-                    None if other is None else affine_r2((map_DD, bias_D), other),
-                )
+    """The ridge map of each run."""
+    fitted = []
+    for run, mine, other in moments_of(loaded, batches, runs, linearizing.clouds.skip_first_token):
+        map_DD, bias_D = fit_affine(mine, linearizing.ridge)
+        fitted.append(
+            FittedRun(
+                run,
+                AffineMap(map_DD.T.float(), bias_D.float()),
+                affine_r2((map_DD, bias_D), mine),
+                None if other is None else affine_r2((map_DD, bias_D), other),
             )
+        )
     return fitted
 
 

@@ -15,7 +15,7 @@ from loralab.evaluation.evaluate import evaluate
 from loralab.generation.config import GenerationConfig
 from loralab.models.context import context_length
 from loralab.models.load import LoadedModel
-from loralab.pictures.bars import Bars, draw_bars
+from loralab.pictures.panels import Bars, draw_bars
 from loralab.tasks.table import open_task
 
 PIECE = 1024

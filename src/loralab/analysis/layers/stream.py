@@ -6,7 +6,7 @@ Level ℓ is what enters block ℓ, counted from 0; level L is what leaves the l
 Shapes: B sequences, T tokens, N real tokens of a batch, D width of the stream.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -37,7 +37,8 @@ def run_levels(model: nn.Module, batches: Iterable[TokenBatch], visit: Visit, le
     The forward pass ends at the highest one. Raises NumericsError for a state that is not finite, and SpecError where
     the model inserts positions of its own.
     """
-    wanted = range(len(blocks_of(model)) + 1) if levels is None else levels
+    last = len(blocks_of(model))
+    wanted = range(last + 1) if levels is None else levels
     body: Any = getattr(model, "base_model", model)
     family = family_of(model)
     options = {"use_cache": False} if family is not None and family.architecture == "decoder" else {}
@@ -45,7 +46,13 @@ def run_levels(model: nn.Module, batches: Iterable[TokenBatch], visit: Visit, le
     with evaluating(model):
         for batch in tracked(list(batches), "batches"):
             mask_BT = batch.mask_BT.to(device)
-            with _watched(model, wanted, mask_BT, visit):
+
+            def look(level: int, states_BTD: Tensor, mask_BT: Tensor = mask_BT) -> None:
+                visit(level, _checked(level, states_BTD, mask_BT), mask_BT)
+                if level == wanted[-1] < last:
+                    raise _Enough
+
+            with looked_at(model, wanted, look):
                 try:
                     body(input_ids=batch.ids_BT.to(device), attention_mask=mask_BT.long(), **options)
                 except _Enough:
@@ -66,37 +73,27 @@ def chosen_states(states_BTD: Tensor, mask_BT: Tensor, tokens: Tokens) -> Tensor
 
 
 @contextmanager
-def _watched(model: nn.Module, levels: range, mask_BT: Tensor, visit: Visit) -> Iterator[None]:
-    """Within this, `visit` is called as each of the levels comes up."""
-
-    def look(level: int, states_BTD: Tensor) -> None:
-        visit(level, _checked(level, states_BTD, mask_BT), mask_BT)
-
+def looked_at(model: nn.Module, levels: Collection[int], look: Callable[[int, Tensor], None]) -> Iterator[None]:
+    """Within this `look` is given each of these levels and its states [B, T, D] as it comes up."""
     blocks = list(blocks_of(model))
-    handles = [_before(blocks[level], level, levels, look) for level in levels if level < len(blocks)]
+
+    def before(level: int) -> RemovableHandle:
+        def hook(_: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]) -> None:
+            look(level, inputs[0] if inputs else named["hidden_states"])
+
+        return blocks[level].register_forward_pre_hook(hook, with_kwargs=True)
+
+    def after(_: nn.Module, __: tuple[Any, ...], output: Any) -> None:
+        look(len(blocks), output[0] if isinstance(output, tuple) else output)
+
+    handles = [before(level) for level in levels if level < len(blocks)]
     if len(blocks) in levels:
-        handles.append(_after(blocks[-1], len(blocks), look))
+        handles.append(blocks[-1].register_forward_hook(after))
     try:
         yield
     finally:
         for handle in handles:
             handle.remove()
-
-
-def _before(block: nn.Module, level: int, levels: range, look: Callable[[int, Tensor], None]) -> RemovableHandle:
-    def hook(_: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]) -> None:
-        look(level, inputs[0] if inputs else named["hidden_states"])
-        if level == levels[-1]:
-            raise _Enough
-
-    return block.register_forward_pre_hook(hook, with_kwargs=True)
-
-
-def _after(block: nn.Module, level: int, look: Callable[[int, Tensor], None]) -> RemovableHandle:
-    def hook(_: nn.Module, __: tuple[Any, ...], output: Any) -> None:
-        look(level, output[0] if isinstance(output, tuple) else output)
-
-    return block.register_forward_hook(hook)
 
 
 def _checked(level: int, states_BTD: Tensor, mask_BT: Tensor) -> Tensor:

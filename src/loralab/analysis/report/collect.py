@@ -4,16 +4,53 @@ Each kind of result is known by the file that it leaves (`run.json`, `results.js
 in it: a file of that name without its keys is another program's.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from loralab.analysis.report.kinds.known import KINDS
-from loralab.analysis.report.objects import read_object
-from loralab.analysis.report.section import Section
+from loralab.analysis.report.kinds.analysis import analysis_section
+from loralab.analysis.report.kinds.comparison import comparison_section
+from loralab.analysis.report.kinds.latency import latency_section
+from loralab.analysis.report.kinds.run import run_section
+from loralab.analysis.report.section import Section, read_object
 from loralab.errors import NotFoundError, SpecError
 
+Read = Callable[[str, Path, dict[str, Any]], Section]
+"""The file's name without its ending, its folder, its content."""
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One kind."""
+
+    read: Read
+    keys: Sequence[str]
+    """What its JSON always has; a file without them is another program's."""
+
+
+_ANALYSES: Mapping[str, Sequence[str]] = {
+    "subspace": ("compared", "modules"),
+    "amplification": ("kinds", "modules"),
+    "spectrum": ("modules",),
+    "rank": ("curve", "metric"),
+    "resize": ("modules", "error"),
+    "matrices": ("parts", "metric"),
+    "angular": ("D", "best"),
+    "prune": ("before", "removed"),
+    "linearity": ("scores",),
+    "linearize": ("before", "runs"),
+    "forgetting": ("texts",),
+    "doctor": ("findings",),
+}
+KINDS: dict[str, Kind] = {
+    "run": Kind(run_section, ("config",)),
+    "results": Kind(comparison_section, ("rows", "metric")),
+    "latency": Kind(latency_section, ("rows", "model")),
+    "loralab_merge": Kind(analysis_section, ("max_abs_logit_error",)),
+    **{name: Kind(analysis_section, keys) for name, keys in _ANALYSES.items()},
+}
+"""By the name of the file that each leaves."""
 SKIPPED = ("cells", "checkpoints", "tensorboard")
 """Folders that hold parts of a result that is shown as a whole."""
 

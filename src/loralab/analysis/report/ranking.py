@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from statistics import fmean, stdev
 from typing import Any
 
-from loralab.analysis.report.described import described, value_text
 from loralab.analysis.report.section import Content, Section
+from loralab.analysis.report.words import described, value_text
 from loralab.metrics.scores import higher_is_better
 
 CONDITIONS = ("task", "data", "validation", "validation_share", "eval_limit", "best_epoch")

@@ -1,11 +1,13 @@
 """What a report shows of one result, before anything is written as HTML."""
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from loralab.analysis.report.reading import HOW_TO_READ
+from loralab.errors import SpecError
 from loralab.pictures.svg.drawing import Drawing
 
 MOST_ROWS = 200
@@ -51,3 +53,14 @@ class Section:
     def how_to_read(self) -> str:
         """A sentence or two."""
         return HOW_TO_READ[self.kind]
+
+
+def read_object(file: Path) -> dict[str, Any]:
+    """The JSON object of a file; SpecError for a file that is no complete one."""
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as problem:
+        raise SpecError(f"{file} is not complete JSON ({problem}); make the result again") from problem
+    if not isinstance(content, dict):
+        raise SpecError(f"{file} should hold one JSON object, and holds a {type(content).__name__}")
+    return content

@@ -44,8 +44,7 @@ def run(config: MergeConfig) -> Answer:
 
 
 def _merge(config: MergeConfig) -> Answer:
-    from loralab.formats.merged.folder import write_merged
-    from loralab.formats.merged.precision import choose_proof_dtype
+    from loralab.formats.merged.folder import choose_proof_dtype, write_merged
 
     wanted = wanted_by(config.adapter, config.labels)
     dtype, reason = choose_proof_dtype(config.model, config.dtype)

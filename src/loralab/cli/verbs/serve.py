@@ -9,7 +9,7 @@ import psutil
 from loralab.cli.flags import NamesModel, Precision
 from loralab.cli.opening import say
 from loralab.cli.verb import Answer, Verb
-from loralab.errors import SpecError
+from loralab.errors import SpecError, some
 
 if TYPE_CHECKING:
     from loralab.serving.http.server import Server
@@ -134,6 +134,7 @@ def run(config: ServeConfig) -> Answer:
         say(note for note in loaded.notes if not note.startswith((FRESH, "no labels were given")))
         labels = output_names(loaded.model.config) if kind != "causal-lm" and not loaded.fresh else None
         servers.append(Server(loaded.model, loaded.tokenizer, wanted, labels))
+        servers[0].test_itself()
         return servers[0]
 
     def greet(port: int, server: Server) -> None:
@@ -178,8 +179,7 @@ def _greeting(config: ServeConfig, server: "Server", port: int) -> list[str]:
     url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
     names = server.registry.names()
     classifies = server.kind == "classification"
-    few = ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
-    counted = f" with {len(names)} adapter{'s' if len(names) > 1 else ''} ({few})" if names else ""
+    counted = f" with {len(names)} adapter{'s' if len(names) > 1 else ''} ({some(names, SHOWN)})" if names else ""
     asked = {"input": "A fine film."} if classifies else {"prompt": "def double(x):"}
     body = {"model": (names or [config.model])[0], **asked}
     key = " -H 'Authorization: Bearer KEY'" if config.api_key else ""

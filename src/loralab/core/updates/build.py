@@ -6,14 +6,11 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from loralab.core.updates.biased import BiasedLinear
 from loralab.core.updates.factors import Factors, LowRankDelta, Recipe, Spot, check_rank
-from loralab.core.updates.invoked import InvokedLinear
-from loralab.core.updates.kinds import Kind
-from loralab.core.updates.low_rank import ConvUpdate, EmbeddingUpdate, LinearUpdate
+from loralab.core.updates.low_rank import BiasedLinear, ConvUpdate, EmbeddingUpdate, InvokedLinear, LinearUpdate
 from loralab.core.updates.magnitude import Magnitude, MagnitudeConv, MagnitudeEmbedding, MagnitudeLinear
 from loralab.core.updates.substitution import ATTENTION_PARTS, AttentionUpdate, ParameterUpdate, attention_shapes
-from loralab.core.updates.update import WHOLE, Update
+from loralab.core.updates.update import WHOLE, Kind, Update
 from loralab.errors import SpecError, TargetError
 from loralab.nn.dense import dense_shape, is_dense, is_stored_transposed, weight_OI
 from loralab.nn.tensors import device_of, tensor_of

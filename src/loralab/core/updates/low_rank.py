@@ -2,7 +2,8 @@
 
 `LinearUpdate` serves nn.Linear, transformers' Conv1D (weight stored [I, O]) and whatever else maps its last
 dimension linearly; with several parts it updates chosen output rows of a fused projection. `EmbeddingUpdate` and
-`ConvUpdate` serve their namesakes.
+`ConvUpdate` serve their namesakes. Of a dense layer there are two more: with a bias of the update's own, and one that
+acts from its invocation on.
 """
 
 from abc import ABC, abstractmethod
@@ -127,6 +128,76 @@ class LinearUpdate(Stacking):
     def beside_rows(self, base: nn.Module, h: Tensor, x: Tensor, factors_K: Pair, adapter_S: Tensor) -> Tensor:
         x_STI = x.reshape(len(adapter_S), -1, x.shape[-1])
         return low_rank_rows(x_STI, *factors_K, adapter_S).view(h.shape).to(h.dtype)
+
+
+BIAS = "lora_bias"
+"""What the trained bias is called."""
+
+
+class BiasedLinear(LinearUpdate):
+    """The update of a dense layer without a bias, and one for it, b [O]: h = W·x + s·B·A·x + b.
+
+    Where the layer has a bias, a trained one in its place says the same. A weight cannot take this up.
+    """
+
+    why_not_merged = "a bias of a layer that has none"
+
+    def __init__(
+        self,
+        parts: Mapping[str, LowRankDelta],
+        out_features: int,
+        rows: Mapping[str, Tensor] | None = None,
+        stored_transposed: bool = False,
+    ) -> None:
+        super().__init__(parts, out_features, rows, stored_transposed)
+        device = next(self.parameters()).device
+        self.added.register_parameter(BIAS, nn.Parameter(torch.zeros(out_features, device=device)))
+
+    def set_bias(self, values_O: Tensor) -> None:
+        """Take b from these values."""
+        with torch.no_grad():
+            if values_O.dtype == torch.float64:
+                self.added.double()
+            self.added.get_parameter(BIAS).copy_(values_O)
+
+    def forward(self, base: nn.Module, *args: Any, **kwargs: Any) -> Tensor:
+        h: Tensor = self.call(base, *args, **kwargs)
+        return h + self.beside(base, h, args[0])
+
+    def beside(self, base: nn.Module, h: Tensor, x: Tensor) -> Tensor:
+        return super().beside(base, h, x) + self.added.get_parameter(BIAS).to(h.dtype)
+
+    def can_mix(self) -> bool:
+        return False
+
+
+class InvokedLinear(LinearUpdate):
+    """Activated LoRA (aLoRA, arXiv 2504.12397): the update of a dense layer at the positions where it acts, from its
+    invocation on; elsewhere the base's own output.
+
+    Called without starts it acts at every position: an adapted layer always gives them.
+    """
+
+    why_not_merged = "a change from its invocation tokens on (aLoRA), where a weight would act at every position"
+
+    def __init__(
+        self,
+        parts: Mapping[str, LowRankDelta],
+        out_features: int,
+        rows: Mapping[str, Tensor] | None = None,
+        stored_transposed: bool = False,
+        invocation: Sequence[int] = (),
+    ) -> None:
+        super().__init__(parts, out_features, rows, stored_transposed)
+        self.invocation = tuple(invocation)
+
+    def forward(self, base: nn.Module, *args: Any, starts: Starts | None = None, **kwargs: Any) -> Tensor:
+        h: Tensor = self.call(base, *args, **kwargs)
+        added = self.beside(base, h, args[0])
+        return h + added if starts is None else starts.applied(h, added)
+
+    def mixes_as(self) -> type[Update]:
+        return LinearUpdate
 
 
 class EmbeddingUpdate(Stacking):

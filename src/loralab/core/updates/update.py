@@ -8,7 +8,7 @@ An update may also bring tensors of its own that stand for none of the module's 
 
 import copy
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -17,9 +17,26 @@ from torch.func import functional_call
 from loralab.core.rows.invocation import Starts
 from loralab.core.rows.sequences import join, select
 from loralab.core.updates.factors import Factors, LowRankDelta
-from loralab.core.updates.kinds import Kind
 from loralab.nn.tensors import tensor_of, wide
 from loralab.nn.wide import Added
+
+Kind = Literal[
+    "linear",
+    "embedding",
+    "conv",
+    "attention",
+    "parameters",
+    "replacement",
+    "token rows",
+    "bottleneck",
+    "mixed bottleneck",
+    "prefix",
+    "prefix of a block",
+]
+"""The kinds of update, in the words that files use: five of low rank, named for what they update; the others replace
+tensors, or put something into the model."""
+KINDS: tuple[Kind, ...] = get_args(Kind)
+
 
 WHOLE = "weight"
 """The name of the part that is a module's whole weight."""

@@ -10,9 +10,10 @@ from loralab.experiments.comparison.rows import Row, Spread, main_metric
 from loralab.metrics.scores import higher_is_better
 
 NOT_TESTED = "not tested in this comparison: "
+NO_PAIR = f"{NOT_TESTED}it needs results of full and lora"
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Claim:
     """One claim of the paper, judged."""
 
@@ -110,52 +111,21 @@ _ALIASES = {
 }
 
 Verdict = tuple[bool | None, str]
-"""Whether a claim held, and what was found."""
+"""Whether a claim held (None: not tested), and what was found."""
 
 
 def judge_claims(rows: Sequence[Row], asked: str | None = None) -> list[Claim]:
     """Every claim; `asked` is the metric to judge by, if it is not the usual one."""
     these = comparable(rows, asked)
-    return [lora_matches_full(these), q_and_v(these), rank_one(these), *cost_claims(these)]
+    judged = ((each, *each.judge(these)) for each in CLAIMS)
+    return [Claim(each.name, each.claim, held, found, each.paper) for each, held, found in judged]
 
 
-def lora_matches_full(these: Comparable) -> Claim:
-    """The best mean of the small LoRA settings is at least that of full fine-tuning."""
-    held, found = _small_lora_against_full(these)
-    return Claim(
-        name="lora-matches-full",
-        claim="LoRA is at least as good as full fine-tuning with at most 1% of its parameters",
-        held=held,
-        found=found,
-        paper="GPT-3 175B: WikiSQL 74.0 against 73.8, MNLI-m 91.7 against 89.5, with 0.02% and 0.003% (Table 4)",
-    )
-
-
-def q_and_v(these: Comparable) -> Claim:
-    """The mean with q and v is better than that of every single one of q and k at the same budget."""
-    held, found = _q_and_v_against_one(these)
-    return Claim(
-        name="q-and-v",
-        claim="Adapting q and v is better than adapting q or k alone at the same budget",
-        held=held,
-        found=found,
-        paper="GPT-3 175B, 18M parameters: WikiSQL 73.7 with q,v, 70.4 with q, 70.0 with k (Table 5)",
-    )
-
-
-def rank_one(these: Comparable) -> Claim:
-    """The mean of r=1 is within one standard deviation of that of the best rank."""
-    held, found = _rank_one_against_best(these)
-    return Claim(
-        name="rank-one",
-        claim="A rank as small as 1 is enough",
-        held=held,
-        found=found,
-        paper="GPT-3 175B, q,v: WikiSQL 73.4 with r=1, 73.8 with r=8, the best; ± 0.5 (Table 6)",
-    )
+# -- what it reaches -------------------------------------------------------------------------------------------
 
 
 def _small_lora_against_full(these: Comparable) -> Verdict:
+    """The best mean of the small LoRA settings is at least that of full fine-tuning."""
     full = these.full
     if full is None or not these.lora or these.metric is None:
         return None, f"{NOT_TESTED}it needs results of full and lora in one metric"
@@ -171,6 +141,7 @@ def _small_lora_against_full(these: Comparable) -> Verdict:
 
 
 def _q_and_v_against_one(these: Comparable) -> Verdict:
+    """The mean with q and v is better than that of every single one of q and k at the same budget."""
     both = [row for row in these.lora if _letters(row) == {"q", "v"}]
     single = [row for row in these.lora if _letters(row) in ({"q"}, {"k"})]
     pairs = [(row, [other for other in single if _same_budget(row, other)]) for row in both]
@@ -183,6 +154,7 @@ def _q_and_v_against_one(these: Comparable) -> Verdict:
 
 
 def _rank_one_against_best(these: Comparable) -> Verdict:
+    """The mean of r=1 is within one standard deviation of that of the best rank."""
     groups: dict[str | None, list[Row]] = {}
     for row in these.lora:
         groups.setdefault(row.targets, []).append(row)
@@ -218,41 +190,11 @@ def _same_budget(row: Row, other: Row) -> bool:
 # -- what it costs ---------------------------------------------------------------------------------------------
 
 
-def cost_claims(these: Comparable) -> list[Claim]:
-    """Memory and speed of the smallest LoRA beside full fine-tuning."""
-    return [
-        Claim(
-            name="memory",
-            claim="LoRA needs a third of the memory of full fine-tuning",
-            held=_held(these, lambda lora, full: _memory(full) >= MEMORY_RATIO * _memory(lora)),
-            found=_found(these, _memory_found),
-            paper="GPT-3 175B: 1.2 TB → 350 GB, LoRA/full 0.29 (§4.2)",
-        ),
-        Claim(
-            name="speed",
-            claim="LoRA trains 25% faster than full fine-tuning",
-            held=_held(these, lambda lora, full: _speed(lora) >= SPEED_RATIO * _speed(full)),
-            found=_found(these, _speed_found),
-            paper="GPT-3 175B: 32.5 → 43.1 tokens/s per V100, LoRA/full 1.33, 24.6% less time (§4.2)",
-        ),
-    ]
-
-
 def _pair(these: Comparable) -> tuple[Row, Row] | None:
     """LoRA with the fewest parameters, and full fine-tuning."""
     if these.full is None or not these.lora:
         return None
     return min(these.lora, key=lambda row: row.trainable_params or 0), these.full
-
-
-def _held(these: Comparable, holds: Callable[[Row, Row], bool]) -> bool | None:
-    pair = _pair(these)
-    return None if pair is None else holds(*pair)
-
-
-def _found(these: Comparable, say: Callable[[Row, Row], str]) -> str:
-    pair = _pair(these)
-    return f"{NOT_TESTED}it needs results of full and lora" if pair is None else say(*pair)
 
 
 def _memory(row: Row) -> float:
@@ -263,18 +205,71 @@ def _speed(row: Row) -> float:
     return row.tokens_per_second or 0.0
 
 
-def _memory_found(lora: Row, full: Row) -> str:
+def _less_memory(these: Comparable) -> Verdict:
+    pair = _pair(these)
+    if pair is None:
+        return None, NO_PAIR
+    lora, full = pair
     ratio = _memory(lora) / _memory(full)
-    return (
+    return _memory(full) >= MEMORY_RATIO * _memory(lora), (
         f"{lora.label} peaks at {_memory(lora) / 1e6:,.0f} MB, full at {_memory(full) / 1e6:,.0f} MB: LoRA/full "
         f"{ratio:.2f}, {1 / ratio:.2f}× less (on a CPU the whole process, its libraries included)"
     )
 
 
-def _speed_found(lora: Row, full: Row) -> str:
+def _more_speed(these: Comparable) -> Verdict:
+    pair = _pair(these)
+    if pair is None:
+        return None, NO_PAIR
+    lora, full = pair
     ratio = _speed(lora) / _speed(full)
     less = f"{1 - 1 / ratio:.1%} less time" if ratio >= 1 else f"{1 / ratio - 1:.1%} more time"
-    return (
+    return _speed(lora) >= SPEED_RATIO * _speed(full), (
         f"{lora.label} trains {_speed(lora):,.0f} tokens/s, full {_speed(full):,.0f}: LoRA/full {ratio:.2f}, "
         f"{less} a token"
     )
+
+
+@dataclass(frozen=True)
+class PaperClaim:
+    """What the paper claims, and how it is judged."""
+
+    name: str
+    claim: str
+    judge: Callable[[Comparable], Verdict]
+    paper: str
+    """The paper's own figures."""
+
+
+CLAIMS = (
+    PaperClaim(
+        "lora-matches-full",
+        "LoRA is at least as good as full fine-tuning with at most 1% of its parameters",
+        _small_lora_against_full,
+        "GPT-3 175B: WikiSQL 74.0 against 73.8, MNLI-m 91.7 against 89.5, with 0.02% and 0.003% (Table 4)",
+    ),
+    PaperClaim(
+        "q-and-v",
+        "Adapting q and v is better than adapting q or k alone at the same budget",
+        _q_and_v_against_one,
+        "GPT-3 175B, 18M parameters: WikiSQL 73.7 with q,v, 70.4 with q, 70.0 with k (Table 5)",
+    ),
+    PaperClaim(
+        "rank-one",
+        "A rank as small as 1 is enough",
+        _rank_one_against_best,
+        "GPT-3 175B, q,v: WikiSQL 73.4 with r=1, 73.8 with r=8, the best; ± 0.5 (Table 6)",
+    ),
+    PaperClaim(
+        "memory",
+        "LoRA needs a third of the memory of full fine-tuning",
+        _less_memory,
+        "GPT-3 175B: 1.2 TB → 350 GB, LoRA/full 0.29 (§4.2)",
+    ),
+    PaperClaim(
+        "speed",
+        "LoRA trains 25% faster than full fine-tuning",
+        _more_speed,
+        "GPT-3 175B: 32.5 → 43.1 tokens/s per V100, LoRA/full 1.33, 24.6% less time (§4.2)",
+    ),
+)

@@ -1,18 +1,17 @@
 """`compare`: many trainings, one after another, to one table, its pictures, and the paper's claims judged."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from loralab.errors import TrainingError
-from loralab.experiments.comparison.budget_process import settings_of_equal_budget
 from loralab.experiments.comparison.cells import Cell, Setting, cells_of, settings_of
 from loralab.experiments.comparison.claims import Claim, judge_claims
 from loralab.experiments.comparison.config import CompareConfig
 from loralab.experiments.comparison.folder import ComparisonFolder, clear, earlier_settings, held, record_settings
 from loralab.experiments.comparison.plots import draw_comparison
-from loralab.experiments.comparison.process import Outcome, finished, run_cell
+from loralab.experiments.comparison.process import Outcome, finished, run_cell, settings_of_equal_budget
 from loralab.experiments.comparison.progress import ComparisonProgress
 from loralab.experiments.comparison.rows import Row, loose, main_metric, rows_of
 from loralab.experiments.comparison.table import markdown
@@ -48,13 +47,14 @@ def compare(config: CompareConfig) -> Comparison:
     folder = ComparisonFolder(Path(config.out))
     if not config.overwrite:
         earlier_settings(folder, config)
-    _check(cells_of(config, settings_of(config)))
+    for cell in cells_of(config, settings_of(config)):
+        cell.config.validate()  # before the first begins
     if config.overwrite:
         clear(folder)
         config = replace(config, overwrite=False)
     with held(folder) as lock:
         settings = earlier_settings(folder, config) or _begin(folder, config)
-        rates = _tune(config, settings, lock) if config.tuned else {}
+        rates = best_rates(config, _run(tuning_cells(config, settings), config, lock)) if config.tuned else {}
         outcomes = _run(cells_of(config, settings, rates), config, lock)
         comparison = _write(folder, config, outcomes, at_an_end(rates))
     _complain(outcomes, folder)
@@ -67,23 +67,12 @@ def as_answer(comparison: Comparison) -> dict[str, Any]:
     return asdict(comparison) | {"rows": rows}
 
 
-def _check(cells: Sequence[Cell]) -> None:
-    """That every training is one that could be, before the first begins."""
-    for cell in cells:
-        cell.config.validate()
-
-
 def _begin(folder: ComparisonFolder, config: CompareConfig) -> list[Setting]:
     settings = settings_of(config)
     if config.match_params is not None:
         settings = settings_of_equal_budget(config, settings)
     record_settings(folder, config, settings)
     return settings
-
-
-def _tune(config: CompareConfig, settings: list[Setting], lock: int) -> Mapping[Setting, float]:
-    """The rate of every setting; trainings that ended before are not repeated."""
-    return best_rates(config, _run(tuning_cells(config, settings), config, lock))
 
 
 def _run(cells: Sequence[Cell], config: CompareConfig, lock: int) -> list[Outcome]:

@@ -1,17 +1,25 @@
-"""One cell as a process of its own, so that its peak memory is its own: `python -m loralab train`, new or resumed."""
+"""One cell as a process of its own, so that its peak memory is its own: `python -m loralab train`, new or resumed.
 
+What counts parameters has one too, so that this process never loads torch or a model. It stays small for a reason: on
+Linux a process begins with the peak memory of the one that started it, and every training reports its peak.
+"""
+
+import importlib
 import shutil
 import signal
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from loralab.experiments.comparison.cells import Cell, as_toml
+from loralab.experiments.comparison.cells import Cell, Setting, as_toml
+from loralab.experiments.comparison.config import CompareConfig
 from loralab.experiments.comparison.folder import note_process
 from loralab.files.whole import write_text
 from loralab.training.folder import RunFolder
@@ -127,3 +135,16 @@ def _complaint(log: Path, status: int) -> str:
         return message.strip()[:_LONGEST_MESSAGE]
     lines = [line for line in text.splitlines() if line.strip()]
     return f"{lines[-1].strip() if lines else 'it said nothing'} (exit status {status}; all of it is in {log})"
+
+
+def settings_of_equal_budget(config: CompareConfig, settings: list[Setting]) -> list[Setting]:
+    """What `budget.matched_settings` gives, from another process; its errors are raised here."""
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        return pool.submit(_count, config, settings).result()
+
+
+def _count(config: CompareConfig, settings: list[Setting]) -> list[Setting]:
+    with redirect_stdout(sys.stderr):  # stdout holds the answer alone
+        counting = importlib.import_module("loralab.experiments.comparison.budget")
+        matched: list[Setting] = counting.matched_settings(config, settings)
+        return matched

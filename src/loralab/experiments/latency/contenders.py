@@ -1,7 +1,7 @@
 """Who is timed: the base and what each method makes of it, all on one model object."""
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 
 import torch
@@ -73,7 +73,7 @@ class Contender:
 
     def standing(self, model: nn.Module) -> AbstractContextManager[int]:
         """The model as this contender for as long as a block lasts; afterwards its base is back, bit for bit."""
-        return _alone() if self.spec is None else self.form(model, self.spec)
+        return nullcontext(0) if self.spec is None else self.form(model, self.spec)
 
     def __str__(self) -> str:
         return f"{self.name} {self.size}" if self.size else self.name
@@ -95,11 +95,6 @@ def contenders(rank: int, sizes: Sequence[int]) -> list[Contender]:
         Contender(LORA_LIVE, rank, lora, live),
         *bottlenecks,
     ]
-
-
-@contextmanager
-def _alone() -> Iterator[int]:
-    yield 0
 
 
 def _with_noise(adapter: Adapter) -> Adapter:

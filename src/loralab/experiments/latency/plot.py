@@ -4,14 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from loralab.experiments.latency.contenders import (
-    BASE_AGAIN,
-    HOULSBY,
-    LIN,
-    LORA_DEPLOYED,
-    LORA_LIVE,
-    LORA_MERGED,
-)
+from loralab.experiments.latency.contenders import BASE_AGAIN, HOULSBY, LIN, LORA_DEPLOYED, LORA_LIVE, LORA_MERGED
 from loralab.experiments.latency.rows import Timing
 from loralab.experiments.latency.table import slow_down_text
 from loralab.extras import lazy
@@ -62,12 +55,9 @@ def draw_slow_down(rows: Sequence[Timing], path: Path, title: str) -> None:
 
 def _lines(rows: Sequence[Timing], labels: dict[str, str]) -> list[Line]:
     """The lines of a panel from below: by contender, then by size."""
-    return sorted({(row.contender, row.size) for row in rows if row.contender in labels}, key=_place(labels))
-
-
-def _place(labels: dict[str, str]) -> Any:
     order = list(labels)
-    return lambda line: (order.index(line[0]), line[1])
+    lines = {(row.contender, row.size) for row in rows if row.contender in labels}
+    return sorted(lines, key=lambda line: (order.index(line[0]), line[1]))
 
 
 def _draw(

@@ -1,8 +1,10 @@
 """latency.md: the table of a latency measurement in Markdown, and what it shows, in sentences."""
 
+from loralab.experiments.comparison.table import markdown_table
 from loralab.experiments.latency.contenders import LORA_DEPLOYED, LORA_MERGED
 from loralab.experiments.latency.rows import ROUNDS_TO_JUDGE, WHERE, Latency, Timing
 
+TIMES = ("batch", "sequence", "contender", "size", "parameters", "ms", "ratio (quartiles)", "paper")
 TOO_FEW = f"not judged, which takes {ROUNDS_TO_JUDGE} rounds"
 
 
@@ -12,7 +14,7 @@ def markdown(latency: Latency) -> str:
         f"# Latency of one forward pass: {latency.model}",
         _what_it_is(latency),
         "\n".join(f"- {sentence}" for sentence in findings(latency)),
-        _times(latency),
+        markdown_table(TIMES, [_time(row) for row in latency.rows]),
         f"## Operators of one pass at {latency.operators_at}",
         _operators(latency),
     ]
@@ -69,11 +71,6 @@ def _what_it_is(latency: Latency) -> str:
     )
 
 
-def _times(latency: Latency) -> str:
-    head = ["batch", "sequence", "contender", "size", "parameters", "ms", "ratio (quartiles)", "paper"]
-    return "\n".join([_line(head), _line(["---"] * len(head)), *(_line(_time(row)) for row in latency.rows)])
-
-
 def _time(row: Timing) -> list[str]:
     return [
         str(row.batch),
@@ -93,7 +90,7 @@ def _operators(latency: Latency) -> str:
         [name, str(each.operators), str(each.extra_operators), f"{each.extra_flops / 1e6:,.1f}", _yes(each.equal)]
         for name, each in latency.operators.items()
     ]
-    return "\n".join([_line(head), _line(["---"] * len(head)), *map(_line, rows)])
+    return markdown_table(head, rows)
 
 
 def _except(latency: Latency, which: str) -> str:
@@ -103,7 +100,3 @@ def _except(latency: Latency, which: str) -> str:
 
 def _yes(truth: bool | None) -> str:
     return {True: "yes", False: "no", None: TOO_FEW}[truth]
-
-
-def _line(columns: list[str]) -> str:
-    return "| " + " | ".join(columns) + " |"

@@ -9,7 +9,6 @@ from time import perf_counter
 
 from loralab.errors import NumericsError, TrainingError, first_line
 from loralab.evaluation.evaluate import evaluate
-from loralab.experiments.tuning.advice import advice
 from loralab.experiments.tuning.budget import choose_steps, is_given
 from loralab.experiments.tuning.config import TuneConfig
 from loralab.experiments.tuning.folder import TuneFolder, TuneState, clear, earlier_state, record_state
@@ -17,7 +16,7 @@ from loralab.experiments.tuning.grid import TuneTrial, settings_of, trials_of
 from loralab.experiments.tuning.halving import better_half, rungs_of
 from loralab.experiments.tuning.pictures import draw_tuning
 from loralab.experiments.tuning.probe import probe_all
-from loralab.experiments.tuning.results import TrialResult, TuneResult, markdown, mean_losses, rows_of
+from loralab.experiments.tuning.results import TrialResult, TuneResult, advice, markdown, mean_losses, rows_of
 from loralab.files.locks import locked
 from loralab.files.names import RUN_NAME
 from loralab.files.whole import replacing, whole_folder, write_json, write_text

@@ -2,17 +2,19 @@
 
 from loralab.errors import AdapterFileError, some
 from loralab.files.names import CONFIG_NAME, RUN_NAME, SIDECAR_NAME
-from loralab.formats.peft.config import PeftConfig, Targets, pattern_matches
-from loralab.formats.peft.keys import ALL_LINEAR, is_named
+from loralab.formats.peft.agreement import targets_without
+from loralab.formats.peft.config import PeftConfig, pattern_matches
+from loralab.formats.peft.keys import heads_peft_saves, is_named
 from loralab.formats.run import read_run
 from loralab.formats.stored import AGAIN, Finding, StoredAdapter
 from loralab.models.fit import FRESH
 
-_RESTORE = f"restore the {CONFIG_NAME} that was saved with the tensors"
-
 
 def config_findings(stored: StoredAdapter) -> list[Finding]:
-    """Targets, ranks and patterns of the configuration against the tensors; what is not recorded."""
+    """What the configuration asks for without effect, or for tensors that are not there; what is not recorded.
+
+    Where it contradicts the tensors the adapter is not read at all (`peft/agreement.py`).
+    """
     findings = [*_records(stored)]
     if stored.config is None or not stored.named:
         return findings
@@ -21,7 +23,6 @@ def config_findings(stored: StoredAdapter) -> list[Finding]:
     return [
         *findings,
         *_targets(stored.config, names),
-        *_ranks(stored),
         *_patterns(stored.config, names),
         *_heads(stored, heads),
         *_fresh_heads(stored),
@@ -50,34 +51,11 @@ def _records(stored: StoredAdapter) -> list[Finding]:
 
 
 def _targets(config: PeftConfig, names: list[str]) -> list[Finding]:
-    """PEFT adapts what target_modules names and ignores other tensors; what is named and not there stays fresh."""
-    findings = []
-    parameters = {name.removesuffix(".weight") for name in config.target_parameters}
-    outside = [name for name in names if not _is_target(name, config.targets) and not is_named(name, parameters)]
-    if outside:
-        what = f"target_modules does not name {some(outside)}, whose factors are in the file: PEFT would drop them"
-        findings.append(Finding("error", CONFIG_NAME, what, f"add them to target_modules, or {_RESTORE}"))
-    wanted = config.targets if isinstance(config.targets, tuple) else ()
-    missing = [each for each in (*wanted, *parameters) if not any(is_named(name, [each]) for name in names)]
-    if missing:
-        what = f"it targets {some(missing)}, for which there are no tensors: PEFT would leave fresh factors there"
-        findings.append(Finding("warning", CONFIG_NAME, what, "take these targets out, or find the missing tensors"))
-    return findings
-
-
-def _is_target(name: str, targets: Targets | None) -> bool:
-    return is_named(name, targets) or (isinstance(targets, str) and targets.lower() == ALL_LINEAR)
-
-
-def _ranks(stored: StoredAdapter) -> list[Finding]:
-    """Factors of another rank than the configuration says are refused, or scaled wrongly by who reads only it."""
-    wrong = [
-        f"{pair.name} ({len(pair.A)} in the file, {pair.recipe.rank} in the configuration)"
-        for pair in stored.entries
-        if pair.kind in ("linear", "embedding") and len(pair.A) != pair.recipe.rank
-    ]
-    what = f"{len(wrong)} ranks differ: {some(wrong)}; the scale alpha/r would be wrong too"
-    return [Finding("error", CONFIG_NAME, what, f"correct r or rank_pattern, or {_RESTORE}")] if wrong else []
+    """What PEFT would adapt, in a model that has it, and is not there stays fresh."""
+    missing = targets_without(config, names)
+    what = f"it targets {some(missing)}, for which there are no tensors: PEFT would leave fresh factors there"
+    advice = "take these targets out, or find the missing tensors"
+    return [Finding("warning", CONFIG_NAME, what, advice)] if missing else []
 
 
 def _patterns(config: PeftConfig, names: list[str]) -> list[Finding]:
@@ -93,10 +71,15 @@ def _patterns(config: PeftConfig, names: list[str]) -> list[Finding]:
 
 
 def _heads(stored: StoredAdapter, paths: list[str]) -> list[Finding]:
-    wanted = stored.config.modules_to_save if stored.config is not None else ()
+    """PEFT writes all names that a task's head may have into modules_to_save, of which a model has one."""
+    config = stored.config
+    wanted = () if config is None else config.modules_to_save
     missing = [
         name for name in wanted if not any(is_named(path, [name]) or f".{name}." in f".{path}." for path in paths)
     ]
+    of_task = heads_peft_saves(None if config is None else config.task_type)
+    if any(name in of_task and name not in missing for name in wanted):
+        missing = [name for name in missing if name not in of_task]
     what = f"modules_to_save names {some(missing)}, which is not in the file: a fresh one would be used"
     return [Finding("error", CONFIG_NAME, what, AGAIN)] if missing else []
 

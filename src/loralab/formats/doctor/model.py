@@ -2,7 +2,6 @@
 
 import math
 from contextlib import AbstractContextManager, nullcontext
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -12,18 +11,13 @@ from loralab.core.attach import activate, detach, disabled, rows
 from loralab.core.names import modules_by_path, unwrapped
 from loralab.core.updates.update import WHOLE
 from loralab.errors import FingerprintError, LoralabError, SpecError, some
-from loralab.extras import deferred
+from loralab.extras import transformers
 from loralab.formats.load import put_stored
 from loralab.formats.probe import logits_of, make_probe
 from loralab.formats.stored import AGAIN, UNEXPECTED, Finding, Severity, StoredAdapter, StoredUpdate
 from loralab.methods.beside import tied_paths
 from loralab.nn.mode import evaluating
 from loralab.progress import tracked
-
-if TYPE_CHECKING:
-    import transformers
-else:
-    transformers = deferred("transformers")
 
 PROBED = "loralab-inspected"
 

@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
+import torch
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils.hub import cached_file
 
@@ -26,11 +28,13 @@ from loralab.files.drafts import remove
 from loralab.files.names import CONFIG_NAME, RUN_NAME
 from loralab.files.shards import WEIGHTS, TensorFolder, write_index, write_tensors
 from loralab.files.whole import refuse_occupied, whole_folder
+from loralab.formats.merged.layout import main_dtype
 from loralab.formats.merged.verify import Verification, check_tensors, compare
 from loralab.formats.merged.weights import MergedWeights, merged_weights
 from loralab.formats.probe import Probe, make_probe
-from loralab.formats.processor_files import write_processor
 from loralab.models.locate import locate
+from loralab.models.precision import DTYPES
+from loralab.models.processor import write_processor
 from loralab.models.processor_names import MORE_TEMPLATES, processor_files
 from loralab.models.quiet import quiet_transformers
 
@@ -212,3 +216,33 @@ def _remarks(weights: MergedWeights, logits: Verification | None) -> Iterator[st
         )
     if weights.unties:
         yield "weights that the base ties are written apart, because the adapter changes one of them"
+
+
+# -- in which precision to compare ---------------------------------------------------------------------------------
+
+COPIES = 3
+"""The live model, the merged one or its rounded weights, and room for what else is needed."""
+
+
+def choose_proof_dtype(model: str, requested: str) -> tuple[str, str]:
+    """The dtype to load `model` in for a verified merge, and one sentence that says why.
+
+    The sharper the better: in bfloat16 both models round so much on their way that they differ by more than a weak
+    adapter does (measured on SmolLM2-135M: by 1 to 2 in logits up to 38; in float32 by 0.3 where the files are bfloat16
+    and by 0.0001 where they are float32). float32 needs memory, though; the files' own dtype needs none on a CPU, where
+    transformers maps such weights from the files. So "auto" is float32 if `COPIES` of the model fit into free memory in
+    it, else the dtype of its files. Raises NotFoundError if there is no such model.
+    """
+    if requested != "auto":
+        return requested, f"compared in {requested}, as asked"
+    kinds = TensorFolder(source_folder(model)).kinds
+    stored = main_dtype(kinds)
+    needed = COPIES * sum(torch.Size(kind.shape).numel() for kind in kinds.values()) * torch.float32.itemsize
+    free = psutil.virtual_memory().available
+    own = next((name for name, dtype in DTYPES.items() if dtype == stored), "float32")
+    if needed <= free or own == "float32":
+        return "float32", "compared in float32, where rounding disturbs the comparison least"
+    return own, (
+        f"compared in {own}, the dtype of the files: float32 would need {needed / 1e9:.1f} GB of memory, "
+        f"{free / 1e9:.1f} GB is free"
+    )

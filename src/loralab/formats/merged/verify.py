@@ -126,7 +126,8 @@ def rounding_noise(model: PreTrainedModel, adapter: str, spacing: float, probe: 
                     for name, D in update.deltas(base).items()
                 }
             for name, tensor in rounded.items():
-                owner, leaf = _owner(base, name)
+                path, _, leaf = name.rpartition(".")
+                owner = base.get_submodule(path)
                 taken_out.append((owner, leaf, owner._parameters[leaf]))
                 owner._parameters[leaf] = nn.Parameter(tensor, requires_grad=False)
         return _largest_difference(live, logits_of(model, probe))
@@ -139,9 +140,10 @@ def reopen(model: PreTrainedModel, folder: Path) -> PreTrainedModel:
     """The folder as a fresh model of the same class, precision, attention and device, in evaluation mode."""
     inner = unwrapped(model)
     assert isinstance(inner, PreTrainedModel)
+    own: Any = type(inner)  # with output_loading_info it returns a pair, which transformers' types do not say
     try:
         with quiet_transformers():
-            opened, report = _class_of(inner).from_pretrained(
+            opened, report = own.from_pretrained(
                 folder,
                 dtype=base_dtype(model),
                 attn_implementation=inner.config._attn_implementation,
@@ -155,10 +157,6 @@ def reopen(model: PreTrainedModel, folder: Path) -> PreTrainedModel:
         raise NumericsError(f"the merged folder does not hold all of {type(inner).__name__}: {listed(lost)}")
     reopened: PreTrainedModel = opened.to(inner.device).eval()
     return reopened
-
-
-def _class_of(model: PreTrainedModel) -> Any:
-    return type(model)  # with output_loading_info it returns a pair, which transformers' types do not say
 
 
 @contextmanager
@@ -176,11 +174,6 @@ def speaking(model: nn.Module, adapter: str) -> Iterator[None]:
 def _rounded(W: Tensor, D: Tensor, spacing: float, generator: torch.Generator) -> Tensor:
     delta = torch.rand(W.shape, generator=generator).sub_(0.5).mul_(spacing).to(W.device)
     return (W + delta * (W + D)).to(W.dtype)
-
-
-def _owner(base: nn.Module, name: str) -> tuple[nn.Module, str]:
-    path, _, leaf = name.rpartition(".")
-    return base.get_submodule(path), leaf
 
 
 def _spacing(model: PreTrainedModel, folder: Path) -> float:

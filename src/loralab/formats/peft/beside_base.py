@@ -4,7 +4,7 @@
     lora_bias             B has a bias b: h = W·x + bias + s·(B·A·x + b), so that bias' = bias + s·b says the same
 
 Both are read into what we have anyway: the first is dropped, the second becomes the trained bias of its layer. A dense
-layer that has none gets one of its own (`core/updates/biased.py`), which no file of PEFT's but such a one can say.
+layer that has none gets one of its own (`BiasedLinear`), which no file of PEFT's but such a one can say.
 """
 
 from collections.abc import Mapping
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from loralab.core.names import inside, modules_by_path
-from loralab.core.updates.biased import BiasedLinear
+from loralab.core.updates.low_rank import BiasedLinear
 from loralab.core.updates.update import Update
 from loralab.errors import AdapterFileError, some
 from loralab.files.tensors import of_shape

@@ -13,11 +13,9 @@ from typing import Any
 from loralab.core.updates.factors import Recipe
 from loralab.errors import AdapterFileError
 from loralab.files.values import is_count, is_finite
+from loralab.formats.peft.expressions import match_start
 from loralab.formats.peft.tokens import mistyped_tokens, parse_tokens
 from loralab.methods.trainable_tokens import Tokens
-
-OWN_TYPE = "LORALAB"
-"""The peft_type of an adapter that PEFT has no way to express: PEFT refuses it instead of misreading it."""
 
 INVOCATION_TOKENS = "alora_invocation_tokens"
 LORA_BIAS = "lora_bias"
@@ -145,7 +143,7 @@ class PeftVeraConfig:
 
 def pattern_matches(key: str, path: str) -> bool:
     """PEFT's rule for rank_pattern and alpha_pattern: the key, as a regular expression, matches the path's end."""
-    return re.match(rf"(.*\.)?({key})$", path) is not None
+    return match_start(rf"(.*\.)?({key})$", path) is not None
 
 
 def parse_config(content: Mapping[str, Any], source: str) -> PeftConfig:
@@ -193,7 +191,7 @@ def _unsupported(content: Mapping[str, Any]) -> list[str]:
     for key, value in content.items():
         if value and key not in _HONOURED | _ONLY_AT_START and _may_change_function(key):
             said = f"{key} is {reprlib.repr(value)}, which changes what the adapter computes and is not supported"
-            problems.append(f"{said}: {_instead_of_setting(key)}")
+            problems.append(f"{said}: {_SETTINGS.get(key, MERGE)}")
     return problems
 
 
@@ -235,6 +233,8 @@ def _is_token(value: object) -> bool:
 
 def _bad_expressions(content: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     patterns = [(name, content.get(name)) for name in ("target_modules", "exclude_modules")]
+    layers = content.get("layers_pattern")
+    patterns += [("layers_pattern", each) for each in (layers if isinstance(layers, list) else [layers])]
     for name in ("rank_pattern", "alpha_pattern"):
         by_pattern = content.get(name)
         patterns += [(name, key) for key in by_pattern] if isinstance(by_pattern, Mapping) else []
@@ -342,8 +342,3 @@ def _instead_of_start(init: object) -> str:
             "PEFT on that base, and save the model"
         )
     return MERGE
-
-
-def _instead_of_setting(key: str) -> str:
-    """For a setting that changes what a LoRA computes."""
-    return _SETTINGS.get(key, MERGE)

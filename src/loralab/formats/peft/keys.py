@@ -7,7 +7,6 @@ expression; what lies in modules_to_save is never adapted. A module with a low-r
 own tensors and children have `base_layer.` in their keys; each further raw parameter of a module wraps once more.
 """
 
-import re
 import reprlib
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,6 +19,7 @@ from loralab.core.updates.update import WHOLE
 from loralab.errors import AdapterFileError, some
 from loralab.files.names import CONFIG_NAME
 from loralab.formats.peft.config import MERGE, PeftConfig, Targets
+from loralab.formats.peft.expressions import match_start, matches_whole
 from loralab.formats.peft.tokens import DELTA
 from loralab.models.families.aliases import output_head_names
 from loralab.nn.dense import is_dense
@@ -160,10 +160,11 @@ def _target_paths(model: nn.Module, config: PeftConfig, saved: Sequence[str]) ->
 
 def _names_module(by_path: Mapping[str, nn.Module], path: str, config: PeftConfig) -> bool:
     """Whether the configuration names this module, by its own name or by that of its weight (`q_proj.weight`)."""
-    return _is_target(path, config) or (can_adapt(by_path[path]) and _is_target(f"{path}.{WHOLE}", config))
+    return is_target(path, config) or (can_adapt(by_path[path]) and is_target(f"{path}.{WHOLE}", config))
 
 
-def _is_target(path: str, config: PeftConfig) -> bool:
+def is_target(path: str, config: PeftConfig) -> bool:
+    """Whether the configuration names this path, its exclusions and layers heeded."""
     if config.targets is None or is_named(path, config.exclude):
         return False
     if isinstance(config.targets, str) or path in config.targets:
@@ -174,7 +175,7 @@ def _is_target(path: str, config: PeftConfig) -> bool:
 def is_named(path: str, names: Targets | Collection[str] | None) -> bool:
     """PEFT's rule for targets: a list has the path or its ending at a dot, a string, as an expression, all of it."""
     if isinstance(names, str):
-        return bool(names) and re.fullmatch(names, path) is not None
+        return bool(names) and matches_whole(names, path)
     return any(path == name or path.endswith(f".{name}") for name in names or ())
 
 
@@ -182,7 +183,7 @@ def _in_layers(path: str, config: PeftConfig) -> bool:
     if config.layers is None:
         return True
     patterns = [rf"(?:^|.*?\.){pattern}\.(\d+)\." for pattern in config.layers_pattern] or [r".*?\.[^.]*\.(\d+)\."]
-    layer = next((match for pattern in patterns if (match := re.match(pattern, path))), None)
+    layer = next((match for pattern in patterns if (match := match_start(pattern, path))), None)
     return layer is not None and int(layer[1]) in config.layers
 
 

@@ -19,11 +19,10 @@ from torch import Tensor, nn
 
 from loralab.core.updates.build import CONVOLUTIONS
 from loralab.core.updates.factors import Factors, Pair, Recipe
-from loralab.core.updates.kinds import Kind
 from loralab.core.updates.low_rank import ConvUpdate, EmbeddingUpdate, LinearUpdate
 from loralab.core.updates.magnitude import MAGNITUDE, Magnitude
 from loralab.core.updates.substitution import AttentionUpdate, ParameterUpdate
-from loralab.core.updates.update import WHOLE, Update
+from loralab.core.updates.update import WHOLE, Kind, Update
 from loralab.errors import AdapterFileError
 from loralab.formats.peft.keys import EMBEDDING_A, EMBEDDING_B, A, B
 from loralab.nn.dense import dense_shape

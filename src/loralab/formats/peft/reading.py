@@ -13,13 +13,13 @@ import torch
 from torch import Tensor, nn
 
 from loralab.core.names import inside, modules_by_path, unwrapped
-from loralab.core.updates.biased import BiasedLinear
 from loralab.core.updates.build import kind_of
-from loralab.core.updates.kinds import Kind
+from loralab.core.updates.low_rank import BiasedLinear
 from loralab.core.updates.tokens import settings_of_rows
-from loralab.core.updates.update import WHOLE, Update
+from loralab.core.updates.update import WHOLE, Kind, Update
 from loralab.errors import AdapterFileError
 from loralab.files.tensors import of_shape, refuse_unfit
+from loralab.formats.peft.agreement import packed_recipe, unheld
 from loralab.formats.peft.beside_base import expected_biases, fill_biases, fold_biases, needs_bias, refuse_tied
 from loralab.formats.peft.config import INVOCATION_TOKENS, MERGE, PeftConfig
 from loralab.formats.peft.keys import (
@@ -39,7 +39,7 @@ from loralab.formats.peft.keys import (
     unmatched_names,
     wrap_depths,
 )
-from loralab.formats.peft.layout import OUT_B, OUTPUT_TWICE, PeftEntry, entry_shapes, is_blocked, pack, unpack
+from loralab.formats.peft.layout import OUT_B, OUTPUT_TWICE, PeftEntry, entry_shapes, is_blocked, unpack
 from loralab.formats.peft.tokens import COPY, expected_rows, fill_rows, refuse_beyond, refuse_taken, token_plot
 from loralab.formats.peft.writing import reasons_against_peft
 from loralab.formats.record import ModuleRecord, PartRecord, recorded_rows
@@ -96,6 +96,8 @@ def plot_of(reading: FileReading) -> Plot:
     """Where every tensor goes; AdapterFileError where configuration and tensors do not say the same."""
     if reading.sidecar is not None:
         held = _plot_of_sidecar(reading, reading.sidecar.modules)
+        for what, advice in unheld(reading.config, reading.sidecar.modules):
+            raise AdapterFileError(f"{what}; {advice}")
         refuse_two_stories(reading.config, held, _plot_of_names(reading, named_targets(reading.model, reading.config)))
         return held
     try:
@@ -270,7 +272,7 @@ def _filled(reading: FileReading, plot: Plot) -> dict[str, Update]:
     updates = {path: record.build(path, reading.by_path[path]) for path, record in records.items()}
     if reading.sidecar is None:
         _refuse_other_function(updates, reading.by_path)
-    _scales_must_agree(reading, plot, updates)
+    _scales_must_agree(reading, plot)
     for target in plot.targets:
         unpack(updates[target.path], target.module, _entry(reading, plot, target))
     restore_in_full(reading, plot, updates)
@@ -380,18 +382,17 @@ def _conv_record(reading: FileReading, plot: Plot, target: PeftTarget) -> Module
     return ModuleRecord("conv", {WHOLE: PartRecord(recipe.at_rank(recipe.rank // groups))}, dense=dense)
 
 
-def _scales_must_agree(reading: FileReading, plot: Plot, updates: Mapping[str, Update]) -> None:
+def _scales_must_agree(reading: FileReading, plot: Plot) -> None:
     """What loralab.json and adapter_config.json say about ranks and alphas must be the same."""
     if reading.sidecar is None:
         return
     problems = []
-    for path in plot.depths:
-        for each in pack(updates[path], reading.by_path[path], reading.config.rank_stabilized):
-            name = path if each.parameter is None else f"{path}.{each.parameter}"
-            said = reading.config.recipe(name)
-            own = each.recipe
-            if own.rank != said.rank or not math.isclose(own.scale, said.scale, rel_tol=1e-6):
-                problems.append(f"{name} (rank {said.rank}, scale {said.scale:g}; {own.rank}, {own.scale:g})")
+    for target in plot.targets:
+        record, said = reading.sidecar.modules[target.path], reading.config.recipe(target.name)
+        own = packed_recipe(record, target.parameter, int(getattr(target.module, "groups", 1)))
+        if own is None or own.rank != said.rank or not math.isclose(own.scale, said.scale, rel_tol=1e-6):
+            recorded = "nothing" if own is None else f"{own.rank}, {own.scale:g}"
+            problems.append(f"{target.name} (rank {said.rank}, scale {said.scale:g}; {recorded})")
     if problems:
         raise AdapterFileError(
             f"adapter_config.json and loralab.json disagree about {'; '.join(problems)}: one of them was edited. "

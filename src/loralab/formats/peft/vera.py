@@ -24,13 +24,7 @@ from loralab.files.tensors import of_shape, refuse_unfit
 from loralab.files.values import is_finite
 from loralab.formats.peft.config import PeftVeraConfig, mistyped, parse_config
 from loralab.formats.peft.keys import BIASES, PREFIX, WRAPPERS, PeftTarget, Plot, key_prefix
-from loralab.formats.peft.reading import (
-    FileReading,
-    expected_tensors,
-    leave_out_foreign,
-    plot_of,
-    restore_in_full,
-)
+from loralab.formats.peft.reading import FileReading, expected_tensors, leave_out_foreign, plot_of, restore_in_full
 from loralab.formats.peft.writing import (
     base_name,
     is_saved_in_full,
@@ -49,40 +43,16 @@ VERA_TYPE = "VERA"
 
 _SEEDS = range(-(2**63), 2**64)
 """What torch takes as a seed."""
-_AS_IN_LORA = frozenset(
-    [
-        "base_model_name_or_path",
-        "layers_pattern",
-        "layers_to_transform",
-        "modules_to_save",
-        "peft_version",
-        "target_modules",
-        "task_type",
-    ]
-)
+_AS_IN_LORA = frozenset({
+    "base_model_name_or_path", "layers_pattern", "layers_to_transform", "modules_to_save", "peft_version",
+    "target_modules", "task_type",
+})  # fmt: skip
 """Keys that mean in VeRA's configuration what they mean in LoRA's."""
-_OWN = frozenset(
-    [
-        "auto_mapping",
-        "bias",
-        "d_initial",
-        "fan_in_fan_out",
-        "inference_mode",
-        "init_weights",
-        "peft_type",
-        "projection_prng_key",
-        "r",
-        "revision",
-        "save_projection",
-        "vera_dropout",
-    ]
-)
+_OWN = frozenset({
+    "auto_mapping", "bias", "d_initial", "fan_in_fan_out", "inference_mode", "init_weights", "peft_type",
+    "projection_prng_key", "r", "revision", "save_projection", "vera_dropout",
+})  # fmt: skip
 """The other keys: those that we act on, and those that say where the adapter came from or how it started."""
-
-
-def is_vera(content: Mapping[str, Any]) -> bool:
-    """Whether this adapter_config.json is that of a VeRA adapter of PEFT's."""
-    return content.get("peft_type") == VERA_TYPE
 
 
 def parse_vera(content: Mapping[str, Any], source: str = CONFIG_NAME) -> PeftVeraConfig:
@@ -103,7 +73,11 @@ def parse_vera(content: Mapping[str, Any], source: str = CONFIG_NAME) -> PeftVer
 
 def _problems(content: Mapping[str, Any]) -> list[str]:
     """What is wrong with the keys that are VeRA's own, and keys of which we cannot know what they do."""
-    problems = [] if is_vera(content) else [f"peft_type is {content.get('peft_type')!r}, not {VERA_TYPE!r}"]
+    problems = (
+        []
+        if content.get("peft_type") == VERA_TYPE
+        else [f"peft_type is {content.get('peft_type')!r}, not {VERA_TYPE!r}"]
+    )
     problems += [
         f"{key} is {value!r}, which is not a setting of PEFT's VeRA, so what it changes is not known"
         for key, value in content.items()

@@ -95,7 +95,7 @@ def _config(
         for path, packed in entries.items()
         for each in packed
     }
-    usual, ranks, alphas = usual_and_others({_anchored(name): each.recipe for name, each in named.items()})
+    usual, ranks, alphas = usual_and_others({f"^{re.escape(name)}": each.recipe for name, each in named.items()})
     invocation = next((update.invocation for update in updates.values() if update.invocation), ())
     modules = [path for path, packed in entries.items() if all(each.parameter is None for each in packed)]
     there = list(modules_by_path(model)) if model is not None else None
@@ -134,10 +134,6 @@ def shortest_names(paths: Sequence[str], there: Sequence[str]) -> str | tuple[st
     names = list(dict.fromkeys(names))
     matched = {other for other in there if is_named(other, names)}
     return tuple(names) if matched <= chosen else "|".join(re.escape(path) for path in paths)
-
-
-def _anchored(name: str) -> str:
-    return "^" + re.escape(name)
 
 
 def trained_biases(updates: Mapping[str, Update]) -> str:

@@ -58,7 +58,7 @@ def write_card(folder: Path, name: str | None = None) -> bool:
     """
     path = folder / CARD_NAME
     facts = Facts.of(folder, name)
-    front, body = _front_matter(facts), _body(facts)
+    front, body = _front(_entries(facts)), _body(facts)
     if not path.exists():
         write_text(path, _whole(front, front, "", body, ""))
         return True
@@ -102,10 +102,6 @@ def _hash(text: str) -> str:
 
 
 # -- front matter -----------------------------------------------------------------------------------------------------
-
-
-def _front_matter(facts: Facts) -> str:
-    return _front(_entries(facts))
 
 
 def _entries(facts: Facts) -> dict[str, object]:

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from loralab.files.names import CONFIG_NAME, PLAIN_NAME, RUN_NAME, SIDECAR_NAME
+from loralab.files.names import CONFIG_NAME, OWN_TYPE, PLAIN_NAME, RUN_NAME, SIDECAR_NAME
 from loralab.files.whole import read_json
-from loralab.formats.peft.config import OWN_TYPE
 from loralab.methods.table import method_name
 from loralab.models.embedded import EMBEDDED, published_name
+from loralab.models.locate import is_local
 from loralab.tasks import dart, e2e, samsum, webnlg, wikisql
 from loralab.tasks.glue.table import HUB as GLUE
 
@@ -127,11 +127,6 @@ class Facts:
         before = _mapping(self.result.get("before"))
         after = _mapping(self.result.get("metrics"))
         return {name: (before.get(name), value) for name, value in after.items() if isinstance(value, (int, float))}
-
-
-def is_local(name: str) -> bool:
-    """Whether a base is a folder of this machine, or was one of another's: no id on the Hub looks like that."""
-    return name.startswith(("/", ".", "~")) or "\\" in name or name.count("/") > 1 or Path(name).is_dir()
 
 
 def _mapping(value: object) -> Mapping[str, Any]:

@@ -16,10 +16,10 @@ from loralab.files.names import CONFIG_NAME, PLAIN_NAME, RUN_NAME, SAVED, SIDECA
 from loralab.files.whole import json_text, read_json
 from loralab.formats.read import read_adapter
 from loralab.formats.sharing.card import CARD_NAME, write_card
-from loralab.formats.sharing.facts import is_local
 from loralab.formats.sharing.private import findings, shareable
 from loralab.formats.stored import StoredAdapter
 from loralab.models.embedded import published_name
+from loralab.models.locate import is_local
 from loralab.models.processor_names import IMAGE_FILES, MORE_TEMPLATES, TOKENIZER_FILES, VOCABULARIES
 
 _PICTURE = "curves.png"

@@ -11,7 +11,7 @@ from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
 from loralab.errors import OutputError, SpecError, first_line
 from loralab.formats.sharing.parcel import Parcel, pack
-from loralab.models.hub import HUB_ERRORS
+from loralab.models.locate import HUB_ERRORS
 
 
 @dataclass(frozen=True)

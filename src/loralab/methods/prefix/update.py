@@ -150,7 +150,8 @@ class PrefixUpdate(Update):
         given = inspect.signature(type(base).forward).bind_partial(base, *args, **kwargs).arguments
         given.pop("self", None)
         given |= given.pop("kwargs", {})
-        cached = _cached(given.get("past_key_values"))
+        cache = given.get("past_key_values")
+        cached = 0 if cache is None else int(cache.get_seq_length())
         mask = given.get("attention_mask")
         if mask is not None and not (isinstance(mask, Tensor) and mask.dim() == 2):
             raise SpecError(
@@ -223,10 +224,6 @@ class PrefixUpdate(Update):
 def inserted_positions(updates: Mapping[str, Update]) -> int:
     """How many positions of the model's context an adapter takes up."""
     return sum(update.positions for update in updates.values() if isinstance(update, PrefixUpdate))
-
-
-def _cached(cache: Any) -> int:
-    return 0 if cache is None else int(cache.get_seq_length())
 
 
 def _row_ends(mask_BT: Tensor | None, ids: Tensor) -> Tensor:

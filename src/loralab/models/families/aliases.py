@@ -14,20 +14,6 @@ from torch import nn
 from loralab.errors import TargetError
 from loralab.models.families.table import FAMILY_BY_TYPE, Family, Patterns
 
-__all__ = [
-    "ALIASES",
-    "Family",
-    "block_paths",
-    "default_targets",
-    "embedding_paths",
-    "expand_alias",
-    "family_of",
-    "final_norm_paths",
-    "fused_layout",
-    "output_head_names",
-    "sublayer_outputs",
-]
-
 ALIASES = ("q", "k", "v", "o", "attention", "mlp")
 
 HEAD_NAMES = frozenset({"lm_head", "score", "classifier", "qa_outputs", "proj_out", "embed_out", "output_projection"})

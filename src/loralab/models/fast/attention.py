@@ -61,7 +61,8 @@ def short_attention(
     """
     factor = query_BQTD.shape[-1] ** -0.5 if scale is None else scale
     if mask is None and causal:
-        mask = _causal_mask(query_BQTD.shape[2], key_BGSD.shape[2], query_BQTD.device)
+        tokens, keys = query_BQTD.shape[2], key_BGSD.shape[2]
+        mask = torch.ones(tokens, keys, dtype=torch.bool, device=query_BQTD.device).tril_()
     if mask is not None and mask.dtype == torch.bool:
         mask = _additive(mask, query_BQTD.dtype)
     output: Tensor = _ShortAttention.apply(  # type: ignore[no-untyped-call]
@@ -223,10 +224,6 @@ def _grouped(x_BQTD: Tensor, groups: int) -> Tensor:
     """[B, Q, T, D] -> [B·G, R·T, D]: the query heads of one key head below one another."""
     batch, heads, tokens, width = x_BQTD.shape
     return x_BQTD.reshape(batch * groups, heads // groups * tokens, width)
-
-
-def _causal_mask(tokens: int, keys: int, device: torch.device) -> Tensor:
-    return torch.ones(tokens, keys, dtype=torch.bool, device=device).tril_()
 
 
 def _additive(allowed: Tensor, dtype: torch.dtype) -> Tensor:

@@ -8,7 +8,9 @@ that is not is run whole and its own logits are used. It knows nothing of LoRA, 
 Shapes: B sequences, T tokens, N target positions, H hidden width, V vocabulary.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from weakref import WeakKeyDictionary
 
 import torch
@@ -16,12 +18,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from loralab.models.fast.cross_entropy import sum_cross_entropy
-from loralab.models.fast.logits import Transform, TransformedHead, known_transforms
 from loralab.models.padding import padding_lent
 from loralab.nn.mode import evaluating
 from loralab.nn.targets import IGNORED
 
 PROBE_TOKENS = 8
+Transform = Callable[[Tensor], Tensor]
+"""What some families make of the head's numbers before they are logits."""
 AT_TARGETS = "the output head runs at target positions only, in chunks"
 
 
@@ -189,3 +192,46 @@ def _watch_head(model: nn.Module, ids_BT: Tensor) -> tuple[Tensor | None, Tensor
     finally:
         handle.remove()
     return (*seen[0], logits) if len(seen) == 1 else (None, None, logits)
+
+
+# -- what comes behind the head --------------------------------------------------------------------------------------
+
+CAPS = ("final_logit_softcapping",)
+SCALES = ("logit_scale", "logits_scaling")
+"""Names of constants in a configuration; whether a model uses its own, and how, is for a trial to say.
+
+    cap·tanh(x/cap) (Gemma 2),   s·x (Cohere),   x/s (Granite)
+"""
+
+
+class TransformedHead(nn.Module):
+    """A head with what follows it."""
+
+    def __init__(self, head: nn.Module, transform: Transform) -> None:
+        super().__init__()
+        self.head = head
+        self.transform = transform
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """Hidden states [N, H] to logits [N, V]."""
+        return self.transform(self.head(hidden))
+
+
+def known_transforms(model: nn.Module) -> dict[str, Transform]:
+    """Those that the model's configuration has a constant for, by what they do to the logits."""
+    config = getattr(model, "config", None)
+    read = getattr(config, "get_text_config", lambda: config)()
+    caps = [cap for name in CAPS if (cap := _number(read, name))]
+    scales = [scale for name in SCALES if (scale := _number(read, name))]
+    found: dict[str, Transform] = {f"capped at {cap:g}": partial(_capped, cap=cap) for cap in caps}
+    found |= {f"multiplied by {scale:g}": partial(torch.mul, other=scale) for scale in scales}
+    return found | {f"divided by {scale:g}": partial(torch.div, other=scale) for scale in scales}
+
+
+def _capped(x: Tensor, cap: float) -> Tensor:
+    return torch.tanh(x / cap) * cap
+
+
+def _number(config: object, name: str) -> float | None:
+    value = getattr(config, name, None)
+    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None

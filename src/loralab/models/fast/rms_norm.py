@@ -47,12 +47,20 @@ def rms_norm(x: Tensor, weight_H: Tensor, epsilon: float, gain: Gain = GAINS[0])
     return y
 
 
+def normalised(x: Tensor, gain_H: Tensor, epsilon: float, rounded_last: bool) -> tuple[Tensor, Tensor]:
+    """(y, ρ), for a gain in the dtype that the product is formed in."""
+    wide = x.float() if x.dtype != torch.float64 else x
+    rho = torch.linalg.vector_norm(wide, dim=-1, keepdim=True).square_().div_(x.shape[-1]).add_(epsilon).rsqrt_()
+    normal = wide * rho if wide is x else wide.mul_(rho)
+    return normal.mul_(gain_H).to(x.dtype) if rounded_last else normal.to(x.dtype).mul_(gain_H), rho
+
+
 def lean_norm(module: nn.Module) -> Forward | None:
     """The lean forward of a module that computes an RMSNorm with a frozen weight; None for any other."""
-    weight, epsilon = _frozen_weight(module), _epsilon(module)
+    weight, epsilon = _frozen_weight(module), epsilon_of(module)
     if weight is None or epsilon is None:
         return None
-    x = numbers_for(module, len(SCALES), len(weight)) * torch.tensor(SCALES, dtype=weight.dtype).to(weight).unsqueeze(1)
+    x = rows_for_norm(module, weight)
     for gain in GAINS:
         forward = _forward(module, epsilon, gain)
         if agrees(module, forward, x):
@@ -79,7 +87,13 @@ def _frozen_weight(module: nn.Module) -> Tensor | None:
     return weight if weight.ndim == 1 and weight.is_floating_point() and not weight.requires_grad else None
 
 
-def _epsilon(module: nn.Module) -> float | None:
+def rows_for_norm(module: nn.Module, weight_H: Tensor) -> Tensor:
+    """[N, H] of several sizes."""
+    return numbers_for(module, len(SCALES), len(weight_H)) * torch.tensor(SCALES).to(weight_H).unsqueeze(1)
+
+
+def epsilon_of(module: nn.Module) -> float | None:
+    """The constant ε, under any of its names."""
     named = (getattr(module, name, None) for name in EPSILONS)
     return next((value for value in named if isinstance(value, float)), None)
 
@@ -89,11 +103,9 @@ class _RMSNorm(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, gain_H: Tensor, epsilon: float, rounded_last: bool) -> Tensor:
-        wide = x.float() if x.dtype != torch.float64 else x
-        rho = torch.linalg.vector_norm(wide, dim=-1, keepdim=True).square_().div_(x.shape[-1]).add_(epsilon).rsqrt_()
+        y, rho = normalised(x, gain_H, epsilon, rounded_last)
         ctx.save_for_backward(x, rho, gain_H)
-        normal = wide * rho if wide is x else wide.mul_(rho)
-        return normal.mul_(gain_H).to(x.dtype) if rounded_last else normal.to(x.dtype).mul_(gain_H)
+        return y
 
     @staticmethod
     @once_differentiable

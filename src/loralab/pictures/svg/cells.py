@@ -17,6 +17,7 @@ from loralab.pictures.svg.drawing import (
     shortened,
     svg,
 )
+from loralab.pictures.ticks import spread
 
 HEIGHT = 250
 ACROSS, DOWN = 30, 20
@@ -47,15 +48,10 @@ def draw_cells(cells: Cells) -> Drawing | None:
     """The drawing; None for an empty matrix."""
     if not cells.values or not cells.values[0]:
         return None
-    rows, columns = _spread(len(cells.values)), _spread(len(cells.values[0]))
+    rows, columns = spread(len(cells.values), MOST), spread(len(cells.values[0]), MOST)
     wide, high = (WIDTH - LEFT - RIGHT) / len(columns), (HEIGHT - TOP - BOTTOM - 22) / len(rows)
     body = "".join(_parts(cells, rows, columns, wide, high))
     return Drawing(cells.title, svg(cells.title, HEIGHT, body))
-
-
-def _spread(count: int) -> list[int]:
-    """All, or evenly spaced ones, the first and the last among them."""
-    return list(range(count)) if count <= MOST else [round(at * (count - 1) / (MOST - 1)) for at in range(MOST)]
 
 
 def _parts(

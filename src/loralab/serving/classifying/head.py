@@ -21,7 +21,7 @@ from loralab.methods.beside import random_beside
 from loralab.models.load import model_from_config
 from loralab.models.outputs import output_names
 from loralab.serving.engine.bank import Pairs
-from loralab.serving.pairs import pair_of, why_not_beside_others
+from loralab.serving.engine.low_rank import pair_of, why_not_beside_others
 
 WRAPPED = re.compile(r"\.(modules_to_save|original_module)(\.default)?(?=\.)")
 CLASSIFIER = "sequence-classification"

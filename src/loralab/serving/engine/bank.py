@@ -117,9 +117,11 @@ class Shelf:
 class FactorBank:
     """The factors of the adapters at hand, for the modules of one model, and which of them a call sees."""
 
-    def __init__(self, model: nn.Module, together: Iterable[tuple[str, ...]] = ()) -> None:
-        """`together` are the paths of modules that read the same input."""
-        self._modules = dict(model.named_modules())
+    def __init__(self, model: nn.Module, together: Iterable[tuple[str, ...]] = (), *, hooked: bool = True) -> None:
+        """`together` are the paths of modules that read the same input; without `hooked` the model's own modules are
+        left as they are, and add nothing.
+        """
+        self._modules, self._hooked = dict(model.named_modules()), hooked
         self._together = {path: paths for paths in together for path in paths}
         self._shelves: dict[tuple[str, ...], Shelf] = {}
         self._handles: dict[str, RemovableHandle] = {}
@@ -156,7 +158,7 @@ class FactorBank:
             self._grow(extent.stop)
         for path, (A, scaled_B) in pairs.items():
             self._shelf_for(path, A.shape[1]).put(path, extent, A, scaled_B)
-            if path not in self._handles:
+            if self._hooked and path not in self._handles:
                 self._handles[path] = self._modules[path].register_forward_hook(self._hook(path))
         self._extents[key], self._adapted[key] = extent, tuple(pairs)
 
@@ -181,7 +183,8 @@ class FactorBank:
 
     def _drop(self, paths: tuple[str, ...]) -> None:
         for path in self._shelves.pop(paths).paths:
-            self._handles.pop(path).remove()
+            if self._hooked:
+                self._handles.pop(path).remove()
 
     def _place(self, width: int) -> Extent:
         """The first gap that is wide enough; the end where none is."""

@@ -6,6 +6,7 @@ it is given; which rows there are, what they ask for and what is chosen from the
 
 import inspect
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
@@ -15,6 +16,16 @@ from transformers import DynamicCache, PreTrainedModel
 from loralab.nn.mode import evaluating
 from loralab.serving.engine.bank import FactorBank
 from loralab.serving.engine.cache import RowCache
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Tokens of a text, which follow what its cache holds and join it there. Two at least, where the text has them."""
+
+    ids: Sequence[int]
+    adapter: str | None
+    """Which the text is read under; None: the base."""
+    cache: DynamicCache
 
 
 class Decoder(Protocol):
@@ -38,10 +49,10 @@ class Decoder(Protocol):
         step. To be called in inference mode, as `read` is.
         """
 
-    def read(self, ids: Sequence[int], adapter: str | None, cache: DynamicCache) -> Tensor:
-        """The logits [V] behind the last of these tokens, which follow the text that `cache` holds and join it there.
+    def read(self, chunks: Sequence[Chunk]) -> Tensor:
+        """The logits [K, V] behind the last token of each of K texts' chunks.
 
-        Read a text alone and by the same chunks, of two tokens at least, and it gives the same bits each time.
+        A text that is read by the same chunks gives the same bits each time, whichever others are read beside it.
         """
 
 
@@ -77,15 +88,20 @@ class PlainDecoder:
             ).logits
         return logits_R1V[: len(ids), -1]
 
-    def read(self, ids: Sequence[int], adapter: str | None, cache: DynamicCache) -> Tensor:
-        """See `Decoder`."""
-        read, device = cache.get_seq_length(), self._model.device
-        with self.bank.seen_by([adapter]), evaluating(self._model):
+    def read(self, chunks: Sequence[Chunk]) -> Tensor:
+        """See `Decoder`; one after the other."""
+        return torch.stack([self._read(chunk) for chunk in chunks])
+
+    def _read(self, chunk: Chunk) -> Tensor:
+        """[V]."""
+        known, device = chunk.cache.get_seq_length(), self._model.device
+        length = known + len(chunk.ids)
+        with self.bank.seen_by([chunk.adapter]), evaluating(self._model):
             logits_1TV: Tensor = self._model(
-                input_ids=torch.tensor([[*ids]], device=device),
-                attention_mask=torch.ones(1, read + len(ids), dtype=torch.long, device=device),
-                position_ids=torch.arange(read, read + len(ids), device=device)[None],
-                past_key_values=cache,
+                input_ids=torch.tensor([[*chunk.ids]], device=device),
+                attention_mask=torch.ones(1, length, dtype=torch.long, device=device),
+                position_ids=torch.arange(known, length, device=device)[None],
+                past_key_values=chunk.cache,
                 use_cache=True,
                 **self._last_logits_only,
             ).logits

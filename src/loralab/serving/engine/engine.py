@@ -2,15 +2,16 @@
 
 Continuous batching: a request that has been read joins the rows between two steps, one that is done leaves them. Long
 prompts are read in chunks, about one chunk's tokens between two steps, so that they hold up the others by no more.
-Every prompt is read alone, and no row's products are taken by another kernel when it is alone (see `decoder.py`), so
-that an answer does not depend on who else is there.
+Short prompts are read together where that changes no bit of any, and no row's products are taken by another kernel when
+it is alone (see `decoder.py`), so that an answer does not depend on who else is there.
 
 Shapes: R rows, T tokens of a chunk, V vocabulary.
 """
 
-from collections import OrderedDict, deque
+from collections import Counter, OrderedDict, deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import accumulate
 
 import torch
 from torch import Tensor
@@ -20,7 +21,7 @@ from loralab.errors import SpecError
 from loralab.models.context import context_length
 from loralab.serving.engine.bank import Pairs
 from loralab.serving.engine.cache import RowCache
-from loralab.serving.engine.decoder import Decoder, PlainDecoder
+from loralab.serving.engine.decoder import Chunk, Decoder, PlainDecoder
 from loralab.serving.engine.fused.trial import decoder_for
 from loralab.serving.engine.prefixes import BLOCK, PrefixStore, end_of_chunk
 from loralab.serving.engine.request import Done, Event, Reason, Request, Token
@@ -43,7 +44,7 @@ class EngineConfig:
     length: int | None = None
     """Tokens of prompt and answer together; without it the model's context, 2,048 at most."""
     chunk: int = 256
-    """Tokens of a prompt that are read at once."""
+    """Tokens of prompts that are read at once."""
     reading: int | None = None
     """Tokens of prompts that are read between two steps; without it a chunk's worth, so that no answer waits long."""
     prefix_bytes: int = 0
@@ -89,11 +90,13 @@ class Engine:
         self.length = _length(model, self.config.length)
         self._decoder = self._chosen_decoder(model)
         self.bank = self._decoder.bank
-        self._cache = RowCache(max(2, self.config.rows), self.length + self.config.chunk)
-        self.prefixes = PrefixStore(self.config.prefix_bytes, min(self.config.prefix_block, self.config.chunk))
-        self._block = self.prefixes.block if self.config.prefix_bytes else self.config.chunk
+        self._cache = RowCache(max(2, self.config.rows), self.length + min(self.length, self.config.chunk))
+        block = min(self.config.prefix_block, self.config.chunk)
+        self.prefixes = PrefixStore(self.config.prefix_bytes, block)
+        self._block = self.prefixes.block if self.prefixes.capacity else self.config.chunk
         self._waiting: OrderedDict[str | None, deque[Request]] = OrderedDict()
-        self._reading: Writing | None = None
+        self._asked: Counter[PromptKey] = Counter()  # of those that wait
+        self._reading: list[Writing] = []
         self._wanted_again: dict[PromptKey, ReadPrompt] = {}
         self._rows: list[Writing] = []
         self._tokens_read = 0
@@ -140,7 +143,7 @@ class Engine:
     @property
     def _needed(self) -> set[str | None]:
         """The adapters of the requests that have been begun."""
-        return {row.request.adapter for row in (*self._rows, *filter(None, [self._reading]))}
+        return {row.request.adapter for row in (*self._rows, *self._reading)}
 
     # -- requests -------------------------------------------------------------------------------------------------
 
@@ -165,6 +168,7 @@ class Engine:
         if request.adapter is not None and request.adapter not in self._pairs.keys() - self._released:
             raise SpecError(f"adapter {request.adapter!r} is not held by the engine")
         self._waiting.setdefault(request.adapter, deque()).append(request)
+        self._asked[_key(request)] += 1
 
     def check(self, request: Request) -> None:
         """Raise SpecError where the request does not fit into the engine."""
@@ -194,11 +198,18 @@ class Engine:
 
     def start_over(self) -> list[Request]:
         """Forget all that was begun, after a step that failed; the requests that get no answer now."""
-        lost = [row.request for row in (*self._rows, *filter(None, [self._reading]))]
-        self._rows, self._reading = [], None
+        lost = [row.request for row in (*self._rows, *self._reading)]
+        self._rows, self._reading = [], []
         self._wanted_again.clear()
         self._cache = RowCache(self._cache.rows, self._cache.columns)
         return lost
+
+    def abandon(self) -> None:
+        """Forget all requests."""
+        if not self.is_idle:
+            self.start_over()
+            self._waiting.clear()
+            self._asked.clear()
 
     def run(self) -> Iterator[Event]:
         """All events until there is nothing to do."""
@@ -212,85 +223,104 @@ class Engine:
         for request in list(self._cancelled):
             self._cancelled.discard(request)
             queue = self._waiting.get(request.adapter, deque())
-            row = next((row for row in self._rows if row.request is request), None)
+            row = next((row for row in (*self._rows, *self._reading) if row.request is request), None)
             if request in queue:
-                queue.remove(request)
-                self._drop_empty(request.adapter)
+                self._leave_queue(request)
                 yield Done(request, "cancelled")
-            elif self._reading is not None and self._reading.request is request:
-                self._reading = None
+            elif row in self._reading:
+                self._reading.remove(row)
                 yield Done(request, "cancelled")
             elif row is not None:
                 yield self._end(row, "cancelled")
 
-    def _drop_empty(self, adapter: str | None) -> None:
-        if not self._waiting[adapter]:
-            del self._waiting[adapter]
-
     # -- prompts --------------------------------------------------------------------------------------------------
 
     def _prompts_read(self) -> Iterator[Event]:
-        """Prompts one after the other, until as many tokens have been read as may be between two steps."""
+        """Chunks of prompts, until as many tokens have been read as may be between two steps."""
         enough = self._tokens_read + (self.config.reading or self.config.chunk)
-        while self._tokens_read < enough and (self._reading or self._waiting) and len(self._rows) < self.config.rows:
-            yield from self._prompt_read()
+        while self._tokens_read < enough:
+            yield from self._taken_up()
+            if not self._reading:
+                return
+            yield from self._chunks_read()
 
-    def _prompt_read(self) -> Iterator[Event]:
-        """A chunk of the prompt that is being read; the answer's first token, once it has been read.
+    def _taken_up(self) -> Iterator[Event]:
+        """Requests, while a chunk has room for more tokens: to be read, or begun with what was read for another."""
+        while sum(len(self._next_tokens(row)) for row in self._reading) < self.config.chunk:
+            row = self._next()
+            if row is None:
+                return
+            before = self._wanted_again.get(_key(row.request))
+            if before is None:
+                row.read = row.known = self.prefixes.begin(row.request.adapter, row.request.prompt, row.cache)
+                self._reading.append(row)
+                self._have_columns(row.request.adapter)
+            else:
+                row.known = len(row.request.prompt)
+                yield from self._begun(row, before)
 
-        Others that wait with the same prompt under the same adapter begin with what was read.
-        """
-        row = self._reading or self._next()
-        prompt = None if row is None else self._wanted_again.get(_key(row.request)) or self._read_on(row)
-        if row is not None and prompt is not None:
-            yield from self._begun(row, prompt)
+    def _chunks_read(self) -> Iterator[Event]:
+        """Read on in several prompts; the answers' first tokens, where a prompt has been read to its end."""
+        read = self._fitting()
+        chunks = [Chunk(self._next_tokens(row), row.request.adapter, row.cache) for row in read]
+        logits_KV = self._decoder.read(chunks)
+        for row, chunk, logits_V in zip(read, chunks, logits_KV, strict=True):
+            row.read += len(chunk.ids)
+            self._tokens_read += len(chunk.ids)
+            if row.read == len(row.request.prompt):
+                self._reading.remove(row)
+                self.prefixes.keep(row.request.adapter, row.request.prompt, row.cache)
+                yield from self._begun(row, ReadPrompt(row.cache, logits_V))
 
-    def _read_on(self, row: Writing) -> ReadPrompt | None:
-        """Read a chunk; the prompt, once that was the last."""
-        if self._reading is None:
-            self._reading = row
-            row.read = row.known = self.prefixes.begin(row.request.adapter, row.request.prompt, row.cache)
-        logits_V = self._read_chunk(row)
-        if row.read < len(row.request.prompt):
-            return None
-        self._reading = None
-        self.prefixes.keep(row.request.adapter, row.request.prompt, row.cache)
-        return ReadPrompt(row.cache, logits_V)
+    def _fitting(self) -> list[Writing]:
+        """Those that are being read, the first first, while their chunks fit together; one at least."""
+        tokens = accumulate(len(self._next_tokens(row)) for row in self._reading)
+        fit = sum(1 for up_to in tokens if up_to <= self.config.chunk)
+        return self._reading[: max(1, fit)]
+
+    def _next_tokens(self, row: Writing) -> tuple[int, ...]:
+        """The chunk of a prompt that is read next."""
+        prompt = row.request.prompt
+        return prompt[row.read : end_of_chunk(row.read, len(prompt), self._block)]
+
+    def _beginning(self, request: Request) -> PromptKey:
+        """What another prompt may have in common with this one that need not be read twice."""
+        return request.adapter, request.prompt[: self._block] if self.prefixes.capacity else request.prompt
 
     def _begun(self, row: Writing, prompt: ReadPrompt) -> Iterator[Event]:
         """A row begins its answer."""
-        if row.read == 0:
-            row.known = len(row.request.prompt)
-        self._wanted_again[_key(row.request)] = prompt
+        key = _key(row.request)
+        if self._asked[key]:
+            self._wanted_again[key] = prompt
         self._have_columns(row.request.adapter)
         self._join(row, prompt.cache)
         yield from self._written([row], prompt.logits_V[None])
 
     def _keep_wanted(self) -> None:
         """Of the prompts that have been read, keep those with which another waits; a few, for each is large."""
-        wanted = {_key(each) for queue in self._waiting.values() for each in queue}
-        kept = [key for key in self._wanted_again if key in wanted][-WANTED_AGAIN:]
+        kept = [key for key in self._wanted_again if self._asked[key]][-WANTED_AGAIN:]
         self._wanted_again = {key: self._wanted_again[key] for key in kept}
 
     def _next(self) -> Writing | None:
-        """The next request, the adapters in turn, where a row is free for it."""
-        if not self._waiting or len(self._rows) == self.config.rows:
-            return None
-        adapter = next(iter(self._waiting))
-        request = self._waiting[adapter].popleft()
-        self._waiting.move_to_end(adapter)
-        self._drop_empty(adapter)
-        return Writing(request, Chooser(request))
+        """The next request, the adapters in turn, where a row is free for it. One that begins as another that is being
+        read waits for that one, and has then less to read."""
+        begun = {self._beginning(row.request) for row in self._reading}
+        ready = (name for name, queue in self._waiting.items() if self._beginning(queue[0]) not in begun)
+        for adapter in ready if len(self._rows) + len(self._reading) < self.config.rows else ():
+            request = self._waiting[adapter][0]
+            self._waiting.move_to_end(adapter)
+            self._leave_queue(request)
+            return Writing(request, Chooser(request))
+        return None
 
-    def _read_chunk(self, row: Writing) -> Tensor:
-        """The logits [V] behind the last token of the chunk that is read."""
-        adapter, prompt = row.request.adapter, row.request.prompt
-        self._have_columns(adapter)
-        chunk = prompt[row.read : end_of_chunk(row.read, len(prompt), self._block)]
-        logits_V = self._decoder.read(chunk, adapter, row.cache)
-        row.read += len(chunk)
-        self._tokens_read += len(chunk)
-        return logits_V
+    def _leave_queue(self, request: Request) -> None:
+        queue, key = self._waiting[request.adapter], _key(request)
+        queue.remove(request)
+        if not queue:
+            del self._waiting[request.adapter]
+        self._asked[key] -= 1
+        if not self._asked[key]:
+            del self._asked[key]
 
     def _join(self, row: Writing, prompt: DynamicCache) -> None:
         self._cache.join(prompt.layers)  # type: ignore[arg-type]

@@ -4,12 +4,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from jinja2 import TemplateError
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from loralab.errors import DataError, SpecError, first_line
 from loralab.generation.ends import NO_MORE, Ends, turn_ends
 from loralab.generation.generate import end_ids
+from loralab.tasks.encoding.limits import TEMPLATE_ERRORS, limited, refuse_powers
 
 
 @dataclass(frozen=True)
@@ -43,8 +43,10 @@ class Codec:
             raise SpecError("the model has no chat template: ask /v1/completions")
         turns = [dict(each) for each in messages]
         try:
-            text = self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
-        except (TemplateError, TypeError, ValueError, LookupError) as problem:
+            refuse_powers(self.tokenizer.get_chat_template())
+            with limited():
+                text = self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+        except (*TEMPLATE_ERRORS, DataError) as problem:
             said = first_line(problem)
             raise SpecError(f"the chat template cannot write this conversation: {said}") from problem
         return tuple(self.tokenizer(str(text), add_special_tokens=False)["input_ids"])

@@ -24,6 +24,7 @@ from loralab.serving.engine.trial import refuse_unservable
 from loralab.serving.http.codec import Codec
 from loralab.serving.http.counts import ServedCounts
 from loralab.serving.registry import Registry, Version, classifiers_of, writers_of
+from loralab.serving.selftest import self_test
 from loralab.serving.service import Service
 from loralab.tasks.encoding.encode import padding_id
 
@@ -114,6 +115,12 @@ class Server:
         self.effects = Effects()
         self._in_flight = 0
         self._closing = False
+
+    def test_itself(self) -> None:
+        """Note whether the base and the first adapters answer together what each answers alone; see `self_test`."""
+        if self._service is not None:
+            most = min(self.config.in_memory, max(1, self.config.engine.rows - 1))
+            self.notes += self_test(self._service, self.registry, most, self.vocabulary)
 
     def _engine_config(self, model: PreTrainedModel) -> EngineConfig:
         """As asked, without beginnings that are kept where the model's cannot be read again."""

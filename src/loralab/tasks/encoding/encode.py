@@ -15,14 +15,13 @@ from transformers import BaseImageProcessor, PreTrainedTokenizerBase
 from loralab.errors import DataError, SpecError
 from loralab.nn.targets import IGNORED
 from loralab.tasks.encoding.chat import answer_context, templated
-from loralab.tasks.encoding.encoded import AnyEncoded, Encoded
+from loralab.tasks.encoding.encoded import AnyEncoded, Encoded, EncodedPair
 from loralab.tasks.encoding.images import encode_images
-from loralab.tasks.encoding.marking import Marked, mark
-from loralab.tasks.encoding.pairs import fitted_pair, without_shared
+from loralab.tasks.encoding.marking import Marked, Spans, mark
+from loralab.tasks.encoding.packing import cut_into_windows
 from loralab.tasks.encoding.remarks import conversation_remarks, spanning_remarks
 from loralab.tasks.encoding.tokens import answer_ids, begun, context_ids, cut_left, empty_text_id, ended, fit, whole_ids
 from loralab.tasks.encoding.turn_end import turn_end
-from loralab.tasks.encoding.windows import cut_into_windows
 from loralab.tasks.example import AnyExample, Conversation, Document, Example, LabelledExample, Preference, weight_of
 from loralab.tasks.task import Task
 
@@ -45,7 +44,7 @@ class Encoding:
 
     @property
     def lengths(self) -> list[int]:
-        """Tokens of each example, for `batching.epoch_batches`."""
+        """Tokens of each example, for `batches.epoch_batches`."""
         return [each.tokens for each in self.encoded]
 
 
@@ -263,3 +262,43 @@ def _written(examples: Sequence[AnyExample]) -> list[Example]:
     if len(written) < len(examples):
         raise DataError("this kind of model needs prompts and completions; the data hold conversations or labels")
     return written
+
+
+# -- pairs of answers: both behind the same tokens of their prompt, however much of it is cut ------------------------
+
+
+def without_shared(pair: Preference, side: Conversation, spans: Spans) -> Spans:
+    """The targets of a conversation that are its own: the turns behind those that both sides share."""
+    own = sum(message.role == "assistant" for message in side.messages[pair.shared :])
+    return spans[-own:]
+
+
+def fitted_pair(chosen: Encoded, rejected: Encoded, max_length: int, bos: int | None) -> tuple[EncodedPair, bool]:
+    """Both sides in at most `max_length` tokens, their prompts cut alike at the left; and whether that took a cut."""
+    if chosen.decoded:
+        cut = max(each.width for each in (chosen, rejected)) > max_length
+        return EncodedPair(_cut_ends(chosen, max_length), _cut_ends(rejected, max_length)), cut
+    if max(len(each.input_ids) for each in (chosen, rejected)) <= max_length:
+        return EncodedPair(chosen, rejected), False
+    room = max(1, max_length - max(len(each.input_ids) - _prompt(each) for each in (chosen, rejected)))
+    return EncodedPair(_fitted_side(chosen, room, max_length, bos), _fitted_side(rejected, room, max_length, bos)), True
+
+
+def _prompt(encoded: Encoded) -> int:
+    """The tokens before the first target."""
+    assert isinstance(encoded.labels, list)
+    return next(place for place, label in enumerate(encoded.labels) if label != IGNORED)
+
+
+def _fitted_side(encoded: Encoded, room: int, max_length: int, bos: int | None) -> Encoded:
+    assert isinstance(encoded.labels, list)
+    answer = len(encoded.input_ids) - _prompt(encoded)
+    most = min(max_length, min(room, _prompt(encoded)) + answer)
+    ids, labels, _ = fit(encoded.input_ids, encoded.labels, most, encoded.input_ids[0] == bos)
+    return Encoded(ids, labels)
+
+
+def _cut_ends(encoded: Encoded, max_length: int) -> Encoded:
+    """An encoder-decoder's sides: the end of the prompt, the beginning of the answer."""
+    assert isinstance(encoded.labels, list)
+    return Encoded(encoded.input_ids[-max_length:], encoded.labels[:max_length], decoded=True)

@@ -1,16 +1,50 @@
-"""Short examples laid into long rows, so that hardly a place of a row is empty.
+"""Texts and rows of another length: short examples laid into long rows, so that hardly a place of a row is empty, and
+documents that are longer than a row cut into rows.
 
-Best fit, longest first: every example goes into the fullest row that has room for it, else begins a row. Examples of
-one length are in an order drawn by the seed, and so is what shares a row.
+Packing is best fit, longest first: every example goes into the fullest row that has room for it, else begins a row.
+Examples of one length are in an order drawn by the seed, and so is what shares a row.
 """
 
 from bisect import bisect_left, insort
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from random import Random
 
+from loralab.nn.targets import IGNORED
 from loralab.tasks.encoding.encoded import Encoded, EncodedRow
+
+
+def windows(encoded: Encoded, max_length: int) -> list[Encoded]:
+    """The rows of a document, each of at most `max_length` tokens, at least 2; one that fits as it is. They overlap by
+    one token, to go on from, so that every token is a target exactly once:
+
+        w x y z        max_length 3:      w x y | y z
+    """
+    ids, labels = encoded.input_ids, encoded.labels
+    assert isinstance(labels, list)
+    if len(ids) <= max_length:
+        return [encoded]
+    starts = range(0, len(ids) - 1, max_length - 1)
+    return [
+        replace(
+            encoded,
+            input_ids=ids[start : start + max_length],
+            labels=[IGNORED, *labels[start + 1 : start + max_length]],
+        )
+        for start in starts
+    ]
+
+
+def cut_into_windows(encoded: Sequence[Encoded], max_length: int) -> tuple[list[Encoded], tuple[str, ...]]:
+    """The rows of all documents in order, and a sentence on those that are several."""
+    rows = [window for each in encoded for window in windows(each, max_length)]
+    long = sum(len(each.input_ids) > max_length for each in encoded)
+    note = (
+        f"{long} of {len(encoded)} documents are longer than {max_length} tokens: {len(rows)} rows in all, each begun "
+        "with the last token of the one before it"
+    )
+    return rows, (note,) if long else ()
 
 
 @dataclass(frozen=True)

@@ -1,13 +1,15 @@
 """A tokenizer's chat template at work: turns as the text that it writes."""
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, cast
 
-from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 from transformers.utils.chat_template_utils import render_jinja_template
 
-from loralab.errors import DataError
+from loralab.errors import DataError, first_line
+from loralab.tasks.encoding.limits import TEMPLATE_ERRORS, limited, refuse_powers
 from loralab.tasks.example import Conversation
 
 _MARK = re.compile(r"\{%-?\s*generation\s*-?%\}")
@@ -18,15 +20,9 @@ def render(conversation: Conversation, tokenizer: PreTrainedTokenizerBase, *, pr
 
     Raises `DataError` where the tokenizer has no template, or one that refuses these turns.
     """
-    turns = _turns(conversation, tokenizer)
-    try:
-        return str(
-            tokenizer.apply_chat_template(
-                turns, tools=_tools(conversation), tokenize=False, add_generation_prompt=prompted
-            )
-        )
-    except TemplateError as error:
-        raise _refused(conversation, error) from error
+    turns, tools = _turns(conversation, tokenizer), _tools(conversation)
+    with _answering_for(conversation), limited():
+        return str(tokenizer.apply_chat_template(turns, tools=tools, tokenize=False, add_generation_prompt=prompted))
 
 
 def marks_answers(tokenizer: PreTrainedTokenizerBase) -> bool:
@@ -36,7 +32,7 @@ def marks_answers(tokenizer: PreTrainedTokenizerBase) -> bool:
 
 def marked_spans(conversation: Conversation, tokenizer: PreTrainedTokenizerBase) -> tuple[tuple[int, int], ...]:
     """Where in the text the template says that the assistant wrote. Raises what `render` does."""
-    try:
+    with _answering_for(conversation), limited():
         _, spans = cast(Any, render_jinja_template)(
             conversations=[_turns(conversation, tokenizer)],
             tools=_tools(conversation),
@@ -44,8 +40,6 @@ def marked_spans(conversation: Conversation, tokenizer: PreTrainedTokenizerBase)
             return_assistant_tokens_mask=True,
             **tokenizer.special_tokens_map,
         )
-    except TemplateError as error:
-        raise _refused(conversation, error) from error
     return tuple((int(start), int(end)) for start, end in spans[0] if end > start)
 
 
@@ -58,6 +52,7 @@ def _turns(conversation: Conversation, tokenizer: PreTrainedTokenizerBase) -> li
     if isinstance(tokenizer.chat_template, dict) and "default" not in tokenizer.chat_template:
         named = ", ".join(sorted(tokenizer.chat_template))
         raise DataError(f"the tokenizer has the chat templates {named} and no default; set its chat_template to one")
+    refuse_powers(tokenizer.get_chat_template())
     return [message.turn() for message in conversation.messages]
 
 
@@ -65,7 +60,13 @@ def _tools(conversation: Conversation) -> Any:
     return [dict(tool) for tool in conversation.tools] or None
 
 
-def _refused(conversation: Conversation, error: TemplateError) -> DataError:
-    return DataError(
-        f"the chat template refuses the turns {[message.role for message in conversation.messages]}: {error}"
-    )
+@contextmanager
+def _answering_for(conversation: Conversation) -> Iterator[None]:
+    """`DataError` for what a template may raise: its own refusal, and whatever its expressions do wrong."""
+    try:
+        yield
+    except TEMPLATE_ERRORS as error:
+        raise DataError(
+            f"the chat template refuses the turns {[message.role for message in conversation.messages]}: "
+            f"{first_line(error)}; correct the turns, or the tokenizer's chat_template"
+        ) from error

@@ -12,8 +12,7 @@ from typing import Any
 
 from loralab.errors import DataError, NotFoundError, SpecError
 from loralab.tasks.example import Examples, LabelledExample
-from loralab.tasks.glue.files import read_table
-from loralab.tasks.glue.outputs import HIGHEST, LOWEST, glue_outputs
+from loralab.tasks.glue.files import HIGHEST, LOWEST, glue_outputs, read_table
 from loralab.tasks.glue.table import (
     DOWNLOAD,
     FILES,

@@ -4,7 +4,10 @@ It knows PIL alone, nothing of tasks and models.
 """
 
 import struct
+import warnings
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from hashlib import sha256
 from io import BytesIO
 from pathlib import Path
@@ -75,12 +78,24 @@ def _read_bytes(path: Path) -> bytes:
 
 def _decode(path: Path, content: bytes) -> "Image":
     try:
-        with pil_image.open(BytesIO(content), formats=tuple(FORMATS)) as image:
+        with _heeding_bombs_alone(), pil_image.open(BytesIO(content), formats=tuple(FORMATS)) as image:
             return _to_rgb(pil_ops.exif_transpose(image))
     except PIL.UnidentifiedImageError as error:
         raise DataError(f"{path} is not an image ({', '.join(FORMATS)}); replace or remove it") from error
-    except (*_DAMAGED, pil_image.DecompressionBombError) as error:
+    except (*_DAMAGED, pil_image.DecompressionBombError, pil_image.DecompressionBombWarning) as error:
         raise DataError(f"the image {path} cannot be used ({error}); replace or remove it") from error
+
+
+@contextmanager
+def _heeding_bombs_alone() -> Iterator[None]:
+    """What PIL only warns of, more than 89 million pixels, is an error: one such file can take a gigabyte.
+
+    Its other warnings are of tags beside the pixels, as photographs have them damaged.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        warnings.simplefilter("error", pil_image.DecompressionBombWarning)
+        yield
 
 
 def _to_rgb(image: "Image") -> "Image":

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from loralab.errors import DataError, NotFoundError
+from loralab.errors import DataError, NotFoundError, some
 from loralab.tasks.own.labels import Labelling, find_labelling, known_labelling, label_rows
 from loralab.tasks.own.shapes import RawLabelled
 from loralab.tasks.readers.lines import Line, read_lines
@@ -57,7 +57,7 @@ def by_split(root: Path, paths: Sequence[Path], classes: Sequence[str] | None) -
 def _read_line(line: Line) -> RawLabelled:
     """The path of the image in the place of a text."""
     if set(line.content) != {"image", "label"}:
-        raise line.error(f"its keys are {', '.join(sorted(line.content)) or 'none'}; they must be image and label")
+        raise line.error(f"its keys are {some(sorted(line.content), 12) or 'none'}; they must be image and label")
     path, label = line.content["image"], line.content["label"]
     if not isinstance(path, str) or not path:
         raise line.error(f"image is {path!r:.60}; it must be the path of an image")

@@ -1,4 +1,4 @@
-"""The user's own data as files: which file is which split.
+"""The user's own data as files: which file is which split, and which task reads what lies at a path.
 
 A folder has files, or `datasets` on disk, that are named for splits (`splits.SPLIT_NAMES`), perhaps in parts
 (train-00000-of-00002.parquet), perhaps in a folder `data` as on the Hub; or it is a `datasets` folder itself, of one
@@ -7,6 +7,7 @@ data set or of several. What is not named for a split is the whole, to be split,
 
 import json
 import re
+import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -148,3 +149,30 @@ def _left_aside(folder: Path, candidates: Sequence[Path]) -> tuple[str, ...]:
     if not names:
         return ()
     return (f"not read in {folder}: {', '.join(names)}; a split is called one of {', '.join(SPLIT_NAMES)}",)
+
+
+# -- rows, or files of text ------------------------------------------------------------------------------------------
+
+ENDINGS = (".txt", ".text", ".md", ".markdown", ".rst")
+"""Of files of text in a folder, also with .gz; a single file may have any."""
+
+
+def flags_for(path: str) -> str:
+    """The flags that train on what is at a path."""
+    place = Path(path).expanduser()
+    raw = is_text(place) or (place.is_dir() and bool(text_files(place)) and not has_rows(place))
+    return f"--task {'text' if raw else 'jsonl'} --data {shlex.quote(path)}"
+
+
+def is_text(path: Path) -> bool:
+    """Whether the path is called as files of text are."""
+    return path.name.lower().removesuffix(".gz").endswith(ENDINGS) and not path.is_dir()
+
+
+def text_files(folder: Path) -> list[Path]:
+    """All files of text below a folder, in the order of their names; none that is hidden or in something hidden."""
+    return [
+        path
+        for path in sorted(folder.rglob("*"))
+        if is_text(path) and not any(part.startswith(".") for part in path.relative_to(folder).parts)
+    ]

@@ -15,10 +15,9 @@ from pathlib import Path
 from loralab.errors import DataError, SpecError
 from loralab.tasks.example import Document, Examples, Preference
 from loralab.tasks.official import WHOLE_FILE
-from loralab.tasks.own.files import DataFiles, find_data_files
+from loralab.tasks.own.files import DataFiles, find_data_files, is_text
 from loralab.tasks.own.inputs import Rows, split_rows
 from loralab.tasks.own.labels import choose_labelling, label_rows
-from loralab.tasks.own.route import is_text
 from loralab.tasks.own.shapes import RawLabelled, ignored_keys, parse_lines, shape_of
 from loralab.tasks.preference import METRICS
 from loralab.tasks.readers.rows import read_rows

@@ -52,7 +52,7 @@ def _written(line: Line, prompt: str, side: str, answer: str) -> Example:
 
 def _conversations(line: Line) -> Preference:
     before, (chosen, rejected) = _asked(line), [parse_turns(line, side) for side in SIDES]
-    if before is not None and not _begins_anew(chosen):
+    if before is not None and chosen[0].role == "assistant":
         chosen, rejected = before + chosen, before + rejected
     shared = _shared(chosen, rejected)
     if shared == 0 or "user" not in [each.role for each in chosen[:shared]]:
@@ -75,11 +75,6 @@ def _asked(line: Line) -> list[Message] | None:
     if "prompt" not in line.content:
         return None
     return parse_turns(line, "prompt") if _is_talk(line.content["prompt"]) else [Message("user", line.text("prompt"))]
-
-
-def _begins_anew(turns: list[Message]) -> bool:
-    """Whether the turns hold the prompt too."""
-    return turns[0].role != "assistant"
 
 
 def input_of_pair(pair: Preference) -> str:

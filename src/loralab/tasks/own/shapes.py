@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
+from loralab.errors import some
 from loralab.tasks.example import Conversation, Document, Example, Preference
 from loralab.tasks.own.pairs import parse_preference
 from loralab.tasks.own.turns import parse_messages, parse_sharegpt
@@ -171,7 +172,7 @@ def shape_of(line: Line) -> RowShape:
         raise line.error(f"its {called} are {_listed(keys)}{_renaming(keys)}; {known}")
     best = min(near, key=lambda shape: len(shape.unknown(line)))
     raise line.error(
-        f"its {called} are {_listed(keys)}; {', '.join(map(repr, best.unknown(line)))} is not known beside "
+        f"its {called} are {_listed(keys)}; {some(map(repr, best.unknown(line)), 12)} is not known beside "
         f"{_listed(best.required)}: remove it, or have one of{_known_shapes()}"
     )
 
@@ -220,4 +221,4 @@ def _weighted(line: Line, row: Row) -> Row:
 
 
 def _listed(keys: Any) -> str:
-    return ", ".join(sorted(keys)) or "none"
+    return some(sorted(keys), 12) or "none"

@@ -14,10 +14,9 @@ from pathlib import Path
 from loralab.errors import DataError, NotFoundError, SpecError
 from loralab.tasks.example import Document
 from loralab.tasks.official import WHOLE_FILE, refuse_labels
-from loralab.tasks.own.files import has_rows
+from loralab.tasks.own.files import ENDINGS, has_rows, is_text, text_files
 from loralab.tasks.own.inputs import Rows, split_rows
 from loralab.tasks.own.jsonl import AS_TEXT, open_jsonl
-from loralab.tasks.own.route import ENDINGS, is_text, text_files
 from loralab.tasks.readers.rows import ending_of
 from loralab.tasks.readers.unpacked import decode_utf8, read_bytes
 from loralab.tasks.splits import SPLIT_NAMES, SPLITS

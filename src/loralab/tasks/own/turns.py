@@ -87,7 +87,7 @@ def _message(line: Line, number: int, turn: Any) -> Message:
         raise line.error(f"turn {number} has the keys {', '.join(sorted(strange))}, which have no meaning here")
     role = turn[who]
     if not isinstance(role, str) or role not in ROLES:
-        raise line.error(f"turn {number} has the role {role!r}; choose {', '.join(ROLES)}")
+        raise line.error(f"turn {number} has the role {role!r:.60}; choose {', '.join(ROLES)}")
     content = _content(line, number, turn.get(said, ""))
     if role == CALL:
         return Message("assistant", "", {"tool_calls": _calls(line, number, content)})

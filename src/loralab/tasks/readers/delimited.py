@@ -11,7 +11,7 @@ import io
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from loralab.errors import DataError
+from loralab.errors import DataError, some
 from loralab.tasks.readers.lines import Line
 from loralab.tasks.readers.unpacked import decode_utf8, read_bytes
 
@@ -71,7 +71,7 @@ def _header(path: Path, number: int, names: list[str]) -> list[str]:
     spaced = [name for name in names if name != name.strip()]
     if spaced or len(set(names)) < len(names):
         what = f"there is space around the name {spaced[0]!r}" if spaced else "a name stands twice"
-        raise DataError(f"{path}, line {number}: the header is {', '.join(map(repr, names))}; {what}")
+        raise DataError(f"{path}, line {number}: the header is {some(map(repr, names), 12)}; {what}")
     return names
 
 
@@ -79,7 +79,7 @@ def _row(path: Path, names: list[str], number: int, cells: list[str]) -> Line:
     if not cells:
         raise DataError(f"{path}, line {number}: blank between two rows; remove the line")
     if len(cells) != len(names):
-        raise DataError(f"{path}, line {number}: {len(cells)} cells, the header has {len(names)} ({', '.join(names)})")
+        raise DataError(f"{path}, line {number}: {len(cells)} cells, the header has {len(names)} ({some(names, 12)})")
     return Line(path, number, dict(zip(names, cells, strict=True)))
 
 

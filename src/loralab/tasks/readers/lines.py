@@ -6,7 +6,7 @@ from json import JSONDecodeError
 from pathlib import Path
 from typing import Any, NoReturn
 
-from loralab.errors import DataError
+from loralab.errors import DataError, some
 from loralab.tasks.readers.unpacked import decode_utf8, lone_half, read_bytes
 
 
@@ -40,7 +40,7 @@ class Line:
     def value(self, key: str) -> Any:
         """What stands under a key. Raises `DataError` where there is no such key."""
         if key not in self.content:
-            raise self.error(f"there is no {key}; the keys are {', '.join(sorted(self.content)) or 'none'}")
+            raise self.error(f"there is no {key}; the keys are {some(sorted(self.content), 12) or 'none'}")
         return self.content[key]
 
 

@@ -2,7 +2,9 @@
 
 import gzip
 import zlib
+from io import BytesIO
 from pathlib import Path
+from typing import Protocol
 
 from loralab.errors import DataError, NotFoundError
 
@@ -11,6 +13,12 @@ MARK = b"\xef\xbb\xbf"
 
 GZIP = b"\x1f\x8b"
 """What a gzip file begins with, whatever its name."""
+
+
+GROWTH = 100
+"""Times: what JSON of few different words may become."""
+SMALL = 64 * 2**20
+"""Bytes that are no harm, whatever they were."""
 
 
 def read_bytes(path: Path) -> bytes:
@@ -22,9 +30,29 @@ def read_bytes(path: Path) -> bytes:
         raise NotFoundError(f"data file {path} does not exist; give the path of a data file or folder as --data")
     try:
         raw = path.read_bytes()
-        return (gzip.decompress(raw) if raw.startswith(GZIP) else raw).removeprefix(MARK)
+        return (
+            unpacked(path, gzip.GzipFile(fileobj=BytesIO(raw)), len(raw)) if raw.startswith(GZIP) else raw
+        ).removeprefix(MARK)
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{path} cannot be read ({error}); it may be cut short, or not be yours to read") from error
+
+
+class Readable(Protocol):
+    """What gives so many bytes, or all that are left."""
+
+    def read(self, size: int, /) -> bytes: ...
+
+
+def unpacked(path: Path, stream: Readable, packed: int) -> bytes:
+    """All of a stream that unpacks so many bytes. `DataError` where it grows as no data does, and fills the memory."""
+    most = max(SMALL, GROWTH * packed)
+    content = stream.read(most + 1)
+    if len(content) > most:
+        raise DataError(
+            f"{path} unpacks to more than {GROWTH} times its {packed:,} bytes, as no data does; unpack it yourself if "
+            "that is meant"
+        )
+    return content
 
 
 def decode_utf8(where: str, raw: bytes) -> str:

@@ -33,11 +33,10 @@ class ShowsProgress(Protocol):
         """The run is over, or left."""
 
 
-class RunProgress:
-    """What a run says while it runs."""
+class StepsBar:
+    """A bar over steps, and sentences above it."""
 
-    def __init__(self, first: int, last: int) -> None:
-        self.last = last
+    def __init__(self, total: int | None, completed: int = 0) -> None:
         self.console = Console(stderr=True)
         self.bar = Progress(
             TextColumn("{task.description}"),
@@ -48,19 +47,23 @@ class RunProgress:
             console=self.console,
             disable=not self.console.is_terminal,
         )
-        self.task = self.bar.add_task("training", total=last, completed=first - 1, state="")
+        self.task = self.bar.add_task("training", total=total, completed=completed, state="")
         self._spoke = monotonic()
         self._alone = ExitStack()
+
+    def open(self) -> None:
+        """Show it, and nothing else of what goes on."""
         self._alone.enter_context(shown_by(None))  # the bar says it all
         self.bar.start()
+
+    def close(self) -> None:
+        """Leave the bar as it stands."""
+        self.bar.stop()
+        self._alone.close()
 
     def say(self, sentence: str) -> None:
         """Lines of their own, above the bar: folded between words in a terminal, and elsewhere one line."""
         self.console.print(sentence, highlight=False, markup=False, soft_wrap=not self.console.is_terminal)
-
-    def say_short(self, line: str) -> None:
-        """One line, cut to the terminal's width."""
-        self.console.print(line, highlight=False, markup=False, no_wrap=True, overflow="ellipsis", crop=True)
 
     @contextmanager
     def doing(self, what: str) -> Iterator[None]:
@@ -71,6 +74,19 @@ class RunProgress:
         finally:
             self.bar.update(self.task, description="training")
 
+
+class RunProgress(StepsBar):
+    """What a run says while it runs."""
+
+    def __init__(self, first: int, last: int) -> None:
+        super().__init__(last, first - 1)
+        self.last = last
+        self.open()
+
+    def say_short(self, line: str) -> None:
+        """One line, cut to the terminal's width."""
+        self.console.print(line, highlight=False, markup=False, no_wrap=True, overflow="ellipsis", crop=True)
+
     def step(self, step: int, loss: float, tokens_per_second: float) -> None:
         """One step done."""
         self.bar.update(self.task, completed=step, state=f"loss {loss:.3f} · {tokens_per_second:,.0f} tok/s")
@@ -78,8 +94,3 @@ class RunProgress:
         if not self.console.is_terminal and (due or step in (1, self.last)):
             self._spoke = monotonic()
             self.say(f"step {step}/{self.last}  loss {loss:.4f}  {tokens_per_second:,.0f} tokens/s")
-
-    def close(self) -> None:
-        """Leave the bar as it stands."""
-        self.bar.stop()
-        self._alone.close()

@@ -1,16 +1,11 @@
 """Progress of several runs on stderr: one bar over all their steps, and what each says under its name."""
 
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from time import monotonic
-from types import TracebackType
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-from loralab.progress import shown_by
-from loralab.training.log.progress import LINE_SECONDS
+from loralab.training.log.progress import LINE_SECONDS, StepsBar
 
 
 @dataclass
@@ -46,35 +41,19 @@ class RunLane:
         """The bar belongs to all of them."""
 
 
-class SharedProgress:
+class SharedProgress(StepsBar):
     """One bar; used as a context."""
 
     def __init__(self) -> None:
-        self.console = Console(stderr=True)
-        self.bar = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=None),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[state]}"),
-            TimeRemainingColumn(compact=True),
-            console=self.console,
-            disable=not self.console.is_terminal,
-        )
-        self.task = self.bar.add_task("training", total=None, state="")
+        super().__init__(None)
         self.done = 0
-        self._spoke = monotonic()
-        self._alone = ExitStack()
 
     def __enter__(self) -> "SharedProgress":
-        self._alone.enter_context(shown_by(None))
-        self.bar.start()
+        self.open()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, problem: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.bar.stop()
-        self._alone.close()
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def lane(self, name: str) -> RunLane:
         """For one more run."""
@@ -83,19 +62,6 @@ class SharedProgress:
     def expect(self, steps: int) -> None:
         """So many steps of all runs together."""
         self.bar.update(self.task, total=steps)
-
-    def say(self, sentence: str) -> None:
-        """Lines of their own, above the bar."""
-        self.console.print(sentence, highlight=False, markup=False, soft_wrap=not self.console.is_terminal)
-
-    @contextmanager
-    def doing(self, what: str) -> Iterator[None]:
-        """The bar says what is done beside the steps while the block lasts."""
-        self.bar.update(self.task, description=what)
-        try:
-            yield
-        finally:
-            self.bar.update(self.task, description="training")
 
     def stepped(self, lane: RunLane) -> None:
         """One step of one run."""

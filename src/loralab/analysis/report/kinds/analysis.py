@@ -22,7 +22,7 @@ def analysis_section(marker: str, folder: Path, content: dict[str, Any]) -> Sect
     """Of any analysis, and of a merge."""
     kind = "merge" if marker == "loralab_merge" else marker
     shown = {name: value for name, value in content.items() if name not in _HIDDEN}
-    drawings = [each for each in _DRAWINGS.get(kind, _none)(content) if each is not None]
+    drawings = [each for each in _DRAWINGS[kind](content) if each is not None] if kind in _DRAWINGS else []
     tables = [_table(name, value) for name, value in shown.items() if isinstance(value, list | dict)]
     tables.append(states_table(content))
     return Section(
@@ -36,10 +36,6 @@ def analysis_section(marker: str, folder: Path, content: dict[str, Any]) -> Sect
         drawings=drawings,
         pictures=[] if drawings else sorted(folder.glob(f"{marker}*.png")),
     )
-
-
-def _none(content: Content) -> Sequence[Drawing | None]:
-    return ()
 
 
 def _words(name: str) -> str:

@@ -4,8 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from loralab.analysis.report.objects import read_object
-from loralab.analysis.report.section import Content, ResultTable, Section
+from loralab.analysis.report.section import Content, ResultTable, Section, read_object
 from loralab.metrics.scores import bounds, within_bounds
 from loralab.pictures.svg.curves import Curves, Series, draw_curves
 from loralab.pictures.svg.drawing import Drawing

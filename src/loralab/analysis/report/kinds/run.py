@@ -6,9 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from loralab.analysis.report.described import described
-from loralab.analysis.report.objects import read_object
-from loralab.analysis.report.section import Content, ResultTable, Section
+from loralab.analysis.report.section import Content, ResultTable, Section, read_object
+from loralab.analysis.report.words import described
 from loralab.errors import SpecError
 from loralab.pictures.svg.curves import Curves, Series, draw_curves
 from loralab.pictures.svg.drawing import Drawing

@@ -4,12 +4,13 @@ Names say where to look; that the parts were found says nothing of what the mode
 show. A block is taken only when all of its modules are accounted for.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from torch import nn
 from transformers import PreTrainedModel
 
+from loralab.core.layer import AdaptedLayer
 from loralab.nn.trial import is_untouched
 
 
@@ -54,6 +55,13 @@ class Anatomy:
     norm: nn.Module
     rotary: nn.Module
     head: Linears
+
+    @property
+    def dense(self) -> Iterator[Linears]:
+        """All dense modules."""
+        for block in self.blocks:
+            yield from (block.qkv, block.out, block.gate_up, block.down)
+        yield self.head
 
     @property
     def together(self) -> list[tuple[str, ...]]:
@@ -145,7 +153,9 @@ def _taken(
 
 
 def _linears(modules: list[nn.Module], paths: Mapping[nn.Module, str]) -> Linears:
-    plain = tuple(each for each in modules if isinstance(each, nn.Linear) and is_untouched(each))
+    """The dense modules themselves, under whatever adapters are on them."""
+    bare = [each.base if isinstance(each, AdaptedLayer) else each for each in modules]
+    plain = tuple(each for each in bare if isinstance(each, nn.Linear) and is_untouched(each))
     if len(plain) != len(modules):
         raise UnknownAnatomyError(f"{', '.join(paths[each] for each in modules)}: not plain dense layers")
     return Linears(tuple(paths[each] for each in modules), plain)

@@ -1,4 +1,4 @@
-"""The walk through a decoder's blocks, from ids to logits: one token a row, or a chunk of one text.
+"""The walk through a decoder's blocks, from ids to logits: one token a row, or chunks of some texts one after another.
 
     h = before(x)                    normalisation
     q, k, v = h Wᵀ                   one product, plus the adapters' columns
@@ -9,24 +9,31 @@ Everything that does not change from step to step is prepared: weights in the qu
 position, what a layer can look back to. Nothing here is believed of a model before `trial.py` has compared it with the
 model's own step.
 
-Shapes: R rows (or tokens of a chunk), N either, H width, Q query heads, G key heads, D head width, V vocabulary.
+Shapes: R rows, K texts, T tokens of a chunk, N rows or the tokens of all chunks, H width, Q query heads, G key heads, D
+head width, V vocabulary.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import accumulate
 from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 from transformers import DynamicCache
 
-from loralab.serving.engine.bank import FactorBank, SeenColumns
+from loralab.serving.engine.bank import FactorBank, Pairs, SeenColumns
 from loralab.serving.engine.cache import RowCache
-from loralab.serving.engine.decoder import rows_of
+from loralab.serving.engine.decoder import Chunk, rows_of
 from loralab.serving.engine.fused.anatomy import Anatomy, Block, Linears
 from loralab.serving.engine.fused.attention import Rotation, Turn, attend, attend_among
 from loralab.serving.engine.fused.norms import Norm, norm_of
 from loralab.serving.engine.fused.products import DenseProduct, PackedDense, rows_are_apart
+
+DEFAULT = "what speaks on the model"
+"""The key of its pairs in the bank; adapters are keyed by hashes."""
+TEXTS = (2, 3, 7, 16, 33, 64, 131)
+"""Tokens of the texts that are tried together."""
 
 
 @dataclass(frozen=True)
@@ -50,12 +57,20 @@ class Heads:
     window: int | None
     layer: int
 
+    def of(self, place: slice) -> "Heads":
+        """Those of some of the tokens."""
+        return replace(self, query=self.query[place], key=self.key[place], value=self.value[place])
+
+
+Seen = Sequence[tuple[slice, SeenColumns]]
+"""Rows of a step, and the columns of the bank that they see; what is in no slice sees none."""
+
 
 class SharedStep(Protocol):
     """What all layers share in one step, and how they look back."""
 
     @property
-    def seen(self) -> SeenColumns | None:
+    def seen(self) -> Seen:
         """Columns of the bank."""
 
     @property
@@ -70,7 +85,7 @@ class SharedStep(Protocol):
 class RowsStep:
     """One token of every row."""
 
-    seen: SeenColumns | None
+    seen: Seen
     turns: dict[Rotation, Turn]
     cache: RowCache
     mask_R1N: Tensor | None
@@ -86,18 +101,24 @@ class RowsStep:
 
 
 @dataclass(frozen=True)
-class ChunkStep:
-    """Some tokens of one text."""
+class ChunksStep:
+    """Some tokens of each of some texts, one text after the other."""
 
-    seen: SeenColumns | None
+    seen: Seen
     turns: dict[Rotation, Turn]
-    cache: DynamicCache
+    texts: Sequence[tuple[slice, DynamicCache]]
+    """Where the tokens of each are, and what it has been read to."""
 
     def attended(self, heads: Heads) -> Tensor:
         """See `SharedStep`."""
-        key, value = (each.transpose(0, 1)[None] for each in (heads.key, heads.value))
-        keys, values = self.cache.update(key, value, heads.layer)
-        return attend_among(heads.query, keys[0], values[0], heads.window, heads.scale, heads.cap)
+        return torch.cat([_attended(heads.of(place), cache) for place, cache in self.texts])
+
+
+def _attended(heads: Heads, cache: DynamicCache) -> Tensor:
+    """[T, Q·D] of one text."""
+    key, value = (each.transpose(0, 1)[None] for each in (heads.key, heads.value))
+    keys, values = cache.update(key, value, heads.layer)
+    return attend_among(heads.query, keys[0], values[0], heads.window, heads.scale, heads.cap)
 
 
 class AdaptedDense:
@@ -108,18 +129,19 @@ class AdaptedDense:
         self.product = DenseProduct(modules) if packed_for is None else PackedDense(modules, packed_for)
         self._bank, self._paths = bank, linears.paths
 
-    def __call__(self, x_RI: Tensor, seen: SeenColumns | None) -> Tensor:
+    def __call__(self, x_RI: Tensor, seen: Seen) -> Tensor:
         return self._adapted(self.product(x_RI), x_RI, seen)
 
-    def plus(self, residual_RO: Tensor, x_RI: Tensor, seen: SeenColumns | None) -> Tensor:
+    def plus(self, residual_RO: Tensor, x_RI: Tensor, seen: Seen) -> Tensor:
         """The same and a residual, which may be overwritten."""
         return self._adapted(self.product.plus(residual_RO, x_RI), x_RI, seen)
 
-    def _adapted(self, y_RO: Tensor, x_RI: Tensor, seen: SeenColumns | None) -> Tensor:
-        shelf = None if seen is None else self._bank.shelf(self._paths)
-        if shelf is not None and seen is not None:
-            places = zip(self._paths, self.product.places, strict=True)
-            shelf.add_to({path: y_RO[:, place] for path, place in places}, x_RI, seen)
+    def _adapted(self, y_RO: Tensor, x_RI: Tensor, seen: Seen) -> Tensor:
+        shelf = self._bank.shelf(self._paths) if seen else None
+        if shelf is not None:
+            places = dict(zip(self._paths, self.product.places, strict=True))
+            for rows, columns in seen:
+                shelf.add_to({path: y_RO[rows, place] for path, place in places.items()}, x_RI[rows], columns)
         return y_RO
 
 
@@ -190,7 +212,15 @@ class FusedDecoder:
         self._rotations = {block.sight.rotation for block in self._blocks}
         self._device = anatomy.head.modules[0].weight.device
         self._packed = packed_for is not None
+        self._default: str | None = None
         self._least_rows = 1 if self._rows_are_apart(anatomy) else 2
+        self._texts_are_apart = self._tried_together(anatomy)
+
+    def answer_by_default(self, pairs: Pairs) -> None:
+        """Add these where no adapter is named: what the model itself adds, as adapters speak on it."""
+        if pairs:
+            self.bank.put(DEFAULT, pairs)
+            self._default = DEFAULT
 
     @property
     def how(self) -> str:
@@ -213,20 +243,40 @@ class FusedDecoder:
         numbers = rows_of(len(ids), self._least_rows)
         x_RH = self._embedded([ids[number] for number in numbers])
         step = RowsStep(
-            seen=self.bank.seen([adapters[number] for number in numbers]),
+            seen=_seen([slice(None)], [self._seen_by([adapters[number] for number in numbers])]),
             turns=self._turns(cache.positions(numbers, self._device)[:, 0]),
             cache=cache,
             mask_R1N=cache.added_mask(numbers, x_RH),
         )
-        return self._scored(self._walked(x_RH, step), step)[: len(ids)]
+        return self._scored(self._walked(x_RH, step), step.seen)[: len(ids)]
 
-    def read(self, ids: Sequence[int], adapter: str | None, cache: DynamicCache) -> Tensor:
-        """See `Decoder`."""
-        first, seen = cache.get_seq_length(), self.bank.seen([adapter])
-        positions_T = torch.arange(first, first + len(ids), device=self._device)
-        step = ChunkStep(seen=seen, turns=self._turns(positions_T), cache=cache)
-        last_NH = self._walked(self._embedded(ids), step)[-self._least_rows :]
-        return self._scored(last_NH, step)[-1]
+    def read(self, chunks: Sequence[Chunk]) -> Tensor:
+        """See `Decoder`; all in one walk, where that gives each text the bits that it has alone."""
+        if self._texts_are_apart:
+            return self._read(chunks)
+        return torch.cat([self._read([chunk]) for chunk in chunks])
+
+    def _read(self, chunks: Sequence[Chunk]) -> Tensor:
+        """[K, V]."""
+        columns = [self._seen_by([chunk.adapter]) for chunk in chunks]
+        places = places_of([len(chunk.ids) for chunk in chunks])
+        step = ChunksStep(
+            seen=_seen(places, columns),
+            turns=self._turns(torch.cat([self._positions(chunk) for chunk in chunks])),
+            texts=[(place, chunk.cache) for place, chunk in zip(places, chunks, strict=True)],
+        )
+        x_NH = self._walked(self._embedded([id for chunk in chunks for id in chunk.ids]), step)
+        lasts = [x_NH[place][-self._least_rows :] for place in places]
+        ends = places_of([len(last) for last in lasts])
+        logits_NV = self._scored(torch.cat(lasts), _seen(ends, columns))
+        return logits_NV[[end.stop - 1 for end in ends]]
+
+    def _positions(self, chunk: Chunk) -> Tensor:
+        first = chunk.cache.get_seq_length()
+        return torch.arange(first, first + len(chunk.ids), device=self._device)
+
+    def _seen_by(self, adapters: Sequence[str | None]) -> SeenColumns | None:
+        return self.bank.seen([self._default if adapter is None else adapter for adapter in adapters])
 
     def _embedded(self, ids: Sequence[int]) -> Tensor:
         x_NH: Tensor = self._embedding(torch.tensor([*ids], device=self._device))
@@ -240,22 +290,53 @@ class FusedDecoder:
             x_NH = block(x_NH, step)
         return x_NH
 
-    def _scored(self, x_NH: Tensor, step: SharedStep) -> Tensor:
-        return self._finish(self._head(self._norm(x_NH), step.seen))
+    def _scored(self, x_NH: Tensor, seen: Seen) -> Tensor:
+        return self._finish(self._head(self._norm(x_NH), seen))
 
     def _rows_are_apart(self, anatomy: Anatomy) -> bool:
+        """Whether a row that is alone has the bits that it has beside others."""
         linears = zip(self._blocks[0].products, _linears_of(anatomy.blocks[0]), strict=True)
         pairs = [(each.product, modules[0]) for each, modules in linears] + [
             (self._head.product, anatomy.head.modules[0])
         ]
         return all(rows_are_apart(product, module.in_features, module.weight) for product, module in pairs)
 
+    def _tried_together(self, anatomy: Anatomy) -> bool:
+        """Whether texts that the first block and the head are given together have the bits that each has alone."""
+        known = min(len(rotation.cos_PU) for rotation in self._rotations)
+        places, like = places_of([length for length in TEXTS if length <= known]), anatomy.head.modules[0].weight
+        drawn_NH = torch.randn(places[-1].stop, like.shape[1], generator=torch.Generator().manual_seed(0))
+        x_NH = drawn_NH.to(like.device, like.dtype)
+        alone = [self._through_one_block(x_NH[place], [place]) for place in places]
+        return torch.equal(self._through_one_block(x_NH, places), torch.cat(alone))
+
+    def _through_one_block(self, x_NH: Tensor, places: Sequence[slice]) -> Tensor:
+        """The logits behind the last tokens of texts whose tokens a block is given."""
+        lengths = [place.stop - place.start for place in places]
+        step = ChunksStep(
+            seen=[],
+            turns=self._turns(torch.cat([torch.arange(length, device=self._device) for length in lengths])),
+            texts=[(place, DynamicCache()) for place in places_of(lengths)],
+        )
+        h_NH = self._blocks[0](x_NH.clone(), step)
+        return self._scored(torch.cat([h_NH[place][-self._least_rows :] for place, _ in step.texts]), [])
+
+
+def places_of(lengths: Sequence[int]) -> list[slice]:
+    """Where runs of these lengths are, one after the other."""
+    ends = list(accumulate(lengths))
+    return [slice(end - length, end) for end, length in zip(ends, lengths, strict=True)]
+
+
+def _seen(places: Sequence[slice], columns: Sequence[SeenColumns | None]) -> Seen:
+    return [(place, each) for place, each in zip(places, columns, strict=True) if each is not None]
+
 
 def _linears_of(block: Block) -> list[tuple[nn.Linear, ...]]:
     return [each.modules for each in (block.qkv, block.out, block.gate_up, block.down)]
 
 
-def _plus(x_RH: Tensor, y_RI: Tensor, product: AdaptedDense, after: Norm | None, seen: SeenColumns | None) -> Tensor:
+def _plus(x_RH: Tensor, y_RI: Tensor, product: AdaptedDense, after: Norm | None, seen: Seen) -> Tensor:
     """x + after(y Wᵀ)."""
     return product.plus(x_RH, y_RI, seen) if after is None else x_RH + after(product(y_RI, seen))
 

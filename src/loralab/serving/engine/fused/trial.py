@@ -6,7 +6,7 @@ that the engine serves, so that a window or a rotation that shows only there is 
 Shapes: R rows, T tokens, V vocabulary, P positions.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,50 +15,51 @@ import torch
 from torch import Tensor, nn
 from transformers import DynamicCache, PreTrainedModel
 
+from loralab.errors import AdapterStateError
 from loralab.nn.mode import evaluating
 from loralab.nn.trial import UNRUNNABLE, agree
-from loralab.serving.engine.bank import FactorBank
+from loralab.serving.engine.bank import FactorBank, Pairs
 from loralab.serving.engine.cache import RowCache, keys_and_values
-from loralab.serving.engine.decoder import Decoder, PlainDecoder
+from loralab.serving.engine.decoder import Chunk, Decoder, PlainDecoder
 from loralab.serving.engine.fused.anatomy import Anatomy, UnknownAnatomyError, anatomy_of
 from loralab.serving.engine.fused.attention import Rotation
 from loralab.serving.engine.fused.decoder import FusedDecoder, Sight
 from loralab.serving.engine.fused.products import packing_pays
+from loralab.serving.engine.low_rank import speaking_pairs
 
 STEPS = 2
 
 
-@torch.inference_mode()
-def decoder_for(model: PreTrainedModel, rows: int, length: int, pack: bool = True) -> Decoder:
-    """The quickest decoder of this model that computes what the model does, for so many rows and tokens.
+@dataclass(frozen=True)
+class Numbers:
+    """Texts of which a cache knows any numbers in the place of keys and values."""
 
-    With `pack` the weights are copied into a quicker layout where there is one.
-    """
-    try:
-        anatomy = anatomy_of(model)
-        with evaluating(model):
-            decoder = _fused(model, anatomy, rows, length, pack)
-            return decoder if _agrees(model, decoder, length) else PlainDecoder(model, "a trial of fused ones differed")
-    except UnknownAnatomyError as unknown:
-        return PlainDecoder(model, str(unknown))
-    except UNRUNNABLE as error:
-        return PlainDecoder(model, f"fused ones could not be tried: {error}")
+    shapes: Sequence[tuple[int, int]]
+    """Heads and their width in every layer."""
+    like: Tensor
 
+    @classmethod
+    def shaped_as(cls, model: PreTrainedModel) -> "Numbers":
+        """As the model's own of two tokens are."""
+        read = DynamicCache()
+        model(input_ids=torch.tensor([[1, 2]], device=model.device), past_key_values=read, use_cache=True)
+        keys = [keys_and_values(layer)[0] for layer in read.layers]  # type: ignore[arg-type]
+        return cls([(each.shape[1], each.shape[3]) for each in keys], keys[0])
 
-def _fused(model: PreTrainedModel, anatomy: Anatomy, rows: int, length: int, pack: bool) -> FusedDecoder:
-    first = anatomy.blocks[0]
-    pays = pack and packing_pays((*first.gate_up.modules,), max(2, rows))
-    seen = _watched(model, anatomy, length)
-    return FusedDecoder(
-        anatomy,
-        [_sight(each, seen, length) for each in seen.layers],
-        FactorBank(model, anatomy.together),
-        _finish(model),
-        max(2, rows) if pays else None,
-    )
+    def text(self, tokens: int) -> DynamicCache:
+        """Of so many tokens, the same each time."""
+        source, drawn = torch.Generator().manual_seed(tokens), DynamicCache()
+        for number, (heads, width) in enumerate(self.shapes if tokens else ()):
+            keys, values = torch.randn(2, 1, heads, tokens, width, generator=source).to(self.like)
+            drawn.update(keys, values, number)
+        return drawn
 
-
-# -- what a step of the model's own shows ------------------------------------------------------------------------------
+    def rows(self, length: int) -> RowCache:
+        """Two rows, one that fills the length but for the steps to come, one of a few tokens."""
+        cache = RowCache(2, length + STEPS)
+        for tokens in (max(1, length - STEPS), max(1, min(3, length - STEPS))):
+            cache.join(self.text(tokens).layers)  # type: ignore[arg-type]
+        return cache
 
 
 @dataclass
@@ -72,12 +73,57 @@ class Watched:
     rotary: nn.Module | None = None
 
 
-def _watched(model: PreTrainedModel, anatomy: Anatomy, length: int) -> Watched:
+@torch.inference_mode()
+def decoder_for(model: PreTrainedModel, rows: int, length: int, pack: bool = True) -> Decoder:
+    """The quickest decoder of this model that computes what the model does, for so many rows and tokens.
+
+    With `pack` the weights are copied into a quicker layout where there is one.
+    """
+    try:
+        anatomy = anatomy_of(model)
+        with evaluating(model):
+            own, numbers = _own_pairs(model, anatomy), Numbers.shaped_as(model)
+            decoder = _fused(model, anatomy, _watched(model, anatomy, numbers.rows(length)), rows, length, pack)
+            decoder.answer_by_default(own)
+            agrees = _agrees(model, decoder, numbers, length)
+            return decoder if agrees else PlainDecoder(model, "a trial of fused ones differed")
+    except UnknownAnatomyError as unknown:
+        return PlainDecoder(model, str(unknown))
+    except AdapterStateError as problem:
+        return PlainDecoder(model, str(problem))
+    except UNRUNNABLE as error:
+        return PlainDecoder(model, f"fused ones could not be tried: {error}")
+
+
+def _own_pairs(model: PreTrainedModel, anatomy: Anatomy) -> Pairs:
+    """Of the adapters that speak on the model. UnknownAnatomyError where they are on other modules too."""
+    pairs = speaking_pairs(model)
+    elsewhere = pairs.keys() - {path for linears in anatomy.dense for path in linears.paths}
+    if elsewhere:
+        raise UnknownAnatomyError(f"an adapter is on {min(elsewhere)}")
+    return pairs
+
+
+def _fused(model: PreTrainedModel, anatomy: Anatomy, seen: Watched, rows: int, length: int, pack: bool) -> FusedDecoder:
+    first = anatomy.blocks[0]
+    pays = pack and packing_pays((*first.gate_up.modules,), max(2, rows))
+    return FusedDecoder(
+        anatomy,
+        [_sight(each, seen, length) for each in seen.layers],
+        FactorBank(model, anatomy.together, hooked=False),
+        _finish(model),
+        max(2, rows) if pays else None,
+    )
+
+
+# -- what a step of the model's own shows ------------------------------------------------------------------------------
+
+
+def _watched(model: PreTrainedModel, anatomy: Anatomy, full: RowCache) -> Watched:
     """A step of the model's own at the end of a full cache."""
     watched = Watched(rotary=anatomy.rotary)
-    plain, cache = PlainDecoder(model, ""), _full_cache(model, length)
     with _watching(anatomy, watched):
-        plain.logits([1, 2], [None, None], cache)
+        PlainDecoder(model, "").logits([1, 2], [None, None], full)
     return watched
 
 
@@ -151,15 +197,15 @@ def _finish(model: PreTrainedModel) -> Callable[[Tensor], Tensor]:
 # -- the trial ---------------------------------------------------------------------------------------------------------
 
 
-def _agrees(model: PreTrainedModel, decoder: Decoder, length: int) -> bool:
+def _agrees(model: PreTrainedModel, decoder: Decoder, numbers: Numbers, length: int) -> bool:
     """Whether both take the same steps, near the largest length and at the beginning of a text."""
     plain, ids = PlainDecoder(model, ""), [(7 * place + 3) % 50 for place in range(min(8, length))]
     for known in (0, length - len(ids)):
-        expected = plain.read(ids, None, _numbers(model, known) if known else DynamicCache())
-        if not agree(decoder.read(ids, None, _numbers(model, known) if known else DynamicCache()), expected):
+        read, expected = (each.read([Chunk(ids, None, numbers.text(known))])[0] for each in (decoder, plain))
+        if not agree(read, expected):
             return False
     for tokens in (length, min(length, 6)):
-        cache = _full_cache(model, tokens)
+        cache = numbers.rows(tokens)
         for step in range(STEPS):
             ids = [(7 * step + 3) % 50, (5 * step + 1) % 50]
             expected = plain.logits(ids, [None, None], cache).clone()
@@ -167,23 +213,3 @@ def _agrees(model: PreTrainedModel, decoder: Decoder, length: int) -> bool:
                 return False
             cache.advance()
     return True
-
-
-def _full_cache(model: PreTrainedModel, length: int) -> RowCache:
-    """Two rows of numbers, one that fills the length but for the steps to come, one of a few tokens."""
-    cache = RowCache(2, length + STEPS)
-    for tokens in (max(1, length - STEPS), max(1, min(3, length - STEPS))):
-        cache.join(_numbers(model, tokens).layers)  # type: ignore[arg-type]
-    return cache
-
-
-def _numbers(model: PreTrainedModel, tokens: int) -> DynamicCache:
-    """A prompt's keys and values: the model's own of one token say the shapes, the rest is drawn."""
-    read = DynamicCache()
-    model(input_ids=torch.tensor([[1, 2]], device=model.device), past_key_values=read, use_cache=True)
-    source, drawn = torch.Generator().manual_seed(tokens), DynamicCache()
-    for number, layer in enumerate(read.layers):
-        own, _ = keys_and_values(layer)  # type: ignore[arg-type]
-        keys, values = torch.randn(2, 1, own.shape[1], tokens, own.shape[3], generator=source).to(own)
-        drawn.update(keys, values, number)
-    return drawn

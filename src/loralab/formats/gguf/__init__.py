@@ -1,1 +1,0 @@
-"""Adapters as llama.cpp reads them."""
