@@ -10,7 +10,7 @@ from torch import distributed as dist
 import loralab as ll
 from loralab.processes.group import ALONE
 from loralab.processes.joining import joined
-from loralab.processes.place import Place, is_started_by_launcher
+from loralab.processes.place import ProcessPlace, is_started_by_launcher
 
 SOON = timedelta(seconds=1)
 Placed = Callable[..., None]
@@ -37,11 +37,11 @@ def a_port() -> tuple[socket.socket, int]:
 
 def test_without_a_launcher_a_process_is_alone(placed: Placed) -> None:
     assert not is_started_by_launcher()
-    assert Place.here() == Place(0, 1, 0)
+    assert ProcessPlace.here() == ProcessPlace(0, 1, 0)
     with joined() as processes:
         assert processes is ALONE
     placed(RANK="many", WORLD_SIZE="")
-    assert Place.here() == Place(0, 1, 0)
+    assert ProcessPlace.here() == ProcessPlace(0, 1, 0)
 
 
 def test_an_address_that_does_not_answer(placed: Placed) -> None:
@@ -83,7 +83,7 @@ def test_what_cannot_be(placed: Placed, variables: dict[str, int], device: str, 
 
 
 def test_who_says_an_error() -> None:
-    first, other = Place(0, 2, 0), Place(1, 2, 1)
+    first, other = ProcessPlace(0, 2, 0), ProcessPlace(1, 2, 1)
     error = ll.SpecError("of all")
     assert (first.says(error), other.says(error)) == (True, False)
     error.is_known_to_all = False

@@ -25,7 +25,7 @@ from loralab.cli.table import ANALYSES, VERBS, modules, summaries
 from loralab.cli.verb import Verb
 from loralab.errors import LoralabError, SpecError, first_line
 from loralab.extras import require
-from loralab.processes.place import Place
+from loralab.processes.place import ProcessPlace
 from loralab.progress import shown_by
 from loralab.version import __version__
 
@@ -47,11 +47,11 @@ def _ended(arguments: list[str]) -> int:
     try:
         return _dispatch(arguments)
     except KeyboardInterrupt as stopped:  # a training says where it stands, and which signal stopped it
-        if Place.here().index == 0:
+        if ProcessPlace.here().index == 0:
             _complain(str(stopped) or "interrupted")
         return getattr(stopped, "status", INTERRUPTED)
     except (LoralabError, OSError) as error:
-        if not isinstance(error, LoralabError) or Place.here().says(error):
+        if not isinstance(error, LoralabError) or ProcessPlace.here().says(error):
             _complain(f"error: {_described(error)}")
         return USER_ERROR
     except Exception as error:
@@ -113,9 +113,9 @@ def _run(words: tuple[str, ...], arguments: list[str]) -> int:
     return verb.status(answer)
 
 
-def _place_for(words: tuple[str, ...]) -> Place:
+def _place_for(words: tuple[str, ...]) -> ProcessPlace:
     """Where this process stands. Raises `SpecError` where a launcher started several of a verb that is for one."""
-    place = Place.here()
+    place = ProcessPlace.here()
     if place.count > 1 and words != ("train",):
         raise SpecError(
             f"loralab {' '.join(words)} runs in one process, and this launcher started {place.count}; start it without "
@@ -178,7 +178,7 @@ def _complain(message: str) -> None:
 def _described(error: Exception) -> str:
     """The message, with the process that met it alone."""
     alone = isinstance(error, LoralabError) and error.is_known_to_all is False and not error.is_of_a_lost_process
-    return f"{f'process {Place.here().index}: ' if alone else ''}{_describe(error)}"
+    return f"{f'process {ProcessPlace.here().index}: ' if alone else ''}{_describe(error)}"
 
 
 def _describe(error: Exception) -> str:

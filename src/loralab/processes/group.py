@@ -33,7 +33,7 @@ def _nothing() -> None:
 
 
 @dataclass(frozen=True)
-class Problem:
+class ProcessProblem:
     """What one process met, on its way to the others."""
 
     index: int
@@ -43,7 +43,7 @@ class Problem:
     said: str
 
     @classmethod
-    def of(cls, error: BaseException, processes: "Processes") -> "Problem":
+    def of(cls, error: BaseException, processes: "Processes") -> "ProcessProblem":
         """The error that this process met."""
         travels = isinstance(error, LoralabError) or not isinstance(error, Exception)
         said = f"{type(error).__name__}: {first_line(error)}"
@@ -96,7 +96,7 @@ class Processes:
         if not self.are_several:
             return work()
         result, error = _attempted(work)
-        self._raise_first_of(self._gathered(error and Problem.of(error, self)), error)
+        self._raise_first_of(self._gathered(error and ProcessProblem.of(error, self)), error)
         return result  # type: ignore[return-value]  # there was no error
 
     def first(self, work: Callable[[], Result]) -> Result:
@@ -104,7 +104,7 @@ class Processes:
         if not self.are_several:
             return work()
         result, error = _attempted(work) if self.is_first else (None, None)
-        sent: list[Any] = [(result, error and Problem.of(error, self))]
+        sent: list[Any] = [(result, error and ProcessProblem.of(error, self))]
         with reached():
             dist.broadcast_object_list(sent, src=0)
         result, problem = sent[0]
@@ -141,7 +141,7 @@ class Processes:
         if not self.are_several:
             return [work()]
         result, error = _attempted(work)
-        sent = self._gathered((result, error and Problem.of(error, self)))
+        sent = self._gathered((result, error and ProcessProblem.of(error, self)))
         self._raise_first_of([problem for _, problem in sent], error)
         return [each for each, _ in sent]
 
@@ -151,7 +151,7 @@ class Processes:
             dist.all_gather_object(everyones, own)
         return everyones
 
-    def _raise_first_of(self, problems: Iterable[Problem | None], own: BaseException | None) -> None:
+    def _raise_first_of(self, problems: Iterable[ProcessProblem | None], own: BaseException | None) -> None:
         for problem in problems:
             if problem is None:
                 continue

@@ -15,7 +15,7 @@ from torch.distributed.rendezvous import rendezvous
 
 from loralab.errors import LoralabError, ProcessError, SpecError, first_line
 from loralab.processes.group import ALONE, Processes
-from loralab.processes.place import Place
+from loralab.processes.place import ProcessPlace
 
 PATIENCE = timedelta(minutes=5)
 """For the others to come."""
@@ -35,7 +35,7 @@ def joined(device: str = "auto", patience: timedelta = PATIENCE) -> Iterator[Pro
     Each takes the accelerator of its number on its machine. Raises `ProcessError` where the others do not come, and
     `SpecError` for a device on which several processes do not work. A group that is there already is used as it is.
     """
-    place = Place.here()
+    place = ProcessPlace.here()
     if place.count == 1:
         yield ALONE
         return
@@ -74,7 +74,7 @@ def _silent() -> Iterator[None]:
             logging.disable(logging.NOTSET)
 
 
-def _meet(place: Place, kind: str, patience: timedelta) -> None:
+def _meet(place: ProcessPlace, kind: str, patience: timedelta) -> None:
     address = f"{os.environ.get('MASTER_ADDR', 'no MASTER_ADDR')}:{os.environ.get('MASTER_PORT', 'no MASTER_PORT')}"
     try:
         found, index, count = next(rendezvous("env://", timeout=patience))
@@ -90,7 +90,7 @@ def _meet(place: Place, kind: str, patience: timedelta) -> None:
         ) from problem
 
 
-def _take_device(device: str, place: Place) -> str:
+def _take_device(device: str, place: ProcessPlace) -> str:
     """The kind of device that this process trains on; of several the one of its number becomes torch's current one."""
     found = torch.accelerator.current_accelerator(check_available=True)
     kind = ("cpu" if found is None else found.type) if device == "auto" else device.lower().partition(":")[0]

@@ -19,7 +19,7 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, P
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from loralab.errors import LoralabError, ProcessError
-from loralab.processes.place import Place
+from loralab.processes.place import ProcessPlace
 
 Result = TypeVar("Result")
 LOOPBACK = "127.0.0.1"
@@ -29,7 +29,7 @@ FORWARDED = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHU
 
 
 @dataclass(frozen=True)
-class Outcome:
+class Returned:
     """What the work of one process came to."""
 
     result: Any = None
@@ -55,7 +55,7 @@ def run_in_processes(count: int, work: Callable[..., Result], *arguments: Any) -
     )  # fmt: skip
     with _quiet(), _signals_kept(), _environment(_for_workers(count)):
         try:
-            outcomes: Mapping[int, Outcome] = elastic_launch(launch, _attempt)(work, *arguments)
+            outcomes: Mapping[int, Returned] = elastic_launch(launch, _attempt)(work, *arguments)
         except SignalException as asked:
             raise LaunchStopped(int(asked.sigval)) from None
         except ChildFailedError as failed:
@@ -65,17 +65,17 @@ def run_in_processes(count: int, work: Callable[..., Result], *arguments: Any) -
     return outcomes[0].result  # type: ignore[no-any-return]
 
 
-def _attempt(work: Callable[..., Any], *arguments: Any) -> Outcome:
+def _attempt(work: Callable[..., Any], *arguments: Any) -> Returned:
     """In a process of its own: what all know of comes back; what this one alone met ends it, and so the others."""
     try:
-        return Outcome(work(*arguments))
+        return Returned(work(*arguments))
     except KeyboardInterrupt as stopped:  # its launcher was asked to stop, and takes no results any more
-        if Place.here().index == 0 and str(stopped):
+        if ProcessPlace.here().index == 0 and str(stopped):
             print(stopped, file=sys.stderr, flush=True)
         raise
     except LoralabError as error:
         if error.is_known_to_all or error.is_of_a_lost_process:
-            return Outcome(error=error)
+            return Returned(error=error)
         raise
 
 

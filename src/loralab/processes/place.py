@@ -12,7 +12,7 @@ _USUAL = {"RANK": 0, "WORLD_SIZE": 1, "LOCAL_RANK": 0}
 
 
 @dataclass(frozen=True)
-class Place:
+class ProcessPlace:
     """This process among them; alone where there are no others."""
 
     index: int
@@ -21,7 +21,7 @@ class Place:
     """Among those of its machine."""
 
     @classmethod
-    def here(cls) -> "Place":
+    def here(cls) -> "ProcessPlace":
         """What is no number counts as not said."""
         said = ((os.environ.get(name, ""), usual) for name, usual in _USUAL.items())
         return cls(*(int(value) if value.isdecimal() else usual for value, usual in said))

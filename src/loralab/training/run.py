@@ -19,7 +19,7 @@ from loralab.methods.counts import parameter_counts
 from loralab.processes.group import Processes
 from loralab.processes.joining import joined
 from loralab.processes.launch import LaunchStopped, run_in_processes
-from loralab.processes.place import Place, is_started_by_launcher
+from loralab.processes.place import ProcessPlace, is_started_by_launcher
 from loralab.processes.sharding import shards_of
 from loralab.training.base import made_fast
 from loralab.training.check import resting_notes
@@ -90,7 +90,7 @@ def train(config: TrainConfig) -> TrainResult:
     """
     config.validate()
     if is_started_by_launcher():
-        check_started(config.processes, Place.here().count)
+        check_started(config.processes, ProcessPlace.here().count)
     elif config.processes and config.processes > 1:
         return train_in_processes(config)
     with joined(config.device) as processes:

@@ -9,7 +9,7 @@ from loralab.cli.flags import ESSENTIALS
 from loralab.cli.showing import WIDTH, readable, readable_bytes, show_heading, show_lines, show_table
 from loralab.cli.verb import Answer, Verb
 from loralab.errors import SpecError
-from loralab.processes.place import Place
+from loralab.processes.place import ProcessPlace
 from loralab.training.command import folded
 from loralab.training.config import TrainConfig
 
@@ -38,7 +38,7 @@ def run(config: TrainVerbConfig) -> Answer:
 
         return asdict(train(single))
 
-    if Place.here().count > 1:
+    if ProcessPlace.here().count > 1:
         raise SpecError(
             "seeds under a launcher of several processes: each seed is a run with its own; give --processes instead, "
             "without the launcher, or one --seed"
