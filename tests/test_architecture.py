@@ -23,7 +23,7 @@ FILES = sorted((SOURCE / "loralab").rglob("*.py"))
 GROUPS = [
     {"errors", "progress", "version"},
     {"extras"},
-    {"files", "machine", "metrics", "nn"},
+    {"files", "machine", "metrics", "nn", "processes"},
     {"pictures"},
     {"core", "models", "tasks"},
     {"serving/engine"},

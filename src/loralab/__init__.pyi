@@ -23,6 +23,7 @@ from loralab.errors import ModelLoadError as ModelLoadError
 from loralab.errors import NotFoundError as NotFoundError
 from loralab.errors import NumericsError as NumericsError
 from loralab.errors import OutputError as OutputError
+from loralab.errors import ProcessError as ProcessError
 from loralab.errors import SpecError as SpecError
 from loralab.errors import TargetError as TargetError
 from loralab.errors import TrainingError as TrainingError

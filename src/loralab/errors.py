@@ -32,6 +32,11 @@ def first_line(error: BaseException) -> str:
 class LoralabError(Exception):
     """The root: catch this to catch everything that loralab refuses."""
 
+    is_known_to_all: bool | None = None
+    """Of several processes: whether all raise it, or this one alone. None before they have met."""
+    is_of_a_lost_process = False
+    """Whether it is what the other processes of a run notice of one that has gone."""
+
 
 class SpecError(LoralabError, ValueError):
     """A specification or configuration holds an invalid value."""
@@ -83,3 +88,7 @@ class TrainingError(LoralabError, RuntimeError):
 
 class UnknownAdapterError(LoralabError, LookupError):
     """No adapter of this name is on the model."""
+
+
+class ProcessError(LoralabError, RuntimeError):
+    """The processes of one run do not find each other, see different things, or one of them has gone."""

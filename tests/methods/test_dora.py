@@ -351,3 +351,18 @@ def test_lengths_of_a_float64_base_stay_float64_when_they_are_loaded(
     ll.detach(model)
     ll.load(model, tmp_path / "adapter")
     assert (model(x) - live).abs().max() < 1e-14
+
+
+def test_lengths_are_measured_anew_after_a_step_that_torch_does_not_count() -> None:
+    model, adapter = on_one_layer()
+    give_effect(adapter)
+    x = torch.randn(4, INPUTS)
+    with torch.no_grad():
+        before = model["layer"](x)
+    optimizer = torch.optim.AdamW(adapter.parameters(), lr=0.1, fused=True)
+    model["layer"](x).square().sum().backward()
+    optimizer.step()
+    with torch.no_grad():
+        after = model["layer"](x)
+    close(after, model["layer"](x).detach(), 1e-6)
+    assert not torch.allclose(before, after)

@@ -66,6 +66,11 @@ class ConfigField:
         return self.kinds == (bool,)
 
     @property
+    def has_a_switch(self) -> bool:
+        """Whether it is a switch that can be given a value as well: `--resume`, `--resume auto`."""
+        return bool in self.kinds and not self.is_switch
+
+    @property
     def stands_for(self) -> str:
         """A word for a text that it takes."""
         return STANDS_FOR.get(self.key, "TEXT")

@@ -106,11 +106,14 @@ def _usage(field: ConfigField) -> str:
 def _written(field: ConfigField) -> str:
     if field.is_switch:
         return field.label if not field.default else field.label.replace("--", "--no-", 1)
+    if field.has_a_switch:
+        values = "|".join(str(choice) for kind in field.kinds for choice in choices(kind))
+        return f"{field.label} [{values}]"
     return f"{_usage(field)}, {field.flags[-1]} {metavar(field)}" if field.positional else _usage(field)
 
 
 def _explained(field: ConfigField) -> str:
-    if field.required or field.is_switch or field.default in (None, (), {}, ""):
+    if field.required or bool in field.kinds or field.default in (None, (), {}, ""):
         return field.documentation
     default = ",".join(map(str, field.default)) if isinstance(field.default, tuple | list) else field.default
     return f"{field.documentation} [{default}]"

@@ -25,6 +25,7 @@ from loralab.cli.table import ANALYSES, VERBS, modules, summaries
 from loralab.cli.verb import Verb
 from loralab.errors import LoralabError, SpecError, first_line
 from loralab.extras import require
+from loralab.processes.place import ProcessPlace
 from loralab.progress import shown_by
 from loralab.version import __version__
 
@@ -46,10 +47,12 @@ def _ended(arguments: list[str]) -> int:
     try:
         return _dispatch(arguments)
     except KeyboardInterrupt as stopped:  # a training says where it stands, and which signal stopped it
-        _complain(str(stopped) or "interrupted")
+        if ProcessPlace.here().index == 0:
+            _complain(str(stopped) or "interrupted")
         return getattr(stopped, "status", INTERRUPTED)
     except (LoralabError, OSError) as error:
-        _complain(f"error: {_describe(error)}")
+        if not isinstance(error, LoralabError) or ProcessPlace.here().says(error):
+            _complain(f"error: {_described(error)}")
         return USER_ERROR
     except Exception as error:
         if _is_of_memory(error):
@@ -105,13 +108,26 @@ def _run(words: tuple[str, ...], arguments: list[str]) -> int:
     config = at_checkpoint(build_config(verb.config, given.flags, file.values, given.config_file or ""))
     for extra in verb.needs:
         require(extra, program)
+    place = _place_for(words)
     with contextlib.ExitStack() as quiet:
-        quiet.enter_context(shown_by(progress_line()))
+        quiet.enter_context(shown_by(progress_line() if place.index == 0 else None))
         if given.json or not verb.talks(config):  # whatever a library prints: stdout holds the answer alone
             quiet.enter_context(contextlib.redirect_stdout(sys.stderr))
         answer = verb.run(config)
-    _write(lambda: print(as_json(answer)) if given.json else verb.show(answer))
+    if place.index == 0:
+        _write(lambda: print(as_json(answer)) if given.json else verb.show(answer))
     return verb.status(answer)
+
+
+def _place_for(words: tuple[str, ...]) -> ProcessPlace:
+    """Where this process stands. Raises `SpecError` where a launcher started several of a verb that is for one."""
+    place = ProcessPlace.here()
+    if place.count > 1 and words != ("train",):
+        raise SpecError(
+            f"loralab {' '.join(words)} runs in one process, and this launcher started {place.count}; start it without "
+            "one (train is what several processes do together)"
+        )
+    return place
 
 
 def _front_page() -> str:
@@ -163,6 +179,12 @@ def _is_of_memory(error: Exception) -> bool:
 def _complain(message: str) -> None:
     erase_progress()
     print(message, file=sys.stderr, flush=True)
+
+
+def _described(error: Exception) -> str:
+    """The message, with the process that met it alone."""
+    alone = isinstance(error, LoralabError) and error.is_known_to_all is False and not error.is_of_a_lost_process
+    return f"{f'process {ProcessPlace.here().index}: ' if alone else ''}{_describe(error)}"
 
 
 def _describe(error: Exception) -> str:

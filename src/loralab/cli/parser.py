@@ -61,6 +61,10 @@ def _parser(program: str, fields: Iterable[ConfigField]) -> _Parser:
             raise TypeError(f"--{field.name} belongs to every verb: a field cannot have its name")
         if field.is_switch:
             parser.add_argument(*field.flags, dest=field.name, action=argparse.BooleanOptionalAction)
+        elif field.has_a_switch:
+            parser.add_argument(*field.flags, dest=field.name, nargs="?", const="true")
+            off = [flag.replace("--", "--no-", 1) for flag in field.flags]
+            parser.add_argument(*off, dest=field.name, action="store_const", const="false")
         else:
             action = "append" if field.takes_several else "store"
             parser.add_argument(*field.flags, dest=field.name, action=action)

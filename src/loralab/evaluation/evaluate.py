@@ -18,6 +18,7 @@ from loralab.generation.config import GenerationConfig
 from loralab.generation.settings import forced_first_token
 from loralab.methods.prefix.update import text_room
 from loralab.nn.mode import evaluating
+from loralab.processes.group import ALONE, Processes
 from loralab.tasks.encoding.encode import Encoding, Processor, encode_examples, padding_id
 from loralab.tasks.encoding.first_token import begin_targets
 from loralab.tasks.example import AnyExample, Conversation, Document, Example, Examples
@@ -76,6 +77,7 @@ def evaluate(
     generation: GenerationConfig | None = None,
     batch_size: int = 16,
     max_length: int = 512,
+    processes: Processes = ALONE,
 ) -> Evaluation:
     """The scores of the model, as it is now, on a split or its first `limit` examples.
 
@@ -83,7 +85,8 @@ def evaluate(
     generated for every example and scored against its references. The model is in evaluation mode meanwhile, and
     afterwards as before. Examples of more than `max_length` tokens, or than the model's context, are cut as
     `encode_examples` says. Classes are numbered as the model names its outputs, where it has the same
-    ones. A split without labels is predicted, and not scored. Raises `SpecError` for arguments that do not fit the task
+    ones. A split without labels is predicted, and not scored. Several `processes`, each with the model, share the
+    batches out and all have the scores. Raises `SpecError` for arguments that do not fit the task
     or model, and for a model of other classes.
     """
     if generate and task.kind != "generation":
@@ -100,12 +103,12 @@ def evaluate(
     with evaluating(model):
         measured: dict[str, float] = {}
         if task.kind == "generation":
-            loss: float | None = mean_target_loss(model, encoding.encoded, pad_id, batch_size)
+            loss: float | None = mean_target_loss(model, encoding.encoded, pad_id, batch_size, processes)
         elif task.kind == "preference":
-            loss, measured = measure_pairs(model, encoding.encoded, pad_id, batch_size, task.preference)
+            loss, measured = measure_pairs(model, encoding.encoded, pad_id, batch_size, task.preference, processes)
         else:
             _check_outputs(model, task)
-            predictions, loss = predict_labels(model, encoding.encoded, pad_id, batch_size)
+            predictions, loss = predict_labels(model, encoding.encoded, pad_id, batch_size, processes)
             outputs = tuple(_in_words(task, prediction) for prediction in predictions)
         if generate and isinstance(tokenizer, PreTrainedTokenizerBase):
             settings = generation or GenerationConfig(batch_size=batch_size)

@@ -12,14 +12,18 @@ from transformers import PreTrainedModel
 
 from loralab.errors import DataError, NumericsError
 from loralab.models.padding import row_logits
-from loralab.progress import tracked
+from loralab.processes.group import ALONE, Processes
 from loralab.tasks.encoding.batches import Batch, collate, longest_width, sorted_batches
 from loralab.tasks.encoding.encoded import AnyEncoded, EncodedPair, EncodedRow
 
 
 @torch.no_grad()
 def predict_labels(
-    model: PreTrainedModel, encoded: Sequence[AnyEncoded], pad_id: int, batch_size: int
+    model: PreTrainedModel,
+    encoded: Sequence[AnyEncoded],
+    pad_id: int,
+    batch_size: int,
+    processes: Processes = ALONE,
 ) -> tuple[list[float], float | None]:
     """For each example the most probable class, or the value; and the mean loss of an example.
 
@@ -27,17 +31,22 @@ def predict_labels(
     values, and None for examples without labels. Raises `DataError` where some have a label and others none, and
     `NumericsError` for an output that is not finite.
     """
-    labelled = _are_labelled(encoded)
-    predictions, total, longest = [0.0] * len(encoded), 0.0, longest_width(encoded)
-    for indices in tracked(list(sorted_batches([each.tokens for each in encoded], batch_size)), "batches"):
+    labelled, longest = _are_labelled(encoded), longest_width(encoded)
+
+    def predict(indices: list[int]) -> tuple[list[float], float]:
         batch = collate([encoded[index] for index in indices], pad_id, longest=longest).to(model.device)
         logits_BC = class_logits(model, batch)
         if not torch.isfinite(logits_BC).all():
             raise NumericsError("an output of the model is NaN or infinite; its weights or its precision are at fault")
-        total += 0.0 if batch.labels is None else float(label_losses(logits_BC, batch.labels))
-        for index, value in zip(indices, _predicted(logits_BC), strict=True):
-            predictions[index] = value
-    return predictions, total / len(encoded) if labelled else None
+        loss = 0.0 if batch.labels is None else float(label_losses(logits_BC, batch.labels))
+        return _predicted(logits_BC), loss
+
+    batches = sorted_batches([each.tokens for each in encoded], batch_size)
+    predicted = processes.map(predict, batches, "batches")
+    places = [index for indices in batches for index in indices]
+    values = dict(zip(places, (value for own, _ in predicted for value in own), strict=True))
+    total = sum(loss for _, loss in predicted)
+    return [values[index] for index in range(len(encoded))], total / len(encoded) if labelled else None
 
 
 def _are_labelled(encoded: Sequence[AnyEncoded]) -> bool:

@@ -14,7 +14,7 @@ from loralab.core.prompt import ends_before_targets, prompts_end_at
 from loralab.errors import NumericsError
 from loralab.models.fast.head import row_losses, target_loss_sum
 from loralab.nn.targets import IGNORED
-from loralab.progress import tracked
+from loralab.processes.group import ALONE, Processes
 from loralab.tasks.encoding.batches import Batch, collate, longest_width, sorted_batches
 from loralab.tasks.encoding.encoded import AnyEncoded
 
@@ -48,16 +48,26 @@ def row_log_likelihoods(model: PreTrainedModel, batch: Batch) -> tuple[Tensor, T
 
 
 @torch.no_grad()
-def mean_target_loss(model: PreTrainedModel, encoded: Sequence[AnyEncoded], pad_id: int, batch_size: int) -> float:
+def mean_target_loss(
+    model: PreTrainedModel,
+    encoded: Sequence[AnyEncoded],
+    pad_id: int,
+    batch_size: int,
+    processes: Processes = ALONE,
+) -> float:
     """−(1/N) Σ log p(target token | all before it) over all N target tokens, in the model's current mode.
 
     Raises `NumericsError` for a loss that is not finite.
     """
-    total, count, longest = 0.0, 0, longest_width(encoded)
-    for indices in tracked(list(sorted_batches([each.tokens for each in encoded], batch_size)), "batches"):
+    longest = longest_width(encoded)
+
+    def measure(indices: list[int]) -> tuple[float, int]:
         batch = collate([encoded[index] for index in indices], pad_id, longest=longest).to(model.device)
         loss, targets = batch_target_loss(model, batch)
-        total, count = total + float(loss), count + targets
+        return float(loss), targets
+
+    measured = processes.map(measure, sorted_batches([each.tokens for each in encoded], batch_size), "batches")
+    total, count = sum(loss for loss, _ in measured), sum(targets for _, targets in measured)
     if not math.isfinite(total):
         raise NumericsError(f"the loss is {total}; the model's weights or its precision are at fault")
     return total / count

@@ -25,6 +25,7 @@ from transformers import PreTrainedModel
 from loralab.core.attach import disabled
 from loralab.errors import NumericsError
 from loralab.evaluation.likelihood import row_log_likelihoods
+from loralab.processes.group import ALONE, Processes
 from loralab.tasks.encoding.batches import Batch, collate, longest_width, sorted_batches
 from loralab.tasks.encoding.encoded import AnyEncoded
 from loralab.tasks.preference import PreferenceObjective
@@ -81,21 +82,26 @@ def measure_pairs(
     pad_id: int,
     batch_size: int,
     objective: PreferenceObjective,
+    processes: Processes = ALONE,
 ) -> tuple[float, dict[str, float]]:
     """(the mean loss of a pair, the metrics), in the model's current mode.
 
     Raises `NumericsError` for a loss that is not finite.
     """
-    total, won, margin, longest = 0.0, 0.0, 0.0, longest_width(encoded)
-    for places in sorted_batches([each.tokens for each in encoded], batch_size):
+    longest = longest_width(encoded)
+
+    def measure(places: list[int]) -> tuple[float, float, float]:
         batch = collate([encoded[place] for place in places], pad_id, longest=longest).to(model.device)
         reference = reference_logs(model, batch) if objective.has_reference else None
         logs_2B, counts_2B = row_log_likelihoods(model, batch)
         scores = score_pairs(objective, logs_2B, counts_2B, reference)
         apart_B = scores.chosen_B - scores.rejected_B
         tied_B = apart_B.abs() <= TIED * objective.beta * logs_2B.abs().view(2, -1).sum(0)
-        total, margin = total + float(scores.losses_B.sum()), margin + float(apart_B.sum())
-        won += float((apart_B[~tied_B] > 0).sum() + 0.5 * tied_B.sum())
+        won = float((apart_B[~tied_B] > 0).sum() + 0.5 * tied_B.sum())
+        return float(scores.losses_B.sum()), won, float(apart_B.sum())
+
+    measured = processes.map(measure, sorted_batches([each.tokens for each in encoded], batch_size), "batches")
+    total, won, margin = (float(sum(each)) for each in zip(*measured, strict=True))
     if not math.isfinite(total):
         raise NumericsError(f"the loss is {total}; the model's weights or its precision are at fault")
     count = len(encoded)

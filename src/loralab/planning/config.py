@@ -52,7 +52,10 @@ class PlanConfig(MethodSettings):
     what to change. It plans for cuda."""
 
     gpus: int = field(default=1, metadata={"group": "run"})
-    """GPUs that share every batch, each with the whole base. The memory is that of one of them."""
+    """GPUs that share every batch, each with the whole base unless it is sharded. The memory is that of one of them."""
+
+    shard: bool = field(default=False, metadata={"group": "run"})
+    """Each GPU holds a part of the frozen blocks and gathers a block when it computes it, as train's --shard does."""
 
     tasks: int = field(default=100, metadata={"group": "storage"})
     """Tasks to store: one base and an adapter each, against a whole model each, all in 16 bits (paper §4.2)."""
@@ -62,6 +65,10 @@ class PlanConfig(MethodSettings):
         problems = [*self.method_problems(), *_out_of_range(self)]
         if not problems and self.gpus > self.batch_size:
             problems.append(f"gpus {self.gpus}: a batch of {self.batch_size} has not an example for each")
+        if not problems and self.shard and self.gpus < 2:
+            problems.append(f"shard and gpus {self.gpus}: there is nobody to share the base with; give --gpus")
+        if not problems and self.shard and self.quantize is not None:
+            problems.append(f"shard and quantize {self.quantize}: train shards no packed weights; leave one out")
         if problems:
             raise SpecError("invalid plan: " + "; ".join(problems))
         if self.gpu_memory is not None:

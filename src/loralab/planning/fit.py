@@ -164,6 +164,12 @@ def _four_bits(training: PlannedTraining, room: int) -> _Way | None:
     return _Way("the base's dense layers in 4 bits", "--quantize nf4", replace(training.config, quantize="nf4"))
 
 
+def _sharded(training: PlannedTraining, room: int) -> _Way | None:
+    if training.config.shard or training.config.gpus < 2:
+        return None
+    return _Way("a part of the base on each GPU", "--shard", replace(training.config, shard=True))
+
+
 def _shorter(training: PlannedTraining, room: int) -> _Way | None:
     config, length = training.config, max(SHORTEST, training.length // 2)
     if length >= training.length:
@@ -180,7 +186,7 @@ def _fewer_targets(training: PlannedTraining, room: int) -> _Way | None:
     return _Way("adapt q and v alone", f"--targets {FEWEST_TARGETS}", changed)
 
 
-_WAYS = (_smaller_batch, _checkpointing, _low_rank, _sixteen_bits, _four_bits, _shorter, _fewer_targets)
+_WAYS = (_smaller_batch, _checkpointing, _low_rank, _sixteen_bits, _sharded, _four_bits, _shorter, _fewer_targets)
 """In the order of what they cost. A way is gone as far as it helps: examples are halved again and again."""
 
 

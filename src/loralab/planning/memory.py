@@ -22,6 +22,7 @@ from loralab.planning.activations import activation_parts
 from loralab.planning.gpu import idle_bytes, process_bytes
 from loralab.planning.kept import projections
 from loralab.planning.shape import FLOAT32, Workload
+from loralab.planning.wire import frozen_blocks
 
 PROCESS_BYTES = 650_000_000
 """564 MB once everything is imported, some 40 on first use of the kernels, some 45 in a run of hundreds of steps."""
@@ -70,8 +71,9 @@ def estimate(model: PreTrainedModel, adapter: Adapter, work: Workload, counts: C
     packed = list(quantized_layers(model))
     saved = sum(layer.weights * work.dtype.itemsize - layer.packed_bytes for layer in packed)
     unpacked = UNPACKING_BYTES * max((layer.weights for layer in packed), default=0)
+    elsewhere = frozen_blocks(model, adapter).elsewhere(work.gpus) * work.dtype.itemsize if work.shard else 0
     return Memory(
-        weights=counts.base * work.dtype.itemsize - saved + counts.trained * FLOAT32,
+        weights=counts.base * work.dtype.itemsize - saved - elsewhere + counts.trained * FLOAT32,
         gradients=gradients,
         optimizer=(2 * moving + projected.held) * FLOAT32,
         activations=sum(parts.values()) + unpacked,

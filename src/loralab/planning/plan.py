@@ -11,6 +11,7 @@ from loralab.planning.fit import Fit, fit
 from loralab.planning.memory import Memory
 from loralab.planning.shape import FLOAT32
 from loralab.planning.training import planned
+from loralab.planning.wire import Wire
 
 BYTES = 2
 """Of a parameter in float16 or bfloat16."""
@@ -61,6 +62,8 @@ class PlanResult:
     batch_size: int
     sequence_length: int
     memory: Memory
+    wire: Wire
+    """Between GPUs that share a batch."""
     fit: Fit | None
     """Whether it fits a GPU, where the size of one was given."""
     tasks: Storage
@@ -93,6 +96,7 @@ def plan(config: PlanConfig) -> PlanResult:
         batch_size=config.batch_size,
         sequence_length=training.length,
         memory=training.memory(config.batch_size),
+        wire=training.wire,
         fit=None if config.gpu_memory is None else fit(training),
         tasks=Storage(config.tasks, counts.base * BYTES, counts.method * BYTES),
         notes=training.notes,

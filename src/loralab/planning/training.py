@@ -22,6 +22,7 @@ from loralab.planning.config import PlanConfig
 from loralab.planning.gpu import NOTE
 from loralab.planning.memory import Memory, estimate
 from loralab.planning.shape import Workload
+from loralab.planning.wire import Wire, frozen_blocks, wire
 
 USUAL_LENGTH = 512
 """Tokens of the longest example, unless told otherwise or the model's context is shorter."""
@@ -51,9 +52,16 @@ class PlannedTraining:
             gradient_checkpointing=config.gradient_checkpointing,
             device="cuda" if config.on_gpu else "cpu",
             gpus=config.gpus,
+            shard=config.shard,
             training_tokens=config.training_tokens,
         )
         return estimate(self.model, self.adapter, work, self.counts)
+
+    @property
+    def wire(self) -> Wire:
+        """What each GPU sends."""
+        blocks = frozen_blocks(self.model, self.adapter) if self.config.shard else None
+        return wire(self.counts.trained, blocks, self.dtype.itemsize, self.config.gpus)
 
 
 def planned(config: PlanConfig) -> PlannedTraining:

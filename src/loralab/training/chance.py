@@ -1,10 +1,13 @@
 """torch's random generators as a run's own: their states taken, put back, and kept apart from those of other runs."""
 
+import hashlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor
+
+from loralab.processes.group import Processes
 
 
 def random_states() -> dict[str, Tensor]:
@@ -18,8 +21,17 @@ def set_random_states(states: Mapping[str, Tensor]) -> None:
     for device, state in states.items():
         if device == "cpu":
             torch.set_rng_state(state)
-        else:
+        elif int(device.removeprefix("cuda:")) < torch.cuda.device_count():  # the run may go on with fewer
             torch.cuda.set_rng_state(state, device)
+
+
+def draw_apart(processes: Processes, seed: int, step: int) -> None:
+    """In several processes a step's random numbers are of the seed, the step and the process: no two drop out alike,
+    and a resumed run draws what it would have drawn. One process draws from one stream.
+    """
+    if processes.are_several:
+        said = hashlib.sha256(f"{seed}/{step}/{processes.index}".encode())
+        torch.manual_seed(int.from_bytes(said.digest()[:7]))
 
 
 class RandomStream:

@@ -13,7 +13,9 @@ from loralab.core.updates.tokens import TOKEN_ROWS, TokenUpdate
 from loralab.core.updates.update import WHOLE
 from loralab.errors import SpecError, TrainingError, some
 from loralab.nn.tensors import tensor_of
+from loralab.processes.group import Processes
 from loralab.tasks.encoding.encoded import AnyEncoded, Encoded, EncodedPair
+from loralab.training.config import TrainConfig
 from loralab.training.data import StepData
 
 
@@ -53,6 +55,24 @@ def step_is_finite(loss: float, gradient_norm: float, step: int, data: StepData)
                 f"the {name} of step {step} is {value}; its batch holds the training examples "
                 f"{some(map(str, examples), 16)} (counted from 0). Lower lr, use clip, or look at these examples"
             )
+
+
+def check_shared_out(config: TrainConfig, examples: int, processes: Processes) -> None:
+    """Raises `SpecError` for a run that cannot be shared out among so many processes."""
+    if not processes.are_several:
+        return
+    for name, there in {"batch_size": config.batch_size, "the data": examples}.items():
+        if there < processes.count:
+            held = f"holds {there}" if name == "the data" else f"is {there}"
+            raise SpecError(
+                f"{processes.count} processes share out the examples of every batch, and {name} {held}: some would "
+                "have nothing to do; start fewer, or give more examples"
+            )
+    if config.cosine_penalty:
+        raise SpecError(
+            f"cosine_penalty {config.cosine_penalty:g} and {processes.count} processes: it is a mean over whole "
+            "batches, of which each process has a share; train in one process, or leave it out"
+        )
 
 
 def check_invoked(encoded: Sequence[AnyEncoded], tokens: Sequence[int]) -> list[str]:

@@ -16,7 +16,10 @@ BOARD_EXTRAS: Mapping[str, str] = {
 """Board -> the extra that brings its package."""
 Schedule = Literal["linear", "cosine", "constant"]
 
-FREE_TO_CHANGE = ("resume", "overwrite", "save_every", "keep", "steps", "epochs", "eval_before", "samples", "board")
+FREE_TO_CHANGE = (
+    *("resume", "overwrite", "save_every", "keep", "steps", "epochs", "eval_before", "samples", "board"),
+    *("processes", "shard"),
+)
 """Fields in which a resumed run may differ from the one it goes on with: a run can be prolonged."""
 
 DEFAULT_EPOCHS = 3.0
@@ -193,8 +196,16 @@ class TrainConfig(MethodSettings):
     keep: int = field(default=2, metadata={"group": "run"})
     """Checkpoints to keep, the newest."""
 
-    resume: bool = field(default=False, metadata={"group": "run"})
-    """Go on from the newest checkpoint in the output folder."""
+    processes: int | None = field(default=None, metadata={"group": "run"})
+    """Train in this many processes on this machine, each with a share of every batch: as one process trains, in less
+    time on several GPUs. Under torchrun there are as many as it starts."""
+
+    shard: bool = field(default=False, metadata={"group": "run"})
+    """With several processes: each holds a part of the frozen base's blocks (FSDP2) instead of all of it, and gathers a
+    block when it computes it."""
+
+    resume: bool | Literal["auto"] = field(default=False, metadata={"group": "run"})
+    """Go on from the newest checkpoint in the output folder; auto: where there is none, begin the run."""
 
     overwrite: bool = field(default=False, metadata={"group": "run"})
     """Replace the run that the output folder holds."""
@@ -244,7 +255,18 @@ def _plain(value: object) -> object:
 
 def _checks(c: TrainConfig) -> list[tuple[bool, str]]:
     """(is it wrong, what to say) for every rule."""
-    at_least_one = ("rank", "batch_size", "accumulate", "keep", "steps", "threads", "limit", "eva_batches", "eva_rho")
+    at_least_one = (
+        "rank",
+        "batch_size",
+        "accumulate",
+        "keep",
+        "steps",
+        "threads",
+        "limit",
+        "eva_batches",
+        "eva_rho",
+        "processes",
+    )
     not_negative = (
         *("weight_decay", "clip", "eval_every", "eval_limit", "early_stop", "save_every", "warmup", "seed"),
         *("cosine_penalty", "consistency", "samples"),
@@ -292,7 +314,7 @@ def _checks(c: TrainConfig) -> list[tuple[bool, str]]:
         ),
         *_about_preference(c),
         *_about_packing(c),
-        (c.resume and c.overwrite, "resume and overwrite: give one of them"),
+        (bool(c.resume) and c.overwrite, "resume and overwrite: give one of them"),
         (not c.out, "out is empty: name a folder"),
     ]
 

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +91,13 @@ def claim(config: TrainConfig) -> RunFolder:
         held = "holds another run" if folder.record.is_file() else "is not empty"
         raise OutputError(f"{folder.path} {held}; choose another --out, or give --resume or --overwrite")
     return folder
+
+
+def without_auto(config: TrainConfig) -> TrainConfig:
+    """The configuration with `resume` settled: auto goes on where the folder holds a run, and begins one elsewhere."""
+    if config.resume != "auto":
+        return config
+    return replace(config, resume=RunFolder.of(config).record.is_file())
 
 
 def _tidy(folder: RunFolder) -> None:

@@ -12,10 +12,13 @@ from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any
 
+from loralab.processes.group import ALONE, Processes
+
 HANG_UP = getattr(signal, "SIGHUP", None)
 """The terminal has gone; Windows has no such signal."""
 HEARD = tuple(number for number in (signal.SIGINT, signal.SIGTERM, HANG_UP) if number is not None)
 GOING = b"\nstopping after this step, with a checkpoint (once more: at once, without)\n"
+GOING_ALL = b"\nstopping all processes after this step, with a checkpoint\n"
 
 
 def print_nowhere() -> None:
@@ -51,12 +54,15 @@ class Asked(BaseException):
 class Interruption:
     """Whether a run was asked to stop."""
 
-    def __init__(self) -> None:
+    def __init__(self, processes: Processes = ALONE) -> None:
+        self.processes = processes
         self.number: int | None = None
         self._only_looks = False
 
     def hear(self, number: int, frame: FrameType | None) -> None:
         """The handler of a signal."""
+        if self.processes.are_several and self.number is not None:
+            return  # of one Ctrl-C each process hears twice: from the terminal, and from who started it
         if self.number is not None:
             raise RunStopped("stopped at once, in the middle of a step", number)
         self.number = number
@@ -65,18 +71,27 @@ class Interruption:
         if self._only_looks:
             raise Asked(number)
         with suppress(OSError):
-            os.write(2, GOING)  # a print from here could meet another one halfway
+            if self.processes.is_first:
+                os.write(2, GOING_ALL if self.processes.are_several else GOING)  # a print could meet another halfway
 
     def check(self) -> None:
-        """Raises `Asked` if there was a signal: called where nothing is half done."""
+        """Raises `Asked` if there was a signal, in any process of the run: called where nothing is half done."""
+        number = self.processes.largest(self.number or 0)
+        if number:
+            raise Asked(number)
+
+    def check_here(self) -> None:
+        """The same of this process alone, where its work is shared out and the others will be told."""
         if self.number is not None:
             raise Asked(self.number)
 
     @contextmanager
     def only_looking(self) -> Iterator[None]:
-        """Within this block nothing changes and nothing is written: a signal ends it with `Asked`."""
+        """Within this block nothing changes and nothing is written: a signal ends it with `Asked`; of several
+        processes at the next item that is shared out, so that all leave it together.
+        """
         self.check()
-        self._only_looks = True
+        self._only_looks = not self.processes.are_several
         try:
             yield
         finally:
@@ -84,12 +99,12 @@ class Interruption:
 
 
 @contextmanager
-def interruptible() -> Iterator[Interruption]:
+def interruptible(processes: Processes = ALONE) -> Iterator[Interruption]:
     """Within this block the signals are heard by what it yields; afterwards they do what they did before.
 
     One that is ignored, as for a process in the background, stays ignored.
     """
-    heard = Interruption()
+    heard = Interruption(processes)
     before: dict[int, Any] = {}
     if threading.current_thread() is threading.main_thread():
         for number in HEARD:

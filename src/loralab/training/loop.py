@@ -5,6 +5,7 @@ Knows nothing of files: what is to be recorded, evaluated and saved goes to the 
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain
 from time import perf_counter, process_time
 from typing import Protocol
 
@@ -14,6 +15,9 @@ from transformers import PreTrainedModel
 
 from loralab.core.adapter import Adapter
 from loralab.machine import give_back_free_memory
+from loralab.processes.gradients import add_up_gradients
+from loralab.processes.group import ALONE, Processes
+from loralab.training.chance import draw_apart
 from loralab.training.check import every_parameter_has_a_gradient, step_is_finite
 from loralab.training.config import TrainConfig
 from loralab.training.data import StepData, TrainingData
@@ -48,6 +52,12 @@ class Trainee:
     optimizer: NamedAdamW
     data: TrainingData
     objective: Objective
+    processes: Processes = ALONE
+
+    def add_up(self, loss: float) -> float:
+        """Over the processes of the run: the gradients, in place, and the loss."""
+        bearing = chain(self.optimizer.named_parameters(), self.adapter.named_parameters())
+        return add_up_gradients(self.processes, (parameter for _, parameter in bearing), loss)
 
     def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
         """What bears the gradients, in the adapter's order and under its names."""
@@ -84,7 +94,8 @@ def run_steps(
         clock = Clock()
         data = trainee.data.step(step)
         rate = set_rate(trainee.optimizer, rate_factor(step, total, warmup, config.schedule))
-        loss = trainee.objective.backward(data)
+        draw_apart(trainee.processes, config.seed, step)
+        loss = trainee.add_up(trainee.objective.backward(data))
         trainee.optimizer.gather()
         norm = clip_gradients(trainee, config.clip)
         check_step(step, loss, norm, data, trainee)

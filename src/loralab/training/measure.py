@@ -7,7 +7,7 @@ what one that does not measure learns, bit for bit.
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -15,6 +15,7 @@ import torch
 from loralab.core.attach import disabled
 from loralab.errors import LoralabError, TrainingError, first_line
 from loralab.evaluation.evaluate import Evaluation, evaluate
+from loralab.processes.group import Processes
 from loralab.training.config import TrainConfig
 from loralab.training.interrupt import Interruption
 from loralab.training.log.boards import Boards
@@ -50,7 +51,7 @@ class Measurer:
 
     def __post_init__(self) -> None:
         split, count = self.prepared.held_out, self.config.samples
-        asks = split is not None and count and measures(self.config)
+        asks = split is not None and count and measures(self.config) and not self.prepared.processes.in_step
         self.chosen = Chosen.of(self.prepared.task, split, self._limit, count) if split and asks else None
 
     @property
@@ -71,13 +72,18 @@ class Measurer:
             return None
         looking = self.interruption.only_looking() if leave else nullcontext()
         with self.progress.doing("measuring"), _chance_untouched(), looking:
-            result = self._evaluate(self.prepared.held_out)
+            result = self._evaluate(self.prepared.held_out, self._sharing(leave))
             _check_finite(result, step)
             said = self._ask(step, result)
         self._record(step, result, said)
         return result
 
-    def _evaluate(self, split: str) -> Evaluation:
+    def _sharing(self, leave: bool) -> Processes:
+        """The processes that share the work out, and leave it where one was asked to stop."""
+        processes = self.prepared.processes
+        return replace(processes, may_go_on=self.interruption.check_here) if leave else processes
+
+    def _evaluate(self, split: str, processes: Processes) -> Evaluation:
         return evaluate(
             self.prepared.loaded.model,
             self.prepared.loaded.processor,
@@ -86,6 +92,7 @@ class Measurer:
             limit=self._limit,
             batch_size=self.config.batch_size,
             max_length=self.config.max_length,
+            processes=processes,
         )
 
     def _ask(self, step: int, result: Evaluation) -> list[Reply]:
@@ -93,7 +100,7 @@ class Measurer:
         if self.chosen is None:
             return []
         try:
-            return self.chosen.ask(self.prepared.loaded, result, step, self.config.max_length)
+            return self.chosen.ask(self.prepared.loaded, result, step, self.config.max_length, self.prepared.processes)
         except (LoralabError, RuntimeError, TypeError, ValueError, AttributeError) as problem:
             self.progress.say(f"no samples are taken from here on: {first_line(problem)}")
             self.chosen = None

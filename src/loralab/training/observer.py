@@ -114,14 +114,12 @@ class RunObserver:
 
     def save(self) -> None:
         """Write a checkpoint of this moment."""
-        trainee = self.prepared.trainee
-        counts, folder = vars(self.counts) | {"steps": self.last}, self.folder.checkpoints
-        self.writer.write(folder, step_name(self.counts.step))
-        save_checkpoint(folder, self.counts.step, trainee.adapter, trainee.optimizer, counts, self.config.keep)
+        self.prepared.processes.first(self._write_checkpoint)
 
     def stop(self) -> None:
         """Write where the run stands before it is left, unless a checkpoint says it or nothing was done yet."""
-        if self.counts.step and not is_saved(self.folder.checkpoints, self.counts.step):
+        folder, step = self.folder.checkpoints, self.counts.step
+        if step and not self.prepared.processes.first(lambda: is_saved(folder, step)):
             self.save()
 
     def resume(self, checkpoint: Checkpoint) -> None:
@@ -131,7 +129,9 @@ class RunObserver:
     def bring_back_best(self) -> None:
         """At the end: the adapter becomes the best one seen, if any evaluation chose one."""
         if self.counts.best_step is not None and self.counts.best_step != self.counts.step:
-            restore_best(self.folder.checkpoints, self.prepared.trainee.adapter)
+            adapter, processes = self.prepared.trainee.adapter, self.prepared.processes
+            processes.first(lambda: restore_best(self.folder.checkpoints, adapter))
+            processes.take_from_first(tensor for _, tensor in adapter.named_tensors())
             self.latest = None
             self.progress.say(f"the adapter of step {self.counts.best_step} was the best and is the one saved")
 
@@ -155,10 +155,19 @@ class RunObserver:
         sign = 1 if higher_is_better(name) else -1
         if self.counts.best is None or sign * value > sign * self.counts.best:
             self.counts.best, self.counts.best_step, self.counts.since_best = value, self.counts.step, 0
-            self.writer.write(self.folder.checkpoints, BEST)
-            save_best(self.folder.checkpoints, self.prepared.trainee.adapter)
+            self.prepared.processes.first(self._write_best)
         else:
             self.counts.since_best += 1
+
+    def _write_checkpoint(self) -> None:
+        trainee = self.prepared.trainee
+        counts, folder = vars(self.counts) | {"steps": self.last}, self.folder.checkpoints
+        self.writer.write(folder, step_name(self.counts.step))
+        save_checkpoint(folder, self.counts.step, trainee.adapter, trainee.optimizer, counts, self.config.keep)
+
+    def _write_best(self) -> None:
+        self.writer.write(self.folder.checkpoints, BEST)
+        save_best(self.folder.checkpoints, self.prepared.trainee.adapter)
 
     @property
     def metric(self) -> str:

@@ -11,10 +11,12 @@ from loralab.core.attach import activate
 from loralab.errors import DataError, SpecError
 from loralab.evaluation.evaluate import encode_for
 from loralab.evaluation.label_order import in_known_order, in_order_of, in_order_of_model
+from loralab.formats.fingerprint import Fingerprint
 from loralab.formats.run import recorded_labels
 from loralab.methods.prefix.update import text_room
 from loralab.methods.table import rows_of
 from loralab.models.load import LoadedModel, read_config
+from loralab.processes.group import ALONE, Processes
 from loralab.tasks.encoding.encode import padding_id
 from loralab.tasks.example import Conversation, Examples, Preference, weight_of
 from loralab.tasks.held_out import Holdout
@@ -29,7 +31,7 @@ from loralab.training.base import (
     quieten,
     say_what_rests,
 )
-from loralab.training.check import check_invoked
+from loralab.training.check import check_invoked, check_shared_out
 from loralab.training.config import TrainConfig
 from loralab.training.data import TrainingData
 from loralab.training.data_record import Record, record_data
@@ -59,6 +61,13 @@ class Prepared:
     """Whether the examples are conversations, which the chat template writes."""
     eval_split: str | None = None
     """As `Draft.eval_split`."""
+    base: Fingerprint | None = None
+    """Of the frozen base, where it was taken already."""
+
+    @property
+    def processes(self) -> Processes:
+        """Those that make the run."""
+        return self.trainee.processes
 
     @property
     def held_out(self) -> str | None:
@@ -74,17 +83,17 @@ class Ground:
     notes: tuple[str, ...]
 
 
-def prepare(config: TrainConfig, dtype: str, labels: Sequence[str] = ()) -> Prepared:
+def prepare(config: TrainConfig, dtype: str, labels: Sequence[str] = (), processes: Processes = ALONE) -> Prepared:
     """Load the model in `dtype`, read the data, attach a fresh adapter; everything random comes from `config.seed`.
 
     `labels` are the classes of the run that is resumed, in its order.
     """
-    return prepare_on(lay_ground(config, dtype, labels), config)
+    return prepare_on(lay_ground(config, dtype, labels, processes), config)
 
 
-def lay_ground(config: TrainConfig, dtype: str, labels: Sequence[str] = ()) -> Ground:
+def lay_ground(config: TrainConfig, dtype: str, labels: Sequence[str] = (), processes: Processes = ALONE) -> Ground:
     """Open the task and load the model in `dtype`, as `prepare` does."""
-    draft = Draft(config, dtype, labels)
+    draft = Draft(config, dtype, labels, processes=processes)
     return Ground(draft, _prepared_by(GROUND, draft))
 
 
@@ -99,7 +108,8 @@ def prepare_on(ground: Ground, config: TrainConfig, name: str = "default") -> Pr
     notes = _prepared_by(run_preparations(config), draft)
     model, task = draft.loaded.model, draft.task
     objective = objective_for(config, model, task, draft.data)
-    trainee = Trainee(model, draft.adapter, optimizer_for(draft.adapter, config), draft.data, objective)
+    optimizer = optimizer_for(draft.adapter, config, draft.processes)
+    trainee = Trainee(model, draft.adapter, optimizer, draft.data, objective, draft.processes)
     record = record_data(task, config.data, _splits_read(config, task))
     first = task.examples("train", 1)[0]
     talks = isinstance(first.chosen if isinstance(first, Preference) else first, Conversation)
@@ -207,7 +217,10 @@ def read_data(draft: Draft) -> Iterator[str]:
     if key not in encoded:
         encoded[key] = _encoded(draft)
     pad_id = padding_id(draft.loaded.processor)
-    draft.data = TrainingData(encoded[key].rows, config.batch_size, config.accumulate, config.seed, pad_id)
+    check_shared_out(config, len(encoded[key].rows), draft.processes)
+    draft.data = TrainingData(
+        encoded[key].rows, config.batch_size, config.accumulate, config.seed, pad_id, draft.processes
+    )
     yield from encoded[key].notes
 
 

@@ -26,6 +26,7 @@ from loralab.core.names import unwrapped
 from loralab.core.projection import ChosenRows, Projection, projection_of
 from loralab.core.updates.update import WHOLE
 from loralab.methods.projected import ProjectedFineTune, ProjectedUpdate, ProjectedWeight
+from loralab.processes.group import ALONE, Processes
 from loralab.training.config import TrainConfig
 from loralab.training.optimizer import NamedAdamW, make_optimizer, parameter_group, parameter_groups
 
@@ -54,18 +55,21 @@ class Projected:
         return self.site.canonical(self.weight.detach())
 
 
-def optimizer_for(adapter: Adapter, config: TrainConfig) -> NamedAdamW:
+def optimizer_for(adapter: Adapter, config: TrainConfig, processes: Processes = ALONE) -> NamedAdamW:
     """The optimizer that the adapter's method asks for."""
     if isinstance(adapter.spec, ProjectedFineTune):
-        return ProjectedAdamW(adapter, adapter.spec, config)
+        return ProjectedAdamW(adapter, adapter.spec, config, processes)
     return make_optimizer(adapter.named_parameters(), config)
 
 
 class ProjectedAdamW(NamedAdamW):
     """See above. It tells the adapter's projected weights in which form it wants their gradients next."""
 
-    def __init__(self, adapter: Adapter, spec: ProjectedFineTune, config: TrainConfig) -> None:
-        self.spec, self.seed, self.at_once = spec, config.seed, config.accumulate == 1
+    def __init__(
+        self, adapter: Adapter, spec: ProjectedFineTune, config: TrainConfig, processes: Processes = ALONE
+    ) -> None:
+        self.spec, self.seed = spec, config.seed
+        self.at_once = config.accumulate == 1 and not processes.are_several
         self.projected = [
             _projected(update, unwrapped(adapter.layers[path]))
             for path, update in adapter.updates.items()

@@ -12,17 +12,23 @@ from loralab.errors import SpecError
 from loralab.evaluation.evaluate import Evaluation
 from loralab.evaluation.few import few_examples
 from loralab.extras import install, lacking
-from loralab.formats.save import save
+from loralab.formats.save import base_print, save
 from loralab.formats.sharing.card import CARD_NAME, write_card
 from loralab.machine import keep_few_kernels, peak_memory_bytes
 from loralab.methods.counts import parameter_counts
+from loralab.processes.group import Processes
+from loralab.processes.joining import joined
+from loralab.processes.launch import LaunchStopped, run_in_processes
+from loralab.processes.place import ProcessPlace, is_started_by_launcher
+from loralab.processes.sharding import shards_of
 from loralab.training.base import made_fast
 from loralab.training.check import resting_notes
 from loralab.training.checkpoint import AdapterWriter, newest_checkpoint, restore
 from loralab.training.command import WIDTH, folded, next_commands, train_command
 from loralab.training.config import DEFAULT_EPOCHS, TrainConfig
 from loralab.training.data_record import check_unchanged
-from loralab.training.folder import RunFolder, claim, clear, occupied
+from loralab.training.folder import RunFolder, claim, clear, occupied, without_auto
+from loralab.training.follower import NoJournal, NoSamples, Silence
 from loralab.training.forecast import forecast
 from loralab.training.interrupt import Asked, Interruption, RunStopped, interruptible
 from loralab.training.log.boards import Boards, open_boards, require_boards
@@ -35,6 +41,8 @@ from loralab.training.loop import run_steps
 from loralab.training.measure import Measurer, measured, measures, scores_before
 from loralab.training.observer import RunObserver
 from loralab.training.prepare import Prepared, prepare
+from loralab.training.sharding import check_sharded, on_host, shard_base
+from loralab.training.shared_out import check_started, check_still_alike, make_alike, what_is_asked
 
 
 @dataclass(frozen=True)
@@ -81,12 +89,20 @@ def train(config: TrainConfig) -> TrainResult:
     cannot go on; and whatever loading the model or the data raises. Nothing is written before all of that is known.
     """
     config.validate()
-    require_boards(config)
-    folder = claim(config)
+    if is_started_by_launcher():
+        check_started(config.processes, ProcessPlace.here().count)
+    elif config.processes and config.processes > 1:
+        return train_in_processes(config)
+    with joined(config.device) as processes:
+        return _train(config, processes)
+
+
+def _train(config: TrainConfig, processes: Processes) -> TrainResult:
+    processes.check_alike(lambda: what_is_asked(config))
+    config, folder, before = processes.first(lambda: _look(config))
     keep_few_kernels()
-    before = folder.read_record() if config.resume else {}
-    prepared = prepare(config, before.get("dtype", config.dtype), before.get("labels", ()))
-    with made_fast(prepared.loaded) as kernels, interruptible() as interruption:
+    prepared = ready(config, before.get("dtype", config.dtype), before.get("labels", ()), processes)
+    with made_fast(prepared.loaded) as kernels, interruptible(processes) as interruption:
         run = open_run(config, prepared, folder, interruption, before)
         try:
             run.say_start(kernels)
@@ -97,6 +113,48 @@ def train(config: TrainConfig) -> TrainResult:
             raise run.stopped(asked.number) from None
         finally:
             run.close()
+
+
+def ready(config: TrainConfig, dtype: str, labels: Sequence[str], processes: Processes) -> Prepared:
+    """The run as `prepare` makes it, the same in all processes; with `shard` each keeps its part of the base, one after
+    another, so that a machine never holds more than one whole base.
+    """
+    if not config.shard:
+        prepared = processes.together(lambda: _printed(prepare(config, dtype, labels, processes)))
+        make_alike(prepared)
+        return prepared
+    check_sharded(config, processes)
+    mesh, in_step = shards_of(processes), replace(processes, in_step=True)
+    loading, precision = on_host(config, dtype, processes)
+    prepared = processes.in_turn(
+        lambda: shard_base(config, _printed(prepare(loading, precision, labels, in_step)), mesh)
+    )
+    make_alike(prepared)
+    return prepared
+
+
+def _printed(prepared: Prepared) -> Prepared:
+    """With the fingerprint of its base, where others are to be compared with it."""
+    if not prepared.processes.are_several:
+        return prepared
+    return replace(prepared, base=base_print(prepared.trainee.adapter, prepared.loaded.model))
+
+
+def train_in_processes(config: TrainConfig) -> TrainResult:
+    """The same on `config.processes` processes of this machine, which are started for it and share its batches out."""
+    assert config.processes is not None
+    try:
+        return run_in_processes(config.processes, train, config)
+    except LaunchStopped as stopped:
+        raise RunStopped(f"all {config.processes} processes have ended", stopped.number) from None
+
+
+def _look(config: TrainConfig) -> tuple[TrainConfig, RunFolder, dict[str, Any]]:
+    """(the configuration without `auto`, its folder, run.json of the run that goes on)."""
+    require_boards(config)
+    config = without_auto(config)
+    folder = claim(config)
+    return config, folder, folder.read_record() if config.resume else {}
 
 
 @dataclass
@@ -184,7 +242,8 @@ def open_run(
     before: Mapping[str, Any],
     progress: ShowsProgress | None = None,
 ) -> Run:
-    """Hold the folder, make it this run's, and go back to the newest checkpoint if there is one to resume from.
+    """Hold the folder, make it this run's, and go back to the newest checkpoint if there is one to resume from. Of
+    several processes the first one holds it, reads it and writes it.
 
     `before` is the run.json of the run that goes on, else empty. Raises DataError where its data are not as they were.
     """
@@ -192,14 +251,19 @@ def open_run(
         said = check_unchanged(before, prepared.data, folder.path)
         prepared = replace(prepared, notes=(*prepared.notes, *said))
     last = total_steps(config, prepared)
-    checkpoint = newest_checkpoint(folder.checkpoints) if config.resume else None
+    processes = prepared.processes
+    checkpoint = processes.first(lambda: newest_checkpoint(folder.checkpoints)) if config.resume else None
     done = checkpoint.step if checkpoint else 0
     if done > last:
         raise SpecError(f"the run in {folder.path} has made {done} steps already, more than {last}; give more steps")
     with ExitStack() as hold:
-        hold.enter_context(occupied(config))
-        progress = progress or RunProgress(done + 1, last)
-        observer = _observer(config, prepared, folder, interruption, before, progress, done, last)
+        processes.first(lambda: hold.enter_context(occupied(config)))
+        progress = progress or (RunProgress(done + 1, last) if processes.is_first else Silence())
+        observer = processes.together(
+            lambda: (_observer if processes.is_first else _follower)(
+                config, prepared, folder, interruption, before, progress, done, last
+            )
+        )
         if checkpoint:
             restore(checkpoint, prepared.trainee.adapter, prepared.trainee.optimizer)
             observer.resume(checkpoint)
@@ -225,14 +289,31 @@ def _observer(
         clear(folder, record_text(config, facts))
     journal = Journal(folder, done, boards)
     measurer = Measurer(config, prepared, journal, SampleFile(folder.samples, done), boards, progress, interruption)
-    writer = AdapterWriter(folder.path, prepared.trainee.adapter, prepared.loaded)
+    writer = AdapterWriter(folder.path, prepared.trainee.adapter, prepared.loaded, prepared.base)
+    return RunObserver(config, prepared, folder, journal, progress, measurer, interruption, writer, last)
+
+
+def _follower(
+    config: TrainConfig,
+    prepared: Prepared,
+    folder: RunFolder,
+    interruption: Interruption,
+    before: Mapping[str, Any],
+    progress: ShowsProgress,
+    done: int,
+    last: int,
+) -> RunObserver:
+    """That of every process but the first, without files."""
+    boards, journal, samples = Boards(progress.say), NoJournal(), NoSamples(folder.samples)
+    measurer = Measurer(config, prepared, journal, samples, boards, progress, interruption)
+    writer = AdapterWriter(folder.path, prepared.trainee.adapter, prepared.loaded, prepared.base)
     return RunObserver(config, prepared, folder, journal, progress, measurer, interruption, writer, last)
 
 
 def _stopped(config: TrainConfig, observer: RunObserver, number: int) -> RunStopped:
     """What a run that was asked to stop says, after it wrote down where it stands."""
     step, out = observer.counts.step, shlex.quote(config.out)
-    if "result" in observer.folder.read_record():
+    if observer.prepared.processes.first(lambda: "result" in observer.folder.read_record()):
         return RunStopped(f"the run was finished all the same: its adapter is in {config.out}", number)
     observer.stop()
     used = f", and any verb takes it as it is: --adapter {out} --checkpoint last" if step else ""
@@ -246,10 +327,16 @@ def _stopped(config: TrainConfig, observer: RunObserver, number: int) -> RunStop
 
 def _finish(config: TrainConfig, observer: RunObserver, kernels: Sequence[str]) -> TrainResult:
     """Bring the best adapter back, evaluate it, and write everything that a finished run leaves."""
-    prepared, folder = observer.prepared, observer.folder
     observer.bring_back_best()
+    check_still_alike(observer.prepared.trainee.adapter, observer.prepared.processes)
     final = observer.evaluate(leave=config.save_every > 0) if measures(config) else None
-    save(prepared.trainee.adapter, folder.path, model=prepared.loaded.model, tokenizer=prepared.loaded.processor)
+    return observer.prepared.processes.first(lambda: _write(config, observer, kernels, final))
+
+
+def _write(config: TrainConfig, observer: RunObserver, kernels: Sequence[str], final: Evaluation | None) -> TrainResult:
+    prepared, folder = observer.prepared, observer.folder
+    loaded, base = prepared.loaded, observer.writer.base
+    save(prepared.trainee.adapter, folder.path, model=loaded.model, tokenizer=loaded.processor, base=base)
     if not lacking("plots"):
         draw_curves(read_journal(folder.metrics), folder.curves, f"{config.model} on {config.task}, {config.method}")
     few = few_examples(final.rows) if final else ()

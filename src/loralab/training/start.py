@@ -201,7 +201,7 @@ def attach_from_data(
             f"init eva starts the A of a LoRA, and method {config.method} is none: give a method that is "
             "one, or leave init out"
         )
-    checkpoint = newest_checkpoint(RunFolder(Path(config.out)).checkpoints) if config.resume else None
+    checkpoint = newest_checkpoint(RunFolder.of(config).checkpoints) if config.resume else None
     if checkpoint:
         return _as_before(method, model, checkpoint, name)
     batches = islice(_batches(data), config.eva_batches)
@@ -210,9 +210,8 @@ def attach_from_data(
 
 def _batches(data: TrainingData) -> Iterator[Mapping[str, Tensor]]:
     """What the model is called with in the run's first epoch, batch by batch, with the labels."""
-    for step in range(1, data.steps_per_epoch + 1):
-        for batch in data.step(step).batches:
-            yield dict(batch.inputs) if batch.labels is None else {**batch.inputs, "labels": batch.labels}
+    for batch in data.for_one_process():
+        yield dict(batch.inputs) if batch.labels is None else {**batch.inputs, "labels": batch.labels}
 
 
 def _as_before(spec: LoRA, model: nn.Module, checkpoint: Checkpoint, name: str) -> Adapter:

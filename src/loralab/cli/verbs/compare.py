@@ -14,13 +14,27 @@ def run(config: CompareConfig) -> Answer:
     """Train what is not finished yet; the answer has the rows and the claims."""
     from loralab.experiments.comparison.compare import as_answer, compare
 
+    if config.cell is not None:
+        return _train_cell(config)
     if config.overwrite and COMPARISON.occupied(Path(config.out)):
         COMPARISON.refuse_other(Path(config.out))
     return as_answer(compare(config))
 
 
+def _train_cell(config: CompareConfig) -> Answer:
+    """The answer is what came of one cell."""
+    from loralab.experiments.comparison.single import train_cell
+
+    outcome, cells = train_cell(config)
+    return {"cell": outcome.cell.name, "cells": cells, "result": outcome.result}
+
+
 def show(answer: Answer) -> None:
     """The table with the metric that the claims are about, those that were tested, and the files; table.md has all."""
+    if "cell" in answer:
+        metrics = "  ".join(f"{name} {value:.4g}" for name, value in answer["result"]["metrics"].items())
+        show_lines(f"{answer['cell']}, one of {answer['cells']} cells: {metrics}")
+        return
     show_lines(answer["how_tuned"], "")
     columns = ("method and setting", "trained", answer["metric"] or "metric", "tok/s", "memory")
     show_table("", columns, [_line(row, answer["metric"]) for row in answer["rows"]])

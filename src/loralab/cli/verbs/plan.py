@@ -45,6 +45,8 @@ def show(answer: Answer) -> None:
     meanings = MEMORY | (ON_GPU if answer["device"] == "cuda" else {})
     for name, meaning in meanings.items():
         print(f"  {name.ljust(12)}{readable_bytes(answer['memory'][name]).rjust(10)}  {meaning}".rstrip())
+    if answer["gpus"] > 1:
+        show_lines(_sent(answer["wire"]), indent="  ")
     if answer["fit"] is not None:
         show_lines(*_verdict(answer["fit"]), indent="     ")
     show_lines(*answer["notes"], indent="  ")
@@ -65,6 +67,11 @@ def _verdict(fit: Answer) -> list[str]:
     return [*lines, f"train with: {fit['flags']}"]
 
 
+def _sent(wire: Answer) -> str:
+    base = f", and {readable_bytes(wire['base_per_batch'])} of the base a batch" if wire["base_per_batch"] else ""
+    return f"each GPU sends {readable_bytes(wire['adapter_per_step'])} of gradients a step{base}"
+
+
 def _storage(tasks: Answer) -> str:
     together, copies = readable_bytes(tasks["with_adapters"]), readable_bytes(tasks["with_copies"])
     return f"{tasks['count']:,} tasks in 16 bits: {together} with adapters, {copies} as whole models"
@@ -74,7 +81,7 @@ VERB = Verb(
     PlanConfig,
     run,
     show,
-    essentials=(*ESSENTIALS, "gpu_memory", "gpus", "gradient_checkpointing", "quantize"),
+    essentials=(*ESSENTIALS, "gpu_memory", "gpus", "shard", "gradient_checkpointing", "quantize"),
     example=(
         "loralab plan --model gpt3-175b --method lora --rank 4 --targets q,v \\\n  --dtype float16 --batch-size 1\n"
         "loralab plan --model llama-3-8b --targets all-linear --gpu-memory 24GB"

@@ -8,6 +8,8 @@ from dataclasses import asdict, dataclass, field, fields
 from loralab.cli.flags import ESSENTIALS
 from loralab.cli.showing import WIDTH, readable, readable_bytes, show_heading, show_lines, show_table
 from loralab.cli.verb import Answer, Verb
+from loralab.errors import SpecError
+from loralab.processes.place import ProcessPlace
 from loralab.tasks.preference import METRICS as PAIRED
 from loralab.training.command import folded
 from loralab.training.config import TrainConfig
@@ -37,6 +39,11 @@ def run(config: TrainVerbConfig) -> Answer:
 
         return asdict(train(single))
 
+    if ProcessPlace.here().count > 1:
+        raise SpecError(
+            "seeds under a launcher of several processes: each seed is a run with its own; give --processes instead, "
+            "without the launcher, or one --seed"
+        )
     from loralab.experiments.seeds import as_answer, train_seeds
 
     return as_answer(train_seeds(single, config.seeds))

@@ -94,9 +94,10 @@ class Magnitude(Update, ABC):
 
     def stretch(self, base: nn.Module, pair: Pair) -> Tensor:
         """c = m / ‖V‖, [O]; 1 for rows that are not adapted. Without gradients it is kept for as long as nothing that
-        it is made of changes, so that decoding token by token does not measure V anew for each.
+        it is made of changes, so that decoding token by token does not measure V anew for each. A pass with gradients
+        ends that: a step may follow it, and torch does not count what its fused optimizers write.
         """
-        if torch.is_grad_enabled():  # a training: an optimizer may write past torch's count of writes, as p.data does
+        if torch.is_grad_enabled():
             self._kept = None
         seen = None if torch.is_grad_enabled() else Seen.of([base.weight, *(t for _, t in self.named_tensors())])
         if seen is not None and self._kept is not None and seen.is_as(self._kept[0]):

@@ -8,7 +8,7 @@ from loralab.methods.settings import TAKERS
 from loralab.methods.table import METHOD_NAMES, MethodRow, names_sized_by, rows_of
 from loralab.training.config import TrainConfig
 
-FREE_TO_CHANGE = ("out", "save_every", "keep", "method", "seed", "resume", "overwrite")
+FREE_TO_CHANGE = ("out", "save_every", "keep", "method", "seed", "resume", "overwrite", "cell")
 """Fields in which a comparison that goes on may differ from the one it goes on with, and those it decides itself."""
 
 
@@ -61,7 +61,13 @@ class CompareConfig(TrainConfig):
     method: str = field(default="lora", init=False)
     seed: int = field(default=0, init=False)
     resume: bool = field(default=False, init=False)
+    processes: int | None = field(default=None, init=False)
+    shard: bool = field(default=False, init=False)
     training_share: float | None = field(default=None, init=False)
+
+    cell: int | None = field(default=None, metadata={"group": "comparison"})
+    """Train this cell alone, counted from 0: for the jobs of an array on machines that share the folder. The same
+    command without it trains what is left and makes the table."""
 
     overwrite: bool = field(default=False, metadata={"group": "run"})
     """Begin anew where the folder holds another comparison; anything else there is left alone."""
@@ -81,7 +87,7 @@ class CompareConfig(TrainConfig):
         """Raise one SpecError that lists everything wrong with the comparison itself, or return."""
         super().validate()
         problems = [*_list_problems(self), *_method_problems(self), *self.idle_settings(), *_budget_problems(self)]
-        problems += _tuning_problems(self)
+        problems += [*_tuning_problems(self), *_cell_problems(self)]
         if problems:
             raise SpecError("invalid comparison: " + "; ".join(problems))
 
@@ -173,3 +179,12 @@ def _tuning_problems(config: CompareConfig) -> list[str]:
 def sized_by(method: str, size: str) -> bool:
     """Whether a method, or one of those joined by `+`, has a rank, a size, or positions."""
     return any(row.sized_by == size for row in rows_of(method))
+
+
+def _cell_problems(config: CompareConfig) -> list[str]:
+    """One cell knows nothing of the others."""
+    if config.cell is None:
+        return []
+    beside = [name for name in ("tuned", "overwrite") if getattr(config, name)]
+    problems = [f"cell {config.cell} and {name}: that is of all cells together; leave one out" for name in beside]
+    return problems + ([f"cell {config.cell}: cells are counted from 0"] if config.cell < 0 else [])

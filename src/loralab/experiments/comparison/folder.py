@@ -58,6 +58,11 @@ def clear(folder: ComparisonFolder) -> None:
         changes.remove(*(each.name for each in own), *pictures)
 
 
+def of_cell(folder: ComparisonFolder, name: str) -> ComparisonFolder:
+    """Where one cell is alone, beside others that are at work in the same comparison: only its lock is used."""
+    return ComparisonFolder(folder.path / "locks" / name)
+
+
 @contextmanager
 def held(folder: ComparisonFolder) -> Iterator[int]:
     """Hold the folder's lock; gives its descriptor, through which a training started here holds it too.

@@ -48,6 +48,8 @@ class TuneConfig(TrainConfig):
     lr: float = field(default=2e-4, init=False)
     seed: int = field(default=0, init=False)
     resume: bool = field(default=False, init=False)
+    processes: int | None = field(default=None, init=False)
+    shard: bool = field(default=False, init=False)
     eval_every: int = field(default=0, init=False)
     best_epoch: bool = field(default=False, init=False)
     best_metric: str | None = field(default=None, init=False)

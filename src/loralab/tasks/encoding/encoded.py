@@ -95,3 +95,10 @@ class EncodedRow:
 
 
 AnyEncoded = Encoded | EncodedPair | EncodedRow | EncodedImage
+
+
+def mass_of(encoded: AnyEncoded) -> float:
+    """What its targets count together in the training loss: their number, where it has no weight."""
+    if isinstance(encoded, EncodedRow):
+        return sum(map(mass_of, encoded.examples))
+    return encoded.targets * encoded.weight

@@ -18,6 +18,7 @@ from loralab.generation.config import GenerationConfig
 from loralab.methods.prefix.update import text_room
 from loralab.models.load import LoadedModel
 from loralab.nn.mode import evaluating
+from loralab.processes.group import ALONE, Processes
 from loralab.tasks.example import AnyExample, Conversation, Document, Example, ImageExample, LabelledExample, Preference
 from loralab.tasks.table import Task
 
@@ -54,23 +55,30 @@ class Chosen:
         places = spread_evenly(len(measured), count)
         return cls(task, places, tuple(to_ask(measured[place]) for place in places))
 
-    def ask(self, loaded: LoadedModel, evaluation: Evaluation, step: int, max_length: int) -> list[Reply]:
+    def ask(
+        self, loaded: LoadedModel, evaluation: Evaluation, step: int, max_length: int, processes: Processes = ALONE
+    ) -> list[Reply]:
         """What the model, as it is now, says to each."""
-        said = (
-            self._written(loaded, max_length) if self.task.model_kind == "generation" else self._predicted(evaluation)
-        )
+        writes = self.task.model_kind == "generation"
+        said = self._written(loaded, max_length, processes) if writes else self._predicted(evaluation)
         return [
             Reply(step, _asked(example), self._wanted(example), answer.strip())
             for example, answer in zip(self.examples, said, strict=True)
         ]
 
-    def _written(self, loaded: LoadedModel, max_length: int) -> Sequence[str]:
+    def _written(self, loaded: LoadedModel, max_length: int, processes: Processes) -> Sequence[str]:
         asked = [each for each in self.examples if isinstance(each, Example | Conversation)]
-        assert isinstance(loaded.processor, PreTrainedTokenizerBase)
         room = text_room(loaded.model)
         tokens = NEW_TOKENS if room is None else max(1, min(NEW_TOKENS, room // 2))
+        config = GenerationConfig(max_new_tokens=tokens)
+
+        def answer(some: Sequence[Example | Conversation]) -> Sequence[str]:
+            assert isinstance(loaded.processor, PreTrainedTokenizerBase)
+            return answers(loaded.model, loaded.processor, some, config, max_length)
+
         with evaluating(loaded.model):
-            return answers(loaded.model, loaded.processor, asked, GenerationConfig(max_new_tokens=tokens), max_length)
+            groups = [[each] for each in asked] if processes.are_several else [asked]
+            return [text for texts in processes.map(answer, groups, "samples") for text in texts]
 
     def _predicted(self, evaluation: Evaluation) -> Sequence[str]:
         return [_rounded(self.task, evaluation.outputs[place]) for place in self.places]

@@ -1,0 +1,51 @@
+"""`--shard`: which blocks of a model are sharded, and what does not work there."""
+
+from dataclasses import replace
+
+import torch
+from torch.distributed.device_mesh import DeviceMesh
+
+from loralab.errors import SpecError
+from loralab.methods.table import rows_of
+from loralab.models.families.blocks import blocks_of
+from loralab.models.precision import choose_dtype
+from loralab.processes.group import Processes
+from loralab.processes.sharding import shard_blocks
+from loralab.training.config import TrainConfig
+from loralab.training.prepare import Prepared
+
+
+def on_host(config: TrainConfig, dtype: str, processes: Processes) -> tuple[TrainConfig, str]:
+    """(the configuration, the precision) by which a base is loaded that is sharded afterwards: whole on the host, as
+    the device that computes would have it.
+    """
+    return replace(config, device="cpu"), str(choose_dtype(dtype, torch.device(processes.device))[0]).removeprefix(
+        "torch."
+    )
+
+
+def shard_base(config: TrainConfig, prepared: Prepared, mesh: DeviceMesh) -> Prepared:
+    """The run, of whose frozen base this process keeps its part. Raises SpecError where the blocks are not known."""
+    adapter, model = prepared.trainee.adapter, prepared.loaded.model
+    own = [tensor for _, tensor in adapter.named_tensors()]
+    said = [str(shard_blocks(model, blocks_of(model), own, mesh))]
+    if config.samples:
+        said.append("no samples are asked: their texts end after different numbers of passes")
+    return replace(prepared, notes=(*prepared.notes, *said))
+
+
+def check_sharded(config: TrainConfig, processes: Processes) -> None:
+    """Raises SpecError naming what does not go with a sharded base."""
+    trains = any(row.trains_weights for row in rows_of(config.method))
+    reasons = {
+        "one process: there is nobody to share the base with; give --processes": not processes.are_several,
+        f"method {config.method}: every process would hold what it trains of the weights whole; choose lora": trains,
+        f"quantize {config.quantize}: packed weights are no parameters, which alone are sharded; leave one out": (
+            config.quantize is not None
+        ),
+        "preference dpo: its reference is computed when a process needs it, and a sharded base needs all at once; "
+        "choose orpo": config.preference == "dpo",
+    }
+    problems = [reason for reason, applies in reasons.items() if applies]
+    if problems:
+        raise SpecError(f"shard and {'; shard and '.join(problems)}")

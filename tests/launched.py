@@ -1,0 +1,140 @@
+"""What the processes of a test do: functions that they can find by name."""
+
+import os
+import signal
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+from torch import nn
+from torch.distributed.tensor import DTensor
+
+import loralab as ll
+from loralab.errors import LoralabError
+from loralab.processes.gradients import add_up_gradients
+from loralab.processes.group import Processes
+from loralab.processes.joining import joined
+from loralab.processes.sharding import shard_blocks, shards_of
+from loralab.training.interrupt import interruptible
+
+Trained = ll.TrainResult | str
+
+
+def train_each(configs: Sequence[ll.TrainConfig]) -> list[Trained]:
+    """The result of each run, or the error that it ended with."""
+    with joined("cpu"):
+        return [_trained(config) for config in configs]
+
+
+def _trained(config: ll.TrainConfig) -> Trained:
+    try:
+        return ll.train(config)
+    except LoralabError as error:
+        return f"{type(error).__name__}: {error}"
+
+
+def work_together(failing: int) -> dict[str, object]:
+    """Everything that a group does, once."""
+    with joined("cpu") as processes:
+        said: dict[str, object] = {"own": processes.gather(lambda: processes.index)}
+        said["first"] = processes.first(lambda: f"of process {processes.index}")
+        said["map"] = processes.map(lambda number: number * number, [3, 1, 2])
+        said["largest"] = processes.largest(processes.index * 10)
+        taken = torch.full((2,), float(processes.index))
+        processes.take_from_first([taken])
+        said["taken"] = taken.tolist()
+        weight, idle, half = (nn.Parameter(torch.zeros(2)) for _ in range(3))
+        weight.grad = torch.full((2,), float(processes.index + 1))
+        half.grad = torch.ones(2) if processes.is_first else None
+        said["loss"] = add_up_gradients(processes, [weight, idle, half, weight], 0.5)
+        said["gradients"] = [None if each.grad is None else each.grad.tolist() for each in (weight, idle, half)]
+        refused = ll.SpecError("asked for too much")
+        said["together"] = _met(
+            processes, lambda: processes.together(lambda: _fail(processes.index == failing, refused))
+        )
+        said["gather"] = _met(processes, lambda: processes.gather(lambda: _fail(processes.index == failing, refused)))
+        bug = ValueError("a bug")
+        said["bug"] = _met(processes, lambda: processes.map(lambda each: _fail(each == failing, bug), [0, 1]))
+        facts = {"a file": str(processes.index), "torch": "2"}
+        said["alike"] = _met(processes, lambda: processes.check_alike(lambda: facts))
+        return said
+
+
+def _met(processes: Processes, work: Callable[[], object]) -> list[str]:
+    """The error that each process meets."""
+    try:
+        work()
+    except (LoralabError, ValueError) as error:
+        own = f"{type(error).__name__}: {error} {getattr(error, 'is_known_to_all', None)}"
+        return processes.gather(lambda: own)
+    return []
+
+
+def _fail(now: bool, error: Exception) -> None:
+    if now:
+        raise error
+
+
+def fail_alone(error: Exception) -> None:
+    """The second process meets an error that the first one, which waits for it, knows nothing of."""
+    with joined("cpu") as processes:
+        _fail(processes.index == 1, error)
+        processes.largest(0)
+
+
+def die_alone() -> None:
+    """The second process is killed while the first one waits for it."""
+    with joined("cpu") as processes:
+        if processes.index == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+        processes.largest(0)
+
+
+def wait_to_be_asked(ready: Path) -> None:
+    """Until one of the processes has heard a signal."""
+    with joined("cpu") as processes, interruptible(processes) as interruption:
+        processes.first(ready.touch)
+        while True:
+            interruption.check()
+            time.sleep(0.05)
+
+
+def shard_a_toy() -> dict[str, object]:
+    """What a process holds of two blocks, before, within and after a pass."""
+    with joined("cpu") as processes:
+        blocks = nn.ModuleList([nn.Linear(8, 8), nn.Linear(8, 8)])
+        model = nn.Sequential(nn.Embedding(4, 8), *blocks)
+        extra = nn.Parameter(torch.ones(8))
+        blocks[0].register_parameter("extra", extra)
+        model.requires_grad_(False)
+        extra.requires_grad_(True)
+        x = torch.tensor([1, 2])
+        whole = model(x)
+        said: dict[str, object] = {"sharded": str(shard_blocks(model, list(blocks), [extra], shards_of(processes)))}
+        within: list[int] = []
+        blocks[1].register_forward_hook(lambda module, *_: within.append(_held(module)))
+        said["same"] = torch.allclose(model(x), whole, atol=1e-6)
+        said["within"] = within
+        said["held"] = [_held(block) for block in blocks]
+        said["extra"] = type(extra).__name__
+        return said
+
+
+def _held(module: nn.Module) -> int:
+    """Elements of its parameters that lie in this process."""
+    return sum((p.to_local() if isinstance(p, DTensor) else p).numel() for p in module.parameters())
+
+
+def take_turns(place: Path) -> list[str]:
+    """Each says when its turn begins and ends."""
+    with joined("cpu") as processes:
+
+        def speak() -> None:
+            for said in ("begins", "ends"):
+                with place.open("a") as file:
+                    file.write(f"{processes.index} {said}\n")
+                time.sleep(0.05)
+
+        processes.in_turn(speak)
+        return place.read_text().splitlines()
