@@ -42,7 +42,7 @@ SHOWING = SOURCE / "loralab" / "cli" / "showing.py"
 SERVER = SOURCE / "loralab" / "serving" / "http"
 AUTO_CLASSES_ALLOWED_IN = SOURCE / "loralab" / "models" / "load.py"
 LONGEST_FILE, LONGEST_FUNCTION, FULLEST_FOLDER, LARGEST_FAMILY = 600, 80, 24, 2
-MOST_IMPORTS_IN_FORMATS = 120
+MOST_IMPORTS_IN_FORMATS = 110
 PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 
 

@@ -34,7 +34,7 @@ from loralab.experiments.tuning.config import TuneConfig as TuneConfig
 from loralab.experiments.tuning.results import TuneResult as TuneResult
 from loralab.experiments.tuning.tune import tune as tune
 from loralab.formats.load import load as load
-from loralab.formats.merged.export import export_merged as export_merged
+from loralab.formats.merged.folder import export_merged as export_merged
 from loralab.formats.save import save as save
 from loralab.formats.sharing.push import push_to_hub as push_to_hub
 from loralab.methods.adamix import AdaMix as AdaMix

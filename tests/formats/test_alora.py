@@ -7,7 +7,7 @@ import torch
 
 import loralab as ll
 from loralab.formats.convert import convert
-from loralab.formats.doctor.model import logit_change
+from loralab.formats.doctor.examine import logit_change
 from loralab.formats.inspect import inspect
 from loralab.formats.read import read_adapter
 from loralab.formats.resize import read_resizable, uniform_ranks, write_resized

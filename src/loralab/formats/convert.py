@@ -26,9 +26,8 @@ from loralab.files.tensors import SAFETENSORS, write_tensors
 from loralab.files.whole import may_replace, whole_file, whole_folder
 from loralab.formats.gguf import GgufBase, write_gguf
 from loralab.formats.loralib import ALPHA_KEY, loralib_pair, spread
-from loralab.formats.peft.agreement import targets_without
 from loralab.formats.peft.config import PeftConfig
-from loralab.formats.peft.keys import EMBEDDING_A, EMBEDDING_B, PREFIX, A, B, plain_path
+from loralab.formats.peft.keys import EMBEDDING_A, EMBEDDING_B, PREFIX, A, B, plain_path, targets_without
 from loralab.formats.read import read_adapter, read_plain
 from loralab.formats.save import write_folder
 from loralab.formats.stored import StoredAdapter

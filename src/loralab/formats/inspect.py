@@ -11,8 +11,7 @@ from loralab.core.updates.factors import Recipe
 from loralab.core.updates.magnitude import MAGNITUDE
 from loralab.core.updates.update import WHOLE
 from loralab.errors import some
-from loralab.formats.doctor.examine import findings_beside_loading
-from loralab.formats.doctor.model import logit_change
+from loralab.formats.doctor.examine import findings_beside_loading, logit_change
 from loralab.formats.peft.beside_base import BIAS_OF_B
 from loralab.formats.peft.tokens import DELTA, row_count
 from loralab.formats.read import read_adapter

@@ -2,9 +2,8 @@
 
 from loralab.errors import AdapterFileError, some
 from loralab.files.names import CONFIG_NAME, RUN_NAME, SIDECAR_NAME
-from loralab.formats.peft.agreement import targets_without
 from loralab.formats.peft.config import PeftConfig, pattern_matches
-from loralab.formats.peft.keys import heads_peft_saves, is_named
+from loralab.formats.peft.keys import heads_peft_saves, is_named, targets_without
 from loralab.formats.run import read_run
 from loralab.formats.stored import AGAIN, Finding, StoredAdapter
 from loralab.models.fit import FRESH

@@ -12,27 +12,31 @@ module. Verifying by logits needs the adapted weights once more to measure round
 import copy
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import psutil
 import torch
+from torch import nn
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils.hub import cached_file
 
-from loralab.core.adapter import Adapter, adapters_of
+from loralab.core.adapter import Adapter, AdapterSet, adapters_of
+from loralab.core.layer import in_words
+from loralab.core.merge import originals_in_place
 from loralab.core.names import unwrapped
-from loralab.errors import NumericsError, OutputError, SpecError
+from loralab.errors import AdapterStateError, LoralabError, NumericsError, OutputError, SpecError
 from loralab.files.drafts import remove
 from loralab.files.names import CONFIG_NAME, RUN_NAME
 from loralab.files.shards import WEIGHTS, TensorFolder, write_index, write_tensors
 from loralab.files.whole import refuse_occupied, whole_folder
-from loralab.formats.merged.layout import main_dtype
 from loralab.formats.merged.verify import Verification, check_tensors, compare
-from loralab.formats.merged.weights import MergedWeights, merged_weights
+from loralab.formats.merged.weights import MergedWeights, main_dtype, merged_weights
 from loralab.formats.probe import Probe, make_probe
 from loralab.models.locate import locate
+from loralab.models.nf4 import quantized_layers
 from loralab.models.precision import DTYPES
 from loralab.models.processor import write_processor
 from loralab.models.processor_names import MORE_TEMPLATES, processor_files
@@ -246,3 +250,83 @@ def choose_proof_dtype(model: str, requested: str) -> tuple[str, str]:
         f"compared in {own}, the dtype of the files: float32 would need {needed / 1e9:.1f} GB of memory, "
         f"{free / 1e9:.1f} GB is free"
     )
+
+
+# -- from Python, in one call: which adapter, and where the base's files are -------------------------------------------
+
+
+def export_merged(
+    model: nn.Module,
+    path: str | Path,
+    name: str | None = None,
+    *,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    verify: str = "logits",
+) -> MergedFolder:
+    """Write a transformers model with its adapter `name` (the active one by default) merged into a new folder, as
+    `loralab merge` does: reopened and compared before it appears. The model is left as it was, bit for bit.
+
+    Where the model's own files are known (`model.name_or_path`) they are merged into, tensor by tensor in their own
+    dtypes, and its tokenizer is copied; else the live weights are written. `tokenizer` is written instead of the
+    model's. `verify="tensors"` leaves out the comparison of logits, which needs the model's memory once more.
+
+    Raises SpecError for what is not a transformers model, AdapterStateError where no adapter or several speak and for
+    a quantised base, OutputError for a folder that holds something, NumericsError where the verification fails.
+    """
+    inner = unwrapped(model)
+    if not isinstance(inner, PreTrainedModel):
+        raise SpecError(
+            f"a {type(inner).__name__} is not a transformers model and has no Hugging Face folder; call "
+            "loralab.merge(model) and save model.state_dict(), which then has the plain model's names"
+        )
+    _refuse_quantized(inner)
+    adapters = adapters_of(inner)
+    chosen = _chosen(adapters, name)
+    source = _own_files(inner)
+    with _unmerged(inner, adapters):
+        return write_merged(
+            inner, chosen, path, source=source, tokenizer=tokenizer, own_tokenizer=tokenizer is not None, verify=verify
+        )
+
+
+def _refuse_quantized(model: PreTrainedModel) -> None:
+    if any(True for _ in quantized_layers(model)):
+        raise AdapterStateError(
+            f"this {type(model).__name__} is quantised to nf4, which cannot hold a merge, and its files would not be "
+            "a model's; load the base without quantising it, load the adapter onto that, and export there"
+        )
+
+
+def _chosen(adapters: AdapterSet, name: str | None) -> str:
+    """The one adapter to write."""
+    if name is not None:
+        return adapters.adapter(name).name
+    speaking = adapters.routing.merged or adapters.routing.active
+    if isinstance(speaking, str):
+        return speaking
+    found = "no adapter is active" if speaking is None else f"{in_words(speaking)} speak together"
+    how = "activate or name one" if speaking is None else "make them one with loralab.combine, or name one"
+    raise AdapterStateError(f"export_merged writes one adapter, and {found}; {how}")
+
+
+def _own_files(model: PreTrainedModel) -> Path | None:
+    """The folder with the safetensors that the model was loaded from; None where it is not known or not here."""
+    if not model.name_or_path:
+        return None
+    try:
+        folder = source_folder(model.name_or_path)
+        return folder if TensorFolder(folder).kinds else None
+    except (LoralabError, OSError):
+        return None
+
+
+@contextmanager
+def _unmerged(model: PreTrainedModel, adapters: AdapterSet) -> Iterator[None]:
+    """Within this block a merged model holds its original tensors and its adapter is live."""
+    before = adapters.routing.active, adapters.routing.rows, adapters.routing.merged
+    with originals_in_place(model):
+        adapters.route(*before[:2])
+        try:
+            yield
+        finally:
+            adapters.route(*before)

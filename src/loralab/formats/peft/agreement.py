@@ -6,14 +6,14 @@ adapter's. With the model at hand `reading.py` holds them against its modules as
 """
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from loralab.core.updates.factors import Recipe
 from loralab.core.updates.update import WHOLE
 from loralab.errors import some
 from loralab.files.names import CONFIG_NAME, SIDECAR_NAME
 from loralab.formats.peft.config import PeftConfig
-from loralab.formats.peft.keys import ALL_LINEAR, is_named, is_target
+from loralab.formats.peft.keys import ALL_LINEAR, is_named, is_target, parameters_of, targets_without
 from loralab.formats.record import ModuleRecord
 from loralab.formats.stored import StoredUpdate
 
@@ -35,13 +35,6 @@ def disagreements(
         yield from _other_scales(entries, records)
 
 
-def targets_without(config: PeftConfig, names: Iterable[str]) -> list[str]:
-    """What the configuration names as a target and `names` does not have; an expression always has some."""
-    wanted = config.targets if isinstance(config.targets, tuple) else ()
-    present = list(names)
-    return [each for each in (*wanted, *_parameters(config)) if not any(is_named(name, [each]) for name in present)]
-
-
 def packed_recipe(record: ModuleRecord, parameter: str | None = None, groups: int = 1) -> Recipe | None:
     """Rank and scale of the one entry that PEFT's layout has for a module, or for this raw parameter of it.
 
@@ -59,17 +52,13 @@ def packed_recipe(record: ModuleRecord, parameter: str | None = None, groups: in
     return max(recipes.values(), key=lambda recipe: abs(recipe.scale)).at_rank(rank * groups)
 
 
-def _parameters(config: PeftConfig) -> list[str]:
-    return [name.removesuffix(f".{WHOLE}") for name in config.target_parameters]
-
-
 def _is_target(name: str, config: PeftConfig) -> bool:
     whole = isinstance(config.targets, str) and config.targets.lower() == ALL_LINEAR
     return whole or is_target(name, config) or is_target(f"{name}.{WHOLE}", config)
 
 
 def _unnamed(config: PeftConfig, entries: Sequence[StoredUpdate]) -> Iterator[Disagreement]:
-    parameters = _parameters(config)
+    parameters = parameters_of(config)
     names = dict.fromkeys(entry.module for entry in entries)
     outside = [name for name in names if not _is_target(name, config) and not is_named(name, parameters)]
     if outside:

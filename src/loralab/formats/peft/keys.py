@@ -8,7 +8,7 @@ own tensors and children have `base_layer.` in their keys; each further raw para
 """
 
 import reprlib
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from torch import Tensor, nn
@@ -177,6 +177,18 @@ def is_named(path: str, names: Targets | Collection[str] | None) -> bool:
     if isinstance(names, str):
         return bool(names) and matches_whole(names, path)
     return any(path == name or path.endswith(f".{name}") for name in names or ())
+
+
+def targets_without(config: PeftConfig, names: Iterable[str]) -> list[str]:
+    """What the configuration names as a target and `names` does not have; an expression always has some."""
+    wanted = config.targets if isinstance(config.targets, tuple) else ()
+    present = list(names)
+    return [each for each in (*wanted, *parameters_of(config)) if not any(is_named(name, [each]) for name in present)]
+
+
+def parameters_of(config: PeftConfig) -> list[str]:
+    """What target_parameters names, a weight by its module alone."""
+    return [name.removesuffix(f".{WHOLE}") for name in config.target_parameters]
 
 
 def _in_layers(path: str, config: PeftConfig) -> bool:
