@@ -11,7 +11,7 @@ from loralab.models.families.blocks import blocks_of
 from loralab.processes.group import ALONE
 from loralab.processes.launch import run_in_processes
 from loralab.training.config import TrainConfig
-from loralab.training.sharding import check_sharded
+from loralab.training.several.sharding import check_sharded
 from small_models import llama
 
 SHARDED = {"model": "m", "task": "t", "out": "o", "shard": True}

@@ -1,6 +1,7 @@
 """What a run's memory should peak at, from the longest batch that its data can make: said beside what it took."""
 
 from dataclasses import replace
+from math import ceil
 
 from loralab.models.families.aliases import family_of
 from loralab.planning.memory import Memory, estimate
@@ -21,7 +22,8 @@ def forecast(prepared: Prepared, config: TrainConfig) -> Memory | None:
         return None
     if any(isinstance(each, EncodedPair) for each in trainee.data.encoded[:1]):
         return None
-    longest = sorted(trainee.data.encoded, key=lambda each: -each.tokens)[: config.batch_size]
+    share = ceil(config.batch_size / prepared.processes.count)
+    longest = sorted(trainee.data.encoded, key=lambda each: -each.tokens)[:share]
     work = Workload(
         batch=len(longest),
         tokens=longest[0].tokens,
@@ -29,6 +31,8 @@ def forecast(prepared: Prepared, config: TrainConfig) -> Memory | None:
         dtype=prepared.loaded.dtype,
         gradient_checkpointing=config.gradient_checkpointing,
         device=model.device.type,
+        gpus=prepared.processes.count,
+        shard=config.shard,
         training_tokens=sum(each.tokens for each in trainee.data.encoded),
     )
     predicted = estimate(model, trainee.adapter, work)

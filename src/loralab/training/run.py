@@ -12,7 +12,7 @@ from loralab.errors import SpecError
 from loralab.evaluation.evaluate import Evaluation
 from loralab.evaluation.few import few_examples
 from loralab.extras import install, lacking
-from loralab.formats.save import base_print, save
+from loralab.formats.save import save
 from loralab.formats.sharing.card import CARD_NAME, write_card
 from loralab.machine import keep_few_kernels, peak_memory_bytes
 from loralab.methods.counts import parameter_counts
@@ -20,7 +20,6 @@ from loralab.processes.group import Processes
 from loralab.processes.joining import joined
 from loralab.processes.launch import LaunchStopped, run_in_processes
 from loralab.processes.place import ProcessPlace, is_started_by_launcher
-from loralab.processes.sharding import shards_of
 from loralab.training.base import made_fast
 from loralab.training.check import resting_notes
 from loralab.training.checkpoint import AdapterWriter, newest_checkpoint, restore
@@ -28,7 +27,6 @@ from loralab.training.command import WIDTH, folded, next_commands, train_command
 from loralab.training.config import DEFAULT_EPOCHS, TrainConfig
 from loralab.training.data_record import check_unchanged
 from loralab.training.folder import RunFolder, claim, clear, occupied, without_auto
-from loralab.training.follower import NoJournal, NoSamples, Silence
 from loralab.training.forecast import forecast
 from loralab.training.interrupt import Asked, Interruption, RunStopped, interruptible
 from loralab.training.log.boards import Boards, open_boards, require_boards
@@ -40,9 +38,10 @@ from loralab.training.log.samples import SampleFile, beside, read_samples
 from loralab.training.loop import run_steps
 from loralab.training.measure import Measurer, measured, measures, scores_before
 from loralab.training.observer import RunObserver
-from loralab.training.prepare import Prepared, prepare
-from loralab.training.sharding import check_sharded, on_host, shard_base
-from loralab.training.shared_out import check_started, check_still_alike, make_alike, what_is_asked
+from loralab.training.prepare import Prepared
+from loralab.training.several.alike import check_started, check_still_alike, what_is_asked
+from loralab.training.several.follower import NoJournal, NoSamples, Silence
+from loralab.training.several.ready import ready
 
 
 @dataclass(frozen=True)
@@ -113,31 +112,6 @@ def _train(config: TrainConfig, processes: Processes) -> TrainResult:
             raise run.stopped(asked.number) from None
         finally:
             run.close()
-
-
-def ready(config: TrainConfig, dtype: str, labels: Sequence[str], processes: Processes) -> Prepared:
-    """The run as `prepare` makes it, the same in all processes; with `shard` each keeps its part of the base, one after
-    another, so that a machine never holds more than one whole base.
-    """
-    if not config.shard:
-        prepared = processes.together(lambda: _printed(prepare(config, dtype, labels, processes)))
-        make_alike(prepared)
-        return prepared
-    check_sharded(config, processes)
-    mesh, in_step = shards_of(processes), replace(processes, in_step=True)
-    loading, precision = on_host(config, dtype, processes)
-    prepared = processes.in_turn(
-        lambda: shard_base(config, _printed(prepare(loading, precision, labels, in_step)), mesh)
-    )
-    make_alike(prepared)
-    return prepared
-
-
-def _printed(prepared: Prepared) -> Prepared:
-    """With the fingerprint of its base, where others are to be compared with it."""
-    if not prepared.processes.are_several:
-        return prepared
-    return replace(prepared, base=base_print(prepared.trainee.adapter, prepared.loaded.model))
 
 
 def train_in_processes(config: TrainConfig) -> TrainResult:
