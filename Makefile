@@ -11,7 +11,7 @@ export HF_HUB_OFFLINE ?= 1
 export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test test-slow faults examples package check format docs bench clean
+.PHONY: demo test test-slow faults compatibility examples package check format docs bench clean
 .DEFAULT_GOAL := test
 
 demo: $(INSTALLED)
@@ -26,6 +26,10 @@ test-slow: $(INSTALLED)
 # Kills, hostile files and full disks by the thousand; FAULTS_SEED chooses other ones.
 faults: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m "faults or not slow" tests/faults
+
+# The oldest and the newest of what it stands on, a package at a time, in build/compatibility.
+compatibility: $(INSTALLED)
+	OMP_NUM_THREADS=1 $(BIN)/python tests/compatibility.py
 
 # The scripts and notebooks of examples/, each judged by what it prints.
 examples: $(INSTALLED)

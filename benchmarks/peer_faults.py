@@ -467,6 +467,19 @@ def killed_save(place: Path) -> Outcome:
     return attempted(do)
 
 
+@case("34 trained biases")
+def biases(place: Path) -> Outcome:
+    model = adapted(two(), bias="lora_only")
+    with torch.no_grad():
+        model.base_model.model.first.base_layer.bias.add_(1.0)
+    live = out(model)
+    with said() as heard:
+        model.save_pretrained(place)
+        again = loaded(place)
+    apart = gap(out(again), live)
+    return judged(apart > 1e-4, heard, f"outputs differ by {apart:.2g} after a save and a load")
+
+
 # -- all of them ------------------------------------------------------------------------------------------------------
 
 

@@ -85,6 +85,7 @@ def from_peft(
     if config.bias_of_B:
         reading.notes += fold_biases(model, config, plot, reading.tensors)
     leave_out_foreign(reading, plot)
+    rename_old_biases(reading, plot)
     refuse_unfit(reading.tensors, expected_tensors(reading, plot))
     return _filled(reading, plot), reading.notes
 
@@ -211,6 +212,14 @@ def leave_out_foreign(reading: FileReading, plot: Plot) -> None:
         key = f"{key_prefix(path, plot.depths)}.base_layer.weight"
         if path in plot.depths and key in reading.tensors:
             _refuse_other_base(path, reading.tensors.pop(key), base)
+
+
+def rename_old_biases(reading: FileReading, plot: Plot) -> None:
+    """PEFT before 0.7 did not wrap what it adapts: the bias of an adapted layer has the layer's own name there."""
+    for path, names in plot.replaced.items():
+        old, new = f"{key_prefix(path, plot.depths)}.bias", tensor_key(path, "bias", plot.depths)
+        if path in plot.depths and "bias" in names and old in reading.tensors and new not in reading.tensors:
+            reading.tensors[new] = reading.tensors.pop(old)
 
 
 def _saved_embeddings(reading: FileReading, depths: Mapping[str, int]) -> list[str]:
