@@ -37,11 +37,11 @@ def code(cell: str) -> str:
 
 
 def commands(page: str) -> Iterator[list[str]]:
-    """The words of every `loralab …` line, continued lines joined."""
+    """The words of every `loralab …` line, continued lines joined, a number for each of a shell's variables."""
     for block in blocks(page, "bash"):
         for line in block.replace("\\\n", " ").splitlines():
             if line.startswith("loralab "):
-                yield shlex.split(line, comments=True)
+                yield [re.sub(r"\$\w+", "1", word) for word in shlex.split(line, comments=True)]
 
 
 def configuration(words: list[str]) -> Any:
