@@ -74,7 +74,7 @@ def test_long_commands_are_folded_where_a_shell_goes_on() -> None:
     whole = "loralab eval --model a-model --adapter 'out/a run' --task jsonl --data reviews.csv --split validation"
     first = "  loralab eval --model a-model --adapter 'out/a run' --task jsonl"
     assert folded(whole) == f"{first} \\\n    --data reviews.csv --split validation"
-    many = folded(f"{whole} {whole} {whole}").splitlines()
+    many = folded(" ".join([whole, *(f"--flag-{n} {'value' * n}" for n in range(1, 9))])).splitlines()
     assert len(many) > 3
     assert max(map(len, many)) <= 80
     assert all(line.endswith(" \\") for line in many[:-1])

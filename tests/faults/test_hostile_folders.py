@@ -24,10 +24,10 @@ from torch import Tensor, nn
 import loralab as ll
 from faults.judging import cases, judged, seeded, size_of
 from loralab.core.adapter import adapters_on
+from loralab.files import expressions
 from loralab.formats.convert import convert
 from loralab.formats.doctor.examine import examine
 from loralab.formats.inspect import inspect
-from loralab.formats.peft import expressions
 from toys import TOYS, give_effect, quiet
 
 TENSORS, CONFIG, SIDECAR = "adapter_model.safetensors", "adapter_config.json", "loralab.json"

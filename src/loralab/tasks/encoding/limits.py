@@ -21,7 +21,7 @@ SECONDS = 5.0
 """For one conversation; the longest template that is known takes a few milliseconds."""
 BYTES = 2**30
 """By which the process may grow meanwhile."""
-_BETWEEN = 0.02
+_BETWEEN = 0.005
 """Seconds."""
 _TEMPLATE = "<template>"
 """What jinja2 calls the file of a template that comes as a text."""
@@ -41,19 +41,23 @@ class _Limits:
 
     def __init__(self) -> None:
         self.began = self.looked = time.monotonic()
-        self.held: int | None = None
+        self.held = _held()
 
     def check(self) -> None:
         """TooMuch where they are overstepped. The memory is looked at now and then: to fill a gigabyte takes longer."""
         now = time.monotonic()
         if now - self.looked < _BETWEEN:
             return
-        self.looked, held = now, int(psutil.Process().memory_info().rss)
-        self.held = held if self.held is None else self.held
+        self.looked = now
         if now - self.began > SECONDS:
             raise TooMuch(f"it takes longer than {SECONDS:g} s; it may loop without end")
-        if held - self.held > BYTES:
+        if _held() - self.held > BYTES:
             raise TooMuch(f"it takes more than {BYTES >> 30} GB of memory")
+
+
+def _held() -> int:
+    """Bytes of memory that this process has."""
+    return int(psutil.Process().memory_info().rss)
 
 
 @contextmanager
