@@ -1,6 +1,5 @@
 """Real servers on ports of their own, with a small base and small adapters."""
 
-import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -12,6 +11,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from loralab.serving.engine.engine import EngineConfig
 from loralab.serving.http.app import make_app
+from loralab.serving.http.listening import listening_on
 from loralab.serving.http.server import Server, ServerConfig
 from serving.test_registry import write
 from tiny import write_llama
@@ -37,7 +37,7 @@ def made(place: Path, **settings: Any) -> Server:
 
 def served(server: Server) -> Iterator[str]:
     """Its address, while it listens."""
-    listening = socket.create_server(("127.0.0.1", 0))
+    listening = listening_on("127.0.0.1", 0)
     running = uvicorn.Server(uvicorn.Config(make_app(server), log_level="error", timeout_graceful_shutdown=5))
     thread = threading.Thread(target=running.run, args=([listening],), daemon=True)
     thread.start()

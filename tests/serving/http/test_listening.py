@@ -19,6 +19,15 @@ def free_port() -> int:
         return int(found.getsockname()[1])
 
 
+def test_parts_of_an_answer_do_not_wait_for_each_other() -> None:
+    with (
+        listening.listening_on("127.0.0.1", 0) as server,
+        socket.create_connection(server.getsockname()),
+        server.accept()[0] as accepted,
+    ):
+        assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+
+
 def test_it_is_alive_before_it_is_ready(tmp_path: Path) -> None:
     place, port = write_place(tmp_path, "sql"), free_port()
     may_load, found, told = threading.Event(), dict[str, Any](), threading.Event()

@@ -67,7 +67,7 @@ def listen(
 
     Raises OutputError where the port cannot be had, before anything is made, and what `make` raises.
     """
-    with _listening(host, port) as listening, ThreadPoolExecutor(1, "loralab model") as loader:
+    with listening_on(host, port) as listening, ThreadPoolExecutor(1, "loralab model") as loader:
         entrance = Entrance()
         running = uvicorn.Server(uvicorn.Config(entrance, log_level=log_level, timeout_graceful_shutdown=GRACE))
 
@@ -85,11 +85,18 @@ def listen(
     loading.result()
 
 
-def _listening(host: str, port: int) -> socket.socket:
+def listening_on(host: str, port: int) -> socket.socket:
+    """A socket whose connections send at once: an answer is written in parts, and each would wait for the client's word
+    that it has the one before, 40 ms. asyncio sees to that for sockets that it makes itself alone.
+
+    Raises OutputError where the port cannot be had.
+    """
     try:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        return socket.create_server((host, port), family=family, backlog=BACKLOG)
+        listening = socket.create_server((host, port), family=family, backlog=BACKLOG)
     except OSError as error:
         raise OutputError(
             f"port {port} of {host} cannot be listened on: {error.strerror}; choose another --port"
         ) from error
+    listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return listening
