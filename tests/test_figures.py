@@ -204,6 +204,13 @@ def test_the_neighbours_are_those_of_their_json() -> None:
             assert f"{measured['mean']:.2f} ± {measured['sd']:.2f}" in row, (task, method)
 
 
+def test_the_ratios_of_serving_are_those_of_the_benchmark() -> None:
+    ratios = json.loads((REPOSITORY / "benchmarks" / "results" / "serve.json").read_text(encoding="utf-8"))["ratios"]
+    measured = {(f"{each['median']:.2f}", f"{each['least']:.2f}–{each['most']:.2f}") for each in ratios.values()}
+    assert {tuple(row[1:]) for row in RECORDS["serving"]["table"][1:]} == measured
+    assert len(measured) == len(ratios)
+
+
 @pytest.mark.parametrize("name", [name for name in RECORDS if name != "rates-e2e"])
 def test_a_record_says_what_it_is_of(name: str) -> None:
     assert all(RECORDS[name][key] for key in ("what", "machine", "recorded", "command", "table"))
