@@ -48,17 +48,22 @@ class Killer:
 
 def killed(action: Callable[[], object], root: Path, moment: int) -> bool:
     """Do it in a child that is killed before its operation number `moment`; False where it ended before that."""
+    return _ended_by(signal.SIGKILL, lambda: sys.addaudithook(Killer(root, moment).hear), action)
+
+
+def _ended_by(number: signal.Signals, arm: Callable[[], object], action: Callable[[], object]) -> bool:
+    """Whether a child that arms itself and acts is ended by this signal; False where it came to its end."""
     child = os.fork()
     if child == 0:
         try:
-            sys.addaudithook(Killer(root, moment).hear)
+            arm()
             action()
             os._exit(0)
         except BaseException as error:  # noqa: BLE001  a fork must never come back
             os.write(2, f"{type(error).__name__}: {error}\n".encode())
             os._exit(1)
     status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    assert status in (0, -signal.SIGKILL), f"the child failed before moment {moment}: {status}"
+    assert status in (0, -number), f"the child failed without {number.name}: {status}"
     return status != 0
 
 
@@ -112,16 +117,9 @@ def operations_of(action: Callable[[], object], root: Path) -> tuple[int, float]
 
 def killed_after(action: Callable[[], object], seconds: float) -> bool:
     """Do it in a child that the system ends after so long, as `kill -9` does; False where it ended before that."""
-    child = os.fork()
-    if child == 0:
-        try:
-            signal.signal(signal.SIGALRM, signal.SIG_DFL)  # ends the process, and no code of it runs any more
-            signal.setitimer(signal.ITIMER_REAL, max(seconds, 1e-4))
-            action()
-            os._exit(0)
-        except BaseException as error:  # noqa: BLE001  a fork must never come back
-            os.write(2, f"{type(error).__name__}: {error}\n".encode())
-            os._exit(1)
-    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    assert status in (0, -signal.SIGALRM), f"the child failed: {status}"
-    return status != 0
+
+    def arm() -> None:
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)  # ends the process, and no code of it runs any more
+        signal.setitimer(signal.ITIMER_REAL, max(seconds, 1e-4))
+
+    return _ended_by(signal.SIGALRM, arm, action)

@@ -234,9 +234,7 @@ def open_run(
         processes.first(lambda: hold.enter_context(occupied(config)))
         progress = progress or (RunProgress(done + 1, last) if processes.is_first else Silence())
         observer = processes.together(
-            lambda: (_observer if processes.is_first else _follower)(
-                config, prepared, folder, interruption, before, progress, done, last
-            )
+            lambda: _observer(config, prepared, folder, interruption, before, progress, done, last)
         )
         if checkpoint:
             restore(checkpoint, prepared.trainee.adapter, prepared.trainee.optimizer)
@@ -254,34 +252,32 @@ def _observer(
     done: int,
     last: int,
 ) -> RunObserver:
-    """The run's files, opened."""
+    """What hears of the run's steps: in the first process with the run's files, in the others without."""
+    if prepared.processes.is_first:
+        boards, journal, samples = _opened(config, prepared, folder, before, progress, done)
+    else:
+        boards, journal, samples = Boards(progress.say), NoJournal(), NoSamples(folder.samples)
+    measurer = Measurer(config, prepared, journal, samples, boards, progress, interruption)
+    writer = AdapterWriter(folder.path, prepared.trainee.adapter, prepared.loaded, prepared.base)
+    return RunObserver(config, prepared, folder, journal, progress, measurer, interruption, writer, last)
+
+
+def _opened(
+    config: TrainConfig,
+    prepared: Prepared,
+    folder: RunFolder,
+    before: Mapping[str, Any],
+    progress: ShowsProgress,
+    done: int,
+) -> tuple[Boards, Journal, SampleFile]:
+    """The run's boards and files."""
     boards = open_boards(config, folder.path, done, before.get("boards", {}), progress.say)
     facts = _facts(prepared, boards)
     if config.resume:
         write_record(folder.record, config, facts)
     else:
         clear(folder, record_text(config, facts))
-    journal = Journal(folder, done, boards)
-    measurer = Measurer(config, prepared, journal, SampleFile(folder.samples, done), boards, progress, interruption)
-    writer = AdapterWriter(folder.path, prepared.trainee.adapter, prepared.loaded, prepared.base)
-    return RunObserver(config, prepared, folder, journal, progress, measurer, interruption, writer, last)
-
-
-def _follower(
-    config: TrainConfig,
-    prepared: Prepared,
-    folder: RunFolder,
-    interruption: Interruption,
-    before: Mapping[str, Any],
-    progress: ShowsProgress,
-    done: int,
-    last: int,
-) -> RunObserver:
-    """That of every process but the first, without files."""
-    boards, journal, samples = Boards(progress.say), NoJournal(), NoSamples(folder.samples)
-    measurer = Measurer(config, prepared, journal, samples, boards, progress, interruption)
-    writer = AdapterWriter(folder.path, prepared.trainee.adapter, prepared.loaded, prepared.base)
-    return RunObserver(config, prepared, folder, journal, progress, measurer, interruption, writer, last)
+    return boards, Journal(folder, done, boards), SampleFile(folder.samples, done)
 
 
 def _stopped(config: TrainConfig, observer: RunObserver, number: int) -> RunStopped:
