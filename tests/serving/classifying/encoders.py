@@ -54,4 +54,4 @@ def write_encoder(kind: str, root: Path, **classes: Sequence[str]) -> Path:
 
 def opened(root: Path, labels: Sequence[str] | None = None) -> LoadedModel:
     """The base as a classifier."""
-    return load_model(str(root / "base"), kind="sequence-classification", labels=labels)
+    return load_model(str(root / "base"), kind="sequence-classification", labels=labels, dtype="float32")

@@ -84,9 +84,10 @@ def test_mixed_answers_are_the_models_own(kind: str) -> None:
     assert answers(engine, [Request(prompt=tuple(p), max_new_tokens=10, adapter=who) for p, who in asked]) == expected
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("kind", PLAIN)
-def test_what_is_not_the_same_is_left_to_the_model(kind: str) -> None:
-    decoder = decoder_of(built(PLAIN, kind))
+def test_what_is_not_the_same_is_left_to_the_model(kind: str, dtype: torch.dtype) -> None:
+    decoder = decoder_of(built(PLAIN, kind).to(dtype))
     assert isinstance(decoder, PlainDecoder)
     assert "the model's own modules" in decoder.how
 
@@ -114,6 +115,29 @@ class Halved(nn.Linear):
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         return super().forward(input) * 0.5
+
+
+@pytest.mark.parametrize("pack", [True, False], ids=["packed", "as they are"])
+def test_roundings_that_grow_over_the_blocks_are_no_fault(pack: bool) -> None:
+    torch.manual_seed(0)
+    deep = hf.LlamaForCausalLM(hf.LlamaConfig(**{**GROUPED, "num_hidden_layers": 40}, **ENDS)).eval().bfloat16()
+    for parameter in deep.parameters():
+        parameter.data.add_(torch.randn(parameter.shape) * 0.3)
+    assert isinstance(decoder_for(deep, rows=3, length=LENGTH, pack=pack), FusedDecoder)
+
+
+@pytest.mark.parametrize("place", ["model.layers.1", "model.norm", "model.embed_tokens", "model.layers.0.mlp.act_fn"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_part_that_computes_something_else_is_seen(place: str, dtype: torch.dtype) -> None:
+    model = causal("llama").to(dtype)
+    part = model.get_submodule(place)
+    own = part.forward
+    part.forward = lambda *args, **kwargs: own(*args, **kwargs) * 1.25
+    decoder = decoder_of(model)
+    ids, cache = [5, 9], DynamicCache()
+    with torch.inference_mode():
+        expected = model(input_ids=torch.tensor([ids])).logits[0, -1]
+        torch.testing.assert_close(decoder.read([Chunk(ids, None, cache)])[0], expected, atol=0.05, rtol=0.05)
 
 
 def test_a_block_that_was_changed_is_seen_by_the_trial() -> None:

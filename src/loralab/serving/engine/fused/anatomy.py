@@ -30,6 +30,7 @@ class Linears:
 class Block:
     """x += after(attention(before(x))), then the same with the gated layer; a norm that is not there is None."""
 
+    module: nn.Module
     attention: nn.Module
     before_attention: nn.Module | None
     after_attention: nn.Module | None
@@ -111,6 +112,7 @@ def _block(block: nn.Module, paths: Mapping[nn.Module, str]) -> Block:
     attention, gated = _children(parts["self_attn"]), _children(parts["mlp"])
     before_attention, after_attention, before_gated, after_gated = (parts.get(name) for name in norms)
     found = Block(
+        module=block,
         attention=parts["self_attn"],
         before_attention=before_attention,
         after_attention=after_attention,

@@ -43,11 +43,14 @@ class Turn:
     sin: Tensor
 
     def __call__(self, heads: Tensor) -> Tensor:
-        """x·cos + swapped(x)·sin of the first U of every head."""
+        """x·cos + swapped(x)·sin of the first U of every head.
+
+        In three roundings: those of a fused multiply and add would depend on where in memory a head lies.
+        """
         width = self.cos.shape[-1]
         x, rest = heads[..., :width], heads[..., width:]
         swapped = torch.cat((x[..., width // 2 :], x[..., : width // 2]), -1)
-        turned = torch.addcmul(x * self.cos, swapped, self.sin)
+        turned = (x * self.cos).add_(swapped.mul_(self.sin))
         return torch.cat((turned, rest), -1) if rest.shape[-1] else turned
 
 

@@ -28,12 +28,14 @@ from loralab.serving.engine.decoder import Chunk, rows_of
 from loralab.serving.engine.fused.anatomy import Anatomy, Block, Linears
 from loralab.serving.engine.fused.attention import Rotation, Turn, attend, attend_among
 from loralab.serving.engine.fused.norms import Norm, norm_of
-from loralab.serving.engine.fused.products import DenseProduct, PackedDense, rows_are_apart
+from loralab.serving.engine.fused.products import RUNS, DenseProduct, PackedDense, rows_apart
 
 DEFAULT = "what speaks on the model"
 """The key of its pairs in the bank; adapters are keyed by hashes."""
 TEXTS = (2, 3, 7, 16, 33, 64, 131)
 """Tokens of the texts that are tried together."""
+ROWS, HEAD_ROWS = 131, 48
+"""Rows of a product, and of the head's, that are tried together."""
 
 
 @dataclass(frozen=True)
@@ -207,14 +209,16 @@ class FusedDecoder:
         self.bank = bank
         self._embedding, self._norm, self._finish = anatomy.embedding, norm_of(anatomy.norm), finish
         pairs = zip(anatomy.blocks, sights, strict=True)
-        self._blocks = [FusedBlock(number, *pair, bank, packed_for) for number, pair in enumerate(pairs)]
+        self.blocks = [FusedBlock(number, *pair, bank, packed_for) for number, pair in enumerate(pairs)]
         self._head = AdaptedDense(anatomy.head, bank, packed_for)
-        self._rotations = {block.sight.rotation for block in self._blocks}
-        self._device = anatomy.head.modules[0].weight.device
+        self._rotations = {block.sight.rotation for block in self.blocks}
+        self._like = anatomy.head.modules[0].weight
+        self._device = self._like.device
         self._packed = packed_for is not None
         self._default: str | None = None
-        self._least_rows = 1 if self._rows_are_apart(anatomy) else 2
-        self._texts_are_apart = self._tried_together(anatomy)
+        apart = self._rows_apart(anatomy)
+        self._least_rows = 1 if 1 in apart else 2
+        self._texts_are_apart = self._packed and apart >= {*RUNS} - {1} and self._tried_together(anatomy)
 
     def answer_by_default(self, pairs: Pairs) -> None:
         """Add these where no adapter is named: what the model itself adds, as adapters speak on it."""
@@ -235,41 +239,54 @@ class FusedDecoder:
     @property
     def memory_bytes(self) -> int:
         """The second copy of the weights."""
-        products = (each for block in self._blocks for each in block.products)
+        products = (each for block in self.blocks for each in block.products)
         return sum(each.product.memory_bytes for each in (*products, self._head))
 
     def logits(self, ids: Sequence[int], adapters: Sequence[str | None], cache: RowCache) -> Tensor:
         """See `Decoder`."""
         numbers = rows_of(len(ids), self._least_rows)
-        x_RH = self._embedded([ids[number] for number in numbers])
-        step = RowsStep(
-            seen=_seen([slice(None)], [self._seen_by([adapters[number] for number in numbers])]),
-            turns=self._turns(cache.positions(numbers, self._device)[:, 0]),
-            cache=cache,
-            mask_R1N=cache.added_mask(numbers, x_RH),
-        )
-        return self._scored(self._walked(x_RH, step), step.seen)[: len(ids)]
+        x_RH = self.embedded([ids[number] for number in numbers])
+        step = self.rows_step(numbers, adapters, cache)
+        return self.scored(self._walked(x_RH, step), step.seen)[: len(ids)]
 
     def read(self, chunks: Sequence[Chunk]) -> Tensor:
-        """See `Decoder`; all in one walk, where that gives each text the bits that it has alone."""
+        """See `Decoder`; all in one walk, where that gives each text the bits that it has alone.
+
+        Of torch's own products a trial says too little: of some shapes one element in ten thousand changes.
+        """
         if self._texts_are_apart:
             return self._read(chunks)
         return torch.cat([self._read([chunk]) for chunk in chunks])
 
     def _read(self, chunks: Sequence[Chunk]) -> Tensor:
         """[K, V]."""
-        columns = [self._seen_by([chunk.adapter]) for chunk in chunks]
+        step = self.chunks_step(chunks)
+        x_NH = self._walked(self.embedded([id for chunk in chunks for id in chunk.ids]), step)
+        lasts = [x_NH[place][-self._least_rows :] for place, _ in step.texts]
+        ends = places_of([len(last) for last in lasts])
+        logits_NV = self.scored(torch.cat(lasts), _seen(ends, self._columns(chunks)))
+        return logits_NV[[end.stop - 1 for end in ends]]
+
+    def rows_step(self, numbers: Sequence[int], adapters: Sequence[str | None], cache: RowCache) -> RowsStep:
+        """What the layers share in a step of these rows of the cache."""
+        return RowsStep(
+            seen=_seen([slice(None)], [self._seen_by([adapters[number] for number in numbers])]),
+            turns=self._turns(cache.positions(numbers, self._device)[:, 0]),
+            cache=cache,
+            mask_R1N=cache.added_mask(numbers, self._like),
+        )
+
+    def chunks_step(self, chunks: Sequence[Chunk]) -> ChunksStep:
+        """What the layers share while chunks are read."""
         places = places_of([len(chunk.ids) for chunk in chunks])
-        step = ChunksStep(
-            seen=_seen(places, columns),
+        return ChunksStep(
+            seen=_seen(places, self._columns(chunks)),
             turns=self._turns(torch.cat([self._positions(chunk) for chunk in chunks])),
             texts=[(place, chunk.cache) for place, chunk in zip(places, chunks, strict=True)],
         )
-        x_NH = self._walked(self._embedded([id for chunk in chunks for id in chunk.ids]), step)
-        lasts = [x_NH[place][-self._least_rows :] for place in places]
-        ends = places_of([len(last) for last in lasts])
-        logits_NV = self._scored(torch.cat(lasts), _seen(ends, columns))
-        return logits_NV[[end.stop - 1 for end in ends]]
+
+    def _columns(self, chunks: Sequence[Chunk]) -> list[SeenColumns | None]:
+        return [self._seen_by([chunk.adapter]) for chunk in chunks]
 
     def _positions(self, chunk: Chunk) -> Tensor:
         first = chunk.cache.get_seq_length()
@@ -278,7 +295,8 @@ class FusedDecoder:
     def _seen_by(self, adapters: Sequence[str | None]) -> SeenColumns | None:
         return self.bank.seen([self._default if adapter is None else adapter for adapter in adapters])
 
-    def _embedded(self, ids: Sequence[int]) -> Tensor:
+    def embedded(self, ids: Sequence[int]) -> Tensor:
+        """[N, H]."""
         x_NH: Tensor = self._embedding(torch.tensor([*ids], device=self._device))
         return x_NH
 
@@ -286,20 +304,20 @@ class FusedDecoder:
         return {rotation: rotation.at(positions_N) for rotation in self._rotations}
 
     def _walked(self, x_NH: Tensor, step: SharedStep) -> Tensor:
-        for block in self._blocks:
+        for block in self.blocks:
             x_NH = block(x_NH, step)
         return x_NH
 
-    def _scored(self, x_NH: Tensor, seen: Seen) -> Tensor:
+    def scored(self, x_NH: Tensor, seen: Seen) -> Tensor:
+        """[N, V], behind what the last block leaves."""
         return self._finish(self._head(self._norm(x_NH), seen))
 
-    def _rows_are_apart(self, anatomy: Anatomy) -> bool:
-        """Whether a row that is alone has the bits that it has beside others."""
-        linears = zip(self._blocks[0].products, _linears_of(anatomy.blocks[0]), strict=True)
-        pairs = [(each.product, modules[0]) for each, modules in linears] + [
-            (self._head.product, anatomy.head.modules[0])
-        ]
-        return all(rows_are_apart(product, module.in_features, module.weight) for product, module in pairs)
+    def _rows_apart(self, anatomy: Anatomy) -> frozenset[int]:
+        """How many rows of any product have the bits that they have beside others."""
+        linears = zip(self.blocks[0].products, _linears_of(anatomy.blocks[0]), strict=True)
+        apart = [rows_apart(each.product, modules[0].in_features, modules[0].weight, ROWS) for each, modules in linears]
+        head = anatomy.head.modules[0]
+        return frozenset.intersection(*apart, rows_apart(self._head.product, head.in_features, head.weight, HEAD_ROWS))
 
     def _tried_together(self, anatomy: Anatomy) -> bool:
         """Whether texts that the first block and the head are given together have the bits that each has alone."""
@@ -318,8 +336,8 @@ class FusedDecoder:
             turns=self._turns(torch.cat([torch.arange(length, device=self._device) for length in lengths])),
             texts=[(place, DynamicCache()) for place in places_of(lengths)],
         )
-        h_NH = self._blocks[0](x_NH.clone(), step)
-        return self._scored(torch.cat([h_NH[place][-self._least_rows :] for place, _ in step.texts]), [])
+        h_NH = self.blocks[0](x_NH.clone(), step)
+        return self.scored(torch.cat([h_NH[place][-self._least_rows :] for place, _ in step.texts]), [])
 
 
 def places_of(lengths: Sequence[int]) -> list[slice]:

@@ -15,6 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+RUNS = (1, 2, 3, 7, 16, 33)
+"""Rows that are tried alone and beside others."""
 ROUNDS = 3
 """Times that two ways are measured against each other."""
 
@@ -90,11 +92,22 @@ def packing_pays(modules: Sequence[nn.Linear], rows: int) -> bool:
     return min(each for _, each in seconds) < min(each for each, _ in seconds)
 
 
-def rows_are_apart(product: DenseProduct, in_features: int, like: Tensor) -> bool:
-    """Whether one row alone gives the bits that it gives beside others."""
-    drawn = torch.randn(3, in_features, generator=torch.Generator().manual_seed(0))
+def rows_apart(product: DenseProduct, in_features: int, like: Tensor, rows: int) -> frozenset[int]:
+    """Of RUNS, how many rows next to each other have the bits alone that they have among so many rows.
+
+    Every run of these rows is tried: another kernel gives other bits to one row in some tens.
+    """
+    drawn = torch.randn(rows, in_features, generator=torch.Generator().manual_seed(0))
     x_RI = drawn.to(like.device, like.dtype)
-    return torch.equal(product(x_RI)[:1], product(x_RI[:1]))
+    together = product(x_RI)
+    return frozenset(
+        run
+        for run in RUNS
+        if all(
+            torch.equal(product(x_RI[start : start + run]), together[start : start + run])
+            for start in range(0, rows - run + 1, run)
+        )
+    )
 
 
 def _seconds(product: Callable[[Tensor], Tensor], x: Tensor) -> float:

@@ -9,6 +9,7 @@ Shapes: R rows, T tokens, V vocabulary, P positions.
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -17,10 +18,11 @@ from transformers import DynamicCache, PreTrainedModel
 
 from loralab.errors import AdapterStateError
 from loralab.nn.mode import evaluating
-from loralab.nn.trial import UNRUNNABLE, agree
+from loralab.nn.trial import UNRUNNABLE
 from loralab.serving.engine.bank import FactorBank, Pairs
 from loralab.serving.engine.cache import RowCache, keys_and_values
 from loralab.serving.engine.decoder import Chunk, Decoder, PlainDecoder
+from loralab.serving.engine.fused.agreement import takes_the_same, walk_of
 from loralab.serving.engine.fused.anatomy import Anatomy, UnknownAnatomyError, anatomy_of
 from loralab.serving.engine.fused.attention import Rotation
 from loralab.serving.engine.fused.decoder import FusedDecoder, Sight
@@ -85,7 +87,7 @@ def decoder_for(model: PreTrainedModel, rows: int, length: int, pack: bool = Tru
             own, numbers = _own_pairs(model, anatomy), Numbers.shaped_as(model)
             decoder = _fused(model, anatomy, _watched(model, anatomy, numbers.rows(length)), rows, length, pack)
             decoder.answer_by_default(own)
-            agrees = _agrees(model, decoder, numbers, length)
+            agrees = _agrees(model, anatomy, decoder, numbers, length)
             return decoder if agrees else PlainDecoder(model, "a trial of fused ones differed")
     except UnknownAnatomyError as unknown:
         return PlainDecoder(model, str(unknown))
@@ -197,19 +199,29 @@ def _finish(model: PreTrainedModel) -> Callable[[Tensor], Tensor]:
 # -- the trial ---------------------------------------------------------------------------------------------------------
 
 
-def _agrees(model: PreTrainedModel, decoder: Decoder, numbers: Numbers, length: int) -> bool:
+def _agrees(model: PreTrainedModel, anatomy: Anatomy, decoder: FusedDecoder, numbers: Numbers, length: int) -> bool:
     """Whether both take the same steps, near the largest length and at the beginning of a text."""
+    return _read_alike(model, anatomy, decoder, numbers, length) and all(
+        _step_alike(model, anatomy, decoder, numbers.rows(tokens)) for tokens in (length, min(length, 6))
+    )
+
+
+def _read_alike(model: PreTrainedModel, anatomy: Anatomy, decoder: FusedDecoder, numbers: Numbers, length: int) -> bool:
     plain, ids = PlainDecoder(model, ""), [(7 * place + 3) % 50 for place in range(min(8, length))]
     for known in (0, length - len(ids)):
-        read, expected = (each.read([Chunk(ids, None, numbers.text(known))])[0] for each in (decoder, plain))
-        if not agree(read, expected):
+        theirs, ours = (Chunk(ids, None, numbers.text(known)) for _ in range(2))
+        walk = walk_of(anatomy, partial(plain.read, [theirs]))
+        if not takes_the_same(decoder, decoder.chunks_step([ours]), ids, walk):
             return False
-    for tokens in (length, min(length, 6)):
-        cache = numbers.rows(tokens)
-        for step in range(STEPS):
-            ids = [(7 * step + 3) % 50, (5 * step + 1) % 50]
-            expected = plain.logits(ids, [None, None], cache).clone()
-            if not agree(decoder.logits(ids, [None, None], cache), expected):
-                return False
-            cache.advance()
+    return True
+
+
+def _step_alike(model: PreTrainedModel, anatomy: Anatomy, decoder: FusedDecoder, cache: RowCache) -> bool:
+    plain, adapters = PlainDecoder(model, ""), [None, None]
+    for step in range(STEPS):
+        ids = [(7 * step + 3) % 50, (5 * step + 1) % 50]
+        walk = walk_of(anatomy, partial(plain.logits, ids, adapters, cache))
+        if not takes_the_same(decoder, decoder.rows_step([0, 1], adapters, cache), ids, walk):
+            return False
+        cache.advance()
     return True
