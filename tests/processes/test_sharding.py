@@ -56,7 +56,11 @@ def test_the_blocks_of_a_model_and_of_one_that_has_none() -> None:
 
 @pytest.mark.parametrize(
     ("changes", "said"),
-    [({}, "give --processes"), ({"method": "full"}, "method full")],
+    [
+        ({}, "give --processes"),
+        ({"method": "full"}, "method full"),
+        ({"shard": 2}, "shard 2 and 1 processes: they cannot"),
+    ],
 )
 def test_what_does_not_go_with_it(changes: dict[str, str], said: str) -> None:
     with pytest.raises(ll.SpecError, match=said):

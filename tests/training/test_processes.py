@@ -178,6 +178,11 @@ def test_four_processes_train_as_one(configure: Configure, alone: dict[str, Trai
 
 
 @pytest.mark.slow
+def test_two_pairs_of_processes_hold_a_base_each(configure: Configure, alone: dict[str, Trained]) -> None:
+    check_same(alone["four bits"], ll.train(configure("2x2", steps=6, quantize="nf4", shard=2, processes=4, samples=0)))
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("before, after", [("one", 2), ("two", None)])
 def test_a_run_goes_on_with_another_number_of_processes(
     configure: Configure, alone: dict[str, Trained], of_two: dict[str, Trained], before: str, after: int | None

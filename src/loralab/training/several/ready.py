@@ -9,7 +9,7 @@ from loralab.processes.sharding import shards_of
 from loralab.training.config import TrainConfig
 from loralab.training.prepare import Prepared, lay_ground, prepare, prepare_on
 from loralab.training.several.alike import make_alike
-from loralab.training.several.sharding import check_sharded, on_host, shard_base
+from loralab.training.several.sharding import check_sharded, on_host, parts_of, shard_base
 
 
 def ready(config: TrainConfig, dtype: str, labels: Sequence[str], processes: Processes) -> Prepared:
@@ -30,7 +30,7 @@ def _in_parts(config: TrainConfig, dtype: str, labels: Sequence[str], processes:
     """A base that is packed is cut layer by layer while it is, and what an adapter starts from is gathered, which takes
     all processes; otherwise the adapter starts from the whole base, which is mapped from its file, and is cut last.
     """
-    shards = shards_of(processes)
+    shards = shards_of(processes, parts_of(config.shard, processes))
     loading, precision = on_host(config, dtype, processes)
     if config.quantize is None:
         return processes.in_turn(

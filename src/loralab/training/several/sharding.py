@@ -24,6 +24,13 @@ def on_host(config: TrainConfig, dtype: str, processes: Processes) -> tuple[Trai
     )
 
 
+def parts_of(shard: bool | int, processes: Processes) -> int:
+    """Processes that hold a base together: all of them, unless a number is given; 1 where each has all of it."""
+    if isinstance(shard, bool):
+        return processes.count if shard else 1
+    return shard
+
+
 def shard_base(config: TrainConfig, prepared: Prepared, shards: Shards) -> Prepared:
     """The run, of whose frozen base this process keeps its part. Raises SpecError where the blocks are not known."""
     adapter, model = prepared.trainee.adapter, prepared.loaded.model
@@ -38,10 +45,13 @@ def shard_base(config: TrainConfig, prepared: Prepared, shards: Shards) -> Prepa
 def check_sharded(config: TrainConfig, processes: Processes) -> None:
     """Raises SpecError naming what does not go with a sharded base."""
     trains = any(row.trains_weights for row in rows_of(config.method))
+    parts = parts_of(config.shard, processes)
     reasons = {
         "one process: there is nobody to share the base with; give --processes": not processes.are_several,
+        f"{processes.count} processes: they cannot be divided into groups of {parts}": processes.count % parts != 0,
         f"method {config.method}: every process would hold what it trains of the weights whole; choose lora": trains,
     }
     problems = [reason for reason, applies in reasons.items() if applies]
     if problems:
-        raise SpecError(f"shard and {'; shard and '.join(problems)}")
+        said = "shard" if isinstance(config.shard, bool) else f"shard {config.shard}"
+        raise SpecError(f"{said} and {f'; {said} and '.join(problems)}")
