@@ -42,6 +42,7 @@ WAYS: dict[str, dict[str, object]] = {
     "whole, bfloat16": {},
     "whole, `--quantize nf4`": {"quantize": "nf4"},
     "`--shard`, bfloat16": {"shard": True},
+    "`--shard --quantize nf4`": {"shard": True, "quantize": "nf4"},
 }
 
 

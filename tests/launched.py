@@ -1,22 +1,31 @@
 """What the processes of a test do: functions that they can find by name."""
 
+import json
 import os
 import signal
+import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+import transformers
+from safetensors.torch import save_file
 from torch import nn
 from torch.distributed.tensor import DTensor
 
 import loralab as ll
 from loralab.errors import LoralabError
+from loralab.formats.quantized import quantize_base
+from loralab.models.families.blocks import blocks_of
+from loralab.models.load import load_model
 from loralab.processes.gradients import add_up_gradients
 from loralab.processes.group import Processes
 from loralab.processes.joining import joined
 from loralab.processes.sharding import shard_blocks, shards_of
 from loralab.training.interrupt import interruptible
+from tiny import byte_tokenizer
 
 Trained = ll.TrainResult | str
 
@@ -138,3 +147,65 @@ def take_turns(place: Path) -> list[str]:
 
         processes.in_turn(speak)
         return place.read_text().splitlines()
+
+
+def load_in_parts(folder: Path, how: str | None) -> dict[str, int]:
+    """A random Llama of a billion weights, loaded in parts: how many there are, the bytes that they take whole, and the
+    most memory of its own that any process had beyond what it had before."""
+    with joined("cpu") as processes:
+        processes.first(lambda: _write_large(folder))
+        own = processes.gather(lambda: 0)  # all begin together
+        before = _own_memory()
+        with _watched() as most:
+            model = load_model(str(folder), dtype="bfloat16", device="cpu").model
+            weights = sum(parameter.numel() for parameter in model.parameters())
+            shards = shards_of(processes)
+            if how is not None:
+                quantize_base(model, how, part=shards.part)
+            shard_blocks(model, blocks_of(model), [], shards)
+        own = processes.gather(lambda: most[0] - before)
+        return {"weights": weights, "whole": 2 * weights, "peak": max(own)}
+
+
+def _write_large(folder: Path) -> None:
+    """2 GB in bfloat16, block by block, so that nobody holds it whole."""
+    config = transformers.LlamaConfig(
+        hidden_size=2048, intermediate_size=8192, num_hidden_layers=18, num_attention_heads=16, vocab_size=512
+    )
+    with torch.device("meta"):
+        shapes = transformers.LlamaForCausalLM(config).to(torch.bfloat16).state_dict()
+    byte_tokenizer().save_pretrained(folder)
+    config.save_pretrained(folder)
+    random = torch.Generator().manual_seed(0)
+    names = {name: f"model-{int(name.split('.')[2]) if 'layers' in name else 99}.safetensors" for name in shapes}
+    for file in sorted(set(names.values())):
+        held = {
+            name: torch.empty(shapes[name].shape, dtype=torch.bfloat16).uniform_(-0.02, 0.02, generator=random)
+            for name in shapes if names[name] == file
+        }  # fmt: skip
+        save_file(held, folder / file, metadata={"format": "pt"})
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": names}))
+
+
+def _own_memory() -> int:
+    """Bytes that only this process has: the pages of a mapped file are everybody's."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("RssAnon"))
+
+
+@contextmanager
+def _watched() -> Iterator[list[int]]:
+    """The most of it within the block, looked at a hundred times a second."""
+    most, over = [0], threading.Event()
+
+    def watch() -> None:
+        while not over.wait(0.01):
+            most[0] = max(most[0], _own_memory())
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        yield most
+    finally:
+        over.set()
+        watcher.join()

@@ -110,6 +110,15 @@ def write_pairs(folder: Path, count: int = 48) -> Path:
     return folder
 
 
+def write_preferences(folder: Path, count: int = 48) -> Path:
+    """Questions with a good and a bad answer, a third of them held out."""
+    folder.mkdir()
+    rows = [{"prompt": f"Is {n} right?", "chosen": f"yes {n * n}", "rejected": f"no {n}"} for n in range(count)]
+    write_lines(folder / "test.jsonl", rows[: count // 3])
+    write_lines(folder / "train.jsonl", rows[count // 3 :])
+    return folder
+
+
 def write_labels(folder: Path, count: int = 48) -> Path:
     """Texts of two classes that differ in one letter; two splits."""
     for split, number in (("train", count), ("validation", 12)):

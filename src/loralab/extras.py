@@ -17,6 +17,7 @@ from loralab.errors import MissingDependencyError
 
 EXTRAS: Mapping[str, Mapping[str, str]] = {
     "board": {"tensorboard": "tensorboard"},
+    "cluster": {"ray": "ray"},
     "data": {"datasets": "datasets", "pyarrow": "pyarrow"},
     "gguf": {"accelerate": "accelerate", "gguf": "gguf"},
     "images": {"PIL": "pillow"},
@@ -35,7 +36,7 @@ EXTRAS: Mapping[str, Mapping[str, str]] = {
 }
 """Extra -> what Python imports -> what pip installs, as in pyproject.toml."""
 
-APART = ("mlflow", "trackio", "wandb")
+APART = ("cluster", "mlflow", "trackio", "wandb")
 """Extras that are not part of `all`: each is a service of its own, of which one has at most one."""
 
 

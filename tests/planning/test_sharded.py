@@ -16,12 +16,12 @@ SHARED = ll.PlanConfig(model="llama-3.2-1b", rank=8, targets="q,v", gpus=4, batc
 def test_blocks_are_shared_out_and_the_rest_is_whole() -> None:
     whole, parts = ll.plan(SHARED), ll.plan(replace(SHARED, shard=True))
     vocabulary, width, layers = 128256, 2048, 16
-    blocks = whole.total_params - vocabulary * width - width  # embeddings are tied, and a norm comes last
-    elsewhere = 2 * (blocks - blocks // 4 - blocks // layers)
+    blocks = 2 * (whole.total_params - vocabulary * width - width)  # embeddings are tied, and a norm comes last
+    elsewhere = blocks - blocks // 4 - blocks // layers
     assert whole.memory.weights - parts.memory.weights == elsewhere
     assert replace(parts.memory, weights=0) == replace(whole.memory, weights=0)
     assert whole.wire.base_per_batch == 0
-    assert parts.wire.base_per_batch == 2 * 3 * 2 * blocks // 4
+    assert parts.wire.base_per_batch == 2 * 3 * blocks // 4
     assert parts.wire.adapter_per_step == whole.wire.adapter_per_step == 2 * 3 * 4 * whole.trainable_params // 4
 
 
@@ -29,10 +29,16 @@ def test_one_gpu_sends_nothing() -> None:
     assert ll.plan(replace(SHARED, gpus=1)).wire.adapter_per_step == 0
 
 
-@pytest.mark.parametrize("changes, said", [({"gpus": 1}, "give --gpus"), ({"quantize": "nf4"}, "no packed weights")])
-def test_what_cannot_be_sharded(changes: dict[str, object], said: str) -> None:
-    with pytest.raises(ll.SpecError, match=said):
-        ll.plan(replace(SHARED, shard=True, **changes))
+def test_packed_blocks_are_shared_out_too() -> None:
+    wide, packed = (ll.plan(replace(SHARED, shard=True, quantize=how)) for how in (None, "nf4"))
+    assert 0.25 < packed.wire.base_per_batch / wide.wire.base_per_batch < 0.3  # 4.5 bits of 16, norms as they are
+    whole = ll.plan(replace(SHARED, quantize="nf4"))
+    assert packed.memory.weights < whole.memory.weights
+
+
+def test_one_gpu_has_nobody_to_share_with() -> None:
+    with pytest.raises(ll.SpecError, match="give --gpus"):
+        ll.plan(replace(SHARED, shard=True, gpus=1))
 
 
 def test_sharding_is_a_way_to_make_it_fit() -> None:

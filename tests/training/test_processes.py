@@ -16,7 +16,7 @@ from launched import Trained, train_each
 from loralab.methods.settings import TAKERS
 from loralab.methods.table import METHOD_NAMES, rows_of
 from loralab.processes.launch import run_in_processes
-from tiny import write_bert, write_labels, write_llama, write_pairs
+from tiny import write_bert, write_labels, write_llama, write_pairs, write_preferences
 
 SMALL = {"size": 8, "prefix": 2, "infix": 2}
 BY_CHANCE = tuple(name for name in METHOD_NAMES if any(row.by_chance for row in rows_of(name)))
@@ -32,6 +32,9 @@ CASES: dict[str, dict[str, Any]] = {
     "eva": {"steps": 6, "init": "eva"},
     "pissa": {"steps": 6, "init": "pissa"},
     "four bits": {"steps": 6, "quantize": "nf4"},
+    "four bits, doubly": {"steps": 6, "quantize": "nf4-double", "method": "dora"},
+    "four bits beside directions": {"steps": 6, "quantize": "nf4", "init": "pissa"},
+    "pairs": {"steps": 12, "pairs": True, "preference": "dpo", "batch_size": 5, "limit": 14, "eval_every": 6},
 }
 TRAINING_WEIGHTS = tuple(name for name in METHOD_NAMES if any(row.trains_weights for row in rows_of(name)))
 Configure = Callable[..., ll.TrainConfig]
@@ -43,6 +46,7 @@ def configure(tmp_path_factory: pytest.TempPathFactory) -> Configure:
     place = tmp_path_factory.mktemp("processes")
     model, data = write_llama(place / "llama"), write_pairs(place / "pairs")
     encoder, labels = without_dropout(write_bert(place / "bert")), write_labels(place / "labels")
+    preferences = write_preferences(place / "preferences")
 
     def configured(out: str, **changes: Any) -> ll.TrainConfig:
         settings = {
@@ -52,6 +56,8 @@ def configure(tmp_path_factory: pytest.TempPathFactory) -> Configure:
         }  # fmt: skip
         if changes.pop("classes", False):
             settings |= {"model": str(encoder), "data": str(labels), "targets": None}
+        if changes.pop("pairs", False):
+            settings["data"] = str(preferences)
         config = ll.TrainConfig(**settings | changes)
         taken = {name for row in rows_of(config.method) for name in row.takes}
         return replace(config, **{f.name: f.default for f in fields(config) if f.name in TAKERS - taken})
@@ -147,15 +153,33 @@ def test_a_sharded_base_trains_as_a_whole_one_or_is_refused(
 ) -> None:
     result = sharded[case]
     if isinstance(result, str):
-        assert case in ("four bits", *TRAINING_WEIGHTS)
-        assert re.match(r"SpecError: shard and (method|quantize)", result)
+        assert case in TRAINING_WEIGHTS
+        assert re.match(r"SpecError: shard and method", result)
     elif case not in BY_CHANCE:
         check_same(alone[case], replace(result, samples=alone[case].samples))
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("changes", [{}, {"quantize": "nf4"}, {"method": "dora"}])
+def test_weights_are_rounded_as_those_of_a_whole_base(configure: Configure, changes: dict[str, Any]) -> None:
+    """Each processor rounds sums in bfloat16 by the shape of its batch: both have two processes."""
+    of = "-".join(changes.values()) or "lora"
+    configs = [
+        configure(f"rounded/{of}-{shard}", dtype="bfloat16", steps=6, samples=0, shard=shard, **changes)
+        for shard in (False, True)
+    ]
+    whole, parts = run_in_processes(2, train_each, tuple(configs))
+    check_same(whole, parts)
+
+
+@pytest.mark.slow
 def test_four_processes_train_as_one(configure: Configure, alone: dict[str, Trained]) -> None:
     check_same(alone["plain"], ll.train(configure("four", steps=30, processes=4)))
+
+
+@pytest.mark.slow
+def test_two_pairs_of_processes_hold_a_base_each(configure: Configure, alone: dict[str, Trained]) -> None:
+    check_same(alone["four bits"], ll.train(configure("2x2", steps=6, quantize="nf4", shard=2, processes=4, samples=0)))
 
 
 @pytest.mark.slow

@@ -4,7 +4,10 @@ So an adapter that is trained on the quantised base loads on the float one and t
 on another model's.
 """
 
-from torch import nn
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
 
 from loralab.core.adapter import adapters_on
 from loralab.errors import AdapterStateError, SpecError
@@ -15,12 +18,20 @@ QUANTIZATIONS = {"nf4": False, "nf4-double": True}
 """The ways to quantise -> whether the absmax are quantised too."""
 
 
-def quantize_base(model: nn.Module, how: str, principal: Principal | None = None) -> Quantised:
+def quantize_base(
+    model: nn.Module,
+    how: str,
+    principal: Principal | None = None,
+    *,
+    dtype: torch.dtype | None = None,
+    part: Callable[[Tensor], Tensor] | None = None,
+) -> Quantised:
     """Quantise the dense layers in the blocks of a model that has no adapters yet.
 
     With `principal` (`methods/pissa.principal_of`) that part of a weight stays in float32 and the rest is
-    quantised: what a PiSSA adapter wants under it. Raises SpecError for an unknown way, AdapterStateError where
-    there are adapters, and what `quantize_model` raises; the model is then as it was.
+    quantised: what a PiSSA adapter wants under it. `dtype` and `part` are those of `quantize_model`. Raises SpecError
+    for an unknown way, AdapterStateError where there are adapters, and what `quantize_model` raises; the model is then
+    as it was.
     """
     if how not in QUANTIZATIONS:
         raise SpecError(f"quantize {how!r} is not known; choose {', '.join(QUANTIZATIONS)}")
@@ -30,7 +41,9 @@ def quantize_base(model: nn.Module, how: str, principal: Principal | None = None
             f"the base cannot be quantised under the adapters {', '.join(there)}: detach them, quantise, and load them "
             "again"
         )
-    return quantize_model(model, double=QUANTIZATIONS[how], remember=TensorPrint.of, principal=principal)
+    return quantize_model(
+        model, double=QUANTIZATIONS[how], remember=TensorPrint.of, principal=principal, dtype=dtype, part=part
+    )
 
 
 def trained_on(how: str) -> str:

@@ -42,6 +42,8 @@ def parameter_counts(adapter: Adapter, model: nn.Module) -> Counts:
     head = sum(p.numel() for name, p in adapter.named_parameters() if adapter.in_head(name))
     trained = sum(p.numel() for p in adapter.parameters())
     everybody = {id(p) for other in adapter.layers.values() for p in other.updates.parameters()}
+    packed = list(quantized_layers(model))
+    everybody |= {id(p) for layer in packed for name, p in layer.named_parameters() if name != "bias"}
     base = sum(p.numel() for p in model.parameters() if id(p) not in everybody)
-    base += sum(layer.weights for layer in quantized_layers(model))
+    base += sum(layer.weights for layer in packed)
     return Counts(trained - head, head, base)

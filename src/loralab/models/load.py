@@ -81,13 +81,15 @@ def load_model(
     dtype: str = "auto",
     device: str = "auto",
     seed: int = 0,
+    as_stored: bool = False,
 ) -> LoadedModel:
     """The model `name` as `kind`: a key of `AUTO_CLASSES`, or `GENERATION`.
 
     A classifier has one output per label, or one in all for `regression`; where the checkpoint has no such
     head, a fresh one is initialised from `seed`, in the model's dtype; the caller's random state is left
-    alone. Raises `NotFoundError`, `ModelLoadError`, or `SpecError` for a kind, dtype or device that is
-    none.
+    alone. `as_stored` leaves the weights as they are mapped from the file, in its precision, for a caller who rounds
+    them to `dtype` piece by piece. Raises `NotFoundError`, `ModelLoadError`, or `SpecError` for a kind, dtype or device
+    that is none.
     """
     if kind not in (*AUTO_CLASSES, GENERATION):
         raise SpecError(f"model kind {kind!r} is not known; choose {', '.join((*AUTO_CLASSES, GENERATION))}")
@@ -96,6 +98,7 @@ def load_model(
         rest = load_model(
             str(folder / REMAINING),
             kind=kind, labels=labels, regression=regression, dtype=dtype, device=device, seed=seed,
+            as_stored=as_stored,
         )  # fmt: skip
         note = put_maps(rest.model, folder)
         rest.model.name_or_path = rest.model.config.name_or_path = name
@@ -110,7 +113,8 @@ def load_model(
         _check_kind(name, config, kind)
         notes = [reason, *stand_in(name, source), *_set_labels(config, kind, labels, regression)]
         processor, more = _read_processor(name, source, kind, config)
-        model, report = _read_model(name, source, _auto_class(kind), config, precision, seed)
+        read = _read_as_stored if as_stored else _read_model
+        model, report = read(name, source, _auto_class(kind), config, precision, seed)
     fresh, remarks = judge_fit(name, model, kind in HEADED, report)
     model.to(place)  # type: ignore[arg-type]  # transformers wraps `to` without its type
     _check_processor(name, model, processor)
@@ -261,8 +265,21 @@ def _set_padding(tokenizer: "PreTrainedTokenizerBase", config: "PreTrainedConfig
     return notes
 
 
-def _read_model(
+def _read_as_stored(
     name: str, source: str, auto_class: Any, config: "PreTrainedConfig", dtype: torch.dtype, seed: int
+) -> "tuple[PreTrainedModel, dict[str, Any]]":
+    """As `_read_model`, in the precision of the file, unless rounding it to `dtype` later would come to another model:
+    one with fresh parts, which are drawn in it, or with parts that stay in float32.
+    """
+    model, report = _read_model(name, source, auto_class, config, "auto", seed)
+    wide = any(getattr(model, f"_keep_in_fp32_modules{kind}", None) for kind in ("", "_strict"))
+    if model.dtype != dtype and (wide or report["missing_keys"] or report["mismatched_keys"]):
+        return _read_model(name, source, auto_class, config, dtype, seed)
+    return model, report
+
+
+def _read_model(
+    name: str, source: str, auto_class: Any, config: "PreTrainedConfig", dtype: torch.dtype | str, seed: int
 ) -> "tuple[PreTrainedModel, dict[str, Any]]":
     """The model on the CPU, and transformers' report of which keys did not meet."""
     try:

@@ -25,6 +25,7 @@ from loralab.errors import NumericsError, TargetError, some
 from loralab.machine import give_back_free_memory
 from loralab.models.families.aliases import block_paths
 from loralab.nn.dense import is_stored_transposed, weight_OI
+from loralab.nn.tensors import tensor_of
 from loralab.progress import tracked
 
 LEVELS = (
@@ -192,10 +193,11 @@ class QuantizedLinear(nn.Module):
         double: bool = False,
         remember: Callable[[Tensor], object] | None = None,
         principal: tuple[Tensor, Tensor] | None = None,
+        dtype: torch.dtype | None = None,
     ) -> Self:
-        """In place of an nn.Linear or a Conv1D, whose bias it takes over."""
+        """In place of an nn.Linear or a Conv1D, whose bias it takes over; of its weight rounded to `dtype`."""
         weight = layer.get_parameter("weight").detach()
-        made = cls(weight_OI(layer), layer._parameters["bias"], double=double, principal=principal)
+        made = cls(weight_OI(layer).to(dtype), layer._parameters["bias"], double=double, principal=principal)
         made.stands_for = type(layer).__name__
         made.origin = remember(weight) if remember is not None else None
         return made.train(layer.training)
@@ -213,18 +215,32 @@ class QuantizedLinear(nn.Module):
     @property
     def packed_bytes(self) -> int:
         """Of memory that the weight takes."""
-        return sum(buffer.numel() * buffer.element_size() for buffer in self.buffers())
+        packed = (tensor for name, tensor in chain(self.named_buffers(), self.named_parameters()) if name != "bias")
+        return sum(tensor.numel() * tensor.element_size() for tensor in packed)
+
+    def share_out(self, part: Callable[[Tensor], Tensor]) -> None:
+        """Its largest tensors become frozen parameters, of each of which this process holds a `part`."""
+        for name in ("codes", "absmax"):
+            packed = self._buffers.pop(name)
+            assert packed is not None
+            self.register_parameter(name, nn.Parameter(part(packed), requires_grad=False))
+
+    def _packed(self, name: str) -> Tensor:
+        """One of the packed tensors, whole: gathered from processes that hold parts, all of which must ask."""
+        packed: Any = getattr(self, name)
+        whole: Tensor = packed.full_tensor() if hasattr(packed, "full_tensor") else packed
+        return whole
 
     def dequantised(self, dtype: torch.dtype) -> Tensor:
         """The weight [O, I] in this precision."""
-        absmax = self.get_buffer("absmax")
+        codes, absmax = self._packed("codes"), self._packed("absmax")
         if not absmax.is_floating_point():
             absmax = dequantise_absmax(absmax, self.get_buffer("absmax_scales"), self.get_buffer("absmax_mean"))
         shape = self.out_features, self.in_features
         if self.principal is None:
-            return dequantise(self.get_buffer("codes"), absmax, shape, dtype)
+            return dequantise(codes, absmax, shape, dtype)
         B, A = self.principal
-        return dequantise(self.get_buffer("codes"), absmax, shape).addmm_(B, A).to(dtype)
+        return dequantise(codes, absmax, shape).addmm_(B, A).to(dtype)
 
     @property
     def principal(self) -> tuple[Tensor, Tensor] | None:
@@ -244,7 +260,7 @@ class QuantizedLinear(nn.Module):
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         """Move with the model; of a new precision only the bias and `weight` take notice."""
-        self.dtype = fn(torch.empty(0, dtype=self.dtype, device=self.get_buffer("codes").device)).dtype
+        self.dtype = fn(torch.empty(0, dtype=self.dtype, device=tensor_of(self, "codes").device)).dtype
         before = dict(self.named_buffers())
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         for name, buffer in before.items():
@@ -290,6 +306,8 @@ def quantize_model(
     double: bool = False,
     remember: Callable[[Tensor], object] | None = None,
     principal: Principal | None = None,
+    dtype: torch.dtype | None = None,
+    part: Callable[[Tensor], Tensor] | None = None,
 ) -> Quantised:
     """Replace every nn.Linear and Conv1D inside the model's blocks by a `QuantizedLinear`, one after another.
 
@@ -297,9 +315,10 @@ def quantize_model(
     logits), heads of classifiers (they start at random and train in full), poolers and whatever else is outside the
     blocks, norms and biases (small), experts kept as one raw tensor, and nn.MultiheadAttention (both read their
     weights themselves). `remember` is called with each weight before it is quantised; what it returns becomes the
-    layer's `origin`; `principal` may keep a part of a weight in float32. Raises TargetError where no blocks or no
-    dense layers in them are known, NumericsError naming the layers whose weights are not finite; the model is then
-    as it was.
+    layer's `origin`; `principal` may keep a part of a weight in float32. Weights are rounded to `dtype` first, and of
+    each packed layer this process keeps no more than a `part`, where these are given. Raises TargetError where no
+    blocks or no dense layers in them are known, NumericsError naming the layers whose weights are not finite; the
+    model is then as it was.
     """
     places = list(_dense_places(model))
     if not places:
@@ -314,9 +333,11 @@ def quantize_model(
         layer = parent._modules[name]
         assert layer is not None
         directions = principal(path, weight_OI(layer)) if principal is not None and id(layer) not in replaced else None
-        made = replaced.get(id(layer)) or QuantizedLinear.of(
-            layer, double=double, remember=remember, principal=directions
-        )
+        made = replaced.get(id(layer))
+        if made is None:
+            made = QuantizedLinear.of(layer, double=double, remember=remember, principal=directions, dtype=dtype)
+            if part is not None:
+                made.share_out(part)
         replaced[id(layer)] = made
         parent._modules[name] = made
     del layer

@@ -67,8 +67,6 @@ class PlanConfig(MethodSettings):
             problems.append(f"gpus {self.gpus}: a batch of {self.batch_size} has not an example for each")
         if not problems and self.shard and self.gpus < 2:
             problems.append(f"shard and gpus {self.gpus}: there is nobody to share the base with; give --gpus")
-        if not problems and self.shard and self.quantize is not None:
-            problems.append(f"shard and quantize {self.quantize}: train shards no packed weights; leave one out")
         if problems:
             raise SpecError("invalid plan: " + "; ".join(problems))
         if self.gpu_memory is not None:

@@ -71,7 +71,7 @@ def estimate(model: PreTrainedModel, adapter: Adapter, work: Workload, counts: C
     packed = list(quantized_layers(model))
     saved = sum(layer.weights * work.dtype.itemsize - layer.packed_bytes for layer in packed)
     unpacked = UNPACKING_BYTES * max((layer.weights for layer in packed), default=0)
-    elsewhere = frozen_blocks(model, adapter).elsewhere(work.gpus) * work.dtype.itemsize if work.shard else 0
+    elsewhere = frozen_blocks(model, adapter, work.dtype.itemsize).elsewhere(work.parts) if work.parts > 1 else 0
     return Memory(
         weights=counts.base * work.dtype.itemsize - saved - elsewhere + counts.trained * FLOAT32,
         gradients=gradients,

@@ -33,8 +33,8 @@ class Workload:
     device: str = "cpu"
     gpus: int = 1
     """That share a step; the batch is what one of them has."""
-    shard: bool = False
-    """Whether each of the GPUs holds only its part of the frozen blocks."""
+    parts: int = 1
+    """GPUs that hold the frozen blocks together, each a part of them; 1: each has all of them."""
     training_tokens: int = 0
     """Tokens of the encoded training set, which lies in memory as lists of Python integers."""
 

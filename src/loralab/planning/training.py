@@ -52,7 +52,7 @@ class PlannedTraining:
             gradient_checkpointing=config.gradient_checkpointing,
             device="cuda" if config.on_gpu else "cpu",
             gpus=config.gpus,
-            shard=config.shard,
+            parts=config.gpus if config.shard else 1,
             training_tokens=config.training_tokens,
         )
         return estimate(self.model, self.adapter, work, self.counts)
@@ -60,8 +60,8 @@ class PlannedTraining:
     @property
     def wire(self) -> Wire:
         """What each GPU sends."""
-        blocks = frozen_blocks(self.model, self.adapter) if self.config.shard else None
-        return wire(self.counts.trained, blocks, self.dtype.itemsize, self.config.gpus)
+        blocks = frozen_blocks(self.model, self.adapter, self.dtype.itemsize) if self.config.shard else None
+        return wire(self.counts.trained, blocks, self.config.gpus)
 
 
 def planned(config: PlanConfig) -> PlannedTraining:

@@ -11,6 +11,7 @@ from torch import nn
 
 from loralab.core.adapter import Adapter
 from loralab.models.families.blocks import blocks_of
+from loralab.models.nf4 import quantized_layers
 from loralab.planning.shape import FLOAT32
 
 GATHERINGS = 2
@@ -19,21 +20,27 @@ GATHERINGS = 2
 
 @dataclass(frozen=True)
 class FrozenBlocks:
-    """Frozen parameters in the blocks of a model, by number."""
+    """Frozen weights in the blocks of a model, in bytes."""
 
     total: int
     largest: int
     """Of one block, which is whole while it is computed."""
 
     def elsewhere(self, processes: int) -> int:
-        """Parameters that one of so many processes does not hold."""
+        """Bytes that one of so many processes does not hold."""
         return max(0, self.total - self.total // processes - self.largest)
 
 
-def frozen_blocks(model: nn.Module, adapter: Adapter) -> FrozenBlocks:
-    """Of the base that the adapter is on. Raises SpecError for a model whose blocks are not known."""
+def frozen_blocks(model: nn.Module, adapter: Adapter, itemsize: int) -> FrozenBlocks:
+    """Of the base that the adapter is on, whose weights have `itemsize` bytes each unless they are packed. Raises
+    SpecError for a model whose blocks are not known.
+    """
     trained = {id(each) for each in adapter.parameters()}
-    sizes = [sum(p.numel() for p in block.parameters() if id(p) not in trained) for block in blocks_of(model)]
+    sizes = [
+        sum(p.numel() * itemsize for p in block.parameters() if id(p) not in trained)
+        + sum(layer.packed_bytes for layer in quantized_layers(block))
+        for block in blocks_of(model)
+    ]
     return FrozenBlocks(sum(sizes), max(sizes))
 
 
@@ -50,8 +57,8 @@ class Wire:
         return asdict(self)
 
 
-def wire(trained: int, blocks: FrozenBlocks | None, itemsize: int, processes: int) -> Wire:
-    """For so many trained parameters; `blocks` of `itemsize` bytes a parameter where they are sharded."""
+def wire(trained: int, blocks: FrozenBlocks | None, processes: int) -> Wire:
+    """For so many trained parameters; `blocks` where they are sharded."""
     adapter = 2 * (processes - 1) * trained * FLOAT32 // processes
-    base = 0 if blocks is None else GATHERINGS * (processes - 1) * blocks.total * itemsize // processes
+    base = 0 if blocks is None else GATHERINGS * (processes - 1) * blocks.total // processes
     return Wire(adapter, base)

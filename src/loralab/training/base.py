@@ -16,6 +16,7 @@ from loralab.models.head_dropout import set_head_dropout
 from loralab.models.load import LoadedModel, load_model
 from loralab.models.precision import use_fast_float32
 from loralab.nn.dropout import quick_dropout
+from loralab.training.config import TrainConfig
 from loralab.training.draft import Draft
 
 
@@ -45,14 +46,23 @@ def load_for(draft: Draft, seed: int) -> LoadedModel:
         dtype=draft.dtype,
         device=config.device,
         seed=seed,
+        as_stored=draft.shards is not None and _may_be_rounded_later(config),
     )
+
+
+def _may_be_rounded_later(config: TrainConfig) -> bool:
+    """Whether nothing reads the weights between loading and cutting them, but for packing, which rounds them first."""
+    drawn = config.method in ("lora", "rslora") and config.init in ("kaiming", "gaussian", "orthogonal")
+    return drawn or (config.quantize is not None and config.init != "pissa" and config.method != "pissa")
 
 
 def quantize(draft: Draft) -> Iterator[str]:
     """Four bits for the dense layers; what PiSSA takes out of them first is not lost."""
     model, config = draft.loaded.model, draft.config
     if config.quantize is not None:
-        yield str(quantize_base(model, config.quantize, principal_under(model, specification(config))))
+        principal = principal_under(model, specification(config))
+        part = None if draft.shards is None else draft.shards.part
+        yield str(quantize_base(model, config.quantize, principal, dtype=draft.loaded.dtype, part=part))
 
 
 def multiply_fast(draft: Draft) -> Iterator[str]:

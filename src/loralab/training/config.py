@@ -200,9 +200,10 @@ class TrainConfig(MethodSettings):
     """Train in this many processes on this machine, each with a share of every batch: as one process trains, in less
     time on several GPUs. Under torchrun there are as many as it starts."""
 
-    shard: bool = field(default=False, metadata={"group": "run"})
+    shard: bool | int = field(default=False, metadata={"group": "run"})
     """With several processes: each holds a part of the frozen base's blocks (FSDP2) instead of all of it, and gathers a
-    block when it computes it."""
+    block when it computes it. With a number N: N processes that stand side by side hold a base together, so that
+    gathering stays within a machine of N."""
 
     resume: bool | Literal["auto"] = field(default=False, metadata={"group": "run"})
     """Go on from the newest checkpoint in the output folder; auto: where there is none, begin the run."""
@@ -314,6 +315,7 @@ def _checks(c: TrainConfig) -> list[tuple[bool, str]]:
         ),
         *_about_preference(c),
         *_about_packing(c),
+        (not isinstance(c.shard, bool) and c.shard < 2, f"shard {c.shard}: at least 2 processes hold a base in parts"),
         (bool(c.resume) and c.overwrite, "resume and overwrite: give one of them"),
         (not c.out, "out is empty: name a folder"),
     ]

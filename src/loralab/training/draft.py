@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from loralab.core.adapter import Adapter
 from loralab.models.load import LoadedModel
 from loralab.processes.group import ALONE, Processes
+from loralab.processes.sharding import Shards
 from loralab.tasks.encoding.encoded import AnyEncoded
 from loralab.tasks.table import Task
 from loralab.training.config import TrainConfig
@@ -31,6 +32,8 @@ class Draft:
     name: str = "default"
     """Of the adapter on the model."""
     processes: Processes = ALONE
+    shards: Shards | None = None
+    """By which the base will be cut; None where every process has all of it."""
     task: Task = field(init=False)
     eval_split: str | None = None
     """The split that `loralab eval` can measure on afterwards; not one that this run alone holds out."""
@@ -43,7 +46,14 @@ class Draft:
     def for_run(self, config: TrainConfig, name: str) -> "Draft":
         """A draft of another run on the base and the task of this one."""
         draft = Draft(
-            config, self.dtype, self.labels, name, self.processes, eval_split=self.eval_split, encoded=self.encoded
+            config,
+            self.dtype,
+            self.labels,
+            name,
+            self.processes,
+            self.shards,
+            eval_split=self.eval_split,
+            encoded=self.encoded,
         )
         draft.task, draft.loaded = self.task, self.loaded
         return draft

@@ -9,6 +9,7 @@ from loralab.planning.shape import Workload
 from loralab.tasks.encoding.encoded import EncodedPair
 from loralab.training.config import TrainConfig
 from loralab.training.prepare import Prepared
+from loralab.training.several.sharding import parts_of
 
 PLANNED = ("decoder", "encoder")
 """Architectures that are planned: of text, with one list of blocks. Runs on pairs of answers are not."""
@@ -32,7 +33,7 @@ def forecast(prepared: Prepared, config: TrainConfig) -> Memory | None:
         gradient_checkpointing=config.gradient_checkpointing,
         device=model.device.type,
         gpus=prepared.processes.count,
-        shard=config.shard,
+        parts=parts_of(config.shard, prepared.processes),
         training_tokens=sum(each.tokens for each in trainee.data.encoded),
     )
     predicted = estimate(model, trainee.adapter, work)

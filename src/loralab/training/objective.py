@@ -51,13 +51,16 @@ class Objective(ABC):
         """
 
     def backward(self, data: StepData) -> float:
-        """Add the gradient of a whole step to what trains, batch by batch; returns the loss that is reported."""
-        total = 0.0
+        """Add the gradient of a whole step to what trains, batch by batch; returns the loss that is reported.
+
+        A device is waited for once, at the end, so that it is never without work between two batches.
+        """
+        shares = []
         for batch in data.batches:
             reported, minimised = self.step(batch.to(self.model.device), data)
             minimised.backward()  # type: ignore[no-untyped-call]
-            total += float(reported.detach())
-        return total
+            shares.append(reported.detach())
+        return float(sum(torch.stack(shares).tolist()))
 
 
 @dataclass(frozen=True)
@@ -284,18 +287,33 @@ class Reference:
         self.known: dict[int, tuple[float, float]] = {}
 
     def of(self, batch: Batch) -> Tensor:
-        """[2B] in the order of the batch's rows."""
-        for place in batch.places:
-            if place not in self.known:
-                self._measure(self.data.first_batch_with(place))
+        """[2B] in the order of the batch's rows. Processes that go in step all make as many passes as any needs."""
+        processes, needed = self.data.processes, self._needed(batch)
+        passes = processes.largest(len(needed)) if processes.in_step else len(needed)
+        for each in needed:
+            self._measure(each)
+        for _ in range(passes - len(needed)):
+            self._logs_of(batch)
         sides = zip(*(self.known[place] for place in batch.places), strict=True)
         return torch.tensor([value for side in sides for value in side], device=self.model.device)
 
+    def _needed(self, batch: Batch) -> list[Batch]:
+        """The batches of the first epoch in which pairs are that are not known."""
+        unknown = {place for place in batch.places if place not in self.known}
+        needed = []
+        for place in batch.places:
+            if place in unknown:
+                needed.append(self.data.first_batch_with(place))
+                unknown.difference_update(needed[-1].places)
+        return needed
+
     def _measure(self, batch: Batch) -> None:
-        with evaluating(self.model):
-            logs_2B = reference_logs(self.model, batch.to(self.model.device))
-        chosen, rejected = (side.tolist() for side in logs_2B.chunk(2))
+        chosen, rejected = (side.tolist() for side in self._logs_of(batch).chunk(2))
         self.known |= dict(zip(batch.places, zip(chosen, rejected, strict=True), strict=True))
+
+    def _logs_of(self, batch: Batch) -> Tensor:
+        with evaluating(self.model):
+            return reference_logs(self.model, batch.to(self.model.device))
 
 
 # -- the cosine penalty -------------------------------------------------------------------------------------------

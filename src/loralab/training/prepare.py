@@ -17,6 +17,7 @@ from loralab.methods.prefix.update import text_room
 from loralab.methods.table import rows_of
 from loralab.models.load import LoadedModel, read_config
 from loralab.processes.group import ALONE, Processes
+from loralab.processes.sharding import Shards
 from loralab.tasks.encoding.encode import padding_id
 from loralab.tasks.example import Conversation, Examples, Preference, weight_of
 from loralab.tasks.held_out import Holdout
@@ -83,17 +84,31 @@ class Ground:
     notes: tuple[str, ...]
 
 
-def prepare(config: TrainConfig, dtype: str, labels: Sequence[str] = (), processes: Processes = ALONE) -> Prepared:
+def prepare(
+    config: TrainConfig,
+    dtype: str,
+    labels: Sequence[str] = (),
+    processes: Processes = ALONE,
+    shards: Shards | None = None,
+) -> Prepared:
     """Load the model in `dtype`, read the data, attach a fresh adapter; everything random comes from `config.seed`.
 
     `labels` are the classes of the run that is resumed, in its order.
     """
-    return prepare_on(lay_ground(config, dtype, labels, processes), config)
+    return prepare_on(lay_ground(config, dtype, labels, processes, shards), config)
 
 
-def lay_ground(config: TrainConfig, dtype: str, labels: Sequence[str] = (), processes: Processes = ALONE) -> Ground:
-    """Open the task and load the model in `dtype`, as `prepare` does."""
-    draft = Draft(config, dtype, labels, processes=processes)
+def lay_ground(
+    config: TrainConfig,
+    dtype: str,
+    labels: Sequence[str] = (),
+    processes: Processes = ALONE,
+    shards: Shards | None = None,
+) -> Ground:
+    """Open the task and load the model in `dtype`, as `prepare` does; for `shards` in the precision of its file where
+    it can be rounded later, and packed layers are cut at once.
+    """
+    draft = Draft(config, dtype, labels, processes=processes, shards=shards)
     return Ground(draft, _prepared_by(GROUND, draft))
 
 

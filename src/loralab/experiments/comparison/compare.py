@@ -8,6 +8,7 @@ from typing import Any
 from loralab.errors import TrainingError
 from loralab.experiments.comparison.cells import Cell, Setting, cells_of, settings_of
 from loralab.experiments.comparison.claims import Claim, judge_claims
+from loralab.experiments.comparison.cluster import cells_on_cluster
 from loralab.experiments.comparison.config import CompareConfig
 from loralab.experiments.comparison.folder import ComparisonFolder, clear, earlier_settings, held, record_settings
 from loralab.experiments.comparison.plots import draw_comparison
@@ -76,16 +77,28 @@ def _begin(folder: ComparisonFolder, config: CompareConfig) -> list[Setting]:
 
 
 def _run(cells: Sequence[Cell], config: CompareConfig, lock: int) -> list[Outcome]:
-    outcomes = []
     with ComparisonProgress(cells, config.best_metric) as progress:
-        for cell in cells:
-            outcome = finished(cell)
-            if outcome is None:
-                progress.start(cell)
-                outcome = run_cell(cell, lock)
+        if config.cluster is None:
+            return [_run_here(cell, lock, progress) for cell in cells]
+        there = {cell.name: outcome for cell in cells if (outcome := finished(cell)) is not None}
+        for outcome in there.values():
             progress.end(outcome)
-            outcomes.append(outcome)
-    return outcomes
+        left = [cell for cell in cells if cell.name not in there]
+        for cell in left:
+            progress.start(cell)
+        for outcome in cells_on_cluster(left, config) if left else ():
+            progress.end(outcome)
+            there[outcome.cell.name] = outcome
+        return [there[cell.name] for cell in cells]
+
+
+def _run_here(cell: Cell, lock: int, progress: ComparisonProgress) -> Outcome:
+    outcome = finished(cell)
+    if outcome is None:
+        progress.start(cell)
+        outcome = run_cell(cell, lock)
+    progress.end(outcome)
+    return outcome
 
 
 def _write(

@@ -8,7 +8,7 @@ from loralab.methods.settings import TAKERS
 from loralab.methods.table import METHOD_NAMES, MethodRow, names_sized_by, rows_of
 from loralab.training.config import TrainConfig
 
-FREE_TO_CHANGE = ("out", "save_every", "keep", "method", "seed", "resume", "overwrite", "cell")
+FREE_TO_CHANGE = ("out", "save_every", "keep", "method", "seed", "resume", "overwrite", "cell", "cluster")
 """Fields in which a comparison that goes on may differ from the one it goes on with, and those it decides itself."""
 
 
@@ -68,6 +68,11 @@ class CompareConfig(TrainConfig):
     cell: int | None = field(default=None, metadata={"group": "comparison"})
     """Train this cell alone, counted from 0: for the jobs of an array on machines that share the folder. The same
     command without it trains what is left and makes the table."""
+
+    cluster: str | None = field(default=None, metadata={"group": "comparison"})
+    """Train the cells on the Ray cluster at this address, or auto for the one this machine belongs to, whose machines
+    have loralab and see the folder, the data and the model under the same names. Cells of a lost worker are run
+    again."""
 
     overwrite: bool = field(default=False, metadata={"group": "run"})
     """Begin anew where the folder holds another comparison; anything else there is left alone."""
@@ -185,6 +190,6 @@ def _cell_problems(config: CompareConfig) -> list[str]:
     """One cell knows nothing of the others."""
     if config.cell is None:
         return []
-    beside = [name for name in ("tuned", "overwrite") if getattr(config, name)]
+    beside = [name for name in ("tuned", "overwrite", "cluster") if getattr(config, name)]
     problems = [f"cell {config.cell} and {name}: that is of all cells together; leave one out" for name in beside]
     return problems + ([f"cell {config.cell}: cells are counted from 0"] if config.cell < 0 else [])

@@ -12,7 +12,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager, redirect_stdout, suppress
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
@@ -27,6 +27,8 @@ from loralab.training.folder import RunFolder
 STOPPED = {130: signal.SIGINT, 143: signal.SIGTERM, -signal.SIGINT: signal.SIGINT, -signal.SIGTERM: signal.SIGTERM}
 """The exit status of a training that was asked to stop → by what."""
 AGAIN = "stopped; the same command goes on where the training stopped"
+TURN = 0.5
+"""Seconds."""
 _LONGEST_MESSAGE = 2000
 
 
@@ -45,8 +47,9 @@ def finished(cell: Cell) -> Outcome | None:
     return Outcome(cell, record["result"]) if record is not None and "result" in record else None
 
 
-def run_cell(cell: Cell, lock: int) -> Outcome:
-    """Train the cell in a process that shares the lock, and wait for it.
+def run_cell(cell: Cell, lock: int, may_be_cancelled: bool = False) -> Outcome:
+    """Train the cell in a process that shares the lock, and wait for it: in short turns, where a scheduler may raise
+    KeyboardInterrupt between two instructions of Python and not by a signal.
 
     Raises KeyboardInterrupt or SystemExit if it is asked to stop, here or there; the same comparison then goes on with
     its checkpoint.
@@ -65,7 +68,7 @@ def run_cell(cell: Cell, lock: int) -> Outcome:
             process_group=0,
         )
         note_process(lock, process.pid)
-        status = _wait(process)
+        status = _wait(process, TURN if may_be_cancelled else None)
     if status in STOPPED:
         raise KeyboardInterrupt(AGAIN)
     outcome = finished(cell) if status == 0 else None
@@ -100,13 +103,15 @@ def _ended_by_termination() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _wait(process: subprocess.Popen[bytes]) -> int:
+def _wait(process: subprocess.Popen[bytes], turn: float | None) -> int:
     """Its exit status. A request to stop is passed on once, for a checkpoint; the second kills it.
 
     It is in a process group of its own, so that a terminal's Ctrl-C does not reach it a second time.
     """
     try:
-        return process.wait()
+        while True:
+            with suppress(subprocess.TimeoutExpired):
+                return process.wait(turn)
     except KeyboardInterrupt:
         _end(process, signal.SIGINT)
         raise KeyboardInterrupt(AGAIN) from None

@@ -21,8 +21,9 @@ class ComparisonProgress:
     def __init__(self, cells: Sequence[Cell], asked_metric: str | None) -> None:
         self.cells, self.asked_metric = cells, asked_metric
         self.outcomes: list[Outcome] = []
-        self.running: Cell | None = None
-        self.started = self.cell_started = monotonic()
+        self.running: dict[str, float] = {}
+        """When each cell that is not finished was begun, by its name."""
+        self.started = monotonic()
         self.console = Console(stderr=True)
         self.live = Live(get_renderable=self.table, console=self.console, refresh_per_second=1, transient=True)
 
@@ -32,21 +33,20 @@ class ComparisonProgress:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.running = None
+        self.running.clear()
         self.live.stop()
 
     def start(self, cell: Cell) -> None:
         """This cell begins to train."""
-        self.running, self.cell_started = cell, monotonic()
+        self.running[cell.name] = monotonic()
         if not self.console.is_terminal:
-            self._say(f"cell {len(self.outcomes) + 1}/{len(self.cells)}  {cell.name} …")
+            self._say(f"cell {len(self.outcomes) + len(self.running)}/{len(self.cells)}  {cell.name} …")
 
     def end(self, outcome: Outcome) -> None:
         """A cell ended, now or in an earlier process."""
-        trained = self.running is outcome.cell
-        self.running = None
+        began = self.running.pop(outcome.cell.name, None)
         self.outcomes.append(outcome)
-        how = f"in {readable_time(monotonic() - self.cell_started)}" if trained else "finished before"
+        how = "finished before" if began is None else f"in {readable_time(monotonic() - began)}"
         if not self.console.is_terminal:
             self._say(
                 f"cell {len(self.outcomes)}/{len(self.cells)}  {outcome.cell.name}  {self._came_of(outcome)}, {how}"
@@ -70,9 +70,11 @@ class ComparisonProgress:
         return table
 
     def _now(self) -> str:
-        if self.running is None:
+        if not self.running:
             return ""
-        return f"training {self.running.name}, {readable_time(monotonic() - self.cell_started)}"
+        name, began = next(iter(self.running.items()))
+        more = f" and {len(self.running) - 1} more" if len(self.running) > 1 else ""
+        return f"training {name}{more}, {readable_time(monotonic() - began)}"
 
     def _came_of(self, outcome: Outcome) -> str:
         if outcome.result is None:
