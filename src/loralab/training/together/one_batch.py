@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 
 from loralab.core.adapter import adapters_of
 from loralab.core.attach import rows
+from loralab.planning.several import mixes
 from loralab.tasks.encoding.batches import Batch, collate
 from loralab.tasks.encoding.encoded import Encoded
 from loralab.training.data import StepData
@@ -39,8 +40,7 @@ class RunRows:
 
 def why_not_joined(trainee: Trainee) -> str | None:
     """What keeps a run's rows out of a batch with those of others; None where nothing does."""
-    adapter = trainee.adapter
-    if not all(update.can_mix() or adapter.in_head(path) for path, update in adapter.updates.items()):
+    if not mixes(trainee.adapter):
         return "not all that trains is low-rank updates without dropout"
     if not isinstance(trainee.objective, TaskLoss):
         return "what is minimised is not of single rows"

@@ -21,10 +21,6 @@ from loralab.training.together.one_batch import RunRows, joint_pass, why_not_joi
 
 MEASURED_STEPS = 3
 """After a first one, in which both find their memory."""
-MOST_TOKENS = 2048
-"""In one pass, were all rows as long as the longest: on a CPU larger products are hardly faster, and every token takes
-memory."""
-
 Way = Literal["in turn", "both", "one batch"]
 
 

@@ -14,9 +14,12 @@ from typing import Any
 from loralab.core.adapter import adapters_on
 from loralab.core.attach import activate, detach
 from loralab.errors import NumericsError, TrainingError
+from loralab.planning.memory import Memory
+from loralab.planning.several import MOST_TOKENS, estimate_several
 from loralab.training.chance import RandomStream, random_states, same_states
 from loralab.training.config import TrainConfig
 from loralab.training.folder import claim
+from loralab.training.forecast import without_context, workload
 from loralab.training.held_out import check_measured
 from loralab.training.interrupt import Interruption
 from loralab.training.log.progress import ShowsProgress
@@ -24,7 +27,7 @@ from loralab.training.loop import Pass
 from loralab.training.prepare import Ground, Prepared, prepare_on
 from loralab.training.run import Run, TrainResult, open_run
 from loralab.training.together.heads import FreshHeads
-from loralab.training.together.passes import MOST_TOKENS, ComingStep, Passes
+from loralab.training.together.passes import ComingStep, Passes
 
 Failure = TrainingError | NumericsError
 """What ends one run and leaves the others alone."""
@@ -86,6 +89,16 @@ class SideBySide:
         activate(self.model, member.name)
         with member.stream.flowing():
             yield member.run
+
+    def forecast(self) -> Memory | None:
+        """What the memory of all of them should peak at; None for models whose blocks `planning` has no table of."""
+        members = [(prepared_of(member), member.config) for member in self.running]
+        works = [work for prepared, config in members if (work := workload(prepared, config)) is not None]
+        if len(works) < len(members) or not works:
+            return None
+        largest = max(works, key=lambda work: work.batch * work.tokens)
+        adapters = [prepared.trainee.adapter for prepared, _ in members]
+        return without_context(estimate_several(self.model, adapters, largest), largest)
 
     def begin(self) -> None:
         """What comes before the first steps."""
