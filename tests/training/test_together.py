@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 import loralab as ll
 from loralab.training.base import made_fast
 from loralab.training.interrupt import interruptible
-from loralab.training.together.passes import MEASURED_STEPS, Trial
+from loralab.training.together.passes import MEASURED_STEPS, PassTimes
 from loralab.training.together.side_by_side import Member, SideBySide
 from loralab.training.together.train import ground_of
 
@@ -122,7 +122,7 @@ def joined() -> Callable[[list[ll.TrainConfig]], list[Member]]:
         with interruptible() as interruption:
             together = SideBySide(ground, interruption, print)
             for runs in range(2, len(configs) + 1):
-                together.passes.trials[runs] = Trial(MEASURED_STEPS + 1, in_turn=2.0, joined=1.0)
+                together.passes.times[runs] = PassTimes(MEASURED_STEPS + 1, in_turn=2.0, joined=1.0)
             for number, config in enumerate(configs):
                 together.add(config, f"run-{number}")
             with made_fast(ground.draft.loaded) as kernels:

@@ -41,7 +41,7 @@ class ComingStep:
 
 
 @dataclass
-class Trial:
+class PassTimes:
     """What has been measured of passes of one number of runs."""
 
     steps: int = 0
@@ -56,7 +56,7 @@ class Passes:
 
     model: PreTrainedModel
     say: Callable[[str], None]
-    trials: dict[int, Trial] = field(default_factory=dict)
+    times: dict[int, PassTimes] = field(default_factory=dict)
     """By the number of runs."""
     refused: bool = False
     """Whether it was found that they cannot be one batch."""
@@ -65,10 +65,10 @@ class Passes:
         """How these are to be computed: in turn, as one batch, or both ways, for it is being measured."""
         if len(steps) < 2 or self.refused:
             return "in turn"
-        trial = self.trials.setdefault(len(steps), Trial())
-        if trial.steps <= MEASURED_STEPS:
+        times = self.times.setdefault(len(steps), PassTimes())
+        if times.steps <= MEASURED_STEPS:
             return "both"
-        return "one batch" if trial.joined < trial.in_turn else "in turn"
+        return "one batch" if times.joined < times.in_turn else "in turn"
 
     def joined(self, steps: Sequence[ComingStep]) -> list[Pass]:
         """One pass of all of them: what each trains bears its gradients."""
@@ -111,18 +111,18 @@ class Passes:
         furthest = max(map(_distance, wanted, found))
         if furthest > math.sqrt(torch.finfo(self.model.dtype).eps):
             return f"as one batch their gradients come out otherwise ({furthest:.1%} of their length)"
-        self._note(self.trials[len(steps)], sum(each.seconds for each in passes), seconds, len(steps))
+        self._note(self.times[len(steps)], sum(each.seconds for each in passes), seconds, len(steps))
         return None
 
-    def _note(self, trial: Trial, in_turn: float, joined: float, runs: int) -> None:
-        trial.steps += 1
-        if trial.steps > 1:
-            trial.in_turn, trial.joined = trial.in_turn + in_turn, trial.joined + joined
-        if trial.steps > MEASURED_STEPS:
-            how = "are rows of one batch" if trial.joined < trial.in_turn else "take turns"
+    def _note(self, times: PassTimes, in_turn: float, joined: float, runs: int) -> None:
+        times.steps += 1
+        if times.steps > 1:
+            times.in_turn, times.joined = times.in_turn + in_turn, times.joined + joined
+        if times.steps > MEASURED_STEPS:
+            how = "are rows of one batch" if times.joined < times.in_turn else "take turns"
             self.say(
-                f"{runs} runs {how}: a step of all takes {trial.in_turn / MEASURED_STEPS:.2f} s in turn, "
-                f"{trial.joined / MEASURED_STEPS:.2f} s as one batch (measured on {MEASURED_STEPS} steps)"
+                f"{runs} runs {how}: a step of all takes {times.in_turn / MEASURED_STEPS:.2f} s in turn, "
+                f"{times.joined / MEASURED_STEPS:.2f} s as one batch (measured on {MEASURED_STEPS} steps)"
             )
 
 
