@@ -24,7 +24,7 @@ from loralab.methods.table import METHODS
 
 DOCS = Path(__file__).resolve().parent
 REPOSITORY = DOCS.parent
-RECORDS = ("measured.json", "baselines.json", "learned.json", "fewer-blocks.json", "scaling.json")
+RECORDS = ("measured.json", "baselines.json", "claims.json", "learned.json", "fewer-blocks.json", "scaling.json")
 """In `docs/results`: what was measured, each with its machine, date and command, and its table's cells."""
 ARCHITECTURE = REPOSITORY / "tests" / "test_architecture.py"
 WITH_TABLES = (

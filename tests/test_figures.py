@@ -13,7 +13,7 @@ from pages import DOCS, rows
 REPOSITORY, RESULTS = DOCS.parent, DOCS / "results"
 RECORDS: dict[str, Any] = {
     name: record
-    for file in ("measured", "baselines", "learned", "fewer-blocks", "scaling")
+    for file in ("measured", "baselines", "claims", "learned", "fewer-blocks", "scaling")
     for name, record in json.loads((RESULTS / f"{file}.json").read_text(encoding="utf-8")).items()
 }
 NEIGHBOURS_JSON = json.loads((RESULTS / "neighbours" / "neighbours.json").read_text(encoding="utf-8"))

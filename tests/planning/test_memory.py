@@ -109,11 +109,28 @@ E2E = {"model": "smollm2-135m", "task": "e2e", "data": "e2e", "rank": 4, "batch_
     ids=["lora", "full", "adapter-h", "language-model"],
 )
 def test_the_peak_of_a_training_is_predicted(settings: dict[str, object], shared_data: Path) -> None:
+    done = in_a_process("peak_of_training.py", settings, shared_data)
+    assert done["predicted"] == pytest.approx(done["measured"], rel=0.15)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("batch_size", [2, 16], ids=["rows-of-one-batch", "in-turn"])
+def test_the_peak_of_several_adapters_on_one_base_is_predicted(batch_size: int, shared_data: Path) -> None:
+    settings = {**E2E, "batch_size": batch_size, "rank": 8, "limit": 12 * batch_size, "save_every": 0}
+    settings.pop("steps")
+    done = in_a_process("peak_of_several.py", settings, shared_data)
+    assert done["predicted"] == pytest.approx(done["measured"], rel=0.15)
+
+
+def in_a_process(program: str, settings: dict[str, object], shared_data: Path) -> dict[str, float]:
+    """What it measured and predicted."""
     if sys.platform != "linux":
         pytest.skip("the constants of the estimate were measured on Linux")
     if not (shared_data / str(settings["data"])).is_dir():
         pytest.skip(f"the data are not here: {shared_data / str(settings['data'])}")
     told = json.dumps(settings | {"data": str(shared_data / str(settings["data"]))})
-    command = [sys.executable, str(Path(__file__).with_name("peak_of_training.py")), told]
-    done = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()[-1])
-    assert done["predicted"] == pytest.approx(done["measured"], rel=0.15)
+    command = [sys.executable, str(Path(__file__).with_name(program)), told]
+    done: dict[str, float] = json.loads(
+        subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()[-1]
+    )
+    return done

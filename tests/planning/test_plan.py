@@ -1,6 +1,7 @@
 """`plan` as a whole: what it answers, which models it takes, the storage arithmetic, and what it refuses."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -82,3 +83,20 @@ def test_a_broken_configuration_is_an_error_of_the_model(tmp_path: Path) -> None
     (tmp_path / "config.json").write_text('{"model_type": "no_such_type"}')
     with pytest.raises(ModelLoadError, match=r"config\.json cannot be used"):
         plan(PlanConfig(model=str(tmp_path), dtype="float32"))
+
+
+def test_adapters_side_by_side_share_the_base() -> None:
+    config = PlanConfig(model="gpt2-medium", rank=4, batch_size=16, sequence_length=128, dtype="bfloat16")
+    one, eight = plan(config), plan(replace(config, adapters=8))
+    trained = 4 * one.trainable_params
+    assert eight.memory.weights - one.memory.weights == 7 * trained
+    assert eight.memory.optimizer == 8 * one.memory.optimizer
+    assert eight.memory.gradients == 8 * one.memory.gradients
+    assert eight.memory.activations == one.memory.activations, "a batch of 2,048 tokens is a pass by itself"
+    assert eight.adapter_bytes == one.adapter_bytes
+
+
+def test_small_batches_of_several_adapters_are_one_pass_unless_chance_is_drawn() -> None:
+    small = PlanConfig(model="smollm2-135m", batch_size=2, sequence_length=128, adapters=4, dtype="bfloat16")
+    assert plan(small).memory.activations == plan(replace(small, batch_size=8, adapters=1)).memory.activations
+    assert plan(replace(small, dropout=0.1)).memory.activations < plan(small).memory.activations

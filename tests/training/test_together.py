@@ -10,6 +10,11 @@ import torch
 from safetensors.torch import load_file
 
 import loralab as ll
+from loralab.training.base import made_fast
+from loralab.training.interrupt import interruptible
+from loralab.training.together.passes import MEASURED_STEPS, PassTimes
+from loralab.training.together.side_by_side import Member, SideBySide
+from loralab.training.together.train import ground_of
 
 Configure = Callable[..., ll.TrainConfig]
 
@@ -100,3 +105,74 @@ def test_they_go_on_from_where_each_of_them_was(configured: Configure) -> None:
     for one, other in zip(whole, halves, strict=True):
         first, second = (load_file(Path(each.out) / "adapter_model.safetensors") for each in (one, other))
         assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+# -- rows of one batch ------------------------------------------------------------------------------------------------
+
+Q_AND_V = "q_proj,v_proj"
+"""Without the output head, which sees the targets of all rows one after another."""
+
+
+@pytest.fixture
+def joined() -> Callable[[list[ll.TrainConfig]], list[Member]]:
+    """Train these with every step as one batch, as if that had been measured to be faster."""
+
+    def train(configs: list[ll.TrainConfig]) -> list[Member]:
+        ground = ground_of(configs)
+        with interruptible() as interruption:
+            together = SideBySide(ground, interruption, print)
+            for runs in range(2, len(configs) + 1):
+                together.passes.times[runs] = PassTimes(MEASURED_STEPS + 1, in_turn=2.0, joined=1.0)
+            for number, config in enumerate(configs):
+                together.add(config, f"run-{number}")
+            with made_fast(ground.draft.loaded) as kernels:
+                together.begin()
+                together.advance()
+                for member in together.running:
+                    together.finish(member, kernels)
+            together.close()
+        return together.members
+
+    return train
+
+
+def test_rows_of_one_batch_are_the_runs_that_they_are_alone(
+    configured: Configure, joined: Callable[[list[ll.TrainConfig]], list[Member]]
+) -> None:
+    shared = {"steps": 50, "lr": 1e-2, "save_every": 0, "samples": 0, "batch_size": 2, "targets": Q_AND_V}
+    configs = [
+        configured("a", **shared),
+        configured("b", **shared, rank=5, seed=3),
+        configured("c", **shared | {"batch_size": 3, "targets": "all-linear"}, alpha=4.0, schedule="cosine"),
+        configured("d", **shared | {"steps": 12, "lr": 3e-2, "targets": "v_proj"}, seed=3),
+    ]
+    members = joined(configs)
+    for config, member in zip(configs, members, strict=True):
+        assert member.result is not None
+        assert member.result.steps == config.steps
+        assert_same(config, alone(config))
+
+
+def test_one_of_one_batch_that_diverges_leaves_the_others_untouched(
+    configured: Configure, joined: Callable[[list[ll.TrainConfig]], list[Member]]
+) -> None:
+    wild = configured("wild", lr=1e20, alpha=1e30, schedule="constant", warmup=0.0, steps=20, targets=Q_AND_V)
+    tame = [configured(f"tame-{seed}", steps=8, seed=seed, save_every=0, targets=Q_AND_V) for seed in (1, 2)]
+    first, *others = joined([wild, *tame])
+    assert isinstance(first.failure, ll.TrainingError)
+    for config, member in zip(tame, others, strict=True):
+        assert member.result is not None
+        assert_same(config, alone(config))
+
+
+def test_how_steps_are_computed_is_measured_and_said(configured: Configure, capfd: pytest.CaptureFixture[str]) -> None:
+    fixed = {"steps": 5, "save_every": 0, "samples": 0, "eval_limit": 0, "targets": Q_AND_V}
+    configs = [configured(f"m-{seed}", **fixed, seed=seed) for seed in (1, 2)]
+    ll.train_together(configs)
+    assert "measured on 3 steps" in " ".join(capfd.readouterr().err.split())
+    for config in configs:
+        assert_same(config, alone(config))
+    ll.train_together([configured(f"d-{seed}", **fixed, seed=seed, dropout=0.1) for seed in (1, 2)])
+    assert "take turns, for random numbers are drawn" in " ".join(capfd.readouterr().err.split())
+    ll.train_together([configured(f"h-{seed}", **fixed | {"targets": "q,lm_head"}, seed=seed) for seed in (1, 2)])
+    assert "take turns, for rows() named 16 sequences" in " ".join(capfd.readouterr().err.split())

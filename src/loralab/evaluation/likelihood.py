@@ -41,10 +41,15 @@ def batch_target_loss(
 
 def row_log_likelihoods(model: PreTrainedModel, batch: Batch) -> tuple[Tensor, Tensor]:
     """(log p(targets | all before them) of each row [B], in nats, differentiable; the targets of each [B])."""
+    losses_B, counts_B = row_target_losses(model, batch)
+    return -losses_B, counts_B
+
+
+def row_target_losses(model: PreTrainedModel, batch: Batch, label_smoothing: float = 0.0) -> tuple[Tensor, Tensor]:
+    """(Σ cross-entropy of each row [B] in nats, differentiable; the targets of each [B])."""
     assert batch.labels is not None
     with prompts_end_at(ends_before_targets(batch.labels, IGNORED)):
-        losses_B, counts_B = row_losses(model, batch.input_ids, batch.attention_mask, batch.labels)
-    return -losses_B, counts_B
+        return row_losses(model, batch.input_ids, batch.attention_mask, batch.labels, label_smoothing)
 
 
 @torch.no_grad()

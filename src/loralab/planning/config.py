@@ -25,6 +25,9 @@ class PlanConfig(MethodSettings):
     batch_size: int = field(default=16, metadata={"group": "batches"})
     """Examples in a batch."""
 
+    adapters: int = field(default=1, metadata={"group": "batches"})
+    """Adapters of this kind that train side by side on one base, as those of tune do; the batch is that of each."""
+
     sequence_length: int | None = field(default=None, metadata={"group": "batches"})
     """Tokens of the longest example of a batch; without it 512, or what fits into the model's context."""
 
@@ -79,7 +82,7 @@ class PlanConfig(MethodSettings):
 
 
 def _out_of_range(config: PlanConfig) -> list[str]:
-    least = dict.fromkeys(("labels", "batch_size", "sequence_length", "target_tokens", "tasks", "gpus"), 1)
+    least = dict.fromkeys(("labels", "batch_size", "adapters", "sequence_length", "target_tokens", "tasks", "gpus"), 1)
     least |= {"training_tokens": 0}
     most = {"training_tokens": 10**15}
     found = []

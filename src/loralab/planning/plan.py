@@ -59,7 +59,10 @@ class PlanResult:
     device: str
     gpus: int
     """The memory is that of one of them."""
+    adapters: int
+    """That train side by side on one base; what trains and the bytes on disk are of one."""
     batch_size: int
+    """Of each of them."""
     sequence_length: int
     memory: Memory
     wire: Wire
@@ -93,6 +96,7 @@ def plan(config: PlanConfig) -> PlanResult:
         dtype=str(training.dtype).removeprefix("torch."),
         device="cuda" if config.on_gpu else "cpu",
         gpus=config.gpus,
+        adapters=config.adapters,
         batch_size=config.batch_size,
         sequence_length=training.length,
         memory=training.memory(config.batch_size),

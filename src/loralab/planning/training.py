@@ -21,6 +21,7 @@ from loralab.planning.blueprint import blueprint
 from loralab.planning.config import PlanConfig
 from loralab.planning.gpu import NOTE
 from loralab.planning.memory import Memory, estimate
+from loralab.planning.several import estimate_several
 from loralab.planning.shape import Workload
 from loralab.planning.wire import Wire, frozen_blocks, wire
 
@@ -55,6 +56,8 @@ class PlannedTraining:
             parts=config.gpus if config.shard else 1,
             training_tokens=config.training_tokens,
         )
+        if config.adapters > 1:
+            return estimate_several(self.model, [self.adapter] * config.adapters, work)
         return estimate(self.model, self.adapter, work, self.counts)
 
     @property

@@ -25,6 +25,11 @@ def set_random_states(states: Mapping[str, Tensor]) -> None:
             torch.cuda.set_rng_state(state, device)
 
 
+def same_states(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
+    """Whether nothing was drawn between the two."""
+    return one.keys() == other.keys() and all(torch.equal(one[device], other[device]) for device in one)
+
+
 def draw_apart(processes: Processes, seed: int, step: int) -> None:
     """In several processes a step's random numbers are of the seed, the step and the process: no two drop out alike,
     and a resumed run draws what it would have drawn. One process draws from one stream.

@@ -17,6 +17,14 @@ PLANNED = ("decoder", "encoder")
 
 def forecast(prepared: Prepared, config: TrainConfig) -> Memory | None:
     """The estimate of `planning` for the run that is prepared; None for models whose blocks it has no table of."""
+    work = workload(prepared, config)
+    if work is None:
+        return None
+    return without_context(estimate(prepared.loaded.model, prepared.trainee.adapter, work), work)
+
+
+def workload(prepared: Prepared, config: TrainConfig) -> Workload | None:
+    """The longest batch that the run's data can make; None where that is not planned."""
     model, trainee = prepared.loaded.model, prepared.trainee
     family = family_of(model)
     if family is None or family.architecture not in PLANNED:
@@ -25,7 +33,7 @@ def forecast(prepared: Prepared, config: TrainConfig) -> Memory | None:
         return None
     share = ceil(config.batch_size / prepared.processes.count)
     longest = sorted(trainee.data.encoded, key=lambda each: -each.tokens)[:share]
-    work = Workload(
+    return Workload(
         batch=len(longest),
         tokens=longest[0].tokens,
         targets=sum(each.targets for each in longest),
@@ -36,8 +44,10 @@ def forecast(prepared: Prepared, config: TrainConfig) -> Memory | None:
         parts=parts_of(config.shard, prepared.processes),
         training_tokens=sum(each.tokens for each in trainee.data.encoded),
     )
-    predicted = estimate(model, trainee.adapter, work)
-    # On a GPU it is compared with what torch has reserved, of which the context is no part.
+
+
+def without_context(predicted: Memory, work: Workload) -> Memory:
+    """On a GPU it is compared with what torch has reserved, of which the context is no part."""
     return predicted if work.device == "cpu" else replace(predicted, process=0)
 
 

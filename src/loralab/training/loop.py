@@ -88,23 +88,47 @@ def run_steps(
 ) -> None:
     """Train from step `first` to step `last`, of a run of `of` steps (without it, of `last`)."""
     total = last if of is None else of
-    warmup = warmup_steps(config.warmup, total)
     trainee.model.train()
     for step in range(first, last + 1):
-        clock = Clock()
-        data = trainee.data.step(step)
-        rate = set_rate(trainee.optimizer, rate_factor(step, total, warmup, config.schedule))
-        draw_apart(trainee.processes, config.seed, step)
-        loss = trainee.add_up(trainee.objective.backward(data))
-        trainee.optimizer.gather()
-        norm = clip_gradients(trainee, config.clip)
-        check_step(step, loss, norm, data, trainee)
-        trainee.optimizer.step()
-        trainee.optimizer.zero_grad(set_to_none=True)
-        if step % STEPS_BETWEEN_TRIMS == 0:
-            give_back_free_memory()
-        if not observer.after_step(StepRecord(step, loss, rate, norm, data.tokens, *clock.spent())):
+        if not conclude(trainee, config, pass_of(trainee, config, step), total, observer):
             return
+
+
+@dataclass(frozen=True)
+class Pass:
+    """The forward and backward passes of one step: what trains bears its gradients."""
+
+    step: int
+    data: StepData
+    loss: float
+    seconds: float
+    processor_seconds: float
+
+
+def pass_of(trainee: Trainee, config: TrainConfig, step: int) -> Pass:
+    """Its gradients, added to what trains."""
+    clock = Clock()
+    data = trainee.data.step(step)
+    draw_apart(trainee.processes, config.seed, step)
+    loss = trainee.objective.backward(data)
+    return Pass(step, data, loss, *clock.spent())
+
+
+def conclude(trainee: Trainee, config: TrainConfig, done: Pass, total: int, observer: Observer) -> bool:
+    """Make the step, of a run of `total`, whose gradients are there; whether the run goes on after it."""
+    clock, step, data = Clock(), done.step, done.data
+    rate = set_rate(trainee.optimizer, rate_factor(step, total, warmup_steps(config.warmup, total), config.schedule))
+    loss = trainee.add_up(done.loss)
+    trainee.optimizer.gather()
+    norm = clip_gradients(trainee, config.clip)
+    check_step(step, loss, norm, data, trainee)
+    trainee.optimizer.step()
+    trainee.optimizer.zero_grad(set_to_none=True)
+    if step % STEPS_BETWEEN_TRIMS == 0:
+        give_back_free_memory()
+    seconds, processor_seconds = clock.spent()
+    spent = done.seconds + seconds, done.processor_seconds + processor_seconds
+    return observer.after_step(StepRecord(step, loss, rate, norm, data.tokens, *spent))
 
 
 def check_step(step: int, loss: float, norm: float, data: StepData, trainee: Trainee) -> None:

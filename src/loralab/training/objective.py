@@ -21,7 +21,7 @@ from transformers import PreTrainedModel
 from loralab.core.prompt import ends_before_targets, prompts_end_at
 from loralab.errors import DataError, SpecError
 from loralab.evaluation.labels import class_logits, label_losses
-from loralab.evaluation.likelihood import batch_target_loss, row_log_likelihoods
+from loralab.evaluation.likelihood import batch_target_loss, row_log_likelihoods, row_target_losses
 from loralab.evaluation.preference import reference_logs, score_pairs
 from loralab.methods.table import rows_of
 from loralab.models.families.aliases import block_paths
@@ -74,6 +74,12 @@ class TaskLoss(Objective):
     def step(self, batch: Batch, whole: StepData) -> tuple[Tensor, Tensor]:
         loss = batch_loss_sum(self.model, batch, self.kind, self.label_smoothing) / whole.mass
         return loss, loss
+
+    def by_row(self, batch: Batch) -> Tensor:
+        """[B], what each row adds to `batch_loss_sum`, differentiable: for batches of which rows belong to several."""
+        _check_labelled(batch)
+        losses_B = CRITERIA[self.kind].row_losses(self.model, batch, self.label_smoothing)
+        return losses_B if batch.weights is None else losses_B * batch.weights.to(losses_B)
 
 
 @dataclass(frozen=True)
@@ -157,6 +163,8 @@ class Criterion:
 
     loss_sum: Callable[[PreTrainedModel, Batch, float], Tensor]
     """Σ over a batch's targets of the loss, smoothed by so much, as cheaply as it can be had."""
+    row_losses: Callable[[PreTrainedModel, Batch, float], Tensor]
+    """Σ over each row's targets of the loss [B], without weights."""
     predictions: Callable[[PreTrainedModel, Batch], Predictions]
     """What the loss is of, where it is to be compared."""
     distance: Callable[..., Tensor]
@@ -181,6 +189,15 @@ def _check_labelled(batch: Batch) -> None:
 def _token_loss_sum(model: PreTrainedModel, batch: Batch, label_smoothing: float) -> Tensor:
     """Without the logits of all tokens ever being there together."""
     return batch_target_loss(model, batch, label_smoothing, weighted=True)[0]
+
+
+def _token_losses_by_row(model: PreTrainedModel, batch: Batch, label_smoothing: float) -> Tensor:
+    return row_target_losses(model, batch, label_smoothing)[0]
+
+
+def _label_losses(model: PreTrainedModel, batch: Batch, label_smoothing: float) -> Tensor:
+    assert batch.labels is not None
+    return label_losses(class_logits(model, batch), batch.labels, reduction="none", label_smoothing=label_smoothing)
 
 
 def _label_loss_sum(model: PreTrainedModel, batch: Batch, label_smoothing: float) -> Tensor:
@@ -263,9 +280,9 @@ def squared_difference(first_N1: Tensor, second_N1: Tensor, reduction: str = "su
 
 
 CRITERIA = {
-    "generation": Criterion(_token_loss_sum, _at_tokens, divergence),
-    "classification": Criterion(_label_loss_sum, _at_labels, divergence),
-    "regression": Criterion(_label_loss_sum, _at_labels, squared_difference),
+    "generation": Criterion(_token_loss_sum, _token_losses_by_row, _at_tokens, divergence),
+    "classification": Criterion(_label_loss_sum, _label_losses, _at_labels, divergence),
+    "regression": Criterion(_label_loss_sum, _label_losses, _at_labels, squared_difference),
 }
 """By the kind of the task."""
 

@@ -35,7 +35,7 @@ from loralab.training.log.journal import Journal, read_journal
 from loralab.training.log.progress import RunProgress, ShowsProgress
 from loralab.training.log.record import record_text, write_record
 from loralab.training.log.samples import SampleFile, beside, read_samples
-from loralab.training.loop import run_steps
+from loralab.training.loop import Pass, conclude, pass_of, run_steps
 from loralab.training.measure import Measurer, measured, measures, scores_before
 from loralab.training.observer import RunObserver
 from loralab.training.prepare import Prepared
@@ -179,6 +179,15 @@ class Run:
         end = self.last if until is None else min(until, self.last)
         if not self.is_over:
             run_steps(self.observer.prepared.trainee, self.config, self.step + 1, end, self.observer, self.last)
+
+    def compute(self) -> Pass:
+        """The forward and backward passes of the next step, which `conclude` makes."""
+        self.observer.prepared.trainee.model.train()
+        return pass_of(self.observer.prepared.trainee, self.config, self.step + 1)
+
+    def conclude(self, done: Pass) -> None:
+        """Make the next step from the gradients that are there. Raises what `advance` raises."""
+        conclude(self.observer.prepared.trainee, self.config, done, self.last, self.observer)
 
     def finish(self, kernels: Sequence[str]) -> TrainResult:
         """The best adapter brought back, measured, and everything written that a finished run leaves."""

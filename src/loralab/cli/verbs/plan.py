@@ -34,12 +34,14 @@ def show(answer: Answer) -> None:
     share = answer["trainable_params"] / answer["total_params"]
     head = f", and {answer['head_params']:,} of a head" if answer["head_params"] else ""
     gpus = f" on {answer['gpus']} GPUs, of each" if answer["gpus"] > 1 else ""
+    several = f" of each of {answer['adapters']} adapters" if answer["adapters"] > 1 else ""
     show_lines(
         f"{answer['model']}, {answer['method']}",
         f"trains {answer['trainable_params']:,} of {answer['total_params']:,} parameters ({share:.4%}){head}",
         f"stores {readable_bytes(answer['adapter_bytes'])} of adapter",
         _storage(answer["tasks"]),
-        f"memory at batch {answer['batch_size']}{gpus}, {answer['sequence_length']} tokens, {answer['dtype']}:",
+        f"memory at batch {answer['batch_size']}{several}{gpus}, "
+        f"{answer['sequence_length']} tokens, {answer['dtype']}:",
         indent="  ",
     )
     meanings = MEMORY | (ON_GPU if answer["device"] == "cuda" else {})

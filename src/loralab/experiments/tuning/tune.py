@@ -102,10 +102,11 @@ class Tuning:
         """Every rung that is still to come, and what a finished tuning leaves."""
         self._record()
         self._say_start()
-        together = SideBySide(self.ground, self.interruption)
+        together = SideBySide(self.ground, self.interruption, self._note)
         try:
             # Adapters come first: quick kernels are chosen by which modules are adapted.
             members = {trial.name: self._put(together, trial) for trial in self._alive()}
+            self._say_memory(together)
             with made_fast(self.ground.draft.loaded) as kernels:
                 together.begin()
                 for rung in self.rungs:
@@ -214,6 +215,18 @@ class Tuning:
             f"{'s' if len(self.config.seeds) > 1 else ''} on one base, judged after "
             f"{', '.join(map(str, self.rungs))} steps"
         )
+
+    def _say_memory(self, together: SideBySide) -> None:
+        predicted = together.forecast()
+        if predicted is not None:
+            runs = len(together.running)
+            self._note(f"memory: {predicted.total / 1e6:,.0f} MB predicted for {runs} adapters on one base")
+
+    def _note(self, sentence: str) -> None:
+        """Said, and kept with the results."""
+        self.progress.say(sentence)
+        if sentence not in self.state.notes:
+            self.state.notes.append(sentence)
 
     def _stopped(self, number: int) -> RunStopped:
         self._record()

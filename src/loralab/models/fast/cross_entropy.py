@@ -48,6 +48,17 @@ def sum_cross_entropy(
     return total
 
 
+def position_losses(hidden_NH: Tensor, head: nn.Module, targets_N: Tensor, smoothing: float = 0.0) -> Tensor:
+    """The loss of each position in nats [N], float32; differentiable in `hidden_NH`. The head must not train."""
+    losses_N: Tensor = _PositionLosses.apply(hidden_NH, targets_N, head, smoothing)  # type: ignore[no-untyped-call]
+    return losses_N
+
+
+def trains(head: nn.Module) -> bool:
+    """Whether any parameter of the head gets gradients."""
+    return any(parameter.requires_grad for parameter in head.parameters())
+
+
 def losses_and_gradient_(
     logits_NV: Tensor, targets_N: Tensor, smoothing: float = 0.0, weights_N: Tensor | None = None
 ) -> Tensor:
@@ -97,32 +108,51 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         *trainable: Tensor,
     ) -> Tensor:
         if _is_frozen_linear(head):
-            loss, gradients = _through_frozen_linear(hidden_NH, targets_N, head, smoothing, weights_N)
+            losses_N, gradients = _through_frozen_linear(hidden_NH, targets_N, head, smoothing, weights_N)
         else:
-            loss, gradients = _through_module(hidden_NH, targets_N, head, smoothing, weights_N, trainable)
+            losses_N, gradients = _through_module(hidden_NH, targets_N, head, smoothing, weights_N, trainable)
         ctx.save_for_backward(*gradients)
-        return loss
+        return losses_N.sum()
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        hidden_gradient, *others = (gradient * grad.to(gradient.dtype) for gradient in ctx.saved_tensors)
+        hidden_gradient, *others = (
+            None if gradient is None else gradient * grad.to(gradient.dtype) for gradient in ctx.saved_tensors
+        )
         return hidden_gradient, None, None, None, None, *others
+
+
+class _PositionLosses(torch.autograd.Function):
+    """Inputs: hidden states, targets, the head, ε. A position's loss depends on its own hidden state alone."""
+
+    @staticmethod
+    def forward(ctx: Any, hidden_NH: Tensor, targets_N: Tensor, head: nn.Module, smoothing: float) -> Tensor:
+        through = _through_frozen_linear if _is_frozen_linear(head) else _through_module
+        losses_N, gradients = through(hidden_NH, targets_N, head, smoothing, None)
+        ctx.save_for_backward(*gradients)
+        return losses_N
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_N: Tensor) -> tuple[Tensor | None, ...]:
+        (gradient_NH,) = ctx.saved_tensors
+        return gradient_NH * grad_N[:, None].to(gradient_NH.dtype), None, None, None
 
 
 def _through_frozen_linear(
     hidden_NH: Tensor, targets_N: Tensor, head: nn.Module, smoothing: float, weights_N: Tensor | None
-) -> tuple[Tensor, list[Tensor]]:
-    """Loss and hidden gradient for a plain frozen `nn.Linear`: two products a chunk into buffers used again."""
+) -> tuple[Tensor, list[Tensor | None]]:
+    """Losses and hidden gradient for a plain frozen `nn.Linear`: two products a chunk into buffers used again."""
     weight_VH: Tensor = head.weight  # type: ignore[assignment]
-    total = hidden_NH.new_zeros((), dtype=wide(hidden_NH))
+    losses_N = hidden_NH.new_empty(len(hidden_NH), dtype=wide(hidden_NH))
     gradient_NH = torch.empty_like(hidden_NH)
     buffer = _logits_buffer(hidden_NH, head)
     for rows in _chunks(hidden_NH, head):
         logits = _logits(hidden_NH[rows], head, buffer)
-        total += losses_and_gradient_(logits, targets_N[rows], smoothing, _part(weights_N, rows)).sum()
+        losses_N[rows] = losses_and_gradient_(logits, targets_N[rows], smoothing, _part(weights_N, rows))
         torch.mm(logits, weight_VH, out=gradient_NH[rows])
-    return total, [gradient_NH]
+    return losses_N, [gradient_NH]
 
 
 def _through_module(
@@ -131,24 +161,27 @@ def _through_module(
     head: nn.Module,
     smoothing: float,
     weights_N: Tensor | None,
-    trainable: tuple[Tensor, ...],
-) -> tuple[Tensor, list[Tensor]]:
-    """The loss under any head (adapted, trained in full, several layers), differentiated chunk by chunk by autograd."""
-    total = hidden_NH.new_zeros((), dtype=wide(hidden_NH))
+    trainable: tuple[Tensor, ...] = (),
+) -> tuple[Tensor, list[Tensor | None]]:
+    """Losses under any head (adapted, trained in full, several layers), differentiated chunk by chunk by autograd."""
+    losses_N = hidden_NH.new_empty(len(hidden_NH), dtype=wide(hidden_NH))
     hidden_gradient = torch.empty_like(hidden_NH)
-    gradients = [torch.zeros_like(parameter) for parameter in trainable]
+    gradients: list[Tensor | None] = [None] * len(trainable)  # of what takes no part, as another adapter's, none
     for rows in _chunks(hidden_NH, head):
         part = hidden_NH[rows].detach().requires_grad_()
         with torch.enable_grad():
             logits = head(part)
         upstream = logits.detach().clone()
-        total += losses_and_gradient_(upstream, targets_N[rows], smoothing, _part(weights_N, rows)).sum()
+        losses_N[rows] = losses_and_gradient_(upstream, targets_N[rows], smoothing, _part(weights_N, rows))
         chunk_gradients = torch.autograd.grad(logits, (part, *trainable), upstream, allow_unused=True)
         hidden_gradient[rows] = chunk_gradients[0]
-        for gradient, addend in zip(gradients, chunk_gradients[1:], strict=True):
-            if addend is not None:
-                gradient += addend
-    return total, [hidden_gradient, *gradients]
+        gradients = list(map(_added, gradients, chunk_gradients[1:]))
+    return losses_N, [hidden_gradient, *gradients]
+
+
+def _added(one: Tensor | None, other: Tensor | None) -> Tensor | None:
+    """The sum of the gradients that there are."""
+    return other if one is None else one if other is None else one.add_(other)
 
 
 def _part(weights_N: Tensor | None, rows: slice) -> Tensor | None:
@@ -158,8 +191,7 @@ def _part(weights_N: Tensor | None, rows: slice) -> Tensor | None:
 def _is_frozen_linear(head: nn.Module) -> bool:
     """Whether head(h) is exactly h·Wᵀ + b, with nothing in it that trains or listens."""
     hooked = head._forward_hooks or head._forward_pre_hooks or head._backward_hooks or head._backward_pre_hooks
-    trains = any(parameter.requires_grad for parameter in head.parameters())
-    return type(head) is nn.Linear and not hooked and not trains
+    return type(head) is nn.Linear and not hooked and not trains(head)
 
 
 def _logits(hidden_NH: Tensor, head: nn.Module, buffer: Tensor | None) -> Tensor:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from loralab.models.fast.cross_entropy import sum_cross_entropy
+from loralab.models.fast.cross_entropy import position_losses, sum_cross_entropy, trains
 from loralab.models.padding import padding_lent
 from loralab.nn.mode import evaluating
 from loralab.nn.targets import IGNORED
@@ -85,7 +85,11 @@ def target_loss_sum(
 
 
 def row_losses(
-    model: nn.Module, input_ids: Tensor, attention_mask: Tensor | None, labels: Tensor
+    model: nn.Module,
+    input_ids: Tensor,
+    attention_mask: Tensor | None,
+    labels: Tensor,
+    label_smoothing: float = 0.0,
 ) -> tuple[Tensor, Tensor]:
     """(Σ cross-entropy in nats over each row's targets [B], float32 or wider and differentiable; their number [B]).
 
@@ -94,23 +98,33 @@ def row_losses(
     if model.config.is_encoder_decoder:  # type: ignore[union-attr]
         with padding_lent(model, 0):
             logits_BTV = model(input_ids=input_ids, attention_mask=attention_mask, labels=labels).logits
-        return _row_sums(logits_BTV, labels)
+        return _row_sums(logits_BTV, labels, label_smoothing)
     route = loss_route(model, input_ids)
     mask = None if route.causal and _is_right_padded(attention_mask) else attention_mask
     if not route.split:
         logits_BTV = model(input_ids=input_ids, attention_mask=mask, use_cache=False).logits
-        return _row_sums(logits_BTV[:, :-1], labels[:, 1:])
+        return _row_sums(logits_BTV[:, :-1], labels[:, 1:], label_smoothing)
     hidden_BTH = _body(model)(input_ids=input_ids, attention_mask=mask, use_cache=False)[0]
-    labels, wanted_BT = labels[:, 1:], labels[:, 1:] != IGNORED
-    rows = zip(hidden_BTH[:, :-1], labels, wanted_BT, strict=True)
-    head = _head_of(model, route)
-    losses = [sum_cross_entropy(hidden[wanted], head, right[wanted]) for hidden, right, wanted in rows]
-    return torch.stack(losses), wanted_BT.sum(1)
+    return _row_losses_under(_head_of(model, route), hidden_BTH[:, :-1], labels[:, 1:], label_smoothing)
 
 
-def _row_sums(logits_BTV: Tensor, labels_BT: Tensor) -> tuple[Tensor, Tensor]:
+def _row_losses_under(
+    head: nn.Module, hidden_BTH: Tensor, labels_BT: Tensor, smoothing: float
+) -> tuple[Tensor, Tensor]:
+    """Of hidden states that stand where their labels do; a head that trains is differentiated row by row."""
+    wanted_BT = labels_BT != IGNORED
+    if trains(head):
+        rows = zip(hidden_BTH, labels_BT, wanted_BT, strict=True)
+        losses = [sum_cross_entropy(hidden[wanted], head, right[wanted], smoothing) for hidden, right, wanted in rows]
+        return torch.stack(losses), wanted_BT.sum(1)
+    losses_N = position_losses(hidden_BTH[wanted_BT], head, labels_BT[wanted_BT], smoothing)
+    row_N = wanted_BT.nonzero()[:, 0]
+    return losses_N.new_zeros(len(labels_BT)).index_add(0, row_N, losses_N), wanted_BT.sum(1)
+
+
+def _row_sums(logits_BTV: Tensor, labels_BT: Tensor, smoothing: float) -> tuple[Tensor, Tensor]:
     """Σ cross-entropy and number of targets of each row."""
-    sums = [_from_logits(*row, 0.0, None)[0] for row in zip(logits_BTV, labels_BT, strict=True)]
+    sums = [_from_logits(*row, smoothing, None)[0] for row in zip(logits_BTV, labels_BT, strict=True)]
     return torch.stack(sums), (labels_BT != IGNORED).sum(1)
 
 

@@ -2,7 +2,8 @@
 
 A run has its own adapter, optimizer, schedule, order of the data, random numbers and folder, and is the run that
 `train` makes of its configuration, step for step. They take turns: before a turn its adapter becomes the one that
-speaks and its random stream flows on, and afterwards all is as it was. One that cannot go on is left behind, with why.
+speaks and its random stream flows on, and afterwards all is as it was. Where that is faster, a step of several is one
+pass over the rows of all (`passes.py`). One that cannot go on is left behind, with why.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -13,15 +14,20 @@ from typing import Any
 from loralab.core.adapter import adapters_on
 from loralab.core.attach import activate, detach
 from loralab.errors import NumericsError, TrainingError
-from loralab.training.chance import RandomStream
+from loralab.planning.memory import Memory
+from loralab.planning.several import MOST_TOKENS, estimate_several
+from loralab.training.chance import RandomStream, random_states, same_states
 from loralab.training.config import TrainConfig
 from loralab.training.folder import claim
+from loralab.training.forecast import without_context, workload
 from loralab.training.held_out import check_measured
 from loralab.training.interrupt import Interruption
 from loralab.training.log.progress import ShowsProgress
+from loralab.training.loop import Pass
 from loralab.training.prepare import Ground, Prepared, prepare_on
 from loralab.training.run import Run, TrainResult, open_run
 from loralab.training.together.heads import FreshHeads
+from loralab.training.together.passes import ComingStep, Passes
 
 Failure = TrainingError | NumericsError
 """What ends one run and leaves the others alone."""
@@ -44,8 +50,9 @@ class Member:
 class SideBySide:
     """The runs on one ground."""
 
-    def __init__(self, ground: Ground, interruption: Interruption) -> None:
+    def __init__(self, ground: Ground, interruption: Interruption, say: Callable[[str], None]) -> None:
         self.ground, self.interruption = ground, interruption
+        self.passes = Passes(self.model, say)
         self.heads = FreshHeads(ground.draft)
         self.members: list[Member] = []
 
@@ -83,6 +90,16 @@ class SideBySide:
         with member.stream.flowing():
             yield member.run
 
+    def forecast(self) -> Memory | None:
+        """What the memory of all of them should peak at; None for models whose blocks `planning` has no table of."""
+        members = [(prepared_of(member), member.config) for member in self.running]
+        works = [work for prepared, config in members if (work := workload(prepared, config)) is not None]
+        if len(works) < len(members) or not works:
+            return None
+        largest = max(works, key=lambda work: work.batch * work.tokens)
+        adapters = [prepared.trainee.adapter for prepared, _ in members]
+        return without_context(estimate_several(self.model, adapters, largest), largest)
+
     def begin(self) -> None:
         """What comes before the first steps."""
         for member in self.running:
@@ -93,9 +110,54 @@ class SideBySide:
         """Take all runs to step `until`, or to their ends: whoever is the furthest behind has the next turn."""
         while behind := [member for member in self.running if _is_behind(member, until)]:
             lowest = min(_step(member) for member in behind)
-            for member in behind:
-                if _step(member) == lowest:
-                    self._take(member, lambda run: run.advance(lowest + 1))  # noqa: B023
+            for group in self._groups([member for member in behind if _step(member) == lowest]):
+                self._step(group)
+
+    def _groups(self, members: Sequence[Member]) -> list[list[Member]]:
+        """Those that may have a pass together: few enough tokens, and first of all runs of one seed, which see the same
+        examples."""
+        groups: list[list[Member]] = []
+        room = 0
+        for member in sorted(members, key=lambda member: member.config.seed):
+            tokens = _coming(member).most_tokens
+            if not groups or tokens > room:
+                groups.append([])
+                room = MOST_TOKENS
+            groups[-1].append(member)
+            room -= tokens
+        return groups
+
+    def _step(self, group: Sequence[Member]) -> None:
+        """The next step of each of these."""
+        steps = [_coming(member) for member in group]
+        way, done = self.passes.way(steps), dict[str, Pass]()
+        if way == "one batch":
+            self.model.train()
+            done = {step.name: each for step, each in zip(steps, self.passes.joined(steps), strict=True)}
+        elif way == "both":
+            done = self._measured(group)
+        for member in group:
+            if way == "in turn":
+                self._take(member, lambda run: run.advance(run.step + 1))
+            elif member.name in done:
+                self._take(member, lambda run: run.conclude(done[member.name]))  # noqa: B023
+
+    def _measured(self, group: Sequence[Member]) -> dict[str, Pass]:
+        """The passes of these in turn, by name, beside which the one pass is measured."""
+        done: dict[str, Pass] = {}
+        drawn = False
+
+        def compute(run: Run) -> None:
+            nonlocal drawn
+            before = random_states()
+            done[member.name] = run.compute()
+            drawn = drawn or not same_states(before, random_states())
+
+        for member in group:
+            self._take(member, compute)
+        steps = [_coming(member) for member in group if member.name in done]
+        self.passes.measure(steps, list(done.values()), by_chance=drawn)
+        return done
 
     def finish(self, member: Member, kernels: Sequence[str]) -> None:
         """Write what a finished run leaves; `member.result` is what came of it."""
@@ -141,6 +203,11 @@ def prepared_of(member: Member) -> Prepared:
     """What a member works with, while it has not been left."""
     assert member.run is not None, f"{member.name} has been left"
     return member.run.observer.prepared
+
+
+def _coming(member: Member) -> ComingStep:
+    """The step that a member makes next."""
+    return ComingStep(member.name, prepared_of(member).trainee, _step(member) + 1, member.config.batch_size)
 
 
 def _step(member: Member) -> int:

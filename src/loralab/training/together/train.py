@@ -35,7 +35,7 @@ def train_together(configs: Sequence[TrainConfig]) -> list[TrainResult | Failure
     keep_few_kernels()
     ground = ground_of(configs)
     with interruptible() as interruption, SharedProgress() as progress:
-        together = SideBySide(ground, interruption)
+        together = SideBySide(ground, interruption, progress.say)
         try:
             for number, config in enumerate(configs, 1):
                 together.add(config, f"run-{number}", progress.lane(f"run {number}"))
