@@ -208,10 +208,12 @@ def leave_out_foreign(reading: FileReading, plot: Plot) -> None:
         key = f"{key_prefix(path, plot.depths)}.{COPY}"
         if key in reading.tensors:
             _refuse_other_base(path, reading.tensors.pop(key), reading.by_path[path], indices)
+    own = {(path, name) for path, names in plot.replaced.items() for name in names}
     for path, base in _embeddings(reading.model).items():
-        key = f"{key_prefix(path, plot.depths)}.base_layer.weight"
-        if path in plot.depths and key in reading.tensors:
-            _refuse_other_base(path, reading.tensors.pop(key), base)
+        for name in base.state_dict() if path in plot.depths else ():
+            key = tensor_key(path, name, plot.depths)
+            if key in reading.tensors and (path, name) not in own:
+                _refuse_other_base(path, reading.tensors.pop(key), base, name=name)
 
 
 def rename_old_biases(reading: FileReading, plot: Plot) -> None:
@@ -252,22 +254,25 @@ def _embeddings(model: nn.Module) -> dict[str, nn.Module]:
     return embeddings
 
 
-def _refuse_other_base(path: str, values: Tensor, base: nn.Module, apart_from: Sequence[int] = ()) -> None:
-    if not _is_copy(values, base, apart_from):
+def _refuse_other_base(
+    path: str, values: Tensor, base: nn.Module, apart_from: Sequence[int] = (), name: str = WHOLE
+) -> None:
+    if not _is_copy(values, base, apart_from, name):
         raise AdapterFileError(
-            f"the file holds a copy of the base's {path}.weight, {list(values.shape)}, that is not this model's own: "
+            f"the file holds a copy of the base's {path}.{name}, {list(values.shape)}, that is not this model's own: "
             "it was resized or trained. Resize or load the model so that they are the same"
         )
 
 
-def _is_copy(values: Tensor, base: nn.Module, apart_from: Sequence[int] = ()) -> bool:
-    """Whether these are the base's values, but for rows that are replaced anyway."""
-    weight = tensor_of(base, WHOLE).detach().cpu()
+def _is_copy(values: Tensor, base: nn.Module, apart_from: Sequence[int] = (), name: str = WHOLE) -> bool:
+    """Whether these are the base's values, rounded or not, but for rows that are replaced anyway."""
+    weight = tensor_of(base, name).detach().cpu()
     if values.shape != weight.shape:
         return False
     compared = torch.ones(len(weight), dtype=torch.bool)
     compared[list(apart_from)] = False
-    return torch.equal(values[compared].to(weight.dtype), weight[compared])
+    copy, kept = values[compared], weight[compared]
+    return torch.equal(copy.to(weight.dtype), kept) or torch.equal(copy, kept.to(copy.dtype))
 
 
 # -- filling ----------------------------------------------------------------------------------------------------
@@ -294,7 +299,7 @@ def _filled(reading: FileReading, plot: Plot) -> dict[str, Update]:
 def _refuse_other_function(updates: Mapping[str, Update], by_path: Mapping[str, nn.Module]) -> None:
     """What PEFT computes otherwise than the update of these modules is defined cannot be read as that update."""
     others = {path: update for path, update in updates.items() if not isinstance(update, BiasedLinear)}
-    reasons = reasons_against_peft(others, by_path) if others else []
+    reasons = reasons_against_peft(others, by_path)
     if reasons:
         raise AdapterFileError(
             f"PEFT wrote this adapter, but what it computes there has no equal here: {'; '.join(reasons)}. "
