@@ -12,7 +12,7 @@ from functools import cached_property
 import torch
 from torch import Tensor, nn
 
-from loralab.core.names import inside, modules_by_path, unwrapped
+from loralab.core.names import elsewhere, inside, modules_by_path, unwrapped
 from loralab.core.updates.build import kind_of
 from loralab.core.updates.low_rank import BiasedLinear
 from loralab.core.updates.tokens import settings_of_rows
@@ -105,7 +105,21 @@ def plot_of(reading: FileReading) -> Plot:
         targets = find_peft_targets(reading.model, reading.config)
     except AdapterFileError as problem:
         raise AdapterFileError(f"{problem}; the tensors are of {some_modules(reading.tensors)}") from problem
-    return _plot_of_names(reading, targets)
+    plot = _plot_of_names(reading, targets)
+    _refuse_elsewhere(reading.model, [*plot.depths, *plot.heads])
+    return plot
+
+
+def _refuse_elsewhere(model: nn.Module, paths: Sequence[str]) -> None:
+    """AdapterFileError where a module hangs in several places: PEFT adapts it at the first alone, we everywhere."""
+    shared = elsewhere(model, paths)
+    if shared:
+        pairs = "; ".join(f"{path} (the same module as {', '.join(others)})" for path, others in shared.items())
+        raise AdapterFileError(
+            f"PEFT wrote this adapter, but what it computes there has no equal here: {pairs}. PEFT adapts what "
+            "hangs in several places at the first of them alone. Give the model copies of the module, or train with "
+            "loralab, which adapts it everywhere"
+        )
 
 
 def _plot_of_names(reading: FileReading, targets: list[PeftTarget]) -> Plot:

@@ -211,6 +211,16 @@ def why_not_written(
     return reasons
 
 
+def reasons_of_places(updates: Mapping[str, Update], elsewhere: Mapping[str, Sequence[str]]) -> list[str]:
+    """For every module that hangs in several places of the model and is more than its bias: its path and why not."""
+    changed = [path for path, update in updates.items() if len(update.parts) or is_saved_in_full(update)]
+    return [
+        f"{path}: the model has the same module at {', '.join(elsewhere[path])}, where PEFT leaves the base as it is"
+        for path in changed
+        if path in elsewhere
+    ]
+
+
 def reasons_against_peft(
     updates: Mapping[str, Update], bases: Mapping[str, nn.Module], stacks: Collection[str] = ()
 ) -> list[str]:
