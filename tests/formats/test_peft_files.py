@@ -184,6 +184,12 @@ def test_doubles_of_a_saved_modules_bias_are_left_out(tmp_path: Path) -> None:
     torch.testing.assert_close(adapter.state_dict()["head.bias"], head["head.bias"])
 
 
+def test_a_module_without_tensors_that_is_to_be_saved_is_left_out(tmp_path: Path) -> None:
+    model = model_of(inner=nn.Linear(4, 4), act=nn.ReLU())
+    folder = written(tmp_path / "a", pair("inner", 4, 4), modules_to_save=["act"])
+    assert ll.load(model, folder).matched == list(ll.load(model, folder, "again").updates) == ["inner"]
+
+
 def llama(vocabulary: int = 16) -> LlamaForCausalLM:
     torch.manual_seed(0)
     return LlamaForCausalLM(

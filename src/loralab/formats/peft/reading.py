@@ -137,8 +137,9 @@ def _plot_of_names(reading: FileReading, targets: list[PeftTarget]) -> Plot:
 
 
 def _is_saved(reading: FileReading, path: str) -> bool:
-    """What modules_to_save names must be in the file; a head that only the task implies may be the base's own."""
-    named = path.endswith(reading.config.modules_to_save)
+    """What modules_to_save names must be in the file, but for modules without tensors; a head that only the task
+    implies may be the base's own."""
+    named = path.endswith(reading.config.modules_to_save) and bool(reading.by_path[path].state_dict())
     return named or any(key.startswith(f"{path}.") for key in reading.tensors)
 
 
