@@ -123,7 +123,7 @@ def convert(ground: Path) -> Verb:
 
 def compare(ground: Path) -> Verb:
     """The comparison is killed, and sometimes the training that it left behind as well."""
-    how = flags(methods="lora,bitfit", seeds=1, steps=4, save_every=2, rank=2, targets="q_proj", lr=1e-3)
+    how = flags(methods="lora,vera", seeds=1, steps=4, save_every=2, rank=2, targets="q_proj", lr=1e-3)
     chance = random.Random(f"{SEED} orphans")
 
     def act(place: Path) -> None:
