@@ -85,7 +85,7 @@ def test_rows_of_an_embedding_have_no_sum() -> None:
         spec = ll.LoRA(rank=2, targets=["q_proj"], trainable_token_indices=rows)
         give_effect(ll.attach(model, spec, name=name))
     for together in (ll.activate, ll.merge):
-        with pytest.raises(ll.AdapterStateError, match=r"no sum: at model\.embed_tokens"):
+        with pytest.raises(ll.SpecError, match=r"no sum: at model\.embed_tokens"):
             together(model, ["a", "b"])
 
 
