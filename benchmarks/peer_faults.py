@@ -480,6 +480,167 @@ def biases(place: Path) -> Outcome:
     return judged(apart > 1e-4, heard, f"outputs differ by {apart:.2g} after a save and a load")
 
 
+def beside(model: Any, name: str, seed: int, **settings: Any) -> None:
+    """Another adapter on a PEFT model that has one."""
+    from peft import LoraConfig
+
+    model.add_adapter(name, LoraConfig(**({"r": 4, "lora_alpha": 8, "target_modules": ["first", "second"]} | settings)))
+    fill(model, name, seed)
+
+
+@case("35 torch's own encoder in evaluation")
+def encoder(place: Path) -> Outcome:
+    torch.manual_seed(0)
+    base = nn.TransformerEncoderLayer(16, 2, 24, batch_first=True, dropout=0.0)
+    x = X.view(1, 4, 16)
+    with said() as heard:
+        model = adapted(base, target_modules=["linear1", "linear2"])
+        training = out(model.train(), x)
+        evaluating = out(model.eval(), x)
+    return judged(gap(training, evaluating) > 1e-4, heard, "the adapter acts in train() and not in eval()")
+
+
+class Twice(nn.Module):
+    """One module in two places."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Linear(16, 16)
+        self.second = self.first
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.second(torch.tanh(self.first(x)))
+
+
+def merging_apart(model: Any, x: Tensor) -> float:
+    """By how much a merge changes what a PEFT model computes."""
+    live = out(model, x)
+    model.merge_adapter()
+    return gap(out(model, x), live)
+
+
+@case("36 a module in two places")
+def in_two_places(place: Path) -> Outcome:
+    torch.manual_seed(0)
+    with said() as heard:
+        apart = merging_apart(adapted(Twice().eval(), target_modules=["first"]), X)
+    return judged(apart > 1e-4, heard, f"it is adapted in one of them, merged in both: outputs change by {apart:.2g}")
+
+
+@case("37 an embedding that shortens its rows")
+def shortening(place: Path) -> Outcome:
+    torch.manual_seed(0)
+    base = nn.ModuleDict({"inner": nn.Embedding(16, 8, max_norm=0.5)}).eval()
+    with said() as heard:
+        layer = adapted(base, target_modules=["inner"]).base_model.model["inner"]
+        with torch.no_grad():
+            live = layer(torch.arange(16))
+            layer.merge()
+            apart = gap(layer(torch.arange(16)), live)
+    return judged(apart > 1e-4, heard, f"merged and live differ by {apart:.2g}")
+
+
+@case("38 an adapter exchanged for another")
+def exchanged(place: Path) -> Outcome:
+    from peft.utils.hotswap import hotswap_adapter
+
+    settings = {"rank_pattern": {"first": 2}}
+    adapted(two(), seed=1, **settings).save_pretrained(place / "old")
+    adapted(two(), seed=5, **settings).save_pretrained(place / "new")
+
+    def do() -> Outcome:
+        with said() as heard:
+            model = loaded(place / "old")
+            hotswap_adapter(model, str(place / "new"), adapter_name="default")
+        apart = gap(out(model), out(loaded(place / "new")))
+        return judged(apart > 1e-4, heard, f"outputs differ by {apart:.2g} from the new adapter's own")
+
+    return attempted(do)
+
+
+@case("39 a weighted sum of rank-stabilised adapters")
+def stabilised(place: Path) -> Outcome:
+    model = adapted(two(), "a", use_rslora=True)
+    layer = model.base_model.model.first
+    with said() as heard:
+        model.add_weighted_adapter(["a"], [1.0], "c", combination_type="linear")
+    ratio = float(layer.get_delta_weight("c").norm() / layer.get_delta_weight("a").norm())
+    return judged(abs(ratio - 1) > 1e-3, heard, f"the sum of one adapter is {ratio:.2f} times that adapter")
+
+
+@case("40 a second adapter, loaded to be trained")
+def second_trains(place: Path) -> Outcome:
+    adapted(two()).save_pretrained(place)
+    with said() as heard:
+        model = loaded(place)
+        model.load_adapter(str(place), adapter_name="other", is_trainable=True)
+    training = sorted({key.split(".")[-2] for key, each in model.named_parameters() if each.requires_grad})
+    return judged(training != ["other"], heard, f"what trains is {' and '.join(training) or 'nothing'}")
+
+
+@case("41 rows of an embedding, of two adapters")
+def two_rows(place: Path) -> Outcome:
+    def do() -> Outcome:
+        from peft import LoraConfig
+
+        rows = {"r": 2, "target_modules": ["q_proj"], "trainable_token_indices": [1, 2]}
+        model = adapted(llama(), "a", **rows)
+        model.add_adapter("b", LoraConfig(**rows))
+        for seed, name in enumerate("ab"):
+            torch.manual_seed(seed)
+            with torch.no_grad():
+                for key, each in model.named_parameters():
+                    if key.endswith(f"trainable_tokens_delta.{name}"):
+                        each.copy_(torch.randn_like(each))
+        before = out(model, IDS)
+        with said() as heard:
+            for name in "ab":
+                model.base_model.merge_adapter([name])
+            model.base_model.unmerge_adapter()
+        apart = gap(out(model, IDS), before)
+        return judged(apart > 1e-4, heard, f"merged one after the other and unmerged, outputs differ by {apart:.2g}")
+
+    return attempted(do)
+
+
+class Wrapper(nn.Module):
+    """A text model within another model."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.language_model = inner
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.language_model(x)
+
+
+@case("42 the adapter of a text model on a model that holds it")
+def wrapped(place: Path) -> Outcome:
+    adapted(two()).save_pretrained(place)
+    with said() as heard:
+        model = loaded(place, Wrapper(two()))
+    return judged(gap(out(model), out(two())) == 0, heard, "the model computes what its base does")
+
+
+@case("43 a mixed batch over a module in full that keeps a cache")
+def cached(place: Path) -> Outcome:
+    def do() -> Outcome:
+        model = adapted(llama(), "a", target_modules=["up_proj"], modules_to_save=["self_attn"])
+        with torch.no_grad():
+            for key, each in model.named_parameters():
+                if "modules_to_save" in key:
+                    each.add_(torch.randn_like(each), alpha=0.3)
+            ids = torch.arange(12).view(2, 6)
+            alone = out(model, ids)
+            with said() as heard:
+                mixed = model(ids, adapter_names=["a", "__base__"]).logits
+            base = out(llama(), ids)
+        apart = max(gap(mixed[0], alone[0]), gap(mixed[1], base[1]))
+        return judged(apart > 1e-3, heard, f"a row's logits differ by {apart:.2g} from those of that row alone")
+
+    return attempted(do)
+
+
 # -- all of them ------------------------------------------------------------------------------------------------------
 
 

@@ -66,6 +66,29 @@ def test_parts_that_only_one_adapter_has_are_kept() -> None:
     torch.testing.assert_close(deltas_of(model, "mix")["inner.weight"], expected)
 
 
+def test_rank_stabilised_adapters_sum_by_their_changes() -> None:
+    toy = TOYS["linear"]
+    model = toy.build().eval()
+    for name, rank in (("a", 4), ("b", 2)):
+        spec = ll.LoRA(rank=rank, alpha=3, targets=toy.targets, rank_stabilized=True)
+        give_effect(ll.attach(model, spec, name=name))
+    ll.combine(model, {"a": 1.0}, name="alone")
+    ll.combine(model, {"a": 1.0, "b": -0.5}, name="mix")
+    one, other = (deltas_of(model, name)["inner.weight"] for name in ("a", "b"))
+    torch.testing.assert_close(deltas_of(model, "alone")["inner.weight"], one)
+    torch.testing.assert_close(deltas_of(model, "mix")["inner.weight"], one - 0.5 * other)
+
+
+def test_rows_of_an_embedding_have_no_sum() -> None:
+    model = llama()
+    for name, rows in (("a", [3, 4]), ("b", [4, 5])):
+        spec = ll.LoRA(rank=2, targets=["q_proj"], trainable_token_indices=rows)
+        give_effect(ll.attach(model, spec, name=name))
+    for together in (ll.activate, ll.merge):
+        with pytest.raises(ll.SpecError, match=r"no sum: at model\.embed_tokens"):
+            together(model, ["a", "b"])
+
+
 def test_what_has_no_sum_is_refused() -> None:
     model, _ = with_two("linear")
     with pytest.raises(ll.SpecError, match="no adapters"):

@@ -2,12 +2,17 @@
 
 A verb runs in a forked child, so that it starts in a moment. Half of the kills come before one of its operations on
 files, with the file that was being written cut in half; the other half after a part of the time that the verb takes, by
-the system. `make faults` makes 200 of them; FAULTS_SEED chooses other ones.
+the system. `make faults` makes 190, and 10 of a server (`test_killed_server.py`); FAULTS_SEED chooses others.
 """
 
+import json
+import os
 import random
 import shutil
+import signal
+import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +24,7 @@ from faults.judging import SEED
 from faults.killing import Files, files_of, killed, killed_after, leftovers, operations_of
 from loralab.cli.main import main
 from loralab.files.commit import settle
-from loralab.files.locks import LOCK_NAME
+from loralab.files.locks import LOCK_NAME, try_lock
 from loralab.models.load import load_model
 from tiny import write_llama, write_pairs
 from toys import give_effect
@@ -116,12 +121,59 @@ def convert(ground: Path) -> Verb:
     )  # fmt: skip
 
 
+def compare(ground: Path) -> Verb:
+    """The comparison is killed, and sometimes the training that it left behind as well."""
+    how = flags(methods="lora,vera", seeds=1, steps=4, save_every=2, rank=2, targets="q_proj", lr=1e-3)
+    chance = random.Random(f"{SEED} orphans")
+
+    def act(place: Path) -> None:
+        wait_until_free(place / "lock")
+        done([*run_words(ground, "compare", place), *how])
+
+    def may_be_read(place: Path) -> None:
+        if (place / "results.json").is_file():
+            json.loads((place / "results.json").read_text())
+        for record in place.glob("cells/*/run.json"):
+            if "result" in json.loads(record.read_text()):
+                loads(ground, record.parent)
+        if chance.random() < 0.5:
+            end_orphan(place / "lock")
+
+    def lasting(place: Path) -> Files:
+        found = {name: each for name, each in weights(place).items() if "checkpoints" not in name}
+        rows = json.loads((place / "results.json").read_text())["rows"]
+        return found | {"rows": json.dumps([[row["method"], row["metrics"]] for row in rows]).encode()}
+
+    return Verb("compare", None, act, may_be_read, lasting)
+
+
+def wait_until_free(lock: Path) -> None:
+    """A training that outlives its comparison holds the folder until it ends."""
+    while lock.exists():
+        descriptor = os.open(lock, os.O_RDWR)
+        try:
+            if try_lock(descriptor):
+                return
+        finally:
+            os.close(descriptor)
+        time.sleep(0.1)
+
+
+def end_orphan(lock: Path) -> None:
+    """Kill the training whose process the lock names, if it still holds that."""
+    process = lock.read_text().strip() if lock.exists() else ""
+    if process:
+        with suppress(ProcessLookupError):
+            os.kill(int(process), signal.SIGKILL)
+
+
 VERBS: dict[str, tuple[Callable[[Path], Verb], int, int]] = {
     "train": (train, 50, 1),
     "tune": (tune, 20, 0),
     "save": (save, 40, 2),
     "merge": (merge, 30, 1),
     "convert": (convert, 40, 2),
+    "compare": (compare, 10, 0),
 }
 """What is killed, how often in `make faults`, and how often in `make test`."""
 
@@ -192,6 +244,6 @@ def test_a_few_kills(ground: Path, tmp_path: Path, name: str) -> None:
 
 @pytest.mark.faults
 @pytest.mark.parametrize("name", VERBS)
-def test_200_kills(ground: Path, tmp_path: Path, name: str) -> None:
+def test_190_kills(ground: Path, tmp_path: Path, name: str) -> None:
     make, many, _ = VERBS[name]
     assert kills(make(ground), tmp_path / "work", many) >= many // 2

@@ -184,6 +184,12 @@ def test_doubles_of_a_saved_modules_bias_are_left_out(tmp_path: Path) -> None:
     torch.testing.assert_close(adapter.state_dict()["head.bias"], head["head.bias"])
 
 
+def test_a_module_without_tensors_that_is_to_be_saved_is_left_out(tmp_path: Path) -> None:
+    model = model_of(inner=nn.Linear(4, 4), act=nn.ReLU())
+    folder = written(tmp_path / "a", pair("inner", 4, 4), modules_to_save=["act"])
+    assert ll.load(model, folder).matched == list(ll.load(model, folder, "again").updates) == ["inner"]
+
+
 def llama(vocabulary: int = 16) -> LlamaForCausalLM:
     torch.manual_seed(0)
     return LlamaForCausalLM(
@@ -211,6 +217,25 @@ def test_a_copy_of_the_bases_embedding_is_left_out_and_another_refused(tmp_path:
         ll.load(llama(), written(tmp_path / "b", embedding() | copy, **config))
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_rounded_copy_of_the_bases_embedding_is_one(tmp_path: Path, dtype: torch.dtype) -> None:
+    model = llama()
+    copy = {"model.embed_tokens.base_layer.weight": model.model.embed_tokens.weight.detach().to(dtype)}
+    ll.load(model, written(tmp_path / "a", embedding() | copy, target_modules=["embed_tokens"]))
+
+
+def test_a_copy_of_the_bias_of_a_head_is_left_out_and_another_refused(tmp_path: Path) -> None:
+    model = llama()
+    model.lm_head = nn.Linear(8, 16)
+    copy = {f"lm_head.base_layer.{name}": each.detach().clone() for name, each in model.lm_head.named_parameters()}
+    folder = written(tmp_path / "a", pair("lm_head", 16, 8) | copy, target_modules=["lm_head"])
+    assert list(ll.load(model, folder).state_dict()) == ["lm_head.lora_A", "lm_head.lora_B"]
+    copy["lm_head.base_layer.bias"] += 1
+    ll.detach(model)
+    with pytest.raises(ll.AdapterFileError, match=r"a copy of the base's lm_head\.bias"):
+        ll.load(model, written(tmp_path / "b", pair("lm_head", 16, 8) | copy, target_modules=["lm_head"]))
+
+
 def test_an_embedding_that_was_resized_and_trained_replaces_the_bases(tmp_path: Path) -> None:
     model = llama()
     weight = torch.randn(16, 8)
@@ -220,6 +245,17 @@ def test_an_embedding_that_was_resized_and_trained_replaces_the_bases(tmp_path: 
     assert torch.equal(model.model.embed_tokens(torch.arange(16)), weight)
     with pytest.raises(ll.AdapterFileError, match=r"embed_tokens\.weight has shape \[16, 8\], not \[20, 8\]"):
         ll.load(llama(20), tmp_path / "a")
+
+
+def test_an_embedding_that_shortens_its_rows_runs_live_and_is_not_merged(tmp_path: Path) -> None:
+    model = model_of(inner=nn.Embedding(6, 4, max_norm=0.5))
+    tensors = {"inner.lora_embedding_A": torch.randn(2, 6), "inner.lora_embedding_B": torch.randn(4, 2)}
+    i = torch.arange(6)
+    expected = model.inner(i) + 3 * (tensors["inner.lora_embedding_B"] @ tensors["inner.lora_embedding_A"]).T
+    ll.load(model, written(tmp_path / "a", tensors))
+    torch.testing.assert_close(model.inner(i), expected)
+    with pytest.raises(ll.AdapterStateError, match="max_norm"):
+        ll.merge(model)
 
 
 # -- the fixtures of PEFT's own regression tests ----------------------------------------------------------------------

@@ -158,6 +158,8 @@ def test_modules_to_save_are_copies_and_the_base_head_stays() -> None:
     assert torch.equal(model.classifier.weight, before)
     with pytest.raises(ll.TargetError, match="'pooling'"):
         ll.attach(model, ll.LoRA(rank=2, modules_to_save=["pooling"]))
+    with pytest.raises(ll.TargetError, match="'dropout', which has no tensors"):
+        ll.attach(model, ll.LoRA(rank=2, modules_to_save=["dropout"]))
     with pytest.raises(ll.SpecError, match="both"):
         ll.attach(model, ll.LoRA(rank=2, targets=["query"], modules_to_save=["query"]))
 

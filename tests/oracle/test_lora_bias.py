@@ -60,6 +60,15 @@ def test_it_computes_what_peft_computes_live_merged_and_saved_again(tmp_path: Pa
     assert torch.equal(output(ours, x), live)
 
 
+def test_rows_of_an_embedding_train_beside_it(tmp_path: Path) -> None:
+    case = Case(llama, tokens, {}, {"target_modules": ["q_proj"]}, {"trainable_token_indices": [3, 5]})
+    base, theirs = theirs_saved(case, tmp_path, lora_bias=True)
+    x = {"input_ids": torch.arange(2, 9).view(1, 7)}
+    plain = output(base, x)
+    ll.load(base, tmp_path)
+    assert_same(output(base, x), output(theirs, x), unlike=plain)
+
+
 def test_b_alone_has_an_effect(tmp_path: Path) -> None:
     base, theirs = theirs_saved(Case(MLP, rows, {}, BOTH), tmp_path / "peft", lora_bias=True)
     with torch.no_grad():

@@ -20,6 +20,18 @@ pytestmark = silenced
 FUSED_BESIDE_ATTENTION = ["fused", "attend"]
 
 
+class Twice(nn.Module):
+    """A module that hangs in two places, and one whose parent has two names."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.block = nn.Linear(16, 16), nn.Sequential(nn.Linear(16, 16))
+        self.second, self.again = self.first, self.block
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.again(self.second(torch.tanh(self.block(torch.tanh(self.first(x))))))
+
+
 def conv(**fields: Any) -> Case:
     return Case(sandwich(lambda: nn.Conv1d(16, 8, 3, **fields), 1), rows, **IN_BOTH)
 
@@ -28,6 +40,10 @@ BEYOND_PEFT: dict[str, Case] = {
     "dilated": conv(padding=2, dilation=2),
     "reflected": conv(padding=1, padding_mode="reflect"),
     "circular": conv(padding=1, padding_mode="circular"),
+    "a module in two places": Case(Twice, rows, {"targets": ["first"]}, {"target_modules": ["first"]}),
+    "a head in two places": Case(
+        Twice, rows, {"targets": ["0"]}, {"target_modules": ["0"]}, {"modules_to_save": ["first"]}
+    ),
     "attention after a Conv1D": Case(
         Everything, indices, {"targets": FUSED_BESIDE_ATTENTION}, {"target_modules": FUSED_BESIDE_ATTENTION}
     ),
@@ -51,6 +67,14 @@ def test_what_peft_computed_otherwise_we_refuse_to_load(tmp_path: Path, case: Ca
     with pytest.raises(ll.AdapterFileError, match=r"what it computes there has no equal here.*PEFT"):
         ll.load(base, tmp_path / "theirs")
     assert not any("lora" in name for name, _ in base.named_parameters())
+
+
+def test_one_parent_under_two_names_is_one_place(tmp_path: Path) -> None:
+    case = Case(Twice, rows, {"targets": ["0"]}, {"target_modules": ["0"]})
+    base, theirs = theirs_saved(case, tmp_path / "theirs")
+    ours, x = copy.deepcopy(base), rows()
+    ll.load(ours, tmp_path / "theirs")
+    assert_same(output(ours, x), output(theirs, x), unlike=output(base, x))
 
 
 class Standardised(nn.Conv2d):

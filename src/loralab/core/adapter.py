@@ -35,6 +35,8 @@ class Adapter:
     shared: SharedMatrices | None = None
     stacks: frozenset[str] = frozenset()
     """Names of the model's parameters that stack a matrix for each of several experts, adapted or not."""
+    elsewhere: Mapping[str, list[str]] = field(default_factory=dict)
+    """Path → the other paths of an adapted module that hangs in several places of the model."""
 
     def __repr__(self) -> str:
         """One line: what it is, how large, and whether it speaks."""

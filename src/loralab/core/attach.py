@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from loralab.core.adapter import Adapter, AdapterSet, adapters_of, adapters_on, keep_adapters, refuse_foreign_adapter
 from loralab.core.layer import AdaptedLayer, PerSequence, Speaker, names_of
 from loralab.core.merge import originals_in_place
-from loralab.core.names import Slot, slots, stacks_in, unwrapped
+from loralab.core.names import Slot, elsewhere, slots, stacks_in, unwrapped
 from loralab.core.plan import JointMethod, Method, Plan
 from loralab.core.rows.listener import Listener
 from loralab.core.rows.speaker import speaker
@@ -56,14 +56,15 @@ def put(model: nn.Module, plan: Plan, spec: object, name: str) -> Adapter:
         _put(adapters, name, path, update, places[path])
     layers = {path: adapters.layers[path] for path in plan.updates}
     notes = [*plan.notes, *_wrapper_notes(model)]
-    adapter = Adapter(name, spec, dict(plan.updates), notes, layers, plan.heads, plan.shared, stacks_in(model))
+    known = stacks_in(model), elsewhere(model, plan.updates)
+    adapter = Adapter(name, spec, dict(plan.updates), notes, layers, plan.heads, plan.shared, *known)
     adapters.adapters[name] = adapter
     _listen(model, adapters)
     guard_saving(model, adapters)
     adapters.route(active=name)
     keep_adapters(model, adapters)
-    for known in adapters.adapters.values():
-        for parameter in known.parameters():
+    for each in adapters.adapters.values():
+        for parameter in each.parameters():
             parameter.requires_grad_(True)
     _prove_reached(model, name)
     return adapter

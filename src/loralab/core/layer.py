@@ -35,8 +35,8 @@ def in_words(speaker: Speaker) -> str:
     return f"adapter{'s' if len(names) > 1 else ''} {' + '.join(map(repr, names))}"
 
 
-Call = tuple[Any, Any]
-"""Digests of what a layer was called with: positional arguments, keyword arguments."""
+Call = tuple[Any, Any, Any]
+"""Digests of what a layer was called with (positional arguments, keyword arguments), and of what it gave."""
 
 
 @dataclass(frozen=True)
@@ -209,8 +209,9 @@ class AdaptedLayer(nn.Module):
         if routing.watch is not None:
             routing.watch.called.add(self)
         if routing.calls is not None:
-            routing.calls.setdefault(self, []).append((digest(args), digest(kwargs)))
-            return self.base(*args, **kwargs)
+            given, output = (digest(args), digest(kwargs)), self.base(*args, **kwargs)
+            routing.calls.setdefault(self, []).append((*given, digest(output)))
+            return output
         if routing.merged is not None:
             return self._merged(*args, **kwargs)
         if routing.rows is not None:

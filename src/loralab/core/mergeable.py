@@ -24,7 +24,13 @@ def refuse_unmergeable(adapter: Adapter) -> None:
             raise AdapterStateError(
                 f"adapter '{adapter.name}' cannot be merged: at {path} it is {update.why_not_merged}; keep it live"
             )
-        packed = _why_packed(update, unwrapped(adapter.layers[path]))
+        base = unwrapped(adapter.layers[path])
+        if getattr(base, "max_norm", None) is not None:
+            raise AdapterStateError(
+                f"adapter '{adapter.name}' cannot be merged: {path} is an embedding with max_norm, which shortens rows "
+                "of its weight as it reads them, and would shorten merged ones too; keep it live"
+            )
+        packed = _why_packed(update, base)
         if packed:
             raise AdapterStateError(
                 f"adapter '{adapter.name}' cannot be merged: the weight of {path} is {packed}; load the base "

@@ -79,6 +79,15 @@ def modules_by_path(model: nn.Module) -> dict[str, nn.Module]:
     return {path: by_path[path] for path in first.values()}
 
 
+def elsewhere(model: nn.Module, paths: Iterable[str]) -> dict[str, list[str]]:
+    """Of those modules that hang in several places: path → the other paths. One parent is one place, however named."""
+    places: dict[int, dict[tuple[int, str], str]] = {}
+    for slot in slots(model):
+        places.setdefault(id(slot.module), {}).setdefault((id(slot.parent), slot.attribute), slot.path)
+    every = {path: [*found.values()] for found in places.values() for path in found.values()}
+    return {path: others for path in paths if (others := [each for each in every.get(path, ()) if each != path])}
+
+
 def stacks_in(model: nn.Module) -> frozenset[str]:
     """Names of parameters that stack several matrices, of whichever modules: `gate_up_proj`, `down_proj`."""
     named = {name.rpartition(".")[2]: parameter for name, parameter in model.named_parameters() if parameter.dim() == 3}

@@ -28,7 +28,7 @@ from loralab.files.whole import json_text, whole_changes
 from loralab.formats.fingerprint import Fingerprint, fingerprint_under
 from loralab.formats.own import own_config, own_tensors
 from loralab.formats.peft.vera import has_vera, vera_to_peft, why_not_peft_vera
-from loralab.formats.peft.writing import base_name, to_peft, why_not_written
+from loralab.formats.peft.writing import base_name, reasons_of_places, to_peft, why_not_written
 from loralab.formats.record import describe
 from loralab.formats.sidecar import OWN_LAYOUT, PEFT_LAYOUT, Sidecar, file_sha256, method_to_json
 from loralab.methods.beside import fresh_heads, random_beside
@@ -96,7 +96,7 @@ def write_adapter(
         if (folder / PLAIN_NAME / SIDECAR_NAME).exists():
             changes.remove(PLAIN_NAME)  # it would stand for another adapter
         write_folder(changes.new, config, tensors, sidecar)
-        if layout == OWN_LAYOUT:
+        if layout == OWN_LAYOUT and not reasons_of_places(updates, adapter.elsewhere):
             _write_plain(changes.new / PLAIN_NAME, updates, bases, model, sidecar, adapter.stacks)
         if overwrite:
             changes.remove(OLD_TENSORS_NAME)
@@ -144,9 +144,10 @@ def _laid_out(
     adapter: Adapter, updates: Mapping[str, Update], bases: Mapping[str, nn.Module], model: nn.Module | None
 ) -> tuple[str, Mapping[str, Any], Mapping[str, Tensor]]:
     """(the layout, adapter_config.json, the tensors): PEFT's wherever PEFT knows the method."""
-    if has_vera(updates) and not why_not_peft_vera(updates, bases) and adapter.shared is not None:
+    places = reasons_of_places(updates, adapter.elsewhere)
+    if has_vera(updates) and not (places or why_not_peft_vera(updates, bases)) and adapter.shared is not None:
         return PEFT_LAYOUT, *vera_to_peft(updates, adapter.shared, bases, adapter.spec, model)
-    reasons = why_not_written(updates, bases, model, adapter.stacks)
+    reasons = [*places, *why_not_written(updates, bases, model, adapter.stacks)]
     if reasons:
         return OWN_LAYOUT, own_config(reasons, base_name(model)), own_tensors(updates, adapter.shared)
     packed = to_peft(updates, bases, _dropout(adapter), model, adapter.stacks)

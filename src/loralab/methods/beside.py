@@ -78,7 +78,10 @@ def _named(model: nn.Module, names: Sequence[str]) -> list[str]:
         paths = [path for path in modules_by_path(model) if path == name or path.endswith("." + name)]
         if not paths:
             raise TargetError(f"modules_to_save names {name!r}, but the model has no such module")
-        found |= dict.fromkeys(paths)
+        whole = [path for path in paths if modules_by_path(model)[path].state_dict()]
+        if not whole:
+            raise TargetError(f"modules_to_save names {name!r}, which has no tensors that could train; leave it out")
+        found |= dict.fromkeys(whole)
     return list(found)
 
 

@@ -64,6 +64,21 @@ class Experts(nn.Module):
         return y
 
 
+class Recurrent(nn.Module):
+    """Its state is [layers, S, …], beside an output [S, T, …]."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tokens, self.cells, self.last = (
+            nn.Embedding(VOCABULARY, 16),
+            nn.GRU(16, 8, batch_first=True),
+            nn.Linear(8, 4),
+        )
+
+    def forward(self, ids: Tensor) -> Tensor:
+        return self.last(self.cells(self.tokens(ids))[1][-1])
+
+
 def gpt2() -> nn.Module:
     return GPT2LMHeadModel(GPT2Config(vocab_size=VOCABULARY, n_embd=16, n_layer=1, n_head=2, n_positions=32))
 
@@ -135,6 +150,7 @@ REFUSED: list[tuple[Callable[[], nn.Module], str, str]] = [
     (Experts, r"experts\.0", r"experts\.0"),
     (llama4, r"experts.gate_up_proj", r"model\.layers\.0\.feed_forward\.experts"),
     (t5, "relative_attention_bias", "relative_attention_bias"),
+    (Recurrent, "weight_hh_l0", "cells"),
 ]
 
 
@@ -211,6 +227,18 @@ def test_generation_with_a_cache_is_proven_too() -> None:
     with ll.rows(model, ["a", "b"]):
         found = model.generate(ids, attention_mask=torch.ones_like(ids), **settings)
     assert torch.equal(found, torch.cat(expected))
+
+
+def test_what_keeps_a_cache_is_not_run_once_for_each_adapter() -> None:
+    """The second adapter's sequences would read what the first's had left there."""
+    model = adapted(gpt2(), "mlp.c_fc", modules_to_save=["h.0.attn"])
+    ids, names = torch.randint(VOCABULARY, (2, 4)), ["a", "b"]
+    expected = one_by_one(model, ids, names)
+    with ll.rows(model, names):
+        with pytest.raises(ll.AdapterStateError, match=r"DynamicCache.*use_cache=False"):
+            output(model, ids)
+        without = quiet_call(model, input_ids=ids, use_cache=False).logits
+    torch.testing.assert_close(without, expected, atol=1e-4, rtol=1e-4)
 
 
 def test_a_module_called_by_itself_is_refused_where_its_shape_leaves_a_doubt() -> None:

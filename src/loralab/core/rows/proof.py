@@ -109,14 +109,16 @@ def _layout(
 
 
 def _layout_of_call(update: Update, base: nn.Module, call: Call, apart: Sequence[Call]) -> Layout | None:
-    args, kwargs = call
+    args, kwargs, output = call
     if update.features is not None and len(args) == 1 and not kwargs:
         batch = args[0]  # a digest, whose features are gone
         return find_layout(batch, [each[0][0] for each in apart], batch.dim())
     for sequence, single in enumerate(apart):
         share = update.take_rows(base, args, kwargs, torch.tensor([sequence]), len(apart))
-        if not same(share, update.take_rows(base, *single, torch.tensor([0]), 1)):
+        if not same(share, update.take_rows(base, *single[:2], torch.tensor([0]), 1)):
             return None
+    if not same(update.join_rows(base, [each[2] for each in apart], torch.arange(len(apart))), output):
+        return None  # a state [layers, S, …], say
     dimension = update.sequence_dimension(base)
     sizes = [each.shape[dimension] for each in (*args, *kwargs.values()) if _has(each, dimension)]
     return replace(FLAT, fixed=any(size > 1 and size % len(apart) for size in sizes))
@@ -138,5 +140,5 @@ def _form(arguments: Any, with_sizes: bool) -> object:
 
 
 def _shapes(call: Call) -> str:
-    args, kwargs = call
+    args, kwargs, _ = call
     return ", ".join(str([*each.shape]) for each in (*args, *kwargs.values()) if isinstance(each, Tensor))

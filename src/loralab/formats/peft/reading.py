@@ -12,7 +12,7 @@ from functools import cached_property
 import torch
 from torch import Tensor, nn
 
-from loralab.core.names import inside, modules_by_path, unwrapped
+from loralab.core.names import elsewhere, inside, modules_by_path, unwrapped
 from loralab.core.updates.build import kind_of
 from loralab.core.updates.low_rank import BiasedLinear
 from loralab.core.updates.tokens import settings_of_rows
@@ -105,7 +105,21 @@ def plot_of(reading: FileReading) -> Plot:
         targets = find_peft_targets(reading.model, reading.config)
     except AdapterFileError as problem:
         raise AdapterFileError(f"{problem}; the tensors are of {some_modules(reading.tensors)}") from problem
-    return _plot_of_names(reading, targets)
+    plot = _plot_of_names(reading, targets)
+    _refuse_elsewhere(reading.model, [*plot.depths, *plot.heads])
+    return plot
+
+
+def _refuse_elsewhere(model: nn.Module, paths: Sequence[str]) -> None:
+    """AdapterFileError where a module hangs in several places: PEFT adapts it at the first alone, we everywhere."""
+    shared = elsewhere(model, paths)
+    if shared:
+        pairs = "; ".join(f"{path} (the same module as {', '.join(others)})" for path, others in shared.items())
+        raise AdapterFileError(
+            f"PEFT wrote this adapter, but what it computes there has no equal here: {pairs}. PEFT adapts what "
+            "hangs in several places at the first of them alone. Give the model copies of the module, or train with "
+            "loralab, which adapts it everywhere"
+        )
 
 
 def _plot_of_names(reading: FileReading, targets: list[PeftTarget]) -> Plot:
@@ -123,8 +137,9 @@ def _plot_of_names(reading: FileReading, targets: list[PeftTarget]) -> Plot:
 
 
 def _is_saved(reading: FileReading, path: str) -> bool:
-    """What modules_to_save names must be in the file; a head that only the task implies may be the base's own."""
-    named = path.endswith(reading.config.modules_to_save)
+    """What modules_to_save names must be in the file, but for modules without tensors; a head that only the task
+    implies may be the base's own."""
+    named = path.endswith(reading.config.modules_to_save) and bool(reading.by_path[path].state_dict())
     return named or any(key.startswith(f"{path}.") for key in reading.tensors)
 
 
@@ -208,10 +223,12 @@ def leave_out_foreign(reading: FileReading, plot: Plot) -> None:
         key = f"{key_prefix(path, plot.depths)}.{COPY}"
         if key in reading.tensors:
             _refuse_other_base(path, reading.tensors.pop(key), reading.by_path[path], indices)
+    own = {(path, name) for path, names in plot.replaced.items() for name in names}
     for path, base in _embeddings(reading.model).items():
-        key = f"{key_prefix(path, plot.depths)}.base_layer.weight"
-        if path in plot.depths and key in reading.tensors:
-            _refuse_other_base(path, reading.tensors.pop(key), base)
+        for name in base.state_dict() if path in plot.depths else ():
+            key = tensor_key(path, name, plot.depths)
+            if key in reading.tensors and (path, name) not in own:
+                _refuse_other_base(path, reading.tensors.pop(key), base, name=name)
 
 
 def rename_old_biases(reading: FileReading, plot: Plot) -> None:
@@ -252,22 +269,25 @@ def _embeddings(model: nn.Module) -> dict[str, nn.Module]:
     return embeddings
 
 
-def _refuse_other_base(path: str, values: Tensor, base: nn.Module, apart_from: Sequence[int] = ()) -> None:
-    if not _is_copy(values, base, apart_from):
+def _refuse_other_base(
+    path: str, values: Tensor, base: nn.Module, apart_from: Sequence[int] = (), name: str = WHOLE
+) -> None:
+    if not _is_copy(values, base, apart_from, name):
         raise AdapterFileError(
-            f"the file holds a copy of the base's {path}.weight, {list(values.shape)}, that is not this model's own: "
+            f"the file holds a copy of the base's {path}.{name}, {list(values.shape)}, that is not this model's own: "
             "it was resized or trained. Resize or load the model so that they are the same"
         )
 
 
-def _is_copy(values: Tensor, base: nn.Module, apart_from: Sequence[int] = ()) -> bool:
-    """Whether these are the base's values, but for rows that are replaced anyway."""
-    weight = tensor_of(base, WHOLE).detach().cpu()
+def _is_copy(values: Tensor, base: nn.Module, apart_from: Sequence[int] = (), name: str = WHOLE) -> bool:
+    """Whether these are the base's values, rounded or not, but for rows that are replaced anyway."""
+    weight = tensor_of(base, name).detach().cpu()
     if values.shape != weight.shape:
         return False
     compared = torch.ones(len(weight), dtype=torch.bool)
     compared[list(apart_from)] = False
-    return torch.equal(values[compared].to(weight.dtype), weight[compared])
+    copy, kept = values[compared], weight[compared]
+    return torch.equal(copy.to(weight.dtype), kept) or torch.equal(copy, kept.to(copy.dtype))
 
 
 # -- filling ----------------------------------------------------------------------------------------------------
@@ -294,7 +314,7 @@ def _filled(reading: FileReading, plot: Plot) -> dict[str, Update]:
 def _refuse_other_function(updates: Mapping[str, Update], by_path: Mapping[str, nn.Module]) -> None:
     """What PEFT computes otherwise than the update of these modules is defined cannot be read as that update."""
     others = {path: update for path, update in updates.items() if not isinstance(update, BiasedLinear)}
-    reasons = reasons_against_peft(others, by_path) if others else []
+    reasons = reasons_against_peft(others, by_path)
     if reasons:
         raise AdapterFileError(
             f"PEFT wrote this adapter, but what it computes there has no equal here: {'; '.join(reasons)}. "

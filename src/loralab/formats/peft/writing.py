@@ -205,7 +205,20 @@ def why_not_written(
     updates: Mapping[str, Update], bases: Mapping[str, nn.Module], model: nn.Module | None, stacks: Collection[str]
 ) -> list[str]:
     """Every reason why an adapter cannot be a LoRA adapter of PEFT's; none where it can."""
-    return [*reasons_against_peft(updates, bases, stacks), *ambiguous_rows(updates, model)]
+    reasons = [*reasons_against_peft(updates, bases, stacks), *ambiguous_rows(updates, model)]
+    if not any(len(update.parts) for update in updates.values()):
+        reasons.append("PEFT's LoRA needs a low-rank update, and this adapter has none")
+    return reasons
+
+
+def reasons_of_places(updates: Mapping[str, Update], elsewhere: Mapping[str, Sequence[str]]) -> list[str]:
+    """For every module that hangs in several places of the model and is more than its bias: its path and why not."""
+    changed = [path for path, update in updates.items() if len(update.parts) or is_saved_in_full(update)]
+    return [
+        f"{path}: the model has the same module at {', '.join(elsewhere[path])}, where PEFT leaves the base as it is"
+        for path in changed
+        if path in elsewhere
+    ]
 
 
 def reasons_against_peft(
@@ -237,8 +250,6 @@ def reasons_against_peft(
         reasons.append("PEFT has all adapted modules act from one invocation on (aLoRA), or from none")
     if any(invocations) and any(is_saved_in_full(update) for update in updates.values()):
         reasons.append("PEFT looks for an invocation (aLoRA) in causal language models alone, which have no fresh head")
-    if not adapted:
-        reasons.append("PEFT's LoRA needs a low-rank update, and this adapter has none")
     return reasons
 
 
