@@ -189,13 +189,13 @@ def show(rounds: Sequence[dict[str, Measured]], ratios: dict[str, Any]) -> None:
         )
 
 
-def machine(threads: int) -> dict[str, Any]:
-    """What it was measured on, and the precision that loralab chose there."""
+def machine(threads: int, asked: str = "auto") -> dict[str, Any]:
+    """What it was measured on, and the precision that loralab chose there, or that was asked for."""
     import torch
 
     from loralab.models.precision import choose_dtype
 
-    dtype, reason = choose_dtype("auto", torch.device("cpu"))
+    dtype, reason = choose_dtype(asked, torch.device("cpu"))
     return {
         "processor": str(torch.cpu.get_capabilities().get("cpu_name", "unknown")),
         "threads": threads,
