@@ -7,10 +7,10 @@
 A step is forward, loss, backward, clipping and AdamW on a batch of random tokens of one length, half of them targets of
 a language model. Each contender runs in a process of its own, so that its peak memory is its own; they take turns, and
 what counts are ratios within a round. The base has the precision that `--dtype auto` chooses here; PEFT trains as the
-Trainer does, float32 weights, under autocast where that precision is bfloat16 (`bf16=True`). The rate is that of this model's own dense shapes at this batch, forward and
-backward, measured in the same process just before. The share is what the step cannot do without (4 operations for a
-weight and token, 12 for a pair of positions and unit of width, 4 for a weight of the head and target), over its time
-and that rate: work that is done twice counts once.
+Trainer does, float32 weights, under autocast where that precision is bfloat16 (`bf16=True`). The rate is that of this
+model's own dense shapes at this batch, forward and backward, measured in the same process just before. The share is
+what the step cannot do without (4 operations for a weight and token, 12 for a pair of positions and unit of width, 4
+for a weight of the head and target), over its time and that rate: work that is done twice counts once.
 """
 
 import argparse
@@ -119,7 +119,7 @@ def _batch(model: Any, row: Row, length: int, tokens: int) -> dict[str, Any]:
         return {"input_ids": ids, "labels": torch.zeros(size, dtype=torch.long)}
     labels = ids.clone()
     labels[:, : length // 2] = -100
-    return {"input_ids": ids, "labels": labels[:, length // 2 :] if row.kind == "seq2seq-lm" else labels}
+    return {"input_ids": ids, "labels": labels[:, length // 2 :].contiguous() if row.kind == "seq2seq-lm" else labels}
 
 
 def _ours(model: Any, targets: str, batch: dict[str, Any], steps: int, dtype: Any) -> list[float]:

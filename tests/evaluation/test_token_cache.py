@@ -50,8 +50,6 @@ def counted(task: Task, examples: tuple[AnyExample, ...], tokenizer: PreTrainedT
     return again
 
 
-
-
 @pytest.mark.parametrize("kind", CASES)
 def test_the_second_time_they_are_read(kind: str, tokenizer: PreTrainedTokenizerFast) -> None:
     again = counted(*CASES[kind], tokenizer)
@@ -98,9 +96,7 @@ def test_a_template_that_writes_the_date_and_a_foreign_tokenizer_are_not_kept(
     assert not folder.exists()
 
 
-def test_little_is_not_kept(
-    tokenizer: PreTrainedTokenizerFast, folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_little_is_not_kept(tokenizer: PreTrainedTokenizerFast, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(token_cache, "LEAST_BYTES", 10_000)
     counted(WRITE, TEXTS, tokenizer)()
     assert not folder.exists()
