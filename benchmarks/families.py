@@ -21,12 +21,12 @@ import statistics
 import subprocess
 import sys
 import time
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from benchmarks.rate import dense_shapes, product_rate, weights
 from benchmarks.train import machine
 
 RANK, ALPHA, RATE = 8, 16, 2e-4
@@ -93,7 +93,7 @@ def run(contender: str, name: str, targets: str, length: int, options: argparse.
     model: Any = model_from_config(name, config, row.kind).requires_grad_(False)
     batch = _batch(model, row, length, options.tokens)
     use_fast_float32()
-    rate = _product_rate(model, batch, dtype)
+    rate = product_rate(dense_shapes(model), _tokens(model, batch), dtype)
     needed = _needed(model, batch)
     seconds = (_ours if contender == "ours" else _peft)(model, targets, batch, options.steps, dtype)
     step = statistics.median(seconds[UNCOUNTED:])
@@ -183,14 +183,6 @@ def _timed(model: Any, loss: Callable[[], Any], trained: Sequence[Any], steps: i
 # -- what there is to do, and how fast the processor could ----------------------------------------------------
 
 
-def _dense(model: Any) -> Counter[tuple[int, int]]:
-    """(O, I) of the body's dense layers, and how many there are of each. Of an encoder-decoder both halves."""
-    from loralab.nn.dense import dense_shape, is_dense
-
-    head = model.get_output_embeddings()
-    return Counter(dense_shape(each) for each in model.modules() if each is not head and is_dense(each))
-
-
 def _tokens(model: Any, batch: dict[str, Any]) -> int:
     """Positions in the batch."""
     if "input_ids" in batch:
@@ -199,32 +191,23 @@ def _tokens(model: Any, batch: dict[str, Any]) -> int:
     return len(batch["pixel_values"]) * (side**2 + 1)
 
 
+def _halves(model: Any, batch: dict[str, Any]) -> list[tuple[Any, int]]:
+    """The model and its positions; of an encoder-decoder each half with its own."""
+    if not model.config.is_encoder_decoder:
+        return [(model, _tokens(model, batch))]
+    return [(model.get_encoder(), _tokens(model, batch)), (model.get_decoder(), batch["labels"].numel())]
+
+
 def _needed(model: Any, batch: dict[str, Any]) -> float:
     """Operations that a step with adapters from the first block on cannot do without."""
     config, tokens = model.config.get_text_config(), _tokens(model, batch)
     size = len(next(iter(batch.values())))
     width = int(getattr(config, "num_attention_heads", 1)) * int(getattr(config, "head_dim", 0) or 0)
     pairs = 12 * int(config.num_hidden_layers) * (tokens // size) ** 2 * size * (width or int(config.hidden_size))
-    body = 4 * tokens * sum(count * o * i for (o, i), count in _dense(model).items())
+    body = 4 * sum(count * weights(dense_shapes(half)) for half, count in _halves(model, batch))
     head = model.get_output_embeddings()
     targets = int((batch["labels"] != -100).sum())
     return float(body + pairs + (0 if head is None else 4 * targets * head.weight.numel()))
-
-
-def _product_rate(model: Any, batch: dict[str, Any], dtype: Any) -> float:
-    """Operations a second of the body's own shapes: x·Wᵀ and g·W, each as often as the model has it."""
-    import torch
-
-    rows, work, spent = _tokens(model, batch), 0.0, 0.0
-    for (o, i), count in _dense(model).items():
-        x, weight, g = (torch.randn(*shape).to(dtype) for shape in ((rows, i), (o, i), (rows, o)))
-        best = []
-        for _ in range(4):
-            started = time.perf_counter()
-            _ = x @ weight.T, g @ weight
-            best.append(time.perf_counter() - started)
-        work, spent = work + count * 4.0 * rows * o * i, spent + count * min(best)
-    return work / spent
 
 
 # -- all of them ----------------------------------------------------------------------------------------------
