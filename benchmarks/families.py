@@ -6,10 +6,11 @@
 
 A step is forward, loss, backward, clipping and AdamW on a batch of random tokens of one length, half of them targets of
 a language model. Each contender runs in a process of its own, so that its peak memory is its own; they take turns, and
-what counts are ratios within a round. The rate is that of this model's own dense shapes at this batch, forward and
-backward, measured in the same process just before. The share is what the step cannot do without (4 operations for a
-weight and token, 12 for a pair of positions and unit of width, 4 for a weight of the head and target), over its time
-and that rate: work that is done twice counts once.
+what counts are ratios within a round. The base has the precision that `--dtype auto` chooses here; PEFT trains as the
+Trainer does, float32 weights, under autocast where that precision is bfloat16 (`bf16=True`). The rate is that of this
+model's own dense shapes at this batch, forward and backward, measured in the same process just before. The share is
+what the step cannot do without (4 operations for a weight and token, 12 for a pair of positions and unit of width, 4
+for a weight of the head and target), over its time and that rate: work that is done twice counts once.
 """
 
 import argparse
@@ -20,12 +21,12 @@ import statistics
 import subprocess
 import sys
 import time
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from benchmarks.rate import dense_shapes, product_rate, weights
 from benchmarks.train import machine
 
 RANK, ALPHA, RATE = 8, 16, 2e-4
@@ -83,18 +84,18 @@ def run(contender: str, name: str, targets: str, length: int, options: argparse.
     import torch
 
     from loralab.models.load import config_of_type, model_from_config
-    from loralab.models.precision import use_fast_float32
+    from loralab.models.precision import DTYPES, use_fast_float32
 
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
-    row = ROWS[name]
-    model: Any = model_from_config(name, config_of_type(row.model_type, row.values), row.kind).requires_grad_(False)
+    row, dtype = ROWS[name], DTYPES[options.dtype]
+    config = config_of_type(row.model_type, row.values | {"dtype": dtype if contender == "ours" else torch.float32})
+    model: Any = model_from_config(name, config, row.kind).requires_grad_(False)
     batch = _batch(model, row, length, options.tokens)
-    if contender == "ours":
-        use_fast_float32()
-    rate = _product_rate(model, batch)
+    use_fast_float32()
+    rate = product_rate(dense_shapes(model), _tokens(model, batch), dtype)
     needed = _needed(model, batch)
-    seconds = (_ours if contender == "ours" else _peft)(model, targets, batch, options.steps)
+    seconds = (_ours if contender == "ours" else _peft)(model, targets, batch, options.steps, dtype)
     step = statistics.median(seconds[UNCOUNTED:])
     return {
         "seconds": step,
@@ -118,12 +119,10 @@ def _batch(model: Any, row: Row, length: int, tokens: int) -> dict[str, Any]:
         return {"input_ids": ids, "labels": torch.zeros(size, dtype=torch.long)}
     labels = ids.clone()
     labels[:, : length // 2] = -100
-    return {"input_ids": ids, "labels": labels[:, length // 2 :] if row.kind == "seq2seq-lm" else labels}
+    return {"input_ids": ids, "labels": labels[:, length // 2 :].contiguous() if row.kind == "seq2seq-lm" else labels}
 
 
-def _ours(model: Any, targets: str, batch: dict[str, Any], steps: int) -> list[float]:
-    import torch
-
+def _ours(model: Any, targets: str, batch: dict[str, Any], steps: int, dtype: Any) -> list[float]:
     from loralab.core.attach import attach
     from loralab.methods.lora import LoRA
     from loralab.models.fast.head import target_loss_sum
@@ -133,17 +132,20 @@ def _ours(model: Any, targets: str, batch: dict[str, Any], steps: int) -> list[f
     adapter = attach(model, LoRA(rank=RANK, alpha=ALPHA, targets=targets))
     language = "pixel_values" not in batch and batch["labels"].ndim == 2
 
+    batch = {name: each.to(dtype) if each.is_floating_point() else each for name, each in batch.items()}
+
     def loss() -> Any:
         if not language:
             return model(**batch).loss
         total, count = target_loss_sum(model, batch["input_ids"], None, batch["labels"])
         return total / count
 
-    with made_fast(LoadedModel(model, Any, "random", torch.float32, (), ())):  # type: ignore[arg-type]
+    with made_fast(LoadedModel(model, Any, "random", dtype, (), ())):  # type: ignore[arg-type]
         return _timed(model, loss, list(adapter.parameters()), steps)
 
 
-def _peft(model: Any, targets: str, batch: dict[str, Any], steps: int) -> list[float]:
+def _peft(model: Any, targets: str, batch: dict[str, Any], steps: int, dtype: Any) -> list[float]:
+    import torch
     from peft import LoraConfig, get_peft_model
 
     from loralab.core.attach import attach, detach
@@ -154,7 +156,12 @@ def _peft(model: Any, targets: str, batch: dict[str, Any], steps: int) -> list[f
     detach(model)
     adapted: Any = get_peft_model(model, LoraConfig(r=RANK, lora_alpha=ALPHA, target_modules=paths))
     trained = [parameter for parameter in adapted.parameters() if parameter.requires_grad]
-    return _timed(adapted, lambda: adapted(**batch).loss, trained, steps)
+
+    def loss() -> Any:
+        with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
+            return adapted(**batch).loss
+
+    return _timed(adapted, loss, trained, steps)
 
 
 def _timed(model: Any, loss: Callable[[], Any], trained: Sequence[Any], steps: int) -> list[float]:
@@ -176,14 +183,6 @@ def _timed(model: Any, loss: Callable[[], Any], trained: Sequence[Any], steps: i
 # -- what there is to do, and how fast the processor could ----------------------------------------------------
 
 
-def _dense(model: Any) -> Counter[tuple[int, int]]:
-    """(O, I) of the body's dense layers, and how many there are of each. Of an encoder-decoder both halves."""
-    from loralab.nn.dense import dense_shape, is_dense
-
-    head = model.get_output_embeddings()
-    return Counter(dense_shape(each) for each in model.modules() if each is not head and is_dense(each))
-
-
 def _tokens(model: Any, batch: dict[str, Any]) -> int:
     """Positions in the batch."""
     if "input_ids" in batch:
@@ -192,32 +191,23 @@ def _tokens(model: Any, batch: dict[str, Any]) -> int:
     return len(batch["pixel_values"]) * (side**2 + 1)
 
 
+def _halves(model: Any, batch: dict[str, Any]) -> list[tuple[Any, int]]:
+    """The model and its positions; of an encoder-decoder each half with its own."""
+    if not model.config.is_encoder_decoder:
+        return [(model, _tokens(model, batch))]
+    return [(model.get_encoder(), _tokens(model, batch)), (model.get_decoder(), batch["labels"].numel())]
+
+
 def _needed(model: Any, batch: dict[str, Any]) -> float:
     """Operations that a step with adapters from the first block on cannot do without."""
     config, tokens = model.config.get_text_config(), _tokens(model, batch)
     size = len(next(iter(batch.values())))
     width = int(getattr(config, "num_attention_heads", 1)) * int(getattr(config, "head_dim", 0) or 0)
     pairs = 12 * int(config.num_hidden_layers) * (tokens // size) ** 2 * size * (width or int(config.hidden_size))
-    body = 4 * tokens * sum(count * o * i for (o, i), count in _dense(model).items())
+    body = 4 * sum(count * weights(dense_shapes(half)) for half, count in _halves(model, batch))
     head = model.get_output_embeddings()
     targets = int((batch["labels"] != -100).sum())
     return float(body + pairs + (0 if head is None else 4 * targets * head.weight.numel()))
-
-
-def _product_rate(model: Any, batch: dict[str, Any]) -> float:
-    """Operations a second of the body's own shapes: x·Wᵀ and g·W, each as often as the model has it."""
-    import torch
-
-    rows, work, spent = _tokens(model, batch), 0.0, 0.0
-    for (o, i), count in _dense(model).items():
-        x, weight, g = torch.randn(rows, i), torch.randn(o, i), torch.randn(rows, o)
-        best = []
-        for _ in range(4):
-            started = time.perf_counter()
-            _ = x @ weight.T, g @ weight
-            best.append(time.perf_counter() - started)
-        work, spent = work + count * 4.0 * rows * o * i, spent + count * min(best)
-    return work / spent
 
 
 # -- all of them ----------------------------------------------------------------------------------------------
@@ -227,6 +217,7 @@ def measure(contender: str, options: argparse.Namespace, name: str, targets: str
     """Run one contender in a fresh process."""
     words = {"contender": contender, "models": name, "targets": targets, "lengths": length}
     words |= {"steps": options.steps, "threads": options.threads, "tokens": options.tokens}
+    words |= {"dtype": options.dtype}
     pairs = [text for flag, value in words.items() for text in (f"--{flag}", str(value))]
     environment = os.environ | {"OMP_NUM_THREADS": str(options.threads)}
     command = [sys.executable, "-m", "benchmarks.families", *pairs]
@@ -267,6 +258,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=4, help="steps a run, the first not counted")
     parser.add_argument("--tokens", type=int, default=4096, help="of a batch, unless one example has more")
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--dtype", choices=("auto", "float32", "bfloat16"), default="auto", help="of the base")
     parser.add_argument("--json", help="also write everything measured to this file")
     parser.add_argument("--contender", choices=CONTENDERS, help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
@@ -282,9 +274,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         (name,), (targets,), (length,) = options.models, options.targets, options.lengths
         print(json.dumps(run(options.contender, name, targets, length, options)))
         return 0
-    place, rows = machine(options.threads) | {"base": "float32", "why": "random weights"}, []
+    place, rows = machine(options.threads, options.dtype), []
+    options.dtype = place["base"]
     print(
-        f"{place['processor']}, {place['threads']} threads, torch {place['torch']}, float32, load {place['load']:.1f}"
+        f"{place['processor']}, {place['threads']} threads, torch {place['torch']}, {place['base']}, "
+        f"load {place['load']:.1f}"
     )
     print(f"{'':26}{'targets':>12}{'tokens':>8}{'s a step':>10}{'speed':>8}{'memory':>8}{'share':>8}")
     for name, targets, length in cells(options):

@@ -131,9 +131,8 @@ def _head(model: Any) -> list[str]:
     """Where the head runs, and whether padding on the right needs a mask."""
     if model.get_output_embeddings() is None:
         return ["classifier", "masked"]
-    if model.config.is_encoder_decoder:
-        return ["whole logits", "masked"]
-    route = loss_route(model, torch.arange(3, 15).view(2, 6))
+    ids = torch.arange(3, 15).view(2, 6)
+    route = loss_route(model, ids, ids if model.config.is_encoder_decoder else None)
     logits = route.reason.partition(", its logits ")[2].split(" ")[0]
     where = f"at targets{f', {logits}' if logits else ''}" if route.split else "whole logits"
     return [where, "no mask" if route.causal else "masked"]

@@ -13,9 +13,11 @@ from transformers import PreTrainedModel
 
 from loralab.core.adapter import Adapter
 from loralab.core.attach import attach
+from loralab.methods.counts import parameter_counts
 from loralab.methods.registry import specification
 from loralab.methods.settings import MethodSettings
 from loralab.models.load import config_of_type, model_from_config
+from loralab.planning.activations import activation_parts
 from loralab.planning.gpu import CONTEXT_BYTES, CUBLAS_BYTES, SEGMENT_BYTES
 from loralab.planning.memory import BYTES_PER_TRAINING_TOKEN, HEAP_SHARE, PROCESS_BYTES, estimate
 from loralab.planning.shape import Workload
@@ -69,6 +71,17 @@ def test_full_fine_tuning_keeps_sixteen_bytes_a_parameter_beside_the_base() -> N
 def test_activations_grow(more: dict[str, Any]) -> None:
     large = replace(WORK, batch=64, tokens=60)
     assert estimate(*tiny(), replace(large, **more)).activations > estimate(*tiny(), large).activations
+
+
+def test_an_encoder_decoders_logits_are_never_whole() -> None:
+    with torch.device("meta"):
+        model = model_from_config("t5", config_of_type("t5", {"decoder_start_token_id": 0}), "seq2seq-lm")
+    adapter, vocabulary = attach(model, specification(MethodSettings(targets="q,v"))), int(model.config.vocab_size)
+    few, many = (
+        activation_parts(model, adapter, parameter_counts(adapter, model), replace(WORK, targets=targets))
+        for targets in (4000, 8000)
+    )
+    assert many["head"] - few["head"] < 4000 * vocabulary
 
 
 def test_checkpointing_keeps_less() -> None:

@@ -14,6 +14,7 @@ from loralab.evaluation.labels import predict_labels
 from loralab.evaluation.likelihood import mean_target_loss
 from loralab.evaluation.preference import measure_pairs
 from loralab.evaluation.score import Scored, require_metrics, score_outputs
+from loralab.evaluation.token_cache import encoded_once
 from loralab.generation.config import GenerationConfig
 from loralab.generation.settings import forced_first_token
 from loralab.methods.prefix.update import text_room
@@ -134,10 +135,14 @@ def encode_for(
     model: PreTrainedModel, processor: Processor, task: Task, examples: Examples, max_length: int
 ) -> Encoding:
     """The examples as the model takes them, in training as in evaluation: cut to what it has room for."""
-    longest = room_for(model, max_length)
+    longest, first = room_for(model, max_length), forced_first_token(model)
     encoder_decoder = bool(getattr(model.config, "is_encoder_decoder", False))
-    encoding = encode_examples(task, examples, processor, longest, encoder_decoder=encoder_decoder)
-    return begin_targets(encoding, forced_first_token(model), longest)
+
+    def encode() -> Encoding:
+        encoding = encode_examples(task, examples, processor, longest, encoder_decoder=encoder_decoder)
+        return begin_targets(encoding, first, longest)
+
+    return encoded_once(task, examples, processor, (longest, encoder_decoder, first), encode)
 
 
 def room_for(model: PreTrainedModel, max_length: int) -> int:

@@ -8,6 +8,7 @@ difference).
 
 import time
 from collections.abc import Callable, Mapping
+from functools import cache
 
 import torch
 
@@ -49,12 +50,22 @@ def _native_bfloat16(device: torch.device) -> tuple[bool, str]:
 def _cpu_bfloat16(capabilities: Mapping[str, object], faster: Callable[[], bool]) -> tuple[bool, str]:
     """The processor's word, and where it says yes, a measurement (`faster`) that it holds here."""
     name = str(capabilities.get("cpu_name") or capabilities.get("architecture") or "this processor")
-    flag = next((flag for flag in NATIVE_BFLOAT16 if capabilities.get(flag)), None)
+    flag = _native_flag(capabilities)
     if flag is None:
         return False, f"float32: {name} does not multiply bfloat16 natively"
     if not faster():
         return False, f"float32: {name} has {flag}, but bfloat16 products are not faster than float32 here"
     return True, f"bfloat16: {name} multiplies it natively ({flag})"
+
+
+def _native_flag(capabilities: Mapping[str, object]) -> str | None:
+    return next((flag for flag in NATIVE_BFLOAT16 if capabilities.get(flag)), None)
+
+
+@cache
+def multiplies_bfloat16() -> bool:
+    """Whether the processor says that it multiplies bfloat16 itself."""
+    return _native_flag(torch.cpu.get_capabilities()) is not None
 
 
 def use_fast_float32() -> str:

@@ -59,18 +59,18 @@ def is_in_a_table(model: PreTrainedModel) -> bool:
 
 def _head(model: PreTrainedModel, adapter: Adapter, shape: ModelSizes, work: Workload) -> int:
     """A chunk of logits and the hidden states at the targets with their gradients; where the head trains also a
-    second chunk and its gradient, twice. An encoder-decoder's logits are whole, in two precisions. Classes are few.
+    second chunk and its gradient, twice. BART adds its constant, as wide as the vocabulary, to what stands for its
+    logits. Classes are few.
     """
-    if model.config.is_encoder_decoder:
-        return work.targets * shape.vocabulary * (shape.size + 2 * FLOAT32)
+    added = work.targets * shape.vocabulary * shape.size if hasattr(model, "final_logits_bias") else 0
     output = _output_head(model)
     if output is None:
         return 0
     hidden = 2 * work.targets * shape.width * shape.size
     chunk = _chunk_rows(work.targets, shape.vocabulary) * shape.vocabulary * shape.size
     if not any(layer is output for layer in adapter.layers.values()):
-        return hidden + chunk + BLOCK_BYTES
-    return hidden + 2 * chunk + 2 * shape.vocabulary * shape.width * FLOAT32
+        return hidden + max(added, chunk + BLOCK_BYTES)
+    return hidden + max(added, 2 * chunk) + 2 * shape.vocabulary * shape.width * FLOAT32
 
 
 def _output_head(model: PreTrainedModel) -> nn.Module | None:

@@ -7,7 +7,7 @@ import torch
 from transformers import PreTrainedModel
 
 from loralab.models.families.aliases import block_paths
-from loralab.models.fast.attention import LONGEST
+from loralab.models.fast.attention import longest
 
 FLOAT32 = 4
 """Bytes of an element of what trains, its gradients and the optimizer's moments."""
@@ -100,7 +100,7 @@ def shape_of(model: PreTrainedModel, work: Workload) -> ModelSizes:
 
 
 def _attention(work: Workload, dropout: bool) -> str:
-    short = work.tokens <= LONGEST.get(work.dtype, 0)
+    short = work.tokens <= longest(work.dtype)
     return "products" if work.device == "cpu" and (short or dropout) else "fused"
 
 

@@ -5,7 +5,10 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 from transformers import (
+    BartConfig,
+    BartForConditionalGeneration,
     BloomConfig,
     BloomForCausalLM,
     CohereConfig,
@@ -120,13 +123,41 @@ def test_probe_leaves_modes_and_random_state_alone() -> None:
     assert torch.equal(torch.get_rng_state(), state)
 
 
-def test_encoder_decoder_loss_is_transformers_own() -> None:
-    config = T5Config(d_model=32, d_kv=8, d_ff=48, num_layers=2, num_heads=4, vocab_size=60, decoder_start_token_id=0)
-    model = T5ForConditionalGeneration(config).eval()
+def encoder_decoders() -> dict[str, PreTrainedModel]:
+    sizes = {"d_model": 32, "vocab_size": 60, "decoder_start_token_id": 0}
+    t5 = T5Config(d_kv=8, d_ff=48, num_layers=2, num_heads=4, **sizes)
+    halves = {f"{half}_{name}": value for half in ("encoder", "decoder") for name, value in BART.items()}
+    bart = BartConfig(**sizes, **halves, pad_token_id=1, bos_token_id=2, eos_token_id=3, forced_eos_token_id=3)
+    biased = BartForConditionalGeneration(bart)
+    biased.final_logits_bias.normal_()
+    return {"T5": T5ForConditionalGeneration(t5), "BART": BartForConditionalGeneration(bart), "BART, biased": biased}
+
+
+BART = {"layers": 2, "attention_heads": 4, "ffn_dim": 48}
+
+
+@pytest.mark.parametrize("name", ["T5", "BART", "BART, biased"])
+def test_an_encoder_decoders_loss_is_transformers_own(name: str) -> None:
+    """BART adds a constant to its logits, which is usually zero; where it is not, its own logits are used."""
+    model = encoder_decoders()[name].eval()
     ids, mask, labels = padded_batch()
     loss, count = target_loss_sum(model, ids, mask, labels)
+    found = torch.autograd.grad(loss, first := next(model.parameters()))
     own = model(input_ids=ids, attention_mask=mask, labels=labels).loss
     torch.testing.assert_close(loss, own * count)
+    torch.testing.assert_close(found, torch.autograd.grad(own * count, first), rtol=1e-5, atol=1e-5)
+    assert loss_route(model, ids, labels).split == (name != "BART, biased")
+    assert "forward" not in vars(model.get_output_embeddings())
+
+
+def test_an_encoder_decoders_targets_are_weighted_and_smoothed() -> None:
+    model = encoder_decoders()["T5"].eval()
+    ids, mask, labels = padded_batch()
+    weights_B = torch.arange(1.0, 1 + len(ids))
+    loss, _ = target_loss_sum(model, ids, mask, labels, label_smoothing=0.2, weights=weights_B)
+    logits = model(input_ids=ids, attention_mask=mask, labels=labels).logits
+    losses_BT = F.cross_entropy(logits.mT, labels, reduction="none", label_smoothing=0.2, ignore_index=IGNORED)
+    torch.testing.assert_close(loss, (losses_BT.sum(1) @ weights_B))
 
 
 def test_label_smoothing_reaches_both_routes() -> None:

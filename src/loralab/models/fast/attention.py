@@ -2,7 +2,7 @@
 
     S = s·Q·Kᵀ + mask,   P = softmax(S),   O = dropout(P)·V
 
-For a couple of hundred tokens in bfloat16, two plain matrix products and a softmax are several times faster than
+For a few hundred tokens in bfloat16, two plain matrix products and a softmax are several times faster than
 torch's fused CPU kernel, whose backward pass is its slow half (in float32 it is the faster one); but autograd would
 keep P. The function here keeps only Q, K and V, computes P again in its backward pass, and draws again what dropout
 drew. torch's fused kernel has no dropout: where weights are dropped, torch keeps P three times over, and the function
@@ -25,6 +25,7 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedM
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
+from loralab.models.precision import multiplies_bfloat16
 from loralab.nn.dropout import drawn_again, kept, scaled
 
 NAME = "loralab"
@@ -36,8 +37,13 @@ float32 58 tokens 16/13, 256 41/22 (a processor without bfloat16 products; one w
 With dropout, on two threads in float32, 12 heads of 32: 32×60 tokens 43/51, 32×128 131/184, 8×512 528/896; kept are
 9/24, 20/90 and 26/306 MB."""
 
-WEIGHTS_AT_ONCE = 2**23
-"""Elements of P that are worked through together: as many sequences, and at least one."""
+LONGEST_NATIVE = {torch.bfloat16: 512}
+"""The same where the processor multiplies bfloat16 itself. Measured there on two threads, 9 heads of 64 with 3 of keys:
+64 tokens 10/40, 256 27/53, 512 57/81, 1024 167/106; 12 heads of 32, masked, 256 24/47, 512 59/72."""
+
+WEIGHTS_AT_ONCE = 2**21
+"""Elements of P that are worked through together: as many sequences, and at least one. They stay in a cache: 2²³ took
+1.3 to 1.7 times as long from 256 tokens on."""
 
 _UNKNOWN = ("position_bias", "softcap", "s_aux", "cache")
 """Arguments of the interface that change the result and that only torch's kernel, or none, knows."""
@@ -117,6 +123,12 @@ def short_sequence_attention(model: nn.Module) -> Iterator[str]:
         yield _sentence(model.dtype)
     finally:
         model.set_attn_implementation(before)
+
+
+def longest(dtype: torch.dtype) -> int:
+    """Key tokens up to which this processor takes the plain products without dropout; 0: never."""
+    native = LONGEST_NATIVE if multiplies_bfloat16() else {}
+    return native.get(dtype, LONGEST.get(dtype, 0))
 
 
 class _ShortAttention(torch.autograd.Function):
@@ -202,20 +214,32 @@ def _drop(weights: Tensor, dropout: float) -> Tensor:
 def _weights(query: Tensor, key: Tensor, mask: Tensor | None, scale: float) -> Tensor:
     """P with shape [B·G, R·T, S]."""
     batch, heads, tokens, _ = query.shape
-    scores = torch.bmm(_grouped(query, key.shape[1]), key.flatten(0, 1).mT).mul_(scale)
+    rows, columns = _grouped(query, key.shape[1]), key.flatten(0, 1).mT
+    if mask is not None and mask.numel() == mask.shape[-2:].numel() == tokens * key.shape[2]:  # one for all
+        repeated = mask.reshape(tokens, -1).repeat(heads // key.shape[1], 1)
+        return _softmax(torch.baddbmm(repeated, rows, columns, alpha=scale))
+    scores = torch.bmm(rows, columns).mul_(scale)
     if mask is not None:
         scores.view(batch, heads, tokens, -1).add_(mask)
+    return _softmax(scores)
+
+
+def _softmax(scores: Tensor) -> Tensor:
+    """Over the last dimension. torch's kernel for 16 bits takes three times as long an element where that is no
+    multiple of 32, longer than by way of float32."""
+    if scores.element_size() == 2 and scores.shape[-1] % 32:
+        return scores.softmax(-1, dtype=torch.float32).to(scores.dtype)
     return scores.softmax(-1)
 
 
 def _sentence(dtype: torch.dtype) -> str:
-    if dtype not in LONGEST:
+    if not longest(dtype):
         return (
             f"attention: torch's kernel, the faster one in {str(dtype).removeprefix('torch.')}; where weights are "
             "dropped, plain products, computed again in the backward pass"
         )
     return (
-        f"attention: plain products up to {LONGEST[dtype]} tokens (at any length where weights are dropped), computed "
+        f"attention: plain products up to {longest(dtype)} tokens (at any length where weights are dropped), computed "
         "again in the backward pass"
     )
 
@@ -232,6 +256,6 @@ def _additive(allowed: Tensor, dtype: torch.dtype) -> Tensor:
 
 def _is_for_products(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, dropout: float) -> bool:
     trains = torch.is_grad_enabled() and (query.requires_grad or key.requires_grad or value.requires_grad)
-    short = key.shape[2] <= LONGEST.get(query.dtype, 0)
+    short = key.shape[2] <= longest(query.dtype)
     fits = (short or dropout > 0) and key.shape[2] == query.shape[2]
     return trains and fits and query.device.type == "cpu" and not (mask is not None and mask.requires_grad)

@@ -3,12 +3,13 @@
 A causal language model of transformers is a body (ids -> hidden states) and an output head. Most compute
 `logits = head(body(ids))`, some cap or scale what the head gives; then the loss needs the head at the target positions
 alone. Whether a model is like that is found out by running it once on the first batch's first tokens, bit for bit; one
-that is not is run whole and its own logits are used. It knows nothing of LoRA, tasks or optimizers.
+that is not is run whole and its own logits are used. An encoder-decoder is run whole, but for its head. It knows
+nothing of LoRA, tasks or optimizers.
 
 Shapes: B sequences, T tokens, N target positions, H hidden width, V vocabulary.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from weakref import WeakKeyDictionary
@@ -25,6 +26,8 @@ from loralab.nn.targets import IGNORED
 PROBE_TOKENS = 8
 Transform = Callable[[Tensor], Tensor]
 """What some families make of the head's numbers before they are logits."""
+SHIFT = "prepare_decoder_input_ids_from_labels"
+"""What transformers calls the function by which an encoder-decoder makes its decoder's input."""
 AT_TARGETS = "the output head runs at target positions only, in chunks"
 
 
@@ -66,9 +69,7 @@ def target_loss_sum(
     if weights is not None and weights.ndim == 1:
         weights = weights[:, None].expand_as(labels)
     if model.config.is_encoder_decoder:  # type: ignore[union-attr]
-        with padding_lent(model, 0):  # the decoder's input holds one where a target is padded, read by none
-            logits = model(input_ids=input_ids, attention_mask=attention_mask, labels=labels).logits
-        return _from_logits(logits, labels, label_smoothing, weights)
+        return _decoders_loss(model, input_ids, attention_mask, labels, label_smoothing, weights)
     packed = {} if position_ids is None else {"position_ids": position_ids}
     route = loss_route(model, input_ids)
     mask = None if route.causal and _is_right_padded(attention_mask) else attention_mask
@@ -82,6 +83,27 @@ def target_loss_sum(
     targets_N = labels.flatten()[where_N + 1]
     weights_N = None if weights is None else weights.flatten()[where_N + 1]
     return sum_cross_entropy(hidden_NH, _head_of(model, route), targets_N, label_smoothing, weights_N), len(where_N)
+
+
+def _decoders_loss(
+    model: nn.Module,
+    input_ids: Tensor,
+    attention_mask: Tensor | None,
+    labels: Tensor,
+    smoothing: float,
+    weights: Tensor | None,
+) -> tuple[Tensor, int]:
+    """As `target_loss_sum`, of an encoder-decoder."""
+    route = loss_route(model, input_ids, labels)
+    inputs = {"input_ids": input_ids, "attention_mask": attention_mask}
+    with padding_lent(model, 0):  # the decoder's input holds one where a target is padded, read by none
+        if not route.split:
+            return _from_logits(model(**inputs, labels=labels).logits, labels, smoothing, weights)
+        hidden_BTH = _entering_head(model, inputs | {"decoder_input_ids": _shifted(model, labels)})
+    where_N = (labels != IGNORED).flatten().nonzero().squeeze(1)
+    hidden_NH, targets_N = hidden_BTH.flatten(0, 1).index_select(0, where_N), labels.flatten()[where_N]
+    weights_N = None if weights is None else weights.flatten()[where_N]
+    return sum_cross_entropy(hidden_NH, _head_of(model, route), targets_N, smoothing, weights_N), len(where_N)
 
 
 def row_losses(
@@ -128,10 +150,14 @@ def _row_sums(logits_BTV: Tensor, labels_BT: Tensor, smoothing: float) -> tuple[
     return torch.stack(sums), (labels_BT != IGNORED).sum(1)
 
 
-def loss_route(model: nn.Module, input_ids: Tensor) -> Route:
-    """The route for this model, found out on the first tokens of `input_ids` [B, T] and remembered with the model."""
+def loss_route(model: nn.Module, input_ids: Tensor, labels: Tensor | None = None) -> Route:
+    """The route for this model, found out on the first tokens of `input_ids` [B, T] and remembered with the model.
+
+    An encoder-decoder is given `labels` too.
+    """
     if model not in _routes:
-        _routes[model] = _probe(model, input_ids[:, :PROBE_TOKENS])
+        first = input_ids[:, :PROBE_TOKENS]
+        _routes[model] = _probe(model, first) if labels is None else _probe_decoder(model, first, labels)
     return _routes[model]
 
 
@@ -172,8 +198,27 @@ def _probe(model: nn.Module, ids_BT: Tensor) -> Route:
         causal = _is_causal(model, ids_BT)
         if _head(model) is None or _body(model) is model:
             return Route(False, causal, "the model's own logits are used: it has no separate body and output head")
-        entered, left, logits = _watch_head(model, ids_BT)
+        watched = _watch_head(model, {"input_ids": ids_BT})
         hidden = _body(model)(input_ids=ids_BT, use_cache=False)[0]
+    return _judged(model, causal, hidden, *watched)
+
+
+@torch.no_grad()
+def _probe_decoder(model: nn.Module, ids_BT: Tensor, labels: Tensor) -> Route:
+    if _head(model) is None or not hasattr(model, SHIFT):
+        return Route(False, False, "the model's own logits are used: what its decoder reads is known to itself alone")
+    inputs, labels = {"input_ids": ids_BT}, labels[:, :PROBE_TOKENS].contiguous()
+    with evaluating(model), padding_lent(model, 0):
+        watched = _watch_head(model, inputs | {"labels": labels})
+        hidden = _entering_head(model, inputs | {"decoder_input_ids": _shifted(model, labels)})
+    return _judged(model, False, hidden, *watched)
+
+
+def _judged(
+    model: nn.Module, causal: bool, hidden: Tensor, entered: Tensor | None, left: Tensor | None, logits: Tensor
+) -> Route:
+    """The route of a model whose head is given `hidden` here and `entered` when the model runs on its own, and gives
+    `left`, of which the model makes `logits`."""
     if entered is None or left is None or not torch.equal(entered, hidden):
         reason = "the model's own logits are used: its head does not read the body's output as it is"
         return Route(False, causal, reason)
@@ -185,6 +230,32 @@ def _probe(model: nn.Module, ids_BT: Tensor) -> Route:
     return Route(False, causal, "the model's own logits are used: they are transformed after the output head")
 
 
+def _shifted(model: nn.Module, labels: Tensor) -> Tensor:
+    """What the decoder reads to write the labels."""
+    ids: Tensor = getattr(model, SHIFT)(labels)
+    return ids
+
+
+def _entering_head(model: nn.Module, inputs: Mapping[str, Tensor | None]) -> Tensor:
+    """What the head is given when the model runs, which goes without: its logits are one number wide, and zero."""
+    head, seen = _head(model), list[Tensor]()
+
+    def stand_in(hidden: Tensor) -> Tensor:
+        seen.append(hidden)
+        return hidden.new_zeros(*hidden.shape[:-1], 1)
+
+    before = vars(head).get("forward")
+    head.forward = stand_in
+    try:
+        model(**inputs, use_cache=False)
+    finally:
+        del head.forward
+        if before is not None:
+            head.forward = before
+    (hidden,) = seen
+    return hidden
+
+
 def _is_causal(model: nn.Module, ids_BT: Tensor) -> bool:
     """Whether changing the last token leaves the logits of the others as they were, bit for bit."""
     changed_BT = ids_BT.clone()
@@ -193,7 +264,7 @@ def _is_causal(model: nn.Module, ids_BT: Tensor) -> bool:
     return torch.equal(before, after)
 
 
-def _watch_head(model: nn.Module, ids_BT: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor]:
+def _watch_head(model: nn.Module, inputs: Mapping[str, Tensor]) -> tuple[Tensor | None, Tensor | None, Tensor]:
     """What enters the head, what leaves it, and the logits, when the model runs on its own."""
     seen: list[tuple[Tensor, Tensor]] = []
 
@@ -202,7 +273,7 @@ def _watch_head(model: nn.Module, ids_BT: Tensor) -> tuple[Tensor | None, Tensor
 
     handle = _head(model).register_forward_hook(remember)
     try:
-        logits: Tensor = model(input_ids=ids_BT, use_cache=False).logits
+        logits: Tensor = model(**inputs, use_cache=False).logits
     finally:
         handle.remove()
     return (*seen[0], logits) if len(seen) == 1 else (None, None, logits)
