@@ -208,3 +208,11 @@ def test_an_adapter_says_in_one_line_what_it_is_and_whether_it_speaks() -> None:
 def test_a_joint_adapter_names_its_methods() -> None:
     adapter = ll.attach(nn.Sequential(nn.Linear(6, 8)), [ll.LoRA(rank=2, targets=["0"]), ll.BitFit()])
     assert repr(adapter) == "Adapter('default': LoRA + BitFit, rank 2, 1 module, 36 parameters, live)"
+
+
+@pytest.mark.parametrize("targets", [["attn"], ["attn.out_proj"]])
+def test_an_attention_and_its_output_in_full_are_one_too_many(targets: list[str]) -> None:
+    model = nn.ModuleDict({"attn": nn.MultiheadAttention(4, 2)})
+    with pytest.raises(ll.SpecError, match=r"attn is adapted and attn\.out_proj inside it is adapted as well"):
+        ll.attach(model, ll.LoRA(rank=1, targets=targets, modules_to_save=["attn.out_proj"]))
+    assert type(model["attn"].out_proj) is type(nn.MultiheadAttention(4, 2).out_proj)

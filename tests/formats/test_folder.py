@@ -271,3 +271,11 @@ def test_a_combination_can_be_saved_and_loaded(tmp_path: Path) -> None:
     ll.detach(base, "mix")
     ll.load(base, ll.save(mixed, tmp_path / "mix"))
     torch.testing.assert_close(quiet(base, x), y, atol=0, rtol=0)
+
+
+def test_a_model_is_no_adapter(tmp_path: Path) -> None:
+    model = TOYS["linear"].build()
+    ll.attach(model, ll.LoRA(rank=2, targets=TOYS["linear"].targets))
+    with pytest.raises(ll.SpecError, match="not an adapter; give it what attach or load returned"):
+        ll.save(model, tmp_path / "saved")  # type: ignore[arg-type]
+    assert not list(tmp_path.iterdir())

@@ -19,6 +19,7 @@ from loralab.core.plan import JointMethod, Method, Plan
 from loralab.core.rows.listener import Listener
 from loralab.core.rows.speaker import speaker
 from loralab.core.saving import guard_saving
+from loralab.core.updates.substitution import AttentionUpdate
 from loralab.core.updates.update import Update
 from loralab.core.watch import pass_through
 from loralab.errors import AdapterStateError, SpecError, TargetError
@@ -265,18 +266,19 @@ def _places(model: nn.Module, updates: dict[str, Update] | Any) -> dict[str, lis
 
 
 def _refuse_overlap(updates: Any, adapters: AdapterSet) -> None:
-    """A module whose tensors are replaced by way of a module around it cannot be adapted as well."""
+    """A module whose tensors are replaced, or computed with others, by way of a module around it cannot be adapted as
+    well."""
     replacing = list(updates.items())
     replacing += [(path, update) for path, layer in adapters.layers.items() for update in layer.all_updates()]
     adapted = [*updates, *adapters.layers]
     for outer, update in replacing:
         names = [f"{outer}.{name}" for name in update.replacements()]
+        names += [f"{outer}.out_proj.weight"] if isinstance(update, AttentionUpdate) else []
         below = [path for path in adapted if path.startswith(f"{outer}.")] if names else []
         for inner in below:
             if any(name.startswith(inner + ".") for name in names):
-                raise SpecError(
-                    f"{outer} is trained in full and {inner} inside it is adapted as well; choose one of the two"
-                )
+                how = "trained in full" if update.replacements() else "adapted"
+                raise SpecError(f"{outer} is {how} and {inner} inside it is adapted as well; choose one of the two")
 
 
 def _refuse_computed(updates: Any, places: dict[str, list[Slot]]) -> None:

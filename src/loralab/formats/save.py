@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from loralab.core.adapter import Adapter
 from loralab.core.names import unwrapped
 from loralab.core.updates.update import Update
-from loralab.errors import AdapterStateError, NumericsError, OutputError, listed
+from loralab.errors import AdapterStateError, NumericsError, OutputError, SpecError, listed
 from loralab.files.names import (
     CONFIG_NAME,
     OLD_TENSORS_NAME,
@@ -56,8 +56,13 @@ def save(
     `base_print` gave it before: a large one takes a while. An adapter that loralab saved there before is replaced;
     other files of the folder stay. Raises OutputError for a folder that holds a model or another program's adapter
     (unless `overwrite`) and where writing fails, NumericsError for NaN, AdapterStateError for empty tensors, a merged
-    model, or a `model` whose head is random and not the adapter's.
+    model, or a `model` whose head is random and not the adapter's, SpecError for what is no adapter.
     """
+    if not isinstance(adapter, Adapter):
+        raise SpecError(
+            f"save was given a {type(adapter).__name__}, not an adapter; give it what attach or load returned, as in "
+            "save(adapter, path, model=model)"
+        )
     write_adapter(adapter, Path(path), model=model, tokenizer=tokenizer, overwrite=overwrite, base=base)
     return Path(path)
 
