@@ -20,6 +20,7 @@ def bench(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, check=False, env=dict(os.environ))
 
 
+@pytest.mark.slow
 def test_latency_in_a_process_of_its_own(tiny: Path, tmp_path: Path) -> None:
     grid = ["--settings", "1x16", "--batches", "1,2", "--sequences", "8"]
     done = bench("latency", "--model", str(tiny), *grid, *SMALL, "--out", str(tmp_path / "out"), "--json")

@@ -28,7 +28,7 @@ def no_power_cut(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "fsync", lambda descriptor: None)
 
 
-@pytest.fixture(params=["exchanged", "written down"])
+@pytest.fixture(params=[pytest.param("exchanged", marks=pytest.mark.faults), "written down"])
 def system(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """A system that lets folders change places, and one that does not."""
     if request.param == "written down":

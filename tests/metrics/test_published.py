@@ -59,6 +59,7 @@ def test_e2e_rouge_l_and_cider(shared_data: Path) -> None:
 
 
 @needs_java
+@pytest.mark.slow
 def test_e2e_meteor(shared_data: Path) -> None:
     pytest.importorskip("pycocoevalcap.meteor.meteor", reason="pycocoevalcap is not installed")
     expected = published(shared_data, "e2e", "tgen")

@@ -48,6 +48,7 @@ def test_n_and_n_steps_are_2n_steps(configured: Configure, extras: dict[str, flo
     assert equal(first, second)
 
 
+@pytest.mark.slow
 def test_a_run_killed_at_any_moment_ends_as_if_it_had_not_been(configured: Configure) -> None:
     whole, killed = (configured(name, steps=60, save_every=1, eval_limit=0) for name in ("whole", "killed"))
     ll.train(whole)

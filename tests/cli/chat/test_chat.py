@@ -52,9 +52,11 @@ def test_every_line_is_answered_on_stdout_and_all_else_is_said_on_stderr(
 def test_a_first_answer_is_that_of_generate(
     model: Path, adapters: list[Path], talk: Talk, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """With a chat template, and for an adapter that was trained on conversations too."""
+    """With a chat template, and for an adapter that was trained on conversations too. Not in bfloat16, where the fused
+    blocks that chat keeps round otherwise than the modules that generate calls for six tokens."""
     for adapter in (None, adapters[0]):
-        flags = ["--model", str(model), *([] if adapter is None else ["--adapter", str(adapter)])]
+        flags = ["--model", str(model), "--dtype", "float32"]
+        flags += [] if adapter is None else ["--adapter", str(adapter)]
         assert main(["generate", *flags, *FEW, "--prompt", "5 + 12", "--chat", "--json"]) == 0
         (written,) = json.loads(capsys.readouterr().out.splitlines()[-1])["completions"]
         assert answers(talk("5 + 12\n", *flags)) == [written]

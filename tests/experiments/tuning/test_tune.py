@@ -75,7 +75,7 @@ def test_what_is_finished_is_said_again_without_training(tuning: Configure) -> N
     assert ll.tune(replace(config, lrs="1e-3", overwrite=True)).best["lr"] == 1e-3
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
+@pytest.mark.parametrize("number", [pytest.param(signal.SIGKILL, marks=pytest.mark.slow), signal.SIGINT])
 def test_an_interrupted_tuning_goes_on_where_it_was(tuning: Configure, number: signal.Signals) -> None:
     whole, broken = tuning("whole", dropout=0.2, save_every=5), tuning("broken", dropout=0.2, save_every=5)
     expected = ll.tune(whole)

@@ -7,6 +7,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
+from loralab.errors import some
 from loralab.experiments.comparison.cells import Cell
 from loralab.experiments.comparison.process import Outcome
 from loralab.experiments.comparison.rows import Row, main_metric, readable_time, rows_of, spread_text
@@ -72,9 +73,8 @@ class ComparisonProgress:
     def _now(self) -> str:
         if not self.running:
             return ""
-        name, began = next(iter(self.running.items()))
-        more = f" and {len(self.running) - 1} more" if len(self.running) > 1 else ""
-        return f"training {name}{more}, {readable_time(monotonic() - began)}"
+        first = next(iter(self.running.values()))
+        return f"training {some(self.running, most=1)}, {readable_time(monotonic() - first)}"
 
     def _came_of(self, outcome: Outcome) -> str:
         if outcome.result is None:
