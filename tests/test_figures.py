@@ -204,10 +204,11 @@ def test_the_neighbours_are_those_of_their_json() -> None:
             assert f"{measured['mean']:.2f} ± {measured['sd']:.2f}" in row, (task, method)
 
 
-def test_the_ratios_of_serving_are_those_of_the_benchmark() -> None:
-    ratios = json.loads((REPOSITORY / "benchmarks" / "results" / "serve.json").read_text(encoding="utf-8"))["ratios"]
+@pytest.mark.parametrize("record, file", [("serving", "serve.json"), ("serving-bfloat16", "serve-bfloat16.json")])
+def test_the_ratios_of_serving_are_those_of_the_benchmark(record: str, file: str) -> None:
+    ratios = json.loads((REPOSITORY / "benchmarks" / "results" / file).read_text(encoding="utf-8"))["ratios"]
     measured = {(f"{each['median']:.2f}", f"{each['least']:.2f}–{each['most']:.2f}") for each in ratios.values()}
-    assert {tuple(row[1:]) for row in RECORDS["serving"]["table"][1:]} == measured
+    assert {tuple(row[1:]) for row in RECORDS[record]["table"][1:]} == measured
     assert len(measured) == len(ratios)
 
 
