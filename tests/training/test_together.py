@@ -1,6 +1,7 @@
 """Several runs on one base: each is the run that `train` makes of its configuration."""
 
 import json
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +13,7 @@ from safetensors.torch import load_file
 import loralab as ll
 from loralab.training.base import made_fast
 from loralab.training.interrupt import interruptible
-from loralab.training.together.passes import MEASURED_STEPS, PassTimes
+from loralab.training.together.passes import MEASURED_STEPS, PassTimes, gradient_distance
 from loralab.training.together.side_by_side import Member, SideBySide
 from loralab.training.together.train import ground_of
 
@@ -176,3 +177,11 @@ def test_how_steps_are_computed_is_measured_and_said(configured: Configure, capf
     assert "take turns, for random numbers are drawn" in " ".join(capfd.readouterr().err.split())
     ll.train_together([configured(f"h-{seed}", **fixed | {"targets": "q,lm_head"}, seed=seed) for seed in (1, 2)])
     assert "take turns, for rows() named 16 sequences" in " ".join(capfd.readouterr().err.split())
+
+
+@pytest.mark.parametrize("number", [math.nan, math.inf])
+def test_gradients_that_are_no_numbers_as_one_batch_are_far_from_those_in_turn(number: float) -> None:
+    fine, broken = [torch.ones(2), None], [torch.tensor([1.0, number]), None]
+    assert gradient_distance(fine, fine) == 0
+    assert gradient_distance(fine, broken) == math.inf
+    assert gradient_distance(broken, broken) == 0  # a run that has diverged both ways is stopped as it would be alone

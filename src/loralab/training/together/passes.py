@@ -108,7 +108,7 @@ class Passes:
             found = [_taken_gradients(each.trainee) for each in steps]
             for step, gradients in zip(steps, wanted, strict=True):
                 _set_gradients(step.trainee, gradients)
-        furthest = max(map(_distance, wanted, found))
+        furthest = max(map(gradient_distance, wanted, found))
         if furthest > math.sqrt(torch.finfo(self.model.dtype).eps):
             return f"as one batch their gradients come out otherwise ({furthest:.1%} of their length)"
         self._note(self.times[len(steps)], sum(each.seconds for each in passes), seconds, len(steps))
@@ -138,12 +138,15 @@ def _set_gradients(trainee: Trainee, gradients: Sequence[Tensor | None]) -> None
         parameter.grad = gradient
 
 
-def _distance(wanted: Sequence[Tensor | None], found: Sequence[Tensor | None]) -> float:
-    """‖found − wanted‖ / ‖wanted‖ of all tensors together; 0 of a run that has left what numbers can say."""
+def gradient_distance(wanted: Sequence[Tensor | None], found: Sequence[Tensor | None]) -> float:
+    """‖found − wanted‖ / ‖wanted‖ of all tensors together; 0 of a run that has left what numbers can say,
+    infinite where only what was found has."""
     apart = length = 0.0
     for one, other in zip(wanted, found, strict=True):
         one, other = (torch.zeros(1) if each is None else each.double().cpu() for each in (one, other))
         apart, length = apart + float((one - other).square().sum()), length + float(one.square().sum())
     if not math.isfinite(length):
         return 0.0
+    if not math.isfinite(apart):
+        return math.inf
     return math.sqrt(apart / length) if length else float(apart > 0)
