@@ -21,6 +21,8 @@ from transformers import (
 
 import loralab as ll
 from loralab.serving.engine.bank import Pairs
+from loralab.serving.engine.engine import Engine
+from loralab.serving.engine.request import Request, Token
 from toys import give_effect
 
 LENGTH = 64
@@ -79,3 +81,11 @@ def plainly(model: PreTrainedModel, prompt: list[int], adapter: str | None, new:
         for _ in range(new):
             ids.append(int(model(input_ids=torch.tensor([ids]), use_cache=False).logits[0, -1].argmax()))
     return ids[len(prompt) :]
+
+
+def answers(engine: Engine, requests: list[Request]) -> list[list[int]]:
+    """The tokens of each request."""
+    for request in requests:
+        engine.submit(request)
+    events = [event for event in engine.run() if isinstance(event, Token)]
+    return [[event.id for event in events if event.request is request] for request in requests]

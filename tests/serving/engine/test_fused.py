@@ -14,8 +14,8 @@ from loralab.serving.engine.decoder import Chunk, PlainDecoder
 from loralab.serving.engine.engine import Engine, EngineConfig
 from loralab.serving.engine.fused.decoder import FusedDecoder
 from loralab.serving.engine.fused.trial import decoder_for
-from loralab.serving.engine.request import Request, Token
-from serving.causal import ENDS, GROUPED, LAYERS, LENGTH, adapt, causal, plainly, prompts
+from loralab.serving.engine.request import Request
+from serving.causal import ENDS, GROUPED, LAYERS, LENGTH, adapt, answers, causal, plainly, prompts
 from toys import give_effect
 
 WIDE = {**GROUPED, **ENDS, "head_dim": 16}
@@ -61,13 +61,6 @@ def built(table: dict[str, Callable[[], PreTrainedModel]], kind: str) -> PreTrai
 
 def decoder_of(model: PreTrainedModel) -> Any:
     return decoder_for(model, rows=3, length=LENGTH)
-
-
-def answers(engine: Engine, requests: list[Request]) -> list[list[int]]:
-    for request in requests:
-        engine.submit(request)
-    events = [event for event in engine.run() if isinstance(event, Token)]
-    return [[event.id for event in events if event.request is request] for request in requests]
 
 
 @pytest.mark.parametrize("kind", FUSED)

@@ -13,11 +13,14 @@ Shapes: R rows of a batch, T tokens, C columns, P modules of a shelf, I and O th
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
+
+from loralab.serving.engine.native.low_rank import LowRankKernel
 
 Pairs = Mapping[str, tuple[Tensor, Tensor]]
 """By module path: A [R, I] and s·B [O, R] of one adapter."""
@@ -41,18 +44,58 @@ class SeenColumns:
     """What a call of the model sees of the bank: some columns, and which of them each row."""
 
     columns: slice
-    mask_RC: Tensor | None = None
-    """1 where row r sees column c; None: every row sees them all."""
+    extents: Sequence[Extent]
+    """Of each row, within the columns; one alone: of all rows, which see them all."""
+    like: Tensor
+    """A tensor of the factors' type."""
+
+    @cached_property
+    def mask_RC(self) -> Tensor | None:
+        """1 where row r sees column c; None: every row sees them all."""
+        if len(self.extents) == 1:
+            return None
+        mask_RC = self.like.new_zeros(len(self.extents), self.columns.stop - self.columns.start)
+        for row, extent in enumerate(self.extents):
+            mask_RC[row, max(0, extent.start - self.columns.start) : max(0, extent.stop - self.columns.start)] = 1
+        return mask_RC
+
+
+NOTHING = Extent(0, 0)
+"""What a row sees that no adapter answers."""
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What the rows of a product see of the bank: runs of them, one after the other."""
+
+    runs: Sequence[tuple[slice, SeenColumns | None]]
+
+    @classmethod
+    def none(cls) -> "Seen":
+        """Of rows that the base answers."""
+        return cls([])
+
+    @cached_property
+    def parts(self) -> Sequence[tuple[slice, SeenColumns]]:
+        """The runs that see anything."""
+        return [(rows, columns) for rows, columns in self.runs if columns is not None]
+
+    @cached_property
+    def extents_N2(self) -> Tensor:
+        """The first column of each row, and the one behind its last, int32."""
+        every = [extent for rows, columns in self.runs for extent in _of_each(rows.stop - rows.start, columns)]
+        return torch.tensor([(extent.start, extent.stop) for extent in every], dtype=torch.int32)
 
 
 class Shelf:
     """The columns of modules that read the same input: A [C, P, I], and of each its B [C, O]."""
 
-    def __init__(self, capacity: int, in_features: int, like: Tensor) -> None:
+    def __init__(self, capacity: int, in_features: int, like: Tensor, kernel: LowRankKernel | None = None) -> None:
         self.paths: list[str] = []
         self.A = like.new_zeros(capacity, 0, in_features)
         self.B: list[Tensor] = []
         self._adapters: list[int] = []
+        self._kernel = kernel
 
     @property
     def is_empty(self) -> bool:
@@ -88,6 +131,14 @@ class Shelf:
         """These columns and no others."""
         self.A, self.B = self.A[columns], [B[columns] for B in self.B]
 
+    def add(self, y_NO: Tensor, places: Mapping[str, slice], x_NI: Tensor, seen: Seen) -> None:
+        """Add to each row, where the outputs of each module are, what its adapter adds there."""
+        if self._kernel is not None:
+            self._kernel(y_NO, [places[path].start for path in self.paths], x_NI, seen.extents_N2, self.A, self.B)
+            return
+        for rows, columns in seen.parts:
+            self.add_to({path: y_NO[rows, places[path]] for path in self.paths}, x_NI[rows], columns)
+
     def add_to(self, h: Mapping[str, Tensor], x_RI: Tensor, seen: SeenColumns) -> None:
         """h += (x Aᵀ ∘ mask) B for all modules here, whose outputs h [R, O] are given by path."""
         u_RCP = nn.functional.linear(x_RI, self.A[seen.columns].flatten(0, 1)).view(len(x_RI), -1, len(self.paths))
@@ -117,11 +168,18 @@ class Shelf:
 class FactorBank:
     """The factors of the adapters at hand, for the modules of one model, and which of them a call sees."""
 
-    def __init__(self, model: nn.Module, together: Iterable[tuple[str, ...]] = (), *, hooked: bool = True) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        together: Iterable[tuple[str, ...]] = (),
+        *,
+        hooked: bool = True,
+        kernel: LowRankKernel | str = "",
+    ) -> None:
         """`together` are the paths of modules that read the same input; without `hooked` the model's own modules are
-        left as they are, and add nothing.
+        left as they are, and add nothing. The kernel serves factors of its type; or why there is none.
         """
-        self._modules, self._hooked = dict(model.named_modules()), hooked
+        self._modules, self._hooked, self._kernel = dict(model.named_modules()), hooked, kernel
         self._together = {path: paths for paths in together for path in paths}
         self._shelves: dict[tuple[str, ...], Shelf] = {}
         self._handles: dict[str, RemovableHandle] = {}
@@ -144,6 +202,12 @@ class FactorBank:
     def width(self) -> int:
         """Columns up to the last that is used."""
         return max((extent.stop for extent in self._extents.values()), default=0)
+
+    @property
+    def how(self) -> str:
+        """Says by what the adapters are added, and why."""
+        kernel = self._kernel
+        return "a compiled kernel" if isinstance(kernel, LowRankKernel) else f"torch's products: {kernel}"
 
     @property
     def memory_bytes(self) -> int:
@@ -218,8 +282,12 @@ class FactorBank:
         if paths not in self._shelves:
             module = self._modules[path]
             like = next(each for each in (*module.parameters(), *module.buffers()) if each.is_floating_point())
-            self._shelves[paths] = Shelf(self._capacity, in_features, like)
+            self._shelves[paths] = Shelf(self._capacity, in_features, like, self._kernel_for(like))
         return self._shelves[paths]
+
+    def _kernel_for(self, like: Tensor) -> LowRankKernel | None:
+        kernel = self._kernel
+        return kernel if isinstance(kernel, LowRankKernel) and kernel.serves(like) else None
 
     # -- what a call sees -----------------------------------------------------------------------------------------
 
@@ -232,14 +300,10 @@ class FactorBank:
         some = [extent for extent in extents if extent is not None]
         if not some:
             return None
-        if len(set(extents)) == 1:
-            return SeenColumns(some[0].slice)
         columns = Extent(min(extent.start for extent in some), max(extent.stop for extent in some))
-        mask_RC = next(iter(self._shelves.values())).A.new_zeros(len(keys), columns.stop - columns.start)
-        for row, extent in enumerate(extents):
-            if extent is not None:
-                mask_RC[row, extent.start - columns.start : extent.stop - columns.start] = 1
-        return SeenColumns(columns.slice, mask_RC)
+        like = next(iter(self._shelves.values())).A
+        of_rows = some[:1] if len(set(extents)) == 1 else [extent or NOTHING for extent in extents]
+        return SeenColumns(columns.slice, of_rows, like)
 
     @contextmanager
     def seen_by(self, keys: Sequence[str | None]) -> Iterator[None]:
@@ -261,6 +325,12 @@ class FactorBank:
             return output if self._seen is None else self._shelves[paths].added(path, output, args[0], self._seen)
 
         return add
+
+
+def _of_each(rows: int, seen: SeenColumns | None) -> Sequence[Extent]:
+    if seen is None:
+        return [NOTHING] * rows
+    return seen.extents if len(seen.extents) == rows else [*seen.extents] * rows
 
 
 def _longer(tensor: Tensor, length: int) -> Tensor:

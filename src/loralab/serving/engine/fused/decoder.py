@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 from transformers import DynamicCache
 
-from loralab.serving.engine.bank import FactorBank, Pairs, SeenColumns
+from loralab.serving.engine.bank import FactorBank, Pairs, Seen, SeenColumns
 from loralab.serving.engine.cache import RowCache
 from loralab.serving.engine.decoder import Chunk, rows_of
 from loralab.serving.engine.fused.anatomy import Anatomy, Block, Linears
@@ -62,10 +62,6 @@ class Heads:
     def of(self, place: slice) -> "Heads":
         """Those of some of the tokens."""
         return replace(self, query=self.query[place], key=self.key[place], value=self.value[place])
-
-
-Seen = Sequence[tuple[slice, SeenColumns]]
-"""Rows of a step, and the columns of the bank that they see; what is in no slice sees none."""
 
 
 class SharedStep(Protocol):
@@ -130,6 +126,7 @@ class AdaptedDense:
         modules = linears.modules
         self.product = DenseProduct(modules) if packed_for is None else PackedDense(modules, packed_for)
         self._bank, self._paths = bank, linears.paths
+        self._places = dict(zip(linears.paths, self.product.places, strict=True))
 
     def __call__(self, x_RI: Tensor, seen: Seen) -> Tensor:
         return self._adapted(self.product(x_RI), x_RI, seen)
@@ -139,11 +136,9 @@ class AdaptedDense:
         return self._adapted(self.product.plus(residual_RO, x_RI), x_RI, seen)
 
     def _adapted(self, y_RO: Tensor, x_RI: Tensor, seen: Seen) -> Tensor:
-        shelf = self._bank.shelf(self._paths) if seen else None
+        shelf = self._bank.shelf(self._paths) if seen.parts else None
         if shelf is not None:
-            places = dict(zip(self._paths, self.product.places, strict=True))
-            for rows, columns in seen:
-                shelf.add_to({path: y_RO[rows, place] for path, place in places.items()}, x_RI[rows], columns)
+            shelf.add(y_RO, self._places, x_RI, seen)
         return y_RO
 
 
@@ -228,13 +223,13 @@ class FusedDecoder:
 
     @property
     def how(self) -> str:
-        """Says what the weights' copy takes."""
+        """Says what the weights' copy takes, and by what adapters are added."""
         copy = (
             f"weights copied into a quicker layout, {self.memory_bytes / 1e6:,.0f} MB"
             if self._packed
             else "weights as they are"
         )
-        return f"decoding: fused blocks ({copy})"
+        return f"decoding: fused blocks ({copy}; adapters by {self.bank.how})"
 
     @property
     def memory_bytes(self) -> int:
@@ -264,13 +259,13 @@ class FusedDecoder:
         x_NH = self._walked(self.embedded([id for chunk in chunks for id in chunk.ids]), step)
         lasts = [x_NH[place][-self._least_rows :] for place, _ in step.texts]
         ends = places_of([len(last) for last in lasts])
-        logits_NV = self.scored(torch.cat(lasts), _seen(ends, self._columns(chunks)))
+        logits_NV = self.scored(torch.cat(lasts), self._seen(ends, chunks))
         return logits_NV[[end.stop - 1 for end in ends]]
 
     def rows_step(self, numbers: Sequence[int], adapters: Sequence[str | None], cache: RowCache) -> RowsStep:
         """What the layers share in a step of these rows of the cache."""
         return RowsStep(
-            seen=_seen([slice(None)], [self._seen_by([adapters[number] for number in numbers])]),
+            seen=Seen([(slice(0, len(numbers)), self._seen_by([adapters[number] for number in numbers]))]),
             turns=self._turns(cache.positions(numbers, self._device)[:, 0]),
             cache=cache,
             mask_R1N=cache.added_mask(numbers, self._like),
@@ -280,13 +275,13 @@ class FusedDecoder:
         """What the layers share while chunks are read."""
         places = places_of([len(chunk.ids) for chunk in chunks])
         return ChunksStep(
-            seen=_seen(places, self._columns(chunks)),
+            seen=self._seen(places, chunks),
             turns=self._turns(torch.cat([self._positions(chunk) for chunk in chunks])),
             texts=[(place, chunk.cache) for place, chunk in zip(places, chunks, strict=True)],
         )
 
-    def _columns(self, chunks: Sequence[Chunk]) -> list[SeenColumns | None]:
-        return [self._seen_by([chunk.adapter]) for chunk in chunks]
+    def _seen(self, places: Sequence[slice], chunks: Sequence[Chunk]) -> Seen:
+        return Seen([(place, self._seen_by([chunk.adapter])) for place, chunk in zip(places, chunks, strict=True)])
 
     def _positions(self, chunk: Chunk) -> Tensor:
         first = chunk.cache.get_seq_length()
@@ -332,22 +327,18 @@ class FusedDecoder:
         """The logits behind the last tokens of texts whose tokens a block is given."""
         lengths = [place.stop - place.start for place in places]
         step = ChunksStep(
-            seen=[],
+            seen=Seen.none(),
             turns=self._turns(torch.cat([torch.arange(length, device=self._device) for length in lengths])),
             texts=[(place, DynamicCache()) for place in places_of(lengths)],
         )
         h_NH = self.blocks[0](x_NH.clone(), step)
-        return self.scored(torch.cat([h_NH[place][-self._least_rows :] for place, _ in step.texts]), [])
+        return self.scored(torch.cat([h_NH[place][-self._least_rows :] for place, _ in step.texts]), Seen.none())
 
 
 def places_of(lengths: Sequence[int]) -> list[slice]:
     """Where runs of these lengths are, one after the other."""
     ends = list(accumulate(lengths))
     return [slice(end - length, end) for end, length in zip(ends, lengths, strict=True)]
-
-
-def _seen(places: Sequence[slice], columns: Sequence[SeenColumns | None]) -> Seen:
-    return [(place, each) for place, each in zip(places, columns, strict=True) if each is not None]
 
 
 def _linears_of(block: Block) -> list[tuple[nn.Linear, ...]]:

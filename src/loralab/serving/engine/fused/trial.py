@@ -28,6 +28,7 @@ from loralab.serving.engine.fused.attention import Rotation
 from loralab.serving.engine.fused.decoder import FusedDecoder, Sight
 from loralab.serving.engine.fused.products import packing_pays
 from loralab.serving.engine.low_rank import speaking_pairs
+from loralab.serving.engine.native.low_rank import low_rank_kernel
 
 STEPS = 2
 
@@ -112,7 +113,7 @@ def _fused(model: PreTrainedModel, anatomy: Anatomy, seen: Watched, rows: int, l
     return FusedDecoder(
         anatomy,
         [_sight(each, seen, length) for each in seen.layers],
-        FactorBank(model, anatomy.together, hooked=False),
+        FactorBank(model, anatomy.together, hooked=False, kernel=low_rank_kernel(first.qkv.modules[0].weight)),
         _finish(model),
         max(2, rows) if pays else None,
     )
