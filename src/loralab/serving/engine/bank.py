@@ -65,13 +65,13 @@ NOTHING = Extent(0, 0)
 
 
 @dataclass(frozen=True)
-class Seen:
+class SeenRuns:
     """What the rows of a product see of the bank: runs of them, one after the other."""
 
     runs: Sequence[tuple[slice, SeenColumns | None]]
 
     @classmethod
-    def none(cls) -> "Seen":
+    def none(cls) -> "SeenRuns":
         """Of rows that the base answers."""
         return cls([])
 
@@ -131,7 +131,7 @@ class Shelf:
         """These columns and no others."""
         self.A, self.B = self.A[columns], [B[columns] for B in self.B]
 
-    def add(self, y_NO: Tensor, places: Mapping[str, slice], x_NI: Tensor, seen: Seen) -> None:
+    def add(self, y_NO: Tensor, places: Mapping[str, slice], x_NI: Tensor, seen: SeenRuns) -> None:
         """Add to each row, where the outputs of each module are, what its adapter adds there."""
         if self._kernel is not None:
             self._kernel(y_NO, [places[path].start for path in self.paths], x_NI, seen.extents_N2, self.A, self.B)
@@ -174,10 +174,10 @@ class FactorBank:
         together: Iterable[tuple[str, ...]] = (),
         *,
         hooked: bool = True,
-        kernel: LowRankKernel | str = "",
+        kernel: LowRankKernel | None = None,
     ) -> None:
         """`together` are the paths of modules that read the same input; without `hooked` the model's own modules are
-        left as they are, and add nothing. The kernel serves factors of its type; or why there is none.
+        left as they are, and add nothing. The kernel serves factors of its type; None: torch's products do.
         """
         self._modules, self._hooked, self._kernel = dict(model.named_modules()), hooked, kernel
         self._together = {path: paths for paths in together for path in paths}
@@ -202,12 +202,6 @@ class FactorBank:
     def width(self) -> int:
         """Columns up to the last that is used."""
         return max((extent.stop for extent in self._extents.values()), default=0)
-
-    @property
-    def how(self) -> str:
-        """Says by what the adapters are added, and why."""
-        kernel = self._kernel
-        return "a compiled kernel" if isinstance(kernel, LowRankKernel) else f"torch's products: {kernel}"
 
     @property
     def memory_bytes(self) -> int:
@@ -286,8 +280,7 @@ class FactorBank:
         return self._shelves[paths]
 
     def _kernel_for(self, like: Tensor) -> LowRankKernel | None:
-        kernel = self._kernel
-        return kernel if isinstance(kernel, LowRankKernel) and kernel.serves(like) else None
+        return self._kernel if self._kernel is not None and self._kernel.serves(like) else None
 
     # -- what a call sees -----------------------------------------------------------------------------------------
 

@@ -138,6 +138,10 @@ class RowCache(Cache):
         starts_R1 = torch.tensor([[self.starts[row]] for row in rows], device=device)
         return (torch.arange(self.first, self.now + 1, device=device) >= starts_R1).long()
 
+    def firsts(self, rows: Sequence[int]) -> Tensor:
+        """[R] of these rows, int32: the column where each begins."""
+        return torch.tensor([self.starts[row] for row in rows], dtype=torch.int32)
+
     def added_mask(self, rows: Sequence[int], like: Tensor) -> Tensor | None:
         """[R, 1, now + 1 - first] to be added to scores: far below zero where a row has no token; None: all have."""
         starts = [self.starts[row] for row in rows]

@@ -16,7 +16,9 @@ from loralab.serving.engine.request import Request, Token
 def chosen(choosers: Sequence["Chooser"], scores_RV: Tensor) -> list[Token | None]:
     """The next token of every row; None where its scores are not all finite."""
     finite = torch.isfinite(scores_RV.sum(-1, dtype=torch.float32)).tolist()
-    likeliest = scores_RV.argmax(-1).tolist() if any(each.takes_likeliest for each in choosers) else [0] * len(choosers)
+    greedy = any(each.takes_likeliest for each in choosers)
+    # in bfloat16 torch looks for the largest one number at a time
+    likeliest = scores_RV.float().argmax(-1).tolist() if greedy else [0] * len(choosers)
     return [
         None if not is_finite else chooser.take(id) if chooser.takes_likeliest else chooser.choose(scores_V)
         for chooser, scores_V, is_finite, id in zip(choosers, scores_RV, finite, likeliest, strict=True)

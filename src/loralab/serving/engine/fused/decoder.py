@@ -22,13 +22,15 @@ import torch
 from torch import Tensor, nn
 from transformers import DynamicCache
 
-from loralab.serving.engine.bank import FactorBank, Pairs, Seen, SeenColumns
+from loralab.serving.engine.bank import FactorBank, Pairs, SeenColumns, SeenRuns
 from loralab.serving.engine.cache import RowCache
 from loralab.serving.engine.decoder import Chunk, rows_of
 from loralab.serving.engine.fused.anatomy import Anatomy, Block, Linears
 from loralab.serving.engine.fused.attention import Rotation, Turn, attend, attend_among
 from loralab.serving.engine.fused.norms import Norm, norm_of
 from loralab.serving.engine.fused.products import RUNS, DenseProduct, PackedDense, rows_apart
+from loralab.serving.engine.native.attention import AttentionKernel
+from loralab.serving.engine.native.kernels import Kernels
 
 DEFAULT = "what speaks on the model"
 """The key of its pairs in the bank; adapters are keyed by hashes."""
@@ -49,11 +51,12 @@ class Sight:
 
 @dataclass(frozen=True)
 class Heads:
-    """What a layer attends with: queries [N, Q, D], keys and values [N, G, D] of N new tokens."""
+    """What a layer attends with: queries [N, Q, D], keys and values [N, G, D] of new tokens, not turned yet."""
 
     query: Tensor
     key: Tensor
     value: Tensor
+    rotation: Rotation
     scale: float
     cap: float | None
     window: int | None
@@ -63,17 +66,17 @@ class Heads:
         """Those of some of the tokens."""
         return replace(self, query=self.query[place], key=self.key[place], value=self.value[place])
 
+    def turned(self, turn: Turn) -> "Heads":
+        """By where each token is."""
+        return replace(self, query=turn(self.query), key=turn(self.key))
+
 
 class SharedStep(Protocol):
     """What all layers share in one step, and how they look back."""
 
     @property
-    def seen(self) -> Seen:
+    def seen(self) -> SeenRuns:
         """Columns of the bank."""
-
-    @property
-    def turns(self) -> dict[Rotation, Turn]:
-        """What the heads of these tokens are turned by."""
 
     def attended(self, heads: Heads) -> Tensor:
         """[N, Q·D], after the keys and values have gone into the cache."""
@@ -83,7 +86,7 @@ class SharedStep(Protocol):
 class RowsStep:
     """One token of every row."""
 
-    seen: Seen
+    seen: SeenRuns
     turns: dict[Rotation, Turn]
     cache: RowCache
     mask_R1N: Tensor | None
@@ -91,6 +94,7 @@ class RowsStep:
     def attended(self, heads: Heads) -> Tensor:
         """See `SharedStep`."""
         layer, mask, window = self.cache.row_layers[heads.layer], self.mask_R1N, heads.window
+        heads = heads.turned(self.turns[heads.rotation])
         keys, values = layer.update(heads.key[:, :, None], heads.value[:, :, None])
         if window is not None and keys.shape[2] > window:
             keys, values = keys[:, :, -window:], values[:, :, -window:]
@@ -99,16 +103,36 @@ class RowsStep:
 
 
 @dataclass(frozen=True)
+class KernelStep:
+    """One token of every row, by the kernel: a row's sums go over its own tokens."""
+
+    seen: SeenRuns
+    turns: dict[Rotation, Turn]
+    cache: RowCache
+    firsts_R: Tensor
+    kernel: AttentionKernel
+
+    def attended(self, heads: Heads) -> Tensor:
+        """See `SharedStep`."""
+        layer, turn = self.cache.row_layers[heads.layer], self.turns[heads.rotation]
+        return self.kernel(
+            heads.query, heads.key, heads.value, turn.cos, turn.sin, layer.keys, layer.values, self.firsts_R,
+            self.cache.now, heads.window, heads.scale, heads.cap,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
 class ChunksStep:
     """Some tokens of each of some texts, one text after the other."""
 
-    seen: Seen
+    seen: SeenRuns
     turns: dict[Rotation, Turn]
     texts: Sequence[tuple[slice, DynamicCache]]
     """Where the tokens of each are, and what it has been read to."""
 
     def attended(self, heads: Heads) -> Tensor:
         """See `SharedStep`."""
+        heads = heads.turned(self.turns[heads.rotation])
         return torch.cat([_attended(heads.of(place), cache) for place, cache in self.texts])
 
 
@@ -119,23 +143,43 @@ def _attended(heads: Heads, cache: DynamicCache) -> Tensor:
     return attend_among(heads.query, keys[0], values[0], heads.window, heads.scale, heads.cap)
 
 
+@dataclass(frozen=True)
+class Means:
+    """What a decoder computes by."""
+
+    bank: FactorBank
+    kernels: Kernels | str
+    """What is compiled; or why nothing is."""
+    packed_for: int | None
+    """Rows for which the weights are copied into another layout; None: they are not."""
+
+    @property
+    def compiled(self) -> Kernels | None:
+        """The kernels, where there are any."""
+        return self.kernels if isinstance(self.kernels, Kernels) else None
+
+    def norm(self, module: nn.Module | None) -> Norm | None:
+        """What computes a norm, where there is one."""
+        return None if module is None else norm_of(module, self.compiled.normalise if self.compiled else None)
+
+
 class AdaptedDense:
     """A product, and beside it the columns of the bank that the rows see."""
 
-    def __init__(self, linears: Linears, bank: FactorBank, packed_for: int | None) -> None:
-        modules = linears.modules
-        self.product = DenseProduct(modules) if packed_for is None else PackedDense(modules, packed_for)
-        self._bank, self._paths = bank, linears.paths
+    def __init__(self, linears: Linears, means: "Means") -> None:
+        modules, rows = linears.modules, means.packed_for
+        self.product = DenseProduct(modules) if rows is None else PackedDense(modules, rows)
+        self._bank, self._paths = means.bank, linears.paths
         self._places = dict(zip(linears.paths, self.product.places, strict=True))
 
-    def __call__(self, x_RI: Tensor, seen: Seen) -> Tensor:
+    def __call__(self, x_RI: Tensor, seen: SeenRuns) -> Tensor:
         return self._adapted(self.product(x_RI), x_RI, seen)
 
-    def plus(self, residual_RO: Tensor, x_RI: Tensor, seen: Seen) -> Tensor:
+    def plus(self, residual_RO: Tensor, x_RI: Tensor, seen: SeenRuns) -> Tensor:
         """The same and a residual, which may be overwritten."""
         return self._adapted(self.product.plus(residual_RO, x_RI), x_RI, seen)
 
-    def _adapted(self, y_RO: Tensor, x_RI: Tensor, seen: Seen) -> Tensor:
+    def _adapted(self, y_RO: Tensor, x_RI: Tensor, seen: SeenRuns) -> Tensor:
         shelf = self._bank.shelf(self._paths) if seen.parts else None
         if shelf is not None:
             shelf.add(y_RO, self._places, x_RI, seen)
@@ -145,15 +189,15 @@ class AdaptedDense:
 class FusedBlock:
     """A block of a decoder."""
 
-    def __init__(self, number: int, block: Block, sight: Sight, bank: FactorBank, packed_for: int | None) -> None:
+    def __init__(self, number: int, block: Block, sight: Sight, means: "Means") -> None:
         self._number = number
         self._qkv, self._out, self._gate_up, self._down = (
-            AdaptedDense(each, bank, packed_for) for each in (block.qkv, block.out, block.gate_up, block.down)
+            AdaptedDense(each, means) for each in (block.qkv, block.out, block.gate_up, block.down)
         )
         self.products = (self._qkv, self._out, self._gate_up, self._down)
-        self._before_attention, self._before_gated = _norm(block.before_attention), _norm(block.before_gated)
-        self._after_attention, self._after_gated = _norm(block.after_attention), _norm(block.after_gated)
-        self._query_norm, self._key_norm = _norm(block.query_norm), _norm(block.key_norm)
+        self._before_attention, self._before_gated = map(means.norm, (block.before_attention, block.before_gated))
+        self._after_attention, self._after_gated = map(means.norm, (block.after_attention, block.after_gated))
+        self._query_norm, self._key_norm = map(means.norm, (block.query_norm, block.key_norm))
         self._heads_are_normed_together = block.query_norm is not None and _width(block.query_norm) != _head(block)
         self._activation = block.activation
         self._width = _head(block)
@@ -173,15 +217,13 @@ class FusedBlock:
     def _attention(self, h_RH: Tensor, step: SharedStep) -> Tensor:
         heads = self._qkv(h_RH, step.seen).view(len(h_RH), -1, self._width)
         groups = (heads.shape[1] - self._queries) // 2
-        turn = step.turns[self.sight.rotation]
-        if self._query_norm is None or self._key_norm is None:
-            turned = turn(heads[:, : self._queries + groups])
-            query, key = turned[:, : self._queries], turned[:, self._queries :]
-        else:
-            query = turn(self._normed(self._query_norm, heads[:, : self._queries]))
-            key = turn(self._normed(self._key_norm, heads[:, self._queries : self._queries + groups]))
-        value = heads[:, self._queries + groups :]
-        return step.attended(Heads(query, key, value, self._scale, self._cap, self.sight.window, self._number))
+        query, key, value = torch.split(heads, [self._queries, groups, groups], 1)
+        if self._query_norm is not None and self._key_norm is not None:
+            query, key = self._normed(self._query_norm, query), self._normed(self._key_norm, key)
+        sight = self.sight
+        return step.attended(
+            Heads(query, key, value, sight.rotation, self._scale, self._cap, sight.window, self._number)
+        )
 
     def _normed(self, norm: Norm, heads: Tensor) -> Tensor:
         return norm(heads.flatten(1)).view(heads.shape) if self._heads_are_normed_together else norm(heads)
@@ -195,21 +237,20 @@ class FusedDecoder:
         self,
         anatomy: Anatomy,
         sights: Sequence[Sight],
-        bank: FactorBank,
         finish: Callable[[Tensor], Tensor],
-        packed_for: int | None,
+        means: Means,
     ) -> None:
-        """`finish` is what the model does with its head's output; `packed_for` rows the weights are copied into another
-        layout, None: not."""
-        self.bank = bank
-        self._embedding, self._norm, self._finish = anatomy.embedding, norm_of(anatomy.norm), finish
+        """`finish` is what the model does with its head's output."""
+        self.bank, self._kernels = means.bank, means.kernels
+        self._embedding, self._norm, self._finish = anatomy.embedding, means.norm(anatomy.norm) or nn.Identity(), finish
         pairs = zip(anatomy.blocks, sights, strict=True)
-        self.blocks = [FusedBlock(number, *pair, bank, packed_for) for number, pair in enumerate(pairs)]
-        self._head = AdaptedDense(anatomy.head, bank, packed_for)
+        self.blocks = [FusedBlock(number, *pair, means) for number, pair in enumerate(pairs)]
+        self._head = AdaptedDense(anatomy.head, means)
         self._rotations = {block.sight.rotation for block in self.blocks}
         self._like = anatomy.head.modules[0].weight
         self._device = self._like.device
-        self._packed = packed_for is not None
+        self._packed = means.packed_for is not None
+        self._attend = means.compiled.attend if means.compiled is not None and self._turns_in_its_type else None
         self._default: str | None = None
         apart = self._rows_apart(anatomy)
         self._least_rows = 1 if 1 in apart else 2
@@ -229,7 +270,14 @@ class FusedDecoder:
             if self._packed
             else "weights as they are"
         )
-        return f"decoding: fused blocks ({copy}; adapters by {self.bank.how})"
+        kernels = self._kernels
+        compiled = "compiled kernels" if isinstance(kernels, Kernels) else f"no compiled kernels, for {kernels}"
+        return f"decoding: fused blocks ({copy}; {compiled})"
+
+    @property
+    def _turns_in_its_type(self) -> bool:
+        """Whether the tables of the rotations are of the weights' type, as the kernel takes them."""
+        return all(rotation.cos_PU.dtype == rotation.sin_PU.dtype == self._like.dtype for rotation in self._rotations)
 
     @property
     def memory_bytes(self) -> int:
@@ -262,14 +310,13 @@ class FusedDecoder:
         logits_NV = self.scored(torch.cat(lasts), self._seen(ends, chunks))
         return logits_NV[[end.stop - 1 for end in ends]]
 
-    def rows_step(self, numbers: Sequence[int], adapters: Sequence[str | None], cache: RowCache) -> RowsStep:
+    def rows_step(self, numbers: Sequence[int], adapters: Sequence[str | None], cache: RowCache) -> SharedStep:
         """What the layers share in a step of these rows of the cache."""
-        return RowsStep(
-            seen=Seen([(slice(0, len(numbers)), self._seen_by([adapters[number] for number in numbers]))]),
-            turns=self._turns(cache.positions(numbers, self._device)[:, 0]),
-            cache=cache,
-            mask_R1N=cache.added_mask(numbers, self._like),
-        )
+        seen = SeenRuns([(slice(0, len(numbers)), self._seen_by([adapters[number] for number in numbers]))])
+        turns = self._turns(cache.positions(numbers, self._device)[:, 0])
+        if self._attend is not None:
+            return KernelStep(seen, turns, cache, cache.firsts(numbers), self._attend)
+        return RowsStep(seen, turns, cache, cache.added_mask(numbers, self._like))
 
     def chunks_step(self, chunks: Sequence[Chunk]) -> ChunksStep:
         """What the layers share while chunks are read."""
@@ -280,8 +327,8 @@ class FusedDecoder:
             texts=[(place, chunk.cache) for place, chunk in zip(places, chunks, strict=True)],
         )
 
-    def _seen(self, places: Sequence[slice], chunks: Sequence[Chunk]) -> Seen:
-        return Seen([(place, self._seen_by([chunk.adapter])) for place, chunk in zip(places, chunks, strict=True)])
+    def _seen(self, places: Sequence[slice], chunks: Sequence[Chunk]) -> SeenRuns:
+        return SeenRuns([(place, self._seen_by([chunk.adapter])) for place, chunk in zip(places, chunks, strict=True)])
 
     def _positions(self, chunk: Chunk) -> Tensor:
         first = chunk.cache.get_seq_length()
@@ -303,7 +350,7 @@ class FusedDecoder:
             x_NH = block(x_NH, step)
         return x_NH
 
-    def scored(self, x_NH: Tensor, seen: Seen) -> Tensor:
+    def scored(self, x_NH: Tensor, seen: SeenRuns) -> Tensor:
         """[N, V], behind what the last block leaves."""
         return self._finish(self._head(self._norm(x_NH), seen))
 
@@ -327,12 +374,12 @@ class FusedDecoder:
         """The logits behind the last tokens of texts whose tokens a block is given."""
         lengths = [place.stop - place.start for place in places]
         step = ChunksStep(
-            seen=Seen.none(),
+            seen=SeenRuns.none(),
             turns=self._turns(torch.cat([torch.arange(length, device=self._device) for length in lengths])),
             texts=[(place, DynamicCache()) for place in places_of(lengths)],
         )
         h_NH = self.blocks[0](x_NH.clone(), step)
-        return self.scored(torch.cat([h_NH[place][-self._least_rows :] for place, _ in step.texts]), Seen.none())
+        return self.scored(torch.cat([h_NH[place][-self._least_rows :] for place, _ in step.texts]), SeenRuns.none())
 
 
 def places_of(lengths: Sequence[int]) -> list[slice]:
@@ -345,13 +392,9 @@ def _linears_of(block: Block) -> list[tuple[nn.Linear, ...]]:
     return [each.modules for each in (block.qkv, block.out, block.gate_up, block.down)]
 
 
-def _plus(x_RH: Tensor, y_RI: Tensor, product: AdaptedDense, after: Norm | None, seen: Seen) -> Tensor:
+def _plus(x_RH: Tensor, y_RI: Tensor, product: AdaptedDense, after: Norm | None, seen: SeenRuns) -> Tensor:
     """x + after(y Wᵀ)."""
     return product.plus(x_RH, y_RI, seen) if after is None else x_RH + after(product(y_RI, seen))
-
-
-def _norm(module: nn.Module | None) -> Norm | None:
-    return None if module is None else norm_of(module)
 
 
 def _width(norm: nn.Module) -> int:

@@ -25,10 +25,10 @@ from loralab.serving.engine.decoder import Chunk, Decoder, PlainDecoder
 from loralab.serving.engine.fused.agreement import takes_the_same, walk_of
 from loralab.serving.engine.fused.anatomy import Anatomy, UnknownAnatomyError, anatomy_of
 from loralab.serving.engine.fused.attention import Rotation
-from loralab.serving.engine.fused.decoder import FusedDecoder, Sight
+from loralab.serving.engine.fused.decoder import FusedDecoder, Means, Sight
 from loralab.serving.engine.fused.products import packing_pays
 from loralab.serving.engine.low_rank import speaking_pairs
-from loralab.serving.engine.native.low_rank import low_rank_kernel
+from loralab.serving.engine.native.kernels import Kernels, kernels_for
 
 STEPS = 2
 
@@ -86,10 +86,13 @@ def decoder_for(model: PreTrainedModel, rows: int, length: int, pack: bool = Tru
         anatomy = anatomy_of(model)
         with evaluating(model):
             own, numbers = _own_pairs(model, anatomy), Numbers.shaped_as(model)
-            decoder = _fused(model, anatomy, _watched(model, anatomy, numbers.rows(length)), rows, length, pack)
-            decoder.answer_by_default(own)
-            agrees = _agrees(model, anatomy, decoder, numbers, length)
-            return decoder if agrees else PlainDecoder(model, "a trial of fused ones differed")
+            seen = _watched(model, anatomy, numbers.rows(length))
+            for kernels in _ways(anatomy):
+                decoder = _fused(model, anatomy, seen, length, _means(model, anatomy, rows, pack, kernels))
+                decoder.answer_by_default(own)
+                if _agrees(model, anatomy, decoder, numbers, length):
+                    return decoder
+        return PlainDecoder(model, "a trial of fused ones differed")
     except UnknownAnatomyError as unknown:
         return PlainDecoder(model, str(unknown))
     except AdapterStateError as problem:
@@ -107,16 +110,21 @@ def _own_pairs(model: PreTrainedModel, anatomy: Anatomy) -> Pairs:
     return pairs
 
 
-def _fused(model: PreTrainedModel, anatomy: Anatomy, seen: Watched, rows: int, length: int, pack: bool) -> FusedDecoder:
-    first = anatomy.blocks[0]
-    pays = pack and packing_pays((*first.gate_up.modules,), max(2, rows))
-    return FusedDecoder(
-        anatomy,
-        [_sight(each, seen, length) for each in seen.layers],
-        FactorBank(model, anatomy.together, hooked=False, kernel=low_rank_kernel(first.qkv.modules[0].weight)),
-        _finish(model),
-        max(2, rows) if pays else None,
-    )
+def _ways(anatomy: Anatomy) -> list[Kernels | str]:
+    """With compiled kernels where there are any, and without them."""
+    kernels = kernels_for(anatomy.head.modules[0].weight)
+    return [kernels] if isinstance(kernels, str) else [kernels, "a trial of them differed"]
+
+
+def _means(model: PreTrainedModel, anatomy: Anatomy, rows: int, pack: bool, kernels: Kernels | str) -> Means:
+    pays = pack and packing_pays((*anatomy.blocks[0].gate_up.modules,), max(2, rows))
+    low_rank = kernels.add_low_rank if isinstance(kernels, Kernels) else None
+    bank = FactorBank(model, anatomy.together, hooked=False, kernel=low_rank)
+    return Means(bank, kernels, max(2, rows) if pays else None)
+
+
+def _fused(model: PreTrainedModel, anatomy: Anatomy, seen: Watched, length: int, means: Means) -> FusedDecoder:
+    return FusedDecoder(anatomy, [_sight(each, seen, length) for each in seen.layers], _finish(model), means)
 
 
 # -- what a step of the model's own shows ------------------------------------------------------------------------------

@@ -8,13 +8,13 @@ from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-SOURCE = Path(__file__).with_name("low_rank.cpp")
+SOURCES = tuple(sorted(Path(__file__).parent.glob("*.cpp")))
 COMPILERS = ("c++", "g++", "clang++")
-FLAGS = ("-std=c++17", "-O3", "-march=native", "-fno-trapping-math", "-shared", "-fPIC")
+FLAGS = ("-std=c++17", "-O3", "-march=native", "-fno-trapping-math", "-fno-math-errno", "-shared", "-fPIC")
 THREADING = ("-fopenmp",)
 """Left out where a compiler does not know it: one thread then."""
 SECONDS = 60.0
-"""After which a compiler is given up; it takes less than one."""
+"""After which a compiler is given up; it takes one or two."""
 
 
 class NoLibraryError(Exception):
@@ -41,7 +41,7 @@ def _compiler() -> list[str]:
 
 def _built(compiler: list[str]) -> ctypes.CDLL:
     with TemporaryDirectory(prefix="loralab-", ignore_cleanup_errors=True) as folder:
-        target = Path(folder) / "low_rank.so"
+        target = Path(folder) / "kernels.so"
         problem = _compiled([*compiler, *FLAGS, *THREADING], target)
         if problem and _compiled([*compiler, *FLAGS], target):
             raise NoLibraryError(f"{Path(compiler[0]).name} failed: {problem}")
@@ -56,7 +56,7 @@ def _compiled(command: list[str], target: Path) -> str:
     """What the compiler complained of; empty where it did not."""
     try:
         done = subprocess.run(
-            [*command, "-o", str(target), str(SOURCE)],
+            [*command, "-o", str(target), *map(str, SOURCES)],
             capture_output=True, text=True, errors="replace", timeout=SECONDS, stdin=subprocess.DEVNULL, check=False,
         )  # fmt: skip
     except (OSError, subprocess.TimeoutExpired) as error:

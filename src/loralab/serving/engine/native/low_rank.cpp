@@ -7,76 +7,13 @@
 //
 // Shapes: N rows, C columns, P modules that read the same input, I inputs; A [C, P, I], of each module B [C, O_p].
 
-#include <cstdint>
-#include <cstring>
 #include <vector>
+
+#include "numbers.h"
 
 namespace {
 
-constexpr int64_t LANES = 32;    // partial sums of a product of two vectors
-constexpr int64_t OUTPUTS = 64;  // outputs that are summed at once
-
-struct bfloat16 {
-  uint16_t bits;
-};
-
-inline float wide(float value) { return value; }
-
-inline float wide(bfloat16 value) {
-  uint32_t bits = static_cast<uint32_t>(value.bits) << 16;
-  float result;
-  std::memcpy(&result, &bits, sizeof result);
-  return result;
-}
-
-template <typename Number>
-Number narrow(float value);
-
-template <>
-inline float narrow<float>(float value) {
-  return value;
-}
-
-// To the nearest, ties to even; what is no number stays none.
-template <>
-inline bfloat16 narrow<bfloat16>(float value) {
-  uint32_t bits;
-  std::memcpy(&bits, &value, sizeof bits);
-  uint32_t rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
-  bool is_nan = (bits & 0x7fffffffu) > 0x7f800000u;
-  return bfloat16{static_cast<uint16_t>(is_nan ? 0x7fc0u : rounded)};
-}
-
-template <typename Number>
-float dot(const Number* a, const float* x, int64_t width) {
-  float sums[LANES] = {};
-  int64_t i = 0;
-  for (; i + LANES <= width; i += LANES)
-    for (int64_t lane = 0; lane < LANES; ++lane) sums[lane] += wide(a[i + lane]) * x[i + lane];
-  for (int64_t lane = 0; i < width; ++lane, ++i) sums[lane] += wide(a[i]) * x[i];
-  for (int64_t half = LANES / 2; half > 0; half /= 2)
-    for (int64_t lane = 0; lane < half; ++lane) sums[lane] += sums[lane + half];
-  return sums[0];
-}
-
-// y += u B over `count` columns of B, whose rows are `width` wide.
-template <typename Number>
-void add_columns(Number* y, const float* u, const Number* B, int64_t count, int64_t width) {
-  int64_t o = 0;
-  for (; o + OUTPUTS <= width; o += OUTPUTS) {
-    float sums[OUTPUTS] = {};
-    for (int64_t c = 0; c < count; ++c) {
-      const Number* row = B + c * width + o;
-      for (int64_t lane = 0; lane < OUTPUTS; ++lane) sums[lane] += u[c] * wide(row[lane]);
-    }
-    for (int64_t lane = 0; lane < OUTPUTS; ++lane) y[o + lane] = narrow<Number>(wide(y[o + lane]) + sums[lane]);
-  }
-  for (; o < width; ++o) {
-    float sum = 0;
-    for (int64_t c = 0; c < count; ++c) sum += u[c] * wide(B[c * width + o]);
-    y[o] = narrow<Number>(wide(y[o]) + sum);
-  }
-}
+using namespace loralab;
 
 struct Extent {
   int32_t start, stop;
@@ -98,9 +35,11 @@ void add_low_rank(const Number* x, int64_t x_stride, Number* y, int64_t y_stride
       for (int64_t p = 0; p < modules; ++p) {
         for (int64_t c = 0; c < count; ++c) {
           const Number* a = A + ((start + c) * modules + p) * inputs;
-          u[c] = wide(narrow<Number>(dot(a, wide_x.data(), inputs)));
+          u[c] = rounded<Number>(dot(a, wide_x.data(), inputs));
         }
-        add_columns(y + n * y_stride + places[p], u.data(), B[p] + start * widths[p], count, widths[p]);
+        Number* to = y + n * y_stride + places[p];
+        weighted_sum(u.data(), B[p] + start * widths[p], count, widths[p],
+                     [to](int64_t o, float sum) { to[o] = narrow<Number>(wide(to[o]) + sum); });
       }
     }
   }

@@ -1,0 +1,84 @@
+"""The kernels for one type of numbers: compiled, and tried against torch before anything is left to them."""
+
+import ctypes
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from loralab.nn.trial import agree
+from loralab.serving.engine.native.attention import AttentionKernel, attended_by_torch
+from loralab.serving.engine.native.compiled import library
+from loralab.serving.engine.native.low_rank import LOW_RANK_ARGUMENTS, LowRankKernel
+from loralab.serving.engine.native.norm import NORM_ARGUMENTS, NormKernel
+
+NAMES = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
+
+
+@dataclass(frozen=True)
+class Kernels:
+    """What is compiled, for numbers of one type in the processor's memory."""
+
+    add_low_rank: LowRankKernel
+    attend: AttentionKernel
+    normalise: NormKernel
+
+
+def kernels_for(like: Tensor) -> Kernels | str:
+    """For numbers of this type on this device; or why there are none."""
+    name = NAMES.get(like.dtype)
+    if like.device.type != "cpu" or name is None:
+        return f"there are none for {str(like.dtype).removeprefix('torch.')} on {like.device.type}"
+    built = library()
+    if isinstance(built, str):
+        return built
+    kernels = Kernels(
+        LowRankKernel(_of(built, f"add_low_rank_{name}", LOW_RANK_ARGUMENTS), like.dtype),
+        AttentionKernel(_of(built, f"attend_{name}", [ctypes.c_void_p])),
+        NormKernel(_of(built, f"rms_norm_{name}", NORM_ARGUMENTS)),
+    )
+    are_right = _adds(kernels, like.dtype) and _attends(kernels, like.dtype) and _normalises(kernels, like.dtype)
+    return kernels if are_right else "what was compiled computes something else than torch"
+
+
+def _of(built: ctypes.CDLL, name: str, arguments: Sequence[Any]) -> Callable[..., None]:
+    function: Any = getattr(built, name)
+    function.argtypes, function.restype = arguments, None
+    return function  # type: ignore[no-any-return]
+
+
+def _drawn(dtype: torch.dtype, *shapes: tuple[int, ...]) -> list[Tensor]:
+    source = torch.Generator().manual_seed(0)
+    return [torch.randn(shape, generator=source).to(dtype) for shape in shapes]
+
+
+def _adds(kernels: Kernels, dtype: torch.dtype) -> bool:
+    """Whether three rows of two modules get what torch adds to them."""
+    widths, seen = (70, 9), [(0, 4), (2, 2), (4, 7)]
+    x_NI, A_CPI, *Bs = _drawn(dtype, (3, 50), (7, 2, 50), *((7, width) for width in widths))
+    y_NO = torch.zeros(3, sum(widths), dtype=dtype)
+    kernels.add_low_rank(y_NO, (0, widths[0]), x_NI, torch.tensor(seen, dtype=torch.int32), A_CPI, Bs)
+    rows = [
+        torch.cat([x @ A_CPI[start:stop, p].T @ B[start:stop] for p, B in enumerate(Bs)])
+        for x, (start, stop) in zip(x_NI, seen, strict=True)
+    ]
+    return agree(torch.stack(rows), y_NO)
+
+
+def _attends(kernels: Kernels, dtype: torch.dtype) -> bool:
+    """Whether two rows, turned by nothing, attend to what torch has them attend to."""
+    keys, values, query = _drawn(dtype, (2, 1, 40, 70), (2, 1, 40, 70), (2, 3, 70))
+    cos, sin, firsts = torch.ones(2, 1, 70, dtype=dtype), torch.zeros(2, 1, 70, dtype=dtype), [0, 33]
+    attended = kernels.attend(
+        query, keys[:, :, -1], values[:, :, -1], cos, sin, keys.clone(), values.clone(),
+        torch.tensor(firsts, dtype=torch.int32), now=39, window=None, scale=0.1, cap=None,
+    )  # fmt: skip
+    return agree(attended_by_torch(query, keys, values, firsts, 0.1), attended)
+
+
+def _normalises(kernels: Kernels, dtype: torch.dtype) -> bool:
+    x_NH, gain_H = _drawn(dtype, (3, 70))[0], torch.linspace(0.5, 2, 70)
+    return agree(F.rms_norm(x_NH.float(), (70,), gain_H, 1e-6).to(dtype), kernels.normalise(x_NH, gain_H, 1e-6))
