@@ -6,12 +6,15 @@ from collections.abc import Iterator
 import pytest
 import torch
 from torch import Tensor
+from transformers.activations import ACT2FN
 
 import loralab as ll
 from loralab.serving.engine.engine import Engine, EngineConfig
 from loralab.serving.engine.fused.attention import Turn
+from loralab.serving.engine.fused.gates import gate_of
 from loralab.serving.engine.native.compiled import library
 from loralab.serving.engine.native.kernels import Kernels, kernels_for
+from loralab.serving.engine.native.low_rank import LowRankFactors
 from loralab.serving.engine.request import Request
 from serving.causal import LENGTH, adapt, answers, causal, plainly, prompts
 
@@ -55,7 +58,7 @@ def test_every_row_gets_its_own_adapters(dtype: torch.dtype, inputs: int) -> Non
             summed = A[start:stop, p].double().abs() @ x[row].double().abs()
             size[row, place : place + width] += summed @ B[p][start:stop].double().abs()
     before = y.clone()
-    kernel(y, places, x, torch.tensor(extents, dtype=torch.int32), A, B)
+    kernel(y, x, torch.tensor(extents, dtype=torch.int32), LowRankFactors(A, B, places))
     assert ((y.double() - expected).abs() <= torch.finfo(dtype).eps * size).all()
     assert torch.equal(y[2], before[2])
     assert torch.equal(y[:, 131], before[:, 131])
@@ -67,9 +70,10 @@ def test_a_row_has_the_same_bits_alone_and_among_others(dtype: torch.dtype) -> N
     A, B = drawn(dtype, COLUMNS, 1, 77), [drawn(dtype, COLUMNS, 70)]
     x, extents = drawn(dtype, 33, 77), torch.tensor([(row % 5, row % 5 + 7) for row in range(33)], dtype=torch.int32)
     together, alone = torch.zeros(33, 70, dtype=dtype), torch.zeros(33, 70, dtype=dtype)
-    kernel(together, [0], x, extents, A, B)
+    factors = LowRankFactors(A, B, [0])
+    kernel(together, x, extents, factors)
     for row in range(33):
-        kernel(alone[row : row + 1], [0], x[row : row + 1], extents[row : row + 1], A, B)
+        kernel(alone[row : row + 1], x[row : row + 1], extents[row : row + 1], factors)
     assert torch.equal(together, alone)
     assert together.abs().min() > 0
 
@@ -141,12 +145,30 @@ def test_a_norm_is_rounded_once(dtype: torch.dtype) -> None:
     assert ((y.double() - expected).abs() <= 2 * torch.finfo(dtype).eps * expected.abs()).all()
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", ["silu", "gelu_pytorch_tanh"])
+def test_a_gate_is_the_activations(dtype: torch.dtype, name: str) -> None:
+    gate_up, gate = 4 * drawn(dtype, 5, 2 * 77), kernels_of(dtype).gate
+    expected = ACT2FN[name](gate_up[:, :77].double()) * gate_up[:, 77:].double()
+    y, by_torch = (gate_of(ACT2FN[name], each)(gate_up.clone()) for each in (gate, None))
+    size = (gate_up[:, :77] * gate_up[:, 77:]).double().abs()
+    assert ((y.double() - expected).abs() <= 2 * torch.finfo(dtype).eps * size).all()
+    assert not torch.equal(y, by_torch) or dtype == torch.bfloat16  # that the kernel was taken
+
+
+@pytest.mark.parametrize("name", ["gelu", "relu", "quick_gelu", "relu2", "laplace", "hardswish"])
+def test_what_only_resembles_a_known_activation_is_left_to_torch(name: str) -> None:
+    gate_up = 4 * drawn(torch.bfloat16, 5, 2 * 77)
+    expected = ACT2FN[name](gate_up[:, :77]) * gate_up[:, 77:]
+    assert torch.equal(gate_of(ACT2FN[name], kernels_of(torch.bfloat16).gate)(gate_up.clone()), expected)
+
+
 def test_what_is_no_number_stays_none() -> None:
     kernel = kernels_of(torch.bfloat16).add_low_rank
     A, B = torch.ones(1, 1, 4).bfloat16(), [torch.ones(1, 3).bfloat16()]
     x = torch.tensor([[torch.nan] * 4, [torch.inf] * 4]).bfloat16()
     y = torch.zeros(2, 3).bfloat16()
-    kernel(y, [0], x, torch.tensor([[0, 1], [0, 1]], dtype=torch.int32), A, B)
+    kernel(y, x, torch.tensor([[0, 1], [0, 1]], dtype=torch.int32), LowRankFactors(A, B, [0]))
     assert y[0].isnan().all()
     assert y[1].isposinf().all()
     case = Attending(torch.bfloat16, 64, 64, None, None)

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from loralab.serving.engine.native.low_rank import LowRankKernel
+from loralab.serving.engine.native.low_rank import LowRankFactors, LowRankKernel
 
 Pairs = Mapping[str, tuple[Tensor, Tensor]]
 """By module path: A [R, I] and s·B [O, R] of one adapter."""
@@ -96,6 +96,7 @@ class Shelf:
         self.B: list[Tensor] = []
         self._adapters: list[int] = []
         self._kernel = kernel
+        self._factors: LowRankFactors | None = None
 
     @property
     def is_empty(self) -> bool:
@@ -126,15 +127,19 @@ class Shelf:
     def grow(self, capacity: int) -> None:
         """Room for more columns."""
         self.A, self.B = _longer(self.A, capacity), [_longer(B, capacity) for B in self.B]
+        self._factors = None
 
     def keep(self, columns: Sequence[int]) -> None:
         """These columns and no others."""
         self.A, self.B = self.A[columns], [B[columns] for B in self.B]
+        self._factors = None
 
     def add(self, y_NO: Tensor, places: Mapping[str, slice], x_NI: Tensor, seen: SeenRuns) -> None:
-        """Add to each row, where the outputs of each module are, what its adapter adds there."""
+        """Add to each row what its adapter adds where the outputs of each module are: the same places at every call."""
         if self._kernel is not None:
-            self._kernel(y_NO, [places[path].start for path in self.paths], x_NI, seen.extents_N2, self.A, self.B)
+            if self._factors is None:
+                self._factors = LowRankFactors(self.A, self.B, [places[path].start for path in self.paths])
+            self._kernel(y_NO, x_NI, seen.extents_N2, self._factors)
             return
         for rows, columns in seen.parts:
             self.add_to({path: y_NO[rows, places[path]] for path in self.paths}, x_NI[rows], columns)
@@ -163,6 +168,7 @@ class Shelf:
         self._adapters.append(0)
         self.A = torch.cat([self.A, self.A.new_zeros(len(self.A), 1, self.A.shape[2])], 1)
         self.B.append(self.A.new_zeros(len(self.A), out_features))
+        self._factors = None
 
 
 class FactorBank:

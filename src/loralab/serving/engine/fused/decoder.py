@@ -27,6 +27,7 @@ from loralab.serving.engine.cache import RowCache
 from loralab.serving.engine.decoder import Chunk, rows_of
 from loralab.serving.engine.fused.anatomy import Anatomy, Block, Linears
 from loralab.serving.engine.fused.attention import Rotation, Turn, attend, attend_among
+from loralab.serving.engine.fused.gates import Gate, gate_of
 from loralab.serving.engine.fused.norms import Norm, norm_of
 from loralab.serving.engine.fused.products import RUNS, DenseProduct, PackedDense, rows_apart
 from loralab.serving.engine.native.attention import AttentionKernel
@@ -158,6 +159,10 @@ class Means:
         """The kernels, where there are any."""
         return self.kernels if isinstance(self.kernels, Kernels) else None
 
+    def gate(self, activation: nn.Module) -> Gate:
+        """What computes act(g)·u."""
+        return gate_of(activation, self.compiled.gate if self.compiled else None)
+
     def norm(self, module: nn.Module | None) -> Norm | None:
         """What computes a norm, where there is one."""
         return None if module is None else norm_of(module, self.compiled.normalise if self.compiled else None)
@@ -199,7 +204,7 @@ class FusedBlock:
         self._after_attention, self._after_gated = map(means.norm, (block.after_attention, block.after_gated))
         self._query_norm, self._key_norm = map(means.norm, (block.query_norm, block.key_norm))
         self._heads_are_normed_together = block.query_norm is not None and _width(block.query_norm) != _head(block)
-        self._activation = block.activation
+        self._gate = means.gate(block.activation)
         self._width = _head(block)
         self._queries = block.out.modules[0].in_features // self._width
         self._scale = float(block.attention.scaling)  # type: ignore[arg-type]
@@ -211,8 +216,8 @@ class FusedBlock:
         o_RI = self._attention(h_RH, step)
         x_RH = _plus(x_RH, o_RI, self._out, self._after_attention, step.seen)
         h_RH = x_RH if self._before_gated is None else self._before_gated(x_RH)
-        gate, up = self._gate_up(h_RH, step.seen).chunk(2, -1)
-        return _plus(x_RH, self._activation(gate).mul_(up), self._down, self._after_gated, step.seen)
+        m_RF = self._gate(self._gate_up(h_RH, step.seen))
+        return _plus(x_RH, m_RF, self._down, self._after_gated, step.seen)
 
     def _attention(self, h_RH: Tensor, step: SharedStep) -> Tensor:
         heads = self._qkv(h_RH, step.seen).view(len(h_RH), -1, self._width)

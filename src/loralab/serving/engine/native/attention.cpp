@@ -39,24 +39,6 @@ struct Scratch {
   std::vector<Number> turned;
 };
 
-// e^x of x <= 0 to a rounding or two of float32, in operations that a compiler makes vectors of.
-inline float exponential(float x) {
-  x = x < -87.0f ? -87.0f : x;
-  const float n = std::floor(x * 1.44269504f + 0.5f);
-  const float r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
-  float p = 1.9875691500e-4f;
-  p = p * r + 1.3981999507e-3f;
-  p = p * r + 8.3334519073e-3f;
-  p = p * r + 4.1665795894e-2f;
-  p = p * r + 1.6666665459e-1f;
-  p = p * r + 5.0000001201e-1f;
-  p = p * r * r + r + 1.0f;
-  const int32_t bits = (static_cast<int32_t>(n) + 127) << 23;
-  float power;
-  std::memcpy(&power, &bits, sizeof power);
-  return p * power;
-}
-
 template <typename Number>
 void turn(const Number* x, const Number* cosine, const Number* sine, int64_t width, int64_t turned, Number* y) {
   const int64_t half = turned / 2;

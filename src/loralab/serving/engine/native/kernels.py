@@ -12,7 +12,8 @@ from torch.nn import functional as F
 from loralab.nn.trial import agree
 from loralab.serving.engine.native.attention import AttentionKernel, attended_by_torch
 from loralab.serving.engine.native.compiled import library
-from loralab.serving.engine.native.low_rank import LOW_RANK_ARGUMENTS, LowRankKernel
+from loralab.serving.engine.native.gate import GATE_ARGUMENTS, SILU, GateKernel
+from loralab.serving.engine.native.low_rank import LOW_RANK_ARGUMENTS, LowRankFactors, LowRankKernel
 from loralab.serving.engine.native.norm import NORM_ARGUMENTS, NormKernel
 
 NAMES = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
@@ -25,6 +26,7 @@ class Kernels:
     add_low_rank: LowRankKernel
     attend: AttentionKernel
     normalise: NormKernel
+    gate: GateKernel
 
 
 def kernels_for(like: Tensor) -> Kernels | str:
@@ -39,8 +41,9 @@ def kernels_for(like: Tensor) -> Kernels | str:
         LowRankKernel(_of(built, f"add_low_rank_{name}", LOW_RANK_ARGUMENTS), like.dtype),
         AttentionKernel(_of(built, f"attend_{name}", [ctypes.c_void_p])),
         NormKernel(_of(built, f"rms_norm_{name}", NORM_ARGUMENTS)),
+        GateKernel(_of(built, f"gate_{name}", GATE_ARGUMENTS)),
     )
-    are_right = _adds(kernels, like.dtype) and _attends(kernels, like.dtype) and _normalises(kernels, like.dtype)
+    are_right = all(tried(kernels, like.dtype) for tried in (_adds, _attends, _normalises, _gates))
     return kernels if are_right else "what was compiled computes something else than torch"
 
 
@@ -60,7 +63,8 @@ def _adds(kernels: Kernels, dtype: torch.dtype) -> bool:
     widths, seen = (70, 9), [(0, 4), (2, 2), (4, 7)]
     x_NI, A_CPI, *Bs = _drawn(dtype, (3, 50), (7, 2, 50), *((7, width) for width in widths))
     y_NO = torch.zeros(3, sum(widths), dtype=dtype)
-    kernels.add_low_rank(y_NO, (0, widths[0]), x_NI, torch.tensor(seen, dtype=torch.int32), A_CPI, Bs)
+    factors = LowRankFactors(A_CPI, Bs, (0, widths[0]))
+    kernels.add_low_rank(y_NO, x_NI, torch.tensor(seen, dtype=torch.int32), factors)
     rows = [
         torch.cat([x @ A_CPI[start:stop, p].T @ B[start:stop] for p, B in enumerate(Bs)])
         for x, (start, stop) in zip(x_NI, seen, strict=True)
@@ -82,3 +86,8 @@ def _attends(kernels: Kernels, dtype: torch.dtype) -> bool:
 def _normalises(kernels: Kernels, dtype: torch.dtype) -> bool:
     x_NH, gain_H = _drawn(dtype, (3, 70))[0], torch.linspace(0.5, 2, 70)
     return agree(F.rms_norm(x_NH.float(), (70,), gain_H, 1e-6).to(dtype), kernels.normalise(x_NH, gain_H, 1e-6))
+
+
+def _gates(kernels: Kernels, dtype: torch.dtype) -> bool:
+    g, u = _drawn(dtype, (3, 70), (3, 70))
+    return agree(F.silu(g) * u, kernels.gate(torch.cat((g, u), 1), SILU))

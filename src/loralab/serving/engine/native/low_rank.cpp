@@ -19,10 +19,17 @@ struct Extent {
   int32_t start, stop;
 };
 
+struct Factors {
+  const void* A;
+  int64_t inputs, modules;
+  const void* const* B;
+  const int64_t *places, *widths;
+};
+
 template <typename Number>
-void add_low_rank(const Number* x, int64_t x_stride, Number* y, int64_t y_stride, const Extent* seen, int64_t rows,
-                  const Number* A, int64_t inputs, int64_t modules, const Number* const* B, const int64_t* places,
-                  const int64_t* widths, int64_t threads) {
+void add_low_rank(const Factors& factors, const Number* x, int64_t x_stride, Number* y, int64_t y_stride,
+                  const Extent* seen, int64_t rows, int64_t threads) {
+  const int64_t inputs = factors.inputs, modules = factors.modules;
 #pragma omp parallel num_threads(threads)
   {
     std::vector<float> wide_x(inputs), u;
@@ -34,11 +41,13 @@ void add_low_rank(const Number* x, int64_t x_stride, Number* y, int64_t y_stride
       for (int64_t i = 0; i < inputs; ++i) wide_x[i] = wide(x[n * x_stride + i]);
       for (int64_t p = 0; p < modules; ++p) {
         for (int64_t c = 0; c < count; ++c) {
-          const Number* a = A + ((start + c) * modules + p) * inputs;
+          const Number* a = static_cast<const Number*>(factors.A) + ((start + c) * modules + p) * inputs;
           u[c] = rounded<Number>(dot(a, wide_x.data(), inputs));
         }
-        Number* to = y + n * y_stride + places[p];
-        weighted_sum(u.data(), B[p] + start * widths[p], count, widths[p],
+        const int64_t width = factors.widths[p];
+        const Number* B = static_cast<const Number*>(factors.B[p]) + start * width;
+        Number* to = y + n * y_stride + factors.places[p];
+        weighted_sum(u.data(), B, count, width,
                      [to](int64_t o, float sum) { to[o] = narrow<Number>(wide(to[o]) + sum); });
       }
     }
@@ -47,11 +56,10 @@ void add_low_rank(const Number* x, int64_t x_stride, Number* y, int64_t y_stride
 
 }  // namespace
 
-#define OF_TYPE(name, Number)                                                                                        \
-  extern "C" void name(const Number* x, int64_t x_stride, Number* y, int64_t y_stride, const Extent* seen,           \
-                       int64_t rows, const Number* A, int64_t inputs, int64_t modules, const Number* const* B,       \
-                       const int64_t* places, const int64_t* widths, int64_t threads) {                              \
-    add_low_rank(x, x_stride, y, y_stride, seen, rows, A, inputs, modules, B, places, widths, threads);              \
+#define OF_TYPE(name, Number)                                                                                       \
+  extern "C" void name(const Factors* factors, const Number* x, int64_t x_stride, Number* y, int64_t y_stride,      \
+                       const Extent* seen, int64_t rows, int64_t threads) {                                         \
+    add_low_rank(*factors, x, x_stride, y, y_stride, seen, rows, threads);                                          \
   }
 
 OF_TYPE(add_low_rank_float32, float)
