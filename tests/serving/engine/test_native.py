@@ -59,7 +59,7 @@ def test_every_row_gets_its_own_adapters(dtype: torch.dtype, inputs: int) -> Non
             size[row, place : place + width] += summed @ B[p][start:stop].double().abs()
     before = y.clone()
     kernel(y, x, torch.tensor(extents, dtype=torch.int32), LowRankFactors(A, B, places))
-    assert ((y.double() - expected).abs() <= torch.finfo(dtype).eps * size).all()
+    assert ((y.double() - expected).abs() <= 2 * torch.finfo(dtype).eps * size).all()
     assert torch.equal(y[2], before[2])
     assert torch.equal(y[:, 131], before[:, 131])
 
