@@ -10,6 +10,9 @@ from collections.abc import Iterable
 LONGEST = 200
 """Characters of a name in a message: files of anybody's may have a megabyte in the place of one."""
 
+LONGEST_MESSAGE, ITS_END = 4000, 500
+"""Characters of a whole message, and of those that are its end: that is where it says what to do."""
+
 
 def listed(items: Iterable[str], most: int = 12, between: str = "; ") -> str:
     """Problems in one line: the first ones, and how many more there are."""
@@ -30,12 +33,20 @@ def first_line(error: BaseException) -> str:
 
 
 class LoralabError(Exception):
-    """The root: catch this to catch everything that loralab refuses."""
+    """The root: catch this to catch everything that loralab refuses. What it quotes may be a file's megabyte: of a
+    message that nobody would read to its end, the middle is left out."""
 
     is_known_to_all: bool | None = None
     """Of several processes: whether all raise it, or this one alone. None before they have met."""
     is_of_a_lost_process = False
     """Whether it is what the other processes of a run notice of one that has gone."""
+
+    def __str__(self) -> str:
+        text = super().__str__()
+        left_out = len(text) - LONGEST_MESSAGE
+        if left_out <= 0:
+            return text
+        return f"{text[: LONGEST_MESSAGE - ITS_END]} … {left_out:,} characters … {text[-ITS_END:]}"
 
 
 class SpecError(LoralabError, ValueError):

@@ -6,6 +6,7 @@ A reader is run under a judge, which hears every operation on files and every pr
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,7 +18,12 @@ from hypothesis import HealthCheck, seed, settings
 from loralab.errors import LoralabError
 
 LONGEST = 10
-"""Seconds."""
+"""Seconds of waiting, or of the processor."""
+TICKS = 10
+"""Into which they are parted. A process that is stopped for a while (the whole machine sleeps, or somebody measures
+beside) hears one when it goes on, and has not waited for the others."""
+LONGEST_MESSAGE = 4100
+"""Characters."""
 LARGEST = 4
 """Times the input, beside a constant."""
 CONSTANT = 160 * 2**20
@@ -79,12 +85,16 @@ WATCH = Watch()
 @contextmanager
 def soon() -> Iterator[None]:
     """An error for what takes longer than it may."""
+    began, ticks = time.process_time(), 0
 
-    def over(number: int, frame: FrameType | None) -> None:
-        raise Hang(f"it takes more than {LONGEST} seconds")
+    def tick(number: int, frame: FrameType | None) -> None:
+        nonlocal ticks
+        ticks += 1
+        if ticks >= TICKS or time.process_time() - began > LONGEST:
+            raise Hang(f"it takes more than {LONGEST} seconds")
 
-    before = signal.signal(signal.SIGALRM, over)
-    signal.setitimer(signal.ITIMER_REAL, LONGEST)
+    before = signal.signal(signal.SIGALRM, tick)
+    signal.setitimer(signal.ITIMER_REAL, LONGEST / TICKS, LONGEST / TICKS)
     try:
         yield
     finally:
@@ -122,6 +132,7 @@ def judged(read: Callable[[], Answer], size: int, writable: Path) -> Answer | Lo
     assert not seen, seen
     if isinstance(answer, LoralabError):
         assert len(str(answer)) > 20, f"{answer!r} says too little"
+        assert len(str(answer)) < LONGEST_MESSAGE, f"{len(str(answer))} characters: {str(answer)[:1000]}"
     return answer
 
 

@@ -1,7 +1,11 @@
 """Flags and configuration files that nobody should write: exit status 2 and a sentence, or 0; never a traceback."""
 
+import hashlib
 import importlib
 import json
+import os
+import signal
+import subprocess
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -140,3 +144,15 @@ def test_the_watch_of_time_is_awake(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("faults.judging.LONGEST", 0.05)
     with pytest.raises(Hang), soon():
         time.sleep(5)
+
+
+def test_so_it_is_where_no_handler_of_signals_can_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("faults.judging.LONGEST", 0.05)
+    with pytest.raises(Hang), soon():
+        hashlib.pbkdf2_hmac("sha256", b"", b"", 10**6)
+
+
+def test_a_process_that_was_stopped_has_not_waited(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("faults.judging.LONGEST", 0.4)
+    with subprocess.Popen(["sh", "-c", f"sleep 0.8; kill -CONT {os.getpid()}"]), soon():
+        os.kill(os.getpid(), signal.SIGSTOP)

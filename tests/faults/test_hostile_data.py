@@ -93,7 +93,6 @@ def read_or_refused(place: Path, name: str, content: bytes) -> None:
     answer = judged(read, len(content), place / "out")
     if isinstance(answer, ll.LoralabError) and "no such" not in str(answer):
         assert "Traceback" not in str(answer)
-        assert len(str(answer)) < 3000, f"{len(str(answer))} characters: {str(answer)[:1000]}"
 
 
 @pytest.mark.parametrize("name", FILES)

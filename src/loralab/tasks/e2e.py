@@ -99,8 +99,8 @@ def _examples(rows: list[Row], split: str) -> tuple[Example, ...]:
 def _row(path: Path, line: int, cells: list[str]) -> Row:
     if len(cells) != len(COLUMNS) or not all(cell.strip() for cell in cells):
         raise DataError(
-            f"{path}, line {line}: {len(cells)} cells {cells!r}, expected a meaning representation and a reference; "
-            "correct or remove the row"
+            f"{path}, line {line}: {len(cells)} cells {cells!r:.80}, expected a meaning representation and a "
+            "reference; correct or remove the row"
         )
     return cells[0], cells[1]
 
@@ -121,13 +121,17 @@ def read_outputs(path: Path, examples: Examples) -> list[str]:
     outputs: dict[str, str] = {}
     for number, (meaning, output) in enumerate(_output_rows(path, text), start=2):
         if meaning in outputs:
-            raise DataError(f"{path}, line {number}: a second output for {meaning!r}; give one for each unique input")
+            raise DataError(
+                f"{path}, line {number}: a second output for {meaning!r:.80}; give one for each unique input"
+            )
         outputs[meaning] = output
     meanings = [each.prompt.removesuffix(CUE) for each in examples if isinstance(each, Example)]
     missing = [meaning for meaning in meanings if meaning not in outputs]
     unknown = sorted(outputs.keys() - set(meanings))
     if missing or unknown:
-        example = f"no output for {missing[0]!r}" if missing else f"an output for {unknown[0]!r}, which is not asked"
+        example = (
+            f"no output for {missing[0]!r:.80}" if missing else f"an output for {unknown[0]!r:.80}, which is not asked"
+        )
         raise DataError(
             f"{path}: {len(missing)} inputs have no output and {len(unknown)} outputs have no input ({example}); "
             "give the outputs of the very file that the references are of"

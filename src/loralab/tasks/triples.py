@@ -56,7 +56,9 @@ def parse_triple(place: str, text: str) -> Triple:
     """A triple in WebNLG's spelling, `subject | relation | object`. Raises `DataError` for any other."""
     parts = [part.strip() for part in text.split("|")]
     if len(parts) != 3:
-        raise DataError(f"{place}: the triple {text!r} has {len(parts)} parts, expected subject | relation | object")
+        raise DataError(
+            f"{place}: the triple {text!r:.80} has {len(parts)} parts, expected subject | relation | object"
+        )
     return parts[0], parts[1], parts[2]
 
 

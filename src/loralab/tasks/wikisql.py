@@ -85,7 +85,7 @@ def _example(line: Line, tables: Mapping[str, Table]) -> Example:
     table = tables.get(line.text("table_id"))
     if table is None:
         raise line.error(
-            f"the table {line.content['table_id']!r} is not among the {len(tables)} tables beside the file"
+            f"the table {line.content['table_id']!r:.80} is not among the {len(tables)} tables beside the file"
         )
     return _question(line, table)
 
@@ -150,7 +150,7 @@ def read_tables(questions: Path) -> dict[str, Table]:
     for line in read_lines(path):
         table_id, table = line.text("id"), parse_table(line)
         if table_id in tables:
-            raise line.error(f"a second table with the id {table_id!r}; keep one of them")
+            raise line.error(f"a second table with the id {table_id!r:.80}; keep one of them")
         tables[table_id] = table
     return tables
 

@@ -118,14 +118,14 @@ def _label(row: Line, glue: GlueTask, classes: tuple[str, ...]) -> int | float:
     word = row.content[glue.label]
     if glue.labels:
         if word not in glue.labels:
-            raise row.error(f"the label is {word!r}; it must be one of {', '.join(glue.labels)}")
+            raise row.error(f"the label is {word!r:.80}; it must be one of {', '.join(glue.labels)}")
         return classes.index(glue.labels[word])
     try:
         value = float(word)
     except ValueError:
         value = float("nan")
     if not LOWEST <= value <= HIGHEST:
-        raise row.error(f"the score is {word!r}; it must be a number from 0 to 5")
+        raise row.error(f"the score is {word!r:.80}; it must be a number from 0 to 5")
     return value
 
 

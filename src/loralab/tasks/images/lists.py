@@ -62,7 +62,7 @@ def _read_line(line: Line) -> RawLabelled:
     if not isinstance(path, str) or not path:
         raise line.error(f"image is {path!r:.60}; it must be the path of an image")
     if isinstance(label, float):
-        raise line.error(f"the label is {label!r}; the class of an image must be a string or an integer")
+        raise line.error(f"the label is {label!r:.80}; the class of an image must be a string or an integer")
     return RawLabelled(line, path, None, label)
 
 

@@ -58,20 +58,20 @@ def find_labelling(rows: Sequence[RawLabelled], kind: Kind | None = None) -> Lab
     words = isinstance(rows[0].label, str)
     for row in rows:
         if isinstance(row.label, str) != words:
-            raise row.line.error(f"the label {row.label!r} is not of the first line's type; use strings or numbers")
+            raise row.line.error(f"the label {row.label!r:.80} is not of the first line's type; use strings or numbers")
     pointed = any(isinstance(row.label, float) for row in rows)
     if kind == "regression" or (pointed and kind is None):
         return _values(rows, words, kind)
     classes = sorted({row.label for row in rows})
     if len(classes) < 2:
-        raise DataError(f"{rows[0].line.path}: all labels are {classes[0]!r}; a classification needs two classes")
+        raise DataError(f"{rows[0].line.path}: all labels are {classes[0]!r:.80}; a classification needs two classes")
     names = tuple(_name(label) for label in classes)
     return Labelling("classification", names, float if pointed else type(classes[0]))
 
 
 def _values(rows: Sequence[RawLabelled], words: bool, kind: Kind | None) -> Labelling:
     if words:
-        raise rows[0].line.error(f"the label {rows[0].label!r} is a word; a regression needs numbers")
+        raise rows[0].line.error(f"the label {rows[0].label!r:.80} is a word; a regression needs numbers")
     values = sorted({row.label for row in rows})
     whole = kind is None and all(float(label).is_integer() for label in values)
     shown = ", ".join(map(str, values[:4])) + (", …" if len(values) > 4 else "")

@@ -189,7 +189,7 @@ def _renaming(keys: Collection[str]) -> str:
     meant = {OTHER_NAMES.get(key.strip().lower().replace(" ", "_"), key): key for key in keys}
     for shape in SHAPES:
         if shape.required <= meant.keys():
-            renamed = [f"{old!r} to {new!r}" for new, old in meant.items() if new in shape.used and old != new]
+            renamed = [f"{old!r:.80} to {new!r}" for new, old in meant.items() if new in shape.used and old != new]
             return f" (rename {' and '.join(renamed)})" if renamed else ""
     return ""
 

@@ -70,7 +70,7 @@ def _records(path: Path, text: str, separator: str) -> Iterator[Record]:
 def _header(path: Path, number: int, names: list[str]) -> list[str]:
     spaced = [name for name in names if name != name.strip()]
     if spaced or len(set(names)) < len(names):
-        what = f"there is space around the name {spaced[0]!r}" if spaced else "a name stands twice"
+        what = f"there is space around the name {spaced[0]!r:.80}" if spaced else "a name stands twice"
         raise DataError(f"{path}, line {number}: the header is {some(map(repr, names), 12)}; {what}")
     return names
 
