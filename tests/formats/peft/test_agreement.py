@@ -1,6 +1,7 @@
 """Folders whose files contradict each other are refused by whoever reads them, with a model or without."""
 
 import copy
+import hashlib
 import json
 import shutil
 from collections.abc import Callable
@@ -128,6 +129,69 @@ def test_rank_and_scale_of_an_entry_by_its_record_alone(toy: str, rank_stabilize
             said = packed_recipe(record, entry.parameter, groups)
             assert said is not None
             assert (said.rank, said.scale) == (entry.recipe.rank, pytest.approx(entry.recipe.scale))
+
+
+FINER = {
+    "fused thirds": "inner.lora_B.weight",
+    "fused thirds, stored transposed": "inner.lora_B.weight",
+    "attention": "inner.lora_B.weight",
+    "attention, q and v": "inner.lora_B.weight",
+    "attention, output": "inner.base_layer.out_proj.lora_B.weight",
+    "conv2d, groups": "inner.lora_A.weight",
+}
+"""Toy → a tensor of PEFT's that holds zeros where the update has nothing."""
+
+
+@pytest.mark.parametrize("toy", FINER)
+def test_what_stands_where_nothing_is_adapted_is_not_left_out_in_silence(toy: str, tmp_path: Path) -> None:
+    """PEFT computes with it, as when the folder was trained on there; loralab.json says that it is the file's."""
+    base = saved(toy, ll.LoRA(rank=2, targets=list(TOYS[toy].targets)), tmp_path)
+    if toy == "attention, output":
+        rewritten(tmp_path, lambda tensors: tensors["base_model.model.inner.lora_B.weight"].fill_(1))
+    else:
+        rewritten(tmp_path, lambda tensors: fill_zeros(tensors[f"base_model.model.{FINER[toy]}"]))
+    before = dict(base.named_modules())
+    with pytest.raises(ll.AdapterFileError, match=r"hold values where .* says that nothing is adapted"):
+        ll.load(base, tmp_path)
+    assert dict(base.named_modules()) == before
+    (tmp_path / "loralab.json").unlink()
+    assert ll.load(base, tmp_path).matched
+
+
+def test_nor_are_lengths_of_rows_that_are_not_adapted(tmp_path: Path) -> None:
+    base = saved("fused thirds", ll.LoRA(rank=2, targets=["inner[q,v]"], magnitude=True), tmp_path)
+    rewritten(tmp_path, lambda tensors: tensors["base_model.model.inner.lora_magnitude_vector"][20:24].mul_(2))
+    with pytest.raises(ll.AdapterFileError, match="lora_magnitude_vector hold values"):
+        ll.load(base, tmp_path)
+
+
+def saved(toy: str, spec: ll.LoRA, folder: Path) -> nn.Module:
+    """The base of an adapter that is in the folder, onto which it loads."""
+    model = TOYS[toy].build()
+    base = copy.deepcopy(model)
+    adapter = ll.attach(model, spec)
+    give_effect(adapter)
+    ll.save(adapter, folder, model=model)
+    loaded = ll.load(base, folder)
+    x = TOYS[toy].inputs(torch.float32)
+    assert torch.equal(quiet(base, x), quiet(model, x))
+    ll.detach(base, loaded.name)
+    return base
+
+
+def rewritten(folder: Path, change: Callable[[dict[str, torch.Tensor]], object]) -> None:
+    """With other tensors, of which loralab.json has the hash."""
+    path, sidecar = folder / "adapter_model.safetensors", folder / "loralab.json"
+    tensors = load_file(path)
+    change(tensors)
+    save_file(tensors, path, {"format": "pt"})
+    content = json.loads(sidecar.read_text()) | {"tensors_sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
+    sidecar.write_text(json.dumps(content))
+
+
+def fill_zeros(tensor: torch.Tensor) -> None:
+    assert (tensor == 0).any()
+    tensor[tensor == 0] = 1
 
 
 def test_an_embedding_is_saved_as_its_factors_alone(tmp_path: Path) -> None:

@@ -34,6 +34,9 @@ OUTPUT_TWICE = 2.0
 """PEFT up to 0.21.2 adds the update of nn.MultiheadAttention's output projection twice, in training as in inference
 (its pull request 3774): what such a file holds is half of what the adapter does."""
 
+SAME_LENGTH = 0.02
+"""The base's own lengths of rows that are not adapted, in whatever precision the base was loaded then and now."""
+
 Shapes = dict[str, tuple[int, ...]]
 """By local key."""
 
@@ -66,6 +69,16 @@ def unpack(update: Update, base: nn.Module, entry: PeftEntry) -> None:
     if isinstance(update, Magnitude):
         update.set_lengths(entry.tensors[MAGNITUDE])
     _FORMS[update.kind].unpack(update, base, entry)
+
+
+def surplus(update: Update, base: nn.Module, entry: PeftEntry) -> list[str]:
+    """Local keys of tensors that hold something where the update has nothing, so that `unpack` would leave it out:
+    a file that `pack` did not write, for then PEFT computes more than the update does."""
+    keys = list(_FORMS[update.kind].surplus(update, base, entry))
+    if isinstance(update, Magnitude) and WHOLE not in update.parts:
+        own, said = _all_lengths(update, base).flatten().float(), entry.tensors[MAGNITUDE].flatten().float()
+        keys += [] if torch.allclose(own, said, rtol=SAME_LENGTH) else [MAGNITUDE]
+    return keys
 
 
 def entry_shapes(base: nn.Module, parameter: str | None, rank: int, magnitude: bool = False) -> Shapes:
@@ -152,6 +165,22 @@ def _unpack_parts(update: LinearUpdate, tensors: Mapping[str, Tensor]) -> None:
         _fill(factors, tensors[A][columns], tensors[B][:, columns][rows] / (ratios[part] or 1.0))
 
 
+def _surplus_of_parts(update: LinearUpdate, base: nn.Module, entry: PeftEntry) -> Iterator[str]:
+    if WHOLE not in update.parts:
+        placed = [(update.factors_of(part).recipe.rank, update.rows_of(part)) for part in update.parts]
+        if _holds_more(entry.tensors[B], placed):
+            yield B
+
+
+def _holds_more(B_OR: Tensor, placed: Iterable[tuple[int, Tensor | slice]]) -> bool:
+    """Whether anything stands beside the rows of each (number of columns, rows), one after another."""
+    others, start = B_OR.clone(), 0
+    for rank, rows in placed:
+        others[rows, start : start + rank] = 0
+        start += rank
+    return bool(others.any())
+
+
 @torch.no_grad()
 def stacked(A_RI: Tensor, B_OR: Tensor, placed: Iterable[tuple[Tensor, Tensor, Tensor | slice]]) -> Pair:
     """Fill zeros with pairs (A, B, rows), one after another: each has its own rows of A and columns of B, where it is
@@ -211,6 +240,21 @@ def _unpack_attention(update: AttentionUpdate, base: nn.Module, entry: PeftEntry
         _fill(parts["out"], tensors[OUT_A][:R], B_out / (ratios["out"] or 1.0))
 
 
+def _surplus_of_attention(update: AttentionUpdate, base: nn.Module, entry: PeftEntry) -> Iterator[str]:
+    parts = {part: update.factors_of(part) for part in update.parts}
+    E, shared = len(entry.tensors[OUT_B]), _attention_rank(parts) != entry.recipe.rank
+    if shared:
+        thirds = torch.unflatten(entry.tensors[B], 0, (len(IN_PROJECTION), E))
+        more = any(bool(third.any()) for name, third in zip(IN_PROJECTION, thirds, strict=True) if name not in parts)
+    else:
+        into = [(parts[part].recipe.rank, _third(part, E)) for part in IN_PROJECTION if part in parts]
+        more = _holds_more(entry.tensors[B], into)
+    if more:
+        yield B
+    if _holds_more(entry.tensors[OUT_B], [(parts["out"].recipe.rank, slice(None))] if "out" in parts else []):
+        yield OUT_B
+
+
 def _attention_rank(parts: Mapping[str, Factors]) -> int:
     into = sum(parts[part].recipe.rank for part in IN_PROJECTION if part in parts)
     return max(into, parts["out"].recipe.rank if "out" in parts else 0)
@@ -263,6 +307,11 @@ def _unpack_conv(update: ConvUpdate, base: nn.Module, entry: PeftEntry) -> None:
     if not update.is_dense(base):
         A_conv = _blocked(A_conv, int(getattr(base, "groups", 1)))
     _fill(update.factors_of(WHOLE), A_conv, entry.tensors[B])
+
+
+def _surplus_of_conv(update: ConvUpdate, base: nn.Module, entry: PeftEntry) -> Iterator[str]:
+    if not update.is_dense(base) and not is_blocked(entry.tensors[A], int(getattr(base, "groups", 1))):
+        yield A
 
 
 def is_blocked(A_dense: Tensor, groups: int) -> bool:
@@ -336,13 +385,19 @@ class _Form:
     lengths: Callable[[Any], tuple[int, ...]] | None = None
     """The shape of DoRA's lengths; None where PEFT has no DoRA."""
     why_not: Callable[[Any, Any], str | None] = lambda update, base: None
+    surplus: Callable[[Any, Any, PeftEntry], Iterable[str]] = lambda update, base, entry: ()
+    """What `unpack` leaves out."""
 
 
 _FORMS: dict[Kind, _Form] = {
-    "linear": _Form(_linear_shapes, _pack_linear, _unpack_linear, lambda base: (dense_shape(base)[0],)),
+    "linear": _Form(
+        _linear_shapes, _pack_linear, _unpack_linear, lambda base: (dense_shape(base)[0],), surplus=_surplus_of_parts
+    ),
     "embedding": _Form(_embedding_shapes, _pack_embedding, _unpack_embedding, lambda base: (base.embedding_dim,)),
-    "conv": _Form(_conv_shapes, _pack_conv, _unpack_conv, _conv_lengths, _conv_why_not),
-    "attention": _Form(_attention_shapes, _pack_attention, _unpack_attention, why_not=_attention_why_not),
+    "conv": _Form(_conv_shapes, _pack_conv, _unpack_conv, _conv_lengths, _conv_why_not, _surplus_of_conv),
+    "attention": _Form(
+        _attention_shapes, _pack_attention, _unpack_attention, None, _attention_why_not, _surplus_of_attention
+    ),
     "parameters": _Form(_parameter_shapes, _pack_parameters, _unpack_parameter, why_not=_parameter_why_not),
 }
 _OF_CLASSES: dict[Kind, type[nn.Module] | tuple[type[nn.Module], ...]] = {

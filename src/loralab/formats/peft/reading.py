@@ -17,7 +17,7 @@ from loralab.core.updates.build import kind_of
 from loralab.core.updates.low_rank import BiasedLinear
 from loralab.core.updates.tokens import settings_of_rows
 from loralab.core.updates.update import WHOLE, Kind, Update
-from loralab.errors import AdapterFileError
+from loralab.errors import AdapterFileError, some
 from loralab.files.tensors import of_shape, refuse_unfit
 from loralab.formats.peft.agreement import packed_recipe, unheld
 from loralab.formats.peft.beside_base import expected_biases, fill_biases, fold_biases, needs_bias, refuse_tied
@@ -39,7 +39,7 @@ from loralab.formats.peft.keys import (
     unmatched_names,
     wrap_depths,
 )
-from loralab.formats.peft.layout import OUT_B, OUTPUT_TWICE, PeftEntry, entry_shapes, is_blocked, unpack
+from loralab.formats.peft.layout import OUT_B, OUTPUT_TWICE, PeftEntry, entry_shapes, is_blocked, surplus, unpack
 from loralab.formats.peft.tokens import COPY, expected_rows, fill_rows, refuse_beyond, refuse_taken, token_plot
 from loralab.formats.peft.writing import reasons_against_peft
 from loralab.formats.record import ModuleRecord, PartRecord, recorded_rows
@@ -302,13 +302,26 @@ def _filled(reading: FileReading, plot: Plot) -> dict[str, Update]:
     if reading.sidecar is None:
         _refuse_other_function(updates, reading.by_path)
     _scales_must_agree(reading, plot)
-    for target in plot.targets:
-        unpack(updates[target.path], target.module, _entry(reading, plot, target))
+    _unpack_all(reading, plot, updates)
     restore_in_full(reading, plot, updates)
     if reading.config.bias_of_B:
         fill_biases(updates, reading.config, plot, reading.tensors)
     fill_rows(updates, {path: reading.tensors[key] for path, key in plot.row_keys(reading.tensors).items()})
     return updates
+
+
+def _unpack_all(reading: FileReading, plot: Plot, updates: Mapping[str, Update]) -> None:
+    """Fill the factors. Raises AdapterFileError where that would leave values out which PEFT computes with."""
+    left_out = []
+    for target in plot.targets:
+        update, entry = updates[target.path], _entry(reading, plot, target)
+        unpack(update, target.module, entry)
+        left_out += [plot.stem(target) + key for key in surplus(update, target.module, entry)]
+    if left_out:
+        raise AdapterFileError(
+            f"{some(left_out, 4)} hold values where loralab.json says that nothing is adapted: another program trained "
+            "or edited the file. Get it again; or remove loralab.json, to follow the tensors alone"
+        )
 
 
 def _refuse_other_function(updates: Mapping[str, Update], by_path: Mapping[str, nn.Module]) -> None:
