@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.rate import dense_shapes, product_rate, weights
+from loralab.models.precision import capabilities
 
 MODEL, RANK, ALPHA, TARGETS, BATCH, RATE = "smollm2-135m", 4, 32, "q_proj,v_proj", 16, 2e-4
 UNCOUNTED_STEPS = 3
@@ -239,7 +240,7 @@ def machine(threads: int, asked: str = "auto") -> dict[str, Any]:
 
     dtype, reason = choose_dtype(asked, torch.device("cpu"))
     return {
-        "processor": str(torch.cpu.get_capabilities().get("cpu_name", "unknown")),
+        "processor": str(capabilities().get("cpu_name", "unknown")),
         "threads": threads,
         "versions": {name: version(name) for name in ("loralab", "torch", "transformers", "peft")},
         "python": platform.python_version(),

@@ -44,7 +44,7 @@ def _native_bfloat16(device: torch.device) -> tuple[bool, str]:
         return native, f"{chosen}: {torch.cuda.get_device_name(device)} {does} multiply bfloat16 natively"
     if device.type != "cpu":
         return False, f"float32: whether {device.type} multiplies bfloat16 natively is not known"
-    return _cpu_bfloat16(torch.cpu.get_capabilities(), lambda: _seconds(torch.bfloat16) < _seconds(torch.float32))
+    return _cpu_bfloat16(capabilities(), lambda: _seconds(torch.bfloat16) < _seconds(torch.float32))
 
 
 def _cpu_bfloat16(capabilities: Mapping[str, object], faster: Callable[[], bool]) -> tuple[bool, str]:
@@ -58,6 +58,13 @@ def _cpu_bfloat16(capabilities: Mapping[str, object], faster: Callable[[], bool]
     return True, f"bfloat16: {name} multiplies it natively ({flag})"
 
 
+def capabilities() -> Mapping[str, object]:
+    """What torch says of the processor: of `cpu_name`, and whether there are such instructions; before torch 2.11
+    nothing, so that float32 is chosen."""
+    found: Mapping[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
+    return found
+
+
 def _native_flag(capabilities: Mapping[str, object]) -> str | None:
     return next((flag for flag in NATIVE_BFLOAT16 if capabilities.get(flag)), None)
 
@@ -65,7 +72,7 @@ def _native_flag(capabilities: Mapping[str, object]) -> str | None:
 @cache
 def multiplies_bfloat16() -> bool:
     """Whether the processor says that it multiplies bfloat16 itself."""
-    return _native_flag(torch.cpu.get_capabilities()) is not None
+    return _native_flag(capabilities()) is not None
 
 
 def use_fast_float32() -> str:
@@ -78,7 +85,7 @@ def use_fast_float32() -> str:
     """
     if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
         return "float32 products: as torch does them (oneDNN is not in this build)"
-    name = str(torch.cpu.get_capabilities().get("cpu_name", "this processor"))
+    name = str(capabilities().get("cpu_name", "this processor"))
     if not _mkl_is_slow(name):
         return f"float32 products: as torch does them (oneDNN is not known to be faster on {name})"
     products = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]  # set on the module at run time

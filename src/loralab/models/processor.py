@@ -33,7 +33,7 @@ def default_processor(
 ) -> "tuple[transformers.BaseImageProcessor, list[str]]":
     """Images resized to the size that config.json says, pixels from −1 to 1; and a sentence that says so.
 
-    By Pillow: transformers 5.0 calls that class ViTImageProcessor, and later ones another, which needs torchvision.
+    By Pillow: the class without that in its name needs torchvision.
 
     Raises `ModelLoadError` where it says none.
     """
@@ -45,8 +45,8 @@ def default_processor(
         )
     height, width = _height_and_width(side)
     middle = [MIDDLE] * _vision(config, "num_channels", 3)
-    by_pillow = getattr(transformers, "ViTImageProcessorPil", None) or transformers.ViTImageProcessor
-    processor = by_pillow(size={"height": height, "width": width}, image_mean=middle, image_std=middle)
+    size = {"height": height, "width": width}
+    processor = transformers.ViTImageProcessorPil(size=size, image_mean=middle, image_std=middle)
     return processor, [f"no {IMAGE_FILES[0]}: images are resized to {height}×{width}, their pixels scaled to −1…1"]
 
 

@@ -10,6 +10,7 @@ from loralab.formats.quantized import quantize_base
 from loralab.formats.tokenizer import with_own_tokenizer
 from loralab.methods.lora import principal_under
 from loralab.methods.registry import specification
+from loralab.models.checkpointing import compute_blocks_again
 from loralab.models.fast.attention import short_sequence_attention
 from loralab.models.fast.lean import lean_leaves
 from loralab.models.head_dropout import set_head_dropout
@@ -98,7 +99,7 @@ def quieten(draft: Draft) -> Iterator[str]:
 def checkpoint_blocks(draft: Draft) -> Iterator[str]:
     """Each block computed again in the backward pass, which needs no word."""
     if draft.config.gradient_checkpointing:
-        draft.loaded.model.activation_checkpointing_enable({"use_reentrant": False})
+        compute_blocks_again(draft.loaded.model)
     yield from ()
 
 

@@ -6,7 +6,7 @@ Shapes: S sequences, T positions of this call.
 """
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -19,7 +19,8 @@ from loralab.core.rows.invocation import NEVER, invocation_starts, shifted
 from loralab.errors import AdapterStateError
 
 IDS, EMBEDDED, KEPT = "input_ids", "inputs_embeds", "logits_to_keep"
-CACHES = ("past_key_values", "cache_params")
+CACHES = ("cache", "past_key_values", "cache_params")
+"""What models call theirs: from transformers 5.24 on the first, before it the others."""
 _MEMORIES = ("state", "mems", "past_buckets_states")
 """What models go on from whose memory cannot be told how much it holds, nor marked (RWKV, XLNet, Reformer)."""
 _ON_CACHE = "_loralab_heard"
@@ -58,7 +59,7 @@ class Call:
         is_ids = isinstance(ids, Tensor) and ids.dim() == 2 and not ids.is_floating_point()
         seen = ids if is_ids else given.get(EMBEDDED, ids)
         sequences, positions = seen.shape[:2] if isinstance(seen, Tensor) and seen.dim() >= 2 else (0, 0)
-        filled = next((given[name] for name in CACHES if given.get(name) is not None), None)
+        filled = cache_of(given)
         past, before = _before(filled, int(sequences))
         memory = next((name for name in _MEMORIES if given.get(name) is not None), "")
         return Call(
@@ -135,6 +136,11 @@ class Call:
             f"{self.past} cached positions that {trouble}, and were computed without the adapter; put the whole "
             "invocation into one call, or give the positions, as rows(model, names, starts=[…])"
         )
+
+
+def cache_of(given: Mapping[str, Any]) -> Any:
+    """The cache among what a model is called with; None where there is none."""
+    return next((given[name] for name in CACHES if given.get(name) is not None), None)
 
 
 def _before(filled: Any, sequences: int) -> tuple[int, Heard | None]:

@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from loralab.core.adapter import adapters_on
 from loralab.core.layer import names_of
 from loralab.core.prompt import prompt_ends
+from loralab.core.rows.call import cache_of
 from loralab.core.updates.update import Update
 from loralab.errors import AdapterFileError, AdapterStateError, SpecError
 from loralab.models.context import context_length
@@ -150,7 +151,7 @@ class PrefixUpdate(Update):
         given = inspect.signature(type(base).forward).bind_partial(base, *args, **kwargs).arguments
         given.pop("self", None)
         given |= given.pop("kwargs", {})
-        cache = given.get("past_key_values")
+        cache = cache_of(given)
         cached = 0 if cache is None else int(cache.get_seq_length())
         mask = given.get("attention_mask")
         if mask is not None and not (isinstance(mask, Tensor) and mask.dim() == 2):
