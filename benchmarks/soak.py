@@ -5,7 +5,7 @@
 `loralab serve` runs in a process of its own. Before the clients come every question is asked alone, in two versions of
 the adapter whose folder will be exchanged while it is served; afterwards every answer must be one of those of its own
 name. The server's memory after warm-up must stay within 5% of what it was then. Prints one JSON object; exit 1 where
-anything was lost, mixed up or grew.
+anything was lost, mixed up or grew, or no beginning of a prompt was used again.
 """
 
 import argparse
@@ -30,12 +30,15 @@ import httpx2
 import psutil
 
 TOKEN = "soak"
+DTYPE = "float32"
+"""In bfloat16 an answer may differ from the lone one in its last bits: attention over a longer cache sums otherwise."""
 NEW, PROMPTS = 12, 6
 FLAT = 1.05
 """The server's memory at its end over that at the end of its warm-up."""
 WARM_UP = 0.4
 """Of the time."""
-TEXT = "def double(x):\n    return 2 * x\n\n\ndef third(numbers):\n    return numbers[2]\n" * 2
+TEXT = "def double(x):\n    return 2 * x\n\n\ndef third(numbers):\n    return numbers[2]\n"
+"""What half of the prompts begin with, several times over."""
 MALFORMED: list[tuple[int, dict[str, Any]]] = [
     (404, {"model": "nobody"}),
     (404, {"model": "../base"}),
@@ -54,6 +57,8 @@ class Soak:
 
     url: str
     names: list[str]
+    repeats: int
+    """Of `TEXT`: enough to fill a block of tokens that is kept."""
     allowed: dict[tuple[str, int, bool], set[str]] = field(default_factory=dict)
     """By name, prompt and whether it is sampled."""
     counts: Counter[str] = field(default_factory=Counter)
@@ -62,7 +67,11 @@ class Soak:
 
     def body(self, name: str, prompt: int, sampled: bool) -> dict[str, Any]:
         """A request; prompts share their beginning."""
-        words = f"{TEXT}\n\ndef number_{'abcdef'[prompt]}(x):\n" if prompt % 2 else f"def {'abcdef'[prompt]}(x):"
+        words = (
+            f"{TEXT * self.repeats}\n\ndef number_{'abcdef'[prompt]}(x):\n"
+            if prompt % 2
+            else f"def {'abcdef'[prompt]}(x):"
+        )
         chance = {"temperature": 0.8, "seed": prompt} if sampled else {"temperature": 0}
         return {"model": name, "prompt": words, "max_tokens": NEW, **chance}
 
@@ -168,7 +177,7 @@ async def _memory(process: psutil.Process, until: float) -> list[int]:
 def serving(model: str, folder: Path) -> Iterator[tuple[str, psutil.Process]]:
     """A server's address and process."""
     command = [sys.executable, "-m", "loralab", "serve", "--model", model, "--adapters", str(folder), "--port", "0"]
-    command += ["--admin-token", TOKEN, "--dtype", "float32", "--prefix-cache", "32", "--in-memory", "6"]
+    command += ["--admin-token", TOKEN, "--dtype", DTYPE, "--prefix-cache", "32", "--in-memory", "6"]
     with tempfile.TemporaryFile("w+") as said:
         process = subprocess.Popen(command, stderr=said, env=os.environ | {"COLUMNS": "200"})
         try:
@@ -216,20 +225,21 @@ async def _soaked(soak: Soak, process: psutil.Process, folder: Path, seconds: fl
         await soak.learn(client)
         for version in (1, 0):  # both, before anything changes
             _exchange(folder, version)
-            alone = Soak(soak.url, ["changing"], soak.allowed)
+            alone = Soak(soak.url, ["changing"], soak.repeats, soak.allowed)
             await alone.learn(client)
     until = time.monotonic() + seconds
     jobs = (_memory(process, until), _clients(soak, clients, until), _come_and_go(soak, folder, until))
     return (await asyncio.gather(*jobs))[0]
 
 
-def soak(model: str, seconds: float, clients: int, adapters: int = 8) -> dict[str, Any]:
-    """What came of it."""
+def soak(model: str, seconds: float, clients: int, adapters: int = 8, repeats: int = 6) -> dict[str, Any]:
+    """What came of it; `load` is that of the machine before, of whatever else runs there."""
+    load = os.getloadavg()[0]
     with tempfile.TemporaryDirectory() as root:
         folder = make_adapters(model, Path(root), adapters)
         with serving(model, folder) as (url, process):
             names = [model, "changing", *(f"a{number}" for number in range(adapters))]
-            run = Soak(url, names)
+            run = Soak(url, names, repeats)
             memory = asyncio.run(_soaked(run, process, folder, seconds, clients))
             metrics = httpx2.get(f"{url}/metrics").text
     early = max(memory[: max(1, int(len(memory) * WARM_UP))])
@@ -239,6 +249,9 @@ def soak(model: str, seconds: float, clients: int, adapters: int = 8) -> dict[st
     return {
         "seconds": seconds,
         "clients": clients,
+        "model": Path(model).name,
+        "dtype": DTYPE,
+        "load": round(load, 1),
         "counts": dict(run.counts),
         "wrong": run.wrong[:20],
         "wrong_count": len(run.wrong),
@@ -260,7 +273,7 @@ def main() -> int:
     given = flags.parse_args()
     found = soak(given.model, given.seconds, given.clients)
     print(json.dumps(found, indent=2))
-    return int(bool(found["wrong_count"]) or found["memory_ratio"] > FLAT)
+    return int(bool(found["wrong_count"]) or found["memory_ratio"] > FLAT or not found["prefix_tokens_reused"])
 
 
 if __name__ == "__main__":

@@ -90,7 +90,8 @@ def train(ground: Path) -> Verb:
 
 
 def tune(ground: Path) -> Verb:
-    how = flags(ranks=2, lrs="1e-3,3e-2", seeds=1, steps=20, halvings=1, target_sets="q_proj")
+    """With dropout, so that the runs take turns: whether they are rows of one batch is measured, and shows in bits."""
+    how = flags(ranks=2, lrs="1e-3,3e-2", seeds=1, steps=20, halvings=1, target_sets="q_proj", dropout=0.1)
     act = lambda place: done([*run_words(ground, "tune", place), *how])  # noqa: E731
     return Verb("tune", None, act, lambda place: None, lambda place: {
         name: each for name, each in weights(place).items() if name.startswith("best")
