@@ -189,7 +189,9 @@ def test_what_is_no_json_is_not_read(client: httpx2.Client) -> None:
 
 def test_routes_that_are_none_are_told_in_the_same_form(client: httpx2.Client) -> None:
     check(client.get("/v1/nothing"), 404)
-    check(client.get("/v1/completions"), 405)
+    by_get = client.get("/v1/completions")
+    check(by_get, 405)
+    assert by_get.headers["allow"] == "POST"
     check(client.get("/page.js/../../app.py"), 404)
     check(client.get("/v1/adapters/..%2f..%2fbase/effect"), 404)
 

@@ -55,7 +55,9 @@ def _add_errors(app: FastAPI, server: Server) -> None:
     @app.exception_handler(HTTPException)
     async def no_route(request: Request, problem: HTTPException) -> JSONResponse:
         said = {404: "there is no such route", 405: "the route is not asked by this method"}
-        return answer(server, Refused(problem.status_code, said.get(problem.status_code, str(problem.detail))))
+        refusal = answer(server, Refused(problem.status_code, said.get(problem.status_code, str(problem.detail))))
+        refusal.headers.update(problem.headers or {})  # Allow: the methods by which the route is asked
+        return refusal
 
     @app.exception_handler(Exception)
     async def unexpected(request: Request, problem: Exception) -> JSONResponse:
