@@ -88,3 +88,10 @@ def test_onednn_is_kept_only_if_exact(
     sentence = use_fast_float32()
     assert products.fp32_precision == kept
     assert ("full precision" in sentence) == (kept == "bf16")
+
+
+def test_a_torch_that_says_nothing_of_the_processor_has_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As 2.9 does."""
+    monkeypatch.delattr(torch.cpu, "get_capabilities")
+    assert precision.capabilities() == {}
+    assert choose_dtype("auto", torch.device("cpu"))[0] == torch.float32

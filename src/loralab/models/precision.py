@@ -59,8 +59,8 @@ def _cpu_bfloat16(capabilities: Mapping[str, object], faster: Callable[[], bool]
 
 
 def capabilities() -> Mapping[str, object]:
-    """What torch says of the processor: of `cpu_name`, and whether there are such instructions; before torch 2.11
-    nothing, so that float32 is chosen."""
+    """What torch says of the processor: its `cpu_name`, and which instructions it has. Older ones (2.9) say nothing, so
+    that float32 is chosen."""
     found: Mapping[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
     return found
 

@@ -124,6 +124,26 @@ def test_a_prompt_may_come_in_pieces() -> None:
         torch.testing.assert_close(logits, whole[[0, 2]], atol=1e-5, rtol=1e-5)
 
 
+class OtherWord(nn.Module):
+    """A model that calls its cache as transformers 5.24 does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = llama()
+
+    def forward(self, input_ids: Tensor, cache: Any = None) -> Any:
+        return self.inner(input_ids=input_ids, past_key_values=cache, use_cache=True)
+
+
+def test_a_cache_is_one_whatever_it_is_called() -> None:
+    model, ids = invoked(OtherWord()), prompts()[:1]
+    whole = quiet(model, ids).logits
+    with torch.no_grad():
+        before = model(ids[:, :7])
+        after = model(ids[:, 7:], cache=before.past_key_values)
+    torch.testing.assert_close(torch.cat([before.logits, after.logits], 1), whole, atol=1e-5, rtol=1e-5)
+
+
 def test_a_start_that_lies_in_the_cache_is_refused() -> None:
     model, ids = invoked(), prompts()[:1]
     with pytest.raises(ll.AdapterStateError, match="sequence 0 goes on from 5 cached positions that hold"):
