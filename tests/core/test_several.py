@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 import loralab as ll
+from loralab.core.names import base_modules
 from small_models import llama
 from toys import TOYS, give_effect, quiet
 
@@ -193,3 +194,24 @@ def test_what_is_refused_while_several_are_merged() -> None:
         ll.activate(model, "a")
     with pytest.raises(ll.AdapterStateError, match=r"'a' \+ 'b'"):
         model.train()(x)
+
+
+def test_what_is_walked_to_put_an_adapter_on_does_not_grow_with_those_there() -> None:
+    model = nn.Sequential(nn.Linear(4, 4), nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4)))
+    before = [*model.modules()]
+    for name in ("a", "b"):
+        ll.attach(model, ll.LoRA(rank=2, targets=[r"0|1\.0"]), name)
+    assert [*base_modules(model)] == before
+    ll.detach(model)
+    assert [*model.modules()] == before
+
+
+def test_what_was_frozen_of_one_adapter_stays_so_when_another_comes() -> None:
+    model = nn.Sequential(nn.Linear(4, 4))
+    frozen = ll.attach(model, ll.LoRA(rank=2, targets=["0"]), "a")
+    for parameter in frozen.parameters():
+        parameter.requires_grad_(False)
+    trained = ll.attach(model, ll.LoRA(rank=2, targets=["0"]), "b")
+    assert not any(parameter.requires_grad for parameter in frozen.parameters())
+    assert all(parameter.requires_grad for parameter in trained.parameters())
+    assert not any(parameter.requires_grad for parameter in model[0].base.parameters())

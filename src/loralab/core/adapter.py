@@ -10,7 +10,7 @@ from torch.utils.hooks import RemovableHandle
 
 from loralab.core.first_pass import FirstPass
 from loralab.core.layer import AdaptedLayer, PerSequence, Routing, Speaker, in_words, names_of
-from loralab.core.names import inside, unwrapped
+from loralab.core.names import base_modules, inside, unwrapped
 from loralab.core.rows.proof import RowProofs
 from loralab.core.updates.factors import SharedMatrices
 from loralab.core.updates.update import Update
@@ -178,7 +178,7 @@ class AdapterSet:
     def hold_statistics(self, model: nn.Module) -> None:
         """See to it that training leaves the running statistics of the base as they are."""
         there = {id(each.module) for each in self.held}
-        for module in model.modules():
+        for module in base_modules(model):
             if has_statistics(module) and id(module) not in there:
                 self.held.append(HeldStatistics(module, self.owns_statistics))
 

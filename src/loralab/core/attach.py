@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from loralab.core.adapter import Adapter, AdapterSet, adapters_of, adapters_on, keep_adapters, refuse_foreign_adapter
 from loralab.core.layer import AdaptedLayer, PerSequence, Speaker, names_of
 from loralab.core.merge import originals_in_place
-from loralab.core.names import Slot, elsewhere, slots, stacks_in, unwrapped
+from loralab.core.names import Slot, base_modules, elsewhere, slots, stacks_in, unwrapped
 from loralab.core.plan import JointMethod, Method, Plan
 from loralab.core.rows.listener import Listener
 from loralab.core.rows.speaker import speaker
@@ -50,7 +50,7 @@ def put(model: nn.Module, plan: Plan, spec: object, name: str) -> Adapter:
     _refuse_computed(plan.updates, places)
     if not adapters.adapters:
         adapters.trained_before = [p for p in model.parameters() if p.requires_grad]
-    model.requires_grad_(False)
+    _freeze_base(model)
     adapters.hold_statistics(model)
     adapters.share(plan.shared)
     for path, update in plan.updates.items():
@@ -64,9 +64,8 @@ def put(model: nn.Module, plan: Plan, spec: object, name: str) -> Adapter:
     guard_saving(model, adapters)
     adapters.route(active=name)
     keep_adapters(model, adapters)
-    for each in adapters.adapters.values():
-        for parameter in each.parameters():
-            parameter.requires_grad_(True)
+    for parameter in adapter.parameters():
+        parameter.requires_grad_(True)
     _prove_reached(model, name)
     return adapter
 
@@ -111,8 +110,7 @@ def detach(model: nn.Module, name: str | None = None, *, keep_merged: bool = Fal
         if gone in names_of(adapters.routing.active):
             adapters.route(active=_without(adapters.routing.active, gone))
     _listen(model, adapters)
-    for path in [path for path, layer in adapters.layers.items() if not len(layer.updates)]:
-        _remove(model, adapters.layers.pop(path))
+    _remove(model, [adapters.layers.pop(path) for path, layer in [*adapters.layers.items()] if not len(layer.updates)])
     if not adapters.adapters:
         keep_adapters(model, None)
         guard_saving(model, adapters)
@@ -307,8 +305,16 @@ def _put(adapters: AdapterSet, name: str, path: str, update: Update, places: lis
     layer.put(name, update)
 
 
-def _remove(model: nn.Module, layer: AdaptedLayer) -> None:
-    for parent in list(model.modules()):
+def _remove(model: nn.Module, layers: Sequence[AdaptedLayer]) -> None:
+    gone = {id(layer) for layer in layers}
+    for parent in list(model.modules()) if gone else ():
         for attribute, child in parent._modules.items():
-            if child is layer:
-                parent._modules[attribute] = layer.base
+            if isinstance(child, AdaptedLayer) and id(child) in gone:
+                parent._modules[attribute] = child.base
+
+
+def _freeze_base(model: nn.Module) -> None:
+    for module in base_modules(model):
+        for parameter in module._parameters.values():
+            if parameter is not None:
+                parameter.requires_grad_(False)

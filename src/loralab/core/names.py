@@ -70,6 +70,17 @@ def _below(parent: nn.Module, prefix: str) -> Iterator[Slot]:
         yield from _below(module, f"{prefix}{attribute}.")
 
 
+def base_modules(model: nn.Module) -> Iterator[nn.Module]:
+    """Every module of the base, each once, without wrappers and without what adapters have put there: a walk takes as
+    long with a hundred adapters on the model as with none."""
+    yield unwrapped(model)
+    seen: set[int] = set()
+    for slot in slots(model):
+        if id(slot.module) not in seen:
+            seen.add(id(slot.module))
+            yield slot.module
+
+
 def modules_by_path(model: nn.Module) -> dict[str, nn.Module]:
     """Plain path → unwrapped module, the first path of a shared module only."""
     first: dict[int, str] = {}
@@ -90,5 +101,6 @@ def elsewhere(model: nn.Module, paths: Iterable[str]) -> dict[str, list[str]]:
 
 def stacks_in(model: nn.Module) -> frozenset[str]:
     """Names of parameters that stack several matrices, of whichever modules: `gate_up_proj`, `down_proj`."""
-    named = {name.rpartition(".")[2]: parameter for name, parameter in model.named_parameters() if parameter.dim() == 3}
+    held = (item for module in base_modules(model) for item in module._parameters.items())
+    named = {name for name, parameter in held if parameter is not None and parameter.dim() == 3}
     return frozenset(named) - {"weight"}  # a convolution's

@@ -15,7 +15,7 @@ from torch import nn
 
 from loralab.core.adapter import AdapterSet
 from loralab.core.layer import AdaptedLayer
-from loralab.core.names import unwrapped
+from loralab.core.names import base_modules
 from loralab.core.writer import METHOD, not_merged
 from loralab.errors import AdapterStateError
 
@@ -70,7 +70,7 @@ class SaveGuard:
 
 def guard_saving(model: nn.Module, adapters: AdapterSet) -> None:
     """Have every module that writes itself carry a guard if and only if there are adapters."""
-    for module in unwrapped(model).modules():
+    for module in base_modules(model):
         if adapters.adapters and callable(getattr(type(module), METHOD, None)):
             module.__dict__[METHOD] = SaveGuard(module, adapters)
         elif isinstance(module.__dict__.get(METHOD), SaveGuard):
