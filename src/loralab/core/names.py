@@ -6,7 +6,7 @@ so that no wrapper's name ever reaches a pattern or a file.
 """
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from torch import nn
 
@@ -22,8 +22,7 @@ _INSIDE = {
 }
 
 
-@dataclass(frozen=True)
-class Slot:
+class Slot(NamedTuple):
     """One place where a module hangs: `parent._modules[attribute]` is `held`, inside whose wrappers is `module`."""
 
     path: str
@@ -56,18 +55,21 @@ def class_name(module: nn.Module) -> str:
     return str(getattr(module, "stands_for", type(module).__name__))
 
 
-def slots(model: nn.Module) -> Iterator[Slot]:
+def slots(model: nn.Module) -> list[Slot]:
     """Every place below `model` in definition order; a module shared by several parents appears once per place."""
-    yield from _below(unwrapped(model), "")
+    found: list[Slot] = []
+    _look_below(unwrapped(model), "", found)
+    return found
 
 
-def _below(parent: nn.Module, prefix: str) -> Iterator[Slot]:
+def _look_below(parent: nn.Module, prefix: str, found: list[Slot]) -> None:
     for attribute, held in parent._modules.items():
         if held is None:
             continue
         module = unwrapped(held)
-        yield Slot(prefix + attribute, module, held, parent, attribute)
-        yield from _below(module, f"{prefix}{attribute}.")
+        found.append(Slot(prefix + attribute, module, held, parent, attribute))
+        if module._modules:
+            _look_below(module, f"{prefix}{attribute}.", found)
 
 
 def base_modules(model: nn.Module) -> Iterator[nn.Module]:
@@ -83,11 +85,10 @@ def base_modules(model: nn.Module) -> Iterator[nn.Module]:
 
 def modules_by_path(model: nn.Module) -> dict[str, nn.Module]:
     """Plain path → unwrapped module, the first path of a shared module only."""
-    first: dict[int, str] = {}
+    first: dict[int, Slot] = {}
     for slot in slots(model):
-        first.setdefault(id(slot.module), slot.path)
-    by_path = {slot.path: slot.module for slot in slots(model)}
-    return {path: by_path[path] for path in first.values()}
+        first.setdefault(id(slot.module), slot)
+    return {slot.path: slot.module for slot in first.values()}
 
 
 def elsewhere(model: nn.Module, paths: Iterable[str]) -> dict[str, list[str]]:

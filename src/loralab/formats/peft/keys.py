@@ -10,6 +10,7 @@ own tensors and children have `base_layer.` in their keys; each further raw para
 import reprlib
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 
 from torch import Tensor, nn
 
@@ -176,7 +177,12 @@ def is_named(path: str, names: Targets | Collection[str] | None) -> bool:
     """PEFT's rule for targets: a list has the path or its ending at a dot, a string, as an expression, all of it."""
     if isinstance(names, str):
         return bool(names) and matches_whole(names, path)
-    return any(path == name or path.endswith(f".{name}") for name in names or ())
+    return names is not None and (path in names or path.endswith(_endings(tuple(names))))
+
+
+@cache
+def _endings(names: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(f".{name}" for name in names)
 
 
 def targets_without(config: PeftConfig, names: Iterable[str]) -> list[str]:
