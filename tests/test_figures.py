@@ -212,6 +212,17 @@ def test_the_ratios_of_serving_are_those_of_the_benchmark(record: str, file: str
     assert len(measured) == len(ratios)
 
 
+def test_the_steps_with_compiled_kernels_are_those_of_the_benchmark() -> None:
+    steps = json.loads((REPOSITORY / "benchmarks/results/compiled.json").read_text(encoding="utf-8"))["steps"]
+    assert RECORDS["compiled-kernels"]["table"][1:] == [
+        [
+            *(name, f"{each['eager']:.1f} ms", f"{each['compiled']:.1f} ms", f"{each['ratio']['median']:.2f}"),
+            f"{each['ratio']['lowest']:.2f}–{each['ratio']['highest']:.2f}",
+        ]
+        for name, each in steps.items()
+    ]
+
+
 @pytest.mark.parametrize("name", [name for name in RECORDS if name != "rates-e2e"])
 def test_a_record_says_what_it_is_of(name: str) -> None:
     assert all(RECORDS[name][key] for key in ("what", "machine", "recorded", "command", "table"))

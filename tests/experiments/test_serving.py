@@ -19,6 +19,16 @@ def test_a_ratio_is_taken_within_each_round() -> None:
     assert (first.name, first.median, first.met) == ("first_token_mixed_over_base", 2.0, True)
 
 
+def test_more_is_asked_of_compiled_kernels() -> None:
+    rounds = [
+        {name: AnswerTimes(1.0, tokens, 0.1) for name, tokens in {"mixed": 88, "base": 100, "base, eager": 80}.items()}
+    ]
+    for compiled, asked, met in ((False, 0.85, True), (True, 0.9, False)):
+        ratios = {each.name: each for each in ratios_of([*rounds], compiled)}
+        assert (ratios["mixed_over_base"].asked, ratios["mixed_over_base"].met) == (asked, met)
+        assert ratios["base_over_eager"].median == 1.25
+
+
 @pytest.mark.parametrize(
     "changes, message",
     [

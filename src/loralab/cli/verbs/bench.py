@@ -37,6 +37,9 @@ class BenchConfig(LatencyConfig, WritesFolder):
     registered: int = field(default=1000, metadata={"group": "serve"})
     """Adapters in the folder from which some of the requests' come; 0 leaves this out."""
 
+    compile: bool | Literal["no", "both"] = field(default=True, metadata={"group": "serve"})
+    """Compile what lies between a step's products, where there is a C++ compiler. no: don't; both: measure both."""
+
 
 def run(config: BenchConfig) -> Answer:
     """Measure; how it goes is said on stderr."""

@@ -12,6 +12,7 @@ from loralab.cli.verb import Answer, Verb
 from loralab.errors import SpecError, some
 
 if TYPE_CHECKING:
+    from loralab.serving.engine.engine import EngineConfig
     from loralab.serving.http.server import Server
 
 SHOWN = 8
@@ -65,6 +66,9 @@ class ServeConfig(NamesModel):
     one_copy: bool = False
     """Keep no second copy of the weights in a layout that is quicker for few rows: half the memory, slower steps."""
 
+    compile: bool | Literal["no"] = True
+    """Compile what lies between a step's products, before it is ready; without a C++ compiler it says so. no: don't."""
+
     dtype: Precision = "auto"
     """Precision of the base model; auto is bfloat16 where the processor multiplies it natively."""
 
@@ -107,7 +111,6 @@ def run(config: ServeConfig) -> Answer:
     from loralab.models.fit import FRESH
     from loralab.models.load import load_model
     from loralab.models.outputs import output_names
-    from loralab.serving.engine.engine import EngineConfig
     from loralab.serving.http.listening import listen
     from loralab.serving.http.server import Server, ServerConfig
 
@@ -120,9 +123,7 @@ def run(config: ServeConfig) -> Answer:
         admin_token=config.admin_token,
         api_key=config.api_key,
         hosts=_hosts(config),
-        engine=EngineConfig(
-            rows=config.rows, length=config.length, pack=not config.one_copy, prefix_bytes=config.prefix_bytes
-        ),
+        engine=engine_config(config),
         waiting=config.waiting,
         seconds=config.timeout,
         in_memory=config.in_memory,
@@ -143,6 +144,19 @@ def run(config: ServeConfig) -> Answer:
     say([f"loading {config.model} …"])
     listen(make, config.host, config.port, config.log_level, greet)
     return {"requests": dict(servers[0].counts.requests) if servers else {}}
+
+
+def engine_config(config: ServeConfig) -> "EngineConfig":
+    """What the flags say of the engine."""
+    from loralab.serving.engine.engine import EngineConfig
+
+    return EngineConfig(
+        rows=config.rows,
+        length=config.length,
+        pack=not config.one_copy,
+        compile=config.compile is True,
+        prefix_bytes=config.prefix_bytes,
+    )
 
 
 def _kind(config: ServeConfig) -> str:

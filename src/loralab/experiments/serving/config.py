@@ -21,6 +21,8 @@ class ServingConfig:
     new_tokens: int = 64
     registered: int = 1000
     """Adapters in the folder of the contender that has many; 0: it is left out."""
+    compile: bool | Literal["no", "both"] = True
+    """Whether the engine's kernels are compiled; both: also an engine without them."""
     rounds: int = 5
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     device: str = "cpu"

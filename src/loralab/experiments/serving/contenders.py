@@ -11,7 +11,8 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,8 @@ from loralab.serving.registry import Registry
 
 peft = deferred("peft")
 TARGETS = ("q", "k", "v", "o")
+EAGER = ", eager"
+"""Behind the name of a contender without compiled kernels."""
 EFFECT = 0.02
 """The spread of the adapters' B, which starts at zero."""
 
@@ -66,26 +69,33 @@ class Answering:
         pairs = self._made_adapters(folder / "one")
         self._paths = list(pairs["a0"])
         length = config.prompt_tokens + config.new_tokens
-        self.engine = Engine(model, EngineConfig(rows=config.requests, length=length))
-        for name, each in pairs.items():
-            self.engine.hold(name, each)
+        self.engine = Engine(model, EngineConfig(rows=config.requests, length=length, compile=config.compile != "no"))
+        self.eager = Engine(model, replace(self.engine.config, compile=False)) if config.compile == "both" else None
+        for engine in filter(None, (self.engine, self.eager)):
+            for name, each in pairs.items():
+                engine.hold(name, each)
         self._many = self._registry(folder) if config.registered else None
 
     def table(self) -> dict[str, Contender]:
         """By name; those of one prompt say so."""
         names = [f"a{number}" for number in range(self.config.requests)]
         ranks = list(islice(cycle(f"r{rank}" for rank in MIXED_RANKS), self.config.requests))
+        asked: dict[str, Sequence[str | None]] = {
+            "one base": [None],
+            "one adapter alone": ["a0"],
+            "base": [None] * len(names),
+            "one adapter": ["a0"] * len(names),
+            "mixed": names,
+            "mixed ranks": ranks,
+        }
         table: dict[str, Contender] = {
-            "one base": lambda: self._asked([None]),
-            "one adapter alone": lambda: self._asked(["a0"]),
-            "base": lambda: self._asked([None] * len(names)),
-            "one adapter": lambda: self._asked(["a0"] * len(names)),
-            "mixed": lambda: self._asked(names),
-            "mixed ranks": lambda: self._asked(ranks),
+            **{name: partial(self._asked, self.engine, who) for name, who in asked.items()},
             "generate one": lambda: self._generated(self.model, 1),
             "generate": lambda: self._generated(self.model, len(names)),
             "rows and generate": lambda: self._rows(names),
         }
+        if self.eager is not None:
+            table |= {f"{name}{EAGER}": partial(self._asked, self.eager, who) for name, who in asked.items()}
         if self._many is not None:
             table["mixed of many"] = self._asked_by_name
         if found()["peft"]:
@@ -99,15 +109,15 @@ class Answering:
 
     # -- the engine -----------------------------------------------------------------------------------------------
 
-    def _asked(self, adapters: Sequence[str | None]) -> AnswerTimes:
+    def _asked(self, engine: Engine, adapters: Sequence[str | None]) -> AnswerTimes:
         asked = zip(self._prompts, adapters, strict=False)
         requests = [Request(prompt=tuple(ids), max_new_tokens=self.new_tokens, adapter=who) for ids, who in asked]
         begun = time.perf_counter()
         for request in requests:
-            self.engine.submit(request)
+            engine.submit(request)
         first: dict[Request, float] = {}
         tokens = 0
-        for event in self.engine.run():
+        for event in engine.run():
             if isinstance(event, Token):
                 first.setdefault(event.request, time.perf_counter() - begun)
                 tokens += 1
@@ -121,7 +131,7 @@ class Answering:
         versions = [self._many.version(f"n{number}") for number in range(self.config.requests)]
         for version in versions:
             self.engine.hold(version.key, version.pairs)
-        outcome = self._asked([version.key for version in versions])
+        outcome = self._asked(self.engine, [version.key for version in versions])
         return AnswerTimes(time.perf_counter() - begun, outcome.tokens, outcome.first_token_seconds)
 
     def _registry(self, folder: Path) -> Registry:

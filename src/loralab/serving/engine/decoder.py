@@ -39,6 +39,10 @@ class Decoder(Protocol):
         """A sentence for whoever starts it: what is run, and why."""
 
     @property
+    def is_compiled(self) -> bool:
+        """Whether compiled kernels run between the products of its steps."""
+
+    @property
     def memory_bytes(self) -> int:
         """What it holds beside the model, the bank and the cache."""
 
@@ -69,6 +73,11 @@ class PlainDecoder:
     def how(self) -> str:
         """Says why nothing quicker is run."""
         return f"decoding: the model's own modules ({self._why})"
+
+    @property
+    def is_compiled(self) -> bool:
+        """Never."""
+        return False
 
     @property
     def memory_bytes(self) -> int:

@@ -55,6 +55,8 @@ class EngineConfig:
     """Decode a known family by fused blocks, where a trial shows that they compute the same."""
     pack: bool = True
     """Keep a second copy of the weights in a layout that is quicker for few rows, where there is one."""
+    compile: bool = True
+    """Compile what fused blocks compute between the products of a step, where there is a C++ compiler."""
 
 
 @dataclass(eq=False)
@@ -107,12 +109,17 @@ class Engine:
     def _chosen_decoder(self, model: PreTrainedModel) -> Decoder:
         if not self.config.fused:
             return PlainDecoder(model, "nothing else was asked for")
-        return decoder_for(model, self.config.rows, self.length, self.config.pack)
+        return decoder_for(model, self.config.rows, self.length, self.config.pack, self.config.compile)
 
     @property
     def how(self) -> str:
         """A sentence: how it decodes, and why."""
         return self._decoder.how
+
+    @property
+    def is_compiled(self) -> bool:
+        """Whether compiled kernels run between the products of its steps."""
+        return self._decoder.is_compiled
 
     # -- adapters -------------------------------------------------------------------------------------------------
 

@@ -280,6 +280,11 @@ class FusedDecoder:
         return f"decoding: fused blocks ({copy}; {compiled})"
 
     @property
+    def is_compiled(self) -> bool:
+        """Whether compiled kernels run between the products of its steps."""
+        return isinstance(self._kernels, Kernels)
+
+    @property
     def _turns_in_its_type(self) -> bool:
         """Whether the tables of the rotations are of the weights' type, as the kernel takes them."""
         return all(rotation.cos_PU.dtype == rotation.sin_PU.dtype == self._like.dtype for rotation in self._rotations)

@@ -77,17 +77,18 @@ class Watched:
 
 
 @torch.inference_mode()
-def decoder_for(model: PreTrainedModel, rows: int, length: int, pack: bool = True) -> Decoder:
+def decoder_for(model: PreTrainedModel, rows: int, length: int, pack: bool = True, compile: bool = True) -> Decoder:
     """The quickest decoder of this model that computes what the model does, for so many rows and tokens.
 
-    With `pack` the weights are copied into a quicker layout where there is one.
+    With `pack` the weights are copied into a quicker layout where there is one; with `compile` kernels are compiled
+    where there is a compiler, and are there when this returns.
     """
     try:
         anatomy = anatomy_of(model)
         with evaluating(model):
             own, numbers = _own_pairs(model, anatomy), Numbers.shaped_as(model)
             seen = _watched(model, anatomy, numbers.rows(length))
-            for kernels in _ways(anatomy):
+            for kernels in _ways(anatomy, compile):
                 decoder = _fused(model, anatomy, seen, length, _means(model, anatomy, rows, pack, kernels))
                 decoder.answer_by_default(own)
                 if _agrees(model, anatomy, decoder, numbers, length):
@@ -110,8 +111,10 @@ def _own_pairs(model: PreTrainedModel, anatomy: Anatomy) -> Pairs:
     return pairs
 
 
-def _ways(anatomy: Anatomy) -> list[Kernels | str]:
+def _ways(anatomy: Anatomy, compile: bool) -> list[Kernels | str]:
     """With compiled kernels where there are any, and without them."""
+    if not compile:
+        return ["they were not asked for"]
     kernels = kernels_for(anatomy.head.modules[0].weight)
     return [kernels] if isinstance(kernels, str) else [kernels, "a trial of them differed"]
 
