@@ -112,6 +112,7 @@ def wait_to_be_asked(ready: Path) -> None:
 def shard_a_toy() -> dict[str, object]:
     """What a process holds of two blocks, before, within and after a pass."""
     with joined("cpu") as processes:
+        torch.manual_seed(0)  # both have the same base, as both read the same file
         blocks = nn.ModuleList([nn.Linear(8, 8), nn.Linear(8, 8)])
         model = nn.Sequential(nn.Embedding(4, 8), *blocks)
         extra = nn.Parameter(torch.ones(8))
@@ -122,7 +123,7 @@ def shard_a_toy() -> dict[str, object]:
         whole = model(x)
         said: dict[str, object] = {"sharded": str(shard_blocks(model, list(blocks), [extra], shards_of(processes)))}
         within: list[int] = []
-        blocks[1].register_forward_hook(lambda module, *_: within.append(_held(module)))
+        blocks[1].register_forward_hook(lambda module, *_: within.append(_held(module)), prepend=True)
         said["same"] = torch.allclose(model(x), whole, atol=1e-6)
         said["within"] = within
         said["held"] = [_held(block) for block in blocks]

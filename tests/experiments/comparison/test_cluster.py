@@ -6,7 +6,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,9 +16,6 @@ from loralab.experiments.comparison.config import CompareConfig
 from loralab.extras import lacking
 from tiny import write_llama, write_pairs
 
-NO_RAY = "Ray is not installed (the extra [cluster]), and no cluster can be started"
-needs_ray = pytest.mark.skipif(bool(lacking("cluster")), reason=NO_RAY)
-
 
 def of_two_seeds(place: Path, **changes: object) -> CompareConfig:
     model, data = write_llama(place / "llama"), write_pairs(place / "pairs")
@@ -29,17 +25,6 @@ def of_two_seeds(place: Path, **changes: object) -> CompareConfig:
         "device": "cpu", "save_every": 5, "board": (), "threads": 1,
     }  # fmt: skip
     return CompareConfig(**settings | changes)
-
-
-@pytest.fixture
-def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """The address of a head with two processors, which run a cell each."""
-    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-    ray = [sys.executable, "-m", "ray.scripts.scripts"]
-    head = ["start", "--head", "--port", "6399", "--num-cpus", "2", "--include-dashboard", "false"]
-    subprocess.run([*ray, *head, "--object-store-memory", "80000000"], check=True, capture_output=True)
-    yield "127.0.0.1:6399"
-    subprocess.run([*ray, "stop", "--force"], check=True, capture_output=True)
 
 
 def kill_first_worker(out: Path, killed: list[int]) -> None:
@@ -55,7 +40,6 @@ def kill_first_worker(out: Path, killed: list[int]) -> None:
         time.sleep(0.05)
 
 
-@needs_ray
 @pytest.mark.slow
 def test_a_worker_that_is_killed_costs_no_cell(tmp_path: Path, cluster: str) -> None:
     config, killed = of_two_seeds(tmp_path, cluster=cluster), list[int]()
@@ -69,11 +53,25 @@ def test_a_worker_that_is_killed_costs_no_cell(tmp_path: Path, cluster: str) -> 
     assert there.rows[0].metrics == here.rows[0].metrics
 
 
-@needs_ray
 @pytest.mark.slow
-def test_a_cluster_that_does_not_answer(tmp_path: Path) -> None:
-    with pytest.raises(ll.LoralabError, match="no Ray answers there"):
-        compare(of_two_seeds(tmp_path, cluster="127.0.0.1:6398"))
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_stopped_comparison_stops_every_training_in_the_middle(
+    tmp_path: Path, cluster: str, number: signal.Signals
+) -> None:
+    config = of_two_seeds(tmp_path, cluster=cluster, steps=2000)
+    flags = {name: getattr(config, name) for name in ("model", "data", "task", "out", "cluster", "steps", "save_every")}
+    command = [sys.executable, "-m", "loralab", "compare", "--methods", "lora", "--threads", "1"]
+    command += [word for name, value in flags.items() for word in (f"--{name.replace('_', '-')}", str(value))]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, env=environment)
+    while process.poll() is None and not list(Path(config.out).glob("cells/*/checkpoints/*")):
+        time.sleep(0.05)
+    process.send_signal(number)
+    said = process.communicate(timeout=120)[1].decode()
+    assert process.returncode == 128 + number, said
+    steps = [each.stem for each in Path(config.out).glob("cells/*/checkpoints/step-*.safetensors")]
+    assert steps
+    assert max(steps) < "step-00002000"
 
 
 @pytest.mark.skipif(not lacking("cluster"), reason="Ray is installed")

@@ -59,14 +59,15 @@ def run_cell(cell: Cell, lock: int, may_be_cancelled: bool = False) -> Outcome:
     write_text(settings, as_toml(cell.config))
     command = [sys.executable, "-m", "loralab", "train", "--config", str(settings), "--json", *how]
     with log.open("wb") as stream, _ended_by_termination():
-        process = subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=stream,
-            stderr=subprocess.STDOUT,
-            pass_fds=(lock,),
-            process_group=0,
-        )
+        with _nothing_blocked():
+            process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=stream,
+                stderr=subprocess.STDOUT,
+                pass_fds=(lock,),
+                process_group=0,
+            )
         note_process(lock, process.pid)
         status = _wait(process, TURN if may_be_cancelled else None)
     if status in STOPPED:
@@ -88,6 +89,17 @@ def _how_to_start(cell: Cell) -> list[str]:
 def _record(cell: Cell) -> dict[str, Any] | None:
     folder = RunFolder(cell.folder)
     return folder.read_record() if folder.record.is_file() else None
+
+
+@contextmanager
+def _nothing_blocked() -> Iterator[None]:
+    """A process begun within this block hears every signal: it inherits what is blocked, as Ray blocks SIGINT in its
+    workers, and would train on to the end."""
+    before = signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPPED.values())
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @contextmanager

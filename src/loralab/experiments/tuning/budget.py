@@ -1,7 +1,7 @@
 """How many steps a tuning has: as many as were asked for, or as fit into its minutes."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from loralab.errors import SpecError
 from loralab.experiments.tuning.config import TuneConfig
@@ -16,10 +16,10 @@ def is_given(config: TuneConfig) -> bool:
 
 
 def choose_steps(
-    config: TuneConfig, probes: Sequence[Probe], settings: int, look: float, spent: float
+    config: TuneConfig, probes: Sequence[Probe], settings: int, look: float, spent: float, workers: int = 1
 ) -> tuple[int, list[str]]:
     """(steps of the best trials, what is to be said of it). `look` is what a judgement takes in seconds, `spent` how
-    many of the budget are gone.
+    many of the budget are gone, `workers` how many processes share the trials out.
 
     Raises SpecError, saying what would fit, where that is too short for a judgement.
     """
@@ -36,9 +36,10 @@ def choose_steps(
     seeds = len(config.seeds)
     step = seeds * sum(probe.seconds for probe in probes) / len(probes)
     left = 60 * config.budget_minutes - spent
-    total = longest_within(left, step, seeds * look, settings, config.halvings)
+    share = _share(seeds, workers)
+    total = longest_within(left, step, seeds * look, settings, config.halvings, share)
     if total < least:
-        raise SpecError(_too_small(config, settings, step, seeds * look, spent, least))
+        raise SpecError(_too_small(config, settings, step, seeds * look, spent, least, share))
     enough = max(least, math.ceil(DEFAULT_EPOCHS * per_epoch))
     said = [f"a step takes {step / seeds:.2f} s and a judgement {look:.1f} s here"]
     if total > enough:
@@ -49,15 +50,28 @@ def choose_steps(
     return min(total, enough), said
 
 
-def _too_small(config: TuneConfig, settings: int, step: float, look: float, spent: float, least: int) -> str:
+def _share(seeds: int, workers: int) -> Callable[[int], float]:
+    """How many settings' worth of trials the process has that has the most of them."""
+    return lambda settings: math.ceil(settings * seeds / workers) / seeds
+
+
+def _too_small(
+    config: TuneConfig,
+    settings: int,
+    step: float,
+    look: float,
+    spent: float,
+    least: int,
+    share: Callable[[int], float],
+) -> str:
     """What is asked, what it would take, and what would fit."""
-    steps, looks = steps_and_looks(least, settings, config.halvings)
+    steps, looks = steps_and_looks(least, settings, config.halvings, share)
     minutes = math.ceil((steps * step + looks * look + spent) / 60 * 10) / 10
     left = 60 * config.budget_minutes - spent
     fitting = [
         n
         for n in range(1, settings)
-        if longest_within(left, step, look, n, config.halvings) >= shortest(n, config.halvings)
+        if longest_within(left, step, look, n, config.halvings, share) >= shortest(n, config.halvings)
     ]
     fewer = f"; {max(fitting)} settings would fit" if fitting else ""
     return (

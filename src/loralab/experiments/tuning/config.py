@@ -10,7 +10,7 @@ from loralab.training.config import BoardName, TrainConfig
 
 AUTO = "auto"
 
-FREE_TO_CHANGE = ("out", "save_every", "keep", "overwrite", "resume")
+FREE_TO_CHANGE = ("out", "save_every", "keep", "overwrite", "resume", "cluster")
 """Fields in which a tuning that goes on may differ from the one it goes on with."""
 
 
@@ -40,6 +40,11 @@ class TuneConfig(TrainConfig):
 
     halvings: int = field(default=3, metadata={"group": "tuning"})
     """How often the worse half of the settings is stopped; 0 trains all of them to the end."""
+
+    cluster: str | None = field(default=None, metadata={"group": "tuning"})
+    """Share the trials out over the Ray cluster at this address, or auto for the one this machine belongs to, whose
+    machines have loralab and see the folder, the data and the model under the same names. Trials of a lost worker are
+    taken up by another."""
 
     overwrite: bool = field(default=False, metadata={"group": "run"})
     """Begin anew where the folder holds another tuning; anything else there is left alone."""

@@ -1,6 +1,8 @@
 """The output folder of a tuning: where things are in it, and what it remembers from one rung to the next."""
 
+import json
 import shutil
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -10,6 +12,8 @@ from loralab.files.inside import Inside
 from loralab.files.whole import write_json
 
 _FORMAT = 1
+_OF_A_TRIAL = ("losses", "metrics", "reached", "stopped")
+"""What a state has of each trial."""
 
 
 @dataclass(frozen=True)
@@ -22,6 +26,8 @@ class TuneFolder:
     """What is tuned, how far, and what was measured on the way."""
     trials = Inside("trials")
     """A run's folder for each trial."""
+    judged = Inside("judged")
+    """What the workers of a cluster measured, a file for each trial."""
     best = Inside("best")
     """The best trial's run, as any other run's folder."""
     again = Inside("again")
@@ -50,6 +56,13 @@ class TuneState:
     stopped: dict[str, str] = field(default_factory=dict)
     """Trial -> why it did not train to the end."""
     seconds: float = 0.0
+    dtype: str | None = None
+    """Of the base, as the first process chose it; None in the records of a loralab that kept none."""
+
+    def note(self, sentence: str) -> None:
+        """Something to be said beside the results, once."""
+        if sentence not in self.notes:
+            self.notes.append(sentence)
 
 
 def earlier_state(folder: TuneFolder, config: TuneConfig) -> TuneState | None:
@@ -63,9 +76,32 @@ def record_state(folder: TuneFolder, config: TuneConfig, state: TuneState) -> No
     write_json(folder.record, {"format": _FORMAT, "config": plain(config), "state": asdict(state)})
 
 
+def record_judgement(folder: TuneFolder, state: TuneState, trial: str) -> None:
+    """Write down what the state has of one trial, for another process, which takes it with `take_judgements`."""
+    folder.judged.mkdir(parents=True, exist_ok=True)
+    write_json(folder.judged / f"{trial}.json", {name: getattr(state, name).get(trial) for name in _OF_A_TRIAL})
+
+
+def take_judgements(
+    folder: TuneFolder, state: TuneState, trials: Iterable[str], record: Callable[[], None] | None = None
+) -> None:
+    """Let the state have what other processes wrote down of these trials. With `record`, which writes the state down,
+    it is taken away from there."""
+    found = [place for trial in trials if (place := folder.judged / f"{trial}.json").is_file()]
+    for place in found:
+        judged = json.loads(place.read_text(encoding="utf-8"))
+        for name in _OF_A_TRIAL:
+            if judged[name] is not None:
+                getattr(state, name)[place.stem] = judged[name]
+    if found and record is not None:
+        record()
+        for place in found:
+            place.unlink()
+
+
 def clear(folder: TuneFolder) -> None:
     """Take away what an earlier tuning wrote."""
-    for place in (folder.trials, folder.best):
+    for place in (folder.trials, folder.judged, folder.best):
         shutil.rmtree(place, ignore_errors=True)
     for file in (folder.record, folder.results, folder.table, *folder.path.glob("*.png")):
         file.unlink(missing_ok=True)

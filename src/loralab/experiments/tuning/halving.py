@@ -8,7 +8,7 @@ functions: no files, no models.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TypeVar
 
 SHORTEST_RUNG = 10
@@ -29,21 +29,26 @@ def better_half(losses: Mapping[Name, float]) -> list[Name]:
     return order[: math.ceil(len(order) / 2)]
 
 
-def steps_and_looks(total: int, settings: int, halvings: int) -> tuple[int, int]:
-    """(steps, judgements) of all settings together."""
-    steps = looks = before = 0
+def steps_and_looks(
+    total: int, settings: int, halvings: int, share: Callable[[int], float] = float
+) -> tuple[float, float]:
+    """(steps, judgements) of all settings together; of several processes, of the one with the most to do: its `share`
+    of so many settings."""
+    steps = looks = before = 0.0
     for rung in rungs_of(total, settings, halvings):
-        steps, looks, before = steps + settings * (rung - before), looks + settings, rung
+        steps, looks, before = steps + share(settings) * (rung - before), looks + share(settings), rung
         settings = math.ceil(settings / 2)
     return steps, looks
 
 
-def longest_within(seconds: float, step: float, look: float, settings: int, halvings: int) -> int:
+def longest_within(
+    seconds: float, step: float, look: float, settings: int, halvings: int, share: Callable[[int], float] = float
+) -> int:
     """The most steps T that all of it fits into `seconds` with, where a step takes `step` and a judgement `look`; 0
     where not even one fits."""
 
     def cost(total: int) -> float:
-        steps, looks = steps_and_looks(total, settings, halvings)
+        steps, looks = steps_and_looks(total, settings, halvings, share)
         return steps * step + looks * look
 
     below, above = 0, 1

@@ -2,37 +2,42 @@
 
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from time import perf_counter
 
-from loralab.errors import NumericsError, TrainingError, first_line
-from loralab.evaluation.evaluate import evaluate
+from loralab.errors import TrainingError
 from loralab.evaluation.few import few_examples
-from loralab.experiments.tuning.budget import choose_steps, is_given
+from loralab.experiments.cluster import connected
+from loralab.experiments.tuning.cluster import TuningOnCluster
 from loralab.experiments.tuning.config import TuneConfig
-from loralab.experiments.tuning.folder import TuneFolder, TuneState, clear, earlier_state, record_state
-from loralab.experiments.tuning.grid import TuneTrial, settings_of, trials_of
-from loralab.experiments.tuning.halving import better_half, rungs_of
+from loralab.experiments.tuning.course import Course
+from loralab.experiments.tuning.folder import (
+    TuneFolder,
+    TuneState,
+    clear,
+    earlier_state,
+    record_state,
+    take_judgements,
+)
+from loralab.experiments.tuning.grid import TuneTrial, settings_of
+from loralab.experiments.tuning.halving import better_half
+from loralab.experiments.tuning.here import TuningHere
 from loralab.experiments.tuning.pictures import draw_tuning
-from loralab.experiments.tuning.probe import probe_all
 from loralab.experiments.tuning.results import TrialResult, TuneResult, advice, markdown, mean_losses, rows_of
 from loralab.files.locks import locked
 from loralab.files.names import RUN_NAME
 from loralab.files.whole import replacing, whole_folder, write_json, write_text
-from loralab.machine import keep_few_kernels, peak_memory_bytes
-from loralab.training.base import made_fast
-from loralab.training.chance import RandomStream
+from loralab.machine import keep_few_kernels
 from loralab.training.command import train_command
 from loralab.training.config import TrainConfig
 from loralab.training.folder import RunFolder
-from loralab.training.held_out import held_out_split
 from loralab.training.interrupt import Asked, Interruption, RunStopped, interruptible
-from loralab.training.measure import measured
-from loralab.training.prepare import Ground, lay_ground
+from loralab.training.prepare import lay_ground
 from loralab.training.together.progress import SharedProgress
-from loralab.training.together.side_by_side import Member, SideBySide
 
 
 def tune(config: TuneConfig) -> TuneResult:
@@ -40,50 +45,47 @@ def tune(config: TuneConfig) -> TuneResult:
     loss, and leave the best one in `config.out`/best. The same call goes on where an interrupted one stopped.
 
     Raises SpecError for a tuning that cannot be, differs from the one in the folder, or does not fit its budget;
-    OutputError for a folder in use; TrainingError where no trial came to an end; `RunStopped` where it was asked to
-    stop.
+    OutputError for a folder in use; ProcessError for a cluster that does not answer or loses every worker;
+    TrainingError where no trial came to an end; `RunStopped` where it was asked to stop.
     """
     started = perf_counter()
     config.validate()
     folder = TuneFolder(Path(config.out))
     state = None if config.overwrite else earlier_state(folder, config)
     keep_few_kernels()
-    ground = lay_ground(config.training(), config.dtype)
-    with SharedProgress() as progress, interruptible() as interruption:
+    with (
+        _hands(config, None if state is None else state.dtype) as hands,
+        SharedProgress() as progress,
+        interruptible() as interruption,
+    ):
         if state is None:
-            state = _plan(config, ground, progress, started)
+            state = _fresh_state(hands, progress, interruption, started)
             if not folder.record.is_file():
                 earlier_state(folder, config)  # anything else that lies there is left alone
         folder.path.mkdir(parents=True, exist_ok=True)
         with locked(folder.path):
             if config.overwrite:
                 clear(folder)
-            return Tuning(config, folder, state, ground, progress, interruption, started).run()
+            return Tuning(config, folder, state, hands, progress, interruption, started).run()
 
 
-def _plan(config: TuneConfig, ground: Ground, progress: SharedProgress, started: float) -> TuneState:
-    """What is fixed before the first trial: that all of it can be, the scores of the base, and how many steps."""
-    settings = settings_of(config)
-    with progress.doing("trying every rank and set of targets"):
-        probes = probe_all(config, ground, settings, measure=not is_given(config))
-    with progress.doing("measuring the base"):
-        looked = perf_counter()
-        base = _scores_of_base(config, ground)
-        look = perf_counter() - looked
-    steps, said = choose_steps(config, probes, len(settings), look, perf_counter() - started)
-    return TuneState(steps, base, [*ground.notes, *said])
+@contextmanager
+def _hands(config: TuneConfig, dtype: str | None) -> Iterator[TuningHere | TuningOnCluster]:
+    """Who trains the trials: this process, on a base in `dtype`, or a cluster."""
+    if config.cluster is None:
+        yield TuningHere(config, lay_ground(config.training(), dtype or config.dtype))
+        return
+    with connected(config.cluster):
+        yield TuningOnCluster(config)
 
 
-def _scores_of_base(config: TuneConfig, ground: Ground) -> dict[str, float]:
-    loaded, task = ground.draft.loaded, ground.draft.task
-    split = held_out_split(task)
-    assert split is not None, "a task that choices are made on has something held out"
-    with RandomStream().flowing():
-        result = evaluate(
-            loaded.model, loaded.processor, task, split,
-            limit=config.eval_limit, batch_size=config.batch_size, max_length=config.max_length,
-        )  # fmt: skip
-    return measured(result)
+def _fresh_state(
+    hands: TuningHere | TuningOnCluster, progress: SharedProgress, interruption: Interruption, started: float
+) -> TuneState:
+    try:
+        return hands.state_at_start(progress, interruption, started)
+    except Asked as asked:
+        raise RunStopped("stopped; nothing was trained yet", asked.number) from None
 
 
 @dataclass
@@ -93,118 +95,45 @@ class Tuning:
     config: TuneConfig
     folder: TuneFolder
     state: TuneState
-    ground: Ground
+    hands: TuningHere | TuningOnCluster
     progress: SharedProgress
     interruption: Interruption
     started: float
 
     def run(self) -> TuneResult:
         """Every rung that is still to come, and what a finished tuning leaves."""
+        take_judgements(self.folder, self.state, [trial.name for trial in self.course.trials], self._record)
         self._record()
         self._say_start()
-        together = SideBySide(self.ground, self.interruption, self._note)
         try:
-            # Adapters come first: quick kernels are chosen by which modules are adapted.
-            members = {trial.name: self._put(together, trial) for trial in self._alive()}
-            self._say_memory(together)
-            with made_fast(self.ground.draft.loaded) as kernels:
-                together.begin()
-                for rung in self.rungs:
-                    self._climb(together, members, rung)
-                for member in together.running:
-                    self._finish(together, member, kernels)
+            with closing(self.hands.climb(self.course)) as climbed:
+                for rung in climbed:
+                    if rung != self.course.rungs[-1]:
+                        self._halve(rung)
+                    self._record()
         except Asked as asked:
-            together.stop(asked.number)
             raise self._stopped(asked.number) from None
-        finally:
-            together.close()
         return self._write()
 
-    @property
-    def trials(self) -> list[TuneTrial]:
-        """All of them, also those that were stopped."""
-        return trials_of(self.config)
+    @cached_property
+    def course(self) -> Course:
+        """For those who train."""
+        return Course(self.config, self.folder, self.state, self.progress, self.interruption, self._record)
 
-    @property
-    def rungs(self) -> tuple[int, ...]:
-        """Steps at which settings are judged."""
-        return rungs_of(self.state.steps, len(settings_of(self.config)), self.config.halvings)
-
-    def _alive(self) -> list[TuneTrial]:
-        """Trials that were not stopped, and have no result yet."""
-        return [each for each in self.trials if each.name not in self.state.stopped and not self._done(each)]
-
-    def _done(self, trial: TuneTrial) -> bool:
-        record = RunFolder.of(trial.training(self.config, self.state.steps)).record
-        return record.is_file() and "result" in json.loads(record.read_text(encoding="utf-8"))
-
-    def _put(self, together: SideBySide, trial: TuneTrial) -> Member:
-        """Its run on the base: from its newest checkpoint, or from its start."""
-        run = trial.training(self.config, self.state.steps)
-        place = RunFolder.of(run)
-        if not place.record.is_file():
-            shutil.rmtree(place.path, ignore_errors=True)  # what a process that was killed at once left there
-        elif any(place.checkpoints.glob("step-*.safetensors")):
-            run = replace(run, resume=True)
-        else:
-            run = replace(run, overwrite=True)
-        return together.add(run, trial.name, self.progress.lane(trial.name))
-
-    def _climb(self, together: SideBySide, members: Mapping[str, Member], rung: int) -> None:
-        """All that are left train to this rung and are measured there; the worse half of the settings stops."""
-        together.advance(rung)
-        for name, member in members.items():
-            if member.run is not None and str(rung) not in self.state.losses.get(name, {}):
-                self._judge(together, member, rung)
-        for name, member in members.items():
-            if member.failure is not None and name not in self.state.stopped:
-                self._note_failure(name, member)
-        if rung != self.rungs[-1]:
-            self._halve(together, members, rung)
-        self._record()
-
-    def _judge(self, together: SideBySide, member: Member, rung: int) -> None:
-        """Its scores at this rung, and a checkpoint, from which a stopped tuning goes on."""
-        try:
-            with together.turn(member) as run:
-                result = run.observer.evaluate()
-                run.observer.stop()
-        except (TrainingError, NumericsError) as problem:
-            member.failure = problem
-            together.leave(member)
-            return
-        assert result is not None
-        assert result.loss is not None
-        self.state.losses.setdefault(member.name, {})[str(rung)] = result.loss
-        self.state.metrics[member.name], self.state.reached[member.name] = measured(result), rung
-        self._record()
-
-    def _note_failure(self, name: str, member: Member) -> None:
-        why = first_line(member.failure) if member.failure is not None else "left"
-        self.state.stopped[name] = f"failed: {why}"
-        self.progress.say(f"{name} is stopped, the others go on: {why}")
-
-    def _halve(self, together: SideBySide, members: Mapping[str, Member], rung: int) -> None:
+    def _halve(self, rung: int) -> None:
         """The better half of the settings that were measured at this rung goes on; asked again, it says the same."""
-        losses = mean_losses(self.trials, self.state, rung)
+        losses = mean_losses(self.course.trials, self.state, rung)
         kept = set(better_half(losses))
-        going = [trial for trial in self.trials if trial.name in members and members[trial.name].run is not None]
+        going = self.course.alive
         for trial in going:
             if trial.setting not in kept:
                 self.state.stopped[trial.name] = f"worse half at step {rung}"
-                together.leave(members[trial.name])
         if losses and going:
             best = min(losses, key=losses.__getitem__)
             self.progress.say(
                 f"step {rung} of {self.state.steps}: the better {len(kept)} of {len(losses)} settings go on; best "
                 f"{best.label} with loss {losses[best]:.4f}"
             )
-
-    def _finish(self, together: SideBySide, member: Member, kernels: Sequence[str]) -> None:
-        together.finish(member, kernels)
-        if member.failure is not None:
-            self._note_failure(member.name, member)
-            self._record()
 
     def _say_start(self) -> None:
         settings = settings_of(self.config)
@@ -213,20 +142,8 @@ class Tuning:
         self.progress.say(
             f"{len(settings)} settings with {len(self.config.seeds)} seed"
             f"{'s' if len(self.config.seeds) > 1 else ''} on one base, judged after "
-            f"{', '.join(map(str, self.rungs))} steps"
+            f"{', '.join(map(str, self.course.rungs))} steps"
         )
-
-    def _say_memory(self, together: SideBySide) -> None:
-        predicted = together.forecast()
-        if predicted is not None:
-            runs = len(together.running)
-            self._note(f"memory: {predicted.total / 1e6:,.0f} MB predicted for {runs} adapters on one base")
-
-    def _note(self, sentence: str) -> None:
-        """Said, and kept with the results."""
-        self.progress.say(sentence)
-        if sentence not in self.state.notes:
-            self.state.notes.append(sentence)
 
     def _stopped(self, number: int) -> RunStopped:
         self._record()
@@ -261,15 +178,15 @@ class Tuning:
                 "rank": setting.rank, "lr": setting.lr, "targets": setting.targets, "seed": best.seed,
                 "metrics": self.state.metrics[best.name], "adapter": str(adapter),
             },
-            trials=tuple(map(self._trial, self.trials)),
-            rows=tuple(rows_of(self.trials, self.state, self.rungs)),
+            trials=tuple(map(self._trial, self.course.trials)),
+            rows=tuple(rows_of(self.course.trials, self.state, self.course.rungs)),
             command=train_command(again),
             advice=(*advice(setting, settings_of(self.config)), *_loose(RunFolder.of(run))),
             base=self.state.base,
             steps=self.state.steps,
-            rungs=self.rungs,
+            rungs=self.course.rungs,
             seconds=self.state.seconds,
-            peak_memory_bytes=peak_memory_bytes(self.ground.draft.loaded.model.device),
+            peak_memory_bytes=self.hands.peak_memory_bytes,
             notes=tuple(self.state.notes),
             out=str(self.folder.path),
             results=str(self.folder.results),
@@ -279,13 +196,15 @@ class Tuning:
     def _best(self) -> TuneTrial:
         """Of the setting with the best mean at the end, the seed with the lowest loss. Raises TrainingError where no
         trial came to its end."""
-        ended = [trial for trial in self.trials if self._done(trial)]
+        ended = [trial for trial in self.course.trials if self.course.is_done(trial)]
         if not ended:
             first = next(iter(self.state.stopped.values()), "nothing was trained")
-            raise TrainingError(f"none of the {len(self.trials)} trials came to an end ({first}); give lower lrs")
-        losses = mean_losses(self.trials, self.state, self.rungs[-1])
+            raise TrainingError(
+                f"none of the {len(self.course.trials)} trials came to an end ({first}); give lower lrs"
+            )
+        losses = mean_losses(self.course.trials, self.state, self.course.rungs[-1])
         rank = {setting: number for number, setting in enumerate(sorted(losses, key=losses.__getitem__))}
-        last = str(self.rungs[-1])
+        last = str(self.course.rungs[-1])
         return min(ended, key=lambda trial: (rank[trial.setting], self.state.losses[trial.name][last]))
 
     def _trial(self, trial: TuneTrial) -> TrialResult:
