@@ -21,6 +21,7 @@ EXTRAS: Mapping[str, Mapping[str, str]] = {
     "data": {"datasets": "datasets", "pyarrow": "pyarrow"},
     "gguf": {"accelerate": "accelerate", "gguf": "gguf"},
     "images": {"PIL": "pillow"},
+    "liger": {"liger_kernel": "liger-kernel"},
     "metrics": {
         "pycocoevalcap": "pycocoevalcap",
         "rouge_score": "rouge-score",
@@ -36,8 +37,8 @@ EXTRAS: Mapping[str, Mapping[str, str]] = {
 }
 """Extra -> what Python imports -> what pip installs, as in pyproject.toml."""
 
-APART = ("cluster", "mlflow", "trackio", "wandb")
-"""Extras that are not part of `all`: each is a service of its own, of which one has at most one."""
+APART = ("cluster", "liger", "mlflow", "trackio", "wandb")
+"""Extras that are not part of `all`: each is a service of its own, of which one has at most one, or needs a GPU."""
 
 
 def lacking(extra: str) -> list[str]:

@@ -7,10 +7,12 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 from torch import Tensor, distributed, nn
 from torch.distributed.tensor import DTensor
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
+from transformers.distributed import DistributedConfig
 
 import loralab as ll
 from launched import load_in_parts, shard_a_toy, take_turns
@@ -157,6 +159,17 @@ def test_a_model_is_packed_part_by_part(source: str, second_of_two: Shards) -> N
         assert isinstance(codes, DTensor)
         assert torch.equal(codes.to_local(), other.get_buffer("codes").chunk(2)[1])
         assert own.packed_bytes == other.packed_bytes
+
+
+@pytest.mark.usefixtures("second_of_two")
+def test_a_model_that_its_tp_plan_has_cut_is_refused(source: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"RANK": "1", "LOCAL_RANK": "1", "WORLD_SIZE": "2"}.items():
+        monkeypatch.setenv(name, value)
+    cut = DistributedConfig(tp_plan="auto")
+    model = transformers.AutoModelForCausalLM.from_pretrained(source, distributed_config=cut)
+    assert isinstance(model.model.layers[0].self_attn.q_proj.weight, DTensor)
+    with pytest.raises(ll.AdapterStateError, match=r"cut the weights of this model over 2 processes.*--shard"):
+        ll.attach(model, ll.LoRA(rank=2, targets=["q_proj"]))
 
 
 @pytest.mark.slow

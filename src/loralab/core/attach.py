@@ -76,6 +76,19 @@ def _refuse_unready(model: nn.Module, name: str) -> None:
     _check_name(name, adapters)
     adapters.refuse_merged(f"attaching adapter '{name}'")
     refuse_foreign_adapter(model)
+    _refuse_cut(model)
+
+
+def _refuse_cut(model: nn.Module) -> None:
+    """Transformers' tensor parallelism cuts weights and has hooks of the module gather what its parts compute; an
+    adapted layer stands before the module, and would need A or B cut by the same plan."""
+    parts = getattr(unwrapped(model), "_tp_size", None) or 1
+    if parts > 1:
+        raise AdapterStateError(
+            f"transformers has cut the weights of this model over {parts} processes (its tp_plan), where an adapter "
+            "would see slices of what a layer computes; load the model without tp_plan. A base that is too large for "
+            "one device is trained with --shard"
+        )
 
 
 def _prove_reached(model: nn.Module, name: str) -> None:

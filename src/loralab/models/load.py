@@ -15,6 +15,7 @@ from safetensors import SafetensorError
 from loralab.errors import ModelLoadError, NotFoundError, SpecError, first_line
 from loralab.extras import transformers
 from loralab.machine import choose_device
+from loralab.models.attention import check_attention, set_attention
 from loralab.models.audio import is_of_sound
 from loralab.models.families.table import FAMILY_BY_TYPE
 from loralab.models.fit import judge_fit
@@ -82,13 +83,15 @@ def load_model(
     device: str = "auto",
     seed: int = 0,
     as_stored: bool = False,
+    attention: str | None = None,
 ) -> LoadedModel:
     """The model `name` as `kind`: a key of `AUTO_CLASSES`, or `GENERATION`.
 
     A classifier has one output per label, or one in all for `regression`; where the checkpoint has no such
     head, a fresh one is initialised from `seed`, in the model's dtype; the caller's random state is left
     alone. `as_stored` leaves the weights as they are mapped from the file, in its precision, for a caller who rounds
-    them to `dtype` piece by piece. Raises `NotFoundError`, `ModelLoadError`, or `SpecError` for a kind, dtype or device
+    them to `dtype` piece by piece. `attention` is an implementation as transformers names it; without it transformers
+    chooses. Raises `NotFoundError`, `ModelLoadError`, or `SpecError` for a kind, dtype or device
     that is none.
     """
     if kind not in (*AUTO_CLASSES, GENERATION):
@@ -98,11 +101,12 @@ def load_model(
         rest = load_model(
             str(folder / REMAINING),
             kind=kind, labels=labels, regression=regression, dtype=dtype, device=device, seed=seed,
-            as_stored=as_stored,
+            as_stored=as_stored, attention=attention,
         )  # fmt: skip
         note = put_maps(rest.model, folder)
         rest.model.name_or_path = rest.model.config.name_or_path = name
         return replace(rest, name=name, notes=(*rest.notes, note))
+    check_attention(attention)
     place = choose_device(device)
     precision, reason = choose_dtype(dtype, place)
     source = locate(name)
@@ -115,6 +119,8 @@ def load_model(
         processor, more = _read_processor(name, source, kind, config)
         read = _read_as_stored if as_stored else _read_model
         model, report = read(name, source, _auto_class(kind), config, precision, seed)
+    if attention is not None:
+        set_attention(model, attention)
     fresh, remarks = judge_fit(name, model, kind in HEADED, report)
     model.to(place)  # type: ignore[arg-type]  # transformers wraps `to` without its type
     _check_processor(name, model, processor)

@@ -1,7 +1,7 @@
 """The frozen base of a run: loaded, in four bits if wanted, and on the kernels that suit training here."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 from torch import nn
@@ -12,7 +12,9 @@ from loralab.methods.lora import principal_under
 from loralab.methods.registry import specification
 from loralab.models.checkpointing import compute_blocks_again
 from loralab.models.fast.attention import short_sequence_attention
+from loralab.models.fast.compiled import compiled_blocks
 from loralab.models.fast.lean import lean_leaves
+from loralab.models.fast.liger import put_liger_kernels
 from loralab.models.head_dropout import set_head_dropout
 from loralab.models.load import LoadedModel, load_model
 from loralab.models.precision import use_fast_float32
@@ -48,6 +50,7 @@ def load_for(draft: Draft, seed: int) -> LoadedModel:
         device=config.device,
         seed=seed,
         as_stored=draft.shards is not None and _may_be_rounded_later(config),
+        attention=config.attention,
     )
 
 
@@ -70,6 +73,12 @@ def multiply_fast(draft: Draft) -> Iterator[str]:
     """Float32 on a CPU as its fast instructions have it."""
     if _is_wide(draft.loaded):
         yield use_fast_float32()
+
+
+def put_kernels(draft: Draft) -> Iterator[str]:
+    """Other people's, where they were asked for."""
+    if draft.config.liger:
+        yield put_liger_kernels(draft.loaded.model)
 
 
 def drop_out_before_head(draft: Draft) -> Iterator[str]:
@@ -104,20 +113,32 @@ def checkpoint_blocks(draft: Draft) -> Iterator[str]:
 
 
 @contextmanager
-def made_fast(loaded: LoadedModel) -> Iterator[list[str]]:
+def made_fast(loaded: LoadedModel, config: TrainConfig) -> Iterator[list[str]]:
     """Within this block the model runs on the kernels that suit training here; yields what was chosen, as sentences.
 
-    In float32 on a CPU the activations are twice the size, and memory is what is short: gates are computed again.
+    In float32 on a CPU the activations are twice the size, and memory is what is short: gates are computed again. What
+    is compiled keeps the model's own functions, which the compiler knows how to join.
     """
     model, again = loaded.model, _is_wide(loaded)
+    if config.compile:
+        with compiled_blocks(model, model.device) as said:
+            yield [said]
+        return
     with (
-        short_sequence_attention(model) as attention,
+        _attention(loaded, config) as attention,
         lean_leaves(model, recompute_gates=again) as leaves,
         quick_dropout(model) as dropouts,
     ):
         gates = "; gates are computed again there, as float32 is large" if again else ""
         drawn = [f"{dropouts} dropouts draw 16 bits a number"] if dropouts and model.device.type == "cpu" else []
         yield [attention, f"{leaves} keep less for the backward pass{gates}", *drawn]
+
+
+def _attention(loaded: LoadedModel, config: TrainConfig) -> AbstractContextManager[str]:
+    """Our own for short sequences, unless another one was asked for."""
+    if config.attention is None:
+        return short_sequence_attention(loaded.model)
+    return nullcontext(f"attention: {config.attention}, as asked")
 
 
 def _is_wide(loaded: LoadedModel) -> bool:

@@ -18,7 +18,7 @@ Schedule = Literal["linear", "cosine", "constant"]
 
 FREE_TO_CHANGE = (
     *("resume", "overwrite", "save_every", "keep", "steps", "epochs", "eval_before", "samples", "board"),
-    *("processes", "shard"),
+    *("processes", "shard", "attention", "compile", "liger"),
 )
 """Fields in which a resumed run may differ from the one it goes on with: a run can be prolonged."""
 
@@ -184,6 +184,18 @@ class TrainConfig(MethodSettings):
     quantize: Literal["nf4", "nf4-double"] | None = field(default=None, metadata={"group": "run"})
     """Keep the dense layers of the frozen base in 4 bits (QLoRA); nf4-double quantises their scales as well."""
 
+    attention: str | None = field(default=None, metadata={"group": "run"})
+    """How the base computes attention, as transformers calls it: eager, sdpa, flash_attention_2, flex_attention, … .
+    Without it transformers' own choice, and on a CPU kernels for training where they are faster."""
+
+    compile: bool = field(default=False, metadata={"group": "run"})
+    """Compile the base's blocks (torch.compile) for training: a minute or so in the first steps, faster ones after. The
+    lean kernels that are used otherwise are left off, and dropout draws other numbers."""
+
+    liger: bool = field(default=False, metadata={"group": "run"})
+    """Compute the base's norms, rotations and feed-forwards with liger-kernel's kernels, on a GPU. Never run by us: no
+    GPU was at hand."""
+
     device: str = field(default="auto", metadata={"group": "run"})
     """Where to train: auto (the accelerator that torch finds), cpu, cuda, cuda:N, mps or xpu."""
 
@@ -315,6 +327,7 @@ def _checks(c: TrainConfig) -> list[tuple[bool, str]]:
         ),
         *_about_preference(c),
         *_about_packing(c),
+        *_about_compiling(c),
         (not isinstance(c.shard, bool) and c.shard < 2, f"shard {c.shard}: at least 2 processes hold a base in parts"),
         (bool(c.resume) and c.overwrite, "resume and overwrite: give one of them"),
         (not c.out, "out is empty: name a folder"),
@@ -345,6 +358,22 @@ def _about_packing(c: TrainConfig) -> list[tuple[bool, str]]:
     return [
         *((c.packing and bool(value), f"packing and {name}: give one of them") for name, value in beside.items()),
         (c.packing and inserts, f"packing and method {c.method}: it inserts positions by where a row's prompt ends"),
+    ]
+
+
+def _about_compiling(c: TrainConfig) -> list[tuple[bool, str]]:
+    """What blocks do that the compiler does not follow them in."""
+    beside = {
+        "shard": "blocks are gathered",
+        "gradient_checkpointing": "blocks are computed again",
+        "quantize": "weights are unpacked",
+    }
+    return [
+        (
+            c.compile and bool(getattr(c, name)),
+            f"compile and {name}: where {what}, nothing is compiled; give one of them",
+        )
+        for name, what in beside.items()
     ]
 
 

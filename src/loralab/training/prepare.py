@@ -28,6 +28,7 @@ from loralab.training.base import (
     drop_out_before_head,
     load_base,
     multiply_fast,
+    put_kernels,
     quantize,
     quieten,
     say_what_rests,
@@ -268,7 +269,7 @@ def _splits_read(config: TrainConfig, task: Task) -> list[str]:
 
 
 GROUND: tuple[Preparation, ...] = (
-    *(choose_threads, choose_task, load_base, quantize, multiply_fast),
+    *(choose_threads, choose_task, load_base, quantize, multiply_fast, put_kernels),
     *(drop_out_before_head, quieten),
 )
 """The preparations that need no adapter, in their order."""

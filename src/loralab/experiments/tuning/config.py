@@ -55,6 +55,7 @@ class TuneConfig(TrainConfig):
     resume: bool = field(default=False, init=False)
     processes: int | None = field(default=None, init=False)
     shard: bool = field(default=False, init=False)
+    compile: bool = field(default=False, init=False)
     eval_every: int = field(default=0, init=False)
     best_epoch: bool = field(default=False, init=False)
     best_metric: str | None = field(default=None, init=False)

@@ -57,19 +57,19 @@ def _probe(config: TuneConfig, ground: Ground, setting: TunedSetting, *, measure
         prepared = prepare_on(ground, TuneTrial(NAME, setting, config.seeds[0]).training(config, 1), NAME)
         try:
             data = prepared.trainee.data
-            seconds = _seconds_a_step(prepared) if measure else 0.0
+            seconds = _seconds_a_step(config, prepared) if measure else 0.0
             return Probe(frozenset(prepared.trainee.adapter.matched), seconds, data.steps_per_epoch)
         finally:
             detach(model, NAME)
 
 
-def _seconds_a_step(prepared: Prepared) -> float:
+def _seconds_a_step(config: TuneConfig, prepared: Prepared) -> float:
     """Forward and backward passes of the first steps but the very first, as a step of average length would take."""
     trainee = prepared.trainee
     activate(trainee.model, NAME)
     trainee.model.train()
     tokens, seconds = 0, 0.0
-    with made_fast(prepared.loaded):
+    with made_fast(prepared.loaded, config):
         for number in range(1, min(MEASURED_STEPS, trainee.data.steps_per_epoch) + 1):
             data = trainee.data.step(number)
             started = perf_counter()

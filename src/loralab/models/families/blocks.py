@@ -8,10 +8,10 @@ from loralab.errors import SpecError
 from loralab.models.families.aliases import block_paths
 
 
-def blocks_of(model: nn.Module) -> list[nn.Module]:
+def blocks_of(model: nn.Module, asked: str = "shard") -> list[nn.Module]:
     """What the model's own class says is not to be split, or the lists of layers of its family.
 
-    Raises SpecError for a model of which neither is known.
+    Raises SpecError for a model of which neither is known, in the name of the setting that asked for them.
     """
     whole: Any = getattr(model, "_no_split_modules", None) or ()
     found = [module for module in model.modules() if type(module).__name__ in whole]
@@ -20,7 +20,7 @@ def blocks_of(model: nn.Module) -> list[nn.Module]:
     blocks = outermost or [block for path in block_paths(model) for block in model.get_submodule(path).children()]
     if not blocks:
         raise SpecError(
-            f"shard: the blocks of {type(model).__name__} are not known: its class names none in _no_split_modules, "
-            "and no family of ours has them; leave shard out"
+            f"{asked}: the blocks of {type(model).__name__} are not known: its class names none in _no_split_modules, "
+            f"and no family of ours has them; leave {asked} out"
         )
     return blocks

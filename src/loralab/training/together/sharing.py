@@ -21,7 +21,7 @@ SHARED = (
         "packing",
     ),
     *("init_adapter", "preference", "beta", "label_smoothing", "head_dropout", "gradient_checkpointing"),
-    *("dtype", "quantize", "device", "threads"),
+    *("dtype", "quantize", "attention", "liger", "device", "threads"),
 )
 """Fields that decide the base, the task, or how the data are read. In all others the runs may differ."""
 
@@ -38,6 +38,10 @@ def check_sharing(configs: Sequence[TrainConfig]) -> None:
     ]
     if len({chooses(config) for config in configs}) > 1:
         problems.append("some choose their adapter by measurements (eval_every, best_epoch) and others do not")
+    if any(config.compile for config in configs):
+        problems.append(
+            "compile: a compiled block is one run's, and would be compiled anew at every turn; leave it out"
+        )
     drawn = [name for name in ("validation_share", "training_share") if getattr(configs[0], name) is not None]
     if drawn and len({config.seed for config in configs}) > 1:
         problems.append(f"{drawn[0]} is drawn by the seed, and the seeds differ: give validation instead")
