@@ -24,9 +24,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from benchmarks.train import Measured, StepClock, pad
+from benchmarks.train import RATE, TARGETS, Measured, trained_by_peft
 
-RANK, ALPHA, TARGETS, RATE = 8, 16, "q_proj,v_proj", 2e-4
+RANK, ALPHA = 8, 16
 CLOSE = {"float32": 1e-4, "bfloat16": 5e-2}
 """Of the logits' largest value: how far forms of one adapter may be apart."""
 LOSSES_CLOSE = 2e-3
@@ -122,8 +122,7 @@ def train_peer(options: argparse.Namespace) -> Measured:
 def run_peer(options: argparse.Namespace) -> Measured:
     """PEFT and transformers' Trainer in bf16 with SDPA and dynamic padding, on the very same token ids."""
     import torch
-    from peft import LoraConfig, get_peft_model
-    from transformers import AutoModelForCausalLM, Trainer, TrainingArguments
+    from transformers import AutoModelForCausalLM
 
     from loralab.machine import peak_memory_bytes
     from loralab.models.load import load_model
@@ -137,25 +136,12 @@ def run_peer(options: argparse.Namespace) -> Measured:
     model = AutoModelForCausalLM.from_pretrained(
         locate(options.model), dtype=torch.bfloat16, attn_implementation="sdpa"
     )
-    model.config.use_cache = False
-    lora = LoraConfig(r=RANK, lora_alpha=ALPHA, target_modules=TARGETS.split(","), task_type="CAUSAL_LM")
-    pad_id, clock = int(tokenizer.pad_token_id or 0), StepClock()
-    with tempfile.TemporaryDirectory() as out:
-        arguments = TrainingArguments(
-            output_dir=out, per_device_train_batch_size=options.batch_size, max_steps=options.steps, learning_rate=RATE,
-            bf16=True, use_cpu=options.device == "cpu", report_to=[], save_strategy="no", logging_strategy="no",
-            disable_tqdm=True, remove_unused_columns=False, seed=0,
-        )  # fmt: skip
-        trainer = Trainer(
-            model=get_peft_model(model, lora),
-            args=arguments,
-            train_dataset=[{"input_ids": each.input_ids, "labels": each.labels} for each in encoded],
-            data_collator=lambda rows: clock.count(pad(rows, pad_id)),
-        )
-        trainer.add_callback(clock.callback())
-        found = trainer.train()
-    peak = float(peak_memory_bytes(torch.device(options.device)))
-    return clock.measured() | {"peak_memory_bytes": peak, "last_loss": float(found.training_loss)}
+    found = trained_by_peft(
+        model, encoded, int(tokenizer.pad_token_id or 0), RANK, ALPHA,
+        per_device_train_batch_size=options.batch_size, max_steps=options.steps, learning_rate=RATE, bf16=True,
+        use_cpu=options.device == "cpu",
+    )  # fmt: skip
+    return found | {"peak_memory_bytes": float(peak_memory_bytes(torch.device(options.device)))}
 
 
 def _training(options: argparse.Namespace, out: str, **changes: Any) -> list[str]:

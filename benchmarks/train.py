@@ -41,8 +41,7 @@ Measured = dict[str, float]
 def run_peft(data: str, steps: int, limit: int, threads: int, bf16: bool) -> Measured:
     """Train with PEFT and transformers' Trainer, dynamic padding, on the very same token ids."""
     import torch
-    from peft import LoraConfig, get_peft_model
-    from transformers import AutoModelForCausalLM, AutoTokenizer, Trainer, TrainingArguments
+    from transformers import AutoModelForCausalLM, AutoTokenizer
 
     from loralab.models.embedded import embedded_folder
     from loralab.tasks.encoding.encode import encode_examples
@@ -53,27 +52,37 @@ def run_peft(data: str, steps: int, limit: int, threads: int, bf16: bool) -> Mea
     tokenizer, task = AutoTokenizer.from_pretrained(folder), open_task("e2e", data)
     encoded = encode_examples(task, task.examples("train", limit), tokenizer, 512).encoded
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    found = trained_by_peft(
+        model, encoded, int(tokenizer.pad_token_id or 0), RANK, ALPHA,
+        per_device_train_batch_size=BATCH, max_steps=steps, learning_rate=RATE, bf16=bf16, use_cpu=True,
+        dataloader_pin_memory=False,
+    )  # fmt: skip
+    return found | {"peak_memory_bytes": float(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)}
+
+
+def trained_by_peft(
+    model: Any, encoded: Sequence[Any], pad_id: int, rank: int, alpha: int, **arguments: Any
+) -> Measured:
+    """Speed and last loss of PEFT's LoRA on `TARGETS` under transformers' Trainer, with these of its arguments."""
+    from peft import LoraConfig, get_peft_model
+    from transformers import Trainer, TrainingArguments
+
     model.config.use_cache = False
-    lora = LoraConfig(r=RANK, lora_alpha=ALPHA, target_modules=TARGETS.split(","), task_type="CAUSAL_LM")
-    pad_id, clock = int(tokenizer.pad_token_id or 0), StepClock()
+    lora = LoraConfig(r=rank, lora_alpha=alpha, target_modules=TARGETS.split(","), task_type="CAUSAL_LM")
+    clock = StepClock()
     with tempfile.TemporaryDirectory() as out:
-        arguments = TrainingArguments(
-            output_dir=out, per_device_train_batch_size=BATCH, max_steps=steps, learning_rate=RATE, bf16=bf16,
-            use_cpu=True, report_to=[], save_strategy="no", logging_strategy="no", disable_tqdm=True,
-            remove_unused_columns=False, dataloader_pin_memory=False, seed=0,
-        )  # fmt: skip
         trainer = Trainer(
             model=get_peft_model(model, lora),
-            args=arguments,
+            args=TrainingArguments(
+                output_dir=out, report_to=[], save_strategy="no", logging_strategy="no", disable_tqdm=True,
+                remove_unused_columns=False, seed=0, **arguments,
+            ),
             train_dataset=[{"input_ids": each.input_ids, "labels": each.labels} for each in encoded],
             data_collator=lambda rows: clock.count(pad(rows, pad_id)),
-        )
+        )  # fmt: skip
         trainer.add_callback(clock.callback())
         found = trainer.train()
-    return clock.measured() | {
-        "peak_memory_bytes": float(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024),
-        "last_loss": float(found.training_loss),
-    }
+    return clock.measured() | {"last_loss": float(found.training_loss)}
 
 
 def pad(rows: Sequence[dict[str, list[int]]], pad_id: int) -> dict[str, Any]:
