@@ -7,7 +7,6 @@ import pytest
 import loralab as ll
 from loralab.models.load import load_model
 from loralab.training.base import made_fast
-from loralab.training.config import TrainConfig
 from tiny import write_llama
 
 
@@ -15,11 +14,10 @@ from tiny import write_llama
 def test_it_is_the_models_own_for_the_whole_run(tmp_path: Path, name: str) -> None:
     source = str(write_llama(tmp_path / "llama"))
     loaded = load_model(source, dtype="float32", device="cpu", attention=name)
-    config = TrainConfig(model=source, task="jsonl", out="o", attention=name)
-    with made_fast(loaded, config) as said:
+    with made_fast(loaded, attention=name) as said:
         assert loaded.model.config._attn_implementation == name
         assert f"attention: {name}, as asked" in said
-    with made_fast(loaded, TrainConfig(model=source, task="jsonl", out="o")):
+    with made_fast(loaded):
         assert loaded.model.config._attn_implementation == ("loralab" if name == "sdpa" else name)
 
 

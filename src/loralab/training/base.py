@@ -113,32 +113,33 @@ def checkpoint_blocks(draft: Draft) -> Iterator[str]:
 
 
 @contextmanager
-def made_fast(loaded: LoadedModel, config: TrainConfig) -> Iterator[list[str]]:
+def made_fast(loaded: LoadedModel, *, attention: str | None = None, compiled: bool = False) -> Iterator[list[str]]:
     """Within this block the model runs on the kernels that suit training here; yields what was chosen, as sentences.
+    `attention` and `compiled` are what was asked for: the model's own implementation, compiled blocks.
 
     In float32 on a CPU the activations are twice the size, and memory is what is short: gates are computed again. What
     is compiled keeps the model's own functions, which the compiler knows how to join.
     """
     model, again = loaded.model, _is_wide(loaded)
-    if config.compile:
+    if compiled:
         with compiled_blocks(model, model.device) as said:
             yield [said]
         return
     with (
-        _attention(loaded, config) as attention,
+        _attention(loaded, attention) as attends,
         lean_leaves(model, recompute_gates=again) as leaves,
         quick_dropout(model) as dropouts,
     ):
         gates = "; gates are computed again there, as float32 is large" if again else ""
         drawn = [f"{dropouts} dropouts draw 16 bits a number"] if dropouts and model.device.type == "cpu" else []
-        yield [attention, f"{leaves} keep less for the backward pass{gates}", *drawn]
+        yield [attends, f"{leaves} keep less for the backward pass{gates}", *drawn]
 
 
-def _attention(loaded: LoadedModel, config: TrainConfig) -> AbstractContextManager[str]:
+def _attention(loaded: LoadedModel, asked: str | None) -> AbstractContextManager[str]:
     """Our own for short sequences, unless another one was asked for."""
-    if config.attention is None:
+    if asked is None:
         return short_sequence_attention(loaded.model)
-    return nullcontext(f"attention: {config.attention}, as asked")
+    return nullcontext(f"attention: {asked}, as asked")
 
 
 def _is_wide(loaded: LoadedModel) -> bool:

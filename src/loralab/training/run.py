@@ -101,7 +101,10 @@ def _train(config: TrainConfig, processes: Processes) -> TrainResult:
     config, folder, before = processes.first(lambda: _look(config))
     keep_few_kernels()
     prepared = ready(config, before.get("dtype", config.dtype), before.get("labels", ()), processes)
-    with made_fast(prepared.loaded, config) as kernels, interruptible(processes) as interruption:
+    with (
+        made_fast(prepared.loaded, attention=config.attention, compiled=config.compile) as kernels,
+        interruptible(processes) as interruption,
+    ):
         run = open_run(config, prepared, folder, interruption, before)
         try:
             run.say_start(kernels)

@@ -23,16 +23,16 @@ def losses(out: str) -> list[float]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "changes",
+    ("changes", "graphs"),
     [
-        {},
-        {"method": "dora"},
-        {"method": "full"},
-        {"attention": "eager", "method": "adapter-p"},
+        ({}, 9),
+        ({"method": "dora"}, 40),  # a break at every norm
+        ({"method": "full"}, 9),
+        ({"attention": "eager", "method": "adapter-p"}, 40),
     ],
-    ids=lambda changes: "-".join(map(str, changes.values())) or "lora",
+    ids=["lora", "dora", "full", "eager-adapter"],
 )
-def test_a_compiled_run_has_the_losses_of_a_plain_one(tmp_path: Path, changes: dict[str, Any]) -> None:
+def test_a_compiled_run_has_the_losses_of_a_plain_one(tmp_path: Path, changes: dict[str, Any], graphs: int) -> None:
     model, data = write_llama(tmp_path / "llama", num_hidden_layers=4), write_pairs(tmp_path / "pairs")
     settings = {
         "model": str(model), "task": "jsonl", "data": str(data), "rank": 2, "steps": 12, "batch_size": 4,
@@ -43,7 +43,7 @@ def test_a_compiled_run_has_the_losses_of_a_plain_one(tmp_path: Path, changes: d
     counters.clear()
     ll.train(ll.TrainConfig(**settings | changes | {"out": compiled, "compile": True}))
     assert counters["stats"]["unique_graphs"] >= 2  # the compiler's trial, and the blocks
-    assert counters["stats"]["unique_graphs"] <= 1 + 2 * 4
+    assert counters["stats"]["unique_graphs"] <= graphs  # of batches of 12 lengths
     torch.testing.assert_close(torch.tensor(losses(compiled)), torch.tensor(losses(plain)), rtol=0, atol=1e-4)
     assert losses(plain)[-1] != losses(plain)[0]
 

@@ -114,7 +114,7 @@ def climbing(
         predicted = together.forecast()
         if predicted is not None:
             note(f"memory: {predicted.total / 1e6:,.0f} MB predicted for {len(members)} adapters on one base")
-        with made_fast(ground.draft.loaded, config) as kernels:
+        with made_fast(ground.draft.loaded, attention=config.attention) as kernels:
             together.begin()
             yield Climb(config, state, together, progress, record, kernels, members)
     except Asked as asked:

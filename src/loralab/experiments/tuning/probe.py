@@ -69,7 +69,7 @@ def _seconds_a_step(config: TuneConfig, prepared: Prepared) -> float:
     activate(trainee.model, NAME)
     trainee.model.train()
     tokens, seconds = 0, 0.0
-    with made_fast(prepared.loaded, config):
+    with made_fast(prepared.loaded, attention=config.attention):
         for number in range(1, min(MEASURED_STEPS, trainee.data.steps_per_epoch) + 1):
             data = trainee.data.step(number)
             started = perf_counter()

@@ -39,7 +39,7 @@ def train_together(configs: Sequence[TrainConfig]) -> list[TrainResult | Failure
         try:
             for number, config in enumerate(configs, 1):
                 together.add(config, f"run-{number}", progress.lane(f"run {number}"))
-            with made_fast(ground.draft.loaded, configs[0]) as kernels:
+            with made_fast(ground.draft.loaded, attention=configs[0].attention) as kernels:
                 together.begin()
                 together.advance()
                 for member in together.running:
