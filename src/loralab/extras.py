@@ -21,7 +21,7 @@ EXTRAS: Mapping[str, Mapping[str, str]] = {
     "data": {"datasets": "datasets", "pyarrow": "pyarrow"},
     "gguf": {"accelerate": "accelerate", "gguf": "gguf"},
     "images": {"PIL": "pillow"},
-    "liger": {"liger_kernel": "liger-kernel"},
+    "liger": {"accelerate": "accelerate", "liger_kernel": "liger-kernel"},
     "metrics": {
         "pycocoevalcap": "pycocoevalcap",
         "rouge_score": "rouge-score",

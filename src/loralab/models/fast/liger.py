@@ -4,10 +4,11 @@ Its losses are left out: a run computes its own, and asks the body and the head 
 """
 
 from transformers import PreTrainedModel
-from transformers.integrations.liger import apply_liger_kernel
 
 from loralab.errors import SpecError
-from loralab.extras import require
+from loralab.extras import deferred, require
+
+hook = deferred("transformers.integrations.liger")  # needs accelerate, which only liger's users must have
 
 LOSSES = {"cross_entropy": False, "fused_linear_cross_entropy": False}
 
@@ -20,5 +21,5 @@ def put_liger_kernels(model: PreTrainedModel) -> str:
     if model.device.type == "cpu":
         raise SpecError("liger: its kernels are Triton's and need a GPU, and the model is on the CPU; leave liger out")
     require("liger", "--liger")
-    apply_liger_kernel(model, LOSSES)  # type: ignore[no-untyped-call]
+    hook.apply_liger_kernel(model, LOSSES)
     return "liger-kernel's norms, rotations and feed-forwards, where it knows the model"
