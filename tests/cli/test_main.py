@@ -1,11 +1,13 @@
 """The program as its users meet it: as a process, with exit status, stdout and stderr."""
 
+import io
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from loralab.cli.streams import Lasting
 from loralab.cli.table import ANALYSES, VERBS
 
 SOURCE = Path(__file__).resolve().parents[2] / "src"
@@ -88,3 +90,11 @@ def test_a_reader_that_leaves_early_is_no_failure() -> None:
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, env={"PYTHONPATH": str(SOURCE)})
     assert done.returncode == 0
     assert done.stderr == ""
+
+
+def test_what_is_no_more_open_is_not_flushed() -> None:
+    """Python closes a wrapper that nobody holds, which flushes it; from 3.13 on it says what goes wrong there."""
+    stream = io.StringIO()
+    wrapper = Lasting(stream)
+    stream.close()
+    wrapper.close()

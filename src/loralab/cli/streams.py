@@ -22,6 +22,8 @@ class Lasting(io.TextIOBase):
             return len(text)
 
     def flush(self) -> None:
+        if self._stream.closed:  # by whoever it belongs to; Python flushes this one when nobody holds it any more
+            return
         try:
             self._stream.flush()
         except OSError as error:
