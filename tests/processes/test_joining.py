@@ -49,10 +49,13 @@ def test_an_address_that_does_not_answer(placed: Placed) -> None:
     listening.close()
     placed(RANK=1, WORLD_SIZE=2, MASTER_PORT=port)
     with (
-        pytest.raises(ll.LoralabError, match=rf"process 1 of 2 did not meet the others at 127.0.0.1:{port} within 1 s"),
+        pytest.raises(
+            ll.LoralabError, match=rf"process 1 of 2 did not meet the others at 127.0.0.1:{port} within 1 s"
+        ) as raised,
         joined("cpu", SOON),
     ):
         pass
+    assert ProcessPlace.here().says(raised.value)  # nobody else would
 
 
 def test_a_port_in_use(placed: Placed) -> None:

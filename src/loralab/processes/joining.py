@@ -77,17 +77,26 @@ def _silent() -> Iterator[None]:
 def _meet(place: ProcessPlace, kind: str, patience: timedelta) -> None:
     address = f"{os.environ.get('MASTER_ADDR', 'no MASTER_ADDR')}:{os.environ.get('MASTER_PORT', 'no MASTER_PORT')}"
     try:
-        found, index, count = next(rendezvous("env://", timeout=patience))
+        found, index, count = next(rendezvous("env://", timeout=_for_one_try(place, patience)))
+        found.set_timeout(patience)
         meeting = f"loralab/{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}/{next(_MEETINGS)}"
         store = dist.PrefixStore(meeting, found)  # type: ignore[attr-defined]
         dist.init_process_group(BACKENDS[kind], store=store, rank=index, world_size=count, timeout=patience)
         dist.barrier()
     except (RuntimeError, ValueError) as problem:
-        raise ProcessError(
+        error = ProcessError(
             f"process {place.index} of {place.count} did not meet the others at {address} within "
             f"{patience.total_seconds():.0f} s: {first_line(problem)}. See that all were started, with the same "
             "MASTER_ADDR and a MASTER_PORT that nobody else uses"
-        ) from problem
+        )
+        if place.index and isinstance(problem, dist.DistNetworkError):
+            error.is_known_to_all = False  # the first process was not found, so it says nothing of this
+        raise error from problem
+
+
+def _for_one_try(place: ProcessPlace, patience: timedelta) -> timedelta:
+    """For torch, which tries twice to reach the first process."""
+    return patience / 2 if place.index else patience
 
 
 def _take_device(device: str, place: ProcessPlace) -> str:
