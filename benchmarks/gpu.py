@@ -214,7 +214,7 @@ def markdown(found: dict[str, Any]) -> str:
         middle = {key: statistics.median(each[name][key] for each in found["training"]) for key in _FIGURES}
         lines.append(f"| {name} | {middle['tokens_per_second']:,.0f} | {middle['peak_memory_bytes'] / 1e6:,.0f} MB |")
     lines += ["", "| decoding, `loralab bench serve` | median | lowest | highest | asked |", "|---|---|---|---|---|"]
-    for each in found["decoding"]["ratios"]:
+    for each in found["decoding"]["ratios"].values():
         lines.append(
             f"| {each['name']} | {each['median']:.2f} | {each['least']:.2f} | {each['most']:.2f} | {each['asked']:g} |"
         )

@@ -12,7 +12,7 @@ from loralab.methods.lora import principal_under
 from loralab.methods.registry import specification
 from loralab.models.checkpointing import compute_blocks_again
 from loralab.models.fast.attention import short_sequence_attention
-from loralab.models.fast.compiled import compiled_blocks
+from loralab.models.fast.compiled import compiled_blocks, why_not_compiled
 from loralab.models.fast.lean import lean_leaves
 from loralab.models.fast.liger import put_liger_kernels
 from loralab.models.head_dropout import set_head_dropout
@@ -118,13 +118,15 @@ def made_fast(loaded: LoadedModel, *, attention: str | None = None, compiled: bo
     `attention` and `compiled` are what was asked for: the model's own implementation, compiled blocks.
 
     In float32 on a CPU the activations are twice the size, and memory is what is short: gates are computed again. What
-    is compiled keeps the model's own functions, which the compiler knows how to join.
+    is compiled keeps the model's own functions, which the compiler knows how to join; without a compiler nothing is.
     """
     model, again = loaded.model, _is_wide(loaded)
-    if compiled:
-        with compiled_blocks(model, model.device) as said:
-            yield [said]
+    problem = why_not_compiled(model.device) if compiled else None
+    if compiled and problem is None:
+        with compiled_blocks(model) as sentence:
+            yield [sentence]
         return
+    said = [] if problem is None else [f"compile: nothing is compiled, for no compiler works here: {problem}"]
     with (
         _attention(loaded, attention) as attends,
         lean_leaves(model, recompute_gates=again) as leaves,
@@ -132,7 +134,7 @@ def made_fast(loaded: LoadedModel, *, attention: str | None = None, compiled: bo
     ):
         gates = "; gates are computed again there, as float32 is large" if again else ""
         drawn = [f"{dropouts} dropouts draw 16 bits a number"] if dropouts and model.device.type == "cpu" else []
-        yield [attends, f"{leaves} keep less for the backward pass{gates}", *drawn]
+        yield [*said, attends, f"{leaves} keep less for the backward pass{gates}", *drawn]
 
 
 def _attention(loaded: LoadedModel, asked: str | None) -> AbstractContextManager[str]:

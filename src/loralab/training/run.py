@@ -396,6 +396,7 @@ def _say_start(observer: RunObserver, kernels: Sequence[str]) -> None:
     adapter, model = observer.prepared.trainee.adapter, observer.prepared.loaded.model
     sizes = parameter_counts(adapter, model)
     quick = ["quick kernels are used where they help (run.json lists them)"] if kernels else []
+    quick = list(kernels) if observer.config.compile else quick
     for note in [*observer.prepared.notes, *quick, *_unwritten(observer.config)]:
         observer.progress.say(note)
     with_head = f" and {sizes.head:,} of the head" if sizes.head else ""

@@ -11,8 +11,10 @@ from torch import nn
 from torch._dynamo.utils import counters
 
 import loralab as ll
+from loralab.models.families.blocks import blocks_of
 from loralab.models.fast.compiled import compiled_blocks
-from small_models import llama
+from loralab.models.load import load_model
+from loralab.training.base import made_fast
 from tiny import write_llama, write_pairs
 
 
@@ -48,18 +50,22 @@ def test_a_compiled_run_has_the_losses_of_a_plain_one(tmp_path: Path, changes: d
     assert losses(plain)[-1] != losses(plain)[0]
 
 
-def test_without_a_compiler_nothing_is_compiled_and_that_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    model = llama().train()
+def test_without_a_compiler_nothing_is_compiled_and_that_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded = load_model(str(write_llama(tmp_path / "llama")), dtype="float32", device="cpu")
     monkeypatch.setenv("CXX", "/nowhere/c++")
-    with torch._inductor.config.patch({"cpp.cxx": ("/nowhere/c++",)}), compiled_blocks(model, model.device) as said:
-        assert "nothing is compiled, for no compiler works here" in said
-        assert not any("forward" in vars(module) for module in model.modules())
+    with torch._inductor.config.patch({"cpp.cxx": ("/nowhere/c++",)}), made_fast(loaded, compiled=True) as said:
+        assert "compile: nothing is compiled, for no compiler works here" in said[0]
+        assert not any("forward" in vars(block) for block in blocks_of(loaded.model))
+    with made_fast(loaded) as usual:
+        assert [each[:20] for each in said[1:]] == [each[:20] for each in usual]  # our own kernels are there
 
 
 def test_a_model_whose_blocks_are_not_known_is_refused() -> None:
     with (
         pytest.raises(ll.SpecError, match=r"compile: the blocks of Linear are not known.*leave compile out"),
-        compiled_blocks(nn.Linear(2, 2), torch.device("cpu")),
+        compiled_blocks(nn.Linear(2, 2)),
     ):
         pass
 

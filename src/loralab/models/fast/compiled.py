@@ -6,7 +6,7 @@ nothing of adapters: an adapted layer is traced as any module.
 """
 
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -23,24 +23,16 @@ MOST_SHAPES = 16
 
 
 @contextmanager
-def compiled_blocks(model: nn.Module, device: torch.device) -> Iterator[str]:
-    """Within this the blocks are compiled where they train; yields a sentence saying so, or why they are not.
+def compiled_blocks(model: nn.Module) -> Iterator[str]:
+    """Within this the blocks are compiled where they train; yields a sentence saying so.
 
     Raises SpecError for a model whose blocks are not known.
     """
     blocks = blocks_of(model, "compile")
-    with _torch_unwarned():
-        yield from _compiled(blocks, device)
-
-
-def _compiled(blocks: Sequence[nn.Module], device: torch.device) -> Iterator[str]:
-    if (problem := why_not_compiled(device)) is not None:
-        yield f"compile: nothing is compiled, for no compiler works here: {problem}"
-        return
     for block in blocks:
         block.forward = _where_it_trains(block, block.forward)
     try:
-        with torch._dynamo.config.patch(recompile_limit=MOST_SHAPES):
+        with _torch_unwarned(), torch._dynamo.config.patch(recompile_limit=MOST_SHAPES):
             yield f"compile: {len(blocks)} blocks are compiled for any length of batches, in the first steps"
     finally:
         for block in blocks:
@@ -59,7 +51,10 @@ def _torch_unwarned() -> Iterator[None]:
 def why_not_compiled(device: torch.device) -> str | None:
     """Why torch.compile finds no compiler for this device that works; None where it does. Takes seconds."""
     try:
-        with torch._inductor.config.patch(force_disable_caches=True):  # what an earlier compiler made says nothing
+        with (
+            _torch_unwarned(),
+            torch._inductor.config.patch(force_disable_caches=True),
+        ):  # what an earlier compiler made says nothing
             torch.compile(_tiny)(torch.ones(8, device=device))
     except (RuntimeError, OSError, ImportError) as error:
         return f"{type(error).__name__}, {first_line(error)}"
