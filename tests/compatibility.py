@@ -105,21 +105,24 @@ def brought(folder: Path) -> dict[str, str]:
     return {name: each for name, each in sorted(found.items()) if name in known and each != version(name)}
 
 
-def passes(name: str, which: str) -> dict[str, Any]:
+def version_in(folder: Path, name: str) -> str:
+    """Of a package that is installed there."""
+    return next(each.version for each in distributions(path=[str(folder)]) if each.metadata["Name"].lower() == name)
+
+
+def passes(name: str, folder: Path) -> dict[str, Any]:
     """Which version it was, how many tests passed and failed, and the seconds they took."""
-    folder = installed(name, which)
     environment = os.environ | {"PYTHONPATH": f"{folder}{os.pathsep}{REPOSITORY / 'src'}", "HF_HUB_OFFLINE": "1"}
     files = sorted({*BASICS, *MORE[name]})
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *LENIENT, "-m", MARKS, *files]
     started = perf_counter()
     told = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, check=False)
     seconds = perf_counter() - started
-    (PLACE / f"{name}-{which}.log").write_text(told.stdout + told.stderr)
+    folder.with_suffix(".log").write_text(told.stdout + told.stderr)
     counts = {each: int(count) for count, each in re.findall(r"(\d+) (passed|failed|error)", told.stdout[-500:])}
-    found = next(each.version for each in distributions(path=[str(folder)]) if each.metadata["Name"].lower() == name)
     beside = {each: number for each, number in brought(folder).items() if each != name}
     return {
-        "version": found,
+        "version": version_in(folder, name),
         "beside": beside,
         "passed": counts.get("passed", 0),
         "failed": counts.get("failed", 0) + counts.get("error", 0),
@@ -134,8 +137,11 @@ def main(names: list[str]) -> int:
     record = json.loads(RECORD.read_text(encoding="utf-8")) if RECORD.is_file() else {}
     failed = False
     for name in names or [each for each in MORE if each not in LARGE]:
-        for which in ("oldest", "newest"):
-            record[f"{name}, {which}"] = answer = passes(name, which)
+        folders = {which: installed(name, which) for which in ("oldest", "newest")}
+        if version_in(folders["oldest"], name) == version_in(folders["newest"], name):
+            del folders["oldest"]
+        for which, folder in folders.items():
+            record[f"{name}, {which}"] = answer = passes(name, folder)
             failed |= answer["ended"] != 0
             print(f"{name}, {which}: {answer}", flush=True)
             RECORD.write_text(json.dumps(dict(sorted(record.items())), indent=2) + "\n", encoding="utf-8")
