@@ -5,8 +5,10 @@ import re
 
 import pytest
 from benchmarks.peer_faults import measured
+from benchmarks.soak import FLAT
 
-from pages import DOCS, rows
+import compatibility
+from pages import DOCS, rows, section
 
 PAGE = (DOCS / "reliability.md").read_text(encoding="utf-8")
 RECORD = json.loads((DOCS / "results" / "peer-faults.json").read_text(encoding="utf-8"))
@@ -40,6 +42,50 @@ def test_the_version_is_the_one_that_was_tried() -> None:
     heads = [line for line in PAGE.splitlines() if line.startswith("| | problem")]
     assert len(heads) == 2
     assert all(line.endswith(f"| {version} |") for line in heads)
+
+
+def test_the_versions_are_those_that_were_tried_and_all_passed() -> None:
+    tried = json.loads((DOCS / "results" / "compatibility.json").read_text(encoding="utf-8"))
+    assert not [name for name, each in tried.items() if each["failed"] or each["ended"]]
+    table = [
+        [name.partition(",")[0], each["version"], f"{each['passed']:,}", beside(each["beside"])]
+        for name, each in tried.items()
+    ]
+    assert rows(section(PAGE, "Versions")) == sorted(table, key=lambda row: (row[0], version_key(row[1])))
+    assert {name.partition(",")[0] for name in tried} == set(compatibility.MORE)
+    for name, each in tried.items():
+        package, _, which = name.partition(", ")
+        assert which == "newest" or compatibility.wanted(package, which) == f"{package}=={each['version']}"
+
+
+def beside(others: dict[str, str]) -> str:
+    return ", ".join(f"{name} {number}" for name, number in others.items()) or "–"
+
+
+def version_key(number: str) -> list[int]:
+    return [int(part) for part in re.findall(r"\d+", number)]
+
+
+def test_the_figures_of_the_soak_are_those_of_its_record() -> None:
+    soak = json.loads((DOCS / "results" / "soak.json").read_text(encoding="utf-8"))
+    assert (soak["seconds"], soak["clients"], soak["dtype"], soak["wrong_count"]) == (300, 32, "float32", 0)
+    assert soak["memory_ratio"] <= FLAT
+    told = " ".join(section(PAGE, "A served fleet under load").split())
+    for said in (
+        f"a load of {soak['load']:.0f} by others: {soak['counts']['answered']:,} answers, none of them wrong or lost",
+        f"a median of {soak['p50_seconds']:.1f} s and {soak['p95_seconds']:.1f} s at the 95th percentile",
+        f"{soak['prefix_tokens_reused']:,.0f} tokens of beginnings",
+        f"memory at the end {soak['memory_ratio']:.3f} times that after warm-up",
+    ):
+        assert said in told
+
+
+def test_hostile_inputs_are_as_many_as_it_says() -> None:
+    long_form = r"@pytest\.mark\.faults\n@seeded\n@cases\((\d+)\)"
+    files = (DOCS.parent / "tests" / "faults").glob("test_*.py")
+    found = sum(int(number) for file in files for number in re.findall(long_form, file.read_text(encoding="utf-8")))
+    assert found >= 10_000
+    assert f"{found:,} hostile inputs by hypothesis" in " ".join(PAGE.split())
 
 
 @pytest.mark.slow
