@@ -12,7 +12,7 @@ from pages import DOCS, rows, section
 
 PAGE = (DOCS / "reliability.md").read_text(encoding="utf-8")
 RECORD = json.loads((DOCS / "results" / "peer-faults.json").read_text(encoding="utf-8"))
-REPORTED, FOUND = (rows(part) for part in PAGE.split("## Found since"))
+REPORTED, FOUND = rows(PAGE.partition("## Found since")[0]), rows(section(PAGE, "Found since"))
 ROWS = {int(cells[0]): cells for cells in (*REPORTED, *FOUND)}
 
 
