@@ -143,6 +143,11 @@ def cache_of(given: Mapping[str, Any]) -> Any:
     return next((given[name] for name in CACHES if given.get(name) is not None), None)
 
 
+def with_cache(model: nn.Module, filled: Any) -> dict[str, Any]:
+    """The argument by which this model of text takes a cache of keys and values."""
+    return {"cache" if "cache" in parameters_of(model) else "past_key_values": filled}
+
+
 def _before(filled: Any, sequences: int) -> tuple[int, Heard | None]:
     """How many positions a cache holds, and what was heard of them, of as many sequences."""
     heard = getattr(filled, _ON_CACHE, None)

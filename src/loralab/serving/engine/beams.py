@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
+from loralab.core.rows.call import with_cache
 from loralab.errors import NumericsError, SpecError
 from loralab.nn.mode import evaluating
 from loralab.serving.engine.hypotheses import BeamSettings, Hypotheses, best_continuations
@@ -78,7 +79,7 @@ class BeamSearch:
             input_ids=torch.tensor([list(prompt)], device=self._model.device),
             attention_mask=torch.ones(1, len(prompt), dtype=torch.long, device=self._model.device),
             position_ids=torch.arange(len(prompt), device=self._model.device)[None],
-            past_key_values=read,
+            **with_cache(self._model, read),
             use_cache=True,
             **self._last_logits_only,
         ).logits
@@ -97,7 +98,7 @@ class BeamSearch:
             input_ids=torch.tensor([each.hypotheses.last for each in self._inputs], device=self._model.device),
             attention_mask=self._mask(cache),
             position_ids=cache.positions(),
-            past_key_values=cache,
+            **with_cache(self._model, cache),
             use_cache=True,
         ).logits
         cache.advance()

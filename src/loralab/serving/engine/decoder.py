@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
+from loralab.core.rows.call import with_cache
 from loralab.nn.mode import evaluating
 from loralab.serving.engine.bank import FactorBank
 from loralab.serving.engine.cache import RowCache
@@ -92,7 +93,7 @@ class PlainDecoder:
                 input_ids=torch.tensor([[ids[number]] for number in numbers], device=device),
                 attention_mask=cache.mask(numbers, device),
                 position_ids=cache.positions(numbers, device),
-                past_key_values=cache,
+                **with_cache(self._model, cache),
                 use_cache=True,
             ).logits
         return logits_R1V[: len(ids), -1]
@@ -110,7 +111,7 @@ class PlainDecoder:
                 input_ids=torch.tensor([[*chunk.ids]], device=device),
                 attention_mask=torch.ones(1, length, dtype=torch.long, device=device),
                 position_ids=torch.arange(known, length, device=device)[None],
-                past_key_values=chunk.cache,
+                **with_cache(self._model, chunk.cache),
                 use_cache=True,
                 **self._last_logits_only,
             ).logits

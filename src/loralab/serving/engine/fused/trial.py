@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from transformers import DynamicCache, PreTrainedModel
 
+from loralab.core.rows.call import with_cache
 from loralab.errors import AdapterStateError
 from loralab.nn.mode import evaluating
 from loralab.nn.trial import UNRUNNABLE
@@ -45,7 +46,7 @@ class Numbers:
     def shaped_as(cls, model: PreTrainedModel) -> "Numbers":
         """As the model's own of two tokens are."""
         read = DynamicCache()
-        model(input_ids=torch.tensor([[1, 2]], device=model.device), past_key_values=read, use_cache=True)
+        model(input_ids=torch.tensor([[1, 2]], device=model.device), use_cache=True, **with_cache(model, read))
         keys = [keys_and_values(layer)[0] for layer in read.layers]  # type: ignore[arg-type]
         return cls([(each.shape[1], each.shape[3]) for each in keys], keys[0])
 
