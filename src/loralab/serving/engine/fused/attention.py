@@ -11,10 +11,14 @@ of D.
 """
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+LAYERS_ALIKE = 32
+"""Masks of chunks that are kept: all layers that read some texts share those of each."""
 
 
 @dataclass(frozen=True)
@@ -60,9 +64,7 @@ def attend_among(
     """[T, Q·D] of the newest T of a text's N tokens, each of which sees those up to itself, at most a window."""
     tokens, columns = len(query_TQD), key_GND.shape[1]
     query_QTD = query_TQD.transpose(0, 1)
-    ages_TN = torch.arange(columns - tokens, columns)[:, None] - torch.arange(columns)
-    seen_TN = (ages_TN >= 0) if window is None else (ages_TN >= 0) & (ages_TN < window)
-    seen_TN = seen_TN.to(query_TQD.device)
+    seen_TN = _seen_among(tokens, columns, window, query_TQD.device)
     if cap is None:
         o_QTD = F.scaled_dot_product_attention(
             query_QTD[None], key_GND[None], value_GND[None], seen_TN, scale=scale, enable_gqa=True
@@ -73,6 +75,14 @@ def attend_among(
         weights = scores.masked_fill_(~seen_TN, -torch.inf).softmax(-1, dtype=torch.float32).to(scores.dtype)
         o_QTD = weights @ value_GND.repeat_interleave(repeats, 0)
     return o_QTD.transpose(0, 1).flatten(1)
+
+
+@lru_cache(maxsize=LAYERS_ALIKE)
+def _seen_among(tokens: int, columns: int, window: int | None, device: torch.device) -> Tensor:
+    """[T, N]: whether the newest T of N tokens see each."""
+    ages_TN = torch.arange(columns - tokens, columns)[:, None] - torch.arange(columns)
+    seen_TN = (ages_TN >= 0) if window is None else (ages_TN >= 0) & (ages_TN < window)
+    return seen_TN.to(device)
 
 
 def attend(
