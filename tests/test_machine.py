@@ -1,4 +1,7 @@
-"""Choosing a device."""
+"""Choosing a device, and the threads that compute."""
+
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -32,3 +35,29 @@ def test_the_cpu_can_be_asked_for() -> None:
 def test_a_device_that_is_not_there_is_refused_in_one_line(name: str, message: str) -> None:
     with pytest.raises(SpecError, match=rf"^device '{name}' {message}[^\n]*$"):
         choose_device(name)
+
+
+THREADS = """
+import torch
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from loralab.machine import let_threads_go
+
+def there(): return sum(1 for _ in Path("/proc/self/task").iterdir())
+def compute(): return torch.ones(512, 512) @ torch.ones(512, 512)
+
+torch.set_num_threads(4)
+with ThreadPoolExecutor(1) as pool:
+    pool.submit(int).result()
+    begun = there()
+    pool.submit(compute).result()
+    together = there()
+    pool.submit(let_threads_go).result()
+    print(together - begun, there() - begun, pool.submit(torch.get_num_threads).result())
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="counts a process's threads as Linux shows them")
+def test_a_thread_lets_those_go_that_computed_for_it() -> None:
+    done = subprocess.run([sys.executable, "-c", THREADS], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["3", "0", "4"]

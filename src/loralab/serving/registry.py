@@ -23,6 +23,7 @@ from loralab.errors import AdapterFileError, LoralabError, NotFoundError, SpecEr
 from loralab.files.names import CONFIG_NAME
 from loralab.files.whole import read_json
 from loralab.formats.tokenizer import tokenizer_beside
+from loralab.machine import let_threads_go
 from loralab.serving.classifying.head import Bodies, Head, read_classifier
 from loralab.serving.engine.bank import Pairs
 from loralab.serving.engine.trial import modules_with_rows
@@ -281,6 +282,8 @@ class Registry:
                 log.exception("adapter %s could not be read", loading.name)
         else:
             loading.version.set_result(version)
+        finally:
+            let_threads_go()
 
     def _read(self, loading: VersionReading) -> tuple[Version, Signature]:
         """The content, and the signature that its folder had before and after."""

@@ -11,6 +11,7 @@ from threading import Condition, Thread
 from transformers import PreTrainedModel
 
 from loralab.errors import LoralabError
+from loralab.machine import let_threads_go
 from loralab.serving.engine.engine import Engine, EngineConfig
 from loralab.serving.engine.request import Done, Event, Request
 from loralab.serving.registry import Version
@@ -29,6 +30,7 @@ class Service:
         self._listeners: dict[Request, Listener] = {}
         self._wake = Condition()
         self._closing = False
+        let_threads_go()  # from now on another one computes
         self._thread = Thread(target=self._serve, name="loralab engine", daemon=True)
         self._thread.start()
 

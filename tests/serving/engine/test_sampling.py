@@ -1,11 +1,13 @@
 """How a token is chosen from its scores."""
 
 from collections import Counter
+from typing import Any
 
 import pytest
 import torch
 from transformers import TopKLogitsWarper, TopPLogitsWarper
 
+from loralab.serving.engine import sampling
 from loralab.serving.engine.request import Request, SamplingSettings
 from loralab.serving.engine.sampling import Chooser
 
@@ -33,6 +35,21 @@ def test_tokens_come_as_often_as_transformers_says(top_k: int, top_p: float) -> 
     for token, share in enumerate(expected.tolist()):
         assert found[token] / 2000 == pytest.approx(share, abs=0.04)
         assert share > 0 or found[token] == 0
+
+
+@pytest.mark.parametrize("spread", [0.01, 1.0, 6.0])
+@pytest.mark.parametrize(
+    "settings", [{}, {"top_p": 0.7}, {"top_p": 0.999}, {"top_k": 5}, {"top_k": 700, "top_p": 0.9}, {"temperature": 0.2}]
+)
+def test_the_likeliest_are_sorted_alone_where_that_says_the_same(
+    settings: dict[str, Any], spread: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of scores in bfloat16, many of which are equal."""
+    scores = (spread * torch.randn(3000, generator=torch.Generator().manual_seed(0))).bfloat16()
+    some = drawn(scores, 40, **{"temperature": 1.0, **settings})
+    monkeypatch.setattr(sampling, "FRONT", len(scores))
+    assert drawn(scores, 40, **{"temperature": 1.0, **settings}) == some
+    assert len(some) > 1 or spread > 1
 
 
 def test_penalties_count_what_was_written() -> None:

@@ -11,6 +11,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from loralab.errors import NumericsError
+from loralab.machine import let_threads_go
 from loralab.serving.classifying.classifier import Classifier
 from loralab.serving.registry import Version
 from loralab.tasks.encoding.batches import collate
@@ -46,6 +47,7 @@ class ClassifierService:
         self._running = 0
         self._wake = Condition()
         self._closing = False
+        let_threads_go()  # from now on another one computes
         self._thread = Thread(target=self._serve, name="loralab classifier", daemon=True)
         self._thread.start()
 

@@ -12,6 +12,9 @@ from torch import Tensor
 
 from loralab.serving.engine.request import Request, Token
 
+FRONT = 256
+"""Of so many of the likeliest tokens one is drawn, where it is one of them: a vocabulary takes milliseconds to sort."""
+
 
 def chosen(choosers: Sequence["Chooser"], scores_RV: Tensor) -> list[Token | None]:
     """The next token of every row; None where its scores are not all finite."""
@@ -68,13 +71,28 @@ class Chooser:
         sampling = self._request.sampling
         if sampling.temperature == 0:
             return int(scores_V.argmax())
-        sorted_V, ids_V = (scores_V / sampling.temperature).double().sort(descending=True, stable=True)
+        scaled_V, chance = scores_V / sampling.temperature, self._chance.random()
+        drawn = self._drawn_among(*_likeliest(scaled_V, FRONT), scaled_V, chance)
+        if drawn is None:
+            drawn = self._drawn_among(*_likeliest(scaled_V, len(scaled_V)), scaled_V, chance)
+        assert drawn is not None, "all tokens are among all tokens"
+        return drawn
+
+    def _drawn_among(self, sorted_F: Tensor, ids_F: Tensor, scaled_V: Tensor, chance: float) -> int | None:
+        """Which of the likeliest F tokens is drawn; None where the chance falls on one that is not among them."""
+        sampling, is_whole = self._request.sampling, len(sorted_F) == len(scaled_V)
         if sampling.top_k:
-            sorted_V[sampling.top_k :] = -torch.inf
-        up_to_V = sorted_V.softmax(-1).cumsum(-1)
-        kept = int((up_to_V < sampling.top_p).sum()) + 1  # the first token that completes top_p is kept
-        place = self._chance.random() * up_to_V[min(kept, len(up_to_V)) - 1]
-        return int(ids_V[torch.searchsorted(up_to_V, place, right=True).clamp(max=len(ids_V) - 1)])
+            if not is_whole and len(sorted_F) < sampling.top_k:
+                return None
+            sorted_F, is_whole = sorted_F[: sampling.top_k], True
+        total = (sorted_F if is_whole else scaled_V.double()).logsumexp(-1)
+        up_to_F = (sorted_F - total).exp().cumsum(-1)
+        kept = int((up_to_F < sampling.top_p).sum()) + 1  # the first token that completes top_p is kept
+        if not is_whole and kept > len(up_to_F) and sampling.top_p < 1:
+            return None
+        limit = 1.0 if not is_whole and kept > len(up_to_F) else float(up_to_F[min(kept, len(up_to_F)) - 1])
+        found = int(torch.searchsorted(up_to_F, chance * limit, right=True))
+        return int(ids_F[min(found, len(ids_F) - 1)]) if is_whole or found < len(ids_F) else None
 
     def _told(self, id: int, scores_V: Tensor) -> Token:
         if self._request.logprobs is None:
@@ -83,3 +101,13 @@ class Chooser:
         top = logprobs_V.topk(min(self._request.logprobs, len(logprobs_V)))
         likeliest = tuple(zip(top.indices.tolist(), top.values.tolist(), strict=True))
         return Token(self._request, id, float(logprobs_V[id]), likeliest)
+
+
+def _likeliest(scaled_V: Tensor, most: int) -> tuple[Tensor, Tensor]:
+    """The largest scores, at least so many and all that equal the last, from the largest on, in float64; and whose they
+    are. Of equals the first comes first."""
+    ids = torch.arange(len(scaled_V), device=scaled_V.device)
+    if most < len(scaled_V):
+        ids = (scaled_V >= scaled_V.topk(most).values[-1]).nonzero()[:, 0]
+    sorted_F, order_F = scaled_V[ids].double().sort(descending=True, stable=True)
+    return sorted_F, ids[order_F]

@@ -14,6 +14,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from loralab.errors import OutputError
+from loralab.machine import let_threads_go
 from loralab.serving.http.app import make_app
 from loralab.serving.http.refusing import RETRY_SECONDS, error
 from loralab.serving.http.server import Server
@@ -73,6 +74,7 @@ def listen(
 
         def load() -> None:
             server = make()
+            let_threads_go()
             entrance.open(server)
             ready(int(listening.getsockname()[1]), server)
 
