@@ -17,7 +17,8 @@ from torch import Tensor, nn
 
 from loralab.nn.trial import agree
 from loralab.serving.engine.fused.anatomy import Anatomy
-from loralab.serving.engine.fused.decoder import FusedDecoder, SharedStep
+from loralab.serving.engine.fused.decoder import FusedDecoder
+from loralab.serving.engine.fused.steps import SharedStep
 
 LEAST_SHARE, ROUNDINGS = 1e-4, 8
 """The share of what a block adds that may differ: so much, or so many roundings."""

@@ -14,23 +14,20 @@ head width, V vocabulary.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
 from itertools import accumulate
-from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 from transformers import DynamicCache
 
-from loralab.serving.engine.bank import FactorBank, Pairs, SeenColumns, SeenRuns
+from loralab.serving.engine.bank import Pairs, SeenColumns, SeenRuns
 from loralab.serving.engine.cache import RowCache
 from loralab.serving.engine.decoder import Chunk, rows_of
-from loralab.serving.engine.fused.anatomy import Anatomy, Block, Linears
-from loralab.serving.engine.fused.attention import Rotation, Turn, attend, attend_among
-from loralab.serving.engine.fused.gates import Gate, gate_of
-from loralab.serving.engine.fused.norms import Norm, norm_of
-from loralab.serving.engine.fused.products import RUNS, DenseProduct, PackedDense, rows_apart
-from loralab.serving.engine.native.attention import AttentionKernel
+from loralab.serving.engine.fused.anatomy import Anatomy, Block
+from loralab.serving.engine.fused.attention import Rotation, Turn
+from loralab.serving.engine.fused.block import AdaptedDense, FusedBlock, Means, Sight
+from loralab.serving.engine.fused.products import RUNS, rows_apart
+from loralab.serving.engine.fused.steps import ChunksStep, KernelStep, RowsStep, SharedStep
 from loralab.serving.engine.native.kernels import Kernels
 
 DEFAULT = "what speaks on the model"
@@ -39,199 +36,6 @@ TEXTS = (2, 3, 7, 16, 33, 64, 131)
 """Tokens of the texts that are tried together."""
 ROWS, HEAD_ROWS = 131, 48
 """Rows of a product, and of the head's, that are tried together."""
-
-
-@dataclass(frozen=True)
-class Sight:
-    """What the trial found of a layer: how it turns queries and keys, and how far it looks back."""
-
-    rotation: Rotation
-    window: int | None
-    """Tokens, the newest included; None: all."""
-
-
-@dataclass(frozen=True)
-class Heads:
-    """What a layer attends with: queries [N, Q, D], keys and values [N, G, D] of new tokens, not turned yet."""
-
-    query: Tensor
-    key: Tensor
-    value: Tensor
-    rotation: Rotation
-    scale: float
-    cap: float | None
-    window: int | None
-    layer: int
-
-    def of(self, place: slice) -> "Heads":
-        """Those of some of the tokens."""
-        return replace(self, query=self.query[place], key=self.key[place], value=self.value[place])
-
-    def turned(self, turn: Turn) -> "Heads":
-        """By where each token is."""
-        return replace(self, query=turn(self.query), key=turn(self.key))
-
-
-class SharedStep(Protocol):
-    """What all layers share in one step, and how they look back."""
-
-    @property
-    def seen(self) -> SeenRuns:
-        """Columns of the bank."""
-
-    def attended(self, heads: Heads) -> Tensor:
-        """[N, Q·D], after the keys and values have gone into the cache."""
-
-
-@dataclass(frozen=True)
-class RowsStep:
-    """One token of every row."""
-
-    seen: SeenRuns
-    turns: dict[Rotation, Turn]
-    cache: RowCache
-    mask_R1N: Tensor | None
-
-    def attended(self, heads: Heads) -> Tensor:
-        """See `SharedStep`."""
-        layer, mask, window = self.cache.row_layers[heads.layer], self.mask_R1N, heads.window
-        heads = heads.turned(self.turns[heads.rotation])
-        keys, values = layer.update(heads.key[:, :, None], heads.value[:, :, None])
-        if window is not None and keys.shape[2] > window:
-            keys, values = keys[:, :, -window:], values[:, :, -window:]
-            mask = None if mask is None else mask[..., -window:]
-        return attend(heads.query, keys, values, mask, heads.scale, heads.cap)
-
-
-@dataclass(frozen=True)
-class KernelStep:
-    """One token of every row, by the kernel: a row's sums go over its own tokens."""
-
-    seen: SeenRuns
-    turns: dict[Rotation, Turn]
-    cache: RowCache
-    firsts_R: Tensor
-    kernel: AttentionKernel
-
-    def attended(self, heads: Heads) -> Tensor:
-        """See `SharedStep`."""
-        layer, turn = self.cache.row_layers[heads.layer], self.turns[heads.rotation]
-        return self.kernel(
-            heads.query, heads.key, heads.value, turn.cos, turn.sin, layer.keys, layer.values, self.firsts_R,
-            self.cache.now, heads.window, heads.scale, heads.cap,
-        )  # fmt: skip
-
-
-@dataclass(frozen=True)
-class ChunksStep:
-    """Some tokens of each of some texts, one text after the other."""
-
-    seen: SeenRuns
-    turns: dict[Rotation, Turn]
-    texts: Sequence[tuple[slice, DynamicCache]]
-    """Where the tokens of each are, and what it has been read to."""
-
-    def attended(self, heads: Heads) -> Tensor:
-        """See `SharedStep`."""
-        heads = heads.turned(self.turns[heads.rotation])
-        return torch.cat([_attended(heads.of(place), cache) for place, cache in self.texts])
-
-
-def _attended(heads: Heads, cache: DynamicCache) -> Tensor:
-    """[T, Q·D] of one text."""
-    key, value = (each.transpose(0, 1)[None] for each in (heads.key, heads.value))
-    keys, values = cache.update(key, value, heads.layer)
-    return attend_among(heads.query, keys[0], values[0], heads.window, heads.scale, heads.cap)
-
-
-@dataclass(frozen=True)
-class Means:
-    """What a decoder computes by."""
-
-    bank: FactorBank
-    kernels: Kernels | str
-    """What is compiled; or why nothing is."""
-    packed_for: int | None
-    """Rows for which the weights are copied into another layout; None: they are not."""
-
-    @property
-    def compiled(self) -> Kernels | None:
-        """The kernels, where there are any."""
-        return self.kernels if isinstance(self.kernels, Kernels) else None
-
-    def gate(self, activation: nn.Module) -> Gate:
-        """What computes act(g)·u."""
-        return gate_of(activation, self.compiled.gate if self.compiled else None)
-
-    def norm(self, module: nn.Module | None) -> Norm | None:
-        """What computes a norm, where there is one."""
-        return None if module is None else norm_of(module, self.compiled.normalise if self.compiled else None)
-
-
-class AdaptedDense:
-    """A product, and beside it the columns of the bank that the rows see."""
-
-    def __init__(self, linears: Linears, means: "Means") -> None:
-        modules, rows = linears.modules, means.packed_for
-        self.product = DenseProduct(modules) if rows is None else PackedDense(modules, rows)
-        self._bank, self._paths = means.bank, linears.paths
-        self._places = dict(zip(linears.paths, self.product.places, strict=True))
-
-    def __call__(self, x_RI: Tensor, seen: SeenRuns) -> Tensor:
-        return self._adapted(self.product(x_RI), x_RI, seen)
-
-    def plus(self, residual_RO: Tensor, x_RI: Tensor, seen: SeenRuns) -> Tensor:
-        """The same and a residual, which may be overwritten."""
-        return self._adapted(self.product.plus(residual_RO, x_RI), x_RI, seen)
-
-    def _adapted(self, y_RO: Tensor, x_RI: Tensor, seen: SeenRuns) -> Tensor:
-        shelf = self._bank.shelf(self._paths) if seen.parts else None
-        if shelf is not None:
-            shelf.add(y_RO, self._places, x_RI, seen)
-        return y_RO
-
-
-class FusedBlock:
-    """A block of a decoder."""
-
-    def __init__(self, number: int, block: Block, sight: Sight, means: "Means") -> None:
-        self._number = number
-        self._qkv, self._out, self._gate_up, self._down = (
-            AdaptedDense(each, means) for each in (block.qkv, block.out, block.gate_up, block.down)
-        )
-        self.products = (self._qkv, self._out, self._gate_up, self._down)
-        self._before_attention, self._before_gated = map(means.norm, (block.before_attention, block.before_gated))
-        self._after_attention, self._after_gated = map(means.norm, (block.after_attention, block.after_gated))
-        self._query_norm, self._key_norm = map(means.norm, (block.query_norm, block.key_norm))
-        self._heads_are_normed_together = block.query_norm is not None and _width(block.query_norm) != _head(block)
-        self._gate = means.gate(block.activation)
-        self._width = _head(block)
-        self._queries = block.out.modules[0].in_features // self._width
-        self._scale = float(block.attention.scaling)  # type: ignore[arg-type]
-        self._cap: float | None = getattr(block.attention, "attn_logit_softcapping", None)
-        self.sight = sight
-
-    def __call__(self, x_RH: Tensor, step: SharedStep) -> Tensor:
-        h_RH = x_RH if self._before_attention is None else self._before_attention(x_RH)
-        o_RI = self._attention(h_RH, step)
-        x_RH = _plus(x_RH, o_RI, self._out, self._after_attention, step.seen)
-        h_RH = x_RH if self._before_gated is None else self._before_gated(x_RH)
-        m_RF = self._gate(self._gate_up(h_RH, step.seen))
-        return _plus(x_RH, m_RF, self._down, self._after_gated, step.seen)
-
-    def _attention(self, h_RH: Tensor, step: SharedStep) -> Tensor:
-        heads = self._qkv(h_RH, step.seen).view(len(h_RH), -1, self._width)
-        groups = (heads.shape[1] - self._queries) // 2
-        query, key, value = torch.split(heads, [self._queries, groups, groups], 1)
-        if self._query_norm is not None and self._key_norm is not None:
-            query, key = self._normed(self._query_norm, query), self._normed(self._key_norm, key)
-        sight = self.sight
-        return step.attended(
-            Heads(query, key, value, sight.rotation, self._scale, self._cap, sight.window, self._number)
-        )
-
-    def _normed(self, norm: Norm, heads: Tensor) -> Tensor:
-        return norm(heads.flatten(1)).view(heads.shape) if self._heads_are_normed_together else norm(heads)
 
 
 class FusedDecoder:
@@ -400,16 +204,3 @@ def places_of(lengths: Sequence[int]) -> list[slice]:
 
 def _linears_of(block: Block) -> list[tuple[nn.Linear, ...]]:
     return [each.modules for each in (block.qkv, block.out, block.gate_up, block.down)]
-
-
-def _plus(x_RH: Tensor, y_RI: Tensor, product: AdaptedDense, after: Norm | None, seen: SeenRuns) -> Tensor:
-    """x + after(y Wᵀ)."""
-    return product.plus(x_RH, y_RI, seen) if after is None else x_RH + after(product(y_RI, seen))
-
-
-def _width(norm: nn.Module) -> int:
-    return sum(each.numel() for each in norm.parameters())
-
-
-def _head(block: Block) -> int:
-    return int(block.attention.head_dim)  # type: ignore[arg-type]

@@ -26,7 +26,8 @@ from loralab.serving.engine.decoder import Chunk, Decoder, PlainDecoder
 from loralab.serving.engine.fused.agreement import takes_the_same, walk_of
 from loralab.serving.engine.fused.anatomy import Anatomy, UnknownAnatomyError, anatomy_of
 from loralab.serving.engine.fused.attention import Rotation
-from loralab.serving.engine.fused.decoder import FusedDecoder, Means, Sight
+from loralab.serving.engine.fused.block import Means, Sight
+from loralab.serving.engine.fused.decoder import FusedDecoder
 from loralab.serving.engine.fused.products import packing_pays
 from loralab.serving.engine.low_rank import speaking_pairs
 from loralab.serving.engine.native.kernels import Kernels, kernels_for
