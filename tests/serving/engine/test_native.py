@@ -1,7 +1,7 @@
 """What is compiled for this processor: right by the type's rounding, the same bits for a row whoever is beside it."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 import torch
@@ -13,6 +13,7 @@ from loralab.serving.engine.engine import Engine, EngineConfig
 from loralab.serving.engine.fused.attention import Turn
 from loralab.serving.engine.fused.gates import gate_of
 from loralab.serving.engine.native.compiled import library
+from loralab.serving.engine.native.gate import SILU
 from loralab.serving.engine.native.kernels import Kernels, kernels_for
 from loralab.serving.engine.native.low_rank import LowRankFactors
 from loralab.serving.engine.request import Request
@@ -175,6 +176,22 @@ def test_what_is_no_number_stays_none() -> None:
     case.query[1] = torch.nan
     case.value[2] = torch.nan
     assert case.by_kernel().isnan().all(1).tolist() == [False, True, True, False]
+
+
+def test_numbers_of_another_type_are_refused_and_not_read_as_what_they_are_not() -> None:
+    kernels, other = kernels_of(torch.float32), torch.ones(2, 4).bfloat16()
+    case = Attending(torch.float32, 64, 64, None, None)
+    case.query = case.query.bfloat16()
+    factors = LowRankFactors(torch.ones(1, 1, 4), [torch.ones(1, 4)], [0])
+    calls: list[Callable[[], object]] = [
+        case.by_kernel,
+        lambda: kernels.normalise(other, torch.ones(4), 1e-5),
+        lambda: kernels.gate(other, SILU),
+        lambda: kernels.add_low_rank(torch.ones(2, 4), other, torch.zeros(2, 2, dtype=torch.int32), factors),
+    ]
+    for call in calls:
+        with pytest.raises(TypeError, match=r"kernel for torch\.float32 on the CPU was given torch\.bfloat16"):
+            call()
 
 
 @pytest.mark.parametrize(

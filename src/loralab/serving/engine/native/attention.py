@@ -12,6 +12,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from loralab.serving.engine.native.numbers import refuse_other_numbers
+
 _POINTERS = ("query", "key", "value", "cosine", "sine", "keys", "values", "output", "firsts")
 _COUNTS = (
     *("query_stride", "key_stride", "value_stride", "rows", "heads", "groups", "width", "turned", "columns"),
@@ -33,8 +35,8 @@ class AttentionStep(ctypes.Structure):
 class AttentionKernel:
     """Turns queries and keys, writes keys and values, and attends."""
 
-    def __init__(self, function: Callable[..., None]) -> None:
-        self._function = function
+    def __init__(self, function: Callable[..., None], dtype: torch.dtype) -> None:
+        self._function, self._dtype = function, dtype
 
     def __call__(
         self,
@@ -53,6 +55,7 @@ class AttentionKernel:
     ) -> Tensor:
         """[R, Q·D] of tokens that are written to column `now` of the cache; row r's first is in column `firsts_R[r]`
         (int32). cos and sin [R, 1, U], the first half of sin negated."""
+        refuse_other_numbers(self._dtype, query_RQD, key_RGD, value_RGD, cos, sin, keys_RGND, values_RGND)
         query, key, value = (_with_whole_rows(each) for each in (query_RQD, key_RGD, value_RGD))
         rows, heads, width = query.shape
         output = query.new_empty(rows, heads * width)

@@ -39,9 +39,9 @@ def kernels_for(like: Tensor) -> Kernels | str:
         return built
     kernels = Kernels(
         LowRankKernel(_of(built, f"add_low_rank_{name}", LOW_RANK_ARGUMENTS), like.dtype),
-        AttentionKernel(_of(built, f"attend_{name}", [ctypes.c_void_p])),
-        NormKernel(_of(built, f"rms_norm_{name}", NORM_ARGUMENTS)),
-        GateKernel(_of(built, f"gate_{name}", GATE_ARGUMENTS)),
+        AttentionKernel(_of(built, f"attend_{name}", [ctypes.c_void_p]), like.dtype),
+        NormKernel(_of(built, f"rms_norm_{name}", NORM_ARGUMENTS), like.dtype),
+        GateKernel(_of(built, f"gate_{name}", GATE_ARGUMENTS), like.dtype),
     )
     are_right = all(tried(kernels, like.dtype) for tried in (_adds, _attends, _normalises, _gates))
     return kernels if are_right else "what was compiled computes something else than torch"

@@ -13,6 +13,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from loralab.serving.engine.native.numbers import refuse_other_numbers
+
 _COUNT, _POINTER = ctypes.c_int64, ctypes.c_void_p
 # the factors, x, its stride, y, its stride, extents, rows, threads
 LOW_RANK_ARGUMENTS = [_POINTER, _POINTER, _COUNT, _POINTER, _COUNT, _POINTER, _COUNT, _COUNT]
@@ -54,6 +56,7 @@ class LowRankKernel:
         """Add to row n of y what columns `extents_N2[n]` (int32: first, one behind the last; the same for none) of the
         factors give for x.
         """
+        refuse_other_numbers(self._dtype, y_NO, x_NI)
         x_NI = x_NI if x_NI.stride(-1) == 1 else x_NI.contiguous()
         self._function(
             ctypes.addressof(factors), x_NI.data_ptr(), x_NI.stride(0), y_NO.data_ptr(), y_NO.stride(0),

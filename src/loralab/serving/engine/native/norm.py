@@ -9,6 +9,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from loralab.serving.engine.native.numbers import refuse_other_numbers
+
 NORM_ARGUMENTS = [
     ctypes.c_void_p,
     ctypes.c_int64,
@@ -22,11 +24,12 @@ NORM_ARGUMENTS = [
 class NormKernel:
     """w·x·(mean x² + ε)^−½ in float32, rounded once."""
 
-    def __init__(self, function: Callable[..., None]) -> None:
-        self._function = function
+    def __init__(self, function: Callable[..., None], dtype: torch.dtype) -> None:
+        self._function, self._dtype = function, dtype
 
     def __call__(self, x: Tensor, gain_H: Tensor, epsilon: float) -> Tensor:
         """Over the last dimension of x; the gain in float32."""
+        refuse_other_numbers(self._dtype, x)
         x_NH = x.flatten(0, -2)
         x_NH = x_NH if x_NH.stride(-1) == 1 else x_NH.contiguous()
         y = torch.empty(x.shape, dtype=x.dtype)
