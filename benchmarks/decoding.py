@@ -105,7 +105,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--adapter", help="folder of an adapter that was trained on E2E")
     parser.add_argument("--inputs", type=int, default=16, help="of E2E's 630, spread evenly")
     parser.add_argument("--prompts", type=int, default=64)
-    parser.add_argument("--new-tokens", type=int, default=32, help="of each greedy answer, at most")
+    parser.add_argument("--new-tokens", type=int, default=64, help="of each greedy answer, at most")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--dtype", default="auto")

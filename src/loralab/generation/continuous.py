@@ -16,7 +16,7 @@ from loralab.errors import NumericsError
 from loralab.generation.config import GenerationConfig
 from loralab.generation.ends import Ends
 from loralab.generation.plain import NoRepeatInNewText
-from loralab.generation.resident import ResidentEngine, may_copy_weights
+from loralab.generation.resident import ResidentEngine, free_bytes, may_copy_weights
 from loralab.generation.sampling import sampled
 from loralab.models.size import cache_bytes, weight_bytes
 from loralab.progress import tracked
@@ -30,10 +30,13 @@ CHUNK = 256
 MOST_TIMES = 4
 """Answers that are written at once, for each prompt that a batch may have: a step reads all weights, so that rows are
 cheap; and the engine keeps nothing of a batch of prompts."""
-SHARE = 2
-"""But the cache of all is no larger than one half of the weights, where a batch's own is not already."""
+SHARE_OF_WEIGHTS, SHARE_OF_FREE = 2, 4
+"""But the cache of all is no larger, where a batch's own is not already, than one half of the weights on an
+accelerator, and in the processor's memory than the weights and a quarter of what is free."""
 WORTH_A_TRIAL = 512
 """New tokens from which on fused blocks gain more than the trial costs that they need."""
+BEAMS_WORTH_A_TRIAL = 8192
+"""The same of a beam search, whose beams are computed together."""
 
 
 def generate_continuously(
@@ -160,7 +163,7 @@ def _picker(config: GenerationConfig, number: int) -> Callable[[Tensor], int] | 
 def _sizes(model: PreTrainedModel, prompts: Sequence[list[int]], config: GenerationConfig) -> EngineConfig:
     """As many rows as pay and fit, and no more columns than the longest text has."""
     length = max(map(len, prompts)) + config.max_new_tokens
-    fitting = weight_bytes(model) // SHARE // max(1, length * cache_bytes(model))
+    fitting = _room(model) // max(1, length * cache_bytes(model))
     rows = min(len(prompts), max(config.batch_size, min(MOST_TIMES * config.batch_size, fitting)))
     return EngineConfig(
         rows=rows,
@@ -170,6 +173,14 @@ def _sizes(model: PreTrainedModel, prompts: Sequence[list[int]], config: Generat
         fused=len(prompts) * config.max_new_tokens >= WORTH_A_TRIAL,
         pack=may_copy_weights(model),
     )
+
+
+def _room(model: PreTrainedModel) -> int:
+    """Bytes that the cache of more answers than a batch has may take."""
+    weights = weight_bytes(model)
+    if model.device.type != "cpu":
+        return weights // SHARE_OF_WEIGHTS
+    return min(weights, free_bytes() // SHARE_OF_FREE)
 
 
 # -- beams ------------------------------------------------------------------------------------------------------------
@@ -192,7 +203,11 @@ def _searched(
         is_ended=is_ended,
     )
     answers: list[list[int]] = [[] for _ in prompts]
-    found = BeamSearch(model, settings, config.batch_size).run(prompts)
+    steps = len(prompts) * config.beams * config.max_new_tokens
+    search = BeamSearch(
+        model, settings, config.batch_size, fused=steps >= BEAMS_WORTH_A_TRIAL, pack=may_copy_weights(model)
+    )
+    found = search.run(prompts)
     for _ in tracked(prompts, "texts"):
         best = next(found)
         answers[best.number] = best.ids[:-1] if best.ids[-1] in ends else best.ids

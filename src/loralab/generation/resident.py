@@ -26,8 +26,13 @@ KEPT_BYTES = 2**28
 
 def may_copy_weights(model: PreTrainedModel) -> bool:
     """Whether a second copy of the weights takes no more than half of the memory that is free."""
+    return 2 * weight_bytes(model) < free_bytes()
+
+
+def free_bytes() -> int:
+    """Of the processor's memory."""
     free: int = psutil.virtual_memory().available
-    return 2 * weight_bytes(model) < free
+    return free
 
 
 class ResidentEngine:

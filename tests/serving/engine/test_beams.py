@@ -1,13 +1,17 @@
 """A beam search of our own finds what transformers' finds."""
 
+from collections.abc import Iterator
+
 import pytest
 import torch
 from transformers import GPTNeoXConfig, GPTNeoXForCausalLM, PreTrainedModel, Qwen3Config, Qwen3ForCausalLM
 
 from loralab.errors import NumericsError, SpecError
-from loralab.serving.engine.beams import BeamSearch
+from loralab.serving.engine import tree_steps
+from loralab.serving.engine.beams import BeamSearch, Best
 from loralab.serving.engine.hypotheses import BeamSettings, Hypotheses, best_continuations
 from loralab.serving.engine.tree import GROWTH, TreeCache
+from loralab.serving.engine.tree_steps import TreeSteps
 from loralab.serving.engine.trial import refuse_unsearchable
 from serving.causal import CAUSAL, ENDS, GROUPED, SIZES, adapt, causal, prompts
 
@@ -62,6 +66,29 @@ def test_outputs_and_scores_are_those_of_transformers(kind: str, penalty: float)
     assert [best.score for best in found] == pytest.approx([score for _, score in expected], rel=1e-5)
 
 
+@pytest.mark.parametrize("kind", ["llama", "norms of q and k", "some windows"])
+def test_fused_blocks_find_the_same(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Prompts of which some are read together, one alone, and beams beyond a layer's window."""
+    monkeypatch.setattr(tree_steps, "READ_TOGETHER", 14)
+    model, settings = strong(kind), BeamSettings(beams=4, max_new_tokens=NEW, ends=frozenset(ENDING), no_repeat_ngram=3)
+    adapt(model, one=4)
+    asked = prompts(*LENGTHS)
+    searches = [BeamSearch(model, settings, 2, fused=fused, pack=True) for fused in (False, True)]
+    kinds = [type(search._steps(2, max(LENGTHS))) for search in searches]
+    assert kinds == [tree_steps.OwnTreeSteps, tree_steps.FusedTreeSteps]
+    plain, fused = ({best.number: best for best in search.run(asked)} for search in searches)
+    assert [fused[number].ids for number in plain] == [best.ids for best in plain.values()]
+    scores = [best.score for best in plain.values()]
+    assert [fused[number].score for number in plain] == pytest.approx(scores, rel=1e-4)
+
+
+def test_without_a_kernel_the_own_modules_search() -> None:
+    """What has no blocks that are known, and what no compiled kernel computes."""
+    steps = [tree_steps.steps_for(strong("parallel blocks"), 4, 20, True, False)]
+    steps.append(tree_steps.steps_for(strong("llama").to(torch.float64), 4, 20, True, False))
+    assert [type(each) for each in steps] == [tree_steps.OwnTreeSteps] * 2
+
+
 def test_some_of_these_end_early_and_some_at_the_limit() -> None:
     settings = BeamSettings(beams=4, max_new_tokens=NEW, ends=frozenset(ENDING))
     lengths = {len(best.ids) for kind in SEARCHED for best in BeamSearch(strong(kind), settings, 2).run(prompts(9, 3))}
@@ -89,9 +116,9 @@ def test_a_prompt_is_kept_once_and_columns_are_written_again(more: int) -> None:
     kept: list[TreeCache] = []
 
     class Watched(BeamSearch):
-        def _mask(self, cache: TreeCache) -> object:
+        def _stepped(self, steps: TreeSteps, cache: TreeCache) -> Iterator[Best]:
             kept.append(cache)
-            return super()._mask(cache)
+            return super()._stepped(steps, cache)
 
     prompt = prompts(30)[0]
     list(Watched(model, settings, 1).run([prompt]))
@@ -103,22 +130,22 @@ def test_a_prompt_is_kept_once_and_columns_are_written_again(more: int) -> None:
 def test_a_column_that_no_beam_sees_is_written_anew() -> None:
     cache = TreeCache(1, 2, 8, torch.device("cpu"))
     cache.lengths = [3]
-    cache._sees[0, :, :3] = True
+    cache._paths[0, :, :3] = torch.arange(3)
     cache.open_columns()
     assert cache.written.tolist() == [[3, 4]]
     assert cache.mask()[0, 0].tolist() == [[True, True, True, True, False], [True, True, True, False, True]]
-    cache.advance()
     cache.follow(0, torch.tensor([1, 1]))
     cache.open_columns()
     assert cache.written.tolist() == [[3, 5]]
     assert cache.mask()[0, 0].tolist() == [[True] * 5 + [False], [True, True, True, False, True, True]]
     assert cache.mask(window=2)[0, 0].tolist() == [[False] * 3 + [True, True, False], [False] * 4 + [True, True]]
+    assert [each.tolist() for each in cache.paths()] == [[0, 0], [[0, 1, 2, 4, 3], [0, 1, 2, 4, 5]], [5, 5]]
 
 
 def test_more_columns_are_taken_when_none_is_free() -> None:
     cache = TreeCache(1, 3, 4, torch.device("cpu"))
     cache.lengths = [3]
-    cache._sees[0, :, :3] = True
+    cache._paths[0, :, :3] = torch.arange(3)
     cache.open_columns()
     assert cache.columns == 4 + GROWTH
     assert cache.written.tolist() == [[3, 4, 5]]

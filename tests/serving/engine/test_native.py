@@ -12,6 +12,7 @@ import loralab as ll
 from loralab.serving.engine.engine import Engine, EngineConfig
 from loralab.serving.engine.fused.attention import Turn
 from loralab.serving.engine.fused.gates import gate_of
+from loralab.serving.engine.native.attention import Paths, Runs
 from loralab.serving.engine.native.compiled import library
 from loralab.serving.engine.native.gate import SILU
 from loralab.serving.engine.native.kernels import Kernels, kernels_for
@@ -94,7 +95,7 @@ class Attending:
         firsts = torch.tensor(self.firsts, dtype=torch.int32)
         return kernels_of(self.keys.dtype).attend(
             *(each[place] for each in (self.query, self.key, self.value, self.cos, self.sin, self.keys, self.values)),
-            firsts[place], self.now, self.window, 0.3, self.cap,
+            Runs(firsts[place], self.now), self.window, 0.3, self.cap,
         )  # fmt: skip
 
     def in_float64(self) -> Tensor:
@@ -135,6 +136,25 @@ def test_neither_columns_before_a_row_nor_rows_beside_it_change_a_bit(dtype: tor
     case.now, case.firsts = case.now + shift, [first + shift for first in case.firsts]
     case.keys, case.values = case.keys.roll(shift, 2), case.values.roll(shift, 2)
     assert torch.equal(case.by_kernel(), together)
+
+
+@pytest.mark.parametrize("window", [None, 7])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_path_through_columns_is_attended_to_as_a_run_is(dtype: torch.dtype, window: int | None) -> None:
+    """Two rows in each of two lines, whose tokens lie anywhere in columns that other rows have others in."""
+    case = Attending(dtype, 64, 64, window, None)
+    as_runs, counts = case.by_kernel(), [case.now + 1 - first for first in case.firsts]
+    places = torch.randperm(160, generator=torch.Generator().manual_seed(0))[: 2 * 60].view(2, 60).sort(1).values
+    paths = torch.stack([places[row % 2, torch.randperm(60)] for row in range(4)]).int()
+    lines, kept = torch.tensor([0, 0, 1, 1]), torch.zeros(2, 2, 2, 160, 64, dtype=dtype)
+    for row, (line, first, count) in enumerate(zip(lines, case.firsts, counts, strict=True)):
+        for room, each in zip(kept, (case.keys, case.values), strict=True):
+            room[line][:, paths[row, :count].long()] = each[row, :, first : case.now + 1]
+    attended = kernels_of(dtype).attend(
+        case.query, case.key, case.value, case.cos, case.sin, *kept,
+        Paths(lines.int(), paths, torch.tensor(counts, dtype=torch.int32)), window, 0.3, None,
+    )  # fmt: skip
+    assert torch.equal(attended, as_runs)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -74,22 +74,20 @@ class TreeCache(Cache):
     def __init__(self, inputs: int, beams: int, columns: int, device: torch.device) -> None:
         self.inputs, self.columns = inputs, columns
         self.lengths: list[int] = []
-        """Tokens of each input's beams, its prompt's included."""
+        """Tokens of each input's beams, its prompt's included, and those that this step writes."""
         self.used = 0
         """Columns that are looked at."""
         self.written = torch.empty(0, beams, dtype=torch.long, device=device)
         """[I, W]: the columns of this step."""
-        self._sees = torch.zeros(inputs, beams, columns, dtype=torch.bool, device=device)
-        """[I, W, N]: which columns a beam looks at."""
-        self._position = torch.zeros(inputs, columns, dtype=torch.long, device=device)
-        """[I, N]: of the token that a column holds."""
-        self._tree_layers: list[TreeLayer] = []
+        self._paths = torch.zeros(inputs, beams, columns, dtype=torch.int32, device=device)
+        """[I, W, N]: the columns of a beam's tokens, in their order; of so many as the input's length says."""
+        self.tree_layers: list[TreeLayer] = []
         super().__init__(layers=[])
 
     @property
     def memory_bytes(self) -> int:
         """What is allocated for keys and values."""
-        return sum(each.keys.nbytes + each.values.nbytes for each in self._tree_layers)
+        return sum(each.keys.nbytes + each.values.nbytes for each in self.tree_layers)
 
     def join(self, prompt: Sequence[DynamicLayer]) -> None:
         """Give the keys and values of a prompt, [1, H, P, D] a layer, to the next input; all its beams see them."""
@@ -97,66 +95,72 @@ class TreeCache(Cache):
         if length > self.columns:
             self._grow(length - self.columns)
         if not self.layers:
-            self._tree_layers = [TreeLayer(self, each) for each in prompt]
-            self.layers = [*self._tree_layers]
+            self.tree_layers = [TreeLayer(self, each) for each in prompt]
+            self.layers = [*self.tree_layers]
         number = len(self.lengths)
-        for layer, each in zip(self._tree_layers, prompt, strict=True):
+        for layer, each in zip(self.tree_layers, prompt, strict=True):
             layer.put(number, each)
-        self._sees[number] = False
-        self._sees[number, :, :length] = True
-        self._position[number, :length] = torch.arange(length, device=self._position.device)
+        self._paths[number, :, :length] = torch.arange(length, device=self._paths.device)
         self.lengths.append(length)
 
     def leave(self, number: int) -> None:
         """Free an input: the last takes its place, and zeros the last one's, so that nothing of it meets another."""
         last = len(self.lengths) - 1
-        for layer in self._tree_layers:
+        for layer in self.tree_layers:
             layer.move(last, number)
-        for each in (self._sees, self._position):
-            each[number] = each[last]
+        self._paths[number] = self._paths[last]
         self.lengths[number] = self.lengths[last]
         self.lengths.pop()
 
     def follow(self, number: int, parents_W: Tensor) -> None:
         """Each beam of an input goes on from one of them: it sees what that one sees."""
-        self._sees[number] = self._sees[number, parents_W]
+        self._paths[number] = self._paths[number, parents_W]
 
     def open_columns(self) -> None:
-        """A column for the next token of every beam: the first that no beam of its input sees."""
+        """A column for the next token of every beam, which joins its path: the first that no beam of its input sees."""
         inputs, beams = len(self.lengths), self.written.shape[1]
-        seen_IN = self._sees[:inputs].any(1)
-        most = int(seen_IN.sum(1).max()) + beams
+        taken_IN = self._seen(None).any(1)
+        most = int(taken_IN.sum(1).max()) + beams
         if most > self.columns:
             self._grow(most - self.columns)
-            seen_IN = self._sees[:inputs].any(1)
-        self.written = seen_IN.byte().argsort(dim=1, stable=True)[:, :beams]
-        self.used = max(int(self.written.max()), int(seen_IN.any(0).nonzero().max())) + 1
-        each_W = torch.arange(beams, device=self.written.device)
-        self._sees[torch.arange(inputs, device=each_W.device)[:, None], each_W, self.written] = True
-        self._position[:inputs].scatter_(1, self.written, self.positions())
+            taken_IN = self._seen(None).any(1)
+        self.written = taken_IN.byte().argsort(dim=1, stable=True)[:, :beams]
+        self.used = max(int(self.written.max()), int(taken_IN.any(0).nonzero().max())) + 1
+        for number in range(inputs):
+            self._paths[number, :, self.lengths[number]] = self.written[number].int()
+        self.lengths = [length + 1 for length in self.lengths]
 
     def positions(self) -> Tensor:
         """[I, W]: of the tokens of this step."""
-        lengths_I1 = torch.tensor(self.lengths, device=self._position.device)[:, None]
-        return lengths_I1.expand(-1, self.written.shape[1])
+        lengths_I1 = torch.tensor(self.lengths, device=self._paths.device)[:, None]
+        return lengths_I1.expand(-1, self.written.shape[1]) - 1
+
+    def paths(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Of every beam, int32: its input [I·W], the columns of its tokens in their order [I·W, P], how many [I·W]."""
+        inputs, beams, longest = len(self.lengths), self.written.shape[1], max(self.lengths)
+        each = torch.tensor([[*range(inputs)], self.lengths], dtype=torch.int32, device=self._paths.device)
+        inputs_R, counts_R = each.repeat_interleave(beams, 1)
+        return inputs_R, self._paths[:inputs, :, :longest].flatten(0, 1), counts_R
 
     def mask(self, window: int | None = None) -> Tensor:
-        """[I, 1, W, used]: what each beam looks at; of a window only the tokens that are less than so far away."""
-        sees_IWN = self._sees[: len(self.lengths), :, : self.used]
-        if window is not None:
-            away_IN = self.positions()[:, :1] - self._position[: len(self.lengths), : self.used]
-            sees_IWN = sees_IWN & (away_IN < window)[:, None]
-        return sees_IWN[:, None]
+        """[I, 1, W, used]: what each beam looks at; of a window only so many of its newest tokens."""
+        return self._seen(window)[:, None, :, : self.used]
 
-    def advance(self) -> None:
-        """The columns have been written."""
-        self.lengths = [length + 1 for length in self.lengths]
+    def _seen(self, window: int | None) -> Tensor:
+        """[I, W, N]."""
+        paths_IWN = self._paths[: len(self.lengths)]
+        lengths_I11 = torch.tensor(self.lengths, device=paths_IWN.device)[:, None, None]
+        places_N = torch.arange(self.columns, device=paths_IWN.device)
+        is_on_path = places_N < lengths_I11
+        if window is not None:
+            is_on_path = is_on_path & (places_N >= lengths_I11 - window)
+        newest_IW1 = paths_IWN.gather(2, (lengths_I11 - 1).expand(-1, paths_IWN.shape[1], -1))
+        columns_IWN = torch.where(is_on_path, paths_IWN, newest_IW1).long()
+        return torch.zeros_like(paths_IWN, dtype=torch.bool).scatter_(2, columns_IWN, True)
 
     def _grow(self, columns: int) -> None:
         columns = max(columns, GROWTH)
-        for layer in self._tree_layers:
+        for layer in self.tree_layers:
             layer.grow(columns)
-        self._sees, self._position = (
-            torch.cat([each, each.new_zeros(*each.shape[:-1], columns)], -1) for each in (self._sees, self._position)
-        )
+        self._paths = torch.cat([self._paths, self._paths.new_zeros(*self._paths.shape[:-1], columns)], -1)
         self.columns += columns

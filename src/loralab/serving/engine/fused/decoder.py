@@ -27,8 +27,10 @@ from loralab.serving.engine.fused.anatomy import Anatomy, Block
 from loralab.serving.engine.fused.attention import Rotation, Turn
 from loralab.serving.engine.fused.block import AdaptedDense, FusedBlock, Means, Sight
 from loralab.serving.engine.fused.products import RUNS, rows_apart
-from loralab.serving.engine.fused.steps import ChunksStep, KernelStep, RowsStep, SharedStep
+from loralab.serving.engine.fused.steps import ChunksStep, KernelStep, PathsStep, RowsStep, SharedStep
+from loralab.serving.engine.native.attention import Paths
 from loralab.serving.engine.native.kernels import Kernels
+from loralab.serving.engine.tree import TreeCache
 
 DEFAULT = "what speaks on the model"
 """The key of its pairs in the bank; adapters are keyed by hashes."""
@@ -105,6 +107,19 @@ class FusedDecoder:
         x_RH = self.embedded([ids[number] for number in numbers])
         step = self.rows_step(numbers, adapters, cache)
         return self.scored(self._walked(x_RH, step), step.seen)[: len(ids)]
+
+    @property
+    def follows_paths(self) -> bool:
+        """Whether it can take steps of a beam search."""
+        return self._attend is not None
+
+    def logits_along_paths(self, ids: Sequence[int], cache: TreeCache) -> Tensor:
+        """The logits [R, V] behind token `ids[r]` of row r = (input, beam), which looks along its path."""
+        assert self._attend is not None
+        everyone = SeenRuns([(slice(0, len(ids)), self._seen_by([None] * len(ids)))])
+        turns = self._turns(cache.positions().flatten())
+        step = PathsStep(everyone, turns, cache, Paths(*cache.paths()), self._attend)
+        return self.scored(self._walked(self.embedded(ids), step), step.seen)
 
     def read(self, chunks: Sequence[Chunk]) -> Tensor:
         """See `Decoder`; all in one walk, where that gives each text the bits that it has alone.

@@ -8,7 +8,7 @@ Shapes: R rows, I inputs, O outputs of all modules together.
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from itertools import accumulate
 
 import torch
@@ -19,6 +19,9 @@ RUNS = (1, 2, 3, 7, 16, 33)
 """Rows that are tried alone and beside others."""
 ROUNDS = 3
 """Times that two ways are measured against each other."""
+
+
+_known_apart: dict[Hashable, frozenset[int]] = {}
 
 
 class DenseProduct:
@@ -35,6 +38,13 @@ class DenseProduct:
     def memory_bytes(self) -> int:
         """What it holds beside the model."""
         return 0
+
+    @property
+    def kind(self) -> tuple[object, ...]:
+        """By what a kernel is chosen for it, beside its input: not by the numbers in the weights."""
+        weight = self._weights[0]
+        outputs = tuple((len(each), each.stride()) for each in self._weights)
+        return weight.dtype, weight.device, outputs, tuple(each is None for each in self._biases)
 
     def __call__(self, x_RI: Tensor) -> Tensor:
         if len(self._weights) == 1:
@@ -58,6 +68,7 @@ class PackedDense(DenseProduct):
     def __init__(self, modules: Sequence[nn.Linear], rows: int) -> None:
         """Raises RuntimeError where oneDNN has no such layout for this processor and precision."""
         super().__init__(modules)
+        self._kind = ("packed", rows, *super().kind)
         weight = self._weights[0] if len(modules) == 1 else torch.cat(self._weights)
         self._bytes = weight.nbytes
         self._bias = _one(self._biases, self._weights)
@@ -67,6 +78,10 @@ class PackedDense(DenseProduct):
     @property
     def memory_bytes(self) -> int:
         return self._bytes
+
+    @property
+    def kind(self) -> tuple[object, ...]:
+        return self._kind
 
     def __call__(self, x_RI: Tensor) -> Tensor:
         y_RO: Tensor = torch.ops.mkldnn._linear_pointwise(x_RI, self._packed, self._bias, "none", [], "")
@@ -95,8 +110,16 @@ def packing_pays(modules: Sequence[nn.Linear], rows: int) -> bool:
 def rows_apart(product: DenseProduct, in_features: int, like: Tensor, rows: int) -> frozenset[int]:
     """Of RUNS, how many rows next to each other have the bits alone that they have among so many rows.
 
-    Every run of these rows is tried: another kernel gives other bits to one row in some tens.
+    Every run of these rows is tried, once for all products of a kind: another kernel gives other bits to one row in
+    some tens.
     """
+    key = (product.kind, in_features, rows, torch.get_num_threads())
+    if key not in _known_apart:
+        _known_apart[key] = _tried_apart(product, in_features, like, rows)
+    return _known_apart[key]
+
+
+def _tried_apart(product: DenseProduct, in_features: int, like: Tensor, rows: int) -> frozenset[int]:
     drawn = torch.randn(rows, in_features, generator=torch.Generator().manual_seed(0))
     x_RI = drawn.to(like.device, like.dtype)
     together = product(x_RI)

@@ -14,7 +14,8 @@ from transformers import DynamicCache
 from loralab.serving.engine.bank import SeenRuns
 from loralab.serving.engine.cache import RowCache
 from loralab.serving.engine.fused.attention import Rotation, Turn, attend, attend_among
-from loralab.serving.engine.native.attention import AttentionKernel
+from loralab.serving.engine.native.attention import AttentionKernel, Paths, Runs
+from loralab.serving.engine.tree import TreeCache
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,25 @@ class RowsStep:
 
 
 @dataclass(frozen=True)
+class PathsStep:
+    """One token of every beam of a search, by the kernel, which goes along their paths."""
+
+    seen: SeenRuns
+    turns: dict[Rotation, Turn]
+    cache: TreeCache
+    paths: Paths
+    kernel: AttentionKernel
+
+    def attended(self, heads: Heads) -> Tensor:
+        """See `SharedStep`."""
+        layer, turn = self.cache.tree_layers[heads.layer], self.turns[heads.rotation]
+        return self.kernel(
+            heads.query, heads.key, heads.value, turn.cos, turn.sin, layer.keys, layer.values,
+            self.paths, heads.window, heads.scale, heads.cap,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
 class KernelStep:
     """One token of every row, by the kernel: a row's sums go over its own tokens."""
 
@@ -84,8 +104,8 @@ class KernelStep:
         """See `SharedStep`."""
         layer, turn = self.cache.row_layers[heads.layer], self.turns[heads.rotation]
         return self.kernel(
-            heads.query, heads.key, heads.value, turn.cos, turn.sin, layer.keys, layer.values, self.firsts_R,
-            self.cache.now, heads.window, heads.scale, heads.cap,
+            heads.query, heads.key, heads.value, turn.cos, turn.sin, layer.keys, layer.values,
+            Runs(self.firsts_R, self.cache.now), heads.window, heads.scale, heads.cap,
         )  # fmt: skip
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from loralab.nn.trial import agree
-from loralab.serving.engine.native.attention import AttentionKernel, attended_by_torch
+from loralab.serving.engine.native.attention import AttentionKernel, Paths, Runs, attended_by_torch
 from loralab.serving.engine.native.compiled import library
 from loralab.serving.engine.native.gate import GATE_ARGUMENTS, SILU, GateKernel
 from loralab.serving.engine.native.low_rank import LOW_RANK_ARGUMENTS, LowRankFactors, LowRankKernel
@@ -73,14 +73,26 @@ def _adds(kernels: Kernels, dtype: torch.dtype) -> bool:
 
 
 def _attends(kernels: Kernels, dtype: torch.dtype) -> bool:
-    """Whether two rows, turned by nothing, attend to what torch has them attend to."""
+    """Whether two rows attend to what torch has them attend to: to runs of columns, and along paths through them."""
+    runs = [(0, range(40)), (1, range(33, 40))]
+    paths = [(1, [0, 1, 2, 9]), (1, [0, 5, 3])]
+    columns_RP = torch.tensor([[0, 1, 2, 9], [0, 5, 3, -1]], dtype=torch.int32)
+    as_runs = Runs(torch.tensor([0, 33], dtype=torch.int32), now=39)
+    as_paths = Paths(torch.ones(2, dtype=torch.int32), columns_RP, torch.tensor([4, 3], dtype=torch.int32))
+    return _attends_to(kernels, dtype, runs, as_runs) and _attends_to(kernels, dtype, paths, as_paths)
+
+
+def _attends_to(
+    kernels: Kernels, dtype: torch.dtype, seen: Sequence[tuple[int, Sequence[int]]], tokens: Runs | Paths
+) -> bool:
+    """The line and the columns that each row sees, and the same as the kernel is told; nothing turns a head."""
     keys, values, query = _drawn(dtype, (2, 1, 40, 70), (2, 1, 40, 70), (2, 3, 70))
-    cos, sin, firsts = torch.ones(2, 1, 70, dtype=dtype), torch.zeros(2, 1, 70, dtype=dtype), [0, 33]
+    key, value = (torch.stack([each[line, :, columns[-1]] for line, columns in seen]) for each in (keys, values))
+    cos, sin = query.new_ones(2, 1, 70), query.new_zeros(2, 1, 70)
     attended = kernels.attend(
-        query, keys[:, :, -1], values[:, :, -1], cos, sin, keys.clone(), values.clone(),
-        torch.tensor(firsts, dtype=torch.int32), now=39, window=None, scale=0.1, cap=None,
-    )  # fmt: skip
-    return agree(attended_by_torch(query, keys, values, firsts, 0.1), attended)
+        query, key, value, cos, sin, keys.clone(), values.clone(), tokens, window=None, scale=0.1, cap=None
+    )
+    return agree(attended_by_torch(query, keys, values, seen, 0.1), attended)
 
 
 def _normalises(kernels: Kernels, dtype: torch.dtype) -> bool:
