@@ -82,6 +82,16 @@ def test_fused_blocks_find_the_same(kind: str, monkeypatch: pytest.MonkeyPatch) 
     assert [fused[number].score for number in plain] == pytest.approx(scores, rel=1e-4)
 
 
+def test_a_window_that_only_the_configuration_has_is_none() -> None:
+    """Files of Llamas that were made of Mistrals name one."""
+    model, settings = strong("llama"), BeamSettings(beams=3, max_new_tokens=NEW)
+    expected = [best.ids for best in BeamSearch(model, settings, 2).run(prompts(9, 3))]
+    model.config.sliding_window = 5
+    assert [best.ids for best in BeamSearch(model, settings, 2).run(prompts(9, 3))] == expected
+    assert model.config.sliding_window == 5
+    assert tree_steps.windows_of(strong("a window")) == {"sliding_attention": 5}
+
+
 def test_without_a_kernel_the_own_modules_search() -> None:
     """What has no blocks that are known, and what no compiled kernel computes."""
     steps = [tree_steps.steps_for(strong("parallel blocks"), 4, 20, True, False)]

@@ -16,6 +16,7 @@ from transformers import DynamicCache, PreTrainedModel
 
 from loralab.core.rows.call import with_cache
 from loralab.errors import SpecError
+from loralab.nn.mode import evaluating
 from loralab.serving.engine.decoder import Chunk
 from loralab.serving.engine.fused.decoder import FusedDecoder
 from loralab.serving.engine.fused.trial import decoder_for
@@ -143,7 +144,23 @@ def windows_of(model: PreTrainedModel) -> dict[str, int | None]:
     if model.config._attn_implementation not in MASKS:
         raise SpecError(f"{name}: a mask of beams does not fit {model.config._attn_implementation} attention")
     window = getattr(config, "sliding_window", None)
-    kinds = set(getattr(config, "layer_types", None) or [FULL if window is None else SLIDING])
+    kinds = set(getattr(config, "layer_types", None) or [SLIDING if window and _heeds_window(model) else FULL])
     if not kinds <= {FULL, SLIDING}:
         raise SpecError(f"{name}: a mask of beams does not fit layers of the kinds {', '.join(sorted(kinds))}")
     return {kind: window if kind == SLIDING else None for kind in sorted(kinds)}
+
+
+@torch.inference_mode()
+def _heeds_window(model: PreTrainedModel) -> bool:
+    """Whether the window that the configuration names changes anything: files of families that have none name one too
+    (a Llama made of a Mistral)."""
+    config = model.config.get_text_config()
+    window, ids = config.sliding_window, torch.tensor([[1, 2, 3, 4]], device=model.device) % config.vocab_size
+    found = []
+    try:
+        for config.sliding_window in (2, len(ids[0])):
+            with evaluating(model):
+                found.append(model(input_ids=ids, use_cache=False).logits)
+    finally:
+        config.sliding_window = window
+    return not torch.equal(*found)
