@@ -61,3 +61,26 @@ with ThreadPoolExecutor(1) as pool:
 def test_a_thread_lets_those_go_that_computed_for_it() -> None:
     done = subprocess.run([sys.executable, "-c", THREADS], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["3", "0", "4"]
+
+
+COLLECTING = """
+import gc, weakref
+from loralab.machine import collect_only_what_comes
+
+class Ring: pass
+def ring():
+    made = Ring()
+    made.itself = made
+    return weakref.ref(made)
+
+before = ring()
+collect_only_what_comes()
+frozen, after = gc.get_freeze_count(), ring()
+gc.collect()
+print(before() is None, frozen > 10000, after() is None)
+"""
+
+
+def test_the_collector_looks_at_what_comes_and_not_at_what_is_there() -> None:
+    done = subprocess.run([sys.executable, "-c", COLLECTING], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["True", "True", "True"]

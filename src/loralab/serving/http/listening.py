@@ -14,7 +14,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from loralab.errors import OutputError
-from loralab.machine import let_threads_go
+from loralab.machine import collect_only_what_comes, let_threads_go
 from loralab.serving.http.app import make_app
 from loralab.serving.http.refusing import RETRY_SECONDS, error
 from loralab.serving.http.server import Server
@@ -75,6 +75,7 @@ def listen(
         def load() -> None:
             server = make()
             let_threads_go()
+            collect_only_what_comes()
             entrance.open(server)
             ready(int(listening.getsockname()[1]), server)
 
