@@ -120,7 +120,7 @@ def _kinds() -> dict[str, ModuleRecord]:
     for name, (model, spec) in cases.items():
         for path, update in ll.attach(model, spec).updates.items():
             found[f"{name}: {path}"] = describe(update, unwrapped(model.get_submodule(path)))
-    biased = BiasedLinear({WHOLE: Factors(Recipe(2), (2, 8), (4, 2), torch.device("cpu"))}, 4)
+    biased = BiasedLinear({WHOLE: Factors.drawn(Recipe(2), (2, 8), (4, 2), torch.device("cpu"))}, 4)
     return found | {"lora_bias": describe(biased, nn.Linear(8, 4, bias=False))}
 
 

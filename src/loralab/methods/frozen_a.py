@@ -13,7 +13,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from loralab.core.updates.factors import Factors, Recipe, Spot
+from loralab.core.updates.factors import Factors, Recipe, Spot, drawn_pair
 
 DAMPING = 1e-8
 """Added to the diagonal of A·Aᵀ."""
@@ -25,11 +25,11 @@ class FrozenA(Factors):
     kind = "frozen A"
 
     def __init__(self, recipe: Recipe, out_features: int, in_features: int, device: torch.device) -> None:
-        super().__init__(recipe, (recipe.rank, in_features), (out_features, recipe.rank), device)
-        drawn = self.lora_A.detach()
+        A, B = drawn_pair(recipe, (recipe.rank, in_features), (out_features, recipe.rank), device)
+        super().__init__(recipe, A, B)
         del self.lora_A
         self.lora_A: Tensor  # type: ignore[assignment]
-        self.register_buffer("lora_A", drawn)
+        self.register_buffer("lora_A", A)
 
     @classmethod
     def start(cls, spot: Spot) -> Self:

@@ -62,9 +62,8 @@ class Site:
 
     def pair(self, part: str, A_shape: tuple[int, ...], B_shape: tuple[int, ...], starts_at_A: bool = False) -> Factors:
         """Factors of these shapes for one part: at their start, or zero where the site is blank."""
-        device = torch.device("meta") if self.blank else self.device
-        made = Factors(self.recipes[part], A_shape, B_shape, device, starts_at_A)
-        return made.zeroed(self.device) if self.blank else made
+        make = Factors.zeros if self.blank else Factors.drawn
+        return make(self.recipes[part], A_shape, B_shape, self.device, starts_at_A)
 
     def check_rank(self, part: str, name: str, rows: int, columns: int) -> None:
         """SpecError for a rank above the width of the matrix [rows, columns], where the layer is targeted by name."""

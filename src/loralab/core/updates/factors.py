@@ -211,23 +211,39 @@ class LowRankDelta(WideModule, ABC):
 class Factors(LowRankDelta):
     """A [R, …in] and B [O, …], trained in float32 (float64 in a float64 model), and their recipe."""
 
-    def __init__(
-        self,
+    def __init__(self, recipe: Recipe, A: Tensor, B: Tensor, starts_at_A: bool = False) -> None:
+        """Trains these very tensors, in float32 or float64."""
+        super().__init__(recipe)
+        self.starts_at_A = starts_at_A
+        self.lora_A, self.lora_B = nn.Parameter(A), nn.Parameter(B)
+
+    @classmethod
+    def drawn(
+        cls,
         recipe: Recipe,
         A_shape: tuple[int, ...],
         B_shape: tuple[int, ...],
         device: torch.device,
         starts_at_A: bool = False,
-    ) -> None:
-        super().__init__(recipe)
-        self.starts_at_A = starts_at_A
-        self.lora_A = nn.Parameter(torch.empty(A_shape, device=device, dtype=torch.float32))
-        self.lora_B = nn.Parameter(torch.empty(B_shape, device=device, dtype=torch.float32))
-        with torch.no_grad():
-            if starts_at_A:
-                reversed_normal(self.lora_A, self.lora_B)
-            else:
-                initialise(recipe.init, self.lora_A, self.lora_B)
+    ) -> "Factors":
+        """Fresh factors of these shapes."""
+        A, B = drawn_pair(recipe, A_shape, B_shape, device, starts_at_A)
+        return cls(recipe, A, B, starts_at_A)
+
+    @classmethod
+    def zeros(
+        cls,
+        recipe: Recipe,
+        A_shape: tuple[int, ...],
+        B_shape: tuple[int, ...],
+        device: torch.device,
+        starts_at_A: bool = False,
+    ) -> "Factors":
+        """Factors of these shapes whose values are to come. KeyError for a recipe that starts in no known way."""
+        if not starts_at_A and recipe.init not in INITIALISERS:
+            raise KeyError(recipe.init)
+        A, B = (torch.zeros(shape, device=device, dtype=torch.float32) for shape in (A_shape, B_shape))
+        return cls(recipe, A, B, starts_at_A)
 
     @classmethod
     def of(cls, A: Tensor, B: Tensor, rank: int, like: LowRankDelta) -> "Factors":
@@ -237,16 +253,11 @@ class Factors(LowRankDelta):
 
     @classmethod
     def holding(cls, recipe: Recipe, A: Tensor, B: Tensor, starts_at_A: bool = False) -> "Factors":
-        """Factors of this recipe with these values."""
+        """Factors of this recipe with copies of these values."""
         known = recipe if recipe.init in INITIALISERS else replace(recipe, init=Recipe.init)
-        made = cls(known, tuple(A.shape), tuple(B.shape), torch.device("meta"), starts_at_A)
-        made.to_empty(device=A.device)
-        if torch.float64 in (A.dtype, B.dtype):
-            made.double()
-        with torch.no_grad():
-            made.lora_A.copy_(A)
-            made.lora_B.copy_(B)
-        return made
+        dtype = torch.float64 if torch.float64 in (A.dtype, B.dtype) else torch.float32
+        A, B = (each.detach().to(device=A.device, dtype=dtype, copy=True) for each in (A, B))
+        return cls(known, A, B, starts_at_A)
 
     def pair(self) -> Pair:
         return self.lora_A, self.scaled_B
@@ -264,10 +275,27 @@ class Factors(LowRankDelta):
         return {"lora_B" if self.starts_at_A else "lora_A"}
 
 
+def drawn_pair(
+    recipe: Recipe,
+    A_shape: tuple[int, ...],
+    B_shape: tuple[int, ...],
+    device: torch.device,
+    starts_at_A: bool = False,
+) -> tuple[Tensor, Tensor]:
+    """A and B of these shapes as the recipe has them start, in float32."""
+    A, B = (torch.empty(shape, device=device, dtype=torch.float32) for shape in (A_shape, B_shape))
+    with torch.no_grad():
+        if starts_at_A:
+            reversed_normal(A, B)
+        else:
+            initialise(recipe.init, A, B)
+    return A, B
+
+
 def plain_pair(spot: Spot) -> Factors:
     """A fresh A and B for one matrix."""
     R = spot.recipe.rank
-    return Factors(spot.recipe, (R, spot.in_features), (spot.out_features, R), spot.device)
+    return Factors.drawn(spot.recipe, (R, spot.in_features), (spot.out_features, R), spot.device)
 
 
 def check_rank(recipe: Recipe, path: str, rows: int, columns: int) -> None:
