@@ -114,7 +114,7 @@ def course(runs: Sequence[Part], metric: str) -> str:
 
 
 def verdict(values: Mapping[str, Sequence[float]], metric: str) -> str:
-    """The better LoRA against full fine-tuning: held, within the spread, or not held; nothing from one seed."""
+    """The better LoRA against full fine-tuning: held, within the spread, not decided or not held; nothing from one seed."""
     full, loras = values["full"], [values[name] for name in LORA if len(values[name]) > 1]
     if len(full) < 2 or not loras:
         return "too few seeds to say" if full and any(values[name] for name in LORA) else "not run"
@@ -122,7 +122,10 @@ def verdict(values: Mapping[str, Sequence[float]], metric: str) -> str:
     best = max(loras, key=lambda each: sign * fmean(each))
     if sign * fmean(best) >= sign * fmean(full):
         return "held"
-    return "within the spread" if level(fmean(best), stdev(best), fmean(full), stdev(full)) else "not held"
+    if not level(fmean(best), stdev(best), fmean(full), stdev(full)):
+        return "not held"
+    is_near = abs(fmean(best) - fmean(full)) <= 2 * stdev(full)
+    return "within the spread" if is_near else "not decided: LoRA's seeds lie too far apart"
 
 
 def by_examples(runs: Sequence[Part]) -> dict[int | None, list[Part]]:

@@ -28,6 +28,7 @@ NAMES_ELSEWHERE = {
     "init": "init_lora_weights",
     "keep": "save_total_limit",
     "layers": "layers_to_transform",
+    "length_pool": "group_by_length",
     "lr": "learning_rate",
     "max_length": "max_seq_length max_seq_len",
     "method": "peft_type",

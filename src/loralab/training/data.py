@@ -8,7 +8,7 @@ from functools import lru_cache
 import torch
 
 from loralab.processes.group import ALONE, Processes
-from loralab.tasks.encoding.batches import Batch, collate, epoch_batches, longest_width
+from loralab.tasks.encoding.batches import Batch, collate, epoch_batches, length_pool, longest_width
 from loralab.tasks.encoding.encoded import AnyEncoded, EncodedRow, mass_of
 
 
@@ -56,14 +56,17 @@ class TrainingData:
         seed: int,
         pad_id: int,
         processes: Processes = ALONE,
+        pool: int | None = None,
     ) -> None:
+        """`pool`: batches' worth of examples that are sorted by length together; None: as suits what is predicted."""
         self.encoded = encoded
         self.processes = processes
         self.accumulate = accumulate
         self.pad_id = pad_id
         self.longest = longest_width(encoded)
         lengths = [each.tokens for each in encoded]
-        self._epoch = lru_cache(maxsize=1)(lambda epoch: epoch_batches(lengths, batch_size, seed, epoch))
+        pool = length_pool(encoded) if pool is None else pool
+        self._epoch = lru_cache(maxsize=1)(lambda epoch: epoch_batches(lengths, batch_size, seed, epoch, pool))
         self._first: dict[int, Sequence[int]] = {}
         self.steps_per_epoch = math.ceil(len(self._epoch(0)) / accumulate)
 

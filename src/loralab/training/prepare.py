@@ -234,9 +234,8 @@ def read_data(draft: Draft) -> Iterator[str]:
         encoded[key] = _encoded(draft)
     pad_id = padding_id(draft.loaded.processor)
     check_shared_out(config, len(encoded[key].rows), draft.processes)
-    draft.data = TrainingData(
-        encoded[key].rows, config.batch_size, config.accumulate, config.seed, pad_id, draft.processes
-    )
+    sizes = config.batch_size, config.accumulate, config.seed
+    draft.data = TrainingData(encoded[key].rows, *sizes, pad_id, draft.processes, config.length_pool)
     yield from encoded[key].notes
 
 

@@ -6,38 +6,51 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from loralab.errors import SpecError
 from loralab.nn.targets import IGNORED
-from loralab.tasks.encoding.batches import collate, epoch_batches, sorted_batches
-from loralab.tasks.encoding.encoded import Encoded
+from loralab.tasks.encoding.batches import POOL_BATCHES, collate, epoch_batches, length_pool, sorted_batches
+from loralab.tasks.encoding.encoded import Encoded, EncodedPair, EncodedRow
 
 LENGTHS = st.lists(st.integers(1, 300), max_size=200)
 
 
-@given(LENGTHS, st.integers(1, 7), st.integers(0, 9), st.integers(0, 9))
+@given(LENGTHS, st.integers(1, 7), st.integers(0, 9), st.integers(0, 9), st.sampled_from([1, 2, 50]))
 def test_an_epoch_has_every_index_once_and_is_the_same_again(
-    lengths: list[int], size: int, seed: int, epoch: int
+    lengths: list[int], size: int, seed: int, epoch: int, pool: int
 ) -> None:
-    batches = epoch_batches(lengths, size, seed, epoch)
+    batches = epoch_batches(lengths, size, seed, epoch, pool)
     assert sorted(index for batch in batches for index in batch) == list(range(len(lengths)))
     assert sum(len(batch) < size for batch in batches) <= 1
     assert all(0 < len(batch) <= size for batch in batches)
-    assert batches == epoch_batches(lengths, size, seed, epoch)
+    assert batches == epoch_batches(lengths, size, seed, epoch, pool)
 
 
 def test_epochs_and_seeds_differ() -> None:
     lengths = list(range(100))
-    one = epoch_batches(lengths, 4, 0, 0)
-    assert one != epoch_batches(lengths, 4, 0, 1)
-    assert one != epoch_batches(lengths, 4, 1, 0)
-    assert epoch_batches(lengths, 4, 1, 11) != epoch_batches(lengths, 4, 11, 1)
+    one = epoch_batches(lengths, 4, 0, 0, 50)
+    assert one != epoch_batches(lengths, 4, 0, 1, 50)
+    assert one != epoch_batches(lengths, 4, 1, 0, 50)
+    assert epoch_batches(lengths, 4, 1, 11, 50) != epoch_batches(lengths, 4, 11, 1, 50)
 
 
 def test_batches_are_of_near_equal_length_and_not_in_order_of_it() -> None:
     lengths = torch.randint(1, 300, (3200,)).tolist()
-    batches = epoch_batches(lengths, 16, 0, 0)
+    batches = epoch_batches(lengths, 16, 0, 0, 50)
     padded = sum(max(lengths[i] for i in batch) * len(batch) for batch in batches)
     assert padded < 1.05 * sum(lengths)
     longest = [max(lengths[i] for i in batch) for batch in batches]
     assert longest != sorted(longest)
+
+
+def test_batches_of_no_pool_are_drawn_whatever_the_lengths() -> None:
+    lengths = torch.randint(1, 300, (320,)).tolist()
+    drawn = [[set(batch) for batch in epoch_batches(each, 16, 0, 0, 1)] for each in (lengths, [7] * 320)]
+    assert drawn[0] == drawn[1]
+
+
+def test_examples_with_one_label_are_not_sorted_by_length() -> None:
+    """A class, a value, a preference; unlike tokens, packed or not."""
+    tokens, classed, valued = (Encoded([5, 6], labels) for labels in ([IGNORED, 6], 1, 0.5))
+    kinds = [[tokens], [EncodedRow((tokens,), (0,))], [classed], [valued], [EncodedPair(tokens, tokens)], []]
+    assert [length_pool(each) for each in kinds] == [POOL_BATCHES, POOL_BATCHES, 1, 1, 1, POOL_BATCHES]
 
 
 @given(LENGTHS, st.integers(1, 7))
@@ -106,6 +119,6 @@ def test_token_types_and_moving() -> None:
 
 
 def test_a_batch_size_below_one() -> None:
-    for function in (lambda: epoch_batches([1], 0, 0, 0), lambda: sorted_batches([1], 0)):
+    for function in (lambda: epoch_batches([1], 0, 0, 0, 50), lambda: sorted_batches([1], 0)):
         with pytest.raises(SpecError, match="batch size 0"):
             function()
