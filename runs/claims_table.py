@@ -114,7 +114,7 @@ def course(runs: Sequence[Part], metric: str) -> str:
 
 
 def verdict(values: Mapping[str, Sequence[float]], metric: str) -> str:
-    """The better LoRA against full fine-tuning: held, within the spread, not decided or not held; nothing from one seed."""
+    """The better LoRA against full fine-tuning: held, within the spread, not decided, not held; none of one seed."""
     full, loras = values["full"], [values[name] for name in LORA if len(values[name]) > 1]
     if len(full) < 2 or not loras:
         return "too few seeds to say" if full and any(values[name] for name in LORA) else "not run"
