@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from loralab.cli.main import _is_of_memory
 from loralab.cli.streams import Lasting
 from loralab.cli.table import ANALYSES, VERBS
 
@@ -98,3 +99,15 @@ def test_what_is_no_more_open_is_not_flushed() -> None:
     wrapper = Lasting(stream)
     stream.close()
     wrapper.close()
+
+
+@pytest.mark.parametrize(
+    "said, is_of_memory",
+    [
+        ("[enforce fail at alloc_cpu.cpp:124] DefaultCPUAllocator: can't allocate memory: you tried …", True),
+        ("could not create a primitive", True),
+        ("mat1 and mat2 shapes cannot be multiplied", False),
+    ],
+)
+def test_what_computes_says_in_its_own_words_that_memory_is_short(said: str, is_of_memory: bool) -> None:
+    assert _is_of_memory(RuntimeError(said)) is is_of_memory

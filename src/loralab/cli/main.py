@@ -170,10 +170,14 @@ _OUT_OF_MEMORY = (
 )
 
 
+_SAID_OF_MEMORY = ("can't allocate memory", "could not create a primitive")
+"""By torch's allocator on a CPU, and by oneDNN, which says no more where it has no room for a product's code."""
+
+
 def _is_of_memory(error: Exception) -> bool:
-    """As Python, torch on a GPU and torch's allocator on a CPU say it."""
+    """As Python, torch on a GPU and what computes on a CPU say it."""
     kinds = {type(error).__name__, type(error.__cause__).__name__}
-    return bool(kinds & {"MemoryError", "OutOfMemoryError"}) or "can't allocate memory" in str(error)
+    return bool(kinds & {"MemoryError", "OutOfMemoryError"}) or any(said in str(error) for said in _SAID_OF_MEMORY)
 
 
 def _complain(message: str) -> None:
