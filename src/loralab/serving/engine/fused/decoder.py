@@ -27,8 +27,8 @@ from loralab.serving.engine.fused.anatomy import Anatomy, Block
 from loralab.serving.engine.fused.attention import Rotation, Turn
 from loralab.serving.engine.fused.block import AdaptedDense, FusedBlock, Means, Sight
 from loralab.serving.engine.fused.products import RUNS, rows_apart
-from loralab.serving.engine.fused.steps import ChunksStep, KernelStep, PathsStep, RowsStep, SharedStep
-from loralab.serving.engine.native.attention import Paths
+from loralab.serving.engine.fused.steps import ChunksStep, KernelStep, RowsStep, SharedStep
+from loralab.serving.engine.native.attention import Paths, Runs
 from loralab.serving.engine.native.kernels import Kernels
 from loralab.serving.engine.tree import TreeCache
 
@@ -118,7 +118,7 @@ class FusedDecoder:
         assert self._attend is not None
         everyone = SeenRuns([(slice(0, len(ids)), self._seen_by([None] * len(ids)))])
         turns = self._turns(cache.positions().flatten())
-        step = PathsStep(everyone, turns, cache, Paths(*cache.paths()), self._attend)
+        step = KernelStep(everyone, turns, cache.tree_layers, Paths(*cache.paths()), self._attend)
         return self.scored(self._walked(self.embedded(ids), step), step.seen)
 
     def read(self, chunks: Sequence[Chunk]) -> Tensor:
@@ -144,7 +144,7 @@ class FusedDecoder:
         seen = SeenRuns([(slice(0, len(numbers)), self._seen_by([adapters[number] for number in numbers]))])
         turns = self._turns(cache.positions(numbers, self._device)[:, 0])
         if self._attend is not None:
-            return KernelStep(seen, turns, cache, cache.firsts(numbers), self._attend)
+            return KernelStep(seen, turns, cache.row_layers, Runs(cache.firsts(numbers), cache.now), self._attend)
         return RowsStep(seen, turns, cache, cache.added_mask(numbers, self._like))
 
     def chunks_step(self, chunks: Sequence[Chunk]) -> ChunksStep:

@@ -12,10 +12,10 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from loralab.serving.engine.bank import SeenRuns
-from loralab.serving.engine.cache import RowCache
+from loralab.serving.engine.cache import RowCache, RowLayer
 from loralab.serving.engine.fused.attention import Rotation, Turn, attend, attend_among
 from loralab.serving.engine.native.attention import AttentionKernel, Paths, Runs
-from loralab.serving.engine.tree import TreeCache
+from loralab.serving.engine.tree import TreeLayer
 
 
 @dataclass(frozen=True)
@@ -72,40 +72,22 @@ class RowsStep:
 
 
 @dataclass(frozen=True)
-class PathsStep:
-    """One token of every beam of a search, by the kernel, which goes along their paths."""
-
-    seen: SeenRuns
-    turns: dict[Rotation, Turn]
-    cache: TreeCache
-    paths: Paths
-    kernel: AttentionKernel
-
-    def attended(self, heads: Heads) -> Tensor:
-        """See `SharedStep`."""
-        layer, turn = self.cache.tree_layers[heads.layer], self.turns[heads.rotation]
-        return self.kernel(
-            heads.query, heads.key, heads.value, turn.cos, turn.sin, layer.keys, layer.values,
-            self.paths, heads.window, heads.scale, heads.cap,
-        )  # fmt: skip
-
-
-@dataclass(frozen=True)
 class KernelStep:
-    """One token of every row, by the kernel: a row's sums go over its own tokens."""
+    """One token of every row, or of every beam of a search, by the kernel: sums go over its own tokens."""
 
     seen: SeenRuns
     turns: dict[Rotation, Turn]
-    cache: RowCache
-    firsts_R: Tensor
+    layers: Sequence[RowLayer | TreeLayer]
+    """Of the cache."""
+    tokens: Runs | Paths
     kernel: AttentionKernel
 
     def attended(self, heads: Heads) -> Tensor:
         """See `SharedStep`."""
-        layer, turn = self.cache.row_layers[heads.layer], self.turns[heads.rotation]
+        layer, turn = self.layers[heads.layer], self.turns[heads.rotation]
         return self.kernel(
             heads.query, heads.key, heads.value, turn.cos, turn.sin, layer.keys, layer.values,
-            Runs(self.firsts_R, self.cache.now), heads.window, heads.scale, heads.cap,
+            self.tokens, heads.window, heads.scale, heads.cap,
         )  # fmt: skip
 
 
